@@ -1,0 +1,54 @@
+# Everything works on a machine that has only Python 3.11 (or newer) and make.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+SYSTEM ?=
+
+.PHONY: help setup dev demo test check format bench learn tables clean
+
+help:            ## list the targets
+	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "phlogiston needs Python 3.11 or newer")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.runtime: requirements.txt pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -r requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.txt $(VENV)/.runtime
+	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
+	@touch $@
+
+setup: $(VENV)/.runtime  ## create .venv and install what requirements.txt pins
+dev: $(VENV)/.dev        ## the same with the tools for tests and checks
+
+demo: setup      ## train at CPU scale on built-in data and write runs/demo/report.html
+	$(BIN)/phlogiston demo --out runs/demo
+
+test: dev        ## the test suite: correctness, and learning checks of seconds
+	$(BIN)/python -P -m pytest -n 2
+
+check: dev       ## lint, format check, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: dev      ## rewrite the code in the house format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: dev       ## speed ratios within one run
+	$(BIN)/python -P -m pytest benchmarks -m bench -q -s
+
+learn: dev       ## the full CPU recipes (SYSTEM=drmm selects one); rewrites docs/results and the tables
+	$(BIN)/python -P -m pytest tests/learn -m learn -s $(if $(SYSTEM),-k $(SYSTEM))
+	$(BIN)/python docs/tables.py
+
+tables: setup    ## rewrite the tables of README and docs from docs/results
+	$(BIN)/python docs/tables.py
+
+clean:           ## remove caches and build leftovers (never runs/)
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
