@@ -1,0 +1,297 @@
+"""What every source of data hands over: three `Split`s of equal rows and a `Meta` that says what they are.
+
+Tabular batches hold `x` float32 (batch, features); optionally `mask` bool (batch, features), True where the entry is
+known (`x` holds 0.0 where it is not); one int64 tensor (batch,) per categorical stream, -1 where missing; optionally
+`weight` float32 (batch,), the row weights. Images are flattened into `x` and `Meta.image_shape` folds them back.
+
+This module loads numpy only. Torch comes in with the first `Split`, so that listing the data sets stays instant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+
+from phlogiston.errors import DataError, ShapeError, unknown_name
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+Kind: TypeAlias = Literal["built in", "fetched", "yours"]
+LogDensity: TypeAlias = Callable[[Array], Array]
+
+
+@dataclass(frozen=True)
+class Info:
+    """What a source says about itself before anything is generated, read or fetched.
+
+    Attributes:
+        name: the registered name; equal to the name of the source's file.
+        title: one line for a table.
+        kind: `"built in"` (generated, or shipped inside a dependency), `"fetched"`, or `"yours"`.
+        licence: under which terms the data may be used.
+        rows: numbers of rows as a person would write them: `"5,000 / 1,000 / 2,000"` for train / valid / test.
+        shape: the shape of one row, in words: `"2"`, `"28 x 28, label of 10"`.
+        notes: what a user should know, in a few sentences.
+        options: name -> default of every option that `load` takes; filled in by the registry.
+        state: `"built in"`, `"cached"`, `"must be fetched"` or `"yours"`; filled in by the registry.
+    """
+
+    name: str
+    title: str
+    kind: Kind
+    licence: str
+    rows: str
+    shape: str
+    notes: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    state: str = ""
+
+
+@dataclass(frozen=True)
+class Meta:
+    """What is known about a loaded data set.
+
+    Attributes:
+        name: the registered name, or the path the data came from.
+        title: one line for a table or a heading.
+        kind: `"built in"`, `"fetched"` or `"yours"`.
+        licence: under which terms the data may be used.
+        shapes: tensor name -> shape of one row (without the batch axis).
+        columns: names of `x`'s columns, or () where they have none.
+        categorical: stream name -> its category labels; the code in the batch indexes them.
+        options: every option `load` used, defaults included, as JSON can hold them.
+        truth: the true log density of a row, x (n, features) -> (n,) in nats, or None where nobody knows it.
+        notes: what a user should know.
+        image_shape: (height, width) or (height, width, channels) when a row of `x` is a flattened image.
+    """
+
+    name: str
+    title: str = ""
+    kind: Kind = "yours"
+    licence: str = ""
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    columns: tuple[str, ...] = ()
+    categorical: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    truth: LogDensity | None = field(default=None, compare=False)
+    notes: str = ""
+    image_shape: tuple[int, ...] | None = None
+
+
+class Split:
+    """Rows held in memory, read batch by batch.
+
+    Args:
+        tensors: name -> tensor or array; all with the same first dimension. Floats become float32, integers int64
+            (uint8 stays, so that pictures stay small), bools stay.
+        sequences: names whose axis 1 is time.
+        columns: names of `x`'s columns, used in messages only.
+
+    An empty split is allowed (a user may ask for no validation rows) and counts as false: `if dataset.valid: ...`.
+
+    Raises:
+        ShapeError: first dimensions differ, or `mask` / `weight` do not fit `x`.
+        DataError: no tensors at all, entries that are NaN or infinite, object arrays, or negative weights.
+
+    Example:
+        >>> split = Split({"x": np.zeros((4, 2)), "label": np.arange(4)})
+        >>> len(split), tuple(split[:3]["x"].shape), split[[0, 3]]["label"].tolist()
+        (4, (3, 2), [0, 3])
+    """
+
+    def __init__(
+        self,
+        tensors: Mapping[str, Tensor | Array],
+        sequences: Collection[str] = (),
+        columns: Sequence[str] = (),
+    ) -> None:
+        if not tensors:
+            raise DataError("a split needs at least one tensor, for example {'x': array of shape (rows, features)}.")
+        self.tensors: dict[str, Tensor] = {name: _as_tensor(name, value) for name, value in tensors.items()}
+        self.sequences: frozenset[str] = frozenset(sequences)
+        for name in self.sequences - self.tensors.keys():
+            raise unknown_name("sequence", name, self.tensors)
+        _check_rows(self.tensors)
+        for name, tensor in self.tensors.items():
+            _check_finite(name, tensor, columns if name == "x" else ())
+        _check_companions(self.tensors)
+
+    def __len__(self) -> int:
+        return len(next(iter(self.tensors.values())))
+
+    def __getitem__(self, index: Any) -> dict[str, Tensor]:
+        """Return the rows `index` selects: a LongTensor, a bool mask, a slice, a sequence, or one int (batch of 1)."""
+        import torch
+
+        if isinstance(index, slice):
+            chosen: Any = index
+        elif isinstance(index, int | np.integer):
+            if not -len(self) <= index < len(self):
+                raise IndexError(f"row {index} of a split with {len(self)} rows")
+            chosen = torch.tensor([int(index) % len(self)])
+        else:
+            chosen = torch.as_tensor(index)
+        return {name: tensor[chosen] for name, tensor in self.tensors.items()}
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        return (self[i] for i in range(len(self)))
+
+    def __repr__(self) -> str:
+        inside = ", ".join(f"{name}: {tuple(t.shape)} {str(t.dtype)[6:]}" for name, t in self.tensors.items())
+        return f"Split({len(self)} rows; {inside})"
+
+    def numpy(self, name: str = "x") -> Array:
+        """Return one tensor as a numpy array that shares its memory."""
+        if name not in self.tensors:
+            raise unknown_name("tensor of this split", name, self.tensors)
+        return self.tensors[name].numpy()
+
+    def select(self, index: Any) -> Split:
+        """Return a split of the rows `index` selects (see `__getitem__`)."""
+        return Split(self[index], self.sequences)
+
+
+@dataclass
+class Dataset:
+    """Training, validation and test rows of one source; `valid` and `test` may be empty, `train` may not."""
+
+    train: Split
+    valid: Split
+    test: Split
+    meta: Meta
+
+    def __post_init__(self) -> None:
+        if not len(self.train):
+            raise DataError(f"data {self.meta.name!r}: the training split is empty. Give it at least one row.")
+        names = set(self.train.tensors)
+        for part, split in (("valid", self.valid), ("test", self.test)):
+            if set(split.tensors) != names:
+                raise ShapeError(f"{part} has {sorted(split.tensors)}, train has {sorted(names)}: they must agree.")
+            for name, tensor in split.tensors.items():
+                want = self.train.tensors[name].shape[1:]
+                if tensor.shape[1:] != want:
+                    raise ShapeError(
+                        f"{part}: rows of {name!r} have shape {tuple(tensor.shape[1:])}, train {tuple(want)}."
+                    )
+
+    def __repr__(self) -> str:
+        return f"Dataset({self.meta.name!r}: {len(self.train)} / {len(self.valid)} / {len(self.test)} rows)"
+
+
+def row_shapes(split: Split) -> dict[str, tuple[int, ...]]:
+    """Return name -> shape of one row, as `Meta.shapes` wants it."""
+    return {name: tuple(tensor.shape[1:]) for name, tensor in split.tensors.items()}
+
+
+def stream(seed: int, *names: str) -> np.random.Generator:
+    """Return the random stream that belongs to `seed` and `names`, independent of every other name.
+
+    A generator of data draws each quantity from a stream of its own with one call, and numpy fills arrays row after
+    row. Hence the first m rows of n are the m rows one would have got by asking for m: item i does not depend on how
+    many were asked for. Philox is counter based and its bits are fixed by its definition.
+
+    Example:
+        >>> few, many = stream(3, "angle").random(2), stream(3, "angle").random(5)
+        >>> bool((few == many[:2]).all())
+        True
+    """
+    if seed < 0:
+        raise DataError(f"seed is {seed}; it must be 0 or more.")
+    words = [seed, *(int.from_bytes(name.encode(), "little") for name in names)]
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(words)))
+
+
+def part_rows(rows: int, *, valid: int, test: int, what: str) -> int:
+    """Return how many of `rows` are left for training once `valid` and `test` are set aside.
+
+    Raises:
+        DataError: a part is negative, or nothing is left to train on.
+    """
+    train = rows - valid - test
+    if valid < 0 or test < 0 or train < 1:
+        raise DataError(f"{what} has {rows} rows; valid={valid} and test={test} leave {train} to train on.")
+    return train
+
+
+def _as_tensor(name: str, value: Any) -> Tensor:
+    """Convert to a tensor of one of the few dtypes batches are made of."""
+    import torch
+
+    if not isinstance(value, torch.Tensor):
+        array = np.asarray(value)
+        if array.dtype.kind not in "fiub":
+            raise DataError(
+                f"{name!r} holds {array.dtype} values; expected numbers. Encode text as integer codes first."
+            )
+        if not array.flags.writeable or any(stride < 0 for stride in array.strides) or not array.dtype.isnative:
+            array = array.astype(array.dtype.newbyteorder("="), order="C")
+        if array.dtype.kind == "u" and array.dtype.itemsize > 1:
+            array = array.astype(np.int64)
+        value = torch.from_numpy(np.ascontiguousarray(array))
+    tensor: Tensor = value.detach().cpu()
+    if tensor.ndim == 0:
+        raise ShapeError(f"{name!r} is a single number; expected one entry per row.")
+    if tensor.is_complex():
+        raise DataError(f"{name!r} holds complex values; expected real numbers.")
+    if tensor.is_floating_point():
+        return _to_float32(name, tensor)
+    return tensor if tensor.dtype in (torch.bool, torch.uint8) else tensor.to(torch.int64)
+
+
+def _to_float32(name: str, tensor: Tensor) -> Tensor:
+    """Convert to float32, refusing finite values that only float64 can hold."""
+    import torch
+
+    narrow = tensor.to(torch.float32)
+    if tensor.dtype == torch.float64 and bool((torch.isfinite(tensor) & ~torch.isfinite(narrow)).any()):
+        raise DataError(f"{name!r} holds values beyond {torch.finfo(torch.float32).max:.3g}. Rescale them.")
+    return narrow
+
+
+def _check_rows(tensors: Mapping[str, Tensor]) -> None:
+    lengths = {name: len(tensor) for name, tensor in tensors.items()}
+    if len(set(lengths.values())) > 1:
+        told = ", ".join(f"{name}: {length}" for name, length in lengths.items())
+        raise ShapeError(f"all tensors of a split need the same number of rows, got {told}.")
+
+
+def _check_finite(name: str, tensor: Tensor, columns: Sequence[str]) -> None:
+    """Refuse NaN and infinity, naming the first row and column that has one."""
+    if not tensor.is_floating_point():
+        return
+    bad = ~tensor.isfinite()
+    if not bool(bad.any()):
+        return
+    first = bad.nonzero()[0].tolist()
+    row, rest = first[0], first[1:]
+    value = tensor[tuple(first)].item()
+    where = ""
+    if rest:
+        label = columns[rest[0]] if len(rest) == 1 and rest[0] < len(columns) else rest[0] if len(rest) == 1 else rest
+        where = f", column {label!r}"
+    advice = " Mark missing entries in a bool 'mask' and put 0 there." if value != value else " Remove or clip it."
+    what = "NaN" if value != value else "an infinite value"
+    raise DataError(f"{name!r} holds {what} in row {row}{where} ({int(bad.sum())} such entries in all).{advice}")
+
+
+def _check_companions(tensors: Mapping[str, Tensor]) -> None:
+    """Check `mask` and `weight`, whose meaning is fixed for every data set."""
+    import torch
+
+    mask, x, weight = tensors.get("mask"), tensors.get("x"), tensors.get("weight")
+    if mask is not None and x is not None:
+        if mask.dtype != torch.bool:
+            raise DataError(f"'mask' holds {mask.dtype} values; expected bool, True where the entry is known.")
+        if mask.shape != x.shape:
+            raise ShapeError(f"'mask' has shape {tuple(mask.shape)}; expected that of 'x', {tuple(x.shape)}.")
+    if weight is not None:
+        if weight.ndim != 1:
+            raise ShapeError(f"'weight' has shape {tuple(weight.shape)}; expected one number per row.")
+        if bool((weight < 0).any()):
+            row = int((weight < 0).nonzero()[0])
+            raise DataError(f"'weight' is negative in row {row}; row weights must be 0 or more.")
