@@ -44,8 +44,8 @@ bench: dev       ## speed ratios within one run
 	$(BIN)/python -P -m pytest benchmarks -m bench -q -s
 
 learn: dev       ## the full CPU recipes (SYSTEM=drmm selects one); rewrites docs/results and the tables
-	$(BIN)/python -P -m pytest tests/learn -m learn -s $(if $(SYSTEM),-k $(SYSTEM))
-	$(BIN)/python docs/tables.py
+	$(BIN)/python -P -m pytest tests/learn -m learn -s $(if $(SYSTEM),-k $(SYSTEM)); \
+	reached=$$?; $(BIN)/python docs/tables.py && exit $$reached
 
 tables: setup    ## rewrite the tables of README and docs from docs/results
 	$(BIN)/python docs/tables.py

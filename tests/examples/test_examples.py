@@ -1,0 +1,27 @@
+"""Every example runs, in its small form, and none is forgotten."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# file name -> the arguments of the small run; an example without a small form has none to give
+SMOKE: dict[str, list[str]] = {}
+
+
+def test_every_example_is_in_the_smoke_list_and_every_entry_exists() -> None:
+    assert sorted(path.name for path in (ROOT / "examples").glob("*.py")) == sorted(SMOKE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(SMOKE))
+def test_example_runs(name: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-P", "-W", "error::UserWarning", str(ROOT / "examples" / name), *SMOKE[name]]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.strip(), "an example shows something"

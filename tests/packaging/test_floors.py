@@ -1,0 +1,138 @@
+"""The floors of the house: imports go down only and through `phlogiston`, and each room keeps its promises."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# what each room may import from the others, besides itself and phlogiston.errors; docs/design.md draws the picture
+GROUND = {"networks", "distributions", "datasets"}
+MAY_IMPORT: dict[str, set[str]] = {
+    "networks": set(),
+    "distributions": set(),
+    "datasets": set(),
+    "models": GROUND,
+    "guides": GROUND | {"models"},
+    "inference": GROUND,
+    "evaluate": GROUND,
+    "systems": GROUND | {"models", "guides", "inference", "evaluate"},
+    "cli": GROUND | {"models", "guides", "inference", "evaluate", "systems"},
+}
+SHARED = {"errors", "__version__"}  # of phlogiston itself; they import no room
+NO_PYRO = {"networks", "datasets", "cli"}
+
+
+def modules(room: str) -> list[Path]:
+    return sorted(path for path in (ROOT / room).rglob("*.py") if "__pycache__" not in path.parts)
+
+
+def imports(tree: ast.AST) -> Iterator[tuple[int, str, int]]:
+    """Yield (line, dotted name, level) of every import, `from a import b` giving `a.b`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name, 0) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                yield node.lineno, f"{node.module or ''}.{alias.name}".strip("."), node.level
+
+
+def faults(room: str, source: str, depth: int = 1) -> list[str]:
+    """Return what is wrong with the imports of a module that lies `depth` folders deep (1: directly in its room)."""
+    found = []
+    for line, name, level in imports(ast.parse(source)):
+        head, *rest = name.split(".")
+        if level > depth:
+            found.append(f"{line}: climbs out of {room}/ by a relative import of {name!r}")
+        elif level == 0 and head in MAY_IMPORT:
+            found.append(f"{line}: bare `import {head}` makes a second copy of every class; write phlogiston.{name}")
+        elif level == 0 and head == "phlogiston" and rest:
+            if rest[0] not in MAY_IMPORT.get(room, set()) | SHARED | {room}:
+                found.append(f"{line}: {room} may not import {name}")
+        elif level == 0 and head == "pyro" and room in NO_PYRO:
+            found.append(f"{line}: {room} knows no Pyro")
+    return found
+
+
+@pytest.mark.parametrize("room", sorted(MAY_IMPORT))
+def test_imports_go_down_only(room: str) -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{fault}"
+        for path in modules(room)
+        for fault in faults(room, path.read_text(encoding="utf-8"), depth=len(path.relative_to(ROOT).parts) - 1)
+    ]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("room", "source"),
+    [
+        ("models", "from phlogiston.guides.drmm import Guide"),
+        ("inference", "import phlogiston.systems"),
+        ("inference", "def f():\n    from phlogiston.models import drmm"),
+        ("evaluate", "from phlogiston import guides"),
+        ("evaluate", "from phlogiston.inference import engine"),
+        ("networks", "from phlogiston.distributions.paths import Paths"),
+        ("networks", "import pyro.distributions as dist"),
+        ("datasets", "from pyro import sample"),
+        ("systems", "from phlogiston.cli.main import main"),
+        ("guides", "import models"),
+        ("cli", "from evaluate.score import Score"),
+        ("models", "from ..networks import frames"),
+    ],
+)
+def test_the_floor_check_sees_each_kind_of_fault(room: str, source: str) -> None:
+    assert len(faults(room, source)) == 1
+
+
+def test_the_floor_check_lets_rightful_imports_pass() -> None:
+    source = "import torch\nfrom . import base\nfrom phlogiston import errors\nfrom phlogiston.models.drmm import DRMM"
+    assert faults("guides", source) == []
+
+
+def test_every_folder_linked_into_the_package_is_a_room_of_the_house() -> None:
+    linked = {path.name for path in (ROOT / "phlogiston").iterdir() if (ROOT / path.name / "__init__.py").is_file()}
+    assert linked == set(MAY_IMPORT)
+    for room in sorted(linked):
+        link = ROOT / "phlogiston" / room
+        if link.is_symlink():  # a checkout without links has text files here
+            assert str(link.readlink()) == f"../{room}", "links are relative, so that a clone can be moved"
+
+
+def system_names() -> list[str]:
+    return [path.stem for path in sorted((ROOT / "systems" / "configs").glob("*.py")) if path.stem != "__init__"]
+
+
+def words(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Yield (line, text) of every name and every string that is not a docstring."""
+    docstrings = {
+        id(node.body[0].value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.body
+        and isinstance(node.body[0], ast.Expr)
+    }
+    for node in ast.walk(tree):
+        match node:
+            case ast.Constant(value=str(text)) if id(node) not in docstrings:
+                yield node.lineno, text
+            case ast.Name(id=text) | ast.Attribute(attr=text):
+                yield node.lineno, text
+            case ast.FunctionDef(name=text) | ast.ClassDef(name=text):
+                yield node.lineno, text
+
+
+@pytest.mark.parametrize("room", ["inference", "evaluate"])
+def test_the_shared_rooms_name_no_system(room: str) -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{line}: {text!r}"
+        for path in modules(room)
+        for line, text in words(ast.parse(path.read_text(encoding="utf-8")))
+        for name in system_names()
+        if name in text.lower().replace("-", "_").split("_") or name == text.lower()
+    ]
+    assert not found, "\n".join(found)
