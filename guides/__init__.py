@@ -1,1 +1,1 @@
-
+"""The inference programs, one file per system, built from their models and matching them site for site."""

@@ -1,0 +1,315 @@
+"""Distributions of deep residual mixtures: over index tuples, over data given a tuple, and with the tuple summed out.
+
+    PathPrior            z ~ p(z)                 the tuple prior as one site, event shape (L,)
+    PathPosterior        z ~ q(z | x)             an explicit list of tuples per row with their probabilities
+    ResidualNormal       x | z                    the Gaussian a tuple stands for, missing entries marginalised
+    PathMixture          x                        sum_z p(z) p(x | z): the collapsed density training runs on
+    MixtureCategorical   y | x                    a categorical stream with the tuple averaged out
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from pyro.distributions import Categorical, TorchDistribution
+from torch import Tensor
+from torch.distributions import constraints
+
+from phlogiston.networks.beam import LOG_2PI, Beam
+from phlogiston.networks.frames import Frame, ShiftFrame
+from phlogiston.networks.path_priors import PathPriorModule
+
+
+def all_paths(sizes: Sequence[int], device: torch.device | None = None) -> Tensor:
+    """Every index tuple, last layer fastest: int64 (K_1 ... K_L, L)."""
+    return torch.cartesian_prod(*(torch.arange(k, device=device) for k in sizes)).reshape(-1, len(sizes))
+
+
+class PathPrior(TorchDistribution):
+    """The tuple prior as a distribution: batch shape as asked for, event shape (L,).
+
+    Args:
+        prior: the module with `log_conditional`.
+        batch_shape: leading shape of a draw.
+        depth: how many layers to draw; all by default.
+    """
+
+    arg_constraints: dict = {}
+    support = constraints.independent(constraints.nonnegative_integer, 1)
+    has_enumerate_support = True
+
+    def __init__(
+        self,
+        prior: PathPriorModule,
+        batch_shape: torch.Size | tuple[int, ...] = (),
+        depth: int | None = None,
+        validate_args: bool | None = None,
+    ) -> None:
+        self.prior = prior
+        self.depth = depth or len(prior.sizes)
+        super().__init__(torch.Size(batch_shape), torch.Size((self.depth,)), validate_args=validate_args)
+
+    def expand(self, batch_shape: torch.Size | tuple[int, ...], _instance: object = None) -> PathPrior:
+        return PathPrior(self.prior, batch_shape, self.depth, validate_args=False)
+
+    def sample(self, sample_shape: torch.Size | Sequence[int] = torch.Size()) -> Tensor:
+        shape = torch.Size(sample_shape) + self.batch_shape
+        codes = torch.empty(*shape, 0, dtype=torch.long, device=next(self.prior.parameters()).device)
+        with torch.no_grad():
+            for _ in range(self.depth):
+                probs = self.prior.log_conditional(codes).exp()
+                drawn = torch.multinomial(
+                    probs.reshape(-1, probs.shape[-1]), shape.numel() if probs.dim() == 1 else 1, replacement=True
+                )
+                codes = torch.cat([codes, drawn.reshape(*shape, 1)], -1)
+        return codes
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log p(z) of tuples (..., L): (...)."""
+        total = torch.zeros((), device=value.device)
+        for l in range(self.depth):
+            row = self.prior.log_conditional(value[..., :l])
+            row = row.expand(*value.shape[:-1], row.shape[-1])
+            total = total + row.gather(-1, value[..., l : l + 1]).squeeze(-1)
+        return total.expand(torch.broadcast_shapes(value.shape[:-1], self.batch_shape))
+
+    def enumerate_support(self, expand: bool = True) -> Tensor:
+        paths = all_paths(self.prior.sizes[: self.depth], next(self.prior.parameters()).device)
+        paths = paths.reshape(-1, *(1,) * len(self.batch_shape), self.depth)
+        return paths.expand(-1, *self.batch_shape, -1) if expand else paths
+
+
+class PathPosterior(TorchDistribution):
+    """An explicit distribution over P tuples per row: what a beam leaves, or every tuple there is.
+
+    Args:
+        codes: int64 (..., P, L), distinct along P.
+        logits: (..., P).
+    """
+
+    arg_constraints: dict = {}
+    support = constraints.independent(constraints.nonnegative_integer, 1)
+    has_enumerate_support = True
+
+    def __init__(self, codes: Tensor, logits: Tensor, validate_args: bool | None = None) -> None:
+        self.codes, self.log_probs = codes, logits.log_softmax(-1)
+        super().__init__(logits.shape[:-1], codes.shape[-1:], validate_args=validate_args)
+
+    def expand(self, batch_shape: torch.Size | tuple[int, ...], _instance: object = None) -> PathPosterior:
+        shape = torch.Size(batch_shape)
+        return PathPosterior(
+            self.codes.expand(*shape, *self.codes.shape[-2:]),
+            self.log_probs.expand(*shape, self.log_probs.shape[-1]),
+            validate_args=False,
+        )
+
+    def sample(self, sample_shape: torch.Size | Sequence[int] = torch.Size()) -> Tensor:
+        with torch.no_grad():
+            slot = torch.distributions.Categorical(logits=self.log_probs, validate_args=False).sample(sample_shape)
+            codes = self.codes.expand(*slot.shape, *self.codes.shape[-2:])
+            index = slot[..., None, None].expand(*slot.shape, 1, codes.shape[-1])
+            return codes.gather(-2, index).squeeze(-2)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log q(z): -inf for tuples that are not on the list."""
+        if value.dim() == self.codes.dim() and value.shape[0] == self.codes.shape[-2]:
+            # The support itself, as enumeration hands it back: no need to look the tuples up.
+            own = self.codes.movedim(-2, 0)
+            if value.shape == own.shape and value.data_ptr() == own.data_ptr():
+                return self.log_probs.movedim(-1, 0)
+        same = (value.unsqueeze(-2) == self.codes).all(-1)
+        return torch.where(same, self.log_probs, -math.inf).logsumexp(-1)
+
+    def enumerate_support(self, expand: bool = True) -> Tensor:
+        return self.codes.movedim(-2, 0)
+
+
+class ResidualNormal(TorchDistribution):
+    """The Gaussian that a tuple stands for: `x = location + scale * (mu_1 + T_1 (mu_2 + T_2 (... eps)))`.
+
+    Args:
+        layers: the frames of the tuple's layers, first layer first.
+        codes: int64 (..., L).
+        location: (D,), of the data.
+        scale: (D,), positive, of the data.
+        mask: bool (..., D), True where the value is known; unknown entries are marginalised, never imputed.
+    """
+
+    arg_constraints: dict = {}
+    support = constraints.real_vector
+    has_rsample = False
+
+    def __init__(
+        self,
+        layers: Sequence[Frame],
+        codes: Tensor,
+        location: Tensor,
+        scale: Tensor,
+        mask: Tensor | None = None,
+        validate_args: bool | None = None,
+    ) -> None:
+        self.layers, self.codes, self.location, self.scale, self.mask = layers, codes, location, scale, mask
+        batch = codes.shape[:-1] if mask is None else torch.broadcast_shapes(codes.shape[:-1], mask.shape[:-1])
+        super().__init__(batch, location.shape, validate_args=validate_args)
+
+    def expand(self, batch_shape: torch.Size | tuple[int, ...], _instance: object = None) -> ResidualNormal:
+        codes = self.codes.expand(*batch_shape, self.codes.shape[-1])
+        return ResidualNormal(self.layers, codes, self.location, self.scale, self.mask, validate_args=False)
+
+    def sample(self, sample_shape: torch.Size | Sequence[int] = torch.Size()) -> Tensor:
+        shape = torch.Size(sample_shape) + self.batch_shape
+        codes = self.codes.expand(*shape, self.codes.shape[-1])
+        with torch.no_grad():
+            noise = torch.randn(*shape, len(self.location), dtype=self.location.dtype, device=self.location.device)
+            return self.location + self.scale * compose(self.layers, codes, noise)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log p(x | z) in the data's own units: (...)."""
+        u = (value - self.location) / self.scale
+        features = len(self.location)
+        depth = self.codes.shape[-1]
+        if self.mask is not None and self.layers[0].full and not bool(self.mask.all()):
+            return self._marginal(u)
+        known = torch.ones((), dtype=u.dtype) if self.mask is None else self.mask.to(u.dtype)
+        log_det = -self.scale.log() * known
+        for frame, code in zip(self.layers[:depth], self.codes.unbind(-1), strict=True):
+            u, part = frame.whiten(u, code)
+            log_det = log_det + part * known
+        last = self.layers[depth - 1]
+        if isinstance(last, ShiftFrame):
+            s = last.noise_log_scale()
+            u, log_det = u * torch.exp(-s), log_det - s * known
+        return (log_det - 0.5 * (u.square() + LOG_2PI) * known).expand(*u.shape[:-1], features).sum(-1)
+
+    def _marginal(self, u: Tensor) -> Tensor:
+        assert self.mask is not None
+        known = self.mask.to(u.dtype)
+        mean, factor = tuple_gaussian(self.layers, self.codes)
+        rows = factor * known.unsqueeze(-1)
+        cholesky = torch.linalg.cholesky(rows @ rows.transpose(-1, -2) + torch.diag_embed(1 - known))
+        gap = ((u - mean) * known).unsqueeze(-1)
+        gap = gap.expand(*torch.broadcast_shapes(gap.shape[:-2], cholesky.shape[:-2]), *gap.shape[-2:])
+        eta = torch.linalg.solve_triangular(cholesky, gap, upper=False).squeeze(-1)
+        log_det = cholesky.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        return -0.5 * (eta.square().sum(-1) + known.sum(-1) * LOG_2PI) - log_det - (self.scale.log() * known).sum(-1)
+
+
+def compose(layers: Sequence[Frame], codes: Tensor, noise: Tensor) -> Tensor:
+    """Push standard-normal noise (..., D) up through a tuple's frames (..., l): standardised coordinates (..., D)."""
+    depth = codes.shape[-1]
+    last = layers[depth - 1]
+    u = noise * last.noise_log_scale().exp() if isinstance(last, ShiftFrame) else noise
+    for l in reversed(range(depth)):
+        u = layers[l].push(u, codes[..., l])
+    return u
+
+
+def tuple_gaussian(layers: Sequence[Frame], codes: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and covariance factor of tuples, in standardised coordinates.
+
+    Args:
+        layers: the frames.
+        codes: int64 (..., l).
+
+    Returns:
+        Mean (..., D), and `F` with covariance `F F^T`: lower triangular (..., D, D), or its diagonal (..., D) for
+        the diagonal frames.
+    """
+    depth = codes.shape[-1]
+    full = layers[0].full
+    mean = layers[0].mean.new_zeros(*codes.shape[:-1], layers[0].features)
+    factor: Tensor | None = None
+    for l in range(depth):
+        mu = torch.nn.functional.embedding(codes[..., l], layers[l].mean)
+        t = layers[l].factors()[codes[..., l]]
+        if factor is None:
+            mean, factor = mu, t
+        elif full:
+            mean, factor = mean + (factor @ mu.unsqueeze(-1)).squeeze(-1), factor @ t
+        else:
+            mean, factor = mean + factor * mu, factor * t
+    last = layers[depth - 1]
+    assert factor is not None
+    return mean, factor * last.noise_log_scale().exp() if isinstance(last, ShiftFrame) else factor
+
+
+class PathMixture(TorchDistribution):
+    """The mixture over all tuples with the tuple summed out: one site whose log-density is the (bound on the) marginal.
+
+    Args:
+        find: given rows (N, D) in the data's units, their beam; the rows' masks and labels are bound inside.
+        draw: given a sample shape, rows from the generative program.
+        log_jacobian: (N,) or (), log |d standardised / d data| over the known features.
+        batch_shape: leading shape of a draw.
+        features: `D`.
+    """
+
+    arg_constraints: dict = {}
+    support = constraints.real_vector
+
+    def __init__(
+        self,
+        find: Callable[[Tensor], Beam],
+        draw: Callable[[torch.Size], Tensor],
+        log_jacobian: Tensor,
+        batch_shape: torch.Size | tuple[int, ...],
+        features: int,
+        validate_args: bool | None = None,
+    ) -> None:
+        self._find, self._draw, self._log_jacobian = find, draw, log_jacobian
+        self._last: tuple[Tensor, Beam] | None = None
+        super().__init__(torch.Size(batch_shape), torch.Size((features,)), validate_args=validate_args)
+
+    def expand(self, batch_shape: torch.Size | tuple[int, ...], _instance: object = None) -> PathMixture:
+        if torch.Size(batch_shape) == self.batch_shape:
+            return self
+        wider = PathMixture(self._find, self._draw, self._log_jacobian, batch_shape, self.event_shape[0], False)
+        wider._last = self._last
+        return wider
+
+    def beam(self, value: Tensor) -> Beam:
+        """The beam of these rows, computed once per value and shared by every site that needs it."""
+        if self._last is None or self._last[0] is not value:
+            self._last = (value, self._find(value))
+        return self._last[1]
+
+    def sample(self, sample_shape: torch.Size | Sequence[int] = torch.Size()) -> Tensor:
+        with torch.no_grad():
+            return self._draw(torch.Size(sample_shape) + self.batch_shape)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log p(x), or the beam's lower bound on it: (N,)."""
+        return (self.beam(value).nested[..., -1] + self._log_jacobian).expand(value.shape[:-1])
+
+    def nested_log_prob(self, value: Tensor) -> Tensor:
+        """Log density after each depth: (N, L)."""
+        return self.beam(value).nested + self._log_jacobian.unsqueeze(-1)
+
+
+class MixtureCategorical(Categorical):
+    """`p(y | x) = sum_z q(z | x, earlier streams) p(y | z)`, with the same conditional at every truncated depth.
+
+    Args:
+        log_posterior: (N, P), normalised over the tuples.
+        stream_logits: (N, P, V), normalised log p(y | z).
+        nested: (N, L), the observed label's conditional log-probability after each depth; None when unobserved.
+    """
+
+    def __init__(self, log_posterior: Tensor, stream_logits: Tensor, nested: Tensor | None = None) -> None:
+        self._nested = nested
+        super().__init__(logits=(log_posterior.unsqueeze(-1) + stream_logits).logsumexp(-2))
+
+    def expand(self, batch_shape: torch.Size | tuple[int, ...], _instance: object = None) -> Categorical:
+        if torch.Size(batch_shape) == self.batch_shape:
+            return self
+        return super().expand(batch_shape, _instance)
+
+    def nested_log_prob(self, value: Tensor) -> Tensor:
+        """Log p(y | x) after each depth, for the label the beam was built with: (N, L)."""
+        if self._nested is None:
+            raise ValueError("the truncated conditionals exist only for observed labels")
+        return self._nested
+
+

@@ -1,0 +1,177 @@
+"""What training a deep residual mixture needs beside the engine: a good start, and life for unused components."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from phlogiston.models.drmm import DRMM
+
+MAX_INITIAL_ROWS = 10_000
+
+
+@torch.no_grad()
+def residual_kmeans(
+    model: DRMM,
+    x: Tensor,
+    mask: Tensor | None = None,
+    streams: dict[str, Tensor] | None = None,
+    seed: int = 0,
+    jitter: float = 0.01,
+) -> None:
+    """Start every layer from k-means on what the layers above it leave unexplained.
+
+    Each layer's means are cluster centres of the residual coordinates, its frames the clusters' covariances shrunk to the
+    pooled one by n / (n + shrinkage), and the residuals are whitened by them before the next layer's turn.
+
+    Args:
+        model: changed in place; its `location` and `scale` must be set.
+        x: (N, D) rows in the data's units; at most 10,000 are used.
+        mask: bool (N, D), True where known; unknown entries stand at the layer's mean.
+        streams: labels (N,) by stream, -1 where missing; set the tables to the clusters' label frequencies.
+        seed: of the row choice and of k-means.
+        jitter: sd of the noise that keeps equal clusters apart.
+    """
+    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
+
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randperm(len(x), generator=generator)[:MAX_INITIAL_ROWS]
+    u = ((x[rows] - model.location) / model.scale).double()
+    if mask is not None:
+        u = u * mask[rows]
+    n, features = u.shape
+    codes = torch.empty(n, 0, dtype=torch.long)
+    for l, frame in enumerate(model.layers):
+        k = frame.num_components
+        u = u + 1e-6 * torch.randn(u.shape, generator=generator, dtype=u.dtype)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct rows than clusters: harmless here
+            labels = torch.as_tensor(
+                KMeans(min(k, n), n_init=1, random_state=seed + l, max_iter=50).fit(u.numpy()).labels_, dtype=torch.long
+            )
+        one_hot = torch.nn.functional.one_hot(labels, k).double()
+        counts = one_hot.sum(0)
+        mean = (one_hot.T @ u) / counts.clamp(min=1).unsqueeze(-1)
+        spare = counts == 0  # fewer rows than components: the rest start at random rows
+        if spare.any():
+            mean[spare] = u[torch.randint(n, (int(spare.sum()),), generator=generator)]
+        gap = u - mean[labels]
+        pooled = gap.T @ gap / n + 1e-6 * torch.eye(features, dtype=u.dtype)
+        scatter = torch.einsum("nk,nd,ne->kde", one_hot, gap, gap) if features <= 64 else None
+        shrink = 2.0 if not frame.full else 2.0 + features
+        if scatter is None:
+            diagonal = (one_hot.T @ gap.square() + shrink * pooled.diagonal()) / (counts + shrink).unsqueeze(-1)
+            covariance = torch.diag_embed(diagonal)
+        else:
+            covariance = (scatter + shrink * pooled) / (counts + shrink)[:, None, None]
+        noise = jitter * torch.randn(mean.shape, generator=generator, dtype=mean.dtype)
+        frame.place((mean + noise * pooled.diagonal().sqrt()).to(frame.mean), covariance.to(frame.mean))
+        model.prior.place(l, ((counts + 1) / (n + k)).to(frame.mean))
+        for name, known in (streams or {}).items():
+            _place_stream(model, name, l, labels, known[rows])
+        codes = torch.cat([codes, labels.unsqueeze(-1)], -1)
+        u, _ = frame.whiten(u.to(frame.mean), labels)
+        u = u.double()
+        if mask is not None:
+            u = u * mask[rows]
+
+
+def _place_stream(model: DRMM, name: str, l: int, clusters: Tensor, known: Tensor) -> None:
+    """Set a stream's table to the log label frequencies of the clusters, relative to the overall ones."""
+    table, bias = model.stream_tables[f"{name}_{l}"], model.stream_bias[name]
+    seen = known >= 0
+    if not seen.any():
+        return
+    k, v = table.shape
+    counts = torch.zeros(k, v, dtype=table.dtype)
+    counts.index_put_((clusters[seen], known[seen]), torch.ones(int(seen.sum()), dtype=table.dtype), accumulate=True)
+    overall = (counts.sum(0) + 1) / (counts.sum() + v)
+    if l == 0:
+        bias.copy_(overall.log())
+    # Additive tables of several layers share the work: each starts at its own cluster's log-odds, halved after the first.
+    odds = ((counts + v * overall) / (counts.sum(-1, keepdim=True) + v)).log() - overall.log()
+    table.copy_(odds if l == 0 else 0.5 * odds)
+
+
+class DeadComponents:
+    """Engine callback: components that no row uses are moved to rows the model explains badly.
+
+    Every `every` steps, and not in the last `quiet` part of training, responsibilities are computed on a fixed-size draw
+    of training rows. A component whose share is below `threshold / K` restarts at the residual of a badly explained row;
+    its optimiser state is cleared. The perplexity of each layer's use is logged as `usage_l`.
+
+    The draw depends on seed and step alone, so resumed runs and every process do the same.
+
+    Args:
+        every: steps between checks.
+        rows: rows drawn per check.
+        threshold: share of a fair share below which a component counts as dead.
+        quiet: last part of training without revivals, as a fraction.
+        width: beam width of the responsibilities.
+        seed: of the draws.
+    """
+
+    def __init__(
+        self,
+        every: int = 250,
+        rows: int = 4096,
+        threshold: float = 1e-4,
+        quiet: float = 0.4,
+        width: int = 8,
+        seed: int = 0,
+    ) -> None:
+        self.every, self.rows, self.threshold, self.quiet = every, rows, threshold, quiet
+        self.width, self.seed = width, seed
+        self.revived = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many components were revived so far."""
+        return {"revived": self.revived}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` gave."""
+        self.revived = int(state.get("revived", 0))
+
+    @torch.no_grad()
+    def on_step(self, state: Any) -> None:
+        """Check and revive when the step is due."""
+        if state.step % self.every or state.step == 0 or state.progress > 1 - self.quiet:
+            return
+        model: DRMM = state.model.model
+        generator = torch.Generator().manual_seed(hash((self.seed, state.step)) % (2**31))
+        index = torch.randperm(len(state.data), generator=generator)[: self.rows]
+        batch = {k: v.to(model.location.device) for k, v in state.data[index].items()}
+        x, mask = batch["x"], batch.get("mask")
+        streams = {name: batch[name] for name in model.categorical if name in batch}
+        beam = model.find(x, width=self.width, mask=mask, streams=streams)
+        posterior = beam.log_posterior().exp()
+        worst = beam.nested[:, -1].argsort()[: max(1, len(x) // 20)]
+        u = (x - model.location) / model.scale
+        best = beam.codes.gather(1, posterior.argmax(-1)[:, None, None].expand(-1, 1, beam.codes.shape[-1])).squeeze(1)
+        for l, frame in enumerate(model.layers):
+            k = frame.num_components
+            share = torch.zeros(k, device=x.device, dtype=x.dtype)
+            share.index_put_((beam.codes[..., l].flatten(),), posterior.flatten().to(share), accumulate=True)
+            share = share / share.sum()
+            state.metrics[f"usage_{l + 1}"] = float(torch.exp(-(share * share.clamp(min=1e-30).log()).sum()))
+            dead = (share < self.threshold / k).nonzero()[:, 0].tolist()
+            for place, component in enumerate(dead):
+                row = worst[(place * 7919 + l) % len(worst)]
+                frame.revive(component, u[row] if mask is None else u[row] * mask[row])
+                model.prior.revive(l, component)
+                self._forget(state.optimizer, [frame.mean, frame.log_scale, getattr(frame, "lower", None)], component)
+            self.revived += len(dead)
+            u, _ = frame.whiten(u, best[:, l])
+
+    @staticmethod
+    def _forget(optimizer: torch.optim.Optimizer, parameters: list[Tensor | None], component: int) -> None:
+        for parameter in parameters:
+            for value in optimizer.state.get(parameter, {}).values() if parameter is not None else ():
+                if torch.is_tensor(value) and parameter is not None and value.shape == parameter.shape and value.dim() > 1:
+                    value[component] = 0.0
+
+
