@@ -232,7 +232,7 @@ def _as_tensor(name: str, value: Any) -> Tensor:
             array = array.astype(array.dtype.newbyteorder("="), order="C")
         if array.dtype.kind == "u" and array.dtype.itemsize > 1:
             array = array.astype(np.int64)
-        value = torch.from_numpy(np.ascontiguousarray(array))
+        value = torch.from_numpy(np.asarray(array, order="C"))
     tensor: Tensor = value.detach().cpu()
     if tensor.ndim == 0:
         raise ShapeError(f"{name!r} is a single number; expected one entry per row.")

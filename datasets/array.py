@@ -1,0 +1,257 @@
+"""Array: data of your own, from an npz, npy or csv file, a folder, or arrays in memory.
+
+    datasets.load("measurements.csv", categorical=("grade",), weight="count")
+    datasets.load(numpy_array)
+    datasets.load({"x": x, "label": labels})
+
+Numbers make up `x`, text and what `categorical` names become streams of codes. Missing entries (an empty field, `?`,
+`NA`, NaN) are marked in `mask` and hold 0.0 in `x`; missing categories are -1. A folder may hold train, valid and test
+tables, or pictures (in sub-folders named after their label).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from phlogiston.datasets import tables
+from phlogiston.datasets.base import Array, Dataset, Info, Meta, Split, part_rows, row_shapes, stream
+from phlogiston.datasets.tables import RESERVED, Table
+from phlogiston.errors import DataError, ShapeError, unknown_name
+
+INFO = Info(
+    name="array",
+    title="your own npz, csv, folder or arrays: pass the path instead of a name",
+    kind="yours",
+    licence="yours",
+    rows="yours",
+    shape="yours",
+    notes="Missing entries: an empty field, ?, NA or NaN. Rows are divided at random unless you bring the parts.",
+)
+
+
+def load(
+    root: str | PathLike[str] | None = None,
+    *,
+    data: Any = None,
+    valid_data: Any = None,
+    test_data: Any = None,
+    valid: float = 0.1,
+    test: float = 0.2,
+    seed: int = 0,
+    columns: Sequence[str] | None = None,
+    names: Sequence[str] | None = None,
+    categorical: Sequence[str] = (),
+    weight: str | None = None,
+    header: bool | None = None,
+    delimiter: str | None = None,
+) -> Dataset:
+    """Load the user's own data.
+
+    Args:
+        root: folder that relative paths start from.
+        data: path, array (rows, features), or mapping of arrays.
+        valid_data: validation rows of their own, instead of the share `valid`.
+        test_data: test rows of their own, instead of the share `test`.
+        valid: share of the rows (below 1) or number of rows (1 and more) set aside for validation.
+        test: the same for testing.
+        seed: of the division into parts.
+        columns: use only these columns.
+        names: names for the columns of data that bring none.
+        categorical: columns of numbers that are categories.
+        weight: the column that holds row weights; an array called `weight` in an npz file is taken without being told.
+        header: whether the first csv line holds names; by default it does when it contains no number.
+        delimiter: of csv fields; by default the most frequent of comma, semicolon and tab in the first line.
+
+    Raises:
+        DataError: the data cannot be used; the message names file, row and column.
+        UnknownNameError: an option names a column that is not there.
+    """
+    if data is None:
+        raise DataError("no data given. Pass a path instead of a name: datasets.load('table.csv'), or data=...")
+    options = {"header": header, "delimiter": delimiter, "categorical": _names(categorical)}
+    read = _Reader(root, names, {**options, "columns": None if columns is None else _names(columns)})
+    train_part, valid_part, test_part = read.parts(data)
+    valid_part = read.table(valid_data) if valid_data is not None else valid_part
+    test_part = read.table(test_data) if test_data is not None else test_part
+    parts = [train_part, *(part for part in (valid_part, test_part) if part is not None)]
+    prepared = [_prepare(part, _names(columns) if columns is not None else None, categorical, weight) for part in parts]
+    labels = _labels(prepared)
+    splits = _splits(prepared, labels)
+    used = splits.pop(0)
+    given_valid = splits.pop(0) if valid_part is not None else None
+    given_test = splits.pop(0) if test_part is not None else None
+
+    count_valid = 0 if given_valid is not None else _count(valid, len(used), "valid")
+    count_test = 0 if given_test is not None else _count(test, len(used), "test")
+    kept = part_rows(len(used), valid=count_valid, test=count_test, what=train_part.source)
+    order = np.arange(len(used)) if not count_valid + count_test else stream(seed, "array").permutation(len(used))
+    testing, train, validation = (used.select(rows) for rows in np.split(order, [count_test, count_test + kept]))
+    first = prepared[0]
+    meta = Meta(
+        name=train_part.source,
+        title=Path(train_part.source).name,
+        kind="yours",
+        licence="yours",
+        shapes=row_shapes(train),
+        columns=first.names,
+        categorical=labels,
+        options={
+            "valid": valid,
+            "test": test,
+            "seed": seed,
+            "columns": columns,
+            "names": names,
+            "categorical": tuple(categorical),
+            "weight": weight,
+            "header": header,
+            "delimiter": delimiter,
+            **{key: str(v) for key, v in (("valid_data", valid_data), ("test_data", test_data)) if v is not None},
+        },
+        image_shape=first.image_shape if columns is None else None,
+    )
+    return Dataset(train, given_valid or validation, given_test or testing, meta)
+
+
+class _Reader:
+    """Turns whatever the user points at into tables."""
+
+    def __init__(
+        self, root: str | PathLike[str] | None, names: Sequence[str] | None, options: Mapping[str, Any]
+    ) -> None:
+        self.root = Path(root).expanduser() if root is not None else None
+        self.names, self.options = names, options
+
+    def parts(self, data: Any) -> tuple[Table, Table | None, Table | None]:
+        """Read train rows, and valid and test rows where a folder brings them."""
+        if isinstance(data, str | PathLike) and (folder := self._path(data)).is_dir():
+            files = tables.folder_parts(folder)
+            if files:
+                read = {part: self.table(file) for part, file in files.items()}
+                return read["train"], read.get("valid"), read.get("test")
+        return self.table(data), None, None
+
+    def table(self, data: Any) -> Table:
+        """Read one table."""
+        if isinstance(data, str | PathLike):
+            path = self._path(data)
+            if not path.exists():
+                raise DataError(f"there is no file or folder {str(path)!r}.")
+            table = tables.read_images(path) if path.is_dir() else tables.read(path, **self.options)
+        elif isinstance(data, Mapping):
+            table = tables.from_arrays(data, "the arrays given")
+        else:
+            table = tables.from_arrays({"x": data}, "the array given")
+        if self.names is not None:
+            if len(self.names) != len(table.names):
+                raise ShapeError(f"names has {len(self.names)} entries for {len(table.names)} columns: {table.names}.")
+            table.names = tuple(self.names)
+        return table
+
+    def _path(self, data: str | PathLike[str]) -> Path:
+        path = Path(data).expanduser()
+        return self.root / path if self.root is not None else path
+
+
+def _prepare(table: Table, columns: tuple[str, ...] | None, categorical: Sequence[str], weight: str | None) -> Table:
+    """Move categories and the weight out of `x`, and keep the columns asked for."""
+    known = (*table.names, *table.text, *table.extra)
+    asked = _names(categorical)
+    for name in (*(columns or ()), *asked, *((weight,) if weight else ())):
+        if name not in known:
+            raise unknown_name(f"column of {table.source}", name, known)
+    extra, text = dict(table.extra), dict(table.text)
+    if weight and weight in table.names:
+        extra["weight"] = _weights(table, weight)
+    elif weight and weight in extra:
+        extra["weight"] = extra.pop(weight)
+    elif weight:
+        raise DataError(f"{table.source}: column {weight!r} holds text and cannot weight rows.")
+    for name in asked:
+        if name in table.names:
+            values = table.x[:, table.names.index(name)]
+            text[name] = [None if np.isnan(value) else f"{value:.15g}" for value in values]
+    kept = [
+        i for i, n in enumerate(table.names) if n not in asked and n != weight and (columns is None or n in columns)
+    ]
+    if columns is not None:
+        text = {name: entries for name, entries in text.items() if name in columns or name in asked}
+    if not kept:
+        raise DataError(f"{table.source} has no numeric columns left (text: {sorted(text)}). At least one is needed.")
+    for name in text:
+        if name in RESERVED or name in extra:
+            raise DataError(f"{table.source}: a categorical column cannot be called {name!r}. Rename it.")
+    if "mask" in extra and extra["mask"].shape == table.x.shape:
+        extra["mask"] = extra["mask"][:, kept]
+    names = tuple(table.names[i] for i in kept)
+    return Table(table.source, table.x[:, kept], names, text, extra, table.image_shape)
+
+
+def _weights(table: Table, name: str) -> Array:
+    values: Array = table.x[:, table.names.index(name)]
+    if np.isnan(values).any():
+        raise DataError(f"{table.source}: the weight {name!r} is missing in row {int(np.isnan(values).argmax())}.")
+    return values
+
+
+def _labels(parts: Sequence[Table]) -> dict[str, tuple[str, ...]]:
+    """Collect the categories of every stream over all parts, numbers in numeric order."""
+    labels: dict[str, tuple[str, ...]] = {}
+    for name in parts[0].text:
+        seen = {entry for part in parts for entry in part.text.get(name, ()) if entry is not None}
+        if not seen:
+            raise DataError(f"{parts[0].source}: column {name!r} has no known entry. Leave it out with columns=(...).")
+        numbers = all(re.fullmatch(r"[-+]?\d+(\.\d*)?", entry) for entry in seen)
+        labels[name] = tuple(sorted(seen, key=lambda entry: (float(entry), entry) if numbers else (0.0, entry)))
+    return labels
+
+
+def _splits(parts: Sequence[Table], labels: Mapping[str, tuple[str, ...]]) -> list[Split]:
+    """Build one split per part; all have a mask as soon as one needs it."""
+    first = parts[0]
+    for part in parts[1:]:
+        if part.names != first.names or set(part.text) != set(first.text) or set(part.extra) != set(first.extra):
+            raise ShapeError(
+                f"{part.source} has the columns {[*part.names, *part.text, *part.extra]}, "
+                f"{first.source} has {[*first.names, *first.text, *first.extra]}: they must agree."
+            )
+    masked = any("mask" in part.extra or np.isnan(part.x).any() for part in parts)
+    splits = []
+    for part in parts:
+        tensors: dict[str, Array] = {"x": part.x, **part.extra}
+        if masked:
+            given = part.extra.get("mask", np.ones(part.x.shape, dtype=np.bool_))
+            if given.shape != part.x.shape:
+                raise ShapeError(
+                    f"{part.source}: 'mask' has shape {given.shape}; expected that of 'x', {part.x.shape}."
+                )
+            known = given & ~np.isnan(part.x)
+            if part is first and not known.any(axis=0).all():
+                name = part.names[int((~known.any(axis=0)).argmax())]
+                raise DataError(f"{part.source}: column {name!r} has no known entry. Leave it out with columns=(...).")
+            tensors |= {"x": np.where(known, part.x, 0.0), "mask": known}
+        for name, values in labels.items():
+            code = {label: i for i, label in enumerate(values)}
+            tensors[name] = np.array([-1 if v is None else code[v] for v in part.text[name]], dtype=np.int64)
+        try:
+            splits.append(Split(tensors, columns=part.names))
+        except DataError as error:
+            raise DataError(f"{part.source}: {error}") from error
+    return splits
+
+
+def _count(share: float, rows: int, what: str) -> int:
+    """Turn a share (below 1) or a number of rows (1 and more) into a number of rows."""
+    if not share >= 0 or (share >= 1 and share != int(share)):
+        raise DataError(f"{what} is {share}; expected a share below 1 or a whole number of rows.")
+    return int(share) if share >= 1 else round(share * rows)
+
+
+def _names(value: Sequence[str]) -> tuple[str, ...]:
+    """Let a single name stand for a sequence of one."""
+    return (value,) if isinstance(value, str) else tuple(value)
