@@ -1,0 +1,362 @@
+"""What every system is on the outside: configure, fit, ask, save, load. Pyro and the engine stay within reach.
+
+A subclass names itself, says what it must know about the data (its *schema*), builds its pair from that, and gives the
+recipe as stages. Everything else (options and presets, run folders, saving and loading, choosing by validation) is here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from phlogiston import systems
+from phlogiston.datasets.base import Dataset, Meta, Split
+from phlogiston.errors import ConfigError, PhlogistonError, RunError, ShapeError, unknown_name
+from phlogiston.evaluate.metric import Metric
+from phlogiston.evaluate.score import Score
+from phlogiston.inference import checkpoints
+from phlogiston.inference.engine import History, Stage, fit
+from phlogiston.inference.runs import write_json
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PARAMETERS = "parameters.safetensors"
+
+
+def identify(content: Mapping[str, Any], where: str | Path) -> str:
+    """The system's name in a `config.json`.
+
+    Raises:
+        RunError: the file is not one of a system's.
+    """
+    own = content.get("config", content)
+    name = own.get("system") if isinstance(own, Mapping) else None
+    if not isinstance(name, str):
+        raise RunError(f"{where} holds no system: its config.json names none")
+    return name
+
+
+def validate_options(name: str, options: Mapping[str, Any]) -> Any:
+    """Turn options into a system's frozen configuration, text coerced to numbers where it fits.
+
+    Args:
+        name: the system.
+        options: field -> value; fields not named keep their defaults.
+
+    Raises:
+        UnknownNameError: an option the system does not have, with the nearest one it has.
+        ConfigError: a value of the wrong type or out of range.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    kind = systems.config(name)
+    known = {field.name for field in dataclasses.fields(kind)}
+    for option in options:
+        if option not in known:
+            raise unknown_name(f"option of {name}", option, known)
+    try:
+        return TypeAdapter(kind).validate_python(dict(options))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "configuration"
+        message = first["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"{name}: {place}: {message} (got {first['input']!r})" if first["loc"] else message) from None
+
+
+class System:
+    """A model/guide pair as a product.
+
+    Args:
+        config: a configuration, or options as a mapping.
+        preset: start from this named preset.
+        **options: single options; they win over `config` and `preset`.
+
+    Attributes:
+        config: the frozen configuration.
+        schema: what fitting learned about the data's form (JSON); empty before `fit` or `load`.
+        model: the generative program, a plain `nn.Module`; None before `fit` or `load`.
+        guide: the inference program.
+        history: the engine's `History` of the last `fit`.
+
+    Raises:
+        UnknownNameError: an unknown preset or option.
+        ConfigError: an option out of range.
+    """
+
+    name: ClassVar[str] = ""
+
+    def __init__(
+        self, config: Any | Mapping[str, Any] | None = None, *, preset: str | None = None, **options: Any
+    ) -> None:
+        chosen: dict[str, Any] = {}
+        if preset is not None:
+            known = systems.presets(self.name)
+            if preset not in known:
+                raise unknown_name(f"preset of {self.name}", preset, known)
+            chosen.update(known[preset])
+        if config is not None:
+            chosen.update(config if isinstance(config, Mapping) else dataclasses.asdict(config))
+        chosen.update(options)
+        self.config: Any = validate_options(self.name, chosen)
+        self.schema: dict[str, Any] = {}
+        self.model: Any = None
+        self.guide: Any = None
+        self.history: History | None = None
+
+    def __repr__(self) -> str:
+        default = type(self.config)()
+        changed = {
+            field.name: getattr(self.config, field.name)
+            for field in dataclasses.fields(self.config)
+            if getattr(self.config, field.name) != getattr(default, field.name)
+        }
+        inside = ", ".join(f"{k}={v!r}" for k, v in changed.items())
+        return f"{type(self).__name__}({inside}){'' if self.schema else '  # not fitted'}"
+
+    # ----- what a subclass provides -------------------------------------------------------------------------------
+
+    def describe(self, train: Split, meta: Meta | None) -> dict[str, Any]:
+        """What must be known about the data to build the pair: JSON-able."""
+        raise NotImplementedError(f"{type(self).__name__} must define describe()")
+
+    def build(self) -> None:
+        """Make `model` and `guide` from `config` and `schema`."""
+        raise NotImplementedError(f"{type(self).__name__} must define build()")
+
+    def prepare(self, split: Split) -> Split:
+        """The rows as the pair's programs take them."""
+        return split
+
+    def initialise(self, train: Split, seed: int) -> None:
+        """Set parameters before the first step, from prepared rows."""
+
+    def stages(self) -> list[Stage]:
+        """The recipe."""
+        raise NotImplementedError(f"{type(self).__name__} must define stages()")
+
+    def training_pair(self) -> tuple[nn.Module, nn.Module]:
+        """The programs the engine trains; `model` and `guide` unless a collapsed form is faster."""
+        return self.model, self.guide
+
+    def callbacks(self) -> list[Any]:
+        """Engine callbacks the recipe needs."""
+        return []
+
+    def sample(self, n: int, **options: Any) -> dict[str, Tensor]:
+        """Draw from the model: tensors with `n` rows by name."""
+        raise NotImplementedError(f"{type(self).__name__} must define sample()")
+
+    def log_prob(self, x: Any, **options: Any) -> Score:
+        """Log density of rows, in nats, saying whether it is exact, a bound or an estimate."""
+        raise NotImplementedError(f"{type(self).__name__} must define log_prob()")
+
+    def evaluate(self, data: Any, metrics: Sequence[str] | None = None) -> dict[str, Metric]:
+        """Score the trained system on held-out data."""
+        raise NotImplementedError(f"{type(self).__name__} must define evaluate()")
+
+    def figures(self, data: Any) -> dict[str, Figure]:
+        """The pictures that explain what was learned."""
+        raise NotImplementedError(f"{type(self).__name__} must define figures()")
+
+    @classmethod
+    def demo(cls, quick: bool = False) -> list[dict[str, Any]]:
+        """The demo's recipes: `title`, `text`, `data`, `data_options`, `options` of each."""
+        return []
+
+    # ----- what every system has ----------------------------------------------------------------------------------
+
+    def fit(
+        self,
+        data: Any,
+        *,
+        out: str | Path | None = None,
+        seed: int = 0,
+        resume: bool | str = "auto",
+        steps: int | None = None,
+        fabric: Any = None,
+        callbacks: Sequence[Any] = (),
+        **engine: Any,
+    ) -> Self:
+        """Train on data.
+
+        Args:
+            data: a `Dataset`, a `Split`, a dict of arrays with equal first dimension, or one array (rows, features).
+            out: run folder to leave; None keeps everything in memory.
+            seed: of initialisation, data order and latent draws.
+            resume: what to do when `out` holds a run already: `"auto"` goes on, True demands one, False refuses.
+            steps: optimiser steps, instead of the configuration's.
+            fabric: a Lightning Fabric for devices, precision and processes; see `inference.engine.make_fabric`.
+            callbacks: further engine callbacks.
+            **engine: further arguments of `inference.engine.fit`.
+
+        Returns:
+            The system itself, fitted.
+
+        Raises:
+            DataError, ShapeError: data that cannot be used, before any work.
+            RunError: `out` exists and is something else.
+        """
+        train, valid, meta = coerce(data)
+        if steps is not None:
+            self.config = validate_options(self.name, {**dataclasses.asdict(self.config), "steps": steps})
+        self.schema = self.describe(train, meta)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.build()
+            rows = self.prepare(train)
+            self.initialise(rows, seed)
+        model, guide = self.training_pair()
+        self.history = fit(
+            model,
+            guide,
+            rows,
+            stages=self.stages(),
+            seed=seed,
+            out=out,
+            resume=resume,
+            callbacks=[*self.callbacks(), *callbacks],
+            fabric=fabric,
+            valid=self.prepare(valid) if valid is not None and len(valid) else None,
+            config=self._describe_run(meta),
+            **engine,
+        )
+        for module in (model, guide, self.model, self.guide):
+            module.to("cpu")
+        return self
+
+    def _describe_run(self, meta: Meta | None) -> dict[str, Any]:
+        data = {"name": meta.name, "options": dict(meta.options)} if meta is not None else {"name": None, "options": {}}
+        return {
+            "system": self.name,
+            "options": dataclasses.asdict(self.config),
+            "schema": self.schema,
+            "data": data,
+        }
+
+    @classmethod
+    def select(cls, data: Any, candidates: Iterable[Mapping[str, Any]], **fit_options: Any) -> Self:
+        """Fit one system per set of options and keep the one with the highest mean log density on validation rows.
+
+        Args:
+            data: a `Dataset` with validation rows.
+            candidates: options of each system to try.
+            **fit_options: passed to `fit` of each (`out` may not be among them).
+
+        Returns:
+            The best system; its `selection` lists every candidate with its validation figure.
+
+        Raises:
+            ConfigError: no candidates, no validation rows, or an `out`.
+        """
+        _, valid, _ = coerce(data)
+        if valid is None or not len(valid):
+            raise ConfigError("select needs validation rows: pass a Dataset whose valid split is not empty")
+        if "out" in fit_options:
+            raise ConfigError("select keeps its candidates in memory; save the chosen one with .save(dir)")
+        table: list[tuple[dict[str, Any], float]] = []
+        best: Self | None = None
+        for options in candidates:
+            system = cls(options).fit(data, **fit_options)
+            figure = float(system.log_prob(valid).value.mean())
+            if best is None or figure > max(value for _, value in table):
+                best = system
+            table.append((dict(options), figure))
+        if best is None:
+            raise ConfigError("select needs at least one candidate")
+        best.selection = table
+        return best
+
+    selection: list[tuple[dict[str, Any], float]]
+
+    def _need_fit(self) -> None:
+        if not self.schema:
+            raise PhlogistonError(f"this {type(self).__name__} is not fitted yet: call .fit(data) or .load(run) first")
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the fitted system into a new folder: `config.json` and `parameters.safetensors`.
+
+        Raises:
+            RunError: the folder exists and is not empty; nothing is touched.
+        """
+        self._need_fit()
+        path = Path(folder)
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise RunError(f"{path} exists already; choose another folder, nothing was written")
+        path.mkdir(parents=True, exist_ok=True)
+        model, guide = self.training_pair()
+        tensors = checkpoints.capture(checkpoints.named_tensors({"model": model, "guide": guide}))
+        checkpoints.write(path / PARAMETERS, tensors, {"system": self.name})
+        write_json(path / "config.json", self._describe_run(None))
+        return path
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Load from a run folder or from what `save` wrote.
+
+        Raises:
+            RunError: not a run folder, or one of another system.
+            CheckpointError: parameters truncated, altered, or of another shape.
+        """
+        content = systems.read_config(folder)
+        name = identify(content, folder)
+        if name != cls.name:
+            raise RunError(f"{folder} holds a {name!r}, not a {cls.name!r}; use phlogiston.systems.load")
+        own = content.get("config", content)
+        system = cls(own.get("options", {}))
+        system.schema = dict(own.get("schema", {}))
+        with torch.random.fork_rng():
+            system.build()
+        model, guide = system.training_pair()
+        saved = Path(folder) / PARAMETERS
+        checkpoints.load_parameters(saved if saved.is_file() else folder, model, guide)
+        return system
+
+
+def coerce(data: Any) -> tuple[Split, Split | None, Meta | None]:
+    """Take data in any accepted form apart: training rows, validation rows or None, description or None.
+
+    Raises:
+        ShapeError: not an array with rows and columns.
+        ConfigError: not data at all.
+    """
+    if isinstance(data, Dataset):
+        return data.train, data.valid, data.meta
+    if isinstance(data, Split):
+        return data, None, None
+    if isinstance(data, Mapping):
+        return Split(data), None, None
+    if isinstance(data, str | os.PathLike):
+        raise ConfigError(f"data is the text {str(data)!r}; load it first: phlogiston.datasets.load({str(data)!r})")
+    return Split({"x": as_rows(data)}), None, None
+
+
+def as_rows(x: Any) -> Any:
+    """An array of rows, (n, features).
+
+    Raises:
+        ShapeError: anything else.
+    """
+    array = x if isinstance(x, Tensor) else np.asarray(x)
+    if array.ndim != 2:
+        raise ShapeError(f"x has shape {tuple(array.shape)}; expected two axes, (rows, features)")
+    return array
+
+
+def rows_of(x: Any, **extra: Any) -> dict[str, Tensor]:
+    """Held-out rows in any accepted form, checked like training rows, as one dict of tensors."""
+    if isinstance(x, Dataset):
+        x = x.test if len(x.test) else x.valid
+    if isinstance(x, Split):
+        return {**x.tensors, **extra}
+    if isinstance(x, Mapping):
+        return Split({**x, **extra}).tensors
+    extra = {name: value for name, value in extra.items() if value is not None}
+    return Split({"x": as_rows(x), **extra}).tensors

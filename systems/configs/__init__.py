@@ -1,0 +1,1 @@
+"""Configurations of the systems, one file each, importable without torch."""

@@ -1,0 +1,103 @@
+"""Configuration of the deep residual mixture model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from phlogiston.errors import ConfigError
+
+SUMMARY = "deep residual mixture model: a density with K^L modes; train once, sample any variables given any others"
+PAPER = "Hämäläinen and Solin, Deep Residual Mixture Models, arXiv 2006.12063"
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every option of the system.
+
+    Attributes:
+        num_layers: layers `L`; the mixture has `num_components ** num_layers` modes.
+        num_components: components `K` of each layer.
+        frame: what a layer may do to the next one's coordinates: "shift" moves (the paper), "iso" also scales, "diag"
+            scales each column, "tril" shears, too. "tril" for strongly correlated columns, up to some 64 of them.
+        prior: tuple prior, "autoregressive", or "latent_class" (the law the original's density implies).
+        prior_order: how many previous layers each layer's prior looks at; None for all.
+        guide: "beam" sums each row's best tuples (a lower bound), "exact" sums all of them, "autoregressive" draws them
+            layer by layer as the paper does.
+        beam: tuples kept per layer and row in training.
+        max_enum: densities are exact up to this many tuples, beam bounds beyond.
+        steps: optimiser steps.
+        batch_size: rows per step, over all processes.
+        learning_rate: of Adam; constant for the first half, then linear to zero.
+        clip: largest gradient norm.
+        depth_weight: weight of the truncated depths' densities in the loss at the start.
+        final_depth_weight: the same at the end; linear in between.
+        parameter_prior: keep table entries near N(0, table_sd) and log-scales near their start: against overfitting.
+        table_sd: sd of that prior on table entries.
+        log_scale_sd: sd of that prior on log-scales.
+        revive_every: steps between searches for unused components; 0 switches them off.
+    """
+
+    num_layers: int = 3
+    num_components: int = 16
+    frame: Literal["shift", "iso", "diag", "tril"] = "diag"
+    prior: Literal["autoregressive", "latent_class"] = "autoregressive"
+    prior_order: int | None = None
+    guide: Literal["beam", "exact", "autoregressive"] = "beam"
+    beam: int = 8
+    max_enum: int = 65_536
+    steps: int = 3_000
+    batch_size: int = 256
+    learning_rate: float = 0.01
+    clip: float = 10.0
+    depth_weight: float = 1.0
+    final_depth_weight: float = 0.1
+    parameter_prior: bool = True
+    table_sd: float = 1.0
+    log_scale_sd: float = 0.5
+    revive_every: int = 250
+
+    def __post_init__(self) -> None:
+        for name in ("num_layers", "num_components", "beam", "max_enum", "steps", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1; got {getattr(self, name)}")
+        for name in ("learning_rate", "clip", "table_sd", "log_scale_sd"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} must be positive; got {getattr(self, name)}")
+        for name in ("depth_weight", "final_depth_weight", "revive_every"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} must not be negative; got {getattr(self, name)}")
+        if self.prior_order is not None and (self.prior_order < 0 or self.prior == "latent_class"):
+            raise ConfigError("prior_order must be 0 or more, and only the autoregressive prior has one")
+        if self.guide == "exact" and self.num_components**self.num_layers > self.max_enum:
+            raise ConfigError(
+                f"guide 'exact' sums num_components ** num_layers = {self.num_components**self.num_layers} tuples, "
+                f"more than max_enum = {self.max_enum}; use guide 'beam'"
+            )
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    # The paper's residuals and step count, at its toy-data size.
+    "paper": {"frame": "shift", "steps": 50_000, "batch_size": 64, "learning_rate": 0.005, "parameter_prior": False},
+    "cpu": {"steps": 1_500},
+    "swissroll": {"frame": "tril", "num_layers": 2, "num_components": 16, "steps": 2_000},
+    "sierpinski": {
+        "frame": "iso",
+        "num_layers": 5,
+        "num_components": 3,
+        "steps": 3_000,
+        "batch_size": 512,
+        "parameter_prior": False,
+    },
+    "poses": {
+        "frame": "tril",
+        "num_layers": 2,
+        "num_components": 48,
+        "beam": 6,
+        "batch_size": 192,
+        "learning_rate": 0.005,
+        "steps": 4_000,
+    },
+    "digits": {"frame": "diag", "num_layers": 2, "num_components": 24, "steps": 1_500},
+}

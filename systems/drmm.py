@@ -1,0 +1,526 @@
+"""The deep residual mixture model as a product: fit a density on rows, then score, sample and explain them.
+
+    system = DRMM(frame="tril", num_layers=2).fit(phlogiston.datasets.load("swissroll"))
+    system.log_prob(x).value          nats per row, exact while the tuples can be counted
+    system.sample(1000)["x"]          rows; `depth=1` from the mixture truncated after the first layer
+    system.codes(x)                   the most probable tuple of each row
+
+Columns that never vary carry no density: the system sets them aside, checks them when scoring, and puts them back when
+sampling. Densities are with respect to the columns that do vary, in the data's own units.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from phlogiston.datasets.base import Meta, Split
+from phlogiston.errors import ConfigError, DataError, ShapeError, unknown_name
+from phlogiston.evaluate.metric import Metric
+from phlogiston.evaluate.score import Score
+from phlogiston.guides.drmm import AutoregressiveGuide, BeamGuide, ExactGuide
+from phlogiston.inference.engine import Stage
+from phlogiston.inference.handlers import weight_depths
+from phlogiston.inference.schedules import hold_then, linear
+from phlogiston.models.drmm import DRMM as DRMMModel
+from phlogiston.models.drmm import CollapsedDRMM
+from phlogiston.systems.base import System, rows_of
+from phlogiston.systems.configs.drmm import Config
+from phlogiston.systems.drmm_training import DeadComponents, residual_kmeans
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+RESERVED = ("x", "mask", "weight")
+MAX_FLOATS = 8_000_000  # of the largest intermediate array when rows are scored in chunks
+
+
+class Nothing(nn.Module):
+    """The guide of a program with no latent sites left."""
+
+    def forward(self, *args: object, **batch: object) -> None:
+        """Propose nothing."""
+
+
+class DRMM(System):
+    """Deep residual mixture model; options in `systems.configs.drmm.Config`.
+
+    Example:
+        >>> import torch
+        >>> rows = torch.randn(300, 2, generator=torch.Generator().manual_seed(0))
+        >>> system = DRMM(num_layers=1, num_components=2, steps=20).fit(rows)
+        >>> system.log_prob(rows[:5]).kind
+        'exact'
+        >>> tuple(system.sample(10)["x"].shape)
+        (10, 2)
+    """
+
+    name: ClassVar[str] = "drmm"
+    Config = Config
+    config: Config
+
+    # ----- data ---------------------------------------------------------------------------------------------------
+
+    def describe(self, train: Split, meta: Meta | None) -> dict[str, Any]:
+        """Columns, their location and scale, which never vary, and the categories of each stream."""
+        tensors = train.tensors
+        if "x" not in tensors or tensors["x"].ndim != 2:
+            raise ShapeError("DRMM needs continuous columns: a tensor 'x' of shape (rows, features) in the training data")
+        if not len(train):
+            raise DataError("x has no rows; DRMM needs at least one to fit")
+        x = tensors["x"].double()
+        mask = tensors.get("mask", torch.ones_like(x, dtype=torch.bool))
+        columns = list(meta.columns) if meta is not None and meta.columns else [f"x{i}" for i in range(x.shape[1])]
+        constant: dict[str, float] = {}
+        location, scale = [], []
+        for i, name in enumerate(columns):
+            known = x[:, i][mask[:, i]]
+            if not len(known):
+                raise DataError(f"column {name!r} of x holds no known value; leave it out")
+            low, high = float(known.min()), float(known.max())
+            if high - low <= max(1e-6 * max(abs(low), abs(high)), 1e-12):
+                constant[str(i)] = low
+            else:
+                location.append(float(known.mean()))
+                scale.append(float(known.std(correction=0)))
+        if not scale:
+            raise DataError("every column of x is constant: there is no density to learn")
+        categorical: dict[str, list[str]] = {}
+        for name, tensor in tensors.items():
+            if name in RESERVED or tensor.dtype != torch.int64 or tensor.ndim != 1:
+                continue
+            labels = list(meta.categorical.get(name, ())) if meta is not None else []
+            categorical[name] = labels or [str(v) for v in range(int(tensor.max()) + 1)]
+        return {
+            "columns": columns,
+            "constant": constant,
+            "location": location,
+            "scale": scale,
+            "categorical": categorical,
+            "image_shape": list(meta.image_shape) if meta is not None and meta.image_shape else None,
+        }
+
+    @property
+    def varying(self) -> list[int]:
+        """Positions of the columns that carry density."""
+        return [i for i in range(len(self.schema["columns"])) if str(i) not in self.schema["constant"]]
+
+    def prepare(self, split: Split) -> Split:
+        """The varying columns, with the streams, masks and weights that the programs take."""
+        keep = self.varying
+        batch: dict[str, Tensor] = {"x": split.tensors["x"][:, keep]}
+        if "mask" in split.tensors and not bool(split.tensors["mask"].all()):
+            batch["mask"] = split.tensors["mask"][:, keep]
+        for name in ("weight", *self.schema["categorical"]):
+            if name in split.tensors:
+                batch[name] = split.tensors[name]
+        return Split(batch)
+
+    # ----- training -----------------------------------------------------------------------------------------------
+
+    def build(self) -> None:
+        """The generative program, the guide the configuration names, and the collapsed program training runs on."""
+        c = self.config
+        self.model = DRMMModel(
+            len(self.schema["location"]),
+            c.num_layers,
+            c.num_components,
+            c.frame,
+            c.prior,
+            c.prior_order,
+            {name: len(labels) for name, labels in self.schema["categorical"].items()},
+            sites="layers" if c.guide == "autoregressive" else "path",
+        )
+        self.model.location.copy_(torch.tensor(self.schema["location"]))
+        self.model.scale.copy_(torch.tensor(self.schema["scale"]))
+        if c.guide == "exact":
+            self.guide = ExactGuide(self.model, c.max_enum)
+        elif c.guide == "beam":
+            self.guide = BeamGuide(self.model, c.beam)
+        else:
+            self.guide = AutoregressiveGuide(self.model)
+        width = None if c.guide == "exact" else c.beam
+        self._collapsed = CollapsedDRMM(self.model, width, c.parameter_prior, c.table_sd, c.log_scale_sd)
+
+    def training_pair(self) -> tuple[nn.Module, nn.Module]:
+        """The collapsed program with nothing left to guess, or the sampled pair for the autoregressive guide."""
+        return (self.model, self.guide) if self.config.guide == "autoregressive" else (self._collapsed, Nothing())
+
+    def initialise(self, train: Split, seed: int) -> None:
+        """Residual k-means (see `drmm_training.residual_kmeans`)."""
+        t = train.tensors
+        streams = {name: t[name] for name in self.schema["categorical"] if name in t}
+        residual_kmeans(self.model, t["x"], t.get("mask"), streams, seed)
+
+    def stages(self) -> list[Stage]:
+        """One stage: constant learning rate, then linear to zero, while the truncated depths' weight falls."""
+        c = self.config
+        common: dict[str, Any] = {
+            "name": "train",
+            "steps": c.steps,
+            "optimizer": "adam",
+            "learning_rate": c.learning_rate,
+            "batch_size": c.batch_size,
+            "clip": c.clip,
+        }
+        rate = hold_then(linear(1.0, 0.0), hold=0.5)
+        if c.guide == "autoregressive":
+            return [Stage(objective="enum", schedules={"learning_rate": rate}, **common)]
+        if c.num_layers == 1:
+            return [Stage(objective="elbo", schedules={"learning_rate": rate}, **common)]
+        sites = dict.fromkeys(("x", *self.schema["categorical"]), c.depth_weight)
+        return [
+            Stage(
+                objective="elbo",
+                handlers={"depths": weight_depths(sites)},
+                schedules={
+                    "learning_rate": rate,
+                    "depths.weight": linear(c.depth_weight, c.final_depth_weight),
+                },
+                **common,
+            )
+        ]
+
+    def callbacks(self) -> list[Any]:
+        """Revival of unused components."""
+        if not self.config.revive_every or self.config.guide == "autoregressive":
+            return []
+        return [DeadComponents(every=self.config.revive_every, width=self.config.beam)]
+
+    # ----- verbs --------------------------------------------------------------------------------------------------
+
+    def sample(
+        self, n: int, *, depth: int | None = None, noise: Literal["model", "mean"] = "model", seed: int | None = None
+    ) -> dict[str, Tensor]:
+        """Draw rows.
+
+        Args:
+            n: how many.
+            depth: draw from the mixture truncated after this many layers; all by default.
+            noise: `"mean"` returns the tuples' means, without their Gaussian noise.
+            seed: of this call; None draws from torch's generator.
+
+        Returns:
+            `x` float32 (n, features) with constant columns in place, and int64 (n,) per categorical stream.
+
+        Raises:
+            ConfigError: n below 1, or a depth the model does not have.
+        """
+        self._need_fit()
+        if n < 1:
+            raise ConfigError(f"n must be at least 1; got {n}")
+        self._check_depth(depth)
+        if noise not in ("model", "mean"):
+            raise unknown_name("noise", noise, ("model", "mean"))
+        with torch.random.fork_rng(enabled=seed is not None), torch.no_grad():
+            if seed is not None:
+                torch.manual_seed(seed)
+            codes = self.model.draw_paths(n, depth)
+            out = {"x": self._insert(self.model.draw(codes, noise=noise == "model"))}
+            for name in self.schema["categorical"]:
+                probs = self.model.stream_logits(name, codes).softmax(-1)
+                out[name] = torch.multinomial(probs, 1).squeeze(-1)
+        return out
+
+    def log_prob(
+        self,
+        x: Any,
+        *,
+        mask: Any = None,
+        depth: int | None = None,
+        method: Literal["auto", "exact", "beam", "importance"] = "auto",
+        width: int | None = None,
+        particles: int = 256,
+        joint: bool = False,
+        seed: int = 0,
+    ) -> Score:
+        """Log density of rows, in nats.
+
+        Args:
+            x: (rows, features), or a split, dict or dataset (its test rows) that holds them.
+            mask: bool like x, True where known; unknown entries are integrated out.
+            depth: density after this many layers; all by default.
+            method: `"exact"` sums every tuple, `"beam"` the best ones (a lower bound), `"importance"` averages tuples
+                drawn layer by layer (an estimate with a standard error). `"auto"` is exact up to `config.max_enum` tuples,
+                a beam beyond.
+            width: tuples kept by the beam; four times the training beam by default.
+            particles: tuples drawn per row by `"importance"`.
+            joint: include the categorical streams found beside x: log p(x, y).
+            seed: of `"importance"`.
+
+        Returns:
+            The scores (rows,) and what kind they are. A row that contradicts a constant column scores -inf.
+
+        Raises:
+            ShapeError: the wrong number of columns.
+            ConfigError: a depth the model does not have, or too many tuples for `"exact"`.
+        """
+        self._need_fit()
+        self._check_depth(depth)
+        tuples = math.prod(self.model.sizes[:depth])
+        if method == "auto":
+            method = "exact" if tuples <= self.config.max_enum else "beam"
+        if method not in ("exact", "beam", "importance"):
+            raise unknown_name("method", method, ("auto", "exact", "beam", "importance"))
+        if method == "exact" and tuples > self.config.max_enum:
+            raise ConfigError(f"{tuples} tuples are more than max_enum={self.config.max_enum}; use method='beam'")
+        values, errors = [], []
+        with torch.random.fork_rng(enabled=method == "importance"), torch.no_grad():
+            if method == "importance":
+                torch.manual_seed(seed)
+                if joint:
+                    raise ConfigError("method='importance' scores x alone; use 'exact' or 'beam' with joint=True")
+            kept = particles if method == "importance" else None if method == "exact" else width or 4 * self.config.beam
+            for rows, agrees in self._chunks(x, mask, kept, depth):
+                known, streams = rows.get("mask"), {k: rows[k] for k in self.schema["categorical"] if k in rows}
+                jacobian = self.model.log_jacobian(known)
+                if method == "importance":
+                    value, error = self._importance(rows["x"], known, depth, particles)
+                    errors.append(error)
+                else:
+                    beam = self.model.find(
+                        rows["x"], width=kept, mask=known, depth=depth, streams=streams if joint else None
+                    )
+                    value = beam.nested[:, -1] + sum(n[:, -1] for n in beam.nested_streams.values()) + jacobian
+                values.append(torch.where(agrees, value, -math.inf))
+        kind: Literal["exact", "lower bound", "estimate"] = "exact"
+        if method != "exact":
+            kind = "lower bound" if method == "beam" else "estimate"
+            # A beam as wide as the tuple space drops nothing.
+            if method == "beam" and kept is not None and kept >= math.prod(self.model.sizes[: (depth or len(self.model.sizes)) - 1]):
+                kind = "exact"
+        return Score(torch.cat(values), kind, torch.cat(errors) if errors else None)
+
+    def _importance(self, x: Tensor, mask: Tensor | None, depth: int | None, k: int) -> tuple[Tensor, Tensor]:
+        """Log mean of p(z, x) / q(z | x) over k tuples drawn layer by layer, and its standard error."""
+        n, l_max = len(x), depth or self.model.num_layers
+        wide = x.repeat_interleave(k, 0)
+        wide_mask = None if mask is None else mask.repeat_interleave(k, 0)
+        codes = torch.empty(len(wide), 0, dtype=torch.long)
+        log_q = torch.zeros(len(wide))
+        log_prior = torch.zeros(len(wide))
+        for _ in range(l_max):
+            scores = self.model.log_children(codes, wide, wide_mask)
+            log_probs = scores.log_softmax(-1)
+            prior = self.model.prior.log_conditional(codes).expand_as(log_probs)
+            code = torch.multinomial(log_probs.exp(), 1)
+            log_q = log_q + log_probs.gather(-1, code).squeeze(-1)
+            likelihood = (scores - prior).gather(-1, code).squeeze(-1)  # of the last layer reached
+            log_prior = log_prior + prior.gather(-1, code).squeeze(-1)
+            codes = torch.cat([codes, code], -1)
+        log_w = (log_prior + likelihood - log_q).view(n, k)
+        value = log_w.logsumexp(-1) - math.log(k)
+        relative = (log_w - value.unsqueeze(-1)).exp()
+        return value, relative.std(-1) / math.sqrt(k)
+
+    def responsibilities(self, x: Any, *, mask: Any = None) -> list[Tensor]:
+        """Posterior probability of each component, layer by layer: one (rows, K_l) per layer."""
+        self._need_fit()
+        parts: list[list[Tensor]] = [[] for _ in self.model.sizes]
+        with torch.no_grad():
+            for rows, _ in self._chunks(x, mask, self._posterior_width(), None):
+                beam = self.model.find(rows["x"], width=self._posterior_width(), mask=rows.get("mask"))
+                posterior = beam.log_posterior().exp()
+                for l, k in enumerate(self.model.sizes):
+                    share = posterior.new_zeros(len(posterior), k)
+                    parts[l].append(share.scatter_add_(1, beam.codes[..., l], posterior))
+        return [torch.cat(p) for p in parts]
+
+    def codes(self, x: Any, *, mask: Any = None) -> Tensor:
+        """The most probable tuple of each row: int64 (rows, L)."""
+        self._need_fit()
+        out = []
+        with torch.no_grad():
+            for rows, _ in self._chunks(x, mask, self._posterior_width(), None):
+                beam = self.model.find(rows["x"], width=self._posterior_width(), mask=rows.get("mask"))
+                best = beam.log_joint.argmax(-1)[:, None, None].expand(-1, 1, beam.codes.shape[-1])
+                out.append(beam.codes.gather(1, best).squeeze(1))
+        return torch.cat(out)
+
+    def predict_proba(self, stream: str, x: Any, *, mask: Any = None) -> Tensor:
+        """Probability of each category of a stream given x: (rows, V).
+
+        Raises:
+            UnknownNameError: no such stream.
+        """
+        self._need_fit()
+        if stream not in self.schema["categorical"]:
+            raise unknown_name("categorical stream", stream, self.schema["categorical"])
+        out = []
+        with torch.no_grad():
+            for rows, _ in self._chunks(x, mask, self._posterior_width(), None):
+                beam = self.model.find(rows["x"], width=self._posterior_width(), mask=rows.get("mask"))
+                log_probs = beam.log_posterior().unsqueeze(-1) + beam.stream_logits[stream]
+                out.append(log_probs.logsumexp(1).exp())
+        return torch.cat(out)
+
+    def _posterior_width(self) -> int | None:
+        return None if self.model.num_paths <= self.config.max_enum else 4 * self.config.beam
+
+    # ----- evaluation ---------------------------------------------------------------------------------------------
+
+    METRICS: ClassVar[tuple[str, ...]] = ("log_likelihood", "depths", "precision_recall", "accuracy")
+
+    def evaluate(self, data: Any, metrics: Sequence[str] | None = None) -> dict[str, Metric]:
+        """Score on held-out rows.
+
+        Args:
+            data: a dataset (its test rows), split, dict or array.
+            metrics: some of `METRICS`; all that apply by default.
+
+        Returns:
+            `log_likelihood` (nats per row), `log_likelihood_depth_1` ..., `precision`, `recall`, `f1` (k = 3, as many
+            samples as held-out rows, at most 2,000), and `accuracy_<stream>` per categorical stream.
+        """
+        from phlogiston.evaluate.likelihood import log_likelihood
+        from phlogiston.evaluate.neighbours import precision_recall
+
+        self._need_fit()
+        for metric in metrics or ():
+            if metric not in self.METRICS:
+                raise unknown_name("metric", metric, self.METRICS)
+        wanted = set(metrics or self.METRICS)
+        rows = rows_of(data)
+        out: dict[str, Metric] = {}
+        if "log_likelihood" in wanted:
+            out["log_likelihood"] = log_likelihood(self.log_prob(rows))
+        if "depths" in wanted:
+            for depth in range(1, self.model.num_layers):
+                out[f"log_likelihood_depth_{depth}"] = log_likelihood(self.log_prob(rows, depth=depth))
+        complete = rows["mask"].all(-1) if "mask" in rows else torch.ones(len(rows["x"]), dtype=torch.bool)
+        real = rows["x"][complete][:, self.varying][:2000]
+        if "precision_recall" in wanted and len(real) > 4:
+            generated = self.sample(len(real), seed=0)["x"][:, self.varying]
+            scale = self.model.scale
+            out.update(precision_recall(real / scale, generated / scale, k=3))
+        if "accuracy" in wanted:
+            for name in self.schema["categorical"]:
+                labels = rows.get(name)
+                if labels is not None and bool((labels >= 0).any()):
+                    hit = (self.predict_proba(name, rows).argmax(-1) == labels)[labels >= 0].double()
+                    error = float((hit.mean() * (1 - hit.mean()) / len(hit)).sqrt())
+                    out[f"accuracy_{name}"] = Metric(float(hit.mean()), error, len(hit), "estimate", True, {})
+        return out
+
+    def figures(self, data: Any) -> dict[str, Figure]:
+        """Density and samples after each layer for two columns; images, or column histograms, otherwise."""
+        from phlogiston.evaluate import figures
+
+        self._need_fit()
+        rows = rows_of(data)
+        x = rows["x"]
+        generator = torch.Generator().manual_seed(0)
+        shown = x[torch.randperm(len(x), generator=generator)[:4000]].numpy()
+        depths = range(1, self.model.num_layers + 1)
+        out: dict[str, Figure] = {}
+        if x.shape[1] == 2 and len(self.varying) == 2:
+            out["density"] = figures.density_depths(
+                shown,
+                [self.sample(len(shown), depth=d, seed=d)["x"].numpy() for d in depths],
+                [lambda points, d=d: self.log_prob(points.astype(np.float32), depth=d).value.numpy() for d in depths],
+                columns=self.schema["columns"],
+            )
+        elif self.schema["image_shape"]:
+            shape = tuple(self.schema["image_shape"])
+            out["samples"] = figures.image_grids(
+                {
+                    "data": shown[:64].reshape(-1, *shape),
+                    **{
+                        f"samples, depth {d}": self.sample(64, depth=d, seed=d, noise="model")["x"].numpy().reshape(-1, *shape)
+                        for d in depths
+                    },
+                }
+            )
+        else:
+            out["columns"] = figures.histogram_matrix(
+                shown, self.sample(len(shown), seed=0)["x"].numpy(), columns=self.schema["columns"]
+            )
+        if self.history is not None and len(self.history):
+            out["loss"] = figures.loss_curve(self.history.steps, self.history.loss)
+        return out
+
+    @classmethod
+    def demo(cls, quick: bool = False) -> list[dict[str, Any]]:
+        """The noisy Swiss roll and the digits."""
+        steps = (300, 300) if quick else (2_000, 1_500)
+        return [
+            {
+                "title": "DRMM on a noisy Swiss roll",
+                "text": "A curve with noise in the plane. Each layer of the mixture multiplies the number of Gaussians: the "
+                "density sharpens from left to right, with 16 components a layer.",
+                "data": "swissroll",
+                "data_options": {},
+                "options": {**_preset("swissroll"), "num_layers": 3, "steps": steps[0]},
+            },
+            {
+                "title": "DRMM on handwritten digits",
+                "text": "The 8x8 digits of scikit-learn with their labels as a categorical stream: one model draws digits, "
+                "scores them, and names them.",
+                "data": "digits",
+                "data_options": {},
+                "options": {**_preset("digits"), "steps": steps[1]},
+            },
+        ]
+
+    # ----- inside -------------------------------------------------------------------------------------------------
+
+    def _check_depth(self, depth: int | None) -> None:
+        if depth is not None and not 1 <= depth <= self.config.num_layers:
+            raise ConfigError(f"depth must be between 1 and num_layers={self.config.num_layers}; got {depth}")
+
+    def _insert(self, x: Tensor) -> Tensor:
+        """Put the constant columns back: (..., varying) -> (..., features)."""
+        full = x.new_empty(*x.shape[:-1], len(self.schema["columns"]))
+        full[..., self.varying] = x
+        for i, value in self.schema["constant"].items():
+            full[..., int(i)] = value
+        return full
+
+    def _chunks(
+        self, x: Any, mask: Any, width: int | None, depth: int | None
+    ) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
+        """Checked rows in chunks that keep memory bounded, with whether each agrees with the constant columns."""
+        extra = {} if mask is None else {"mask": torch.as_tensor(mask, dtype=torch.bool)}
+        tensors = rows_of(x, **extra)
+        if "x" not in tensors:
+            raise ShapeError("the rows to score need a tensor 'x'")
+        features = len(self.schema["columns"])
+        if tensors["x"].ndim != 2 or tensors["x"].shape[1] != features:
+            raise ShapeError(
+                f"x has {tensors['x'].shape[-1]} columns; this model was fitted on {features} "
+                f"({', '.join(self.schema['columns'][:4])}{', ...' if features > 4 else ''}). "
+                f"Pass x of shape (rows, {features})."
+            )
+        known = tensors.get("mask")
+        agrees = torch.ones(len(tensors["x"]), dtype=torch.bool)
+        for i, value in self.schema["constant"].items():
+            column = tensors["x"][:, int(i)]
+            same = (column - value).abs() <= max(1e-6 * abs(value), 1e-12)
+            agrees &= same if known is None else same | ~known[:, int(i)]
+        keep = self.varying
+        rows: dict[str, Tensor] = {"x": tensors["x"][:, keep]}
+        if known is not None and not bool(known[:, keep].all()):
+            rows["mask"] = known[:, keep]
+        for name in self.schema["categorical"]:
+            if name in tensors:
+                rows[name] = tensors[name]
+        sizes = self.model.sizes[:depth]
+        tuples = math.prod(sizes) if width is None else min(width, math.prod(sizes[:-1])) * max(sizes)
+        per_row = tuples * len(keep) * (len(keep) if "mask" in rows and self.model.layers[0].full else 1)
+        for labels in self.schema["categorical"].values():
+            per_row += tuples * len(labels)
+        step = max(1, MAX_FLOATS // max(1, per_row))
+        for start in range(0, len(agrees), step):
+            part = slice(start, start + step)
+            yield {name: value[part] for name, value in rows.items()}, agrees[part]
+
+
+def _preset(name: str) -> Mapping[str, Any]:
+    from phlogiston.systems.configs.drmm import PRESETS
+
+    return PRESETS[name]
