@@ -1,0 +1,130 @@
+"""Rows and their order: which rows of the data step `s` of a stage sees, on which process, with which noise.
+
+Nothing here has a state. The order of epoch `e` is a permutation drawn from (seed, stage, epoch), the noise of a step
+is drawn from (seed, step, rank, rollbacks), so that a run continued from step `s` sees what an uninterrupted one sees.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from phlogiston.errors import DataError, ShapeError
+
+
+class Rows:
+    """Tensors of equal length, indexed by row: what `fit` makes of a plain dictionary.
+
+    Args:
+        tensors: tensors or arrays with the same first dimension; floating-point arrays become float32.
+
+    Raises:
+        DataError: if there is no tensor, or no row.
+        ShapeError: if the first dimensions differ.
+    """
+
+    sequences: Collection[str] = ()
+
+    def __init__(self, tensors: Mapping[str, Any]) -> None:
+        self.tensors = {name: _tensor(value) for name, value in tensors.items()}
+        if not self.tensors:
+            raise DataError("data: the dictionary is empty; give at least one tensor with one row per data point.")
+        lengths = {name: len(value) if value.dim() else 0 for name, value in self.tensors.items()}
+        if len(set(lengths.values())) > 1:
+            raise ShapeError(f"data: tensors differ in their first dimension: {lengths}.")
+
+    def __len__(self) -> int:
+        return len(next(iter(self.tensors.values())))
+
+    def __getitem__(self, index: Any) -> dict[str, Tensor]:
+        return {name: value[index] for name, value in self.tensors.items()}
+
+
+def _tensor(value: Any) -> Tensor:
+    if isinstance(value, Tensor):
+        return value
+    out = torch.as_tensor(value)
+    return out.float() if out.is_floating_point() else out
+
+
+def as_rows(data: Any, argument: str = "data") -> Any:
+    """Return `data` in the form the engine reads: `len(data)` rows, `data[LongTensor]` a dictionary of tensors.
+
+    Raises:
+        DataError: if it has neither form, or no row.
+    """
+    if isinstance(data, Mapping):
+        data = Rows(data)
+    if not hasattr(data, "__len__") or not hasattr(data, "__getitem__") or isinstance(data, Tensor):
+        raise DataError(
+            f"{argument}: a {type(data).__name__} was given; expected a dictionary of tensors with equal first "
+            "dimension, or rows with len(data) and data[LongTensor] -> dict of tensors."
+        )
+    if len(data) == 0:
+        raise DataError(f"{argument}: there is no row in it.")
+    return data
+
+
+def mix(*numbers: int) -> int:
+    """Return a 63-bit seed that depends on every one of `numbers` and their order."""
+    digest = hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") & (2**63 - 1)
+
+
+class Order:
+    """The rows each step of one stage sees.
+
+    Each epoch is one pass over a fresh permutation, cut into consecutive batches; the last batch of an epoch may be
+    smaller. Rank `r` of `W` takes rows `r, r + W, ...` of each batch, possibly none.
+
+    Args:
+        rows: number of rows in the data.
+        batch_size: rows per step over all processes.
+        seed: seed of the run.
+        stage: index of the stage.
+        rank: this process.
+        world_size: number of processes.
+    """
+
+    def __init__(self, rows: int, batch_size: int, seed: int, stage: int, rank: int = 0, world_size: int = 1) -> None:
+        self.rows = rows
+        self.batch_size = min(batch_size, rows)
+        self.per_epoch = -(-rows // self.batch_size)
+        self._key = (seed, stage)
+        self._shard = slice(rank, None, world_size)
+        self._epoch = -1
+        self._permutation = torch.empty(0, dtype=torch.long)
+
+    def batch(self, step: int) -> tuple[Tensor, int]:
+        """Return the row numbers of this process at `step` of the stage, and the size of the whole batch."""
+        epoch, place = divmod(step, self.per_epoch)
+        if epoch != self._epoch:
+            generator = torch.Generator().manual_seed(mix(*self._key, epoch))
+            self._permutation = torch.randperm(self.rows, generator=generator)
+            self._epoch = epoch
+        whole = self._permutation[place * self.batch_size : (place + 1) * self.batch_size]
+        return whole[self._shard], len(whole)
+
+
+def prepare(
+    batch: Mapping[str, Tensor],
+    device: torch.device | None,
+    dtype: torch.dtype | None,
+    sequences: Collection[str] = (),
+    length: int | None = None,
+) -> dict[str, Tensor]:
+    """Cut sequences to `length` on axis 1 and move a batch to where and in what precision it is needed."""
+    out = dict(batch)
+    if length is not None:
+        for name in sequences:
+            if name in out:
+                out[name] = out[name][:, :length]
+    if device is not None:
+        out = {name: value.to(device, non_blocking=True) for name, value in out.items()}
+    if dtype is not None:
+        out = {name: value.to(dtype) if value.is_floating_point() else value for name, value in out.items()}
+    return out

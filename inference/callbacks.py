@@ -1,0 +1,142 @@
+"""Callbacks: what the engine tells others while it trains, and how they may answer.
+
+A callback is any object with some of the methods `on_start`, `on_stage`, `on_step`, `on_checkpoint` and `on_end`, each
+taking a `State`. One that remembers things implements `state_dict() -> JSON-able` and `load_state_dict(state)`; the
+engine keeps that with each checkpoint. With several processes every process calls its callbacks: look at
+`state.leader` before writing files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from phlogiston.errors import ConfigError
+
+EVENTS = ("on_start", "on_stage", "on_step", "on_checkpoint", "on_end")
+
+
+class State:
+    """What a callback sees. Attributes are current at the time of the call.
+
+    Attributes:
+        model: the model.
+        guide: the guide.
+        data: the training rows.
+        optimizer: the optimiser of the stage, None before the first.
+        stage: the current `Stage`, None before the first.
+        step: steps done, over all stages.
+        total: steps in all.
+        progress: share of all steps done.
+        stage_progress: 0 at the first step of the stage, 1 at its last.
+        loss: loss of the last step, nats per data point.
+        valid_loss: last loss on the validation rows, nats per data point, or None.
+        metrics: numbers put here are written with the next record.
+        device: where the modules are.
+        fabric: the Lightning Fabric, or None.
+        leader: True on the one process that writes.
+        run: path of the run folder, or None.
+    """
+
+    def __init__(self, model: nn.Module, guide: nn.Module, data: Any, total: int) -> None:
+        self.model = model
+        self.guide = guide
+        self.data = data
+        self.total = total
+        self.optimizer: torch.optim.Optimizer | None = None
+        self.stage: Any = None
+        self.step = 0
+        self.stage_progress = 0.0
+        self.loss = float("nan")
+        self.valid_loss: float | None = None
+        self.metrics: dict[str, float] = {}
+        self.device = torch.device("cpu")
+        self.fabric: Any = None
+        self.leader = True
+        self.run: Any = None
+        self.stop_requested = False
+
+    @property
+    def progress(self) -> float:
+        """Share of all steps done."""
+        return self.step / self.total
+
+    def request_stop(self) -> None:
+        """Ask the engine to end training after this step (with several processes: after the next)."""
+        self.stop_requested = True
+
+
+class Callbacks:
+    """Calls several callbacks, and knows which events nobody listens to.
+
+    Raises:
+        ConfigError: for an object with none of the methods.
+    """
+
+    def __init__(self, callbacks: Sequence[Any]) -> None:
+        self.all = list(callbacks)
+        for callback in self.all:
+            if not any(callable(getattr(callback, event, None)) for event in EVENTS):
+                raise ConfigError(f"callbacks: {type(callback).__name__} has none of the methods {', '.join(EVENTS)}.")
+        self._by_event = {e: [getattr(c, e) for c in self.all if callable(getattr(c, e, None))] for e in EVENTS}
+
+    def __call__(self, event: str, state: State) -> None:
+        for method in self._by_event[event]:
+            method(state)
+
+    def listens(self, event: str) -> bool:
+        """Say whether any callback has the method `event`."""
+        return bool(self._by_event[event])
+
+    def state_dict(self) -> list[Any]:
+        """Return what the callbacks remember, one entry each, None for those that remember nothing."""
+        return [[type(c).__name__, c.state_dict() if hasattr(c, "state_dict") else None] for c in self.all]
+
+    def load_state_dict(self, states: Sequence[Any]) -> None:
+        """Give callbacks their memory back, where kind and place agree."""
+        for callback, (kind, state) in zip(self.all, states, strict=False):
+            if state is not None and type(callback).__name__ == kind and hasattr(callback, "load_state_dict"):
+                callback.load_state_dict(state)
+
+
+class EarlyStopping:
+    """Ends training when the validation loss has not improved for some checkpoints.
+
+    Args:
+        patience: checkpoints without improvement that end training, at least 1.
+        least: improvement that counts, in nats per data point.
+
+    Raises:
+        ConfigError: if `patience` is less than 1; at the first checkpoint, if `fit` got no `valid` rows.
+    """
+
+    def __init__(self, patience: int = 5, least: float = 0.0) -> None:
+        if patience < 1:
+            raise ConfigError(f"EarlyStopping(patience={patience}): at least 1 is needed.")
+        self.patience = patience
+        self.least = least
+        self.best = float("inf")
+        self.waited = 0
+
+    def on_checkpoint(self, state: State) -> None:
+        """Look at the validation loss."""
+        if state.valid_loss is None:
+            raise ConfigError("EarlyStopping looks at the validation loss; give fit(..., valid=rows).")
+        if state.valid_loss < self.best - self.least:
+            self.best, self.waited = state.valid_loss, 0
+            return
+        self.waited += 1
+        if self.waited >= self.patience:
+            state.request_stop()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return best loss and patience used up."""
+        return {"best": None if self.best == float("inf") else self.best, "waited": self.waited}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up a saved memory."""
+        self.best = float("inf") if state["best"] is None else state["best"]
+        self.waited = state["waited"]

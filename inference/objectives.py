@@ -1,0 +1,301 @@
+"""Objectives: what a pair of model and guide is trained to minimise.
+
+Every objective is a `pyro.infer.ELBO` whose `differentiable_loss(model, guide, **batch)` is the loss in nats, summed
+over the rows of the batch. `bind` turns any of the forms a `Stage` accepts (a name, an ELBO, a callable) into one
+module the engine can call.
+
+    elbo         Pyro's Trace_ELBO: samples, score-function terms where a site is not reparameterised
+    mean_field   Pyro's TraceMeanField_ELBO: analytic Kullback-Leibler terms where they exist
+    enum         Pyro's TraceEnum_ELBO: sums out sites marked for enumeration
+    iwae         importance-weighted bound per data point (Burda, Grosse and Salakhutdinov, 2016)
+    free_bits    mean_field with a floor under each latent site's Kullback-Leibler term (Kingma et al., 2016)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from pyro.infer import ELBO, RenyiELBO, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
+from pyro.infer.enum import get_importance_trace
+from pyro.poutine.runtime import effectful
+from torch import Tensor, nn
+
+from phlogiston.errors import ConfigError, unknown_name
+from phlogiston.inference.handlers import DATA_PLATE, in_data_plate
+
+
+class IWAE(ELBO):
+    """The importance-weighted bound, one per data point.
+
+    For each row `n` of the plate "data" and K particles from the guide the bound is
+    `log 1/K sum_k p(x_n, z_nk) / q(z_nk | x_n)`; the loss is minus the sum over rows. (Pyro's `RenyiELBO` with the same
+    K weights whole batches instead, a far looser bound for more than one row.)
+
+    Args:
+        num_particles: K, at least 1; all particles run at once, as an outermost plate.
+        max_plate_nesting: number of plate axes in model and guide; found by running the pair once if not given.
+
+    Reference:
+        Burda, Grosse and Salakhutdinov, "Importance Weighted Autoencoders", ICLR 2016, equation 8.
+    """
+
+    def __init__(self, num_particles: int = 8, max_plate_nesting: float = math.inf) -> None:
+        super().__init__(num_particles=num_particles, max_plate_nesting=max_plate_nesting, vectorize_particles=True)
+
+    def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        return get_importance_trace("flat", self.max_plate_nesting, model, guide, args, kwargs)
+
+    def log_weights(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | float]:
+        """Run the pair and return the log importance weights.
+
+        Returns:
+            `(weights, rest)`: `weights` (particles, data) and `rest`, the log-density of observed sites outside the
+            plate "data" (scalar; the same for every particle, so it is averaged over them).
+
+        Raises:
+            ConfigError: for latent sites outside the plate "data", and for guide sites that are not reparameterised.
+        """
+        model_trace, guide_trace = next(self._get_traces(model, guide, args, kwargs))
+        particles = -int(self.max_plate_nesting) if self.num_particles > 1 else None
+        weights: Tensor | None = None
+        rest: Tensor | float = 0.0
+        for trace, sign in ((model_trace, 1.0), (guide_trace, -1.0)):
+            for name, site in trace.nodes.items():
+                if site["type"] != "sample":
+                    continue
+                log_prob = site["log_prob"]
+                if sign < 0 and not getattr(site["fn"], "has_rsample", False):
+                    raise ConfigError(
+                        f"iwae needs reparameterised guide sites; {name!r} is a {type(site['fn']).__name__}, whose "
+                        "parameters would get a wrong gradient. Use objective 'elbo' or 'enum'."
+                    )
+                if not in_data_plate(site):
+                    if sign < 0 or not site["is_observed"]:
+                        raise ConfigError(
+                            f"iwae weights each data point by itself; the latent site {name!r} lies outside the plate "
+                            f"{DATA_PLATE!r}. Use objective 'elbo', or move the site inside the plate."
+                        )
+                    rest = rest + (log_prob.sum() / self.num_particles if particles else log_prob.sum())
+                    continue
+                rows = next(f.dim for f in site["cond_indep_stack"] if f.name == DATA_PLATE)
+                term = sign * _reduce(log_prob, particles, rows)
+                weights = term if weights is None else weights + term
+        if weights is None:
+            raise ConfigError(f"iwae: no site of the model lies inside a plate named {DATA_PLATE!r}.")
+        return weights.expand(self.num_particles, weights.shape[-1]), rest
+
+    def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
+        """Return minus the bound, summed over rows (nats), differentiable."""
+        weights, rest = self.log_weights(model, guide, *args, **kwargs)
+        bound = torch.logsumexp(weights, 0) - math.log(self.num_particles)
+        return -(bound.sum() + rest)
+
+    def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
+        """Return minus the bound, summed over rows (nats)."""
+        with torch.no_grad():
+            return float(self.differentiable_loss(model, guide, *args, **kwargs))
+
+    def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
+        """Return the loss and add its gradient to the parameters."""
+        loss = self.differentiable_loss(model, guide, *args, **kwargs)
+        loss.backward()
+        return float(loss)
+
+
+def _reduce(log_prob: Tensor, particles: int | None, rows: int) -> Tensor:
+    """Sum `log_prob` over every axis but particles and rows; the result broadcasts to (particles, rows)."""
+    keep = {rows} if particles is None else {rows, particles}
+    dims = [d for d in range(-log_prob.dim(), 0) if d not in keep]
+    out = log_prob.sum(dims) if dims else log_prob  # axes stay in order: particles lie left of everything
+    return out if out.dim() == 2 else out.unsqueeze(0)
+
+
+class FreeBits(TraceMeanField_ELBO):
+    """The mean-field bound with a floor under the Kullback-Leibler term of each latent site.
+
+    A site inside the plate "data" contributes `max(mean over rows of KL, nats) * rows`: below the floor it costs a
+    constant and feels no pull towards the prior. Scales set by handlers multiply the term before the floor.
+
+    Args:
+        nats: the floor, in nats per data point and site; not negative. A schedule may move it (`"objective.nats"`).
+        num_particles: number of samples.
+        max_plate_nesting: number of plate axes; only needed with `vectorize_particles`.
+
+    Reference:
+        Kingma et al., "Improved Variational Inference with Inverse Autoregressive Flow", NeurIPS 2016, section 5 of the
+        appendix.
+    """
+
+    def __init__(self, nats: float = 0.5, num_particles: int = 1, max_plate_nesting: float = math.inf) -> None:
+        super().__init__(num_particles=num_particles, max_plate_nesting=max_plate_nesting)
+        if nats < 0:
+            raise ConfigError(f"free_bits: nats={nats}; the floor must not be negative.")
+        self.nats = nats
+
+    def _differentiable_loss_particle(self, model_trace: Any, guide_trace: Any) -> tuple[float, Any]:
+        total: Any = 0.0
+        for name, site in model_trace.nodes.items():
+            if site["type"] != "sample":
+                continue
+            if site["is_observed"]:
+                total = total - site["log_prob_sum"]
+                continue
+            divergence = _divergence(site, guide_trace.nodes[name])
+            if in_data_plate(site):
+                floor = self.nats * next(f.size for f in site["cond_indep_stack"] if f.name == DATA_PLATE)
+                divergence = divergence.clamp(min=floor)
+            total = total + divergence
+        for name, site in guide_trace.nodes.items():
+            if site["type"] == "sample" and name not in model_trace.nodes:  # auxiliary sites have no prior to fall to
+                total = total + site["score_parts"].entropy_term.sum()
+        return total.item(), total
+
+
+def _divergence(model_site: Any, guide_site: Any) -> Tensor:
+    """Return the Kullback-Leibler term of one latent site: analytic where torch knows it, else one sample of it."""
+    from pyro.distributions.util import scale_and_mask
+    from torch.distributions import kl_divergence
+
+    try:
+        divergence = kl_divergence(guide_site["fn"], model_site["fn"])
+    except NotImplementedError:
+        return guide_site["score_parts"].entropy_term.sum() - model_site["log_prob_sum"]
+    return torch.as_tensor(scale_and_mask(divergence, scale=guide_site["scale"], mask=guide_site["mask"])).sum()
+
+
+_MAKERS: dict[str, Callable[..., ELBO]] = {
+    "elbo": Trace_ELBO,
+    "mean_field": TraceMeanField_ELBO,
+    "enum": lambda max_plate_nesting=1, **options: TraceEnum_ELBO(max_plate_nesting=max_plate_nesting, **options),
+    "iwae": IWAE,
+    "free_bits": FreeBits,
+}
+
+
+def names() -> list[str]:
+    """Return the names of all objectives."""
+    return sorted(_MAKERS)
+
+
+def make(name: str, **options: Any) -> ELBO:
+    """Make an objective by name.
+
+    Args:
+        name: one of `names()`.
+        options: for the objective's constructor: `num_particles`, `max_plate_nesting` (default 1 for `enum`), and for
+            Pyro's own classes whatever they accept (`vectorize_particles=True` runs all particles at once).
+
+    Raises:
+        UnknownNameError: for a name that is not in `names()`.
+        ConfigError: for an option the objective does not have.
+    """
+    if name not in _MAKERS:
+        raise unknown_name("objective", name, _MAKERS)
+    if int(options.get("num_particles", 1)) < 1:
+        raise ConfigError(f"objective {name!r}: num_particles={options['num_particles']}; at least 1 is needed.")
+    try:
+        return _MAKERS[name](**options)
+    except TypeError as error:
+        raise ConfigError(f"objective {name!r} does not take these options: {error}") from error
+
+
+class Bound(nn.Module):
+    """An objective tied to a pair: `loss(batch)` for training, `evaluate(batch)` without gradients.
+
+    Attributes:
+        module: the `nn.Module` behind it, holding model and guide (and whatever an objective brings along).
+        target: the object whose attributes the schedule keys `"objective.<attribute>"` set.
+        own_backward: True if computing the loss also adds the gradients (ELBOs with `loss_and_grads` only).
+    """
+
+    def __init__(self, module: nn.Module, target: Any, own_backward: bool) -> None:
+        super().__init__()
+        self.module = module
+        self.target = target
+        self.own_backward = own_backward
+
+    def evaluate(self, batch: dict[str, Tensor]) -> float:
+        """Return the loss of one batch, summed over its rows (nats), leaving gradients alone."""
+        with torch.no_grad():
+            if isinstance(self.module, _LossAndGrads):
+                return float(self.target.loss(self.module.model, self.module.guide, **batch))
+            return float(self.module(**batch))
+
+
+class _LossAndGrads(nn.Module):
+    """Runs `loss_and_grads` of an ELBO that has no `differentiable_loss`."""
+
+    def __init__(self, model: nn.Module, guide: nn.Module, elbo: ELBO) -> None:
+        super().__init__()
+        self.model = model
+        self.guide = guide
+        self.elbo = elbo
+
+    def forward(self, **batch: Any) -> float:
+        return float(self.elbo.loss_and_grads(self.model, self._visible_guide, **batch))
+
+    def _visible_guide(self, **batch: Any) -> Any:
+        # Some Pyro objectives leave out the backward pass unless a "param" site was traced; our modules register none.
+        _mark(name="_phlogiston_parameters_exist")
+        return self.guide(**batch)
+
+
+@effectful(type="param")
+def _mark() -> Tensor:
+    return torch.zeros(())
+
+
+def bind(objective: Any, model: nn.Module, guide: nn.Module) -> Bound:
+    """Tie an objective to a pair.
+
+    Args:
+        objective: a name, a `pyro.infer.ELBO`, or a callable `(model, guide) -> nn.Module` whose `forward(**batch)` is
+            the differentiable loss summed over the batch.
+        model: the generative program.
+        guide: the inference program.
+
+    Raises:
+        ConfigError: if `objective` is none of these.
+    """
+    if isinstance(objective, str):
+        objective = make(objective)
+    if isinstance(objective, ELBO):
+        if hasattr(objective, "differentiable_loss"):
+            return Bound(objective(model, guide), objective, own_backward=False)
+        return Bound(_LossAndGrads(model, guide, objective), objective, own_backward=True)
+    if not callable(objective):
+        raise ConfigError(
+            f"objective={objective!r}: give a name ({', '.join(names())}), a pyro.infer.ELBO, or a callable "
+            "(model, guide) -> nn.Module."
+        )
+    module = objective(model, guide)
+    if not isinstance(module, nn.Module):
+        raise ConfigError(f"the objective returned a {type(module).__name__}; (model, guide) -> nn.Module is expected.")
+    return Bound(module, module, own_backward=False)
+
+
+def needs_reparameterised_guide(objective: Any) -> bool:
+    """Say whether an objective gives silently wrong gradients to guide sites that are not reparameterised."""
+    return isinstance(objective, RenyiELBO)
+
+
+def describe(objective: Any) -> Any:
+    """Return an objective as JSON-able data, so that two runs can be compared."""
+    if isinstance(objective, str):
+        return objective
+    if isinstance(objective, ELBO):
+        return {"objective": type(objective).__name__, **dict(_scalars(objective))}
+    return {"objective": getattr(objective, "__qualname__", type(objective).__name__)}
+
+
+def _scalars(thing: Any) -> Iterator[tuple[str, Any]]:
+    for key, value in sorted(vars(thing).items()):
+        if key == "max_plate_nesting":  # an ELBO may find it out and change it while it runs
+            continue
+        if isinstance(value, float) and not math.isfinite(value):
+            yield key, str(value)
+        elif isinstance(value, bool | int | float | str):
+            yield key, value
