@@ -1,0 +1,135 @@
+"""One figure of merit: the number, its error bar, how many samples it rests on, and what kind of number it is.
+
+Every function of this room returns these, so that no figure travels without its sample size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from phlogiston.errors import ConfigError, DataError
+
+Kind = Literal["exact", "lower bound", "upper bound", "estimate"]
+KINDS: tuple[str, ...] = get_args(Kind)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number one can quote.
+
+    Attributes:
+        value: the number itself.
+        std_error: one standard error of `value`, or None where none can be given.
+        n: how many samples, rows or clips `value` rests on.
+        kind: `"exact"` (each row's figure is computed exactly), `"lower bound"`, `"upper bound"` or `"estimate"`.
+        higher_is_better: which way is good; None when neither is.
+        detail: what one needs to quote the number properly (conventions, checksums, further sizes); JSON-able.
+
+    Raises:
+        ConfigError: an unknown kind.
+        DataError: `n` or `std_error` is negative.
+
+    Example:
+        >>> print(Metric(-2.9003, 0.0121, n=1000, kind="exact", higher_is_better=True))
+        -2.900 ± 0.012 (n = 1000, exact)
+    """
+
+    value: float
+    std_error: float | None = None
+    n: int = 1
+    kind: str = "estimate"
+    higher_is_better: bool | None = None
+    detail: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ConfigError(f"kind is {self.kind!r}; choose from {', '.join(KINDS)}.")
+        if self.n < 0:
+            raise DataError(f"n is {self.n}; a metric rests on 0 or more samples.")
+        if self.std_error is not None and self.std_error < 0:
+            raise DataError(f"std_error is {self.std_error}; expected 0 or more, or None.")
+        object.__setattr__(self, "value", float(self.value))
+        object.__setattr__(self, "n", int(self.n))
+        if self.std_error is not None:
+            error = float(self.std_error)
+            object.__setattr__(self, "std_error", error if math.isfinite(error) else None)
+
+    def __str__(self) -> str:
+        return f"{self.text()} (n = {self.n}, {self.kind})"
+
+    def text(self) -> str:
+        """Return `value ± std_error` with as many digits as the error bar justifies."""
+        if not math.isfinite(self.value):
+            return str(self.value)
+        if not self.std_error:
+            return f"{self.value:.4g}" if abs(self.value) < 1e4 else f"{self.value:.0f}"
+        digits = min(max(0, 1 - math.floor(math.log10(self.std_error))), 10)
+        return f"{self.value:.{digits}f} ± {self.std_error:.{digits}f}"
+
+    def better_than(self, other: Metric) -> bool | None:
+        """Tell whether this beats `other` by more than two joint standard errors; None when that cannot be said."""
+        if self.higher_is_better is None or not (math.isfinite(self.value) and math.isfinite(other.value)):
+            return None
+        gain = self.value - other.value if self.higher_is_better else other.value - self.value
+        return gain > 2.0 * math.hypot(self.std_error or 0.0, other.std_error or 0.0)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a dict that strict JSON can hold; a value that is not finite becomes its name, `"-inf"` for one."""
+        value: float | str = self.value if math.isfinite(self.value) else str(self.value)
+        return {
+            "value": value,
+            "std_error": self.std_error,
+            "n": self.n,
+            "kind": self.kind,
+            "higher_is_better": self.higher_is_better,
+            "detail": dict(self.detail),
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Metric:
+        """Rebuild a metric from what `to_json` gave.
+
+        Raises:
+            DataError: a field is missing or is no number.
+        """
+        try:
+            return cls(
+                float(content["value"]),
+                None if content.get("std_error") is None else float(content["std_error"]),
+                int(content["n"]),
+                str(content["kind"]),
+                content.get("higher_is_better"),
+                dict(content.get("detail") or {}),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"not a metric: {dict(content)!r} ({error})") from error
+
+
+def from_rows(
+    rows: Any,
+    kind: str = "estimate",
+    higher_is_better: bool | None = None,
+    detail: Mapping[str, Any] | None = None,
+) -> Metric:
+    """Average one number per independent row; the standard error is the sample deviation over sqrt(rows).
+
+    Args:
+        rows: array or tensor (n,), n at least 1.
+        kind: see `Metric`.
+        higher_is_better: see `Metric`.
+        detail: see `Metric`.
+
+    Raises:
+        DataError: no rows.
+    """
+    import numpy as np
+
+    array = np.asarray(rows.detach().cpu() if hasattr(rows, "detach") else rows, dtype=np.float64).reshape(-1)
+    if array.size == 0:
+        raise DataError("cannot average over no rows.")
+    mean = float(array.mean())
+    error = float(array.std(ddof=1) / math.sqrt(array.size)) if array.size > 1 and math.isfinite(mean) else None
+    return Metric(mean, error, int(array.size), kind, higher_is_better, dict(detail or {}))

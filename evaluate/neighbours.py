@@ -1,0 +1,153 @@
+"""Nearest-neighbour measures of two samples: how much of one lies on the support of the other.
+
+    precision   share of generated points inside a k-nearest-neighbour ball of some real point (quality)
+    recall      share of real points inside a ball of some generated point (variety)
+    density     real balls a generated point lies in, on average, over k (quality, unmoved by outliers among the real)
+    coverage    share of real balls that hold a generated point (variety, unmoved by outliers among the generated)
+
+Precision and recall after Kynkäänniemi et al., *Improved precision and recall metric for assessing generative models*,
+2019, equations 1-2; density and coverage after Naeem et al., *Reliable fidelity and diversity metrics for generative
+models*, 2020, equations 5-6. A ball reaches to the k-th neighbour, the point itself not counted, its surface included.
+Both sets are cut to the same size by a random draw, because every one of these figures moves with it. Distances are
+taken in blocks, in float64 unless the features come as float32: memory does not grow with the square of the samples.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from phlogiston.errors import ConfigError, DataError, ShapeError
+from phlogiston.evaluate.metric import Metric, from_rows
+
+_BLOCK_BYTES = 1 << 26
+_FEW_FEATURES = 32  # up to here differences are formed one by one: no cancellation, and as fast as a matrix product
+
+
+def precision_recall(real: Any, generated: Any, k: int = 3, *, seed: int = 0) -> dict[str, Metric]:
+    """Measure precision, recall and their harmonic mean.
+
+    Args:
+        real: reference features (n, d), array or tensor.
+        generated: features (m, d) of what is judged.
+        k: which neighbour a ball reaches to.
+        seed: of the draw that cuts the larger set to the size of the smaller.
+
+    Returns:
+        `precision`, `recall`, `f1`, in [0, 1], higher is better. Standard errors are binomial, given the balls.
+
+    Raises:
+        ShapeError: not two sets of rows with equally many features.
+        DataError: NaN or infinite features, or not more than k rows.
+        ConfigError: k below 1.
+    """
+    real, generated = _prepare(real, generated, k, seed)
+    inside, _, _ = _counts(generated, real, _radii(real, k))
+    recalled, _, _ = _counts(real, generated, _radii(generated, k))
+    detail = {"k": k, "features": real.shape[1]}
+    precision = _share(inside > 0, detail)
+    recall = _share(recalled > 0, detail)
+    return {"precision": precision, "recall": recall, "f1": _harmonic(precision, recall)}
+
+
+def density_coverage(real: Any, generated: Any, k: int = 5, *, seed: int = 0) -> dict[str, Metric]:
+    """Measure density and coverage.
+
+    Args and Raises as for `precision_recall`.
+
+    Returns:
+        `density` (1 when the sets have one law; may exceed it) and `coverage` in [0, 1], higher is better.
+    """
+    real, generated = _prepare(real, generated, k, seed)
+    inside, nearest, radii = _counts(generated, real, _radii(real, k))
+    detail = {"k": k, "features": real.shape[1]}
+    return {
+        "density": from_rows(inside.double() / k, "estimate", True, detail),
+        "coverage": _share(nearest <= radii, detail),
+    }
+
+
+def all_four(real: Any, generated: Any, k: int = 5, *, seed: int = 0) -> dict[str, Metric]:
+    """Measure precision, recall, density and coverage (and F1) with one k, as sample-quality tables do."""
+    return {**precision_recall(real, generated, k, seed=seed), **density_coverage(real, generated, k, seed=seed)}
+
+
+def _prepare(real: Any, generated: Any, k: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Check both sets, bring them to one dtype (never below float32) and one size."""
+    if k < 1:
+        raise ConfigError(f"k is {k}; a ball reaches to the first neighbour at least.")
+    sets = []
+    for name, value in (("real", real), ("generated", generated)):
+        features = value.detach() if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
+        if features.ndim != 2 or features.shape[1] == 0:
+            raise ShapeError(f"{name} has shape {tuple(features.shape)}; expected features of shape (rows, features).")
+        if features.dtype not in (torch.float32, torch.float64):
+            features = features.double()
+        if not bool(torch.isfinite(features).all()):
+            row = int((~torch.isfinite(features)).any(1).nonzero()[0])
+            raise DataError(f"{name} holds NaN or infinite features in row {row}.")
+        if len(features) <= k:
+            raise DataError(f"{name} has {len(features)} rows; more than k = {k} are needed.")
+        sets.append(features)
+    a, b = sets
+    if a.shape[1] != b.shape[1]:
+        raise ShapeError(f"real has {a.shape[1]} features and generated {b.shape[1]}; they must agree.")
+    dtype = torch.promote_types(a.dtype, b.dtype)
+    size = min(len(a), len(b))
+    generator = torch.Generator().manual_seed(seed)
+    a, b = (
+        (x if len(x) == size else x[torch.randperm(len(x), generator=generator)[:size].to(x.device)]).to(dtype)
+        for x in (a, b)
+    )
+    centre = a.mean(0)  # distances do not change; the rounding of the matrix product does
+    return a - centre, b.to(a.device) - centre
+
+
+def _distances(points: Tensor, reference: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Yield blocks of the distance matrix (rows of `points`, all of `reference`)."""
+    rows = max(1, _BLOCK_BYTES // (reference.element_size() * len(reference)))
+    mode = "donot_use_mm_for_euclid_dist" if points.shape[1] <= _FEW_FEATURES else "use_mm_for_euclid_dist"
+    for start in range(0, len(points), rows):
+        block = slice(start, min(start + rows, len(points)))
+        yield block, torch.cdist(points[block], reference, compute_mode=mode)
+
+
+def _radii(points: Tensor, k: int) -> Tensor:
+    """Return each point's distance to its k-th neighbour, (n,)."""
+    radii = points.new_empty(len(points))
+    for block, distances in _distances(points, points):
+        own = torch.arange(block.start, block.stop, device=points.device)
+        distances[own - block.start, own] = -1.0  # the point itself comes first, also among duplicates
+        radii[block] = distances.kthvalue(k + 1, dim=1).values
+    return radii
+
+
+def _counts(points: Tensor, centres: Tensor, radii: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the balls each point lies in (n,), each centre's nearest point (m,), and the radii (m,)."""
+    inside = torch.empty(len(points), dtype=torch.long, device=points.device)
+    nearest = torch.full_like(radii, math.inf)
+    for block, distances in _distances(points, centres):
+        inside[block] = (distances <= radii).sum(1)
+        nearest = torch.minimum(nearest, distances.min(0).values)
+    return inside, nearest, radii
+
+
+def _share(hits: Tensor, detail: dict[str, Any]) -> Metric:
+    n = len(hits)
+    share = float(hits.double().mean())
+    return Metric(share, math.sqrt(share * (1.0 - share) / n), n, "estimate", True, dict(detail))
+
+
+def _harmonic(precision: Metric, recall: Metric) -> Metric:
+    p, r = precision.value, recall.value
+    if p + r == 0.0:
+        return Metric(0.0, 0.0, precision.n, "estimate", True, dict(precision.detail))
+    spread = math.hypot(r * r * (precision.std_error or 0.0), p * p * (recall.std_error or 0.0))  # the delta method
+    return Metric(
+        2 * p * r / (p + r), 2.0 * spread / (p + r) ** 2, precision.n, "estimate", True, dict(precision.detail)
+    )
