@@ -1,0 +1,268 @@
+"""Estimators for those who live in scikit-learn: pipelines, grid search and cross-validation over phlogiston's systems.
+
+They follow scikit-learn's conventions to the letter (`sklearn.utils.estimator_checks.check_estimator` passes): options
+in the constructor, what was learned in attributes ending in `_`, NaN for a missing value. Importing this module loads
+scikit-learn; torch is loaded by the first `fit`.
+"""
+
+from __future__ import annotations
+
+from numbers import Real
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, DensityMixin
+from sklearn.utils import check_array, check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from phlogiston.errors import ConfigError, DataError, ShapeError
+
+__all__ = ["DRMMDensity"]
+
+# constructor parameters that are options of the system under the same name, with the same default
+SYSTEM_OPTIONS = (
+    "num_layers",
+    "num_components",
+    "frame",
+    "prior",
+    "beam",
+    "max_enum",
+    "steps",
+    "batch_size",
+    "learning_rate",
+    "parameter_prior",
+)
+
+
+class DRMMDensity(DensityMixin, BaseEstimator):
+    """Density estimation with a deep residual mixture model: `num_components ** num_layers` Gaussians that share parts.
+
+    Use it where `GaussianMixture` needs more components than the rows can support, or where values are missing: a NaN
+    is integrated out, in `fit` and when scoring alike.
+
+    Parameters mirror the options of the system (`phlogiston systems drmm` lists all of them; those not here keep their
+    defaults).
+
+    Args:
+        num_layers: layers of the mixture.
+        num_components: components of each layer.
+        frame: what a layer may do to the next one's coordinates: `"shift"`, `"iso"` (also scales), `"diag"` (scales
+            each column) or `"tril"` (shears, too; for correlated columns).
+        prior: law of the component tuples, `"autoregressive"` or `"latent_class"`.
+        beam: tuples kept per row in training.
+        max_enum: log-densities are exact up to this many tuples, lower bounds beyond.
+        steps: optimiser steps.
+        batch_size: rows per step.
+        learning_rate: of Adam.
+        parameter_prior: whether tables and scales are kept near their start, against overfitting.
+        random_state: int, `RandomState` or None; of initialisation and training.
+        verbose: whether to show a progress bar on a terminal.
+
+    Attributes:
+        system_: the fitted `phlogiston.systems.drmm.DRMM`, which offers more verbs. Its columns are standardised:
+            `(X - location_) / scale_`.
+        location_: ndarray (n_features,), the columns' means.
+        scale_: ndarray (n_features,), the columns' standard deviations; 1 where a column never varies.
+        score_kind_: `"exact"` or `"lower bound"`: what `score_samples` returns.
+        n_features_in_: columns seen in `fit`.
+        feature_names_in_: their names, where `X` had names.
+
+    Columns that never vary carry no density. A row that contradicts one of them scores minus infinity.
+
+    `sklearn.base.clone` and `copy.deepcopy` work. To keep a fitted model on disk without pickling, save `system_` with
+    its own `save`, and `location_` and `scale_` beside it.
+
+    Example:
+        >>> import numpy as np
+        >>> from phlogiston.sklearn import DRMMDensity
+        >>> X = np.random.default_rng(0).normal(size=(200, 2))
+        >>> density = DRMMDensity(num_layers=1, num_components=2, steps=50, random_state=0).fit(X)
+        >>> density.score_samples(X[:3]).shape
+        (3,)
+        >>> density.sample(5, random_state=0).shape
+        (5, 2)
+
+    References:
+        Hämäläinen and Solin, Deep Residual Mixture Models, arXiv 2006.12063.
+    """
+
+    def __init__(
+        self,
+        num_layers: int = 3,
+        num_components: int = 16,
+        *,
+        frame: str = "diag",
+        prior: str = "autoregressive",
+        beam: int = 8,
+        max_enum: int = 65_536,
+        steps: int = 3_000,
+        batch_size: int = 256,
+        learning_rate: float = 0.01,
+        parameter_prior: bool = True,
+        random_state: Any = None,
+        verbose: bool = False,
+    ) -> None:
+        self.num_layers = num_layers
+        self.num_components = num_components
+        self.frame = frame
+        self.prior = prior
+        self.beam = beam
+        self.max_enum = max_enum
+        self.steps = steps
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.parameter_prior = parameter_prior
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def __sklearn_tags__(self) -> Any:
+        """Missing values are welcome."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        return tags
+
+    def fit(self, X: ArrayLike, y: Any = None, sample_weight: ArrayLike | None = None) -> Self:
+        """Learn the density of rows.
+
+        Args:
+            X: (n_samples, n_features); NaN where a value is missing.
+            y: ignored.
+            sample_weight: (n_samples,), how much each row counts, 0 or more; a weight of 0 leaves the row out.
+
+        Returns:
+            The estimator itself.
+
+        Raises:
+            DataError: infinite entries, weights that are negative or all zero, a column without any value, or no column
+                that varies.
+            ConfigError: an option out of range.
+        """
+        from phlogiston.systems.drmm import DRMM
+
+        rows = validate_data(self, X, dtype=np.float64, ensure_all_finite="allow-nan", ensure_min_samples=2)
+        weight = _check_weight(sample_weight, len(rows))
+        rows, weight = rows[weight > 0], weight[weight > 0]
+        known = ~np.isnan(rows)
+        if not known.any(0).all():
+            raise DataError(f"column {int(known.any(0).argmin())} of X holds no known value; leave it out")
+
+        system = DRMM({name: getattr(self, name) for name in SYSTEM_OPTIONS})
+        self.location_, self.scale_, self._constant = _standardisation(rows, known, weight)
+        data = self._standardise(rows)
+        if weight.min() < weight.max():
+            data["weight"] = (weight / weight.mean()).astype(np.float32)
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        self.system_ = system.fit(data, seed=seed, progress="auto" if self.verbose else "off")
+        # Rows are scored in double precision, so that a row's score does not depend on the rows beside it.
+        self.system_.model.double()
+        exact = self.num_components**self.num_layers <= self.max_enum
+        self.score_kind_ = "exact" if exact else "lower bound"
+        return self
+
+    def score_samples(self, X: ArrayLike) -> NDArray[np.float64]:
+        """Log-density of each row, in nats, with respect to the units of `X`.
+
+        Args:
+            X: (n_samples, n_features); NaN where a value is missing, which is integrated out.
+
+        Returns:
+            (n_samples,); `score_kind_` says whether these are exact or lower bounds.
+        """
+        data = self._standardise(self._check_rows(X))
+        score = self.system_.log_prob(data).value.double().numpy()
+        log_scale = np.where(self._constant, 0.0, np.log(self.scale_))
+        known = data["mask"].astype(np.float64) if "mask" in data else np.ones(data["x"].shape)
+        return np.asarray(score - known @ log_scale)
+
+    def score(self, X: ArrayLike, y: Any = None) -> float:
+        """Mean log-density of the rows, in nats per row: higher is better, as model selection wants it.
+
+        Args:
+            X: (n_samples, n_features).
+            y: ignored.
+        """
+        return float(self.score_samples(X).mean())
+
+    def sample(self, n_samples: int = 1, random_state: Any = None) -> NDArray[np.float64]:
+        """Draw rows.
+
+        Args:
+            n_samples: how many.
+            random_state: int, `RandomState` or None; the same int gives the same rows.
+
+        Returns:
+            (n_samples, n_features), in the units of the `X` that was fitted.
+
+        Raises:
+            ConfigError: `n_samples` below 1.
+        """
+        check_is_fitted(self)
+        if n_samples < 1:
+            raise ConfigError(f"n_samples must be at least 1; got {n_samples}")
+        seed = int(check_random_state(random_state).randint(2**31 - 1))
+        x = self.system_.sample(n_samples, seed=seed)["x"].double().numpy()
+        return np.asarray(self.location_ + self.scale_ * x)
+
+    def codes(self, X: ArrayLike) -> NDArray[np.int64]:
+        """Most probable component of each layer for each row: a hierarchical cluster label.
+
+        Not called `predict`, because a row has one label per layer, and the first ones group what the later ones split.
+
+        Args:
+            X: (n_samples, n_features); NaN where a value is missing.
+
+        Returns:
+            (n_samples, num_layers), entries in 0 ... num_components - 1.
+        """
+        return np.asarray(self.system_.codes(self._standardise(self._check_rows(X))).numpy())
+
+    def _check_rows(self, X: ArrayLike) -> NDArray[np.float64]:
+        check_is_fitted(self)
+        checked = validate_data(self, X, dtype=np.float64, ensure_all_finite="allow-nan", reset=False)
+        return np.asarray(checked)
+
+    def _standardise(self, rows: NDArray[np.float64]) -> dict[str, NDArray[Any]]:
+        """Rows as the system takes them. In double precision up to here: columns may lie far from zero."""
+        known = ~np.isnan(rows)
+        x = (rows - self.location_) / self.scale_
+        # a constant column becomes 0 where a row agrees with it, up to rounding, and 1 where it does not
+        x = np.where(self._constant, np.abs(x) > _rounding(self.location_), x)
+        data: dict[str, NDArray[Any]] = {"x": np.where(known, x, 0.0).astype(np.float32)}
+        if not known.all():
+            data["mask"] = known
+        return data
+
+
+def _check_weight(sample_weight: ArrayLike | None, n: int) -> NDArray[np.float64]:
+    """Row weights as an array (n,), ones where none are given."""
+    if sample_weight is None:
+        return np.ones(n)
+    if isinstance(sample_weight, Real):
+        sample_weight = np.full(n, float(sample_weight))
+    weight = np.asarray(check_array(sample_weight, ensure_2d=False, dtype=np.float64, input_name="sample_weight"))
+    if weight.shape != (n,):
+        raise ShapeError(f"sample_weight has shape {weight.shape}; expected one number for each of the {n} rows of X")
+    if weight.min() < 0:
+        raise DataError(f"sample_weight is negative in row {int(weight.argmin())}; weights must be 0 or more")
+    if weight.max() == 0:
+        raise DataError("sample_weight is zero in every row; at least one weight must be positive")
+    return weight
+
+
+def _standardisation(
+    rows: NDArray[np.float64], known: NDArray[np.bool_], weight: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+    """Weighted mean and standard deviation of the known entries by column, and which columns never vary."""
+    share = known * weight[:, None]
+    share = share / share.sum(0)
+    location = (np.where(known, rows, 0.0) * share).sum(0)
+    gap = np.where(known, rows - location, 0.0)
+    scale = np.sqrt((gap**2 * share).sum(0))
+    constant = np.abs(gap).max(0) <= _rounding(location)
+    return location, np.where(constant, 1.0, scale), constant
+
+
+def _rounding(location: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What two computations of the same number near `location` may differ by."""
+    return np.asarray(64 * np.finfo(np.float64).eps * np.abs(location))
