@@ -96,7 +96,7 @@ def test_the_clock_counts_processor_time_and_stops_when_told(tmp_path: Path) -> 
         run.stop()
         work(0.2)
         run.value = 0.0
-    assert 0.1 <= run.cpu_seconds < 0.2
+    assert 0.09 < run.cpu_seconds < 0.2
 
 
 def test_a_field_of_the_recorders_own_cannot_be_passed(tmp_path: Path) -> None:
