@@ -294,11 +294,18 @@ class MixtureCategorical(Categorical):
     Args:
         log_posterior: (N, P), normalised over the tuples.
         stream_logits: (N, P, V), normalised log p(y | z).
-        nested: (N, L), the observed label's conditional log-probability after each depth; None when unobserved.
+        observed: int64 (N,), the labels the beam was built with, -1 where missing (they score 0).
+        nested: (N, L), log-probability of `observed` after each depth.
     """
 
-    def __init__(self, log_posterior: Tensor, stream_logits: Tensor, nested: Tensor | None = None) -> None:
-        self._nested = nested
+    def __init__(
+        self,
+        log_posterior: Tensor,
+        stream_logits: Tensor,
+        observed: Tensor | None = None,
+        nested: Tensor | None = None,
+    ) -> None:
+        self._observed, self._nested = observed, nested
         super().__init__(logits=(log_posterior.unsqueeze(-1) + stream_logits).logsumexp(-2))
 
     def expand(self, batch_shape: torch.Size | tuple[int, ...], _instance: object = None) -> Categorical:
@@ -306,10 +313,14 @@ class MixtureCategorical(Categorical):
             return self
         return super().expand(batch_shape, _instance)
 
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log p(y | x): (N,); zero for missing labels."""
+        if value is self._observed:
+            return self.nested_log_prob(value)[..., -1]
+        return super().log_prob(value)
+
     def nested_log_prob(self, value: Tensor) -> Tensor:
-        """Log p(y | x) after each depth, for the label the beam was built with: (N, L)."""
-        if self._nested is None:
-            raise ValueError("the truncated conditionals exist only for observed labels")
+        """Log p(y | x) after each depth, for the labels the beam was built with: (N, L)."""
+        if self._nested is None or value is not self._observed:
+            raise ValueError("the truncated conditionals exist only for the labels the beam was built with")
         return self._nested
-
-

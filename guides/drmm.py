@@ -15,12 +15,11 @@ from __future__ import annotations
 import pyro
 import pyro.distributions as dist
 import torch
-from pyro import poutine
 from torch import Tensor, nn
 
 from phlogiston.distributions.paths import PathPosterior
 from phlogiston.errors import ConfigError
-from phlogiston.models.drmm import DRMM
+from phlogiston.models.drmm import DRMM, row_weights
 
 
 class ExactGuide(nn.Module):
@@ -66,7 +65,7 @@ class BeamGuide(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None = None, weight: Tensor | None = None, **streams: Tensor) -> None:
         """Propose tuples; arguments as `DRMM.forward`, `x` required."""
         beam = self.model.find(x, width=self.width, mask=mask, streams=streams)
-        with pyro.plate("data", len(x), dim=-1), poutine.scale(scale=1.0 if weight is None else weight):
+        with pyro.plate("data", len(x), dim=-1), row_weights(weight):
             pyro.sample("z", PathPosterior(beam.codes, beam.log_posterior()), infer={"enumerate": "parallel"})
 
 
@@ -89,7 +88,7 @@ class AutoregressiveGuide(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None = None, weight: Tensor | None = None, **streams: Tensor) -> None:
         """Propose tuples; arguments as `DRMM.forward`, `x` required."""
         model = self.model
-        with pyro.plate("data", len(x), dim=-1), poutine.scale(scale=1.0 if weight is None else weight):
+        with pyro.plate("data", len(x), dim=-1), row_weights(weight):
             codes: list[Tensor] = []
             for l in range(model.num_layers):
                 logits = self._scores(x, mask, codes, streams)

@@ -20,7 +20,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal
 
 import pyro
 import pyro.distributions as dist
@@ -129,7 +130,8 @@ class DRMM(nn.Module):
         Args:
             x: (batch, features), or None to generate.
             mask: bool (batch, features), True where known; unknown entries are marginalised.
-            weight: (batch,), how much each row counts.
+            weight: (batch,), how much each row counts. Pyro's enumeration allows scalar scales alone, so weights need
+                the collapsed program, or a guide that samples.
             num_rows: how many rows to generate when nothing tells.
             **streams: int64 (batch,) per categorical stream, -1 where missing.
 
@@ -137,7 +139,7 @@ class DRMM(nn.Module):
             x, given or generated.
         """
         n = _count_rows(x, streams, num_rows)
-        with pyro.plate("data", n, dim=-1), poutine.scale(scale=1.0 if weight is None else weight):
+        with pyro.plate("data", n, dim=-1), row_weights(weight):
             z = self._sample_path(n)
             likelihood = ResidualNormal(list(self.layers), z, self.location, self.scale, mask)
             x = pyro.sample("x", likelihood, obs=x)
@@ -331,7 +333,7 @@ class CollapsedDRMM(nn.Module):
             pyro.factor("parameter_prior", model.log_parameter_prior(self.table_sd, self.log_scale_sd))
         n = _count_rows(x, streams, num_rows)
         known = {name: streams.get(name) for name in model.categorical}
-        with pyro.plate("data", n, dim=-1), poutine.scale(scale=1.0 if weight is None else weight):
+        with pyro.plate("data", n, dim=-1), row_weights(weight):
             mixture = PathMixture(
                 find=lambda rows: model.find(rows, width=self.width, mask=mask, streams=known),
                 draw=lambda shape: model.draw(model.draw_paths(shape.numel())).reshape(*shape, model.features),
@@ -348,16 +350,13 @@ class CollapsedDRMM(nn.Module):
         log_joint = beam.log_joint
         for name, labels in known.items():
             logits = beam.stream_logits[name]
-            stream = MixtureCategorical(log_joint.log_softmax(-1), logits, beam.nested_streams.get(name))
+            stream = MixtureCategorical(log_joint.log_softmax(-1), logits, labels, beam.nested_streams.get(name))
             if labels is None:
-                labels = pyro.sample(name, stream)
-                index = labels[:, None, None].expand(*logits.shape[:-1], 1)
+                drawn = pyro.sample(name, stream)
+                index = drawn[:, None, None].expand(*logits.shape[:-1], 1)
                 log_joint = log_joint + logits.gather(-1, index).squeeze(-1)
                 continue
-            if bool((labels >= 0).all()):
-                pyro.sample(name, stream, obs=labels)
-            else:
-                pyro.sample(name, stream.mask(labels >= 0), obs=labels.clamp(min=0))
+            pyro.sample(name, stream, obs=labels)
             log_joint = log_joint + beam.stream_log_lik[name]
 
 
@@ -366,3 +365,10 @@ def _count_rows(x: Tensor | None, streams: Mapping[str, Tensor | None], num_rows
     if len(sizes) > 1:
         raise ShapeError(f"x and the streams must have the same number of rows; got {sorted(sizes)}")
     return sizes.pop() if sizes else (num_rows or 1)
+
+
+def row_weights(weight: Tensor | None) -> AbstractContextManager[Any]:
+    """Let each row count `weight` (batch,) times; nothing happens without weights."""
+    if weight is None:
+        return nullcontext()
+    return poutine.scale(scale=weight.clamp(min=torch.finfo(weight.dtype).tiny))  # Pyro refuses a scale of zero

@@ -22,6 +22,9 @@ from phlogiston.networks.path_priors import PathPriorModule
 
 LOG_2PI = math.log(2 * math.pi)
 
+FEW_FEATURES = 32
+"""Up to here every child's residual is formed; beyond, children are chosen by matrix products and few are formed."""
+
 
 @dataclass
 class StreamTables:
@@ -88,7 +91,8 @@ def search(
         depth: how many layers to use; all by default.
 
     Returns:
-        The beam, with `P = min(width, K_1 ... K_{L-1}) * K_L` tuples.
+        The beam, with `P = min(width, K_1 ... K_{L-1}) * K_L` tuples, or `min(width, K_1 ... K_L)` of them when there
+        are more than `FEW_FEATURES` features.
     """
     streams = streams or {}
     if mask is not None and bool(mask.all()):
@@ -129,21 +133,24 @@ class _Whitened:
         self.residual = u.unsqueeze(1)  # (N, M, D), M = 1 before the first layer
         self.log_det = u.new_zeros(len(u), 1)  # (N, M)
         self.known = u.shape[-1] if mask is None else mask.sum(-1)[:, None, None]
+        self.many_features = u.shape[-1] > FEW_FEATURES
 
     def expand(self, frame: Frame) -> Tensor:
         """Log p_l(x | z_<=l) of every child: (N, M, K)."""
         self._children = frame.whiten_all(self.residual)  # (N, M, K, D)
         if self.mask is not None:
             self._children = self._children * self.mask[:, None, None, :]
-            log_det = frame.log_det(self.mask).unsqueeze(1)
-        else:
-            log_det = frame.log_det()
-        self._log_det = self.log_det.unsqueeze(-1) + log_det
-        square = self._children.square().sum(-1)
+        self._log_det = self.log_det.unsqueeze(-1) + self._frame_log_det(frame)
+        return self._density(frame, self._children.square().sum(-1), self._log_det, self.known)
+
+    def _frame_log_det(self, frame: Frame) -> Tensor:
+        return frame.log_det() if self.mask is None else frame.log_det(self.mask).unsqueeze(1)
+
+    def _density(self, frame: Frame, square: Tensor, log_det: Tensor, known: Tensor | int) -> Tensor:
         if isinstance(frame, ShiftFrame):
             s = frame.noise_log_scale()
-            return -0.5 * square * torch.exp(-2 * s) - self.known * (0.5 * LOG_2PI + s) + self._log_det
-        return -0.5 * (square + self.known * LOG_2PI) + self._log_det
+            return -0.5 * square * torch.exp(-2 * s) - known * (0.5 * LOG_2PI + s) + log_det
+        return -0.5 * (square + known * LOG_2PI) + log_det
 
     def keep(self, chosen: Tensor) -> None:
         """Go on with the children at these flat positions (N, M')."""
@@ -152,9 +159,32 @@ class _Whitened:
         self.residual = self._children.flatten(1, 2).gather(1, index)
         self.log_det = self._log_det.expand(self._children.shape[:-1]).flatten(1).gather(1, chosen)
 
+    def guess(self, frame: Frame) -> Tensor:
+        """`expand` by matrix products, good enough to choose by: squares are multiplied out, rounding and all."""
+        if frame.full:
+            square = frame.whiten_all(self.residual).square().sum(-1)
+        else:
+            u = self.residual if self.mask is None else self.residual * self.mask.unsqueeze(1)
+            w = frame.inverse_scale().square().expand(frame.num_components, frame.features)
+            known = torch.ones_like(u) if self.mask is None else self.mask.unsqueeze(1)
+            square = u.square() @ w.T - 2 * u @ (frame.mean * w).T + known @ (frame.mean.square() * w).T
+        return self._density(frame, square, self.log_det.unsqueeze(-1) + self._frame_log_det(frame), self.known)
+
+    def advance(self, frame: Frame, parent: Tensor, code: Tensor) -> Tensor:
+        """Go on with children (N, M') named by parent and component; their exact log p_l: (N, M')."""
+        index = parent.unsqueeze(-1).expand(-1, -1, self.residual.shape[-1])
+        self.residual, log_det = frame.whiten(self.residual.gather(1, index), code)
+        if self.mask is not None:
+            self.residual, log_det = self.residual * self.mask.unsqueeze(1), log_det * self.mask.unsqueeze(1)
+        self.log_det = self.log_det.gather(1, parent) + log_det.sum(-1)
+        known = self.known if isinstance(self.known, int) else self.known.squeeze(-1)
+        return self._density(frame, self.residual.square().sum(-1), self.log_det, known)
+
 
 class _Marginal:
     """Scores of rows with missing entries under full covariances: the observed block of `F F^T`, by Cholesky."""
+
+    many_features = False  # the factor of every child is needed anyway
 
     def __init__(self, u: Tensor, mask: Tensor) -> None:
         n, features = u.shape
@@ -182,6 +212,14 @@ class _Marginal:
         self.mean = self._mean.flatten(1, 2).gather(1, index)
         self.factor = self._factor.flatten(1, 2).gather(1, index.unsqueeze(-1).expand(-1, -1, -1, features))
 
+    def guess(self, frame: Frame) -> Tensor:
+        """As `expand`."""
+        return self.expand(frame)
+
+    def advance(self, frame: Frame, parent: Tensor, code: Tensor) -> Tensor:
+        """Never called: `many_features` is False."""
+        raise AssertionError("rows with missing entries keep every child's factor")
+
 
 def _search(
     layers: Sequence[Frame],
@@ -195,53 +233,77 @@ def _search(
     n, depth = len(u), depth or len(layers)
     codes = torch.empty(n, 1, 0, dtype=torch.long, device=u.device)
     log_prior = u.new_zeros(n, 1)
-    logits = {name: s.bias.expand(n, 1, -1) for name, s in streams.items()}
+    logits = {name: s.bias.expand(n, 1, -1) for name, s in streams.items()}  # (N, M, V), not normalised
     observed = {name: s.value for name, s in streams.items() if s.value is not None}
     nested: list[Tensor] = []
     nested_streams: dict[str, list[Tensor]] = {name: [] for name in observed}
     for l in range(depth):
-        k = layers[l].num_components
+        frame, k = layers[l], layers[l].num_components
         kept = log_prior.unsqueeze(-1) + prior.log_conditional(codes)  # (N, M, K)
-        joint = kept + scores.expand(layers[l])
-        width_now = joint.shape[1]
-        all_logits = {
-            name: (logits[name].unsqueeze(2) + s.tables[l]).log_softmax(-1) for name, s in streams.items()
-        }  # (N, M, K, V)
-        log_lik = {name: _pick(all_logits[name], value) for name, value in observed.items()}
-        total, running = joint.flatten(1), joint.flatten(1).logsumexp(-1)
+        kept = kept.expand(n, codes.shape[1], k).flatten(1)
+        children = kept.shape[1]
+        # C children from here on: all M * K of them, or, with many features, only the ones that will be kept.
+        few = scores.many_features and children > width
+        if few:
+            with torch.no_grad():
+                guess = kept + scores.guess(frame).flatten(1)
+                for name, value in observed.items():
+                    every = (logits[name].unsqueeze(2) + streams[name].tables[l]).log_softmax(-1)
+                    guess = guess + _pick(every.flatten(1, 2), value)
+                chosen = guess.topk(width, dim=-1, sorted=False).indices
+            parent, code = chosen.div(k, rounding_mode="floor"), chosen % k
+            log_prior = kept.gather(1, chosen)
+            joint = log_prior + scores.advance(frame, parent, code)
+        else:
+            chosen = torch.arange(children, device=u.device).expand(n, -1)
+            parent, code = chosen.div(k, rounding_mode="floor"), chosen % k
+            log_prior = kept
+            joint = kept + scores.expand(frame).flatten(1)
+        if few:
+            logits = {
+                name: _rows(logits[name], parent) + functional.embedding(code, s.tables[l])
+                for name, s in streams.items()
+            }
+        else:
+            logits = {
+                name: (logits[name].unsqueeze(2) + s.tables[l]).flatten(1, 2).expand(n, children, -1)
+                for name, s in streams.items()
+            }
+        log_probs = {name: table.log_softmax(-1) for name, table in logits.items()}  # (N, C, V)
+        log_lik = {name: _pick(log_probs[name], value) for name, value in observed.items()}
+        total, running = joint, joint.logsumexp(-1)
         nested.append(running)
         for name, lik in log_lik.items():
-            total = total + lik.flatten(1)
+            total = total + lik
             summed = total.logsumexp(-1)
             nested_streams[name].append(summed - running)
             running = summed
-        children = width_now * k
-        chosen: Tensor | None = None
-        if l < depth - 1 and children > width:
-            chosen = total.detach().topk(width, dim=-1, sorted=False).indices  # (N, M')
-        else:
-            chosen = torch.arange(children, device=u.device).expand(n, -1)
-        parent, code = chosen.div(k, rounding_mode="floor"), chosen % k
-        codes = torch.cat([codes.gather(1, parent.unsqueeze(-1).expand(-1, -1, l)), code.unsqueeze(-1)], -1)
-        if l < depth - 1:
-            scores.keep(chosen)
-            log_prior = kept.expand(joint.shape).flatten(1).gather(1, chosen)
-            for name, s in streams.items():
-                before = logits[name]
-                index = parent.unsqueeze(-1).expand(-1, -1, before.shape[-1])
-                logits[name] = before.gather(1, index) + functional.embedding(code, s.tables[l])
+        codes = torch.cat([_rows(codes, parent), code.unsqueeze(-1)], -1)
+        if l < depth - 1 and not few:
+            if children > width:
+                best = total.detach().topk(width, dim=-1, sorted=False).indices  # (N, M')
+                codes, log_prior = _rows(codes, best), log_prior.gather(1, best)
+                logits = {name: _rows(table, best) for name, table in logits.items()}
+                scores.keep(best)
+            else:
+                scores.keep(chosen)
     return Beam(
         codes=codes,
-        log_joint=joint.flatten(1),
-        stream_logits={name: table.flatten(1, 2) for name, table in all_logits.items()},
-        stream_log_lik={name: lik.flatten(1) for name, lik in log_lik.items()},
+        log_joint=joint,
+        stream_logits=log_probs,
+        stream_log_lik=log_lik,
         nested=torch.stack(nested, -1),
         nested_streams={name: torch.stack(parts, -1) for name, parts in nested_streams.items()},
     )
 
 
+def _rows(table: Tensor, index: Tensor) -> Tensor:
+    """`table[n, index[n, m]]`: (N, M, V), (N, M') -> (N, M', V)."""
+    return table.gather(1, index.unsqueeze(-1).expand(-1, -1, table.shape[-1]))
+
+
 def _pick(log_probs: Tensor, value: Tensor) -> Tensor:
-    """Log-probability of each row's label: (N, M, K, V), (N,) -> (N, M, K); zero where the label is -1."""
-    index = value.clamp(min=0)[:, None, None, None].expand(*log_probs.shape[:-1], 1)
+    """Log-probability of each row's label: (N, C, V), (N,) -> (N, C); zero where the label is -1."""
+    index = value.clamp(min=0)[:, None, None].expand(*log_probs.shape[:-1], 1)
     picked = log_probs.gather(-1, index).squeeze(-1)
-    return picked * (value >= 0).to(picked.dtype)[:, None, None]
+    return picked * (value >= 0).to(picked.dtype).unsqueeze(-1)

@@ -142,8 +142,8 @@ class System:
         """The recipe."""
         raise NotImplementedError(f"{type(self).__name__} must define stages()")
 
-    def training_pair(self) -> tuple[nn.Module, nn.Module]:
-        """The programs the engine trains; `model` and `guide` unless a collapsed form is faster."""
+    def training_pair(self) -> tuple[nn.Module, nn.Module | None]:
+        """The programs the engine trains: `model` and `guide`, or a collapsed form that is faster (guide None)."""
         return self.model, self.guide
 
     def callbacks(self) -> list[Any]:
@@ -229,7 +229,8 @@ class System:
             **engine,
         )
         for module in (model, guide, self.model, self.guide):
-            module.to("cpu")
+            if module is not None:
+                module.to("cpu")
         return self
 
     def _describe_run(self, meta: Meta | None) -> dict[str, Any]:
@@ -292,7 +293,8 @@ class System:
             raise RunError(f"{path} exists already; choose another folder, nothing was written")
         path.mkdir(parents=True, exist_ok=True)
         model, guide = self.training_pair()
-        tensors = checkpoints.capture(checkpoints.named_tensors({"model": model, "guide": guide}))
+        modules = {"model": model} if guide is None else {"model": model, "guide": guide}
+        tensors = checkpoints.capture(checkpoints.named_tensors(modules))
         checkpoints.write(path / PARAMETERS, tensors, {"system": self.name})
         write_json(path / "config.json", self._describe_run(None))
         return path

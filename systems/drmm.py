@@ -15,11 +15,10 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from phlogiston.datasets.base import Meta, Split
+from phlogiston.datasets.base import Dataset, Meta, Split
 from phlogiston.errors import ConfigError, DataError, ShapeError, unknown_name
 from phlogiston.evaluate.metric import Metric
 from phlogiston.evaluate.score import Score
@@ -38,13 +37,6 @@ if TYPE_CHECKING:
 
 RESERVED = ("x", "mask", "weight")
 MAX_FLOATS = 8_000_000  # of the largest intermediate array when rows are scored in chunks
-
-
-class Nothing(nn.Module):
-    """The guide of a program with no latent sites left."""
-
-    def forward(self, *args: object, **batch: object) -> None:
-        """Propose nothing."""
 
 
 class DRMM(System):
@@ -147,9 +139,9 @@ class DRMM(System):
         width = None if c.guide == "exact" else c.beam
         self._collapsed = CollapsedDRMM(self.model, width, c.parameter_prior, c.table_sd, c.log_scale_sd)
 
-    def training_pair(self) -> tuple[nn.Module, nn.Module]:
+    def training_pair(self) -> tuple[nn.Module, nn.Module | None]:
         """The collapsed program with nothing left to guess, or the sampled pair for the autoregressive guide."""
-        return (self.model, self.guide) if self.config.guide == "autoregressive" else (self._collapsed, Nothing())
+        return (self.model, self.guide) if self.config.guide == "autoregressive" else (self._collapsed, None)
 
     def initialise(self, train: Split, seed: int) -> None:
         """Residual k-means (see `drmm_training.residual_kmeans`)."""
@@ -377,7 +369,6 @@ class DRMM(System):
             `log_likelihood` (nats per row), `log_likelihood_depth_1` ..., `precision`, `recall`, `f1` (k = 3, as many
             samples as held-out rows, at most 2,000), and `accuracy_<stream>` per categorical stream.
         """
-        from phlogiston.evaluate.likelihood import log_likelihood
         from phlogiston.evaluate.neighbours import precision_recall
 
         self._need_fit()
@@ -388,10 +379,10 @@ class DRMM(System):
         rows = rows_of(data)
         out: dict[str, Metric] = {}
         if "log_likelihood" in wanted:
-            out["log_likelihood"] = log_likelihood(self.log_prob(rows))
+            out["log_likelihood"] = self.log_prob(rows).mean()
         if "depths" in wanted:
             for depth in range(1, self.model.num_layers):
-                out[f"log_likelihood_depth_{depth}"] = log_likelihood(self.log_prob(rows, depth=depth))
+                out[f"log_likelihood_depth_{depth}"] = self.log_prob(rows, depth=depth).mean()
         complete = rows["mask"].all(-1) if "mask" in rows else torch.ones(len(rows["x"]), dtype=torch.bool)
         real = rows["x"][complete][:, self.varying][:2000]
         if "precision_recall" in wanted and len(real) > 4:
@@ -417,30 +408,27 @@ class DRMM(System):
         generator = torch.Generator().manual_seed(0)
         shown = x[torch.randperm(len(x), generator=generator)[:4000]].numpy()
         depths = range(1, self.model.num_layers + 1)
+        labels = {d: f"depth {d}" if len(depths) > 1 else "model" for d in depths}
         out: dict[str, Figure] = {}
         if x.shape[1] == 2 and len(self.varying) == 2:
-            out["density"] = figures.density_depths(
+            out["density"] = figures.density_map(
                 shown,
-                [self.sample(len(shown), depth=d, seed=d)["x"].numpy() for d in depths],
-                [lambda points, d=d: self.log_prob(points.astype(np.float32), depth=d).value.numpy() for d in depths],
-                columns=self.schema["columns"],
+                {labels[d]: lambda points, d=d: self.log_prob(points, depth=d).value.numpy() for d in depths},
+                {labels[d]: self.sample(len(shown), depth=d, seed=d)["x"].numpy() for d in depths},
+                truth=data.meta.truth if isinstance(data, Dataset) else None,
+                alt="data, and density and samples after each layer",
             )
         elif self.schema["image_shape"]:
             shape = tuple(self.schema["image_shape"])
-            out["samples"] = figures.image_grids(
-                {
-                    "data": shown[:64].reshape(-1, *shape),
-                    **{
-                        f"samples, depth {d}": self.sample(64, depth=d, seed=d, noise="model")["x"].numpy().reshape(-1, *shape)
-                        for d in depths
-                    },
-                }
-            )
+            out["data"] = figures.image_grid(shown[:48].reshape(-1, *shape), columns=16, alt="held-out images")
+            for d in depths:
+                drawn = self.sample(48, depth=d, seed=d)["x"].numpy().reshape(-1, *shape)
+                out[f"samples, {labels[d]}"] = figures.image_grid(drawn, columns=16, alt=f"samples, {labels[d]}")
         else:
             out["columns"] = figures.histogram_matrix(
                 shown, self.sample(len(shown), seed=0)["x"].numpy(), columns=self.schema["columns"]
             )
-        if self.history is not None and len(self.history):
+        if self.history is not None and len(self.history.loss):
             out["loss"] = figures.loss_curve(self.history.steps, self.history.loss)
         return out
 
