@@ -17,6 +17,7 @@ import dataclasses
 import importlib
 import inspect
 import pkgutil
+import typing
 from collections.abc import Mapping
 from functools import cache
 from os import PathLike
@@ -27,9 +28,9 @@ from typing import Any
 import numpy as np
 
 from phlogiston.datasets.base import Dataset, Info, Meta, Split
-from phlogiston.errors import DataError, unknown_name
+from phlogiston.errors import ConfigError, DataError, unknown_name
 
-__all__ = ["Dataset", "Info", "Meta", "Split", "info", "load", "names"]
+__all__ = ["Dataset", "Info", "Meta", "Split", "fetch", "info", "load", "names", "read_options"]
 
 
 @cache
@@ -89,22 +90,87 @@ def load(
         options["data"] = name
         name = "array"
     elif str(name) not in _sources():
-        path = Path(name).expanduser()
-        if not path.exists():
-            if path.suffix or len(path.parts) > 1:
-                raise DataError(
-                    f"there is no file or folder {str(path)!r}. Check the path, or choose from: {', '.join(names())}."
-                )
-            raise unknown_name("dataset (and no such file or folder)", str(name), names())
-        options["data"] = path
+        options["data"] = _existing(name)
         name = "array"
     source = _source(str(name))
-    valid = _options(source)
-    for option in options:
-        if option not in valid:
-            raise unknown_name(f"option of data {str(name)!r}", option, valid)
+    _check_options(str(name), options)
     loaded: Dataset = source.load(root=root, **options)
     return loaded
+
+
+def fetch(name: str, root: str | PathLike[str] | None = None) -> Path | None:
+    """Fetch what a source needs, without loading it.
+
+    Args:
+        name: a registered name.
+        root: where the files shall live; the cache folder if not given.
+
+    Returns:
+        The folder that holds the files; None for sources that need none.
+
+    Raises:
+        DataError: a file is damaged or cannot be fetched; the message says where it belongs.
+    """
+    source = _source(name)
+    return Path(source.get(root)) if hasattr(source, "get") else None
+
+
+def read_options(name: str | PathLike[str], texts: Mapping[str, str]) -> dict[str, Any]:
+    """Turn options written as text into values of the types a source's `load` declares.
+
+    Args:
+        name: a registered name, or a path.
+        texts: option -> text: `3`, `0.5`, `true`, `none`, `a,b` for several names, `[1, 2]` for several numbers.
+
+    Raises:
+        UnknownNameError: the source has no such option.
+        ConfigError: the text does not fit the option's type.
+
+    Example:
+        >>> read_options("swissroll", {"noise_sd": "0.2", "sizes": "[50, 10, 20]"})
+        {'noise_sd': 0.2, 'sizes': (50, 10, 20)}
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    known = str(name) if str(name) in _sources() else "array"
+    _check_options(known, texts)
+    hints = typing.get_type_hints(_source(known).load)
+    values = {}
+    for option, text in texts.items():
+        adapter = TypeAdapter(hints[option])
+        # a list or number as JSON has it; else text; else several texts
+        attempts: tuple[tuple[Any, Any], ...] = (
+            (adapter.validate_json, text),
+            (adapter.validate_python, text),
+            (adapter.validate_python, [part.strip() for part in text.split(",")]),
+        )
+        for read, given in attempts:
+            try:
+                values[option] = None if text.lower() in ("none", "null") else read(given)
+                break
+            except ValidationError:
+                continue
+        else:
+            kind = getattr(hints[option], "__name__", None) or str(hints[option])
+            raise ConfigError(f"option {option} of data {str(name)!r}: {text!r} is no {kind}.")
+    return values
+
+
+def _existing(name: str | PathLike[str]) -> Path:
+    """Return the path of the user's own data, absolute so that a run can find it again from elsewhere."""
+    path = Path(name).expanduser()
+    if path.exists():
+        return path.absolute()
+    if path.suffix or len(path.parts) > 1:
+        raise DataError(f"no file or folder {str(path)!r}. Check the path, or choose from: {', '.join(names())}.")
+    raise unknown_name("dataset (and no such file or folder)", str(name), names())
+
+
+def _check_options(name: str, options: Mapping[str, Any]) -> None:
+    valid = _options(_source(name))
+    for option in options:
+        if option not in valid:
+            raise unknown_name(f"option of data {name!r}", option, valid)
 
 
 def _options(source: ModuleType) -> dict[str, Any]:

@@ -94,7 +94,7 @@ def load(
     testing, train, validation = (used.select(rows) for rows in np.split(order, [count_test, count_test + kept]))
     first = prepared[0]
     meta = Meta(
-        name=train_part.source,
+        name=str(read.path(data)) if isinstance(data, str | PathLike) else train_part.source,
         title=Path(train_part.source).name,
         kind="yours",
         licence="yours",
@@ -111,7 +111,11 @@ def load(
             "weight": weight,
             "header": header,
             "delimiter": delimiter,
-            **{key: str(v) for key, v in (("valid_data", valid_data), ("test_data", test_data)) if v is not None},
+            **{
+                key: str(read.path(part))
+                for key, part in (("valid_data", valid_data), ("test_data", test_data))
+                if isinstance(part, str | PathLike)
+            },
         },
         image_shape=first.image_shape if columns is None else None,
     )
@@ -129,7 +133,7 @@ class _Reader:
 
     def parts(self, data: Any) -> tuple[Table, Table | None, Table | None]:
         """Read train rows, and valid and test rows where a folder brings them."""
-        if isinstance(data, str | PathLike) and (folder := self._path(data)).is_dir():
+        if isinstance(data, str | PathLike) and (folder := self.path(data)).is_dir():
             files = tables.folder_parts(folder)
             if files:
                 read = {part: self.table(file) for part, file in files.items()}
@@ -139,7 +143,7 @@ class _Reader:
     def table(self, data: Any) -> Table:
         """Read one table."""
         if isinstance(data, str | PathLike):
-            path = self._path(data)
+            path = self.path(data)
             if not path.exists():
                 raise DataError(f"there is no file or folder {str(path)!r}.")
             table = tables.read_images(path) if path.is_dir() else tables.read(path, **self.options)
@@ -153,9 +157,10 @@ class _Reader:
             table.names = tuple(self.names)
         return table
 
-    def _path(self, data: str | PathLike[str]) -> Path:
+    def path(self, data: str | PathLike[str]) -> Path:
+        """Return an absolute path, so that a run can find its data again from elsewhere."""
         path = Path(data).expanduser()
-        return self.root / path if self.root is not None else path
+        return (self.root / path if self.root is not None else path).absolute()
 
 
 def _prepare(table: Table, columns: tuple[str, ...] | None, categorical: Sequence[str], weight: str | None) -> Table:

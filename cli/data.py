@@ -1,0 +1,141 @@
+"""`phlogiston data`: what there is, what it looks like, and fetching it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from phlogiston.cli.output import columns, emit, pairs, plain, refuse_existing, say, write_whole
+
+app = typer.Typer(
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    help="List, describe, fetch and draw data sets.\n\n\b\nExamples:\n  phlogiston data list\n"
+    "  phlogiston data preview digits",
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Root = Annotated[Path | None, typer.Option(help="Folder of fetched files, instead of the cache folder.")]
+Options = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the data; may be repeated.")
+]
+
+
+@app.command("list")
+def list_(as_json: AsJson = False) -> None:
+    """List every data set with rows (train / valid / test), shape and where it comes from.
+
+    \b
+    Example:
+      phlogiston data list
+    """
+    from phlogiston import datasets
+
+    found = [datasets.info(name) for name in datasets.names()]
+    content = [
+        {"name": i.name, "title": i.title, "rows": i.rows, "shape": i.shape, "licence": i.licence, "state": i.state}
+        for i in found
+    ]
+    rows = [(i.name, i.rows, i.shape, i.state, i.title) for i in found]
+    emit(as_json, {"data": content}, columns(rows, header=("name", "rows", "shape", "state", "what it is")))
+
+
+@app.command()
+def info(
+    name: Annotated[str, typer.Argument(help="A name from `data list`, or the path of data of yours.")],
+    options: Options = None,
+    root: Root = None,
+    as_json: AsJson = False,
+) -> None:
+    """Describe a data set: licence, options and notes; for data of yours, what was found in it.
+
+    \b
+    Examples:
+      phlogiston data info swissroll
+      phlogiston data info measurements.csv
+    """
+    from phlogiston import datasets
+
+    if name in datasets.names():
+        about = datasets.info(name)
+        content = {
+            key: getattr(about, key)
+            for key in ("name", "title", "licence", "rows", "shape", "state", "notes", "options")
+        }
+        lines = [(key, value) for key, value in content.items() if key != "options" and value]
+        defaults = [("  " + option, default) for option, default in about.options.items()]
+        emit(as_json, content, columns(lines) + "\n\noptions (--set key=value):\n" + columns(defaults))
+        return
+    data = datasets.load(name, root=root, **datasets.read_options(name, pairs(options)))
+    parts = {"train": len(data.train), "valid": len(data.valid), "test": len(data.test)}
+    missing = float(1.0 - data.train.numpy("mask").mean()) if "mask" in data.train.tensors else 0.0
+    found = {
+        "name": data.meta.name,
+        "rows": parts,
+        "columns": list(data.meta.columns),
+        "categorical": plain(dict(data.meta.categorical)),
+        "image_shape": data.meta.image_shape,
+        "missing": missing,
+    }
+    text = [
+        ("name", data.meta.name),
+        ("rows", " / ".join(f"{count:,}" for count in parts.values()) + "  (train / valid / test)"),
+        (
+            "columns",
+            f"{len(data.meta.columns)}: {', '.join(data.meta.columns[:12])}{' ...' * (len(data.meta.columns) > 12)}",
+        ),
+        *((f"stream {key}", f"{len(labels)} categories") for key, labels in data.meta.categorical.items()),
+        ("missing", f"{missing:.1%} of the entries"),
+    ]
+    emit(as_json, found, columns(text))
+
+
+@app.command()
+def get(
+    name: Annotated[str, typer.Argument(help="A name from `data list`.")], root: Root = None, as_json: AsJson = False
+) -> None:
+    """Fetch the files of a data set and check them.
+
+    \b
+    Example:
+      phlogiston data get mnist
+    """
+    from phlogiston import datasets
+
+    folder = datasets.fetch(name, root)
+    text = f"{name} is {datasets.info(name).state}: nothing to fetch" if folder is None else str(folder)
+    emit(as_json, {"name": name, "folder": None if folder is None else str(folder)}, text)
+
+
+@app.command()
+def preview(
+    name: Annotated[str, typer.Argument(help="A name from `data list`, or the path of data of yours.")],
+    out: Annotated[Path | None, typer.Option(help="The PNG file to write; NAME.png by default.")] = None,
+    options: Options = None,
+    root: Root = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Draw a data set into a PNG file: points, pictures, or histograms.
+
+    \b
+    Examples:
+      phlogiston data preview digits
+      phlogiston data preview swissroll --set noise_sd=0.3 --out noisy.png
+    """
+    from phlogiston import datasets
+    from phlogiston.datasets.preview import figure
+    from phlogiston.errors import ConfigError
+
+    path = Path(f"{Path(name).stem}.png") if out is None else out
+    if path.suffix.lower() != ".png":
+        raise ConfigError(f"--out {str(path)!r}: a preview is a .png file.")
+    refuse_existing(path, force)
+    data = datasets.load(name, root=root, **datasets.read_options(name, pairs(options)))
+    drawing = figure(data)
+    write_whole(path, lambda temporary: drawing.savefig(temporary, dpi=120))
+    if not as_json:
+        say(f"{len(data.train):,} training rows")
+    emit(as_json, {"name": name, "out": str(path)}, str(path))

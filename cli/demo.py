@@ -1,0 +1,28 @@
+"""`phlogiston demo`: every system at CPU scale on built-in data, and one report to look at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from phlogiston.cli.output import emit, say
+
+
+def demo(
+    quick: Annotated[bool, typer.Option("--quick", help="A minute: fewer steps, rougher pictures.")] = False,
+    out: Annotated[Path, typer.Option(help="Folder for the runs and report.html.")] = Path("runs/demo"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Train every system on built-in data and write one report; its path is printed last.
+
+    \b
+    Examples:
+      phlogiston demo --quick
+      phlogiston demo --out runs/demo
+    """
+    from phlogiston.systems import workflow
+
+    result = workflow.demo(out, quick=quick, say=say)
+    emit(as_json, result, str(result["report"]))

@@ -1,0 +1,50 @@
+"""`phlogiston evaluate`: score a run on held-out data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from phlogiston.cli.output import columns, emit, pairs
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    metrics: Annotated[str | None, typer.Option(help="Some of the system's metrics, separated by commas.")] = None,
+    data: Annotated[str | None, typer.Option(help="Other data than the run was trained on: a name or a path.")] = None,
+    data_sets: Annotated[
+        list[str] | None,
+        typer.Option("--data-set", metavar="KEY=VALUE", help="An option of the data; may be repeated."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Score a run on held-out rows; leave metrics.json and report.html in it.
+
+    \b
+    Examples:
+      phlogiston evaluate runs/drmm-swissroll-1
+      phlogiston evaluate runs/drmm-swissroll-1 --metrics log_likelihood --json
+    """
+    from phlogiston.systems import workflow
+
+    chosen = [name.strip() for name in metrics.split(",") if name.strip()] if metrics is not None else None
+    result = workflow.evaluate(run, data=data, metrics=chosen, data_options=pairs(data_sets, "--data-set"))
+    rows = [
+        (
+            name,
+            _number(m["value"]),
+            "" if m["std_error"] is None else f"± {m['std_error']:.4f}",
+            m["kind"],
+            f"n = {m['n']}",
+        )
+        for name, m in result["metrics"].items()
+    ]
+    text = f"{columns(rows)}\n{run / 'report.html'}" if rows else str(run / "report.html")
+    emit(as_json, result, text)
+
+
+def _number(value: float | str) -> str:
+    """Write a figure; one that is not finite comes as its name."""
+    return value if isinstance(value, str) else f"{value:.4f}"

@@ -1,0 +1,41 @@
+"""`phlogiston runs`: a table of run folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from phlogiston.cli.output import columns, emit
+from phlogiston.errors import RunError
+
+
+def runs(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder that holds runs.")] = Path("runs"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Show the runs below a folder: system, data, steps, and headline figures where evaluated.
+
+    \b
+    Example:
+      phlogiston runs runs
+    """
+    from phlogiston.systems import workflow
+
+    if not folder.is_dir():
+        raise RunError(f"there is no folder {str(folder)!r}. `phlogiston train` leaves runs below runs/.")
+    found = workflow.runs(folder)
+    rows = [
+        (
+            r["run"],
+            r["system"],
+            r["data"] or "-",
+            "-" if r["steps"] is None else r["steps"],
+            "-" if r["loss"] is None else f"{r['loss']:.4f}",
+            ", ".join(f"{name} {value:.4g}" for name, value in r["metrics"].items()) or "not evaluated",
+        )
+        for r in found
+    ]
+    table = columns(rows, header=("run", "system", "data", "steps", "loss", "figures"))
+    emit(as_json, {"runs": found}, table if rows else f"no runs in {folder}")

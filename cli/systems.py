@@ -1,0 +1,71 @@
+"""`phlogiston systems`: what there is, and what can be set."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+from typing import Annotated, Any
+
+import typer
+
+from phlogiston.cli.output import columns, emit
+
+
+def systems(
+    name: Annotated[str | None, typer.Argument(help="Show this system's options, defaults and presets.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """List the systems, or show the options of one.
+
+    \b
+    Examples:
+      phlogiston systems
+      phlogiston systems drmm
+    """
+    from phlogiston import systems as room
+
+    if name is None:
+        found = {known: room.summary(known) for known in room.names()}
+        emit(as_json, {"systems": found}, columns(list(found.items())))
+        return
+    kind = room.config(name)
+    about = _field_notes(kind)
+    fields = [(f.name, _kind(f), _default(f), about.get(f.name, "")) for f in dataclasses.fields(kind)]
+    presets = room.presets(name)
+    content = {
+        "system": name,
+        "summary": room.summary(name),
+        "paper": room.paper(name),
+        "options": {f: {"type": kind, "default": default, "about": text} for f, kind, default, text in fields},
+        "presets": presets,
+    }
+    chosen = [
+        (key, ", ".join(f"{k}={v}" for k, v in values.items()) or "the defaults") for key, values in presets.items()
+    ]
+    emit(
+        as_json,
+        content,
+        f"{name}: {room.summary(name)}\n{room.paper(name)}\n\noptions (--set key=value):\n"
+        + columns([("  " + f, default, text) for f, _, default, text in fields])
+        + "\n\npresets (--preset name):\n"
+        + columns([("  " + key, text) for key, text in chosen]),
+    )
+
+
+def _kind(field: Any) -> str:
+    return field.type if isinstance(field.type, str) else getattr(field.type, "__name__", str(field.type))
+
+
+def _default(field: Any) -> Any:
+    if field.default is not dataclasses.MISSING:
+        return field.default
+    return field.default_factory() if field.default_factory is not dataclasses.MISSING else "(required)"
+
+
+def _field_notes(kind: type[Any]) -> dict[str, str]:
+    """Read the `Attributes:` section of a configuration's docstring: field -> text."""
+    _, _, section = (inspect.getdoc(kind) or "").partition("Attributes:\n")
+    section = re.split(r"\n(?=\S)", section)[0]
+    entries = re.findall(r"^    (\w+): (.*(?:\n {5,}.*)*)", section, flags=re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in entries}

@@ -1,0 +1,66 @@
+"""`phlogiston train`: train a system and leave a run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from phlogiston.cli.output import emit, pairs
+
+
+def train(
+    system: Annotated[str, typer.Argument(help="Which system; `phlogiston systems` lists them.")],
+    preset: Annotated[str | None, typer.Option(help="Start from this preset of the system.")] = None,
+    data: Annotated[str | None, typer.Option(help="A name from `phlogiston data list`, or a file or folder.")] = None,
+    sets: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the system; may be repeated.")
+    ] = None,
+    data_sets: Annotated[
+        list[str] | None,
+        typer.Option("--data-set", metavar="KEY=VALUE", help="An option of the data; may be repeated."),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Of initialisation, data order and noise; 0 by default.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; a fresh one below runs/ by default.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, with its settings.")] = False,
+    devices: Annotated[str, typer.Option(help="Processes or accelerators per machine: a number, or auto.")] = "1",
+    nodes: Annotated[int, typer.Option(min=1, help="Number of machines.")] = 1,
+    precision: Annotated[str, typer.Option(help="32-true, 64-true or bf16-mixed.")] = "32-true",
+    accelerator: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object; progress as lines on stderr.")
+    ] = False,
+) -> None:
+    """Train a system; print the run folder it leaves.
+
+    \b
+    Examples:
+      phlogiston train drmm --data swissroll --preset swissroll
+      phlogiston train drmm --data measurements.csv --data-set categorical=grade --set num_layers=2
+      phlogiston train drmm --out runs/mine --resume
+      phlogiston train drmm --data poses --preset poses --devices 2 --accelerator cpu
+    """
+    from phlogiston.systems import workflow
+
+    result = workflow.train(
+        system,
+        preset=preset,
+        data=data,
+        sets=pairs(sets),
+        data_options=pairs(data_sets, "--data-set"),
+        steps=steps,
+        seed=seed,
+        out=out,
+        resume=resume,
+        devices=devices,
+        nodes=nodes,
+        precision=precision,
+        accelerator=accelerator,
+        progress="json" if as_json else "auto",
+    )
+    if result is not None:  # other processes of the same run have nothing to say
+        emit(as_json, result, str(result["run"]))

@@ -1,0 +1,82 @@
+"""One picture of a data set: a scatter for two columns, a grid for pictures, histograms otherwise."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from phlogiston.datasets.base import Array, Dataset
+from phlogiston.errors import DataError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_POINTS, _PICTURES, _HISTOGRAMS = 5_000, 64, 36
+
+
+def figure(data: Dataset) -> Figure:
+    """Draw the training rows.
+
+    Args:
+        data: must have a tensor `x` of shape (rows, features).
+
+    Returns:
+        A matplotlib figure: points coloured by the first categorical stream, up to 64 pictures, or up to 36 columns.
+
+    Raises:
+        DataError: there is no such tensor.
+    """
+    from matplotlib.figure import Figure
+
+    if "x" not in data.train.tensors or data.train.tensors["x"].ndim != 2:
+        raise DataError(f"data {data.meta.name!r} has no table 'x' to draw; it holds {sorted(data.train.tensors)}.")
+    x = data.train.numpy()
+    drawing = Figure(figsize=(7, 7), layout="constrained")
+    if data.meta.image_shape:
+        _pictures(drawing, x, data.meta.image_shape)
+    elif x.shape[1] == 2:
+        _scatter(drawing, data)
+    else:
+        _histograms(drawing, data)
+    drawing.suptitle(f"{data.meta.title or data.meta.name}, {len(x):,} training rows")
+    return drawing
+
+
+def _scatter(drawing: Figure, data: Dataset) -> None:
+    x = data.train.numpy()[:_POINTS]
+    axes = drawing.add_subplot()
+    stream = next(iter(data.meta.categorical), None)
+    codes = data.train.numpy(stream)[:_POINTS] if stream else np.zeros(len(x), dtype=np.int64)
+    for code in np.unique(codes):
+        label = None if stream is None else "missing" if code < 0 else data.meta.categorical[stream][code]
+        shown = x[codes == code]
+        axes.scatter(shown[:, 0], shown[:, 1], s=4, linewidths=0, alpha=0.6, label=label)
+    if stream is not None:
+        axes.legend(title=stream)
+    axes.set_aspect("equal", adjustable="datalim")
+    if data.meta.columns:
+        axes.set(xlabel=data.meta.columns[0], ylabel=data.meta.columns[1])
+
+
+def _pictures(drawing: Figure, x: Array, shape: tuple[int, ...]) -> None:
+    rows = np.random.default_rng(0).permutation(len(x))[:_PICTURES]  # files are often sorted by kind
+    side = int(np.ceil(np.sqrt(len(rows))))
+    for i, row in enumerate(rows):
+        axes = drawing.add_subplot(side, side, i + 1)
+        axes.imshow(np.clip(x[row].reshape(shape), 0.0, 1.0), cmap="gray", vmin=0.0, vmax=1.0)
+        axes.axis("off")
+
+
+def _histograms(drawing: Figure, data: Dataset) -> None:
+    x = data.train.numpy()
+    mask = data.train.numpy("mask") if "mask" in data.train.tensors else np.ones(x.shape, dtype=np.bool_)
+    count = min(x.shape[1], _HISTOGRAMS)
+    side = int(np.ceil(np.sqrt(count)))
+    for i in range(count):
+        axes = drawing.add_subplot(side, side, i + 1)
+        axes.hist(x[mask[:, i], i], bins=40)
+        name = data.meta.columns[i] if i < len(data.meta.columns) else str(i)
+        axes.set_title(name, fontsize=8)
+        axes.set_yticks([])
+        axes.tick_params(labelsize=6)

@@ -1,0 +1,409 @@
+"""The verbs of the command line as functions: train, sample, evaluate, runs, demo. They know every system by name only.
+
+Each takes plain values, does the work through `System`, and returns what the command prints. Nothing of a user's is
+overwritten: training wants a fresh folder, or to be told to go on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from phlogiston import datasets, systems
+from phlogiston.datasets.base import Dataset
+from phlogiston.errors import ConfigError, PhlogistonError, RunError, unknown_name
+from phlogiston.evaluate.likelihood import log_likelihood
+from phlogiston.evaluate.metric import Metric
+from phlogiston.evaluate.report import Report, write_metrics
+from phlogiston.evaluate.score import Score
+from phlogiston.inference.parallel import Processes, make_fabric
+from phlogiston.inference.runs import read_metrics, write_json
+from phlogiston.systems.base import System, validate_options
+from phlogiston.systems.export import Samples
+
+DEMO = "demo.json"
+
+
+def train(
+    system: str,
+    *,
+    preset: str | None = None,
+    data: str | None = None,
+    sets: Mapping[str, str] | None = None,
+    data_options: Mapping[str, str] | None = None,
+    steps: int | None = None,
+    seed: int | None = None,
+    out: Path | None = None,
+    resume: bool = False,
+    devices: str = "1",
+    nodes: int = 1,
+    precision: str = "32-true",
+    accelerator: str = "auto",
+    progress: str = "auto",
+) -> dict[str, Any] | None:
+    """Train a system and leave a run folder.
+
+    Args:
+        system: its name.
+        preset: named options to start from.
+        data: name or path; the data of the system's first demo recipe by default.
+        sets: option -> text, over the preset.
+        data_options: option of the data -> text.
+        steps: optimiser steps, instead of the configuration's.
+        seed: 0 by default.
+        out: run folder; `runs/<system>-<data>-<n>` with the first free n by default.
+        resume: go on with the run in `out`; whatever is not given is taken from its config.json.
+        devices: processes (CPU) or accelerators per machine, a number or "auto".
+        nodes: machines.
+        precision: see `inference.parallel.PRECISIONS`.
+        accelerator: "cpu", "cuda" or "auto".
+        progress: see `inference.engine.fit`.
+
+    Returns:
+        `run`, `system`, `data`, `steps`, `seconds`, `loss` (nats per row over the last interval); None on all
+        processes but the first.
+
+    Raises:
+        ConfigError: options that do not fit, or an existing folder without `resume`.
+        DataError: data that cannot be used.
+        RunError: a folder that holds something else.
+    """
+    kind = systems.get(system)
+    given = _options(system, preset, sets or {})
+    if resume:
+        if out is None:
+            raise ConfigError("--resume needs --out: the run folder to go on with.")
+        stored = _stored(out, system)
+        given = {**stored["options"], **given}
+        seed = stored["seed"] if seed is None else seed
+        if data is None and stored["data"].get("name") is not None:
+            data, loaded_options = stored["data"]["name"], stored["data"]["options"]
+        else:
+            loaded_options = {}
+    else:
+        loaded_options = {}
+    name, own_options = _default_data(kind) if data is None else (data, {})
+    options = {**own_options, **loaded_options, **datasets.read_options(name, data_options or {})}
+    if steps is not None:
+        given["steps"] = steps
+    configured = kind(given)  # options are checked before anything slow
+    rows = datasets.load(name, **options)
+    fabric = _fabric(devices, nodes, precision, accelerator)
+    processes = Processes(fabric)
+    folder = Path(processes.together(lambda: _run_folder(out, system, rows.meta.name, resume)))
+    configured.fit(
+        rows,
+        out=folder,
+        seed=seed or 0,
+        resume="auto",  # who may go on with what is settled above, and alike on every process
+        fabric=fabric,
+        progress=progress,
+    )
+    history = configured.history
+    if not processes.leader or history is None:
+        return None
+    last = history.records[-1] if history.records else {}
+    return {
+        "run": str(folder),
+        "system": system,
+        "data": rows.meta.name,
+        "steps": last.get("step", 0),
+        "seconds": history.seconds,
+        "loss": last.get("loss"),
+    }
+
+
+def sample(run: str | Path, n: int, seed: int = 0, sets: Mapping[str, str] | None = None) -> Samples:
+    """Draw from a trained system.
+
+    Args:
+        run: a run folder, or what `System.save` wrote.
+        n: how many.
+        seed: equal seeds give equal samples.
+        sets: option of the system's `sample` -> text.
+
+    Raises:
+        RunError: not a run folder.
+        UnknownNameError: `sample` has no such option.
+        ConfigError: an option's text does not fit.
+    """
+    import torch
+
+    system = systems.load(run)
+    options = _call_options(system, sets or {})
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        drawn = system.sample(n, **options)
+    schema = system.schema
+    return Samples(
+        {name: value.detach().cpu().numpy() for name, value in drawn.items()},
+        tuple(schema.get("columns") or ()),
+        {name: tuple(labels) for name, labels in (schema.get("categorical") or {}).items()},
+        tuple(schema["image_shape"]) if schema.get("image_shape") else None,
+    )
+
+
+def evaluate(
+    run: str | Path,
+    *,
+    data: str | None = None,
+    metrics: Sequence[str] | None = None,
+    data_options: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Score a run on held-out rows, and write `metrics.json` and `report.html` into it.
+
+    Args:
+        run: a run folder.
+        data: name or path of other data than the run was trained on.
+        metrics: some of the system's metrics; all by default.
+        data_options: option of the data -> text.
+
+    Returns:
+        `run`, `data`, and `metrics`: name -> value, std_error, n, kind.
+
+    Raises:
+        RunError: not a run folder.
+        ConfigError: the run does not say what it was trained on and `data` is not given; an unknown metric.
+        DataError: the data cannot be found or used.
+    """
+    path = Path(run)
+    system = systems.load(path)
+    rows = _data_of(path, data, data_options or {})
+    found = _score(system, rows, metrics)
+    title = f"{system.name} on {rows.meta.title or rows.meta.name}"
+    report = Report(title, f"Run {path.name}; {len(held_out(rows)):,} held-out rows.")
+    report.section("Figures of merit", metrics=found)
+    if metrics is None:
+        report.section("What was learned", figures=system.figures(rows))
+    report.write(path / "report.html")
+    write_metrics(path / "metrics.json", found, run=str(run), data=rows.meta.name)
+    return {"run": str(run), "data": rows.meta.name, "metrics": _brief(found)}
+
+
+def runs(folder: str | Path) -> list[dict[str, Any]]:
+    """Describe the runs below a folder (and the folder itself, if it is one), two levels deep.
+
+    Returns:
+        For each: `run`, `system`, `data`, `steps` done, last `loss`, and `metrics` (name -> value) where evaluated.
+    """
+    top = Path(folder)
+    places = [top, *sorted(top.glob("*")), *sorted(top.glob("*/*"))]
+    found = []
+    for place in places:
+        if not (place / "config.json").is_file():
+            continue
+        try:
+            config = systems.read_config(place)
+            own = config.get("config", config)
+            system, data = own["system"], own.get("data") or {}
+        except (RunError, KeyError, AttributeError, TypeError):
+            continue  # a folder of somebody else's
+        records = read_metrics(place / "metrics.jsonl")
+        last = records[-1] if records else {}
+        found.append(
+            {
+                "run": str(place),
+                "system": system,
+                "data": data.get("name"),
+                "steps": last.get("step"),
+                "loss": last.get("loss"),
+                "metrics": _headline(place / "metrics.json"),
+            }
+        )
+    return found
+
+
+def demo(out: str | Path, *, quick: bool = False, say: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
+    """Train every system's demo recipes and write one report.
+
+    Called again, it goes on where it was interrupted, and finished runs are not trained again.
+
+    Args:
+        out: folder for the runs and `report.html`; fresh, or of an earlier demo.
+        quick: fewer steps.
+        say: told what is going on, line by line.
+
+    Returns:
+        `report` and `runs`.
+
+    Raises:
+        ConfigError: the folder holds something else.
+    """
+    top = Path(out)
+    if top.exists() and (not top.is_dir() or (any(top.iterdir()) and not (top / DEMO).is_file())):
+        raise ConfigError(f"{str(top)!r} holds something that is no demo. Choose another --out.")
+    recipes = [(name, recipe) for name in systems.names() for recipe in systems.get(name).demo(quick)]
+    top.mkdir(parents=True, exist_ok=True)
+    write_json(top / DEMO, {"quick": quick, "recipes": [recipe["title"] for _, recipe in recipes]})
+    report = Report(
+        "phlogiston demo",
+        "Every system, trained on built-in data on this machine."
+        + (" This was the quick version: a fraction of the steps the systems need to show what they can." * quick),
+    )
+    folders = []
+    for i, (name, recipe) in enumerate(recipes, 1):
+        say(f"[{i}/{len(recipes)}] {recipe['title']}")
+        folder, system, rows = _demo_run(top, name, recipe, quick)
+        found = _score(system, rows, None)
+        for metric, value in list(found.items())[:2]:
+            say(f"      {metric.replace('_', ' ')}: {value}")
+        report.section(recipe["title"], recipe["text"], metrics=found, figures=system.figures(rows))
+        write_metrics(folder / "metrics.json", found, run=str(folder), data=rows.meta.name)
+        folders.append(str(folder))
+        report.write(top / "report.html")  # after each, so that an interrupted demo has something to show, too
+    return {"report": str(top / "report.html"), "runs": folders}
+
+
+def held_out(rows: Dataset) -> datasets.Split:
+    """Return the rows to score on: test, else validation, else training rows."""
+    return rows.test or rows.valid or rows.train
+
+
+# ---- inside
+
+
+def _options(system: str, preset: str | None, sets: Mapping[str, str]) -> dict[str, Any]:
+    """Merge a preset and options written as text."""
+    given: dict[str, Any] = {}
+    if preset is not None:
+        known = systems.presets(system)
+        if preset not in known:
+            raise unknown_name(f"preset of {system}", preset, known)
+        given.update(known[preset])
+    given.update({key: _value(text) for key, text in sets.items()})
+    validate_options(system, given)
+    return given
+
+
+def _value(text: str) -> Any:
+    """Read lists, objects and none; leave numbers as text, which the option's own type turns into what it wants."""
+    if text.lower() in ("none", "null"):
+        return None
+    if text[:1] in ("[", "{"):
+        with contextlib.suppress(json.JSONDecodeError):
+            return json.loads(text)
+    return text
+
+
+def _call_options(system: System, sets: Mapping[str, str]) -> dict[str, Any]:
+    """Turn text into keyword arguments of `system.sample`, by what its signature accepts."""
+    parameters = inspect.signature(system.sample).parameters
+    known = [name for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY and name != "seed"]
+    options: dict[str, Any] = {}
+    for name, text in sets.items():
+        if name not in known:
+            raise unknown_name(f"option of {system.name}'s sample", name, known)
+        try:
+            options[name] = json.loads(text)
+        except json.JSONDecodeError:
+            options[name] = _value(text)
+    return options
+
+
+def _default_data(kind: type[System]) -> tuple[str, dict[str, Any]]:
+    """Return the data of a system's first demo recipe, and their options."""
+    for recipe in kind.demo():
+        return str(recipe["data"]), dict(recipe.get("data_options", {}))
+    raise ConfigError(f"{kind.name} has no data of its own; give --data. `phlogiston data list` shows what there is.")
+
+
+def _stored(run: Path, system: str) -> dict[str, Any]:
+    """Return options, data and seed of a run to go on with."""
+    content = systems.read_config(run)
+    own = content.get("config", content)
+    name = own.get("system")
+    if name != system:
+        raise ConfigError(f"{run} holds a run of {name}, not of {system}.")
+    return {"options": own.get("options") or {}, "data": own.get("data") or {}, "seed": content.get("seed", 0)}
+
+
+def _fabric(devices: str, nodes: int, precision: str, accelerator: str) -> Any:
+    """Start the processes asked for; None for the plain case, which spares the seconds Fabric takes to load."""
+    if devices != "auto" and not re.fullmatch(r"[1-9]\d*", devices):
+        raise ConfigError(f"--devices {devices!r}: expected a number from 1 on, or auto.")
+    many = int(devices) if devices != "auto" else devices
+    if accelerator == "auto" and many == 1 and nodes == 1 and precision == "32-true":
+        import torch
+
+        if not torch.cuda.is_available():
+            return None
+    elif accelerator == "cpu" and many == 1 and nodes == 1 and precision == "32-true":
+        return None
+    return make_fabric(many, nodes, precision, accelerator)
+
+
+def _run_folder(out: Path | None, system: str, data: str, resume: bool) -> str:
+    """Choose or check the run folder."""
+    if out is not None:
+        if not resume and out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise ConfigError(f"{str(out)!r} exists already. Choose another --out, or go on with it by --resume.")
+        return str(out)
+    stem = f"{system}-{re.sub(r'[^A-Za-z0-9_.]+', '-', Path(data).stem).strip('-') or 'data'}"
+    for i in range(1, 1_000_000):
+        folder = Path("runs") / f"{stem}-{i}"
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(parents=True)  # making it claims it, also against a second command started at the same time
+            return str(folder)
+    raise RunError(f"runs/ holds a million runs of {stem}; give --out.")
+
+
+def _data_of(run: Path, data: str | None, data_options: Mapping[str, str]) -> Dataset:
+    """Load the data a run was trained on, or other data."""
+    if data is not None:
+        return datasets.load(data, **datasets.read_options(data, data_options))
+    content = systems.read_config(run)
+    own = content.get("config", content).get("data") or {}
+    if own.get("name") is None:
+        raise ConfigError(f"{run} does not say what it was trained on; give --data.")
+    try:
+        return datasets.load(
+            own["name"], **{**own.get("options", {}), **datasets.read_options(own["name"], data_options)}
+        )
+    except PhlogistonError as error:
+        raise type(error)(f"{error} The run was trained on it; give --data for other data.") from error
+
+
+def _score(system: System, rows: Dataset, metrics: Sequence[str] | None) -> dict[str, Metric]:
+    """Score a system, with the figure of the truth beside it where it is known."""
+    found = dict(system.evaluate(rows, metrics))
+    if metrics is None and rows.meta.truth is not None:
+        import torch
+
+        truth = rows.meta.truth(held_out(rows).numpy())
+        found["log_likelihood_of_truth"] = log_likelihood(Score(torch.as_tensor(truth), "exact", None))
+    return found
+
+
+def _demo_run(top: Path, name: str, recipe: Mapping[str, Any], quick: bool) -> tuple[Path, System, Dataset]:
+    """Train one recipe, or take up what an earlier demo left; a run of other settings is left alone."""
+    rows = datasets.load(recipe["data"], **recipe.get("data_options", {}))
+    words = re.findall(r"[a-z0-9]+", str(recipe["title"]).lower())
+    stem = "-".join([*words, "quick"] if quick else words)
+    for i in range(1, 1000):
+        folder = top / (stem if i == 1 else f"{stem}-{i}")
+        system = systems.get(name)(dict(recipe["options"]))
+        try:
+            return folder, system.fit(rows, out=folder, seed=0, resume="auto"), rows
+        except RunError as error:
+            if "another configuration" not in str(error):
+                raise
+    raise RunError(f"{top} holds a thousand runs called {stem}; choose another --out.")
+
+
+def _brief(metrics: Mapping[str, Metric]) -> dict[str, dict[str, Any]]:
+    fields = ("value", "std_error", "n", "kind")
+    return {name: {key: metric.to_json()[key] for key in fields} for name, metric in metrics.items()}
+
+
+def _headline(path: Path) -> dict[str, float]:
+    """Return the first three figures of a metrics.json, {} where there is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))["metrics"]
+        return {name: float(entry["value"]) for name, entry in list(content.items())[:3]}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
