@@ -83,7 +83,7 @@ def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
         value = tensors[name]
         digest.update(f"\n{name} {value.dtype} {tuple(value.shape)}\n".encode())
         if value.numel():
-            digest.update(memoryview(value.contiguous().reshape(-1).view(torch.uint8).numpy()))
+            digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -18,12 +18,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from pyro.infer import ELBO, RenyiELBO, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
+from pyro.infer import ELBO, RenyiELBO, TraceEnum_ELBO
 from pyro.infer.enum import get_importance_trace
 from pyro.poutine.runtime import effectful
 from torch import Tensor, nn
 
 from phlogiston.errors import ConfigError, unknown_name
+from phlogiston.inference.bounds import Elbo, MeanField, divergence
 from phlogiston.inference.handlers import DATA_PLATE, in_data_plate
 
 
@@ -113,7 +114,7 @@ def _reduce(log_prob: Tensor, particles: int | None, rows: int) -> Tensor:
     return out if out.dim() == 2 else out.unsqueeze(0)
 
 
-class FreeBits(TraceMeanField_ELBO):
+class FreeBits(MeanField):
     """The mean-field bound with a floor under the Kullback-Leibler term of each latent site.
 
     A site inside the plate "data" contributes `max(mean over rows of KL, nats) * rows`: below the floor it costs a
@@ -136,6 +137,10 @@ class FreeBits(TraceMeanField_ELBO):
         self.nats = nats
 
     def _differentiable_loss_particle(self, model_trace: Any, guide_trace: Any) -> tuple[float, Any]:
+        total = self._particle(model_trace, guide_trace)
+        return total.item(), total
+
+    def _particle(self, model_trace: Any, guide_trace: Any) -> Any:
         total: Any = 0.0
         for name, site in model_trace.nodes.items():
             if site["type"] != "sample":
@@ -143,32 +148,21 @@ class FreeBits(TraceMeanField_ELBO):
             if site["is_observed"]:
                 total = total - site["log_prob_sum"]
                 continue
-            divergence = _divergence(site, guide_trace.nodes[name])
+            term = divergence(name, model_trace, guide_trace)
             if in_data_plate(site):
                 floor = self.nats * next(f.size for f in site["cond_indep_stack"] if f.name == DATA_PLATE)
-                divergence = divergence.clamp(min=floor)
-            total = total + divergence
+                term = term.clamp(min=floor)
+            total = total + term
         for name, site in guide_trace.nodes.items():
             if site["type"] == "sample" and name not in model_trace.nodes:  # auxiliary sites have no prior to fall to
+                guide_trace.compute_score_parts()
                 total = total + site["score_parts"].entropy_term.sum()
-        return total.item(), total
-
-
-def _divergence(model_site: Any, guide_site: Any) -> Tensor:
-    """Return the Kullback-Leibler term of one latent site: analytic where torch knows it, else one sample of it."""
-    from pyro.distributions.util import scale_and_mask
-    from torch.distributions import kl_divergence
-
-    try:
-        divergence = kl_divergence(guide_site["fn"], model_site["fn"])
-    except NotImplementedError:
-        return guide_site["score_parts"].entropy_term.sum() - model_site["log_prob_sum"]
-    return torch.as_tensor(scale_and_mask(divergence, scale=guide_site["scale"], mask=guide_site["mask"])).sum()
+        return total
 
 
 _MAKERS: dict[str, Callable[..., ELBO]] = {
-    "elbo": Trace_ELBO,
-    "mean_field": TraceMeanField_ELBO,
+    "elbo": Elbo,
+    "mean_field": MeanField,
     "enum": lambda max_plate_nesting=1, **options: TraceEnum_ELBO(max_plate_nesting=max_plate_nesting, **options),
     "iwae": IWAE,
     "free_bits": FreeBits,
@@ -228,7 +222,7 @@ class Bound(nn.Module):
 class _LossAndGrads(nn.Module):
     """Runs `loss_and_grads` of an ELBO that has no `differentiable_loss`."""
 
-    def __init__(self, model: nn.Module, guide: nn.Module, elbo: ELBO) -> None:
+    def __init__(self, model: nn.Module, guide: nn.Module, elbo: Any) -> None:
         super().__init__()
         self.model = model
         self.guide = guide
@@ -248,7 +242,7 @@ def _mark() -> Tensor:
     return torch.zeros(())
 
 
-def bind(objective: Any, model: nn.Module, guide: nn.Module) -> Bound:
+def bind(objective: Any, model: nn.Module, guide: nn.Module, depth: int | None = None) -> Bound:
     """Tie an objective to a pair.
 
     Args:
@@ -256,6 +250,8 @@ def bind(objective: Any, model: nn.Module, guide: nn.Module) -> Bound:
             the differentiable loss summed over the batch.
         model: the generative program.
         guide: the inference program.
+        depth: how many plate axes the pair has, where known; an ELBO that was not told need not find out by itself,
+            which would draw random numbers at a step of its choosing.
 
     Raises:
         ConfigError: if `objective` is none of these.
@@ -263,6 +259,9 @@ def bind(objective: Any, model: nn.Module, guide: nn.Module) -> Bound:
     if isinstance(objective, str):
         objective = make(objective)
     if isinstance(objective, ELBO):
+        if depth is not None and objective.max_plate_nesting == math.inf:
+            many = objective.vectorize_particles and objective.num_particles > 1
+            objective.max_plate_nesting = depth + int(many)
         if hasattr(objective, "differentiable_loss"):
             return Bound(objective(model, guide), objective, own_backward=False)
         return Bound(_LossAndGrads(model, guide, objective), objective, own_backward=True)

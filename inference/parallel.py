@@ -176,11 +176,11 @@ class Reducer:
         self._flags = self.buffer[sum(sizes) : sum(sizes) + len(sizes)]
         self._extras = self.buffer[sum(sizes) + len(sizes) :]
 
-    def reduce(self, extras: Sequence[float]) -> tuple[list[float], list[bool]]:
+    def reduce(self, extras: Sequence[float]) -> list[float]:
         """Sum over all processes; gradients are replaced by their sums.
 
         Returns:
-            The summed extras, and for each parameter whether any process had a gradient for it.
+            The summed extras. A parameter keeps no gradient only if no process has one for it.
 
         Raises:
             TrainingError: if another process has gone.
@@ -198,7 +198,7 @@ class Reducer:
         present = [n > 0 for n in numbers[: len(has)]]
         for parameter, view, flag in zip(self.parameters, self._views, present, strict=True):
             parameter.grad = view.to(parameter.dtype) if flag else None
-        return numbers[len(has) :], present
+        return numbers[len(has) :]
 
 
 def _all_reduce(buffer: Tensor) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any
 
 import pyro
 import torch
@@ -26,6 +27,7 @@ class Site:
         observed: True if its value came from the data.
         local: True if it lies inside the plate over data points.
         reparameterised: True if gradients pass through its samples.
+        depth: number of batch axes its plates reach to, counted from the right.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Site:
     observed: bool
     local: bool
     reparameterised: bool
+    depth: int
 
 
 def inspect(model: nn.Module, guide: nn.Module, batch: dict[str, Tensor]) -> list[Site]:
@@ -45,7 +48,7 @@ def inspect(model: nn.Module, guide: nn.Module, batch: dict[str, Tensor]) -> lis
     """
     out = []
     with torch.no_grad(), pyro.validation_enabled(False):
-        unwrapped = poutine.unwrap(guide)
+        unwrapped: Any = poutine.unwrap(guide)
         if isinstance(unwrapped, Messenger):  # guides that run the model themselves
             guide(**batch)
             model_trace, guide_trace = unwrapped.get_traces()
@@ -64,7 +67,8 @@ def inspect(model: nn.Module, guide: nn.Module, batch: dict[str, Tensor]) -> lis
                         f"pyro.plate({DATA_PLATE!r}, number of rows in the batch)."
                     )
             free = bool(getattr(site["fn"], "has_rsample", False))
-            out.append(Site(name, program, bool(site["is_observed"]), in_data_plate(site), free))
+            depth = max((-frame.dim for frame in site["cond_indep_stack"] if frame.dim is not None), default=0)
+            out.append(Site(name, program, bool(site["is_observed"]), in_data_plate(site), free, depth))
     return out
 
 

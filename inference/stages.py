@@ -147,6 +147,7 @@ class Active:
         model: the generative program.
         guide: the inference program.
         sites: what `sites.inspect` found in the pair.
+        device: where to put what the objective brings along, None for where it is.
 
     Attributes:
         bound: the objective tied to the pair.
@@ -157,15 +158,24 @@ class Active:
     """
 
     def __init__(
-        self, stage: Stage, index: int, start: int, model: nn.Module, guide: nn.Module, sites: list[Site]
+        self,
+        stage: Stage,
+        index: int,
+        start: int,
+        model: nn.Module,
+        guide: nn.Module,
+        sites: list[Site],
+        device: torch.device | None = None,
     ) -> None:
         self.stage = stage
         self.index = index
         self.start = start
-        self._undo: list[Callable[[], None]] = []
+        self._undo: list[Callable[[], Any]] = []
         where = f"stage {stage.name!r}"
-        self.bound = objectives.bind(stage.objective, model, guide)
+        self.bound = objectives.bind(stage.objective, model, guide, max((site.depth for site in sites), default=0))
         self._check_objective(sites)
+        if device is not None:
+            self.bound.to(device)
         self.modules: dict[str, nn.Module] = {"model": model, "guide": guide, "objective": self.bound.module}
         self._scales = ScaleSites({k.partition(".")[2]: 1.0 for k in stage.schedules if k.startswith("scale.")})
         self.handlers: list[Messenger] = list(stage.handlers.values())
@@ -191,7 +201,8 @@ class Active:
                 if site.program == "guide" and not site.reparameterised:
                     raise ConfigError(
                         f"stage {self.stage.name!r}: Pyro's {type(self.stage.objective).__name__} silently gives no "
-                        f"gradient to guide sites such as {site.name!r} that are not reparameterised; use 'elbo' or 'enum'."
+                        f"gradient to guide sites such as {site.name!r}, which is not reparameterised; use 'elbo' or "
+                        "'enum'."
                     )
 
     def _select(self, where: str) -> dict[str, nn.Parameter]:
@@ -231,7 +242,7 @@ class Active:
         # a callable may have given its groups rates of their own: the schedule scales each
         self._rates = [(group, float(group["lr"])) for group in optimizer.param_groups]
 
-    def _resolve(self, where: str) -> Iterator[tuple[Any, str | None, Schedule]]:
+    def _resolve(self, where: str) -> Iterator[tuple[Any, str, Schedule]]:
         for key, schedule in self.stage.schedules.items():
             if key == "learning_rate":
                 continue
@@ -266,7 +277,7 @@ class Active:
             if target is self._scales.weights:
                 target[name] = rule(progress)
             else:
-                setattr(target, name, rule(progress))  # type: ignore[arg-type]
+                setattr(target, name, rule(progress))
         return self.stage.learning_rate * share
 
     @contextlib.contextmanager

@@ -1,0 +1,86 @@
+"""What `fit` finds and leaves alone: random states, Pyro's settings, warning filters, train modes, signal handlers."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import signal
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+from torch import nn
+
+
+@contextlib.contextmanager
+def world_as_found(device: torch.device | None) -> Iterator[None]:
+    """Put random states (Python, NumPy, torch, the device's), Pyro's settings and warning filters back.
+
+    Inside, Pyro's validation is off, and its parameters belong to their modules instead of the global store.
+
+    Args:
+        device: the device training runs on, None for where the modules are.
+    """
+    cuda = device if device is not None and device.type == "cuda" else None
+    python, torch_state = random.getstate(), torch.get_rng_state()
+    numpy = np.random.get_state()  # noqa: NPY002 (the state others use is the one to keep)
+    on_device = torch.cuda.get_rng_state(cuda) if cuda is not None else None
+    try:
+        with (
+            warnings.catch_warnings(),
+            pyro.validation_enabled(False),
+            pyro.settings.context(module_local_params=True),
+        ):
+            # the engine looks at every loss itself
+            warnings.filterwarnings("ignore", message="Encountered NaN", category=UserWarning)
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+        torch.set_rng_state(torch_state)
+        if cuda is not None and on_device is not None:
+            torch.cuda.set_rng_state(on_device, cuda)
+
+
+@contextlib.contextmanager
+def modes_as_found(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Put the train or eval mode of every submodule back."""
+    modes = [(module, module.training) for top in modules for module in top.modules()]
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+class Signals:
+    """Turns SIGTERM and Ctrl-C into a wish that is looked at between steps. Does nothing outside the main thread.
+
+    Attributes:
+        number: the signal that came, or None.
+    """
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+
+    def _note(self, number: int, frame: Any) -> None:
+        if self.number is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt  # the second Ctrl-C does not wait
+        self.number = number
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """Watch for signals, and put the handlers found back afterwards."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler if handler is not None else signal.SIG_DFL)
