@@ -1,1 +1,1 @@
-
+"""The command line: reading arguments and printing answers, nothing else."""

@@ -1,1 +1,1 @@
-
+"""Densities of our own, as torch and Pyro distributions."""
