@@ -1,0 +1,307 @@
+"""Linear evidence about a vector: entries known exactly or softly, and rows `lower <= a.x <= upper`.
+
+`LinearEvidence` collects the pieces; `simplify` removes what is settled before any probability enters: known values are
+substituted into the rows, empty rows are dropped or found impossible, rows in one variable become box sides, parallel
+rows become one two-sided row. `plan` finds which rows are independent, `settle` repairs rounding after a draw.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from phlogiston.errors import EvidenceError
+
+_ROUNDING = 1e-12
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Inequalities `lower <= coefficients @ x <= upper`.
+
+    Attributes:
+        coefficients: (R, D).
+        lower: (R,), `-inf` where one-sided.
+        upper: (R,), `inf` where one-sided.
+        weight: (R,), exponents of the rows' masses in proposals; 1 for plain hard evidence.
+    """
+
+    coefficients: Tensor
+    lower: Tensor
+    upper: Tensor
+    weight: Tensor
+
+    def __len__(self) -> int:
+        return len(self.lower)
+
+    @staticmethod
+    def empty(dim: int) -> Rows:
+        """No rows over `dim` variables."""
+        nothing = torch.zeros(0, dtype=torch.float64)
+        return Rows(torch.zeros(0, dim, dtype=torch.float64), nothing, nothing, nothing)
+
+    def select(self, index: Tensor) -> Rows:
+        """The rows at `index`, in that order."""
+        return Rows(self.coefficients[index], self.lower[index], self.upper[index], self.weight[index])
+
+    def violation(self, x: Tensor) -> Tensor:
+        """How far each of `x` (n, D) lies outside each row: (n, R), zero inside."""
+        value = x @ self.coefficients.T
+        return torch.maximum(self.lower - value, value - self.upper).clamp_min(0.0)
+
+
+def _no_softs() -> Tensor:
+    return torch.zeros(0, dtype=torch.float64)
+
+
+@dataclass(frozen=True, eq=False)
+class LinearEvidence:
+    """Everything known about a vector of `dim` entries, in float64.
+
+    Attributes:
+        known: bool (D,), entries fixed exactly.
+        values: (D,), their values; anything elsewhere.
+        lower: (D,) box, `-inf` where open.
+        upper: (D,) box, `inf` where open.
+        box_weight: (D,), see `Rows.weight`.
+        rows: further inequalities.
+        soft: int64 (S,), variables with soft evidence `N(soft_mean; x, sd^2)`.
+        soft_mean: (S,).
+        soft_sd: (S,), positive; used where `soft_fraction` is zero.
+        soft_fraction: (S,), 0 or a mask value m in (0, 1) meaning `sd = s sqrt(1 / m^2 - 1)`, s the component's own
+            standard deviation of the variable.
+        soft_weight: (S,), exponents in proposals.
+    """
+
+    known: Tensor
+    values: Tensor
+    lower: Tensor
+    upper: Tensor
+    box_weight: Tensor
+    rows: Rows
+    soft: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
+    soft_mean: Tensor = field(default_factory=_no_softs)
+    soft_sd: Tensor = field(default_factory=_no_softs)
+    soft_fraction: Tensor = field(default_factory=_no_softs)
+    soft_weight: Tensor = field(default_factory=_no_softs)
+
+    @property
+    def dim(self) -> int:
+        """`D`."""
+        return len(self.known)
+
+    @staticmethod
+    def nothing(dim: int) -> LinearEvidence:
+        """Evidence that says nothing about `dim` variables."""
+        zero = torch.zeros(dim, dtype=torch.float64)
+        return LinearEvidence(
+            torch.zeros(dim, dtype=torch.bool), zero, zero - math.inf, zero + math.inf, zero + 1, Rows.empty(dim)
+        )
+
+    def standardised(self, location: Tensor, scale: Tensor) -> LinearEvidence:
+        """The same evidence about `(x - location) / scale`, entrywise; `scale` (D,) positive."""
+        rows = self.rows
+        shift = rows.coefficients @ location
+        return LinearEvidence(
+            self.known,
+            (self.values - location) / scale,
+            (self.lower - location) / scale,
+            (self.upper - location) / scale,
+            self.box_weight,
+            Rows(rows.coefficients * scale, rows.lower - shift, rows.upper - shift, rows.weight),
+            self.soft,
+            (self.soft_mean - location[self.soft]) / scale[self.soft],
+            self.soft_sd / scale[self.soft],
+            self.soft_fraction,
+            self.soft_weight,
+        )
+
+
+def simplify(evidence: LinearEvidence) -> Rows:
+    """Reduce box and rows to inequalities over the entries that are not known.
+
+    Args:
+        evidence: what is known; differentiable in values and limits.
+
+    Returns:
+        Rows over the free entries (R, U), of unit length, no two parallel; box sides first.
+
+    Raises:
+        EvidenceError: a known value breaks a constraint, or two constraints leave nothing between them.
+    """
+    known = evidence.known
+    free = ~known
+    _check_known(evidence)
+    rows = evidence.rows
+    coefficients = rows.coefficients[:, free]
+    offset = rows.coefficients[:, known] @ evidence.values[known]
+    slack = _ROUNDING * (1 + (rows.coefficients[:, known].abs() @ evidence.values[known].detach().abs()))
+    lower, upper = rows.lower - offset, rows.upper - offset
+    length = coefficients.norm(dim=1)
+    used = length > _ROUNDING * rows.coefficients.norm(dim=1).clamp_min(1e-300)
+    if bool((~used & ((lower > slack) | (upper < -slack))).any()):
+        raise EvidenceError("the known values contradict an inequality: it holds for no value of the other entries")
+    coefficients, length = coefficients[used], length[used]
+    lower, upper, weight = lower[used] / length, upper[used] / length, rows.weight[used]
+    coefficients = coefficients / length.unsqueeze(1)
+
+    box_low, box_high, box_weight = evidence.lower[free], evidence.upper[free], evidence.box_weight[free]
+    bounded = (box_low > -math.inf) | (box_high < math.inf)
+    dim = len(box_low)
+    coefficients = torch.cat([torch.eye(dim, dtype=coefficients.dtype)[bounded], coefficients])
+    lower, upper = torch.cat([box_low[bounded], lower]), torch.cat([box_high[bounded], upper])
+    weight = torch.cat([box_weight[bounded], weight])
+    vacuous = torch.isneginf(lower) & torch.isposinf(upper)
+    merged = Rows(coefficients, lower, upper, weight).select(torch.nonzero(~vacuous).squeeze(-1))
+    if bool(used.any()):  # box sides alone are never parallel
+        merged = _merge(merged)
+    if bool((merged.lower >= merged.upper).any()):
+        raise EvidenceError(
+            "the evidence is impossible: two constraints on the same combination of variables leave nothing between "
+            "them (use Known to fix a value exactly)"
+        )
+    return merged
+
+
+def _check_known(evidence: LinearEvidence) -> None:
+    known = evidence.known
+    values, low, high = evidence.values[known].detach(), evidence.lower[known], evidence.upper[known]
+    slack = _ROUNDING * (1 + values.abs())
+    if bool(((values < low - slack) | (values > high + slack)).any()):
+        raise EvidenceError("the evidence is impossible: a known value lies outside the interval given for it")
+
+
+def _merge(rows: Rows) -> Rows:
+    """Join parallel rows into one two-sided row each."""
+    if len(rows) < 2:
+        return rows
+    table = rows.coefficients.detach()
+    # the first entry that matters decides the sign, so that a and -a meet
+    first = (table.abs() > 1e-9).to(torch.uint8).argmax(1, keepdim=True)
+    sign = torch.where(table.gather(1, first) < 0, -1.0, 1.0).to(table.dtype).squeeze(1)
+    keys = (table * sign.unsqueeze(1) * 1e10).round().numpy() + 0.0  # + 0.0 turns -0.0 into 0.0
+    _, index, inverse = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+    if len(index) == len(rows):
+        return rows
+    lower = torch.where(sign > 0, rows.lower, -rows.upper)
+    upper = torch.where(sign > 0, rows.upper, -rows.lower)
+    group = torch.as_tensor(inverse.reshape(-1))
+    count = len(index)
+    low = torch.full((count,), -math.inf, dtype=lower.dtype).scatter_reduce(0, group, lower, "amax")
+    high = torch.full((count,), math.inf, dtype=upper.dtype).scatter_reduce(0, group, upper, "amin")
+    weight = torch.zeros(count, dtype=lower.dtype).scatter_reduce(0, group, rows.weight, "amax")
+    representative = torch.as_tensor(index)
+    order = representative.argsort()
+    chosen = representative[order]
+    return Rows(rows.coefficients[chosen] * sign[chosen].unsqueeze(1), low[order], high[order], weight[order])
+
+
+@dataclass(frozen=True, eq=False)
+class RowPlan:
+    """Which rows are linearly independent, and where the others belong.
+
+    Attributes:
+        independent: int64 (k,), rows that get a coordinate of their own, in order.
+        combination: (R, k), every row as a combination of the independent ones.
+        groups: for each coordinate, the rows whose last coordinate it is: their intervals are intersected there.
+    """
+
+    independent: Tensor
+    combination: Tensor
+    groups: tuple[tuple[int, ...], ...]
+
+
+def plan(coefficients: Tensor) -> RowPlan:
+    """Find the independent rows of (R, U), greedily in the order given.
+
+    The answer depends on the rows alone, never on the mixture component, as long as components have full rank.
+    """
+    table = coefficients.detach().numpy()
+    count = len(table)
+    basis = np.zeros((0, table.shape[1]))
+    chosen: list[int] = []
+    for r, row in enumerate(table):
+        if len(chosen) == table.shape[1]:
+            break
+        rest = row - basis.T @ (basis @ row)
+        rest -= basis.T @ (basis @ rest)
+        size = np.linalg.norm(rest)
+        if size > 1e-9:
+            basis = np.vstack([basis, rest / size])
+            chosen.append(r)
+    combination = np.zeros((count, len(chosen)))
+    combination[chosen, np.arange(len(chosen))] = 1.0
+    others = [r for r in range(count) if r not in set(chosen)]
+    groups: list[list[int]] = [[r] for r in chosen]
+    if others:
+        combination[others] = np.linalg.lstsq(table[chosen].T, table[others].T, rcond=None)[0].T
+        combination[others] *= np.abs(combination[others]) > 1e-9
+        for r in others:
+            groups[int(np.nonzero(combination[r])[0][-1])].append(r)
+    return RowPlan(torch.tensor(chosen), torch.as_tensor(combination), tuple(map(tuple, groups)))
+
+
+def is_feasible(rows: Rows) -> bool:
+    """Tell whether some point satisfies every row with room to spare (a small linear programme)."""
+    from scipy.optimize import linprog
+
+    table, low, high = (t.detach().numpy() for t in (rows.coefficients, rows.lower, rows.upper))
+    if len(table) == 0:
+        return True
+    below, above = np.isfinite(high), np.isfinite(low)
+    sides = np.vstack([table[below], -table[above]])
+    limits = np.concatenate([high[below], -low[above]])
+    # maximise the margin t in  sides x + t <= limits,  t <= 1
+    result = linprog(
+        np.append(np.zeros(table.shape[1]), -1.0),
+        A_ub=np.hstack([sides, np.ones((len(sides), 1))]),
+        b_ub=limits,
+        bounds=[(None, None)] * table.shape[1] + [(None, 1.0)],
+    )
+    return bool(result.status == 3 or (result.status == 0 and -result.fun > 1e-13))
+
+
+def settle(x: Tensor, evidence: LinearEvidence, rounds: int = 8) -> tuple[Tensor, Tensor]:
+    """Put known values in bit for bit, clamp to the box, and push rounding-level violations of the rows inside.
+
+    Args:
+        x: (n, D) draws that satisfy the evidence up to rounding.
+        evidence: in the same units.
+        rounds: how often to push and clamp.
+
+    Returns:
+        The repaired draws (n, D), and bool (n,): True where every hard constraint now holds however the sum is rounded.
+    """
+    known = evidence.known
+    rows = evidence.rows
+    values, low, high = evidence.values.detach(), evidence.lower.detach(), evidence.upper.detach()
+    x = torch.where(known, values, x)
+    boxed = bool(((low > -math.inf) | (high < math.inf)).any())
+    if boxed:
+        x = torch.where(known, values, torch.minimum(torch.maximum(x, low), high))
+    if len(rows) == 0:
+        return x, torch.ones(len(x), dtype=torch.bool)
+    table = rows.coefficients.detach()
+    movable = torch.where(known, 0.0, table)
+    squared = movable.square().sum(1)
+    lower, upper = rows.lower.detach(), rows.upper.detach()
+    can_move = squared > 0
+    # a margin of a few roundings, so that whichever way a user adds up the terms, the sum stays inside
+    for _ in range(rounds):
+        value = x @ table.T
+        margin = 4e-16 * table.shape[1] ** 0.5 * (x.abs() @ table.abs().T + 1e-300)
+        short, long = (lower + margin - value).clamp_min(0.0), (value + margin - upper).clamp_min(0.0)
+        bad = torch.where(can_move, (short > 0) | (long > 0), False).any(1)
+        if not bool(bad.any()):
+            break
+        step = torch.where(can_move, (short[bad] - long[bad]) * 1.5 / squared.clamp_min(1e-300), 0.0)
+        moved = x[bad] + step @ movable
+        x[bad] = torch.minimum(torch.maximum(moved, low), high) if boxed else moved
+        x = torch.where(known, values, x)
+    value = x @ table.T
+    # rows without free variables were judged, with their rounding, when the evidence was simplified
+    return x, ((value >= lower) & (value <= upper) | ~can_move).all(1)

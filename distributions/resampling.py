@@ -1,0 +1,125 @@
+"""Choosing among weighted items without adding more noise than necessary.
+
+- `systematic`: indices with expected counts proportional to the weights, one uniform for all of them;
+- `resample_distinct`: thin a weighted list to at most N *different* items, heavy ones kept exactly (Fearnhead and
+  Clifford, "On-line inference for hidden Markov models via particle filters", JRSS B 65, 2003, section 3.2);
+- `replace_dead`: fill rows of zero weight with copies of living ones, leaving every weighted average unchanged;
+- `effective_size`, `log_mean`: summaries of log-weights.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def log_mean(log_weights: Tensor, dim: int = 0) -> Tensor:
+    """Log of the mean of exp(log_weights) along `dim`; `-inf` when all are."""
+    return torch.logsumexp(log_weights, dim) - math.log(log_weights.shape[dim])
+
+
+def effective_size(log_weights: Tensor, dim: int = 0) -> Tensor:
+    """Kish's effective sample size (sum w)^2 / sum w^2 along `dim`; 0 when every weight is zero."""
+    top = log_weights.amax(dim, keepdim=True)
+    weights = torch.exp(log_weights - torch.where(torch.isfinite(top), top, 0.0))
+    return weights.sum(dim).square() / weights.square().sum(dim).clamp_min(torch.finfo(weights.dtype).tiny)
+
+
+def systematic(weights: Tensor, n: int, generator: torch.Generator | None = None) -> Tensor:
+    """Draw `n` indices whose expected counts are `n * weights / sum(weights)`.
+
+    Each count is within one of its expectation. The result is sorted: shuffle it before showing.
+
+    Args:
+        weights: (P,), not negative, not all zero; need not be normalised.
+        n: how many indices.
+        generator: source of the one uniform used.
+
+    Returns:
+        int64 (n,), ascending; an item of weight zero never appears.
+    """
+    ends = weights.double().cumsum(0)
+    offset = torch.rand((), dtype=torch.float64, generator=generator, device=weights.device)
+    points = (torch.arange(n, dtype=torch.float64, device=weights.device) + offset) * (ends[-1] / n)
+    # right=True: a point that falls on an end belongs to the next item, so empty items are never hit
+    index = torch.searchsorted(ends, points, right=True)
+    last = torch.nonzero(weights)[-1, 0]  # rounding may push the last point past the end
+    return index.clamp(max=last)
+
+
+def resample_distinct(log_weights: Tensor, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+    """Thin a weighted list to at most `n` different items so that expected weights stay what they were.
+
+    With the threshold `c` solving `sum_i min(1, w_i / c) = n`, items of weight at least `c` stay as they are; among the
+    others a systematic draw with inclusion probabilities `w_i / c` keeps some, each at weight `c`. Of all unbiased
+    thinnings to `n` items this one loses least in squared error.
+
+    Args:
+        log_weights: (P,), `-inf` for items that must go.
+        n: at most how many items stay.
+        generator: source of the one uniform used.
+
+    Returns:
+        Indices int64 (M,), ascending, M <= n, and their new log-weights (M,).
+    """
+    alive = torch.nonzero(log_weights > -math.inf).squeeze(-1)
+    if len(alive) <= n:
+        return alive, log_weights[alive]
+    top = log_weights[alive].max()
+    weights = torch.exp(log_weights[alive] - top).double()
+    threshold = _threshold(weights, n)
+    heavy = weights >= threshold
+    chance = torch.where(heavy, 0.0, weights / threshold)
+    # One uniform grid over the light items: each is hit with exactly its chance, never twice, as chances are below 1.
+    offset = torch.rand((), dtype=torch.float64, generator=generator, device=weights.device)
+    ends = chance.cumsum(0) + offset
+    hit = ends.floor() > (ends - chance).floor()
+    kept = heavy | (hit & ~heavy)
+    if int(kept.sum()) > n:  # a rounding error of the cumulative sum at an integer: drop the lightest hit
+        extra = torch.nonzero(hit & ~heavy).squeeze(-1)
+        kept[extra[weights[extra].argmin()]] = False
+    new = torch.where(heavy, log_weights[alive], threshold.log().to(log_weights.dtype) + top)
+    return alive[kept], new[kept]
+
+
+def _threshold(weights: Tensor, n: int) -> Tensor:
+    """Solve sum_i min(1, w_i / c) = n for c; weights (P,) positive with P > n."""
+    ordered = weights.sort().values
+    # Sums from the small end: subtracting a cumulative sum from the total would cancel and keep more than n items.
+    light_sum = ordered.cumsum(0)
+    size = len(ordered)
+    heavy_count = size - 1 - torch.arange(size, device=weights.device)  # items above position i
+    candidates = light_sum / (n - heavy_count).clamp_min(1)
+    # position i is the last light one: its weight is below the threshold, the next one is not
+    valid = (heavy_count < n) & (ordered < candidates)
+    first_valid = torch.nonzero(valid)
+    if len(first_valid) == 0:  # all equal: sum / n exceeds every weight up to rounding
+        return light_sum[-1] / n
+    above = torch.cat([ordered[1:], ordered.new_full((1,), math.inf)]) >= candidates
+    exact = torch.nonzero(valid & above)
+    return candidates[exact[-1, 0] if len(exact) else first_valid[-1, 0]]
+
+
+def replace_dead(log_weights: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+    """Fill rows of zero weight with copies of living rows; a row and its copies share its weight.
+
+    Args:
+        log_weights: (n,), `-inf` for dead rows, at least one alive.
+        generator: source of randomness.
+
+    Returns:
+        Source index int64 (n,) for every row, and the new log-weights (n,), all finite; sums of weights per source
+        row are unchanged.
+    """
+    dead = torch.isneginf(log_weights)
+    index = torch.arange(len(log_weights), device=log_weights.device)
+    count = int(dead.sum())
+    if count == 0:
+        return index, log_weights
+    weights = torch.exp(log_weights - log_weights.max())
+    chosen = systematic(weights, count, generator)
+    index[dead] = chosen[torch.randperm(count, generator=generator, device=chosen.device)]
+    shares = torch.bincount(index, minlength=len(index)).to(log_weights.dtype)
+    return index, log_weights[index] - shares[index].log()
