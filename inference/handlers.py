@@ -8,7 +8,7 @@ Their weights are ordinary attributes, which a schedule of a `Stage` (or the use
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pyro.distributions.torch_distribution import ExpandedDistribution, TorchDistribution
@@ -114,7 +114,7 @@ def _nested(fn: Any) -> Any:
 class _DepthWeighted(TorchDistribution):
     """A distribution whose log-density also counts, with a weight, the densities after fewer layers."""
 
-    arg_constraints: dict[str, Any] = {}  # noqa: RUF012 (torch reads it as a class attribute)
+    arg_constraints: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, base: Any, weight: float | Tensor) -> None:
         self.base = base

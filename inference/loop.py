@@ -250,6 +250,8 @@ class Loop:
         self.owed = self.owed or self.step % self.checkpoint_every == 0
         if end_of_stage or over or number is not None or (self.owed and outcome.finite):
             over = self._checkpoint(over)
+            if over:
+                self._log(rate)  # a callback may have ended training just now; otherwise there is nothing left to log
         if self.progress.every < float("inf"):
             now = time.perf_counter()
             if now - self.shown > self.progress.every or over:

@@ -32,8 +32,9 @@ class IWAE(ELBO):
     """The importance-weighted bound, one per data point.
 
     For each row `n` of the plate "data" and K particles from the guide the bound is
-    `log 1/K sum_k p(x_n, z_nk) / q(z_nk | x_n)`; the loss is minus the sum over rows. (Pyro's `RenyiELBO` with the same
-    K weights whole batches instead, a far looser bound for more than one row.)
+    `log 1/K sum_k p(x_n, z_nk) / q(z_nk | x_n)`; the loss is minus the sum over rows. (Pyro's `RenyiELBO` of order zero
+    is the same where every site lies inside the plate; with a single site outside it weights whole batches, a far
+    looser bound.)
 
     Args:
         num_particles: K, at least 1; all particles run at once, as an outermost plate.
@@ -103,7 +104,7 @@ class IWAE(ELBO):
         """Return the loss and add its gradient to the parameters."""
         loss = self.differentiable_loss(model, guide, *args, **kwargs)
         loss.backward()
-        return float(loss)
+        return float(loss.detach())
 
 
 def _reduce(log_prob: Tensor, particles: int | None, rows: int) -> Tensor:

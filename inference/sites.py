@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
 
 import pyro
 import torch
 from pyro import poutine
-from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
@@ -48,10 +46,10 @@ def inspect(model: nn.Module, guide: nn.Module, batch: dict[str, Tensor]) -> lis
     """
     out = []
     with torch.no_grad(), pyro.validation_enabled(False):
-        unwrapped: Any = poutine.unwrap(guide)
-        if isinstance(unwrapped, Messenger):  # guides that run the model themselves
+        get_traces = getattr(poutine.unwrap(guide), "get_traces", None)
+        if get_traces is not None:  # a guide that runs the model itself
             guide(**batch)
-            model_trace, guide_trace = unwrapped.get_traces()
+            model_trace, guide_trace = get_traces()
         else:
             guide_trace = poutine.trace(guide).get_trace(**batch)
             model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(**batch)
