@@ -147,7 +147,7 @@ class DRMM(System):
         """Residual k-means (see `drmm_training.residual_kmeans`)."""
         t = train.tensors
         streams = {name: t[name] for name in self.schema["categorical"] if name in t}
-        residual_kmeans(self.model, t["x"], t.get("mask"), streams, seed)
+        residual_kmeans(self.model, t["x"], t.get("mask"), streams, t.get("weight"), seed)
 
     def stages(self) -> list[Stage]:
         """One stage: constant learning rate, then linear to zero, while the truncated depths' weight falls."""
@@ -408,22 +408,25 @@ class DRMM(System):
         generator = torch.Generator().manual_seed(0)
         shown = x[torch.randperm(len(x), generator=generator)[:4000]].numpy()
         depths = range(1, self.model.num_layers + 1)
-        labels = {d: f"depth {d}" if len(depths) > 1 else "model" for d in depths}
+        labels = [f"depth {d}" if len(depths) > 1 else "model" for d in depths]
         out: dict[str, Figure] = {}
         if x.shape[1] == 2 and len(self.varying) == 2:
-            out["density"] = figures.density_map(
+            out["density"] = figures.density_depths(
                 shown,
-                {labels[d]: lambda points, d=d: self.log_prob(points, depth=d).value.numpy() for d in depths},
-                {labels[d]: self.sample(len(shown), depth=d, seed=d)["x"].numpy() for d in depths},
+                [self.sample(len(shown), depth=d, seed=d)["x"].numpy() for d in depths],
+                [lambda points, d=d: self.log_prob(points, depth=d).value.numpy() for d in depths],
                 truth=data.meta.truth if isinstance(data, Dataset) else None,
+                labels=labels,
+                columns=self.schema["columns"],
                 alt="data, and density and samples after each layer",
             )
         elif self.schema["image_shape"]:
             shape = tuple(self.schema["image_shape"])
-            out["data"] = figures.image_grid(shown[:48].reshape(-1, *shape), columns=16, alt="held-out images")
-            for d in depths:
-                drawn = self.sample(48, depth=d, seed=d)["x"].numpy().reshape(-1, *shape)
-                out[f"samples, {labels[d]}"] = figures.image_grid(drawn, columns=16, alt=f"samples, {labels[d]}")
+            groups = {"data": shown[:64].reshape(-1, *shape)}
+            for d, label in zip(depths, labels, strict=True):
+                drawn = self.sample(64, depth=d, seed=d)["x"].numpy().reshape(-1, *shape)
+                groups[f"samples, {label}"] = drawn.clip(shown.min(), shown.max())  # the data's blacks and whites
+            out["samples"] = figures.image_grids(groups, alt="held-out images, and samples after each layer")
         else:
             out["columns"] = figures.histogram_matrix(
                 shown, self.sample(len(shown), seed=0)["x"].numpy(), columns=self.schema["columns"]

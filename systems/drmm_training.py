@@ -19,6 +19,7 @@ def residual_kmeans(
     x: Tensor,
     mask: Tensor | None = None,
     streams: dict[str, Tensor] | None = None,
+    weight: Tensor | None = None,
     seed: int = 0,
     jitter: float = 0.01,
 ) -> None:
@@ -32,6 +33,7 @@ def residual_kmeans(
         x: (N, D) rows in the data's units; at most 10,000 are used.
         mask: bool (N, D), True where known; unknown entries stand at the layer's mean.
         streams: labels (N,) by stream, -1 where missing; set the tables to the clusters' label frequencies.
+        weight: (N,), how much each row counts.
         seed: of the row choice and of k-means.
         jitter: sd of the noise that keeps equal clusters apart.
     """
@@ -44,23 +46,27 @@ def residual_kmeans(
     if mask is not None:
         u = u * mask[rows]
     n, features = u.shape
-    codes = torch.empty(n, 0, dtype=torch.long)
+    share = torch.ones(n, dtype=u.dtype) if weight is None else weight[rows].double().clamp(min=1e-12)
+    share = share * (n / share.sum())
     for l, frame in enumerate(model.layers):
         k = frame.num_components
         u = u + 1e-6 * torch.randn(u.shape, generator=generator, dtype=u.dtype)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct rows than clusters: harmless here
             labels = torch.as_tensor(
-                KMeans(min(k, n), n_init=1, random_state=seed + l, max_iter=50).fit(u.numpy()).labels_, dtype=torch.long
+                KMeans(min(k, n), n_init=1, random_state=seed + l, max_iter=50)
+                .fit(u.numpy(), sample_weight=share.numpy())
+                .labels_,
+                dtype=torch.long,
             )
-        one_hot = torch.nn.functional.one_hot(labels, k).double()
+        one_hot = torch.nn.functional.one_hot(labels, k) * share.unsqueeze(-1)
         counts = one_hot.sum(0)
-        mean = (one_hot.T @ u) / counts.clamp(min=1).unsqueeze(-1)
+        mean = (one_hot.T @ u) / counts.clamp(min=1e-12).unsqueeze(-1)
         spare = counts == 0  # fewer rows than components: the rest start at random rows
         if spare.any():
             mean[spare] = u[torch.randint(n, (int(spare.sum()),), generator=generator)]
         gap = u - mean[labels]
-        pooled = gap.T @ gap / n + 1e-6 * torch.eye(features, dtype=u.dtype)
+        pooled = (gap * share.unsqueeze(-1)).T @ gap / n + 1e-6 * torch.eye(features, dtype=u.dtype)
         scatter = torch.einsum("nk,nd,ne->kde", one_hot, gap, gap) if features <= 64 else None
         shrink = 2.0 if not frame.full else 2.0 + features
         if scatter is None:
@@ -73,7 +79,6 @@ def residual_kmeans(
         model.prior.place(l, ((counts + 1) / (n + k)).to(frame.mean))
         for name, known in (streams or {}).items():
             _place_stream(model, name, l, labels, known[rows])
-        codes = torch.cat([codes, labels.unsqueeze(-1)], -1)
         u, _ = frame.whiten(u.to(frame.mean), labels)
         u = u.double()
         if mask is not None:
