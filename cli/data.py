@@ -104,7 +104,7 @@ def get(
     """
     from phlogiston import datasets
 
-    folder = datasets.fetch(name, root)
+    folder = datasets.get(name, root)
     text = f"{name} is {datasets.info(name).state}: nothing to fetch" if folder is None else str(folder)
     emit(as_json, {"name": name, "folder": None if folder is None else str(folder)}, text)
 

@@ -22,6 +22,8 @@ from phlogiston.cli import data, demo, evaluate, runs, sample, systems, train
 from phlogiston.errors import ConfigError, DataError, EvidenceError, PhlogistonError, PhlogistonWarning, ShapeError
 
 MISUSE = (ConfigError, ShapeError, DataError, EvidenceError)
+INTERRUPTED = 130
+STOPPED = "interrupted; what is on disk is whole. `phlogiston train SYSTEM --out RUN --resume` goes on with a run."
 
 app = typer.Typer(
     name="phlogiston",
@@ -91,7 +93,7 @@ def _run(arguments: list[str], debug: bool) -> int:
     except typer.exceptions.TyperException as error:
         return _usage(error)
     except (typer.Abort, KeyboardInterrupt):
-        return _fail("interrupted; what is on disk is whole. The same command goes on where it can.", 130, debug)
+        return _fail(STOPPED, INTERRUPTED, debug)
     except MISUSE as error:
         return _fail(error, 2, debug)
     except PhlogistonError as error:
@@ -107,6 +109,8 @@ def _run(arguments: list[str], debug: bool) -> int:
     except Exception as error:
         what = f"unexpected {type(error).__name__}: {error}"
         return _fail(f"{what} (run the same with --debug to see where; this is a fault of phlogiston)", 1, debug)
+    if result == INTERRUPTED:  # typer turns Ctrl-C into this
+        return _fail(STOPPED, INTERRUPTED, False)
     return result if isinstance(result, int) else 0
 
 

@@ -30,7 +30,7 @@ import numpy as np
 from phlogiston.datasets.base import Dataset, Info, Meta, Split
 from phlogiston.errors import ConfigError, DataError, unknown_name
 
-__all__ = ["Dataset", "Info", "Meta", "Split", "fetch", "info", "load", "names", "read_options"]
+__all__ = ["Dataset", "Info", "Meta", "Split", "get", "info", "load", "names", "read_options"]
 
 
 @cache
@@ -98,7 +98,7 @@ def load(
     return loaded
 
 
-def fetch(name: str, root: str | PathLike[str] | None = None) -> Path | None:
+def get(name: str, root: str | PathLike[str] | None = None) -> Path | None:
     """Fetch what a source needs, without loading it.
 
     Args:
