@@ -39,7 +39,7 @@ def figure(data: Dataset) -> Figure:
         _scatter(drawing, data)
     else:
         _histograms(drawing, data)
-    drawing.suptitle(f"{data.meta.title or data.meta.name}, {len(x):,} training rows")
+    drawing.suptitle(f"{data.meta.title or data.meta.name}\n{len(x):,} training rows")
     return drawing
 
 
