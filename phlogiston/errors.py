@@ -61,6 +61,10 @@ class SampleSizeWarning(PhlogistonWarning):
     """A figure rests on fewer samples than it needs to be trusted."""
 
 
+class QueryWarning(PhlogistonWarning):
+    """A query was answered, but by fewer effective samples than a tenth of those asked for."""
+
+
 def unknown_name(kind: str, name: object, choices: Iterable[str]) -> UnknownNameError:
     """Build the error for an unregistered name, with the nearest valid one.
 

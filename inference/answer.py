@@ -1,0 +1,228 @@
+"""What a query gives back: weighted samples, how good they are, and how probable the evidence was."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import tempfile
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from phlogiston.distributions.resampling import effective_size, systematic
+from phlogiston.errors import EvidenceError, QueryWarning, ShapeError, unknown_name
+
+
+def write_bytes(path: Path, content: bytes) -> Path:
+    """Write a file in one go: temporary name, fsync, rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return path
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """Weighted samples from p(everything | evidence).
+
+    Attributes:
+        samples: site -> (n, ...); with several rows of evidence (n, rows, ...).
+        log_weights: (n,) or (n, rows), log importance weights in nats; none is NaN, those of impossible draws are
+            gone. Equal weights mean plain samples.
+        log_evidence: log probability (density, for known and soft entries) of the evidence in nats, () or (rows,);
+            None where the method gives none.
+        log_evidence_error: its standard error, same shape; zero where exact.
+        method: how it was computed, in words.
+        ess: effective sample size, () or (rows,), of all draws made, before dead ones were replaced.
+        details: further tensors by name, first axis n where they belong to samples (`log_prob`, `component`).
+    """
+
+    samples: Mapping[str, Tensor]
+    log_weights: Tensor
+    log_evidence: Tensor | None
+    log_evidence_error: Tensor | None
+    method: str
+    ess: Tensor
+    details: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        parts = [f"{name}: {tuple(value.shape)}" for name, value in self.samples.items()]
+        evidence = "" if self.log_evidence is None else f", log evidence {self.log_evidence.mean().item():.4g}"
+        ess = f"ESS {self.ess.min().item():.4g} of {self.num_samples}"
+        return f"Answer({', '.join(parts)}; {self.method}; {ess}{evidence})"
+
+    @property
+    def num_samples(self) -> int:
+        """How many samples there are."""
+        return len(self.log_weights)
+
+    @property
+    def weights(self) -> Tensor:
+        """Weights that sum to one over the samples, shaped like `log_weights`."""
+        return self.log_weights.softmax(0)
+
+    def _site(self, name: str) -> Tensor:
+        if name not in self.samples:
+            raise unknown_name("site of the answer", name, self.samples)
+        return self.samples[name]
+
+    def _weights_for(self, value: Tensor) -> Tensor:
+        weights = self.weights
+        return weights.reshape(*weights.shape, *(1,) * (value.dim() - weights.dim()))
+
+    def mean(self, name: str) -> Tensor:
+        """Weighted mean of a site: its shape without the sample axis."""
+        value = self._site(name).double()
+        return (self._weights_for(value) * value).sum(0)
+
+    def variance(self, name: str) -> Tensor:
+        """Weighted variance of a site, entry by entry."""
+        value = self._site(name).double()
+        weights = self._weights_for(value)
+        centre = (weights * value).sum(0)
+        return (weights * (value - centre).square()).sum(0)
+
+    def quantile(self, name: str, q: float | Tensor) -> Tensor:
+        """Weighted quantiles of a site, entry by entry: the smallest sample whose cumulative weight reaches q.
+
+        Args:
+            name: the site.
+            q: level(s) in [0, 1], number or (Q,).
+
+        Returns:
+            The site's shape without the sample axis, with a leading Q axis when `q` has one.
+
+        Raises:
+            ShapeError: a level outside [0, 1].
+        """
+        levels = torch.as_tensor(q, dtype=torch.float64)
+        if bool(((levels < 0) | (levels > 1)).any()):
+            raise ShapeError(f"quantile levels must lie in [0, 1]; got {q}")
+        value = self._site(name)
+        ordered, index = value.sort(0)
+        weights = self._weights_for(value).expand(value.shape).gather(0, index)
+        reached = weights.cumsum(0)
+        found = []
+        for level in levels.reshape(-1):
+            # rounding in the sum must not push a level past its sample
+            position = (reached < level * reached[-1] - 1e-12).sum(0, keepdim=True).clamp_max(len(value) - 1)
+            found.append(ordered.gather(0, position).squeeze(0))
+        return found[0] if levels.dim() == 0 else torch.stack(found)
+
+    def resampled(self, n: int | None = None, generator: torch.Generator | None = None) -> Answer:
+        """Draw equally weighted samples (systematic, then shuffled).
+
+        Args:
+            n: how many; as many as there are by default.
+            generator: source of randomness.
+
+        Returns:
+            An answer with equal weights; evidence, method and ESS are carried over.
+        """
+        count = self.num_samples if n is None else n
+        if count < 1:
+            raise ShapeError(f"n must be positive; got {n}")
+        columns = self.weights.reshape(self.num_samples, -1)
+        picks = []
+        for r in range(columns.shape[1]):
+            order = torch.randperm(count, generator=generator)
+            picks.append(systematic(columns[:, r], count, generator)[order])
+        index = torch.stack(picks, 1).reshape(count, *self.log_weights.shape[1:])
+        return replace(self._take(index), log_weights=torch.zeros(index.shape, dtype=self.log_weights.dtype))
+
+    def _take(self, index: Tensor) -> Answer:
+        rows = index.dim()
+
+        def pick(value: Tensor) -> Tensor:
+            if rows == 1:
+                return value[index]
+            wide = index.reshape(*index.shape, *(1,) * (value.dim() - rows))
+            return value.gather(0, wide.expand(*index.shape, *value.shape[rows:]))
+
+        own = {k: v for k, v in self.details.items() if v.shape[: self.log_weights.dim()] == self.log_weights.shape}
+        return replace(
+            self,
+            samples={k: pick(v) for k, v in self.samples.items()},
+            log_weights=pick(self.log_weights),
+            details={**self.details, **{k: pick(v) for k, v in own.items()}},
+        )
+
+    def sorted(self, by: str = "log_prob", keep: float = 1.0) -> Answer:
+        """Order samples, most plausible first.
+
+        Args:
+            by: a detail with one figure per sample; `log_prob` is the model's log density (an importance weight is
+                not a plausibility).
+            keep: the share of samples to keep, in (0, 1].
+
+        Raises:
+            UnknownNameError: the answer has no such detail.
+            ShapeError: `keep` out of range.
+        """
+        if by not in self.details:
+            raise unknown_name("detail of the answer", by, self.details)
+        if not 0 < keep <= 1:
+            raise ShapeError(f"keep must lie in (0, 1]; got {keep}")
+        order = self.details[by].argsort(0, descending=True)
+        return self._take(order[: max(1, math.ceil(keep * self.num_samples))])
+
+    def to_npz(self, path: str | Path) -> Path:
+        """Write samples, weights, evidence and method to one npz file, in one go."""
+        arrays: dict[str, Any] = {name: value.numpy() for name, value in self.samples.items()}
+        arrays["log_weights"], arrays["ess"] = self.log_weights.numpy(), self.ess.numpy()
+        if self.log_evidence is not None:
+            arrays["log_evidence"] = self.log_evidence.detach().numpy()
+        if self.log_evidence_error is not None:
+            arrays["log_evidence_error"] = self.log_evidence_error.detach().numpy()
+        arrays["method"] = np.asarray(self.method)
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **arrays)
+        return write_bytes(Path(path), buffer.getvalue())
+
+
+def evidence_error(log_weights: Tensor) -> Tensor:
+    """Standard error of the log of the mean weight, (n, ...) -> (...), from the weights' spread."""
+    n = log_weights.shape[0]
+    ess = effective_size(log_weights)
+    return ((n / ess.clamp_min(1e-300) - 1).clamp_min(0.0) / n).sqrt()
+
+
+def check_alive(log_weights: Tensor, what: str) -> None:
+    """Refuse answers in which nothing satisfied the evidence.
+
+    Raises:
+        EvidenceError: all weights of some row are zero, or a weight is NaN.
+    """
+    if bool(torch.isnan(log_weights).any()):
+        raise EvidenceError(f"{what}: weights became NaN; the model's densities are not finite at the evidence")
+    if bool(torch.isneginf(log_weights).all(0).any()):
+        raise EvidenceError(
+            f"{what}: none of {len(log_weights)} draws satisfied the evidence. It is impossible, or too improbable for "
+            f"this many draws: loosen it, or raise num_samples."
+        )
+
+
+def warn_if_poor(ess: Tensor, n: int, what: str) -> None:
+    """Warn when the effective sample size is below a tenth of the samples."""
+    worst = float(ess.min())
+    if worst < 0.1 * n:
+        warnings.warn(
+            f"{what}: the effective sample size is {worst:.1f} of {n} samples; raise num_samples or give less evidence",
+            QueryWarning,
+            stacklevel=3,
+        )
