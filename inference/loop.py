@@ -326,6 +326,7 @@ class Loop:
             "score": score,
             "loss": self.stretch.loss if self.stretch.rows else None,
             "valid_loss": self.state.valid_loss,
+            "metrics": {name: float(value) for name, value in self.state.metrics.items()},
             "finished": finished,
             "policy": asdict(self.policy),
             "interval": asdict(self.interval),
@@ -358,6 +359,7 @@ class Loop:
         self.stretch = Interval()
         self.owed = False
         self.state.valid_loss = state["valid_loss"]
+        self.state.metrics = dict(state["metrics"])
         self.callbacks.load_state_dict(state["callbacks"])
 
 

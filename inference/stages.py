@@ -240,7 +240,7 @@ class Active:
         names = {id(p): n for n, p in self.parameters.items()}
         self.optimizer_names = [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
         # a callable may have given its groups rates of their own: the schedule scales each
-        self._rates = [(group, float(group["lr"])) for group in optimizer.param_groups]
+        self._rates = [float(group["lr"]) for group in optimizer.param_groups]
 
     def _resolve(self, where: str) -> Iterator[tuple[Any, str, Schedule]]:
         for key, schedule in self.stage.schedules.items():
@@ -271,7 +271,7 @@ class Active:
         progress = self.progress(step)
         schedule = self.stage.schedules.get("learning_rate")
         share = factor if schedule is None else factor * schedule(progress)
-        for group, rate in self._rates:
+        for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * share
         for target, name, rule in self._actions:
             if target is self._scales.weights:

@@ -62,7 +62,7 @@ def test_the_mean_loss_of_an_epoch_does_not_depend_on_the_batch_size(kind: str, 
     steps = -(-60 // batch_size)
     # a vanishing learning rate keeps the parameters where they are
     history = fit(model, guide, data, stages=Stage("one epoch", steps, batch_size=batch_size, learning_rate=1e-12))
-    assert history.loss[-1] == pytest.approx(float(expected), rel=1e-5)
+    assert history.loss[-1] == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_global_terms_settle_at_the_posterior_mode_whatever_the_batch_size() -> None:
