@@ -1,0 +1,420 @@
+"""Images from anywhere, a block at a time: folders, npz and npy files, video folders, arrays, or a sampler.
+
+Every source yields uint8 tensors (block, channels, height, width), or (1, time, channels, height, width) when clips are
+asked for, and holds no more than a few blocks in memory. Floats are taken as [0, 1] and rounded to eight bits, so that
+real and generated images are quantised alike.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from phlogiston.errors import ConfigError, DataError, ShapeError
+
+PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
+VIDEOS = {".mp4", ".gif", ".avi", ".mov", ".webm", ".mkv"}
+BLOCK = 256
+_KEYS = ("images", "x", "frames", "samples", "arr_0")
+
+
+class Source(Protocol):
+    """A stream of images that can be read more than once.
+
+    Attributes:
+        name: what messages call it.
+    """
+
+    name: str
+
+    def count(self, clips: bool) -> int:
+        """Return how many images (or clips) there are."""
+
+    def blocks(self, clips: bool) -> Iterator[Tensor]:
+        """Yield uint8 (block, channels, height, width), or (block, time, channels, height, width) for clips."""
+
+    def fingerprint(self) -> str | None:
+        """Return a checksum of the content, or None where caching makes no sense."""
+
+
+def open_source(images: Any, *, key: str | None = None, shape: Sequence[int] | None = None, name: str = "") -> Source:
+    """Make a source of whatever the user has.
+
+    Args:
+        images: a folder (of images, of videos, or of folders of frames), an .npz or .npy file, an array or tensor, or
+            a source already.
+        key: which array of an .npz; found by name (images, x, frames, samples) or by being alone, if not given.
+        shape: (height, width) or (height, width, channels) of flattened rows; squares are recognised.
+        name: what messages call it.
+
+    Raises:
+        DataError: nothing there, or nothing that could be images.
+    """
+    if hasattr(images, "blocks") and hasattr(images, "fingerprint"):
+        return images
+    if isinstance(images, str | Path):
+        path = Path(images).expanduser()
+        if path.is_dir():
+            return Folder(path)
+        if not path.exists():
+            raise DataError(f"{str(path)!r} does not exist; expected a folder of images, or an .npz or .npy file.")
+        if path.suffix in (".npz", ".npy"):
+            return ArrayFile(path, key, shape)
+        raise DataError(f"{str(path)!r} is neither a folder nor an .npz or .npy file.")
+    return Rows(images, shape, name or "the array")
+
+
+class Rows:
+    """Images in memory: (n, [time,] height, width[, channels]), channels first or last, or flattened rows."""
+
+    def __init__(self, values: Any, shape: Sequence[int] | None = None, name: str = "the array"):
+        self.name = name
+        self.shape = shape
+        self.values = values if isinstance(values, Tensor) else np.asarray(values)
+
+    def count(self, clips: bool) -> int:
+        if clips or len(self.values) == 0:
+            return len(self.values)
+        return sum(len(block) for block in self.blocks(clips)) if self.values.ndim == 5 else len(self.values)
+
+    def blocks(self, clips: bool) -> Iterator[Tensor]:
+        for start in range(0, len(self.values), BLOCK):
+            part = self.values[start : start + BLOCK]
+            yield from _as_asked(to_uint8(part, self.shape, self.name, start), clips, self.name)
+
+    def fingerprint(self) -> str | None:
+        return None
+
+
+class Draws:
+    """Images drawn as they are needed, so that any number of samples takes the memory of one block.
+
+    Args:
+        draw: function of a number of images that returns them as an array or tensor.
+        number: how many to draw in all.
+        shape: of flattened rows; see `open_source`.
+        name: what messages call it.
+    """
+
+    def __init__(
+        self, draw: Callable[[int], Any], number: int, shape: Sequence[int] | None = None, name: str = "draws"
+    ):
+        self.draw, self.number, self.shape, self.name = draw, number, shape, name
+
+    def count(self, clips: bool) -> int:
+        return self.number
+
+    def blocks(self, clips: bool) -> Iterator[Tensor]:
+        for start in range(0, self.number, BLOCK):
+            part = self.draw(min(BLOCK, self.number - start))
+            yield from _as_asked(to_uint8(part, self.shape, self.name, start), clips, self.name)
+
+    def fingerprint(self) -> str | None:
+        return None
+
+
+class ArrayFile:
+    """One array of an .npz or .npy file, read through in blocks without ever being whole in memory."""
+
+    def __init__(self, path: Path, key: str | None = None, shape: Sequence[int] | None = None):
+        self.path, self.shape, self.name = path, shape, str(path)
+        self.key = _choose_key(path, key) if path.suffix == ".npz" else None
+        with self._open() as file:
+            self.array_shape, self._fortran, self.dtype = _header(file, self.name)
+        if self.dtype.hasobject:
+            raise DataError(f"{self.name} holds Python objects; expected numbers.")
+
+    def _open(self) -> Any:
+        if self.key is None:
+            return self.path.open("rb")
+        return _Member(self.path, f"{self.key}.npy")
+
+    def count(self, clips: bool) -> int:
+        if len(self.array_shape) == 5 and not clips:
+            return self.array_shape[0] * self.array_shape[1]
+        return self.array_shape[0] if self.array_shape else 0
+
+    def blocks(self, clips: bool) -> Iterator[Tensor]:
+        start = 0
+        for part in self._arrays():
+            yield from _as_asked(to_uint8(part, self.shape, self.name, start), clips, self.name)
+            start += len(part)
+
+    def _arrays(self) -> Iterator[np.ndarray]:
+        row = int(np.prod(self.array_shape[1:], dtype=np.int64)) * self.dtype.itemsize
+        with self._open() as file:
+            _header(file, self.name)
+            if self._fortran:  # stored column by column: rows cannot be streamed, the whole must come in
+                flat = np.frombuffer(_read_all(file, row * self.array_shape[0], self.name), self.dtype)
+                whole = flat.reshape(self.array_shape, order="F")
+                yield from (whole[start : start + BLOCK] for start in range(0, len(whole), BLOCK))
+                return
+            for start in range(0, self.array_shape[0], BLOCK):
+                rows = min(BLOCK, self.array_shape[0] - start)
+                content = _read_all(file, rows * row, self.name)
+                yield np.frombuffer(content, self.dtype).reshape(rows, *self.array_shape[1:])
+
+    def fingerprint(self) -> str | None:
+        return _digest([self.path], f"{self.key}{self.shape}")
+
+
+class Folder:
+    """Pictures or videos below a folder, in the order of their names.
+
+    With clips asked for, each video is one, and where there are no videos each folder of pictures is one.
+    """
+
+    def __init__(self, path: Path):
+        self.path, self.name = path, str(path)
+        files = sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
+        self.pictures = [file for file in files if file.suffix.lower() in PICTURES]
+        self.videos = [file for file in files if file.suffix.lower() in VIDEOS]
+        if self.pictures and self.videos:
+            raise DataError(
+                f"{self.name} holds pictures ({len(self.pictures)}) and videos ({len(self.videos)}); separate them."
+            )
+        if not self.pictures and not self.videos:
+            raise DataError(f"{self.name} holds no images; looked for {' '.join(sorted(PICTURES | VIDEOS))}.")
+
+    def count(self, clips: bool) -> int:
+        if self.pictures:
+            return len({file.parent for file in self.pictures}) if clips else len(self.pictures)
+        return len(self.videos) if clips else sum(len(block) for block in self.blocks(False))
+
+    def blocks(self, clips: bool) -> Iterator[Tensor]:
+        if self.videos:
+            for clip in _ahead(read_video, self.videos, most=2):
+                yield clip.unsqueeze(0) if clips else clip
+        elif clips:
+            for folder in sorted({file.parent for file in self.pictures}):
+                frames = [read_picture(file) for file in self.pictures if file.parent == folder]
+                if len({frame.shape for frame in frames}) > 1:
+                    raise DataError(f"the frames of the clip {str(folder)!r} differ in size or colours.")
+                yield torch.stack(frames).unsqueeze(0)
+        else:
+            yield from _group(_ahead(read_picture, self.pictures, most=32))
+
+    def fingerprint(self) -> str | None:
+        return _digest(self.pictures or self.videos, "", self.path)
+
+
+def read_picture(path: Path) -> Tensor:
+    """Read one picture as uint8 (channels, height, width): grey stays one channel, transparency is dropped.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            grey = picture.mode in ("1", "L", "LA")
+            if picture.mode.startswith(("I", "F")):
+                raise DataError(f"{str(path)!r} has more than 8 bits per channel; convert it to 8 bits first.")
+            values = np.array(picture.convert("L" if grey else "RGB"))
+    except DataError:
+        raise
+    except Exception as error:  # each format has errors of its own; all mean the same to the user
+        raise DataError(f"{str(path)!r} is no readable image: {error}") from error
+    return torch.from_numpy(values[None] if grey else np.moveaxis(values, -1, 0).copy())
+
+
+def read_video(path: Path) -> Tensor:
+    """Read one video as uint8 (time, 3, height, width).
+
+    Raises:
+        DataError: it cannot be read, or has no frames.
+    """
+    import imageio.v3 as iio
+
+    try:
+        frames = np.asarray(iio.imread(path, plugin="pillow" if path.suffix.lower() == ".gif" else "pyav"))
+    except Exception as error:
+        raise DataError(f"{str(path)!r} is no readable video: {error}") from error
+    if frames.ndim == 3:
+        frames = np.repeat(frames[..., None], 3, -1)
+    if frames.ndim != 4 or len(frames) == 0:
+        raise DataError(f"{str(path)!r} holds no frames.")
+    return torch.from_numpy(np.moveaxis(frames[..., :3], -1, 1).copy())
+
+
+def to_uint8(values: Any, shape: Sequence[int] | None = None, name: str = "the array", start: int = 0) -> Tensor:
+    """Bring a block of images to uint8 (n, [time,] channels, height, width).
+
+    Args:
+        values: uint8 or bool, integers in 0..255, or floats in [0, 1].
+        shape: (height, width) or (height, width, channels) of flattened rows.
+        name: what messages call it.
+        start: number of the first row, for messages.
+
+    Raises:
+        ShapeError: not a batch of images.
+        DataError: NaN, or values out of range.
+    """
+    tensor = values.detach().cpu() if isinstance(values, Tensor) else torch.from_numpy(np.array(values))
+    tensor = _channels_first(tensor, shape, name)
+    if tensor.dtype == torch.uint8:
+        return tensor.contiguous()
+    if tensor.dtype == torch.bool:
+        return tensor.to(torch.uint8) * 255
+    low, high = (0.0, 0.0) if tensor.numel() == 0 else (float(tensor.min()), float(tensor.max()))
+    if not tensor.is_floating_point():
+        if low < 0 or high > 255:
+            raise DataError(f"{name} holds integers from {low:.0f} to {high:.0f}; pixels are 0 to 255.")
+        return tensor.to(torch.uint8)
+    finite = torch.isfinite(tensor)
+    if not bool(finite.all()):
+        row = start + int((~finite).flatten(1).any(1).nonzero()[0])
+        raise DataError(f"{name} holds NaN or infinite pixels in image {row}.")
+    if low < -0.01 or high > 1.01:
+        raise DataError(
+            f"{name} holds floats from {low:.3g} to {high:.3g}; pixels are 0 to 1. Rescale them or give uint8."
+        )
+    return (tensor.clamp(0.0, 1.0) * 255.0).round().to(torch.uint8)
+
+
+def _channels_first(tensor: Tensor, shape: Sequence[int] | None, name: str) -> Tensor:
+    if tensor.ndim == 2:
+        height, width, channels = _unflatten(tensor.shape[1], shape, name)
+        return tensor.reshape(len(tensor), height, width, channels).movedim(-1, 1)
+    if tensor.ndim == 3:
+        return tensor.unsqueeze(1)
+    if tensor.ndim in (4, 5):
+        if tensor.shape[-1] in (1, 3):
+            return tensor.movedim(-1, -3)
+        if tensor.shape[-3] in (1, 3):
+            return tensor
+        if tensor.shape[-1] == 4:
+            return tensor[..., :3].movedim(-1, -3)
+    raise ShapeError(
+        f"{name} has shape {tuple(tensor.shape)}; expected (n, height, width), (n, height, width, 1 or 3), or the "
+        "channels first, or one more axis for time."
+    )
+
+
+def _unflatten(size: int, shape: Sequence[int] | None, name: str) -> tuple[int, int, int]:
+    if shape is not None:
+        full = (*shape, 1) if len(shape) == 2 else tuple(shape)
+        if len(full) != 3 or int(np.prod(full)) != size:
+            raise ShapeError(f"{name} has rows of {size} values; they do not make images of shape {tuple(shape)}.")
+        return int(full[0]), int(full[1]), int(full[2])
+    for channels in (1, 3):
+        side = round((size / channels) ** 0.5)
+        if side * side * channels == size:
+            return side, side, channels
+    raise ShapeError(f"{name} has rows of {size} values, which make no square image; say the shape (height, width).")
+
+
+def _as_asked(block: Tensor, clips: bool, name: str) -> Iterator[Tensor]:
+    if clips and block.ndim == 4:
+        raise ShapeError(
+            f"{name} holds single images; these features are those of clips (n, time, height, width, ...)."
+        )
+    yield block.flatten(0, 1) if block.ndim == 5 and not clips else block
+
+
+def _group(pictures: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Stack neighbours of equal size; grey ones beside coloured ones are repeated to three channels."""
+    waiting: list[Tensor] = []
+    for picture in pictures:
+        if waiting and (picture.shape[1:] != waiting[0].shape[1:] or len(waiting) == BLOCK):
+            yield _stack(waiting)
+            waiting = []
+        waiting.append(picture)
+    if waiting:
+        yield _stack(waiting)
+
+
+def _stack(pictures: list[Tensor]) -> Tensor:
+    if len({len(picture) for picture in pictures}) > 1:
+        pictures = [picture.expand(3, -1, -1) for picture in pictures]
+    return torch.stack(pictures)
+
+
+def _ahead(read: Callable[[Path], Tensor], files: Sequence[Path], most: int) -> Iterator[Tensor]:
+    """Read files in their order, a few of them ahead of the one in use."""
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        waiting: deque[Future[Tensor]] = deque()
+        for file in files:
+            waiting.append(pool.submit(read, file))
+            if len(waiting) > most:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+class _Member:
+    """A member of a zip archive as a context manager that closes the archive too."""
+
+    def __init__(self, path: Path, member: str):
+        self._archive = zipfile.ZipFile(path)
+        self._file = self._archive.open(member)
+        self.read = self._file.read
+
+    def __enter__(self) -> Any:
+        return self._file
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        self._archive.close()
+
+
+def _choose_key(path: Path, key: str | None) -> str:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            keys = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+    except (OSError, zipfile.BadZipFile) as error:
+        raise DataError(f"{str(path)!r} is no readable .npz file: {error}") from error
+    if key is not None:
+        if key not in keys:
+            raise ConfigError(f"{str(path)!r} has no array {key!r}; it has {', '.join(keys) or 'none'}.")
+        return key
+    found = [name for name in _KEYS if name in keys] or (keys if len(keys) == 1 else [])
+    if not found:
+        raise ConfigError(f"{str(path)!r} has arrays {', '.join(keys) or '(none)'}; say which one holds the images.")
+    return found[0]
+
+
+def _header(file: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    from numpy.lib import format as npy
+
+    try:
+        version = npy.read_magic(file)
+        read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+        return read(file)
+    except ValueError as error:
+        raise DataError(f"{name} is no readable array: {error}") from error
+
+
+def _read_all(file: IO[bytes], size: int, name: str) -> bytes:
+    parts, missing = [], size
+    while missing:
+        try:
+            part = file.read(missing)
+        except (OSError, zipfile.BadZipFile, EOFError) as error:
+            raise DataError(f"{name} is damaged: {error}") from error
+        if not part:
+            raise DataError(f"{name} ends early: it is damaged.")
+        parts.append(part)
+        missing -= len(part)
+    return b"".join(parts)
+
+
+def _digest(files: Sequence[Path], more: str, root: Path | None = None) -> str:
+    """Return the SHA-256 of files' names (below `root`) and bytes."""
+    total = hashlib.sha256(more.encode())
+    for file in files:
+        if root is not None:
+            total.update(str(file.relative_to(root)).encode())
+        with file.open("rb") as content:
+            total.update(hashlib.file_digest(content, "sha256").digest())
+    return total.hexdigest()
