@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 Kind: TypeAlias = Literal["built in", "fetched", "yours"]
 LogDensity: TypeAlias = Callable[[Array], Array]
+ConditionalLogDensity: TypeAlias = Callable[[Array, Array], Array]
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,8 @@ class Meta:
         truth: the true log density of a row, x (n, features) -> (n,) in nats, or None where nobody knows it.
         notes: what a user should know.
         image_shape: (height, width) or (height, width, channels) when a row of `x` is a flattened image.
+        conditional_truth: where rows have targets `y`, the true log p(y | x), called with y (n, targets) and x (n,
+            features) -> (n,) in nats, or None.
     """
 
     name: str
@@ -81,6 +84,7 @@ class Meta:
     truth: LogDensity | None = field(default=None, compare=False)
     notes: str = ""
     image_shape: tuple[int, ...] | None = None
+    conditional_truth: ConditionalLogDensity | None = field(default=None, compare=False)
 
 
 class Split:
