@@ -36,6 +36,7 @@ _UNROLL = 4  # up to this many rows plain vector operations beat batched LAPACK
 _LIVE = math.log(1e-8)  # components whose proposal is this far below the best get no pilot
 _TRIAL = 256  # draws that decide how many candidates each final draw needs
 _MAX_TRIES = 16
+_MAX_WORK = 2**22  # draws times candidates beyond which evidence counts as too improbable
 _PILOT_ROWS = 8  # with more rows than this a pilot of a few draws adds noise rather than knowledge
 
 
@@ -310,11 +311,7 @@ class ConditionedMixture:
         # systematic selection leaves neighbours sharing components: shuffle
         probs = log_q.exp()
         component = systematic(probs, n, generator)[torch.randperm(n, generator=generator)]
-        tries = self._tries(probs, n, generator) if noise and not self.exact else 1
-        used, place = component.unique(return_inverse=True)
-        local = _subset(self.conditioned, used)
-        row_plan = self.plan if len(self.rows) else None
-        x_free, log_rows = _draw(local, self.rows, row_plan, place, noise, self.temper, generator, tries)
+        x_free, log_rows = self._draw_free(component, probs, noise, generator)
         x = self.evidence.values.detach().repeat(n, 1)
         x[:, ~self.evidence.known] = x_free
         if self.exact:
@@ -323,6 +320,26 @@ class ConditionedMixture:
             return Draws(component, x, weights[component], not bool((self.log_twist != self.log_mass).any()))
         base = (self._tempered_equal if self.temper else self.log_equal) - log_q
         return Draws(component, x, base[component] + log_rows, False)
+
+    def _draw_free(
+        self, component: Tensor, probs: Tensor, noise: bool, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
+        """Draw the free entries for the components chosen, trying harder while nothing satisfies the evidence."""
+        n = len(component)
+        used, place = component.unique(return_inverse=True)
+        local = _subset(self.conditioned, used)
+        row_plan = self.plan if len(self.rows) else None
+        tries = self._tries(probs, n, generator) if noise and not self.exact else 1
+        x, log_rows = _draw(local, self.rows, row_plan, place, noise, self.temper, generator, tries)
+        if not noise and bool(torch.isneginf(log_rows).any()):
+            # means one after the other ran into a corner: those rows get constrained draws instead
+            other, log_other = self._draw_free(component, probs, True, generator)
+            cornered = torch.isneginf(log_rows)
+            return torch.where(cornered.unsqueeze(1), other, x), torch.where(cornered, log_other, log_rows)
+        while bool(torch.isneginf(log_rows).all()) and n * tries * 16 <= _MAX_WORK:
+            tries *= 16
+            x, log_rows = _draw(local, self.rows, row_plan, place, noise, self.temper, generator, tries)
+        return x, log_rows
 
     def _tries(self, probs: Tensor, n: int, generator: torch.Generator | None) -> int:
         """Choose how many candidates each draw needs, from a small trial independent of the draws themselves."""
@@ -333,7 +350,8 @@ class ConditionedMixture:
         share = float(effective_size(self.log_equal[component] - probs[component].log() + log_rows)) / _TRIAL
         if share > 0.85:
             return 1
-        tries = min(_MAX_TRIES, math.ceil(8 * (1 / max(share, 1e-3) - 1)))
+        limit = _MAX_TRIES if share > 0.05 else 8 * _MAX_TRIES
+        tries = min(limit, math.ceil(8 * (1 / max(share, 1e-3) - 1)))
         return max(1, min(tries, 2**22 // (n * len(self.rows))))
 
     def _nothing(self, n: int) -> Draws:
@@ -378,6 +396,8 @@ def _draw(
     mean weight: still properly weighted, with less variance. `values=False` skips x.
     """
     n, mean, factor = len(place), conditioned.mean, conditioned.factor
+    if mean.shape[1] == 0:  # everything is known
+        return mean.new_zeros(n, 0), mean.new_zeros(n)
     if row_plan is None:
         x = mean.index_select(0, place)
         if noise:

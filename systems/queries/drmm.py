@@ -1,0 +1,519 @@
+"""DRMM's exact path through the query interface: a Gaussian mixture over index tuples, conditioned in closed form.
+
+Evidence is brought into the model's standardised coordinates; then either every tuple is weighed, or, where there are
+too many, tuples grow layer by layer: each prefix is weighed by its truncated mixture (itself normalised), and at most N
+distinct prefixes survive each layer without bias. Within a tuple x is Gaussian, and
+`distributions.gaussian_evidence` does the rest. Categorical streams multiply a tuple's probability by that of the
+values allowed. Everything runs in float64.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from phlogiston.distributions.gaussian_evidence import ConditionedMixture
+from phlogiston.distributions.linear_constraints import LinearEvidence, Rows, is_feasible, settle
+from phlogiston.distributions.paths import tuple_gaussian
+from phlogiston.distributions.resampling import effective_size, log_mean, replace_dead, resample_distinct
+from phlogiston.errors import ConfigError, EvidenceError, unknown_name
+from phlogiston.inference.answer import Answer, check_alive, evidence_error, warn_if_poor
+from phlogiston.inference.evidence import Known, Piece, normalise
+from phlogiston.inference.lowering import count_rows, lower_category, lower_vector
+from phlogiston.models.drmm import DRMM
+
+MAX_FLOATS = 2**25  # what the covariance factors of all tuples under consideration may hold
+
+
+@dataclass(frozen=True, eq=False)
+class _Tuples:
+    """Tuples under consideration: codes (P, L), log prior (P,) without streams, means (P, D), factors, method."""
+
+    codes: Tensor
+    log_prior: Tensor
+    means: Tensor
+    factors: Tensor
+    method: str
+    all: bool
+
+
+@dataclass(frozen=True, eq=False)
+class _Question:
+    """One row of evidence in both coordinate systems."""
+
+    original: LinearEvidence  # all columns, in the data's units
+    model: LinearEvidence  # varying columns, standardised
+    log_constant: Tensor  # added to the log evidence of the model's coordinates
+    allowed: Mapping[str, Tensor]  # stream -> bool (V,)
+
+
+class DRMMQuery:
+    """Answers questions to a trained deep residual mixture.
+
+    Args:
+        model: the generative program; a float64 copy is kept, so later training needs a new `DRMMQuery`.
+        columns: names of all columns of x, constant ones included; the model's own count when None.
+        constant: position -> value of the columns that never vary and that the model does not hold.
+        categorical: stream -> names of its values; numbers by default.
+        max_enum: weigh every tuple when there are at most this many.
+
+    Example:
+        >>> query = DRMMQuery(DRMM(2, 2, 4))
+        >>> query.ask({"x": Known([0.3, 0.0], [1, 0])}, num_samples=5).method
+        'exact over 16 tuples'
+    """
+
+    def __init__(
+        self,
+        model: DRMM,
+        *,
+        columns: Sequence[str] | None = None,
+        constant: Mapping[int, float] | None = None,
+        categorical: Mapping[str, Sequence[str]] | None = None,
+        max_enum: int = 65536,
+    ) -> None:
+        self.model = copy.deepcopy(model).cpu().double().eval().requires_grad_(False)
+        self.constant = dict(constant or {})
+        dim = model.features + len(self.constant)
+        self.columns = list(columns) if columns is not None else [f"x{i}" for i in range(dim)]
+        if len(self.columns) != dim:
+            raise ConfigError(f"the model has {model.features} features and {len(self.constant)} constants, but "
+                              f"{len(self.columns)} columns are named")  # fmt: skip
+        self.varying = torch.tensor([i for i in range(dim) if i not in self.constant])
+        self.categorical = {
+            name: list((categorical or {}).get(name, map(str, range(size)))) for name, size in model.categorical.items()
+        }
+        self.max_enum = max_enum
+        self._every: _Tuples | None = None
+
+    @property
+    def sites(self) -> list[str]:
+        """Names a question may use: `x` and the categorical streams."""
+        return ["x", *self.categorical]
+
+    # -- asking -------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def ask(
+        self,
+        evidence: Mapping[str, Any] | None = None,
+        ask: Sequence[str] | None = None,
+        num_samples: int = 1000,
+        *,
+        method: Literal["auto", "exact", "smc"] = "auto",
+        particles: int | None = None,
+        pilot: int = 8,
+        noise: Literal["model", "mean"] = "model",
+        temper: bool = False,
+        sort: bool = False,
+        prune: float = 0.0,
+        resample: bool = False,
+        seed: int | None = None,
+    ) -> Answer:
+        """Sample everything else given the evidence.
+
+        Args:
+            evidence: site -> pieces, see `inference.evidence`; several rows are several questions.
+            ask: sites to return; all by default.
+            num_samples: samples per row of evidence.
+            method: `"exact"` weighs every tuple, `"smc"` grows them layer by layer, `"auto"` chooses by size.
+            particles: prefixes kept per layer by `"smc"`; `max(256, num_samples)` by default, fewer where the
+                covariance factors of their children would not fit `MAX_FLOATS`.
+            pilot: sequential draws per live tuple that improve the choice of tuples where masses have no closed form.
+            noise: `"mean"` returns each tuple's constrained mean without noise.
+            temper: let weights of evidence other than 1 define the answer (heuristic: `log_evidence` is then no
+                probability) instead of the proposal only.
+            sort: most plausible first, by log p(x).
+            prune: drop this share of the samples, the least plausible by log p(x); in [0, 1).
+            resample: return equally weighted samples.
+            seed: of this call; None draws from torch's generator.
+
+        Returns:
+            The answer: `x` float64 (n, columns), streams int64 (n,); `details` hold the tuples as `codes` and, with
+            `sort` or `prune`, `log_prob` in nats. All returned samples satisfy all hard constraints, and known
+            values come back bit for bit.
+
+        Raises:
+            EvidenceError: malformed or impossible evidence.
+            ConfigError: options out of range.
+        """
+        if num_samples < 1:
+            raise ConfigError(f"num_samples must be at least 1; got {num_samples}")
+        if not 0 <= prune < 1:
+            raise ConfigError(f"prune must lie in [0, 1); got {prune}")
+        if noise not in ("model", "mean"):
+            raise unknown_name("noise", noise, ("model", "mean"))
+        question = normalise(evidence, self.sites)
+        wanted = list(ask) if ask is not None else self.sites
+        for name in wanted:
+            if name not in self.sites:
+                raise unknown_name("site", name, self.sites)
+        rows = count_rows(question, ["x"])
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        answers = []
+        for r in range(rows or 1):
+            q = self._lower(question, r)
+            tuples = self._tuples(q, method, particles or max(256, num_samples), generator)
+            answers.append(self._answer(q, tuples, num_samples, pilot, noise == "model", temper, generator))
+        if sort or prune > 0:
+            answers = [self._plausibility(a).sorted(keep=1 - prune) for a in answers]
+            if not sort:  # pruned, but in random order
+                answers = [a._take(torch.randperm(a.num_samples, generator=generator)) for a in answers]
+        if resample:
+            answers = [self._resample(a, sort, generator) for a in answers]
+        answer = answers[0] if rows is None else _stack(answers)
+        warn_if_poor(answer.ess, num_samples, f"query ({answer.method})")
+        return replace(answer, samples={name: answer.samples[name] for name in wanted})
+
+    @staticmethod
+    def _resample(answer: Answer, sort: bool, generator: torch.Generator | None) -> Answer:
+        drawn = answer.resampled(generator=generator)
+        return drawn.sorted() if sort else drawn
+
+    def _answer(
+        self, q: _Question, tuples: _Tuples, n: int, pilot: int, noise: bool, temper: bool, generator: Any
+    ) -> Answer:
+        streams = {name: self.model.stream_logits(name, tuples.codes).log_softmax(-1) for name in self.categorical}
+        mixture = self._mixture(q, tuples, streams, temper)
+        draws = mixture.sample(n, pilot=pilot, noise=noise, generator=generator)
+        x = torch.zeros(n, len(self.columns), dtype=torch.float64)
+        x[:, self.varying] = self.model.location + self.model.scale * draws.x
+        x, good = settle(x, q.original)
+        log_weights = torch.where(good, draws.log_weights, -math.inf)
+        self._check(log_weights, mixture, q)
+        codes = tuples.codes[draws.component]
+        samples = {"x": x}
+        for name in self.categorical:
+            log_probs = streams[name][draws.component]
+            if name in q.allowed:
+                log_probs = log_probs.masked_fill(~q.allowed[name], -math.inf)
+            samples[name] = torch.multinomial(log_probs.softmax(-1), 1, generator=generator).squeeze(-1)
+        log_evidence = log_mean(draws.log_weights) + q.log_constant.detach()
+        error = evidence_error(draws.log_weights) if tuples.all else None
+        ess = effective_size(log_weights)
+        index, log_weights = replace_dead(log_weights, generator)
+        method = tuples.method + ("" if mixture.exact else ", sequential masses") + (", tempered" if temper else "")
+        return Answer(
+            {name: value[index] for name, value in samples.items()},
+            log_weights + q.log_constant.detach(),
+            log_evidence,
+            error,
+            method,
+            ess,
+            {"codes": codes[index]},
+        )
+
+    def _check(self, log_weights: Tensor, mixture: ConditionedMixture, q: _Question) -> None:
+        if bool(torch.isneginf(log_weights).all()) and not is_feasible(mixture.rows):
+            raise EvidenceError("the evidence is impossible: no point satisfies all inequalities at once")
+        check_alive(log_weights, "query")
+
+    def _plausibility(self, answer: Answer) -> Answer:
+        log_prob = self.log_prob(answer.samples["x"])
+        return replace(answer, details={**answer.details, "log_prob": log_prob})
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log density of complete rows, (n, columns) -> (n,), in nats; beyond 4,096 tuples a beam's bound."""
+        width = self.model.num_paths if self.model.num_paths <= 4096 else 64
+        return self._marginal(x[:, self.varying].double(), None, {}, width)
+
+    def _marginal(self, x: Tensor, mask: Tensor | None, streams: Mapping[str, Tensor], width: int) -> Tensor:
+        """Log p of the known entries of x (n, D) and streams (n,), -1 where missing."""
+        d = x.shape[1]
+        full = self.model.layers[0].full and mask is not None
+        per_row = min(width * max(self.model.sizes), self.model.num_paths) * d * (d if full else 1)
+        step = max(1, MAX_FLOATS // per_row)
+        parts = []
+        for start in range(0, len(x), step):
+            part = slice(start, start + step)
+            known = None if mask is None else mask[part]
+            beam = self.model.find(
+                x[part], width=width, mask=known, streams={name: value[part] for name, value in streams.items()}
+            )
+            log_joint = beam.log_joint
+            for name in streams:
+                log_joint = log_joint + beam.stream_log_lik[name]
+            parts.append(log_joint.logsumexp(-1) + self.model.log_jacobian(known))
+        return torch.cat(parts)
+
+    # -- probabilities ------------------------------------------------------------------------------------------
+
+    def log_evidence(
+        self,
+        evidence: Mapping[str, Any],
+        *,
+        num_samples: int = 4096,
+        particles: int | None = None,
+        seed: int | None = None,
+    ) -> Tensor:
+        """Log probability of evidence (density, for known and soft entries) in nats, () or (rows,).
+
+        Differentiable in the evidence's values (known, soft, limits) where masses have a closed form, which is
+        everything but two or more joint inequalities; those are estimated with `num_samples` draws, without gradients.
+
+        Args:
+            evidence: see `ask`.
+            num_samples: draws for masses without a closed form.
+            particles: see `ask`; where tuples are grown, which ones are kept carries no gradient.
+            seed: of this call.
+
+        Raises:
+            EvidenceError: malformed or impossible evidence.
+        """
+        question = normalise(evidence, self.sites)
+        rows = count_rows(question, ["x"])
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        found = []
+        for r in range(rows or 1):
+            q = self._lower(question, r)
+            with torch.no_grad():
+                tuples = self._tuples(q, "auto", particles or 1024, generator)
+                streams = {name: self.model.stream_logits(name, tuples.codes).log_softmax(-1) for name in q.allowed}
+            mixture = self._mixture(q, tuples, streams, False)
+            if mixture.exact:
+                value = mixture.log_evidence
+            else:
+                draws = mixture.sample(num_samples, generator=generator)
+                self._check(draws.log_weights, mixture, q)
+                value = log_mean(draws.log_weights)
+            found.append(value + q.log_constant)
+        return found[0] if rows is None else torch.stack(found)
+
+    def conditional_log_prob(self, target: Mapping[str, Any], evidence: Mapping[str, Any], **options: Any) -> Tensor:
+        """Log p(target | evidence) in nats: the difference of two marginals, () or (rows,).
+
+        Args:
+            target: what is asked about; its known and soft entries contribute densities.
+            evidence: what is given.
+            **options: passed to `log_evidence`.
+        """
+        given = normalise(evidence, self.sites)
+        both = dict(given)
+        for name, pieces in normalise(target, self.sites).items():
+            both[name] = (*both.get(name, ()), *pieces)
+        fast = self._known_rows(both), self._known_rows(given)
+        if fast[0] is not None and fast[1] is not None:
+            with torch.no_grad():
+                return fast[0] - fast[1]
+        return self.log_evidence(both, **options) - self.log_evidence(given, **options)
+
+    def _known_rows(self, question: Mapping[str, tuple[Piece, ...]]) -> Tensor | None:
+        """Marginals of questions that only hold known values in rows, all rows at once; None for any other."""
+        rows = count_rows(dict(question), ["x"])
+        plain = all(isinstance(p, Known) and not isinstance(p.value, str) for ps in question.values() for p in ps)
+        tracked = any(
+            isinstance(p.value, Tensor) and p.value.requires_grad
+            for ps in question.values()
+            for p in ps
+            if isinstance(p, Known)
+        )
+        if not plain or tracked or self.constant or not rows or rows < 8 or self.model.num_paths > 4096:
+            return None
+        lowered = [self._lower(dict(question), r) for r in range(rows)]
+        if any(len(q.original.soft) for q in lowered):
+            return None
+        x = torch.stack([q.original.values for q in lowered])
+        mask = torch.stack([q.original.known for q in lowered])
+        streams = {}
+        for name in {name for q in lowered for name in q.allowed}:
+            every = [q.allowed.get(name) for q in lowered]
+            streams[name] = torch.tensor([-1 if a is None else int(a.nonzero()[0]) for a in every])
+        return self._marginal(x, mask, streams, self.model.num_paths)
+
+    @torch.no_grad()
+    def predict_proba(
+        self,
+        stream: str,
+        evidence: Mapping[str, Any] | None = None,
+        *,
+        num_samples: int = 4096,
+        seed: int | None = None,
+    ) -> Tensor:
+        """Probability of every value of a stream given the evidence: (V,) or (rows, V).
+
+        Args:
+            stream: the categorical site.
+            evidence: see `ask`; it may restrict the stream itself.
+            num_samples: draws for masses without a closed form.
+            seed: of this call.
+
+        Raises:
+            UnknownNameError: no such stream.
+            EvidenceError: malformed or impossible evidence.
+        """
+        if stream not in self.categorical:
+            raise unknown_name("categorical stream", stream, self.categorical)
+        question = normalise(evidence, self.sites)
+        rows = count_rows(question, ["x"])
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        found = []
+        for r in range(rows or 1):
+            q = self._lower(question, r)
+            tuples = self._tuples(q, "auto", 1024, generator)
+            streams = {name: self.model.stream_logits(name, tuples.codes).log_softmax(-1) for name in self.categorical}
+            mixture = self._mixture(q, tuples, streams, False)
+            if mixture.exact:
+                weights, log_probs = mixture.log_posterior, streams[stream]
+            else:
+                draws = mixture.sample(num_samples, generator=generator)
+                self._check(draws.log_weights, mixture, q)
+                weights, log_probs = draws.log_weights.log_softmax(0), streams[stream][draws.component]
+            if stream in q.allowed:
+                log_probs = log_probs.masked_fill(~q.allowed[stream], -math.inf).log_softmax(-1)
+            found.append((weights.unsqueeze(1) + log_probs).logsumexp(0).exp())
+        return found[0] if rows is None else torch.stack(found)
+
+    # -- lowering -----------------------------------------------------------------------------------------------
+
+    def _lower(self, question: Mapping[str, tuple[Piece, ...]], row: int) -> _Question:
+        evidence, log_constant = lower_vector("x", question.get("x", ()), len(self.columns), row)
+        evidence, log_constant = self._fix_constants(evidence, log_constant)
+        allowed = {}
+        for name, labels in self.categorical.items():
+            found = lower_category(name, question.get(name, ()), labels, row)
+            if found is not None:
+                allowed[name] = found
+        v = self.varying
+        rows = evidence.rows
+        fixed = torch.ones(len(self.columns), dtype=torch.bool)
+        fixed[v] = False
+        offset = rows.coefficients[:, fixed] @ evidence.values[fixed]
+        place = torch.full((len(self.columns),), -1)
+        place[v] = torch.arange(len(v))
+        inner = replace(
+            evidence,
+            known=evidence.known[v],
+            values=evidence.values[v],
+            lower=evidence.lower[v],
+            upper=evidence.upper[v],
+            box_weight=evidence.box_weight[v],
+            rows=Rows(rows.coefficients[:, v], rows.lower - offset, rows.upper - offset, rows.weight),
+            soft=place[evidence.soft],
+        )
+        log_scale = self.model.scale.log()
+        log_constant = log_constant - log_scale[inner.known].sum() - log_scale[inner.soft].sum()
+        return _Question(evidence, inner.standardised(self.model.location, self.model.scale), log_constant, allowed)
+
+    def _fix_constants(self, evidence: LinearEvidence, log_constant: Tensor) -> tuple[LinearEvidence, Tensor]:
+        """Columns that never vary are known, and must agree with what is said about them."""
+        if not self.constant:
+            return evidence, log_constant
+        known, values = evidence.known.clone(), evidence.values.clone()
+        for i, value in self.constant.items():
+            slack = max(1e-6 * abs(value), 1e-12)
+            said = float(values[i])
+            if bool(known[i]) and abs(said - value) > slack:
+                raise EvidenceError(
+                    f"the evidence is impossible: column {self.columns[i]!r} was {value:g} in every training row, not "
+                    f"{said:g}"
+                )
+            if value < float(evidence.lower[i]) - slack or value > float(evidence.upper[i]) + slack:
+                raise EvidenceError(
+                    f"the evidence is impossible: column {self.columns[i]!r} was {value:g} in every training row"
+                )
+            if not bool(known[i]):
+                known[i], values[i] = True, min(max(value, float(evidence.lower[i])), float(evidence.upper[i]))
+        keep = torch.ones(len(evidence.soft), dtype=torch.bool)
+        for j, i in enumerate(evidence.soft.tolist()):
+            if i in self.constant:
+                keep[j] = False
+                if bool(evidence.soft_fraction[j] == 0):
+                    law = torch.distributions.Normal(values[i], evidence.soft_sd[j])
+                    log_constant = log_constant + law.log_prob(evidence.soft_mean[j])
+        return replace(
+            evidence,
+            known=known,
+            values=values,
+            soft=evidence.soft[keep],
+            soft_mean=evidence.soft_mean[keep],
+            soft_sd=evidence.soft_sd[keep],
+            soft_fraction=evidence.soft_fraction[keep],
+            soft_weight=evidence.soft_weight[keep],
+        ), log_constant
+
+    # -- tuples -------------------------------------------------------------------------------------------------
+
+    def _mixture(
+        self, q: _Question, tuples: _Tuples, streams: Mapping[str, Tensor], temper: bool
+    ) -> ConditionedMixture:
+        log_prior = tuples.log_prior
+        for name, allowed in q.allowed.items():
+            log_prior = log_prior + streams[name][:, allowed].logsumexp(-1)
+        return ConditionedMixture(log_prior, tuples.means, tuples.factors, q.model, temper=temper)
+
+    def _tuples(self, q: _Question, method: str, particles: int, generator: torch.Generator | None) -> _Tuples:
+        if method not in ("auto", "exact", "smc"):
+            raise unknown_name("query method", method, ("auto", "exact", "smc"))
+        model = self.model
+        size = model.features * (model.features if model.layers[0].full else 1)
+        fits = model.num_paths <= self.max_enum and model.num_paths * size <= MAX_FLOATS
+        if method == "exact" and not fits:
+            raise ConfigError(
+                f"{model.num_paths} tuples of {size} numbers are too many to weigh one by one "
+                f'(max_enum={self.max_enum}); use method="smc"'
+            )
+        if method == "smc" or not fits:
+            particles = max(16, min(particles, MAX_FLOATS // (size * max(model.sizes))))
+            return self._grow(q, particles, generator)
+        if self._every is None:
+            codes, log_prior, means, factors = model.tuples()
+            method = f"exact over {len(codes)} tuples"
+            self._every = _Tuples(codes, log_prior, means.contiguous(), factors.contiguous(), method, True)
+        return self._every
+
+    def _grow(self, q: _Question, particles: int, generator: torch.Generator | None) -> _Tuples:
+        """Grow tuples layer by layer, keeping at most `particles` distinct prefixes without bias."""
+        model = self.model
+        codes = torch.zeros(1, 0, dtype=torch.long)
+        log_prior = torch.zeros(1, dtype=torch.float64)
+        correction = torch.zeros(1, dtype=torch.float64)  # kept weight over the prefix's own score
+        complete = True
+        for l, k in enumerate(model.sizes):
+            step = model.prior.log_conditional(codes).expand(len(codes), k)
+            log_prior = (log_prior.unsqueeze(1) + step).reshape(-1)
+            correction = correction.repeat_interleave(k)
+            choice = torch.arange(k).repeat(len(codes)).unsqueeze(1)
+            codes = torch.cat([codes.repeat_interleave(k, 0), choice], 1)
+            means, factors = tuple_gaussian([*model.layers], codes)  # type: ignore[list-item]
+            if l == model.num_layers - 1:
+                break
+            if len(codes) <= particles:
+                continue
+            streams = {name: model.stream_logits(name, codes).log_softmax(-1) for name in q.allowed}
+            prefixes = _Tuples(codes, log_prior, means, factors, "", False)
+            score = self._mixture(q, prefixes, streams, False).log_twist
+            if not bool(torch.isfinite(score.max())):
+                raise EvidenceError("the evidence is impossible, or too improbable to tell tuples apart")
+            index, kept = resample_distinct(correction + score, particles, generator)
+            complete = False
+            codes, log_prior, correction = codes[index], log_prior[index], kept - score[index]
+        method = f"SMC over {model.num_layers} layers, {particles} particles"
+        if complete:
+            method = f"exact over {len(codes)} tuples"
+        return _Tuples(codes, log_prior + correction, means, factors, method, complete)
+
+
+def _stack(answers: list[Answer]) -> Answer:
+    """Join the answers of several rows: rows become the second axis."""
+    first = answers[0]
+    n = min(a.num_samples for a in answers)
+    errors = [a.log_evidence_error for a in answers if a.log_evidence_error is not None]
+
+    def join(pick: Any) -> Tensor:
+        return torch.stack([pick(a)[:n] for a in answers], 1)
+
+    return Answer(
+        {name: join(lambda a, name=name: a.samples[name]) for name in first.samples},
+        join(lambda a: a.log_weights),
+        torch.stack([a.log_evidence for a in answers if a.log_evidence is not None]),
+        torch.stack(errors) if len(errors) == len(answers) else None,
+        first.method,
+        torch.stack([a.ess for a in answers]),
+        {name: join(lambda a, name=name: a.details[name]) for name in first.details},
+    )
