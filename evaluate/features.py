@@ -12,6 +12,7 @@ import io
 import json
 import sys
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -268,11 +269,11 @@ class FeatureSet:
             DataError: they are no statistics, or hold NaN.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with Path(path).open("rb") as raw, np.load(raw, allow_pickle=False) as file:
                 content = {name: file[name] for name in file.files}
             mean = torch.as_tensor(content["mu"]).double()
             covariance = torch.as_tensor(content["sigma"]).double()
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
             raise DataError(f"{str(path)!r} holds no statistics (mu, sigma): {error}") from error
         if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
             raise DataError(f"{str(path)!r}: mu has shape {tuple(mean.shape)}, sigma {tuple(covariance.shape)}.")
@@ -292,9 +293,9 @@ def has_statistics(path: Any) -> bool:
     if not isinstance(path, str | Path) or Path(path).suffix != ".npz" or not Path(path).is_file():
         return False
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with Path(path).open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             return {"mu", "sigma"} <= set(file.files)
-    except (OSError, ValueError):
+    except (OSError, ValueError, zipfile.BadZipFile):
         return False
 
 

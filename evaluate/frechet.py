@@ -8,7 +8,6 @@ squares condition numbers, needs no full rank, and takes fewer rows than feature
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -251,9 +250,9 @@ def kernel_distance(
         raise ShapeError(f"the features have {a.shape[1]} and {b.shape[1]} dimensions; they must agree.")
     size = min(subset_size, len(a), len(b))
     disjoint = min(len(a), len(b)) // size
-    if disjoint < 2 and subset_size > 50:  # rather smaller blocks with an error bar than one without
+    if disjoint < 2 and subset_size > 20:  # rather smaller blocks with an error bar than one without
         smaller = min(len(a), len(b)) // 10
-        if smaller >= 50:
+        if smaller >= 20:
             size, disjoint = smaller, min(len(a), len(b)) // smaller
     draw = torch.Generator().manual_seed(seed)
     values: list[float] = []
@@ -321,8 +320,3 @@ def _rows(values: Any, name: str) -> Tensor:
         row = int((~torch.isfinite(rows)).any(1).nonzero()[0])
         raise DataError(f"{name} holds NaN or infinite features in row {row}.")
     return rows
-
-
-def concatenate(blocks: Sequence[Tensor]) -> Tensor:
-    """Join blocks of rows; an empty list gives no rows."""
-    return torch.cat(list(blocks)) if blocks else torch.zeros(0, 0)

@@ -248,7 +248,7 @@ def _mean_and_error(weights: Tensor) -> tuple[Tensor, Tensor]:
     particles = len(weights)
     value = weights.logsumexp(0) - math.log(particles)
     if particles == 1:
-        return value, torch.full_like(value, math.nan).nan_to_num(0.0)
+        return value, torch.zeros_like(value)  # nothing to tell an error from
     relative = (weights - value).exp()
     error = relative.var(0, unbiased=True).div(particles).sqrt()
     return value, torch.where(torch.isfinite(error), error, torch.zeros_like(error))
@@ -288,8 +288,8 @@ def pareto_shape(weights: Tensor) -> Tensor:
 def _zhang_stephens(excess: np.ndarray) -> float:
     """Return the shape of a generalised Pareto law fitted to sorted excesses over its threshold."""
     n = len(excess)
-    if excess[-1] <= 0.0:
-        return -math.inf  # all weights alike: no tail at all
+    if excess[-1] <= 1e-4:
+        return -1.0  # all weights alike, but for rounding: no tail at all
     excess = np.maximum(excess, 1e-300)
     quarter = excess[max(int(n / 4 + 0.5) - 1, 0)]
     grid = 30 + int(math.sqrt(n))

@@ -49,7 +49,7 @@ def precision_recall(real: Any, generated: Any, k: int = 3, *, seed: int = 0) ->
     real, generated = _prepare(real, generated, k, seed)
     inside, _, _ = _counts(generated, real, _radii(real, k))
     recalled, _, _ = _counts(real, generated, _radii(generated, k))
-    detail = {"k": k, "features": real.shape[1]}
+    detail = {"k": k, "dimensions": real.shape[1]}
     precision = _share(inside > 0, detail)
     recall = _share(recalled > 0, detail)
     return {"precision": precision, "recall": recall, "f1": _harmonic(precision, recall)}
@@ -65,7 +65,7 @@ def density_coverage(real: Any, generated: Any, k: int = 5, *, seed: int = 0) ->
     """
     real, generated = _prepare(real, generated, k, seed)
     inside, nearest, radii = _counts(generated, real, _radii(real, k))
-    detail = {"k": k, "features": real.shape[1]}
+    detail = {"k": k, "dimensions": real.shape[1]}
     return {
         "density": from_rows(inside.double() / k, "estimate", True, detail),
         "coverage": _share(nearest <= radii, detail),

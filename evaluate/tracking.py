@@ -219,9 +219,9 @@ def _limit(measure: str, threshold: float | None) -> float:
 
 def _boxes(frame: Frame, measure: str, time: int) -> np.ndarray:
     """Return the boxes (n, 4) or points (n, 2) of a frame, checked."""
-    rows = np.array(list(frame.values()), dtype=np.float64).reshape(len(frame), -1)
-    if len(rows) == 0:
+    if not frame:
         return np.zeros((0, 4 if measure == "iou" else 2))
+    rows = np.array(list(frame.values()), dtype=np.float64).reshape(len(frame), -1)
     if rows.shape[1] not in ((4,) if measure == "iou" else (2, 4)):
         raise DataError(f"frame {time} holds {rows.shape[1]} numbers per object; expected x, y, width, height.")
     if not np.isfinite(rows).all() or (rows.shape[1] == 4 and (rows[:, 2:] < 0).any()):
