@@ -41,6 +41,11 @@ class Rows:
         return len(next(iter(self.tensors.values())))
 
     def __getitem__(self, index: Any) -> dict[str, Tensor]:
+        if isinstance(index, Tensor) and index.dtype == torch.long:  # the engine's way; several times faster
+            return {
+                name: value.index_select(0, index if value.device == index.device else index.to(value.device))
+                for name, value in self.tensors.items()
+            }
         return {name: value[index] for name, value in self.tensors.items()}
 
 

@@ -8,6 +8,9 @@ per step. While Pyro's validation is on, Pyro's own code runs with all its check
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import reduce
+from operator import add
 from typing import Any
 
 import torch
@@ -17,9 +20,44 @@ from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from pyro.infer.trace_elbo import _compute_log_r
 from pyro.infer.util import is_validation_enabled
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.util import prune_subsample_sites
+from pyro.poutine.replay_messenger import ReplayMessenger
+from pyro.poutine.trace_messenger import TraceMessenger
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import kl_divergence
+
+
+def runs_the_model(guide: Any) -> bool:
+    """Say whether a guide is one of Pyro's messengers, which run the model themselves."""
+    return isinstance(poutine.unwrap(guide), Messenger)
+
+
+def run_pair(model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
+    """Run guide, then model on the guide's values; return both traces without the sites of plates.
+
+    The same as tracing a replay, without the copies that `poutine.trace(...).get_trace` makes.
+    """
+    with TraceMessenger(graph_type="flat") as in_guide:
+        guide(*args, **kwargs)
+    with TraceMessenger(graph_type="flat") as in_model, ReplayMessenger(trace=in_guide.trace):
+        model(*args, **kwargs)
+    for trace in (in_model.trace, in_guide.trace):
+        for name in [n for n, site in trace.nodes.items() if site_is_subsample(site)]:
+            trace.remove_node(name)
+    return in_model.trace, in_guide.trace
+
+
+def total(costs: Sequence[Tensor], gains: Sequence[Tensor]) -> Any:
+    """Return the sum of `costs` minus the sum of `gains`, in as few operations as that takes."""
+    if not gains:
+        return reduce(add, costs) if costs else 0.0
+    return reduce(add, costs) - reduce(add, gains) if costs else -reduce(add, gains)
+
+
+def mean(particles: Sequence[Any], elbo: Any) -> Tensor:
+    """Return the mean loss over the particles of an objective; vectorised ones arrive as one sum."""
+    whole = reduce(add, particles)
+    return torch.as_tensor(whole if elbo.num_particles == 1 else whole / elbo.num_particles)
 
 
 class Elbo(Trace_ELBO):
@@ -29,36 +67,39 @@ class Elbo(Trace_ELBO):
         """Return minus the bound, summed over the batch (nats), with the gradient of the surrogate."""
         if is_validation_enabled():
             return super().differentiable_loss(model, guide, *args, **kwargs)
-        total: Any = 0.0
-        for model_trace, guide_trace in self._get_traces(model, guide, args, kwargs):
-            total = total + self._particle(model_trace, guide_trace)
-        return torch.as_tensor(total / self.num_particles)
+        return mean([self._particle(*traces) for traces in self._get_traces(model, guide, args, kwargs)], self)
+
+    def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        if is_validation_enabled() or runs_the_model(guide):
+            return super()._get_trace(model, guide, args, kwargs)
+        model_trace, guide_trace = run_pair(model, guide, args, kwargs)
+        model_trace.compute_log_prob()
+        guide_trace.compute_score_parts()
+        return model_trace, guide_trace
 
     def _particle(self, model_trace: Any, guide_trace: Any) -> Any:
-        value: Any = 0.0  # minus the bound
-        surrogate: Any = 0.0  # what to differentiate
+        gains = [site["log_prob_sum"] for site in model_trace.nodes.values() if site["type"] == "sample"]
+        costs: list[Tensor] = []  # the guide's terms of the bound
+        slopes: list[Tensor] = []  # the terms to differentiate in their place
         same = True
-        for site in model_trace.nodes.values():
-            if site["type"] == "sample":
-                value = value - site["log_prob_sum"]
         for site in guide_trace.nodes.values():
             if site["type"] != "sample":
                 continue
+            costs.append(site["log_prob_sum"])
             _, score_function, entropy = site["score_parts"]
-            if same and is_identically_zero(score_function) and entropy is site["log_prob"]:
-                value = value + site["log_prob_sum"]
+            if entropy is site["log_prob"] and is_identically_zero(score_function):
+                slopes.append(site["log_prob_sum"])
                 continue
-            if same:
-                same, surrogate = False, value
-            value = value + site["log_prob_sum"]
+            same = False
             if not is_identically_zero(entropy):
-                surrogate = surrogate + entropy.sum()
+                slopes.append(entropy.sum())
             if not is_identically_zero(score_function):
                 weights = _compute_log_r(model_trace, guide_trace).sum_to(site["cond_indep_stack"])
-                surrogate = surrogate - (weights * score_function).sum()
+                slopes.append(-(weights * score_function).sum())
         if same:
-            return value
-        return value.detach() + (surrogate - surrogate.detach())
+            return total(costs, gains)
+        surrogate = total(slopes, gains)
+        return total(costs, gains).detach() + (surrogate - surrogate.detach())
 
 
 class MeanField(TraceMeanField_ELBO):
@@ -66,37 +107,34 @@ class MeanField(TraceMeanField_ELBO):
 
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
         """Return minus the bound, summed over the batch (nats)."""
-        if is_validation_enabled() or isinstance(poutine.unwrap(guide), Messenger):
+        if is_validation_enabled() or runs_the_model(guide):
             return super().differentiable_loss(model, guide, *args, **kwargs)
-        total: Any = 0.0
-        for model_trace, guide_trace in self._get_traces(model, guide, args, kwargs):
-            total = total + self._particle(model_trace, guide_trace)
-        return torch.as_tensor(total / self.num_particles)
+        return mean([self._particle(*traces) for traces in self._get_traces(model, guide, args, kwargs)], self)
 
     def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
-        if is_validation_enabled() or isinstance(poutine.unwrap(guide), Messenger):
+        if is_validation_enabled() or runs_the_model(guide):
             return super()._get_trace(model, guide, args, kwargs)
-        guide_trace = poutine.trace(guide, graph_type="flat").get_trace(*args, **kwargs)
-        replayed = poutine.replay(model, trace=guide_trace)
-        model_trace = poutine.trace(replayed, graph_type="flat").get_trace(*args, **kwargs)
-        model_trace, guide_trace = prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace)
+        model_trace, guide_trace = run_pair(model, guide, args, kwargs)
         model_trace.compute_log_prob(lambda name, site: site["is_observed"])
         return model_trace, guide_trace
 
     def _particle(self, model_trace: Any, guide_trace: Any) -> Any:
-        total: Any = 0.0
+        costs: list[Tensor] = []
+        gains: list[Tensor] = []
         for name, site in model_trace.nodes.items():
-            if site["type"] != "sample":
-                continue
-            if site["is_observed"]:
-                total = total - site["log_prob_sum"]
-                continue
-            total = total + divergence(name, model_trace, guide_trace)
+            if site["type"] == "sample":
+                if site["is_observed"]:
+                    gains.append(site["log_prob_sum"])
+                else:
+                    costs.append(self._cost(name, model_trace, guide_trace))
         for name, site in guide_trace.nodes.items():
             if site["type"] == "sample" and name not in model_trace.nodes:  # auxiliary: only its entropy counts
                 guide_trace.compute_score_parts()
-                total = total + site["score_parts"].entropy_term.sum()
-        return total
+                costs.append(site["score_parts"].entropy_term.sum())
+        return total(costs, gains)
+
+    def _cost(self, name: str, model_trace: Any, guide_trace: Any) -> Tensor:
+        return divergence(name, model_trace, guide_trace)
 
 
 def divergence(name: str, model_trace: Any, guide_trace: Any) -> Tensor:

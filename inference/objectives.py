@@ -138,27 +138,16 @@ class FreeBits(MeanField):
         self.nats = nats
 
     def _differentiable_loss_particle(self, model_trace: Any, guide_trace: Any) -> tuple[float, Any]:
-        total = self._particle(model_trace, guide_trace)
-        return total.item(), total
+        loss = self._particle(model_trace, guide_trace)
+        return loss.item(), loss
 
-    def _particle(self, model_trace: Any, guide_trace: Any) -> Any:
-        total: Any = 0.0
-        for name, site in model_trace.nodes.items():
-            if site["type"] != "sample":
-                continue
-            if site["is_observed"]:
-                total = total - site["log_prob_sum"]
-                continue
-            term = divergence(name, model_trace, guide_trace)
-            if in_data_plate(site):
-                floor = self.nats * next(f.size for f in site["cond_indep_stack"] if f.name == DATA_PLATE)
-                term = term.clamp(min=floor)
-            total = total + term
-        for name, site in guide_trace.nodes.items():
-            if site["type"] == "sample" and name not in model_trace.nodes:  # auxiliary sites have no prior to fall to
-                guide_trace.compute_score_parts()
-                total = total + site["score_parts"].entropy_term.sum()
-        return total
+    def _cost(self, name: str, model_trace: Any, guide_trace: Any) -> Tensor:
+        site = model_trace.nodes[name]
+        cost = divergence(name, model_trace, guide_trace)
+        if not in_data_plate(site):
+            return cost
+        rows = next(frame.size for frame in site["cond_indep_stack"] if frame.name == DATA_PLATE)
+        return cost.clamp(min=self.nats * rows)
 
 
 _MAKERS: dict[str, Callable[..., ELBO]] = {

@@ -129,9 +129,8 @@ class Stepper:
                 return loss / share, False
             if not getattr(loss, "requires_grad", False):
                 raise TrainingError(f"stage {active.stage.name!r}: the loss depends on no trainable parameter.")
-            loss = loss / share
-            loss.backward()
-            return loss.detach(), False
+            loss.backward(torch.full_like(loss, 1.0 / share))  # cheaper than dividing the loss
+            return loss.detach() / share, False
         except (ValueError, RuntimeError) as error:
             # Distributions refuse NaN parameters, sampling may too: that is a non-finite step, anything else an error.
             if isinstance(error, PhlogistonError) or self.first_bad() is None:
