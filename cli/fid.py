@@ -109,7 +109,7 @@ def _images(what: str, number: int | None) -> Any:
     data = datasets.load(what)
     if data.meta.image_shape is None:
         raise ConfigError(f"the data set {what!r} holds no images.")
-    return Rows(data.train.numpy("x"), data.meta.image_shape, what)
+    return Rows(data.train.numpy("x").clip(0.0, 1.0), data.meta.image_shape, what)
 
 
 def _numbers(text: str | None, option: str, lengths: tuple[int, ...]) -> tuple[int, ...] | None:

@@ -331,7 +331,8 @@ def judge_of(data: Any, *, config: JudgeConfig | None = None, cache: bool = True
 
     Args:
         data: a registered name, a path, or a `Dataset` with `meta.image_shape` and at least one categorical stream.
-        config, cache, progress: see `train_judge`.
+        config: 3 epochs if not given, more for small sets.
+        cache, progress: see `train_judge`.
 
     Raises:
         ConfigError: the data hold no images, no labels, or no test rows.
@@ -345,18 +346,25 @@ def judge_of(data: Any, *, config: JudgeConfig | None = None, cache: bool = True
     if meta.image_shape is None or not streams or not len(data.test):
         raise ConfigError(f"a judge needs images, labels and test rows; the data set {meta.name!r} lacks one of them.")
     parts = [split for split in (data.train, data.valid) if len(split)]
-    images = torch.cat([to_uint8(split.tensors["x"], meta.image_shape, meta.name) for split in parts])
+    images = torch.cat([_pixels(split.tensors["x"], meta) for split in parts])
+    if config is None:  # small sets are gone over more often, so that a judge sees some 1,400 batches at least
+        config = JudgeConfig(epochs=max(JudgeConfig.epochs, math.ceil(180_000 / len(images))))
     labels = {name: torch.cat([split.tensors[name] for split in parts]) for name in streams}
     return train_judge(
         images,
         labels,
-        to_uint8(data.test.tensors["x"], meta.image_shape, meta.name),
+        _pixels(data.test.tensors["x"], meta),
         {name: data.test.tensors[name] for name in streams},
         config=config,
         data=meta.name,
         cache=cache,
         progress=progress,
     )
+
+
+def _pixels(x: Tensor, meta: Any) -> Tensor:
+    """Return a data set's rows as uint8 images; noise added for densities may leave [0, 1] a little, and is clipped."""
+    return to_uint8(x.clamp(0.0, 1.0) if x.is_floating_point() else x, meta.image_shape, meta.name)
 
 
 def _train(
