@@ -46,9 +46,12 @@ def fid(
       phlogiston fid real.npz fake.npz --features my_network.py:features --json
       phlogiston fid photos/ runs/my-run -n 10000 --save photos-statistics.npz
     """
+    import torch
+
     from phlogiston.errors import ConfigError
     from phlogiston.evaluate.fid import METRICS, compare, features_of
 
+    torch.manual_seed(seed)  # a run's samples are drawn from the global stream, block by block
     chosen = METRICS if metrics == "all" else tuple(name.strip() for name in metrics.split(",") if name.strip())
     if metrics == "all" and not (features == "inception" and layer == 2048):
         chosen = tuple(name for name in METRICS if name != "inception_score")

@@ -347,8 +347,8 @@ def judge_of(data: Any, *, config: JudgeConfig | None = None, cache: bool = True
         raise ConfigError(f"a judge needs images, labels and test rows; the data set {meta.name!r} lacks one of them.")
     parts = [split for split in (data.train, data.valid) if len(split)]
     images = torch.cat([_pixels(split.tensors["x"], meta) for split in parts])
-    if config is None:  # small sets are gone over more often, so that a judge sees some 1,400 batches at least
-        config = JudgeConfig(epochs=max(JudgeConfig.epochs, math.ceil(180_000 / len(images))))
+    if config is None:  # small sets are gone over more often, so that a judge sees some 500 batches at least
+        config = JudgeConfig(epochs=max(JudgeConfig.epochs, math.ceil(64_000 / len(images))))
     labels = {name: torch.cat([split.tensors[name] for split in parts]) for name in streams}
     return train_judge(
         images,
