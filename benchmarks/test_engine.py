@@ -2,8 +2,9 @@
 
     python -P -m pytest benchmarks/test_engine.py -m bench -s
 
-Both sides train the same variational autoencoder (784-400-20, batch 128, one sample, analytic Kullback-Leibler term)
-with the same fused Adam. Times are process time on one thread, medians over interleaved rounds.
+Both sides train the same variational autoencoder (784-400-20, batch 128, one sample) with the same fused Adam, once
+with the analytic Kullback-Leibler term (`mean_field`) and once with the sampled one (`elbo`). Times are process time on
+one thread, medians over interleaved rounds.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch.nn import functional
 
 from phlogiston.inference.engine import Stage, fit
 
-ROWS, STEPS, ROUNDS, BATCH = 1280, 60, 15, 128
+ROWS, STEPS, ROUNDS, BATCH = 1280, 200, 9, 128
 
 
 class Model(nn.Module):
@@ -47,8 +48,8 @@ class Guide(nn.Module):
             pyro.sample("z", dist.Normal(loc, log_scale.exp()).to_event(1))
 
 
-def by_hand(model: Model, guide: Guide, data: Tensor, steps: int) -> None:
-    """Train with nothing but torch: closed-form divergence, one sample, mean over the batch."""
+def by_hand(model: Model, guide: Guide, data: Tensor, steps: int, analytic: bool = True) -> None:
+    """Train with nothing but torch: one sample, mean over the batch."""
     optimizer = torch.optim.Adam([*model.parameters(), *guide.parameters()], lr=1e-3, fused=True)
     step = 0
     while True:
@@ -60,9 +61,13 @@ def by_hand(model: Model, guide: Guide, data: Tensor, steps: int) -> None:
             optimizer.zero_grad(set_to_none=True)
             loc, log_scale = guide.encoder(x).chunk(2, -1)
             scale = log_scale.exp()
-            z = loc + scale * torch.randn_like(loc)
+            noise = torch.randn_like(loc)
+            z = loc + scale * noise
             error = functional.binary_cross_entropy_with_logits(model.decoder(z), x, reduction="sum")
-            divergence = 0.5 * (scale.square() + loc.square() - 1.0 - 2.0 * log_scale).sum()
+            if analytic:
+                divergence = 0.5 * (scale.square() + loc.square() - 1.0 - 2.0 * log_scale).sum()
+            else:
+                divergence = (0.5 * (z.square() - noise.square()) - log_scale).sum()
             loss = (error + divergence) / len(x)
             loss.backward()
             optimizer.step()
@@ -78,7 +83,7 @@ def measure(features: int, hidden: int, latent: int, objective: str) -> tuple[fl
     stage = Stage("all", STEPS, objective=objective, batch_size=BATCH)
     for turn in range(ROUNDS + 2):
         began = time.process_time()
-        by_hand(*pairs[0], data, STEPS)
+        by_hand(*pairs[0], data, STEPS, analytic=objective == "mean_field")
         middle = time.process_time()
         fit(*pairs[1], {"x": data}, stages=stage, progress="off")
         ended = time.process_time()
@@ -104,4 +109,4 @@ def test_a_step_of_the_engine_costs_at_most_15_percent_more_than_by_hand() -> No
             print(f"{objective:<12}{hand:>14.2f}{engine:>14.2f}{ratios[objective]:>8.3f}")
     finally:
         torch.set_num_threads(threads)
-    assert ratios["mean_field"] <= 1.15
+    assert max(ratios.values()) <= 1.15

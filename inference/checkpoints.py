@@ -41,12 +41,21 @@ def named_tensors(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
     return out
 
 
-def capture(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return copies of tensors on the CPU, contiguous and sharing no memory."""
-    return {
-        name: value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
-        for name, value in named.items()
-    }
+def capture(named: Mapping[str, Tensor], reuse: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """Return copies of tensors on the CPU, contiguous and sharing no memory.
+
+    Args:
+        named: the tensors.
+        reuse: copies no longer needed, whose memory is written over where name, shape and dtype agree.
+    """
+    out = {}
+    for name, value in named.items():
+        old = None if reuse is None else reuse.get(name)
+        if old is not None and old.shape == value.shape and old.dtype == value.dtype:
+            out[name] = old.copy_(value.detach())
+        else:
+            out[name] = value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+    return out
 
 
 def restore(named: Mapping[str, Tensor], saved: Mapping[str, Tensor], source: str, ignore: str = "") -> None:

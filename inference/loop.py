@@ -82,6 +82,7 @@ class Loop:
         self.shown = 0.0
         self.run: runs.Run | None = None
         self.keeper: checkpoints.Keeper | None = None
+        self.good: tuple[dict[str, Tensor], dict[str, Any]] = ({}, {})  # the last good state, on the CPU
 
     # ---- beginning and end -------------------------------------------------------------------------------------------
 
@@ -217,7 +218,7 @@ class Loop:
         self._restore()
         self._forget()
         self._tell()
-        text = f"stage {name!r}, step {at}: loss or gradient is not finite; first bad: {found}"
+        text = f"stage {name!r}, step {at}: loss, gradient or parameters are not finite; first bad: {found}"
         if giving_up:
             raise TrainingError(
                 f"{text}. {self.policy.skipped} steps were skipped, and {self.policy.rollbacks} returns to an earlier "
@@ -249,6 +250,9 @@ class Loop:
             self._log(rate)
         self.owed = self.owed or self.step % self.checkpoint_every == 0
         if end_of_stage or over or number is not None or (self.owed and outcome.finite):
+            if not self.stepper.sound():
+                self._go_back(giving_up=self.policy.unsound() == "stop")
+                return False
             over = self._checkpoint(over)
             if over:
                 self._log(rate)  # a callback may have ended training just now; otherwise there is nothing left to log
@@ -318,7 +322,7 @@ class Loop:
         """Remember the present state as the last good one, and write it."""
         active = self.stepper.active
         moments, numbers = checkpoints.optimizer_tensors(active.optimizer, active.optimizer_names)
-        tensors = checkpoints.capture({**checkpoints.named_tensors(active.modules), **moments})
+        tensors = checkpoints.capture({**checkpoints.named_tensors(active.modules), **moments}, self.good[0])
         state = {
             "step": self.step,
             "stage": active.stage.name,

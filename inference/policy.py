@@ -56,6 +56,12 @@ class Policy:
             return "rollback"
         return "skip"
 
+    def unsound(self) -> Literal["rollback", "stop"]:
+        """Count a step whose update left parameters that are not finite, and return what to do."""
+        self.streak = IN_A_ROW - 1
+        self.window += IN_A_ROW - 1
+        return "stop" if self.bad() == "stop" else "rollback"
+
     def good(self) -> None:
         """Count a good step."""
         self.streak = 0

@@ -187,6 +187,11 @@ class Stepper:
             torch._foreach_mul_(self.grads, clip / norm)
         self.active.optimizer.step()
 
+    def sound(self) -> bool:
+        """Say whether every trainable parameter is finite: an update may overflow where loss and gradient did not."""
+        norms = torch._foreach_norm([parameter.detach() for parameter in self.parameters], float("inf"))
+        return bool(torch.isfinite(torch.stack(norms)).all())
+
     def _check(self) -> None:
         self._unchecked = False
         lacking = [name for name, p in self.active.parameters.items() if p.grad is None]

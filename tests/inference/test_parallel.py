@@ -133,3 +133,37 @@ def test_one_process_under_fabric_equals_none() -> None:
         fit(model, guide, rows(), stages=Stage("a", 10, batch_size=16), fabric=fabric)
         ends.append(flat(model, guide))
     assert torch.equal(*ends)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an accelerator")
+def test_an_accelerator_trains_resumes_and_leaves_files_a_cpu_can_read(tmp_path: Path) -> None:
+    fabric = make_fabric(accelerator="cuda")
+    ends = []
+    for name, cut in (("whole", False), ("cut", True), ("cut", False)):
+        model, guide = pair()
+        callbacks = [Stop()] if cut else []
+        try:
+            stage = Stage("a", 40, batch_size=16, learning_rate=0.02)
+            fit(
+                model,
+                guide,
+                rows(),
+                stages=stage,
+                fabric=fabric,
+                out=tmp_path / name,
+                checkpoint_every=10,
+                callbacks=callbacks,
+            )
+        except RuntimeError:
+            continue
+        assert model.linear.weight.device.type == "cuda"
+        ends.append(flat(model.cpu(), guide.cpu()))
+    assert torch.equal(*ends)
+    load_parameters(tmp_path / "whole", *pair())
+
+
+class Stop:
+    def on_step(self, state: Any) -> None:
+        if state.step == 25:
+            raise RuntimeError("power cut")

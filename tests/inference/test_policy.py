@@ -9,7 +9,8 @@ from inference_pairs import GaussianGuide, LinearGaussian, flat, pair, rows
 from torch import Tensor
 
 from phlogiston.errors import TrainingError, TrainingWarning
-from phlogiston.inference import runs
+from phlogiston.inference import runs, schedules
+from phlogiston.inference.checkpoints import load_parameters
 from phlogiston.inference.engine import Stage, fit
 from phlogiston.inference.policy import Policy, first_bad_site
 
@@ -115,6 +116,17 @@ def test_an_infinite_gradient_with_a_finite_loss_is_not_applied() -> None:
     with pytest.warns(TrainingWarning), pytest.raises(TrainingError, match=r"gradient of 'model\.linear\.bias' is"):
         fit(model, guide, rows(), stages=Stage("a", 50))
     assert torch.equal(flat(model, guide), start)
+
+
+def test_parameters_blown_up_by_an_update_are_never_taken_for_a_good_state(tmp_path: Path) -> None:
+    model, guide = pair()
+    blow = schedules.piecewise([(0.0, 1.0), (0.5, 1.0), (0.5, 1e38), (1.0, 1e38)])
+    stage = Stage("a", 21, optimizer="sgd", learning_rate=1e3, clip=1e-3, schedules={"learning_rate": blow})
+    with pytest.warns(TrainingWarning, match="Back to step 10"), pytest.raises(TrainingError, match="not finite"):
+        fit(model, guide, rows(), stages=stage, out=tmp_path / "run", checkpoint_every=1)
+    assert torch.isfinite(flat(model, guide)).all()
+    load_parameters(tmp_path / "run", model, guide)
+    assert torch.isfinite(flat(model, guide)).all()
 
 
 def test_errors_that_have_nothing_to_do_with_numbers_pass_through() -> None:
