@@ -321,6 +321,21 @@ class ConditionedMixture:
         base = (self._tempered_equal if self.temper else self.log_equal) - log_q
         return Draws(component, x, base[component] + log_rows, False)
 
+    @torch.no_grad()
+    def draw_each(self, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Draw once from every component instead of choosing among them.
+
+        Returns:
+            Draws (P, D) and log weights (P,): unbiased estimates of each component's evidence mass, prior excluded.
+        """
+        place = torch.arange(len(self.means))
+        row_plan = self.plan if len(self.rows) else None
+        tries = 1 if self.exact else _MAX_TRIES
+        x_free, log_rows = _draw(self.conditioned, self.rows, row_plan, place, True, False, generator, tries)
+        x = self.evidence.values.detach().repeat(len(self.means), 1)
+        x[:, ~self.evidence.known] = x_free
+        return x, (self.log_mass if self.exact else self.log_equal + log_rows) - self.log_prior
+
     def _draw_free(
         self, component: Tensor, probs: Tensor, noise: bool, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:

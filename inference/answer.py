@@ -226,3 +226,24 @@ def warn_if_poor(ess: Tensor, n: int, what: str) -> None:
             QueryWarning,
             stacklevel=3,
         )
+
+
+def stack(answers: list[Answer]) -> Answer:
+    """Join the answers of several rows: rows become the second axis."""
+    first = answers[0]
+    n = min(a.num_samples for a in answers)
+    evidence = [a.log_evidence for a in answers if a.log_evidence is not None]
+    errors = [a.log_evidence_error for a in answers if a.log_evidence_error is not None]
+
+    def join(pick: Any) -> Tensor:
+        return torch.stack([pick(a)[:n] for a in answers], 1)
+
+    return Answer(
+        {name: join(lambda a, name=name: a.samples[name]) for name in first.samples},
+        join(lambda a: a.log_weights),
+        torch.stack(evidence) if len(evidence) == len(answers) else None,
+        torch.stack(errors) if len(errors) == len(answers) else None,
+        first.method,
+        torch.stack([a.ess for a in answers]),
+        {name: join(lambda a, name=name: a.details[name]) for name in first.details},
+    )

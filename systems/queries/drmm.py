@@ -23,7 +23,7 @@ from phlogiston.distributions.linear_constraints import LinearEvidence, Rows, is
 from phlogiston.distributions.paths import tuple_gaussian
 from phlogiston.distributions.resampling import effective_size, log_mean, replace_dead, resample_distinct
 from phlogiston.errors import ConfigError, EvidenceError, unknown_name
-from phlogiston.inference.answer import Answer, check_alive, evidence_error, warn_if_poor
+from phlogiston.inference.answer import Answer, check_alive, evidence_error, stack, warn_if_poor
 from phlogiston.inference.evidence import Known, Piece, normalise
 from phlogiston.inference.lowering import count_rows, lower_category, lower_vector
 from phlogiston.models.drmm import DRMM
@@ -167,7 +167,7 @@ class DRMMQuery:
                 answers = [a._take(torch.randperm(a.num_samples, generator=generator)) for a in answers]
         if resample:
             answers = [self._resample(a, sort, generator) for a in answers]
-        answer = answers[0] if rows is None else _stack(answers)
+        answer = answers[0] if rows is None else stack(answers)
         warn_if_poor(answer.ess, num_samples, f"query ({answer.method})")
         return replace(answer, samples={name: answer.samples[name] for name in wanted})
 
@@ -497,23 +497,3 @@ class DRMMQuery:
         if complete:
             method = f"exact over {len(codes)} tuples"
         return _Tuples(codes, log_prior + correction, means, factors, method, complete)
-
-
-def _stack(answers: list[Answer]) -> Answer:
-    """Join the answers of several rows: rows become the second axis."""
-    first = answers[0]
-    n = min(a.num_samples for a in answers)
-    errors = [a.log_evidence_error for a in answers if a.log_evidence_error is not None]
-
-    def join(pick: Any) -> Tensor:
-        return torch.stack([pick(a)[:n] for a in answers], 1)
-
-    return Answer(
-        {name: join(lambda a, name=name: a.samples[name]) for name in first.samples},
-        join(lambda a: a.log_weights),
-        torch.stack([a.log_evidence for a in answers if a.log_evidence is not None]),
-        torch.stack(errors) if len(errors) == len(answers) else None,
-        first.method,
-        torch.stack([a.ess for a in answers]),
-        {name: join(lambda a, name=name: a.details[name]) for name in first.details},
-    )

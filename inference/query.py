@@ -1,0 +1,188 @@
+"""Ask any model/guide pair anything.
+
+    answer = query(model, guide, {"x": [Known(v, mask), Within(lo, hi)]}, ask=["z"], num_samples=1000)
+
+- `"importance"`: the guide proposes where it can use what is known, the prior elsewhere; sites that evidence speaks
+  about are drawn in accordance with it (Gaussian and categorical sites exactly, others by weighting), and importance
+  weights put right what remains. Unbiased for the probability of the evidence.
+- `"smc"`: particles move from the proposal to the answer through a tempered sequence of laws, by Hamiltonian moves on
+  continuous entries and independence moves on everything. For evidence that importance sampling hardly ever meets.
+- `"hmc"`: Pyro's NUTS on continuous entries, boxes and supports handled by transforms. Equal weights, no evidence.
+
+It knows no system. Systems with better paths answer by those instead.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from phlogiston.distributions.linear_constraints import settle
+from phlogiston.distributions.resampling import effective_size, log_mean, replace_dead
+from phlogiston.errors import ConfigError, unknown_name
+from phlogiston.inference.answer import Answer, check_alive, evidence_error, stack, warn_if_poor
+from phlogiston.inference.evidence import Piece, normalise
+from phlogiston.inference.lowering import count_rows
+from phlogiston.inference.program import Program
+
+Method = Literal["importance", "smc", "hmc"]
+METHODS = ("importance", "smc", "hmc")
+
+
+def query(
+    model: Callable[..., Any],
+    guide: Callable[..., Any] | None,
+    evidence: Mapping[str, Any] | None = None,
+    ask: Sequence[str] | None = None,
+    num_samples: int = 1000,
+    method: Method = "importance",
+    *,
+    batch: Mapping[str, Any] | None = None,
+    vectors: Iterable[str] | None = None,
+    seed: int | None = None,
+    **options: Any,
+) -> Answer:
+    """Sample sites of a model given evidence.
+
+    Args:
+        model: a Pyro program whose data arguments may be None and that is vectorised over leading plates.
+        guide: a Pyro program proposing latent sites, called with the data that are known; None for the prior.
+        evidence: site -> pieces, see `inference.evidence`; sites of the model, latent or data alike. A site's entries
+            are flattened, last axis fastest. Several rows are several questions.
+        ask: sites to return; all that are not in the batch by default.
+        num_samples: samples per row of evidence.
+        method: see the module's description.
+        batch: further arguments of both programs (covariates, data that are not in question).
+        vectors: sites whose pieces' last axis is entries rather than rows; all continuous sites by default.
+        seed: of this call; None draws from torch's generator.
+        **options: of the method: `moves`, `leapfrog` for smc; `warmup` for hmc.
+
+    Returns:
+        The answer; every sample satisfies every hard constraint, known values come back bit for bit.
+
+    Raises:
+        EvidenceError: evidence that is malformed, impossible, or that no draw satisfied.
+        ConfigError: options out of range.
+
+    Example:
+        >>> import pyro, pyro.distributions as dist
+        >>> def model(x=None):
+        ...     z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        ...     pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+        >>> answer = query(model, None, {"x": 2.0}, ask=["z"], num_samples=4000, seed=0)
+        >>> round(answer.mean("z").item(), 1)
+        1.0
+    """
+    if num_samples < 1:
+        raise ConfigError(f"num_samples must be at least 1; got {num_samples}")
+    if method not in METHODS:
+        raise unknown_name("query method", method, METHODS)
+    question = normalise(evidence)
+    with torch.random.fork_rng(enabled=seed is not None):
+        if seed is not None:
+            torch.manual_seed(seed)
+        names = _vectors(model, batch, question) if vectors is None else list(vectors)
+        rows = count_rows(question, names)
+        answers = [
+            _answer(Program(model, guide, question, batch, row), num_samples, method, options)
+            for row in range(rows or 1)
+        ]
+    answer = answers[0] if rows is None else stack(answers)
+    wanted = list(ask) if ask is not None else list(answer.samples)
+    for name in wanted:
+        if name not in answer.samples:
+            raise unknown_name("site", name, answer.samples)
+    warn_if_poor(answer.ess, num_samples, f"query ({answer.method})")
+    return Answer(
+        {name: answer.samples[name] for name in wanted},
+        answer.log_weights,
+        answer.log_evidence,
+        answer.log_evidence_error,
+        answer.method,
+        answer.ess,
+        answer.details,
+    )
+
+
+def _vectors(
+    model: Callable[..., Any], batch: Mapping[str, Any] | None, question: Mapping[str, tuple[Piece, ...]]
+) -> list[str]:
+    """Sites with more than one entry: the last axis of their evidence is not rows."""
+    if not any(getattr(getattr(p, f, None), "ndim", 0) for ps in question.values() for p in ps for f in _ARRAYS):
+        return list(question)
+    plain = Program(model, None, {}, batch)
+    return [name for name in question if name not in plain.shapes or plain.shapes[name].numel() > 1]
+
+
+_ARRAYS = ("value", "mask", "mean", "sd", "lower", "upper")
+
+
+def _answer(program: Program, n: int, method: Method, options: Mapping[str, Any]) -> Answer:
+    if method == "importance":
+        _no_more(method, options)
+        particles = program.propose(n)
+        values, weights = particles.values, particles.log_weights
+        return finish(program, values, weights, log_mean(weights), evidence_error(weights), "importance sampling")
+    if method == "smc":
+        from phlogiston.inference.tempering import temper
+
+        return temper(program, n, **_known_options(method, options, ("moves", "leapfrog")))
+    from phlogiston.inference.hamiltonian import run_nuts
+
+    return run_nuts(program, n, **_known_options(method, options, ("warmup",)))
+
+
+def _no_more(method: str, options: Mapping[str, Any]) -> None:
+    _known_options(method, options, ())
+
+
+def _known_options(method: str, options: Mapping[str, Any], allowed: Sequence[str]) -> dict[str, Any]:
+    for name in options:
+        if name not in allowed:
+            raise unknown_name(f"option of method {method!r}", name, allowed)
+    return dict(options)
+
+
+def finish(
+    program: Program,
+    values: Mapping[str, Tensor],
+    log_weights: Tensor,
+    log_evidence: Tensor | None,
+    log_evidence_error: Tensor | None,
+    method: str,
+) -> Answer:
+    """Turn weighted particles into an answer: exact known values, rounding settled, dead particles replaced.
+
+    Args:
+        program: the pair with its question.
+        values: site -> (n, ...).
+        log_weights: (n,).
+        log_evidence: () or None.
+        log_evidence_error: () or None.
+        method: in words.
+
+    Raises:
+        EvidenceError: no particle satisfies the evidence.
+    """
+    n = len(log_weights)
+    samples = {name: value.detach() for name, value in values.items()}
+    for name, found in program.evidence.items():
+        if found.linear is None:
+            continue
+        flat, good = settle(samples[name].reshape(n, -1).double(), found.linear)
+        samples[name] = flat.reshape(n, *program.shapes[name])
+        log_weights = torch.where(good, log_weights, -math.inf)
+    check_alive(log_weights.unsqueeze(1), "query")
+    index, weights = replace_dead(log_weights)
+    return Answer(
+        {name: value[index] for name, value in samples.items()},
+        weights,
+        log_evidence,
+        log_evidence_error,
+        f"{method}, proposals from the {program.proposes}",
+        effective_size(log_weights),
+    )
