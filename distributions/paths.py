@@ -1,10 +1,10 @@
 """Distributions of deep residual mixtures: over index tuples, over data given a tuple, and with the tuple summed out.
 
-    PathPrior            z ~ p(z)                 the tuple prior as one site, event shape (L,)
-    PathPosterior        z ~ q(z | x)             an explicit list of tuples per row with their probabilities
-    ResidualNormal       x | z                    the Gaussian a tuple stands for, missing entries marginalised
-    PathMixture          x                        sum_z p(z) p(x | z): the collapsed density training runs on
-    MixtureCategorical   y | x                    a categorical stream with the tuple averaged out
+PathPrior            z ~ p(z)                 the tuple prior as one site, event shape (L,)
+PathPosterior        z ~ q(z | x)             an explicit list of tuples per row with their probabilities
+ResidualNormal       x | z                    the Gaussian a tuple stands for, missing entries marginalised
+PathMixture          x                        sum_z p(z) p(x | z): the collapsed density training runs on
+MixtureCategorical   y | x                    a categorical stream with the tuple averaged out
 """
 
 from __future__ import annotations

@@ -44,6 +44,9 @@ from phlogiston.networks.beam import Beam, StreamTables, search
 from phlogiston.networks.frames import FRAMES, FrameName
 from phlogiston.networks.path_priors import AutoregressivePrior, LatentClassPrior
 
+MAX_TABLE = 4_000_000
+"""Floats of the covariance factors up to which `generate` keeps every tuple's Gaussian at hand."""
+
 
 class DRMM(nn.Module):
     """The generative program.
@@ -104,6 +107,7 @@ class DRMM(nn.Module):
                 for l, k in enumerate(sizes)
             }
         )
+        self._cached: tuple[Any, tuple[Tensor, Tensor, Tensor, Tensor]] | None = None
         self.register_buffer("location", torch.zeros(features))
         self.register_buffer("scale", torch.ones(features))
 
@@ -268,6 +272,40 @@ class DRMM(nn.Module):
         eps = make(shape, dtype=self.location.dtype, device=self.location.device)
         return self.location + self.scale * compose(list(self.layers), codes, eps)
 
+    def generate(self, n: int, depth: int | None = None, *, noise: bool = True) -> tuple[Tensor, Tensor]:
+        """Rows with the tuples they come from: `draw(draw_paths(n))`, faster where all tuples fit into a table.
+
+        Args:
+            n: how many.
+            depth: layers to use; all by default.
+            noise: False returns the tuples' means.
+
+        Returns:
+            codes int64 (n, depth) and rows (n, D) in the data's units.
+        """
+        if math.prod(self.sizes[:depth]) * self.features**2 > MAX_TABLE:
+            codes = self.draw_paths(n, depth)
+            return codes, self.draw(codes, noise=noise)
+        every, probs, means, factors = self._table(depth)
+        slot = torch.multinomial(probs, n, replacement=True)
+        x = means.index_select(0, slot)
+        if noise:
+            eps = torch.randn(n, self.features, dtype=x.dtype, device=x.device)
+            factor = factors.index_select(0, slot)
+            x = x + (factor * eps if factor.dim() == 2 else (factor * eps.unsqueeze(-2)).sum(-1))
+        return every.index_select(0, slot), x
+
+    @torch.no_grad()
+    def _table(self, depth: int | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Tuples, probabilities, means and covariance factors in the data's units, kept until a parameter changes."""
+        state = [*self.parameters(), self.location, self.scale]
+        key = (depth, *((t.data_ptr(), t._version, t.dtype, t.device) for t in state))
+        if self._cached is None or self._cached[0] != key:
+            codes, log_prior, means, factors = self.tuples(depth)
+            scale = self.scale if factors.dim() == 2 else self.scale.unsqueeze(-1)
+            self._cached = (key, (codes, log_prior.exp(), self.location + self.scale * means, scale * factors))
+        return self._cached[1]
+
     def tuples(self, depth: int | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Every tuple with its probability and its Gaussian, in standardised coordinates.
 
@@ -336,7 +374,7 @@ class CollapsedDRMM(nn.Module):
         with pyro.plate("data", n, dim=-1), row_weights(weight):
             mixture = PathMixture(
                 find=lambda rows: model.find(rows, width=self.width, mask=mask, streams=known),
-                draw=lambda shape: model.draw(model.draw_paths(shape.numel())).reshape(*shape, model.features),
+                draw=lambda shape: model.generate(shape.numel())[1].reshape(*shape, model.features),
                 log_jacobian=model.log_jacobian(mask),
                 batch_shape=(n,),
                 features=model.features,

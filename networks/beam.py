@@ -46,7 +46,8 @@ class Beam:
     """What the search found for N rows and P tuples each.
 
     Attributes:
-        codes: int64 (N, P, L).
+        prefixes: int64 (N, M, l), the tuples' codes but for the last, or all of them when `last` is 0.
+        last: components of the last layer: each prefix stands for that many tuples, in order.
         log_joint: (N, P), log p(z, x), without the streams.
         stream_logits: per stream (N, P, V), normalised log p(y | z).
         stream_log_lik: per observed stream (N, P), zero where the label is missing.
@@ -54,12 +55,22 @@ class Beam:
         nested_streams: per observed stream (N, L): the same for log p(y | x, earlier streams).
     """
 
-    codes: Tensor
+    prefixes: Tensor
+    last: int
     log_joint: Tensor
     stream_logits: dict[str, Tensor]
     stream_log_lik: dict[str, Tensor]
     nested: Tensor
     nested_streams: dict[str, Tensor]
+
+    @property
+    def codes(self) -> Tensor:
+        """The tuples: int64 (N, P, L). Written out on demand, for training never asks."""
+        if not self.last:
+            return self.prefixes
+        n, m, _ = self.prefixes.shape
+        component = torch.arange(self.last, device=self.prefixes.device).repeat(m).expand(n, -1)
+        return torch.cat([self.prefixes.repeat_interleave(self.last, 1), component.unsqueeze(-1)], -1)
 
     def log_posterior(self) -> Tensor:
         """Log q(z | everything observed) over the kept tuples: (N, P), normalised."""
@@ -116,7 +127,8 @@ def search(
             order.append(rows)
     back = torch.cat(order).argsort()
     return Beam(
-        codes=torch.cat([p.codes for p in parts])[back],
+        prefixes=torch.cat([p.prefixes for p in parts])[back],
+        last=parts[0].last,
         log_joint=torch.cat([p.log_joint for p in parts])[back],
         stream_logits={n: torch.cat([p.stream_logits[n] for p in parts])[back] for n in parts[0].stream_logits},
         stream_log_lik={n: torch.cat([p.stream_log_lik[n] for p in parts])[back] for n in parts[0].stream_log_lik},
@@ -126,40 +138,43 @@ def search(
 
 
 class _Whitened:
-    """Scores by whitening: residual coordinates and accumulated log determinants. Diagonal frames drop masked axes."""
+    """Scores by whitening: residual coordinates and accumulated log determinants. Diagonal frames drop masked axes.
+
+    Attributes:
+        base: (N, M), log p(z_<=l) plus log determinants plus the normal's constant, which is the same at every depth.
+    """
 
     def __init__(self, u: Tensor, mask: Tensor | None) -> None:
         self.mask = mask
         self.residual = u.unsqueeze(1)  # (N, M, D), M = 1 before the first layer
-        self.log_det = u.new_zeros(len(u), 1)  # (N, M)
-        self.known = u.shape[-1] if mask is None else mask.sum(-1)[:, None, None]
+        self.known = float(u.shape[-1]) if mask is None else mask.sum(-1)[:, None]
+        self.base = -0.5 * LOG_2PI * self.known + u.new_zeros(len(u), 1)
         self.many_features = u.shape[-1] > FEW_FEATURES
 
-    def expand(self, frame: Frame) -> Tensor:
-        """Log p_l(x | z_<=l) of every child: (N, M, K)."""
+    def expand(self, frame: Frame, log_conditional: Tensor) -> Tensor:
+        """Log p(z_<=l) + log p_l(x | z_<=l) of every child: (N, M * K)."""
         self._children = frame.whiten_all(self.residual)  # (N, M, K, D)
         if self.mask is not None:
             self._children = self._children * self.mask[:, None, None, :]
-        self._log_det = self.log_det.unsqueeze(-1) + self._frame_log_det(frame)
-        return self._density(frame, self._children.square().sum(-1), self._log_det, self.known)
+        self._base = self._children_base(frame, log_conditional)
+        return self._density(frame, self._children.square().sum(-1).flatten(1), self._base)
 
-    def _frame_log_det(self, frame: Frame) -> Tensor:
-        return frame.log_det() if self.mask is None else frame.log_det(self.mask).unsqueeze(1)
+    def _children_base(self, frame: Frame, log_conditional: Tensor) -> Tensor:
+        log_det = frame.log_det() if self.mask is None else frame.log_det(self.mask).unsqueeze(1)
+        return (self.base.unsqueeze(-1) + (log_conditional + log_det)).flatten(1)
 
-    def _density(self, frame: Frame, square: Tensor, log_det: Tensor, known: Tensor | int) -> Tensor:
+    def _density(self, frame: Frame, square: Tensor, base: Tensor) -> Tensor:
         if isinstance(frame, ShiftFrame):
             s = frame.noise_log_scale()
-            return -0.5 * square * torch.exp(-2 * s) - known * (0.5 * LOG_2PI + s) + log_det
-        return -0.5 * (square + known * LOG_2PI) + log_det
+            return base - 0.5 * square * torch.exp(-2 * s) - self.known * s
+        return torch.add(base, square, alpha=-0.5)
 
     def keep(self, chosen: Tensor) -> None:
         """Go on with the children at these flat positions (N, M')."""
-        features = self._children.shape[-1]
-        index = chosen.unsqueeze(-1).expand(-1, -1, features)
-        self.residual = self._children.flatten(1, 2).gather(1, index)
-        self.log_det = self._log_det.expand(self._children.shape[:-1]).flatten(1).gather(1, chosen)
+        self.residual = _rows(self._children.flatten(1, 2), chosen)
+        self.base = self._base.gather(1, chosen)
 
-    def guess(self, frame: Frame) -> Tensor:
+    def guess(self, frame: Frame, log_conditional: Tensor) -> Tensor:
         """`expand` by matrix products, good enough to choose by: squares are multiplied out, rounding and all."""
         if frame.full:
             square = frame.whiten_all(self.residual).square().sum(-1)
@@ -168,17 +183,17 @@ class _Whitened:
             w = frame.inverse_scale().square().expand(frame.num_components, frame.features)
             known = torch.ones_like(u) if self.mask is None else self.mask.unsqueeze(1)
             square = u.square() @ w.T - 2 * u @ (frame.mean * w).T + known @ (frame.mean.square() * w).T
-        return self._density(frame, square, self.log_det.unsqueeze(-1) + self._frame_log_det(frame), self.known)
+        return self._density(frame, square.flatten(1), self._children_base(frame, log_conditional))
 
-    def advance(self, frame: Frame, parent: Tensor, code: Tensor) -> Tensor:
-        """Go on with children (N, M') named by parent and component; their exact log p_l: (N, M')."""
-        index = parent.unsqueeze(-1).expand(-1, -1, self.residual.shape[-1])
-        self.residual, log_det = frame.whiten(self.residual.gather(1, index), code)
+    def advance(self, frame: Frame, log_conditional: Tensor, parent: Tensor, code: Tensor) -> Tensor:
+        """Go on with children (N, M') named by parent and component; their exact scores, as `expand`: (N, M')."""
+        residual, log_det = frame.whiten(_rows(self.residual, parent), code)
         if self.mask is not None:
-            self.residual, log_det = self.residual * self.mask.unsqueeze(1), log_det * self.mask.unsqueeze(1)
-        self.log_det = self.log_det.gather(1, parent) + log_det.sum(-1)
-        known = self.known if isinstance(self.known, int) else self.known.squeeze(-1)
-        return self._density(frame, self.residual.square().sum(-1), self.log_det, known)
+            residual, log_det = residual * self.mask.unsqueeze(1), log_det * self.mask.unsqueeze(1)
+        table = log_conditional.expand(len(parent), self.residual.shape[1], -1).flatten(1)
+        prior = table.gather(1, parent * frame.num_components + code)
+        self.residual, self.base = residual, self.base.gather(1, parent) + prior + log_det.sum(-1)
+        return self._density(frame, residual.square().sum(-1), self.base)
 
 
 class _Marginal:
@@ -192,10 +207,10 @@ class _Marginal:
         self.mean = u.new_zeros(n, 1, features)
         self.factor = torch.eye(features, dtype=u.dtype, device=u.device).expand(n, 1, features, features)
         self.hole = torch.diag_embed(1 - mask)[:, None, None]  # unknown axes become independent unit ones
-        self.known = mask.sum(-1)[:, None, None]
+        self.base = -0.5 * LOG_2PI * mask.sum(-1)[:, None]
 
-    def expand(self, frame: Frame) -> Tensor:
-        """Log p_l(x_known | z_<=l) of every child: (N, M, K)."""
+    def expand(self, frame: Frame, log_conditional: Tensor) -> Tensor:
+        """Log p(z_<=l) + log p_l(x_known | z_<=l) of every child: (N, M * K)."""
         self._mean = self.mean.unsqueeze(2) + torch.einsum("nmde,ke->nmkd", self.factor, frame.mean)
         self._factor = torch.einsum("nmde,kef->nmkdf", self.factor, frame.factors())
         rows = self._factor * self.mask[:, None, None, :, None]
@@ -203,20 +218,21 @@ class _Marginal:
         gap = (self.u[:, None, None] - self._mean) * self.mask[:, None, None]
         eta = torch.linalg.solve_triangular(cholesky, gap.unsqueeze(-1), upper=False).squeeze(-1)
         log_det = cholesky.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        return -0.5 * (eta.square().sum(-1) + self.known * LOG_2PI) - log_det
+        self._base = (self.base.unsqueeze(-1) + log_conditional).flatten(1)
+        return self._base + (-0.5 * eta.square().sum(-1) - log_det).flatten(1)
 
     def keep(self, chosen: Tensor) -> None:
         """Go on with the children at these flat positions (N, M')."""
+        self.mean = _rows(self._mean.flatten(1, 2), chosen)
         features = self.u.shape[-1]
-        index = chosen.unsqueeze(-1).expand(-1, -1, features)
-        self.mean = self._mean.flatten(1, 2).gather(1, index)
-        self.factor = self._factor.flatten(1, 2).gather(1, index.unsqueeze(-1).expand(-1, -1, -1, features))
+        self.factor = _rows(self._factor.flatten(1, 2).flatten(2), chosen).unflatten(-1, (features, features))
+        self.base = self._base.gather(1, chosen)
 
-    def guess(self, frame: Frame) -> Tensor:
-        """As `expand`."""
-        return self.expand(frame)
+    def guess(self, frame: Frame, log_conditional: Tensor) -> Tensor:
+        """Never called: `many_features` is False."""
+        raise AssertionError("rows with missing entries keep every child's factor")
 
-    def advance(self, frame: Frame, parent: Tensor, code: Tensor) -> Tensor:
+    def advance(self, frame: Frame, log_conditional: Tensor, parent: Tensor, code: Tensor) -> Tensor:
         """Never called: `many_features` is False."""
         raise AssertionError("rows with missing entries keep every child's factor")
 
@@ -232,39 +248,33 @@ def _search(
 ) -> Beam:
     n, depth = len(u), depth or len(layers)
     codes = torch.empty(n, 1, 0, dtype=torch.long, device=u.device)
-    log_prior = u.new_zeros(n, 1)
     logits = {name: s.bias.expand(n, 1, -1) for name, s in streams.items()}  # (N, M, V), not normalised
     observed = {name: s.value for name, s in streams.items() if s.value is not None}
     nested: list[Tensor] = []
     nested_streams: dict[str, list[Tensor]] = {name: [] for name in observed}
+    last = 0
     for l in range(depth):
         frame, k = layers[l], layers[l].num_components
-        kept = log_prior.unsqueeze(-1) + prior.log_conditional(codes)  # (N, M, K)
-        kept = kept.expand(n, codes.shape[1], k).flatten(1)
-        children = kept.shape[1]
+        log_conditional = prior.log_conditional(codes)  # (N, M, K), or (K,) at the first layer
+        children = codes.shape[1] * k
         # C children from here on: all M * K of them, or, with many features, only the ones that will be kept.
         few = scores.many_features and children > width
         if few:
             with torch.no_grad():
-                guess = kept + scores.guess(frame).flatten(1)
+                guess = scores.guess(frame, log_conditional)
                 for name, value in observed.items():
-                    every = (logits[name].unsqueeze(2) + streams[name].tables[l]).log_softmax(-1)
-                    guess = guess + _pick(every.flatten(1, 2), value)
+                    every = (logits[name].unsqueeze(2) + streams[name].tables[l]).flatten(1, 2)
+                    guess = guess + _pick(every.log_softmax(-1).expand(n, children, -1), value)
                 chosen = guess.topk(width, dim=-1, sorted=False).indices
             parent, code = chosen.div(k, rounding_mode="floor"), chosen % k
-            log_prior = kept.gather(1, chosen)
-            joint = log_prior + scores.advance(frame, parent, code)
-        else:
-            chosen = torch.arange(children, device=u.device).expand(n, -1)
-            parent, code = chosen.div(k, rounding_mode="floor"), chosen % k
-            log_prior = kept
-            joint = kept + scores.expand(frame).flatten(1)
-        if few:
+            joint = scores.advance(frame, log_conditional, parent, code)
+            codes, last = torch.cat([_rows(codes, parent), code.unsqueeze(-1)], -1), 0
             logits = {
                 name: _rows(logits[name], parent) + functional.embedding(code, s.tables[l])
                 for name, s in streams.items()
             }
         else:
+            joint, last = scores.expand(frame, log_conditional), k
             logits = {
                 name: (logits[name].unsqueeze(2) + s.tables[l]).flatten(1, 2).expand(n, children, -1)
                 for name, s in streams.items()
@@ -278,17 +288,18 @@ def _search(
             summed = total.logsumexp(-1)
             nested_streams[name].append(summed - running)
             running = summed
-        codes = torch.cat([_rows(codes, parent), code.unsqueeze(-1)], -1)
         if l < depth - 1 and not few:
             if children > width:
                 best = total.detach().topk(width, dim=-1, sorted=False).indices  # (N, M')
-                codes, log_prior = _rows(codes, best), log_prior.gather(1, best)
-                logits = {name: _rows(table, best) for name, table in logits.items()}
-                scores.keep(best)
             else:
-                scores.keep(chosen)
+                best = torch.arange(children, device=u.device).expand(n, -1)
+            parent = best.div(k, rounding_mode="floor")
+            codes = torch.cat([_rows(codes, parent), (best % k).unsqueeze(-1)], -1) if l else best.unsqueeze(-1)
+            logits = {name: _rows(table, best) for name, table in logits.items()}
+            scores.keep(best)
     return Beam(
-        codes=codes,
+        prefixes=codes,
+        last=last,
         log_joint=joint,
         stream_logits=log_probs,
         stream_log_lik=log_lik,

@@ -24,7 +24,7 @@ from phlogiston.evaluate.metric import Metric
 from phlogiston.evaluate.score import Score
 from phlogiston.guides.drmm import AutoregressiveGuide, BeamGuide, ExactGuide
 from phlogiston.inference.engine import Stage
-from phlogiston.inference.handlers import weight_depths
+from phlogiston.inference.handlers import scale_sites, weight_depths
 from phlogiston.inference.schedules import hold_then, linear
 from phlogiston.models.drmm import DRMM as DRMMModel
 from phlogiston.models.drmm import CollapsedDRMM
@@ -160,23 +160,16 @@ class DRMM(System):
             "batch_size": c.batch_size,
             "clip": c.clip,
         }
-        rate = hold_then(linear(1.0, 0.0), hold=0.5)
-        if c.guide == "autoregressive":
-            return [Stage(objective="enum", schedules={"learning_rate": rate}, **common)]
-        if c.num_layers == 1:
-            return [Stage(objective="elbo", schedules={"learning_rate": rate}, **common)]
-        sites = dict.fromkeys(("x", *self.schema["categorical"]), c.depth_weight)
-        return [
-            Stage(
-                objective="elbo",
-                handlers={"depths": weight_depths(sites)},
-                schedules={
-                    "learning_rate": rate,
-                    "depths.weight": linear(c.depth_weight, c.final_depth_weight),
-                },
-                **common,
-            )
-        ]
+        schedules: dict[str, Any] = {"learning_rate": hold_then(linear(1.0, 0.0), hold=0.5)}
+        streams = list(self.schema["categorical"])
+        handlers: dict[str, Any] = {}
+        if streams and c.stream_weight != 1.0:
+            handlers["streams"] = scale_sites(dict.fromkeys(streams, c.stream_weight))
+        if c.num_layers > 1 and c.guide != "autoregressive":
+            handlers["depths"] = weight_depths(dict.fromkeys(("x", *streams), c.depth_weight))
+            schedules["depths.weight"] = linear(c.depth_weight, c.final_depth_weight)
+        objective = "enum" if c.guide == "autoregressive" else "elbo"
+        return [Stage(objective=objective, handlers=handlers, schedules=schedules, **common)]
 
     def callbacks(self) -> list[Any]:
         """Revival of unused components."""
@@ -212,8 +205,8 @@ class DRMM(System):
         with torch.random.fork_rng(enabled=seed is not None), torch.no_grad():
             if seed is not None:
                 torch.manual_seed(seed)
-            codes = self.model.draw_paths(n, depth)
-            out = {"x": self._insert(self.model.draw(codes, noise=noise == "model"))}
+            codes, x = self.model.generate(n, depth, noise=noise == "model")
+            out = {"x": self._insert(x)}
             for name in self.schema["categorical"]:
                 probs = self.model.stream_logits(name, codes).softmax(-1)
                 out[name] = torch.multinomial(probs, 1).squeeze(-1)
@@ -466,6 +459,8 @@ class DRMM(System):
 
     def _insert(self, x: Tensor) -> Tensor:
         """Put the constant columns back: (..., varying) -> (..., features)."""
+        if not self.schema["constant"]:
+            return x
         full = x.new_empty(*x.shape[:-1], len(self.schema["columns"]))
         full[..., self.varying] = x
         for i, value in self.schema["constant"].items():

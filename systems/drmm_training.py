@@ -11,6 +11,7 @@ from torch import Tensor
 from phlogiston.models.drmm import DRMM
 
 MAX_INITIAL_ROWS = 10_000
+LABEL_DISTANCE = 1.0  # of different labels from each other in the first clustering, in units of a typical row's norm
 
 
 @torch.no_grad()
@@ -46,6 +47,14 @@ def residual_kmeans(
     if mask is not None:
         u = u * mask[rows]
     n, features = u.shape
+    # Labels pull clusters apart: one-hot columns as far apart as typical rows are, nothing where the label is missing.
+    marks = [
+        torch.nn.functional.one_hot(known[rows].clamp(min=0), int(known.max()) + 1).double()
+        * (known[rows] >= 0).unsqueeze(-1)
+        * LABEL_DISTANCE * features**0.5
+        for known in (streams or {}).values()
+        if bool((known >= 0).any())
+    ]
     share = torch.ones(n, dtype=u.dtype) if weight is None else weight[rows].double().clamp(min=1e-12)
     share = share * (n / share.sum())
     for l, frame in enumerate(model.layers):
@@ -55,7 +64,7 @@ def residual_kmeans(
             warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct rows than clusters: harmless here
             labels = torch.as_tensor(
                 KMeans(min(k, n), n_init=1, random_state=seed + l, max_iter=50)
-                .fit(u.numpy(), sample_weight=share.numpy())
+                .fit(torch.cat([u, *marks], -1).numpy(), sample_weight=share.numpy())
                 .labels_,
                 dtype=torch.long,
             )

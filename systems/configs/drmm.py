@@ -32,6 +32,8 @@ class Config:
         clip: largest gradient norm.
         depth_weight: weight of the truncated depths' densities in the loss at the start.
         final_depth_weight: the same at the end; linear in between.
+        stream_weight: weight of the categorical streams' log p(y | x) in the loss; above 1 the model spends more of its
+            capacity on telling categories apart, at some cost in log p(x).
         parameter_prior: keep table entries near N(0, table_sd) and log-scales near their start: against overfitting.
         table_sd: sd of that prior on table entries.
         log_scale_sd: sd of that prior on log-scales.
@@ -52,6 +54,7 @@ class Config:
     clip: float = 10.0
     depth_weight: float = 1.0
     final_depth_weight: float = 0.1
+    stream_weight: float = 1.0
     parameter_prior: bool = True
     table_sd: float = 1.0
     log_scale_sd: float = 0.5
@@ -61,7 +64,7 @@ class Config:
         for name in ("num_layers", "num_components", "beam", "max_enum", "steps", "batch_size"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1; got {getattr(self, name)}")
-        for name in ("learning_rate", "clip", "table_sd", "log_scale_sd"):
+        for name in ("learning_rate", "clip", "stream_weight", "table_sd", "log_scale_sd"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} must be positive; got {getattr(self, name)}")
         for name in ("depth_weight", "final_depth_weight", "revive_every"):
@@ -81,7 +84,14 @@ PRESETS: dict[str, dict[str, Any]] = {
     # The paper's residuals and step count, at its toy-data size.
     "paper": {"frame": "shift", "steps": 50_000, "batch_size": 64, "learning_rate": 0.005, "parameter_prior": False},
     "cpu": {"steps": 1_500},
-    "swissroll": {"frame": "tril", "num_layers": 2, "num_components": 16, "steps": 2_000},
+    "swissroll": {
+        "frame": "tril",
+        "num_layers": 2,
+        "num_components": 16,
+        "steps": 2_000,
+        "table_sd": 2.0,
+        "log_scale_sd": 1.0,
+    },
     "sierpinski": {
         "frame": "iso",
         "num_layers": 5,
@@ -99,5 +109,5 @@ PRESETS: dict[str, dict[str, Any]] = {
         "learning_rate": 0.005,
         "steps": 4_000,
     },
-    "digits": {"frame": "diag", "num_layers": 2, "num_components": 24, "steps": 1_500},
+    "digits": {"frame": "diag", "num_layers": 2, "num_components": 48, "steps": 1_500, "stream_weight": 10.0},
 }

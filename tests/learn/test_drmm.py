@@ -243,7 +243,7 @@ def test_poses(record: Any) -> None:
 def test_digits(record: Any) -> None:
     preset = PRESETS["digits"]
     common: dict[str, Any] = {
-        "configuration": "diag, 2 layers of 24, label stream",
+        "configuration": "diag, 2 layers of 48, label stream",
         "steps": preset["steps"],
         "n_test": 397,
     }

@@ -225,7 +225,8 @@ def test_the_tuple_prior_is_normalised_and_its_sampler_matches_it(prior: str) ->
 
 
 @pytest.mark.parametrize("frame", FRAMES)
-def test_the_sampler_has_the_moments_of_the_density(frame: str) -> None:
+@pytest.mark.parametrize("table", [False, True])
+def test_the_sampler_has_the_moments_of_the_density(frame: str, table: bool) -> None:
     model = make(frame).requires_grad_(False)
     _, log_prior, means, factors = model.tuples()
     weight = log_prior.exp().double()
@@ -236,10 +237,22 @@ def test_the_sampler_has_the_moments_of_the_density(frame: str) -> None:
     gap = means.double() - mean
     second = torch.einsum("p,pde->de", weight, covariance) + torch.einsum("p,pd,pe->de", weight, gap, gap)
     n = 60_000
-    drawn = ((model.draw(model.draw_paths(n)) - model.location) / model.scale).double()
+    rows = model.generate(n)[1] if table else model.draw(model.draw_paths(n))
+    drawn = ((rows - model.location) / model.scale).double()
     spread = second.diagonal().sqrt()
     assert ((drawn.mean(0) - mean).abs() < 5 * spread / math.sqrt(n)).all()
     assert torch.allclose(drawn.T.cov(), second, atol=0.06 * float(second.diagonal().max()))
+
+
+def test_the_samplers_table_follows_the_parameters() -> None:
+    model = make("tril")
+    before = model.generate(2000)[1].mean(0)
+    with torch.no_grad():
+        model.layers[0].mean.add_(100.0)
+    after = model.generate(2000)[1].mean(0)
+    torch.testing.assert_close(after - before, 100.0 * model.scale, atol=2.0, rtol=0.02)
+    model.location.add_(50.0)
+    assert (model.generate(2000)[1].mean(0) - after > 40).all()
 
 
 def test_one_program_generates_scores_and_conditions_through_pyros_own_handlers() -> None:
