@@ -16,7 +16,7 @@ def fid(
     ],
     generated: Annotated[str, typer.Argument(help="Generated images: the same, or a run folder to sample from.")],
     features: Annotated[
-        str, typer.Option(help="inception, judge:NAME (of a labelled data set), pixels, or module:callable.")
+        str, typer.Option(help="inception, judge[:NAME] (of a labelled data set), pixels, or module:callable.")
     ] = "inception",
     metrics: Annotated[
         str, typer.Option(help="Some of fid, kid, fid_infinity, prdc, inception_score, with commas between; or all.")
@@ -71,6 +71,8 @@ def fid(
         "device": device,
         "progress": not as_json,
     }
+    if features == "judge":
+        features = f"judge:{_labelled(real)}"
     one: Any = _images(real, number)
     two: Any = _images(generated, number)
     if save is not None:
@@ -113,6 +115,18 @@ def _images(what: str, number: int | None) -> Any:
     if data.meta.image_shape is None:
         raise ConfigError(f"the data set {what!r} holds no images.")
     return Rows(data.train.numpy("x").clip(0.0, 1.0), data.meta.image_shape, what)
+
+
+def _labelled(real: str) -> str:
+    """Return the data set whose judge is meant when none is named: the real one."""
+    from phlogiston import datasets
+    from phlogiston.errors import ConfigError
+
+    if Path(real).exists() or real not in datasets.names():
+        raise ConfigError(
+            f"--features judge: {real!r} is no registered data set; say whose judge: judge:mnist, for one."
+        )
+    return real
 
 
 def _numbers(text: str | None, option: str, lengths: tuple[int, ...]) -> tuple[int, ...] | None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -20,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from phlogiston.errors import ConfigError, DataError
+from phlogiston.errors import ConfigError, DataError, DataWarning
 
 WEIGHTS_NAME = "pt_inception-2015-12-05-6726825d.pth"
 WEIGHTS_ALSO = "weights-inception-2015-12-05-6726825d.pth"  # the same bytes under another project's name
@@ -280,7 +281,8 @@ def load(path: str | Path | None = None) -> tuple[Inception, str]:
         path: the official file, or another file in its layout (.pth, or .safetensors); searched for if not given.
 
     Returns:
-        The network and the first eight digits of the file's SHA-256 (every result names them).
+        The network and the first eight digits of the file's SHA-256 (every result names them). Warns when the file is
+        not the official one.
 
     Raises:
         DataError: no such file, it cannot be read, or its tensors are not those of the network.
@@ -288,6 +290,13 @@ def load(path: str | Path | None = None) -> tuple[Inception, str]:
     file = find_weights(path)
     network = Inception()
     network.load_state_dict(check_layout(_read(file), network, file))
+    if not is_official(file):
+        warnings.warn(
+            f"{str(file)!r} has the layout of the official Inception weights but is not that file: figures made with "
+            "it compare with no one else's",
+            DataWarning,
+            stacklevel=2,
+        )
     return network.requires_grad_(False), digest(file)
 
 

@@ -399,7 +399,7 @@ def _train(
             optimiser.step()
             schedule.step()
             total += float(loss.detach())
-        if progress:
+        if progress and (epoch + 1) % max(1, config.epochs // 3) == 0:
             print(f"  epoch {epoch + 1}: loss {total / per_epoch:.4f}", file=sys.stderr, flush=True)
     return network
 

@@ -70,6 +70,10 @@ def test_a_data_set_by_name_stands_for_its_training_images(tmp_path: Path) -> No
     np.save(tmp_path / "noise.npy", np.random.default_rng(0).integers(0, 256, (100, 8, 8)).astype(np.uint8))
     content = json.loads(run("digits", tmp_path / "noise.npy", "--features", "pixels", "--json"))
     assert content["n_real"] > 1000
+    judged = json.loads(run("digits", tmp_path / "noise.npy", "--features", "judge", "--json", "-n", 100))
+    assert judged["features"] == "judge of digits"
+    with pytest.raises(ConfigError, match="say whose judge"):
+        run(tmp_path / "noise.npy", tmp_path / "noise.npy", "--features", "judge")
     with pytest.raises(ConfigError, match="holds no images"):
         run("swissroll", tmp_path / "noise.npy", "--features", "pixels")
 

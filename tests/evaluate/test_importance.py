@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from phlogiston.datasets.base import Split
 from phlogiston.errors import ConfigError, DataError, SampleSizeWarning, ShapeError
 from phlogiston.evaluate import importance
 from phlogiston.evaluate.importance import log_likelihood, pareto_shape, sandwich, simulate
@@ -91,6 +92,12 @@ def test_intervals_of_the_held_out_mean_cover_the_expectation(
         metric = log_likelihood(linear_gaussian, loose, {"x": x}, 100, chunk=100, seed=seed).metrics()["log_likelihood"]
         hits += abs(metric.value - wanted) <= 1.96 * metric.std_error
     assert 0.90 <= hits / 200 <= 0.99
+
+
+def test_data_sets_and_dicts_give_the_same(linear_gaussian: LinearGaussian, loose: Posterior) -> None:
+    x = linear_gaussian.draw(30)
+    one, two = (log_likelihood(linear_gaussian, loose, data, 50, batch_size=8) for data in ({"x": x}, Split({"x": x})))
+    assert torch.equal(one.score.value, two.score.value)
 
 
 def test_chunks_and_batches_change_nothing_but_the_draws(linear_gaussian: LinearGaussian, loose: Posterior) -> None:

@@ -14,6 +14,9 @@ from torch import Tensor
 
 from phlogiston.errors import ConfigError, ShapeError, UnknownNameError
 from phlogiston.evaluate.sbc import JOINT, Calibration, check_guide, check_query, rank
+from phlogiston.inference.answer import Answer
+from phlogiston.inference.evidence import Known
+from phlogiston.inference.query import query
 
 from .pairs import LinearGaussian, Posterior
 
@@ -104,6 +107,20 @@ def test_queries_are_checked_with_plain_and_weighted_draws(linear_gaussian: Line
 
     assert check_query(ask, linear_gaussian, ROWS, ["z"]).accepted()
     assert not check_query(lambda row: ask(row, 0.5), linear_gaussian, ROWS, ["z"]).accepted()
+
+
+def test_the_houses_own_queries_can_be_checked(linear_gaussian: LinearGaussian) -> None:
+    loose = Posterior(linear_gaussian, 1.3)
+
+    def model(x: Tensor | None = None) -> None:
+        with pyro.plate("data", 1 if x is None else len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z @ linear_gaussian.weight.T, linear_gaussian.sd).to_event(1), obs=x)
+
+    def ask(row: dict[str, Tensor]) -> Answer:
+        return query(model, lambda x=None: loose(x), {"x": Known(row["x"])}, ask=["z"], num_samples=300)
+
+    assert check_query(ask, linear_gaussian, {"x": torch.zeros(100, 3)}, ["z"]).accepted()
 
 
 def test_malformed_questions_are_refused(linear_gaussian: LinearGaussian) -> None:
