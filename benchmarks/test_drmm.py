@@ -108,7 +108,8 @@ def test_a_training_step_costs_at_most_a_quarter_more_than_by_hand() -> None:
     ratio = statistics.median(e / h for e, h in zip(engine, hand, strict=True))
     print(
         f"\nDRMM diag 3x16, beam {WIDTH}, batch {BATCH}: by hand {statistics.median(hand):.2f} ms, "
-        f"engine {statistics.median(engine):.2f} ms a step, ratio {ratio:.3f}, {1e3 / statistics.median(engine):.0f} steps/s"
+        f"engine {statistics.median(engine):.2f} ms a step, ratio {ratio:.3f}, "
+        f"{1e3 / statistics.median(engine):.0f} steps/s"
     )
     assert ratio <= 1.25
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 import torch
 from pyro.distributions import Categorical, TorchDistribution
@@ -20,6 +21,8 @@ from torch.distributions import constraints
 from phlogiston.networks.beam import LOG_2PI, Beam
 from phlogiston.networks.frames import Frame, ShiftFrame
 from phlogiston.networks.path_priors import PathPriorModule
+
+ONE = torch.Size()  # the sample shape of a single draw
 
 
 def all_paths(sizes: Sequence[int], device: torch.device | None = None) -> Tensor:
@@ -36,7 +39,7 @@ class PathPrior(TorchDistribution):
         depth: how many layers to draw; all by default.
     """
 
-    arg_constraints: dict = {}
+    arg_constraints: ClassVar[dict[str, Any]] = {}
     support = constraints.independent(constraints.nonnegative_integer, 1)
     has_enumerate_support = True
 
@@ -51,10 +54,10 @@ class PathPrior(TorchDistribution):
         self.depth = depth or len(prior.sizes)
         super().__init__(torch.Size(batch_shape), torch.Size((self.depth,)), validate_args=validate_args)
 
-    def expand(self, batch_shape: torch.Size | tuple[int, ...], _instance: object = None) -> PathPrior:
-        return PathPrior(self.prior, batch_shape, self.depth, validate_args=False)
+    def expand(self, batch_shape: torch.Size | list[int] | tuple[int, ...], _instance: object = None) -> PathPrior:
+        return PathPrior(self.prior, torch.Size(batch_shape), self.depth, validate_args=False)
 
-    def sample(self, sample_shape: torch.Size | Sequence[int] = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: torch.Size | Sequence[int] = ONE) -> Tensor:
         shape = torch.Size(sample_shape) + self.batch_shape
         codes = torch.empty(*shape, 0, dtype=torch.long, device=next(self.prior.parameters()).device)
         with torch.no_grad():
@@ -89,7 +92,7 @@ class PathPosterior(TorchDistribution):
         logits: (..., P).
     """
 
-    arg_constraints: dict = {}
+    arg_constraints: ClassVar[dict[str, Any]] = {}
     support = constraints.independent(constraints.nonnegative_integer, 1)
     has_enumerate_support = True
 
@@ -97,7 +100,7 @@ class PathPosterior(TorchDistribution):
         self.codes, self.log_probs = codes, logits.log_softmax(-1)
         super().__init__(logits.shape[:-1], codes.shape[-1:], validate_args=validate_args)
 
-    def expand(self, batch_shape: torch.Size | tuple[int, ...], _instance: object = None) -> PathPosterior:
+    def expand(self, batch_shape: torch.Size | list[int] | tuple[int, ...], _instance: object = None) -> PathPosterior:
         shape = torch.Size(batch_shape)
         return PathPosterior(
             self.codes.expand(*shape, *self.codes.shape[-2:]),
@@ -105,7 +108,7 @@ class PathPosterior(TorchDistribution):
             validate_args=False,
         )
 
-    def sample(self, sample_shape: torch.Size | Sequence[int] = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: torch.Size | Sequence[int] = ONE) -> Tensor:
         with torch.no_grad():
             slot = torch.distributions.Categorical(logits=self.log_probs, validate_args=False).sample(sample_shape)
             codes = self.codes.expand(*slot.shape, *self.codes.shape[-2:])
@@ -137,7 +140,7 @@ class ResidualNormal(TorchDistribution):
         mask: bool (..., D), True where the value is known; unknown entries are marginalised, never imputed.
     """
 
-    arg_constraints: dict = {}
+    arg_constraints: ClassVar[dict[str, Any]] = {}
     support = constraints.real_vector
     has_rsample = False
 
@@ -150,15 +153,15 @@ class ResidualNormal(TorchDistribution):
         mask: Tensor | None = None,
         validate_args: bool | None = None,
     ) -> None:
-        self.layers, self.codes, self.location, self.scale, self.mask = layers, codes, location, scale, mask
+        self.layers, self.codes, self.location, self.scale, self.known = layers, codes, location, scale, mask
         batch = codes.shape[:-1] if mask is None else torch.broadcast_shapes(codes.shape[:-1], mask.shape[:-1])
         super().__init__(batch, location.shape, validate_args=validate_args)
 
-    def expand(self, batch_shape: torch.Size | tuple[int, ...], _instance: object = None) -> ResidualNormal:
+    def expand(self, batch_shape: torch.Size | list[int] | tuple[int, ...], _instance: object = None) -> ResidualNormal:
         codes = self.codes.expand(*batch_shape, self.codes.shape[-1])
-        return ResidualNormal(self.layers, codes, self.location, self.scale, self.mask, validate_args=False)
+        return ResidualNormal(self.layers, codes, self.location, self.scale, self.known, validate_args=False)
 
-    def sample(self, sample_shape: torch.Size | Sequence[int] = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: torch.Size | Sequence[int] = ONE) -> Tensor:
         shape = torch.Size(sample_shape) + self.batch_shape
         codes = self.codes.expand(*shape, self.codes.shape[-1])
         with torch.no_grad():
@@ -170,9 +173,9 @@ class ResidualNormal(TorchDistribution):
         u = (value - self.location) / self.scale
         features = len(self.location)
         depth = self.codes.shape[-1]
-        if self.mask is not None and self.layers[0].full and not bool(self.mask.all()):
+        if self.known is not None and self.layers[0].full and not bool(self.known.all()):
             return self._marginal(u)
-        known = torch.ones((), dtype=u.dtype) if self.mask is None else self.mask.to(u.dtype)
+        known = torch.ones((), dtype=u.dtype) if self.known is None else self.known.to(u.dtype)
         log_det = -self.scale.log() * known
         for frame, code in zip(self.layers[:depth], self.codes.unbind(-1), strict=True):
             u, part = frame.whiten(u, code)
@@ -184,8 +187,8 @@ class ResidualNormal(TorchDistribution):
         return (log_det - 0.5 * (u.square() + LOG_2PI) * known).expand(*u.shape[:-1], features).sum(-1)
 
     def _marginal(self, u: Tensor) -> Tensor:
-        assert self.mask is not None
-        known = self.mask.to(u.dtype)
+        assert self.known is not None
+        known = self.known.to(u.dtype)
         mean, factor = tuple_gaussian(self.layers, self.codes)
         rows = factor * known.unsqueeze(-1)
         cholesky = torch.linalg.cholesky(rows @ rows.transpose(-1, -2) + torch.diag_embed(1 - known))
@@ -246,7 +249,7 @@ class PathMixture(TorchDistribution):
         features: `D`.
     """
 
-    arg_constraints: dict = {}
+    arg_constraints: ClassVar[dict[str, Any]] = {}
     support = constraints.real_vector
 
     def __init__(
@@ -262,10 +265,12 @@ class PathMixture(TorchDistribution):
         self._last: tuple[Tensor, Beam] | None = None
         super().__init__(torch.Size(batch_shape), torch.Size((features,)), validate_args=validate_args)
 
-    def expand(self, batch_shape: torch.Size | tuple[int, ...], _instance: object = None) -> PathMixture:
+    def expand(self, batch_shape: torch.Size | list[int] | tuple[int, ...], _instance: object = None) -> PathMixture:
         if torch.Size(batch_shape) == self.batch_shape:
             return self
-        wider = PathMixture(self._find, self._draw, self._log_jacobian, batch_shape, self.event_shape[0], False)
+        wider = PathMixture(
+            self._find, self._draw, self._log_jacobian, torch.Size(batch_shape), self.event_shape[0], False
+        )
         wider._last = self._last
         return wider
 
@@ -275,7 +280,7 @@ class PathMixture(TorchDistribution):
             self._last = (value, self._find(value))
         return self._last[1]
 
-    def sample(self, sample_shape: torch.Size | Sequence[int] = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: torch.Size | Sequence[int] = ONE) -> Tensor:
         with torch.no_grad():
             return self._draw(torch.Size(sample_shape) + self.batch_shape)
 
@@ -308,7 +313,7 @@ class MixtureCategorical(Categorical):
         self._observed, self._nested = observed, nested
         super().__init__(logits=(log_posterior.unsqueeze(-1) + stream_logits).logsumexp(-2))
 
-    def expand(self, batch_shape: torch.Size | tuple[int, ...], _instance: object = None) -> Categorical:
+    def expand(self, batch_shape: torch.Size | list[int] | tuple[int, ...], _instance: object = None) -> Categorical:
         if torch.Size(batch_shape) == self.batch_shape:
             return self
         return super().expand(batch_shape, _instance)

@@ -12,6 +12,8 @@ Reference: Hämäläinen and Solin, arXiv 2006.12063; the beam reads its "trunca
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyro
 import pyro.distributions as dist
 import torch
@@ -93,7 +95,7 @@ class AutoregressiveGuide(nn.Module):
             for l in range(model.num_layers):
                 logits = self._scores(x, mask, codes, streams)
                 last = l == model.num_layers - 1
-                infer = {"enumerate": "parallel"} if last and self.enumerate_last else {}
+                infer: Any = {"enumerate": "parallel"} if last and self.enumerate_last else {}
                 codes.append(pyro.sample(f"z_{l + 1}", dist.Categorical(logits=logits), infer=infer))
 
     def _scores(self, x: Tensor, mask: Tensor | None, codes: list[Tensor], streams: dict[str, Tensor]) -> Tensor:

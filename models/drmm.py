@@ -1,27 +1,27 @@
 """Deep residual mixture model: a mixture with `K^L` components made from `L` layers of `K`.
 
-A tuple of components, one per layer, is drawn first; each layer then shifts, scales and turns what the layers below it
-describe, and every categorical stream reads the whole tuple:
+A tuple of components, one per layer, is drawn first; each layer then shifts, scales and turns what the layers below
+it describe, and every categorical stream reads the whole tuple:
 
     z_1 ~ Categorical(a_1)      z_l ~ Categorical(a_l + sum_{j<l} A_{l,j}[z_j])
     u_{L+1} ~ N(0, I)           u_l = mu_l[z_l] + T_l[z_l] u_{l+1}          x = location + scale * u_1
     y_c ~ Categorical(beta_{0,c} + sum_l beta_{l,c}[z_l])
 
-Given the tuple, x is Gaussian, so the marginal is an exact mixture of `prod_l K_l` Gaussians. Truncating after `l` layers
-(the rest standard normal) is again a normalised mixture: the family is nested, and depth 1 with `tril` frames is the
-ordinary full-covariance Gaussian mixture.
+Given the tuple, x is Gaussian, so the marginal is an exact mixture of `prod_l K_l` Gaussians. Truncating after `l`
+layers (the rest standard normal) is again a normalised mixture: the family is nested, and depth 1 with `tril` frames
+is the ordinary full-covariance Gaussian mixture.
 
-Reference: Hämäläinen and Solin, "Deep Residual Mixture Models", arXiv 2006.12063. On purpose different: one proper joint
-for sampling and scoring (the original samples from one tuple law and scores with another), affine frames beside the
-paper's shifts, and the tuple summed out instead of sampled in training.
+Reference: Hämäläinen and Solin, "Deep Residual Mixture Models", arXiv 2006.12063. On purpose different: one proper
+joint for sampling and scoring (the original samples from one tuple law and scores with another), affine frames beside
+the paper's shifts, and the tuple summed out instead of sampled in training.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import pyro
 import pyro.distributions as dist
@@ -41,7 +41,7 @@ from phlogiston.distributions.paths import (
 )
 from phlogiston.errors import ConfigError, ShapeError, unknown_name
 from phlogiston.networks.beam import Beam, StreamTables, search
-from phlogiston.networks.frames import FRAMES, FrameName
+from phlogiston.networks.frames import FRAMES, Frame, FrameName
 from phlogiston.networks.path_priors import AutoregressivePrior, LatentClassPrior
 
 MAX_TABLE = 4_000_000
@@ -96,7 +96,8 @@ class DRMM(nn.Module):
         if prior not in ("autoregressive", "latent_class"):
             raise unknown_name("prior", prior, ("autoregressive", "latent_class"))
         self.features, self.sizes, self.sites = features, tuple(sizes), sites
-        self.layers = nn.ModuleList(FRAMES[frame](k, features) for k in sizes)
+        make: Callable[[int, int], Frame] = FRAMES[frame]
+        self.layers = nn.ModuleList(make(k, features) for k in sizes)
         self.prior = AutoregressivePrior(sizes, prior_order) if prior == "autoregressive" else LatentClassPrior(sizes)
         self.categorical = dict(categorical or {})
         self.stream_bias = nn.ParameterDict({c: nn.Parameter(torch.zeros(v)) for c, v in self.categorical.items()})
@@ -110,6 +111,11 @@ class DRMM(nn.Module):
         self._cached: tuple[Any, tuple[Tensor, Tensor, Tensor, Tensor]] | None = None
         self.register_buffer("location", torch.zeros(features))
         self.register_buffer("scale", torch.ones(features))
+
+    @property
+    def frames(self) -> list[Frame]:
+        """The layers, first layer first."""
+        return cast("list[Frame]", list(self.layers))
 
     @property
     def num_layers(self) -> int:
@@ -145,7 +151,7 @@ class DRMM(nn.Module):
         n = _count_rows(x, streams, num_rows)
         with pyro.plate("data", n, dim=-1), row_weights(weight):
             z = self._sample_path(n)
-            likelihood = ResidualNormal(list(self.layers), z, self.location, self.scale, mask)
+            likelihood = ResidualNormal(self.frames, z, self.location, self.scale, mask)
             x = pyro.sample("x", likelihood, obs=x)
             for name in self.categorical:
                 labels = streams.get(name)
@@ -206,7 +212,7 @@ class DRMM(nn.Module):
         }
         u = (x - self.location) / self.scale
         return search(
-            list(self.layers),
+            self.frames,
             self.prior,
             u,
             width=width or self.num_paths,
@@ -239,7 +245,7 @@ class DRMM(nn.Module):
         component = torch.arange(k, device=x.device).expand(n, k)
         paths = torch.cat([codes.unsqueeze(1).expand(n, k, l), component.unsqueeze(-1)], -1)  # (N, K, l)
         wide_mask = None if mask is None else mask.unsqueeze(1).expand(n, k, -1)
-        likelihood = ResidualNormal(list(self.layers), paths, self.location, self.scale, wide_mask)
+        likelihood = ResidualNormal(self.frames, paths, self.location, self.scale, wide_mask)
         score = self.prior.log_conditional(codes) + likelihood.log_prob(x.unsqueeze(1).expand(n, k, -1))
         for name, labels in (streams or {}).items():
             if name in self.categorical and labels is not None:
@@ -270,7 +276,7 @@ class DRMM(nn.Module):
         shape = (*codes.shape[:-1], self.features)
         make = torch.randn if noise else torch.zeros
         eps = make(shape, dtype=self.location.dtype, device=self.location.device)
-        return self.location + self.scale * compose(list(self.layers), codes, eps)
+        return self.location + self.scale * compose(self.frames, codes, eps)
 
     def generate(self, n: int, depth: int | None = None, *, noise: bool = True) -> tuple[Tensor, Tensor]:
         """Rows with the tuples they come from: `draw(draw_paths(n))`, faster where all tuples fit into a table.
@@ -318,15 +324,15 @@ class DRMM(nn.Module):
         """
         codes = all_paths(self.sizes[:depth], self.location.device)
         log_prior = PathPrior(self.prior, (len(codes),), codes.shape[-1]).log_prob(codes)
-        return codes, log_prior, *tuple_gaussian(list(self.layers), codes)
+        return codes, log_prior, *tuple_gaussian(self.frames, codes)
 
     def log_parameter_prior(self, table_sd: float = 1.0, log_scale_sd: float = 0.5) -> Tensor:
-        """MAP penalties: table entries ~ N(0, table_sd), log-scales ~ N(where they started, log_scale_sd). Shape ()."""
+        """MAP penalty: table entries ~ N(0, table_sd), log-scales ~ N(where they started, log_scale_sd). Shape ()."""
         total = self.prior.log_prior()
         for table in self.stream_tables.values():
             total = total - 0.5 * table.square().sum()
         total = total / table_sd**2
-        for frame in self.layers:
+        for frame in self.frames:
             total = total - 0.5 * ((frame.log_scale - frame.initial_log_scale) / log_scale_sd).square().sum()
         return total
 
@@ -334,8 +340,8 @@ class DRMM(nn.Module):
 class CollapsedDRMM(nn.Module):
     """The same joint with the tuple summed out over each row's beam: the program that trains and scores fast.
 
-    One site `x` whose log-density is the marginal (a lower bound when the beam is narrower than the tuple space), and one
-    site per stream for `p(y | x, earlier streams)`; their sum is the log joint of everything observed.
+    One site `x` whose log-density is the marginal (a lower bound when the beam is narrower than the tuple space), and
+    one site per stream for `p(y | x, earlier streams)`; their sum is the log joint of everything observed.
 
     Args:
         model: the generative program; its parameters are shared.

@@ -15,6 +15,7 @@ tables hold columns that are almost constant, and a density that grows without b
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -231,7 +232,7 @@ class TriangularFrame(Frame):
         self.lower[component] = 0.0
 
 
-FRAMES: dict[str, type[Frame]] = {
+FRAMES: dict[str, Callable[[int, int], Frame]] = {
     "shift": ShiftFrame,
     "iso": IsotropicFrame,
     "diag": DiagonalFrame,

@@ -1,7 +1,8 @@
 """What every system is on the outside: configure, fit, ask, save, load. Pyro and the engine stay within reach.
 
-A subclass names itself, says what it must know about the data (its *schema*), builds its pair from that, and gives the
-recipe as stages. Everything else (options and presets, run folders, saving and loading, choosing by validation) is here.
+A subclass names itself, says what it must know about the data (its *schema*), builds its pair from that, and gives
+the recipe as stages. Everything else is here: options and presets, run folders, saving and loading, choosing by
+validation.
 """
 
 from __future__ import annotations
@@ -150,12 +151,12 @@ class System:
         """Engine callbacks the recipe needs."""
         return []
 
-    def sample(self, n: int, **options: Any) -> dict[str, Tensor]:
-        """Draw from the model: tensors with `n` rows by name."""
+    def sample(self, *args: Any, **options: Any) -> dict[str, Tensor]:
+        """Draw from the model: `sample(n)` gives tensors with `n` rows by name."""
         raise NotImplementedError(f"{type(self).__name__} must define sample()")
 
-    def log_prob(self, x: Any, **options: Any) -> Score:
-        """Log density of rows, in nats, saying whether it is exact, a bound or an estimate."""
+    def log_prob(self, *args: Any, **options: Any) -> Score:
+        """Log density: `log_prob(x)` scores rows, in nats, saying whether it is exact, a bound or an estimate."""
         raise NotImplementedError(f"{type(self).__name__} must define log_prob()")
 
     def evaluate(self, data: Any, metrics: Sequence[str] | None = None) -> dict[str, Metric]:
@@ -234,12 +235,14 @@ class System:
         return self
 
     def _describe_run(self, meta: Meta | None) -> dict[str, Any]:
-        data = {"name": meta.name, "options": dict(meta.options)} if meta is not None else {"name": None, "options": {}}
         return {
             "system": self.name,
             "options": dataclasses.asdict(self.config),
             "schema": self.schema,
-            "data": data,
+            "data": {
+                "name": None if meta is None else meta.name,
+                "options": {} if meta is None else dict(meta.options),
+            },
         }
 
     @classmethod

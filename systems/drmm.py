@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
@@ -29,7 +30,7 @@ from phlogiston.inference.schedules import hold_then, linear
 from phlogiston.models.drmm import DRMM as DRMMModel
 from phlogiston.models.drmm import CollapsedDRMM
 from phlogiston.systems.base import System, rows_of
-from phlogiston.systems.configs.drmm import Config
+from phlogiston.systems.configs.drmm import Config as DRMMConfig
 from phlogiston.systems.drmm_training import DeadComponents, residual_kmeans
 
 if TYPE_CHECKING:
@@ -53,8 +54,8 @@ class DRMM(System):
     """
 
     name: ClassVar[str] = "drmm"
-    Config = Config
-    config: Config
+    Config = DRMMConfig
+    config: DRMMConfig
 
     # ----- data ---------------------------------------------------------------------------------------------------
 
@@ -62,7 +63,9 @@ class DRMM(System):
         """Columns, their location and scale, which never vary, and the categories of each stream."""
         tensors = train.tensors
         if "x" not in tensors or tensors["x"].ndim != 2:
-            raise ShapeError("DRMM needs continuous columns: a tensor 'x' of shape (rows, features) in the training data")
+            raise ShapeError(
+                "DRMM needs continuous columns: a tensor 'x' of shape (rows, features) in the training data"
+            )
         if not len(train):
             raise DataError("x has no rows; DRMM needs at least one to fit")
         x = tensors["x"].double()
@@ -166,7 +169,8 @@ class DRMM(System):
         if streams and c.stream_weight != 1.0:
             handlers["streams"] = scale_sites(dict.fromkeys(streams, c.stream_weight))
         if c.num_layers > 1 and c.guide != "autoregressive":
-            handlers["depths"] = weight_depths(dict.fromkeys(("x", *streams), c.depth_weight))
+            depth_weights: dict[str, float | Tensor] = dict.fromkeys(("x", *streams), c.depth_weight)
+            handlers["depths"] = weight_depths(depth_weights)
             schedules["depths.weight"] = linear(c.depth_weight, c.final_depth_weight)
         objective = "enum" if c.guide == "autoregressive" else "elbo"
         return [Stage(objective=objective, handlers=handlers, schedules=schedules, **common)]
@@ -231,8 +235,8 @@ class DRMM(System):
             mask: bool like x, True where known; unknown entries are integrated out.
             depth: density after this many layers; all by default.
             method: `"exact"` sums every tuple, `"beam"` the best ones (a lower bound), `"importance"` averages tuples
-                drawn layer by layer (an estimate with a standard error). `"auto"` is exact up to `config.max_enum` tuples,
-                a beam beyond.
+                drawn layer by layer (an estimate with a standard error). `"auto"` is exact up to `config.max_enum`
+                tuples, a beam beyond.
             width: tuples kept by the beam; four times the training beam by default.
             particles: tuples drawn per row by `"importance"`.
             joint: include the categorical streams found beside x: log p(x, y).
@@ -277,7 +281,11 @@ class DRMM(System):
         if method != "exact":
             kind = "lower bound" if method == "beam" else "estimate"
             # A beam as wide as the tuple space drops nothing.
-            if method == "beam" and kept is not None and kept >= math.prod(self.model.sizes[: (depth or len(self.model.sizes)) - 1]):
+            if (
+                method == "beam"
+                and kept is not None
+                and kept >= math.prod(self.model.sizes[: (depth or len(self.model.sizes)) - 1])
+            ):
                 kind = "exact"
         return Score(torch.cat(values), kind, torch.cat(errors) if errors else None)
 
@@ -407,7 +415,7 @@ class DRMM(System):
             out["density"] = figures.density_depths(
                 shown,
                 [self.sample(len(shown), depth=d, seed=d)["x"].numpy() for d in depths],
-                [lambda points, d=d: self.log_prob(points, depth=d).value.numpy() for d in depths],
+                [partial(self._density, d) for d in depths],
                 truth=data.meta.truth if isinstance(data, Dataset) else None,
                 labels=labels,
                 columns=self.schema["columns"],
@@ -428,6 +436,9 @@ class DRMM(System):
             out["loss"] = figures.loss_curve(self.history.steps, self.history.loss)
         return out
 
+    def _density(self, depth: int, points: Any) -> Any:
+        return self.log_prob(points, depth=depth).value.numpy()
+
     @classmethod
     def demo(cls, quick: bool = False) -> list[dict[str, Any]]:
         """The noisy Swiss roll and the digits."""
@@ -435,16 +446,16 @@ class DRMM(System):
         return [
             {
                 "title": "DRMM on a noisy Swiss roll",
-                "text": "A curve with noise in the plane. Each layer of the mixture multiplies the number of Gaussians: the "
-                "density sharpens from left to right, with 16 components a layer.",
+                "text": "A curve with noise in the plane. Each layer multiplies the number of Gaussians by 16: the "
+                "density sharpens from left to right.",
                 "data": "swissroll",
                 "data_options": {},
                 "options": {**_preset("swissroll"), "num_layers": 3, "steps": steps[0]},
             },
             {
                 "title": "DRMM on handwritten digits",
-                "text": "The 8x8 digits of scikit-learn with their labels as a categorical stream: one model draws digits, "
-                "scores them, and names them.",
+                "text": "The 8x8 digits of scikit-learn with their labels as a categorical stream: one model draws, "
+                "scores and names digits.",
                 "data": "digits",
                 "data_options": {},
                 "options": {**_preset("digits"), "steps": steps[1]},
@@ -497,7 +508,7 @@ class DRMM(System):
                 rows[name] = tensors[name]
         sizes = self.model.sizes[:depth]
         tuples = math.prod(sizes) if width is None else min(width, math.prod(sizes[:-1])) * max(sizes)
-        per_row = tuples * len(keep) * (len(keep) if "mask" in rows and self.model.layers[0].full else 1)
+        per_row = tuples * len(keep) * (len(keep) if "mask" in rows and self.model.frames[0].full else 1)
         for labels in self.schema["categorical"].values():
             per_row += tuples * len(labels)
         step = max(1, MAX_FLOATS // max(1, per_row))

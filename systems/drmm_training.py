@@ -26,8 +26,8 @@ def residual_kmeans(
 ) -> None:
     """Start every layer from k-means on what the layers above it leave unexplained.
 
-    Each layer's means are cluster centres of the residual coordinates, its frames the clusters' covariances shrunk to the
-    pooled one by n / (n + shrinkage), and the residuals are whitened by them before the next layer's turn.
+    Each layer's means are cluster centres of the residual coordinates, its frames the clusters' covariances shrunk to
+    the pooled one by n / (n + shrinkage), and the residuals are whitened by them before the next layer's turn.
 
     Args:
         model: changed in place; its `location` and `scale` must be set.
@@ -51,13 +51,14 @@ def residual_kmeans(
     marks = [
         torch.nn.functional.one_hot(known[rows].clamp(min=0), int(known.max()) + 1).double()
         * (known[rows] >= 0).unsqueeze(-1)
-        * LABEL_DISTANCE * features**0.5
+        * LABEL_DISTANCE
+        * features**0.5
         for known in (streams or {}).values()
         if bool((known >= 0).any())
     ]
     share = torch.ones(n, dtype=u.dtype) if weight is None else weight[rows].double().clamp(min=1e-12)
     share = share * (n / share.sum())
-    for l, frame in enumerate(model.layers):
+    for l, frame in enumerate(model.frames):
         k = frame.num_components
         u = u + 1e-6 * torch.randn(u.shape, generator=generator, dtype=u.dtype)
         with warnings.catch_warnings():
@@ -106,7 +107,7 @@ def _place_stream(model: DRMM, name: str, l: int, clusters: Tensor, known: Tenso
     overall = (counts.sum(0) + 1) / (counts.sum() + v)
     if l == 0:
         bias.copy_(overall.log())
-    # Additive tables of several layers share the work: each starts at its own cluster's log-odds, halved after the first.
+    # Additive tables of several layers share the work: the first starts at its clusters' log-odds, later ones at half.
     odds = ((counts + v * overall) / (counts.sum(-1, keepdim=True) + v)).log() - overall.log()
     table.copy_(odds if l == 0 else 0.5 * odds)
 
@@ -114,9 +115,9 @@ def _place_stream(model: DRMM, name: str, l: int, clusters: Tensor, known: Tenso
 class DeadComponents:
     """Engine callback: components that no row uses are moved to rows the model explains badly.
 
-    Every `every` steps, and not in the last `quiet` part of training, responsibilities are computed on a fixed-size draw
-    of training rows. A component whose share is below `threshold / K` restarts at the residual of a badly explained row;
-    its optimiser state is cleared. The perplexity of each layer's use is logged as `usage_l`.
+    Every `every` steps, and not in the last `quiet` part of training, responsibilities are computed on a fixed-size
+    draw of training rows. A component whose share is below `threshold / K` restarts at the residual of a badly
+    explained row; its optimiser state is cleared. The perplexity of each layer's use is logged as `usage_l`.
 
     The draw depends on seed and step alone, so resumed runs and every process do the same.
 
@@ -166,7 +167,7 @@ class DeadComponents:
         worst = beam.nested[:, -1].argsort()[: max(1, len(x) // 20)]
         u = (x - model.location) / model.scale
         best = beam.codes.gather(1, posterior.argmax(-1)[:, None, None].expand(-1, 1, beam.codes.shape[-1])).squeeze(1)
-        for l, frame in enumerate(model.layers):
+        for l, frame in enumerate(model.frames):
             k = frame.num_components
             share = torch.zeros(k, device=x.device, dtype=x.dtype)
             share.index_put_((beam.codes[..., l].flatten(),), posterior.flatten().to(share), accumulate=True)
@@ -185,7 +186,10 @@ class DeadComponents:
     def _forget(optimizer: torch.optim.Optimizer, parameters: list[Tensor | None], component: int) -> None:
         for parameter in parameters:
             for value in optimizer.state.get(parameter, {}).values() if parameter is not None else ():
-                if torch.is_tensor(value) and parameter is not None and value.shape == parameter.shape and value.dim() > 1:
+                if (
+                    torch.is_tensor(value)
+                    and parameter is not None
+                    and value.shape == parameter.shape
+                    and value.dim() > 1
+                ):
                     value[component] = 0.0
-
-

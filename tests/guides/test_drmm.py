@@ -24,7 +24,7 @@ def make(sites: str = "path", frame: str = "tril") -> DRMM:
     return model
 
 
-@pytest.fixture()
+@pytest.fixture
 def batch() -> dict[str, Tensor]:
     return {"x": torch.randn(6, 2), "label": torch.tensor([0, 1, 2, -1, 0, -1])}
 
@@ -39,7 +39,7 @@ def test_guides_match_their_models_site_for_site(batch: dict[str, Tensor]) -> No
 
         model_trace = prune_subsample_sites(trace(replay(model, guide_trace)).get_trace(**batch))
         check_model_guide_match(model_trace, guide_trace, max_plate_nesting=1)
-        assert set(guide_trace.stochastic_nodes) == {n for n in model_trace.stochastic_nodes}
+        assert set(guide_trace.stochastic_nodes) == set(model_trace.stochastic_nodes)
 
 
 @pytest.mark.parametrize("frame", ["shift", "iso", "diag", "tril"])

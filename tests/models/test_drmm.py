@@ -35,7 +35,7 @@ def make(frame: str = "tril", prior: str = "autoregressive", sizes: tuple[int, .
 
 @torch.no_grad()
 def brute_force(model: DRMM, x: Tensor, mask: Tensor | None = None, depth: int | None = None) -> Tensor:
-    """Log p(x) from first principles: a loop over tuples, covariances multiplied out, sub-blocks for missing entries."""
+    """Log p(x) from first principles: a loop over tuples, covariances multiplied out, sub-blocks where known."""
     depth = depth or model.num_layers
     out = []
     for n, row in enumerate(x.double()):
@@ -117,7 +117,7 @@ def test_gradients_of_the_density_agree_with_finite_differences() -> None:
     parameters = dict(model.named_parameters())
 
     def density(*values: Tensor) -> Tensor:
-        swapped = {n: v for n, v in zip(names, values, strict=True)}
+        swapped = dict(zip(names, values, strict=True))
         return torch.func.functional_call(_Density(model), {f"model.{n}": v for n, v in swapped.items()}, (x,))
 
     inputs = tuple(parameters[n].detach().clone().requires_grad_() for n in names)
