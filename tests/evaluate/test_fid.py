@@ -305,6 +305,10 @@ def test_the_real_sets_statistics_are_cached_by_content(tmp_path: Path) -> None:
     second = fid.compare(folder, fake, extractor, cache=True)
     assert Counting.calls == calls + calls // 2  # only the generated set was computed again
     assert second["fid"].value == pytest.approx(first["fid"].value, rel=1e-6)
+    fid.compare(pictures(40), fake, extractor, cache=True)
+    calls = Counting.calls
+    fid.compare(pictures(40), fake, extractor, cache=True)
+    assert Counting.calls == calls + 1, "arrays are known by their content too"
     save_folder(folder, pictures(40, 5))
     third = fid.compare(folder, fake, extractor, cache=True)
     assert third["fid"].value != pytest.approx(first["fid"].value, rel=1e-3)
