@@ -92,7 +92,7 @@ def load(
         notes=INFO.notes,
         conditional_truth=partial(true_log_prob, noise_sd=noise_sd, direction=direction),
     )
-    return Dataset(*parts, meta)
+    return Dataset(parts[0], parts[1], parts[2], meta)
 
 
 def true_log_prob(

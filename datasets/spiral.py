@@ -82,7 +82,7 @@ def load(
         notes=INFO.notes,
         conditional_truth=None if reverse else partial(true_log_prob, noise_sd=noise_sd),
     )
-    return Dataset(*parts, meta)
+    return Dataset(parts[0], parts[1], parts[2], meta)
 
 
 def true_log_prob(target: Array, given: Array, noise_sd: float = 1.0) -> Array:

@@ -13,11 +13,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from phlogiston.distributions.truncated_normal import log_interval_mass, normal_cdf
 
 _NEWTON = 60
-_INNER = 48  # nodes per component between -9 and 9 standard deviations when a region is searched
+_NODES = 2048  # nodes per mixture when a region is searched, spread over its components, 8 to 48 for each
+_BLOCK = 4_000_000  # numbers in the largest array a search makes
 
 
 class Intervals(NamedTuple):
@@ -155,9 +157,23 @@ def highest_density(p: float, logits: Tensor, loc: Tensor, scale: Tensor) -> Int
     """
     dtype, k = loc.dtype, loc.shape[-1]
     logits, loc, scale = (t.detach().double() for t in torch.broadcast_tensors(logits, loc, scale))
-    spread = torch.linspace(-1, 1, _INNER, dtype=torch.double, device=loc.device)
+    rows = max(1, _BLOCK // (_per_component(k) * k * k))  # mixtures at a time
+    blocks = zip(*(t.reshape(-1, k).split(rows) for t in (logits, loc, scale)), strict=True)
+    parts = list(zip(*(_search(p, *block) for block in blocks), strict=True))
+    lower, upper, mask = (torch.cat(part).reshape(loc.shape) for part in parts)
+    return Intervals(lower.to(dtype), upper.to(dtype), mask)
+
+
+def _per_component(k: int) -> int:
+    return min(48, max(8, _NODES // k))
+
+
+def _search(p: float, logits: Tensor, loc: Tensor, scale: Tensor) -> Intervals:
+    """`highest_density` for parameters (rows, K)."""
+    k = loc.shape[-1]
+    spread = torch.linspace(-1, 1, _per_component(k), dtype=torch.double, device=loc.device)
     offsets = 9 * spread * (0.25 + 0.75 * spread.abs())  # denser near the component's centre
-    nodes = (loc.unsqueeze(-1) + scale.unsqueeze(-1) * offsets).flatten(-2).sort(-1).values  # (..., K * nodes)
+    nodes = (loc.unsqueeze(-1) + scale.unsqueeze(-1) * offsets).flatten(-2).sort(-1).values  # (rows, K * nodes)
     parameters = [t.unsqueeze(-2) for t in (logits, loc, scale)]
     height = log_density(nodes, *parameters)
     below = cdf(nodes, *parameters)
@@ -175,7 +191,9 @@ def highest_density(p: float, logits: Tensor, loc: Tensor, scale: Tensor) -> Int
         slope = _slope(found, parameters)
         level = level + ((held - p) / (slope * level.exp())).clamp(-0.3, 0.3)
     found = _intervals(level, nodes, height, parameters, k)
-    return Intervals(found.lower.to(dtype), found.upper.to(dtype), found.mask)
+    short = (0, k - found.mask.shape[-1])
+    lower, upper = (functional.pad(t, short, value=math.nan) for t in (found.lower, found.upper))
+    return Intervals(lower, upper, functional.pad(found.mask, short, value=False))
 
 
 def _mass_above(level: Tensor, nodes: Tensor, height: Tensor, below: Tensor) -> Tensor:
@@ -191,16 +209,17 @@ def _mass_above(level: Tensor, nodes: Tensor, height: Tensor, below: Tensor) -> 
 def _intervals(level: Tensor, nodes: Tensor, height: Tensor, parameters: list[Tensor], k: int) -> Intervals:
     """Find where the density is above the level: crossings between nodes, refined by bisection, in order."""
     above = height > level.unsqueeze(-1)
-    inside = torch.nn.functional.pad(above, (1, 1), value=False)
+    inside = functional.pad(above, (1, 1), value=False)
     left = torch.cat([nodes[..., :1], nodes], -1)  # the segment before node i
     right = torch.cat([nodes, nodes[..., -1:]], -1)
     rises = ~inside[..., :-1] & inside[..., 1:]
     falls = inside[..., :-1] & ~inside[..., 1:]
+    most = min(k, int(rises.sum(-1).max()))  # usually far fewer than components
     ends = []
     for crossing, rising in ((rises, True), (falls, False)):
-        # the first k crossings, in order; where there are fewer, anything
+        # the first crossings, in order; where there are fewer, anything
         rank = torch.where(crossing, torch.arange(crossing.shape[-1], device=nodes.device), crossing.shape[-1])
-        place = rank.sort(-1).values[..., :k]
+        place = rank.sort(-1).values[..., :most]
         mask = place < crossing.shape[-1]
         place = place.clamp_max(crossing.shape[-1] - 1)
         a, b = left.gather(-1, place), right.gather(-1, place)

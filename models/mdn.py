@@ -1,0 +1,297 @@
+"""Mixture density network: a network whose output is a whole mixture, so that one input may have several answers.
+
+    params = head(body((x - x_location) / x_scale))
+    y | x ~ y_location + y_scale * sum_k softmax(logits)_k N(loc_k, S_k)
+
+Data are standardised inside, and densities come out in the data's own units. `members` networks can live side by side
+as one batch (an ensemble, trained independently); the weights can be random (`BayesianMDN`). The component's index is
+summed out (`component="marginal"`, for training) or written out as a site of its own (`"enumerate"`), which Pyro's
+enumeration sums and `infer_discrete` asks for.
+
+References: Bishop, "Mixture Density Networks", 1994; Lakshminarayanan, Pritzel and Blundell, "Simple and scalable
+predictive uncertainty estimation using deep ensembles", NeurIPS 2017.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from pyro.ops.indexing import Vindex
+from torch import Tensor, nn
+
+from phlogiston.distributions.gridded import Gridded
+from phlogiston.distributions.mixture import Mixture
+from phlogiston.distributions.mixture_diagonal import DiagMixture
+from phlogiston.distributions.mixture_from import mixture
+from phlogiston.distributions.mixture_joint import JointMixture
+from phlogiston.distributions.mixture_members import merge
+from phlogiston.errors import ConfigError, ShapeError, unknown_name
+from phlogiston.networks.dense import Dense
+from phlogiston.networks.mixture_heads import SCALES, check, initial_outputs, mixture_parameters, num_outputs
+
+
+class MDN(nn.Module):
+    """The generative program.
+
+    Args:
+        features: columns of `x`.
+        targets: D, columns of `y`.
+        num_components: K.
+        kind: member of the mixture family: `"diag"`, `"isotropic"`, `"bivariate"`, `"full"` or `"factorised"`.
+        hidden: widths of the body's hidden layers; none makes the parameters linear in x.
+        activation: one of `networks.dense.ACTIVATIONS`.
+        members: networks side by side; None for one without a members axis.
+        scale: how raw outputs become scales, one of `networks.mixture_heads.SCALES`.
+        min_scale: smallest scale, in standard deviations of the targets.
+        grid: step of the grid the targets were recorded on, in their units: they are then scored by the probability of
+            the grid's cells. None for a density.
+        component: `"marginal"` has one site `y`; `"enumerate"` has a site `component`, too.
+
+    Attributes:
+        x_location, x_scale: buffers (features,).
+        y_location, y_scale: buffers (D,).
+        inputs: buffer (kept, features), inputs to draw from where none are given; empty unless the owner keeps some.
+
+    Raises:
+        ConfigError: sizes, kinds and options that do not fit together.
+    """
+
+    x_location: Tensor
+    x_scale: Tensor
+    y_location: Tensor
+    y_scale: Tensor
+    inputs: Tensor
+
+    def __init__(
+        self,
+        features: int,
+        targets: int = 1,
+        num_components: int = 5,
+        kind: str = "diag",
+        hidden: Sequence[int] = (50, 50),
+        activation: str = "silu",
+        members: int | None = None,
+        scale: str = "softplus",
+        min_scale: float = 1e-3,
+        grid: float | None = None,
+        component: Literal["marginal", "enumerate"] = "marginal",
+    ) -> None:
+        super().__init__()
+        check(kind, num_components, targets)
+        if scale not in SCALES:
+            raise unknown_name("scale", scale, SCALES)
+        if component not in ("marginal", "enumerate"):
+            raise unknown_name("component", component, ("marginal", "enumerate"))
+        if component == "enumerate" and (kind != "diag" or grid is not None or members is not None):
+            raise ConfigError("component='enumerate' is for single networks of kind 'diag' without a grid")
+        if grid is not None and kind in ("full", "bivariate"):
+            raise ConfigError(f"cells of a grid have no closed form for kind {kind!r}; use 'diag' or 'factorised'")
+        self.features, self.targets, self.num_components, self.kind = features, targets, num_components, kind
+        self.members, self.scale, self.min_scale = members, scale, min_scale
+        self.grid, self.component = grid, component
+        sizes = [features, *hidden, num_outputs(kind, num_components, targets)]
+        self.net = Dense(sizes, activation, members)
+        self.register_buffer("x_location", torch.zeros(features))
+        self.register_buffer("x_scale", torch.ones(features))
+        self.register_buffer("y_location", torch.zeros(targets))
+        self.register_buffer("y_scale", torch.ones(targets))
+        self.register_buffer("inputs", torch.zeros(0, features))
+
+    # ----- where to start -----------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def initialise(self, y: Tensor, seed: int = 0) -> None:
+        """Let the components cover the targets from the start, and inputs matter little.
+
+        Args:
+            y: (rows, D), in the data's units.
+            seed: of the search for centres when there are several targets.
+        """
+        standard = (y - self.y_location) / self.y_scale
+        start = initial_outputs(standard, self.kind, self.num_components, self.scale, seed)
+        self.net.biases[-1].copy_(start.expand_as(self.net.biases[-1]))
+        self.net.weights[-1].mul_(0.3)
+
+    # ----- densities ----------------------------------------------------------------------------------------------
+
+    def standard(self, x: Tensor, given: Mapping[str, Tensor] | None = None) -> Mixture:
+        """The mixture of standardised targets: batch (rows,), or (members, rows)."""
+        raw = self.net((x - self.x_location) / self.x_scale, given)
+        params = mixture_parameters(raw, self.kind, self.num_components, self.targets, self.scale, self.min_scale)
+        return mixture(params, validate_args=False)
+
+    def likelihood(self, x: Tensor, given: Mapping[str, Tensor] | None = None) -> Mixture:
+        """p(y | x) in the data's units: a mixture of batch (rows,), or one per member, (members, rows).
+
+        Args:
+            x: (rows, features).
+            given: parameters of `net` by name that replace its own; see `networks.dense.Dense`.
+        """
+        standard = self.standard(x, given)
+        return standard.affine(self.y_location, self.y_scale)  # type: ignore[attr-defined]
+
+    def predictive(self, x: Tensor) -> JointMixture:
+        """What the model as a whole says about y: the members' mixtures merged into one, batch (rows,)."""
+        found = self.likelihood(x)
+        if self.members is None and isinstance(found, JointMixture):
+            return found
+        return merge(found.unsqueeze(-2) if self.members is None else found)
+
+    def log_likelihood(self, x: Tensor, y: Tensor, given: Mapping[str, Tensor] | None = None) -> Tensor:
+        """log p(y | x) in nats, by member where there are members: (rows,) or (members, rows).
+
+        The same number as the site's, without the program around it: this is what trains fast.
+        """
+        standard = self.standard(x, given)
+        value = (y - self.y_location) / self.y_scale
+        if self.grid is not None:
+            return standard.interval_log_prob(value, self.grid / self.y_scale)  # type: ignore[attr-defined]
+        return standard.log_prob(value) - self.y_scale.log().sum()
+
+    # ----- the program --------------------------------------------------------------------------------------------
+
+    def forward(
+        self,
+        x: Tensor | None = None,
+        y: Tensor | None = None,
+        weight: Tensor | None = None,
+    ) -> Tensor:
+        """Run the program: score y where it is given, generate it where it is None.
+
+        Args:
+            x: (rows, features), always needed: the model says nothing about inputs.
+            y: (rows, D), or None.
+            weight: (rows,), how much each row counts.
+
+        Returns:
+            y, given or generated; with members (members, rows, D).
+        """
+        x = _need(x, self.features)
+        if self.members is None:
+            with pyro.plate("data", len(x), dim=-1), row_weights(weight):
+                return self._site(self.likelihood(x), y)
+        # every member is a world of its own; the average keeps the loss per row independent of their number
+        with (
+            pyro.plate("members", self.members, dim=-2),
+            poutine.scale(scale=1 / self.members),
+            pyro.plate("data", len(x), dim=-1),
+            row_weights(weight),
+        ):
+            return self._site(self.likelihood(x), None if y is None else y.expand(self.members, *y.shape))
+
+    def _site(self, found: Mixture, y: Tensor | None) -> Tensor:
+        if self.grid is not None:
+            return pyro.sample("y", Gridded(found, self.grid), obs=y)
+        if self.component == "marginal":
+            return pyro.sample("y", found, obs=y)
+        assert isinstance(found, DiagMixture)
+        index = pyro.sample("component", dist.Categorical(logits=found.logits), infer={"enumerate": "parallel"})
+        # Vindex broadcasts: under enumeration the index gets an axis on the left that plain indexing would mangle
+        loc, scale = Vindex(found.loc)[..., index, :], Vindex(found.scale)[..., index, :]
+        return pyro.sample("y", dist.Normal(loc, scale).to_event(1), obs=y)
+
+
+class BayesianMDN(nn.Module):
+    """A mixture density network whose weights are random.
+
+        w_ij ~ N(prior location, (prior_sd / sqrt(fan_in))^2),   b_i ~ N(prior location, prior_sd^2)
+
+    Prior locations are zero, but for the last layer's biases: they are where components start (see `MDN.initialise`).
+    With all of them at zero the components would be interchangeable under the prior, and a unimodal guide would pick
+    one labelling at random.
+
+    Args:
+        network: the network; its own parameters are where weights not made random stay (point estimates), and are
+            not used for the others.
+        random: `"all"` weights, or the `"last"` layer's only.
+        prior_sd: see above.
+    """
+
+    def __init__(self, network: MDN, random: Literal["all", "last"] = "all", prior_sd: float = 1.0) -> None:
+        super().__init__()
+        if network.members is not None or network.component != "marginal":
+            raise ConfigError("a Bayesian network is a single one with component='marginal'")
+        if random not in ("all", "last"):
+            raise unknown_name("choice of random weights", random, ("all", "last"))
+        self.network, self.random, self.prior_sd = network, random, prior_sd
+        last = len(network.net.weights) - 1
+        self.shapes: dict[str, torch.Size] = {}
+        self.prior_scales: dict[str, float] = {}
+        for i in range(last + 1) if random == "all" else (last,):
+            weight, bias = network.net.weights[i], network.net.biases[i]
+            self.shapes[f"weights.{i}"], self.shapes[f"biases.{i}"] = weight.shape, bias.shape
+            self.prior_scales[f"weights.{i}"] = prior_sd / math.sqrt(weight.shape[-1])
+            self.prior_scales[f"biases.{i}"] = prior_sd
+        for name in self.shapes:  # the network's own values of random weights are never used: nothing to train
+            self._own(name).requires_grad_(False)
+        self.register_buffer("head_location", torch.zeros_like(network.net.biases[last].detach()))
+        self._head = f"biases.{last}"
+
+    head_location: Tensor
+
+    def _own(self, name: str) -> nn.Parameter:
+        group, _, index = name.partition(".")
+        return getattr(self.network.net, group)[int(index)]
+
+    def initialise(self, y: Tensor, seed: int = 0) -> None:
+        """Set where components start, as prior locations of the last biases; see `MDN.initialise`."""
+        self.network.initialise(y, seed)
+        self.head_location.copy_(self._own(self._head).detach())
+
+    def prior(self, name: str) -> Any:
+        """The prior of one weight tensor: the whole tensor is one event."""
+        loc = self.head_location if name == self._head else self.head_location.new_zeros(())
+        scale = loc.new_full((), self.prior_scales[name])
+        return dist.Normal(loc, scale).expand(self.shapes[name]).to_event()
+
+    def forward(
+        self,
+        x: Tensor | None = None,
+        y: Tensor | None = None,
+        weight: Tensor | None = None,
+    ) -> Tensor:
+        """Run the program; arguments as `MDN.forward`. Weight sites are `net.weights.<i>` and `net.biases.<i>`."""
+        x = _need(x, self.network.features)
+        given = {name: pyro.sample(f"net.{name}", self.prior(name)) for name in self.shapes}
+        with pyro.plate("data", len(x), dim=-1), row_weights(weight):
+            return self.network._site(self.network.likelihood(x, self.fold(given)), y)
+
+    def fold(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Weights as the network takes them: particles (P, 1, *shape) become members (P, *shape)."""
+        out = {}
+        for name, value in given.items():
+            ahead = value.dim() - len(self.shapes[name])
+            if ahead > 1 or (ahead == 1 and len(value) == 1):
+                value = value.reshape(-1, *self.shapes[name]) if ahead > 1 else value[0]
+            out[name] = value
+        return out
+
+    def log_likelihood(self, x: Tensor, y: Tensor, given: Mapping[str, Tensor]) -> Tensor:
+        """log p(y | x, weights): (rows,), or (samples, rows) for weights (samples, *shape)."""
+        return self.network.log_likelihood(x, y, given)
+
+
+@contextmanager
+def row_weights(weight: Tensor | None) -> Iterator[None]:
+    """Scale the sites of each row by its weight, a weight of zero leaving the row out; None does nothing."""
+    if weight is None:
+        yield
+        return
+    counts = weight > 0
+    with poutine.mask(mask=counts), poutine.scale(scale=torch.where(counts, weight, 1.0)):
+        yield
+
+
+def _need(x: Tensor | None, features: int) -> Tensor:
+    if x is None:
+        raise ConfigError("a mixture density network says nothing about its inputs: give x of shape (rows, features)")
+    if x.dim() != 2 or x.shape[1] != features:
+        raise ShapeError(f"x has shape {tuple(x.shape)}; this model takes (rows, {features})")
+    return x

@@ -1,0 +1,125 @@
+"""Configuration of mixture density networks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from phlogiston.errors import ConfigError
+
+SUMMARY = "mixture density network: regression with several right answers, calibrated intervals, ensembles, Bayes"
+PAPER = "Bishop, Mixture Density Networks, 1994; Lakshminarayanan et al., Deep Ensembles, arXiv 1612.01474"
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every option of the system.
+
+    Attributes:
+        target: names (or positions, as text) of the columns of `x` to predict when the data have no `y`; the last
+            column if empty.
+        num_components: components `K` of each mixture.
+        kind: what a component may look like: "diag", "isotropic", "bivariate" (two targets, correlated), "full", or
+            "factorised" (an independent mixture per target).
+        hidden: widths of the hidden layers.
+        activation: "silu", "tanh", "relu" or "gelu".
+        members: independent networks trained side by side and averaged (a deep ensemble).
+        weights: "point" estimates, or random ones: "mean_field" or "low_rank" posterior.
+        random: which weights are random: "all" or the "last" layer's.
+        prior_sd: standard deviation of the prior on weights, times sqrt(inputs of the layer).
+        init_scale: standard deviations of the posterior at its start, in units of the prior's.
+        rank: shared directions of the "low_rank" posterior.
+        posterior_steps: optimiser steps on the posterior, after `steps` on its centre.
+        particles: weight samples per step while the posterior is trained.
+        weight_samples: weight samples averaged for predictions.
+        scale: how raw outputs become standard deviations: "softplus", "elu" or "exp".
+        min_scale: smallest standard deviation of a component, in standard deviations of the target.
+        grid: step of the grid on which targets were recorded; scores are then log probabilities of its cells. 0: none.
+        steps: optimiser steps.
+        batch_size: rows per step.
+        learning_rate: peak of the one-cycle schedule (a linear rise, then a cosine to zero).
+        warmup: share of the steps the rise takes.
+        weight_decay: of AdamW.
+        clip: largest gradient norm.
+        check_every: steps between looks at the validation rows; each member keeps its best parameters. Without
+            validation rows the last ones are kept.
+        patience: looks without any member improving that end training early; 0 for never.
+        keep_inputs: training inputs kept with the model, from which `sample` draws where it is given none.
+    """
+
+    target: tuple[str, ...] = ()
+    num_components: int = 5
+    kind: Literal["diag", "isotropic", "bivariate", "full", "factorised"] = "diag"
+    hidden: tuple[int, ...] = (50, 50)
+    activation: Literal["silu", "tanh", "relu", "gelu"] = "silu"
+    members: int = 1
+    weights: Literal["point", "mean_field", "low_rank"] = "point"
+    random: Literal["all", "last"] = "all"
+    prior_sd: float = 1.0
+    init_scale: float = 0.05
+    rank: int = 10
+    posterior_steps: int = 2_000
+    particles: int = 4
+    weight_samples: int = 50
+    scale: Literal["softplus", "elu", "exp"] = "softplus"
+    min_scale: float = 0.01
+    grid: float = 0.0
+    steps: int = 3_000
+    batch_size: int = 128
+    learning_rate: float = 0.005
+    warmup: float = 0.2
+    weight_decay: float = 0.001
+    clip: float = 10.0
+    check_every: int = 50
+    patience: int = 0
+    keep_inputs: int = 512
+
+    def __post_init__(self) -> None:
+        for name in (
+            "num_components", "members", "rank", "posterior_steps", "particles", "weight_samples", "steps",
+            "batch_size", "check_every",
+        ):  # fmt: skip
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1; got {getattr(self, name)}")
+        for name in ("prior_sd", "init_scale", "min_scale", "learning_rate", "clip"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} must be positive; got {getattr(self, name)}")
+        for name in ("weight_decay", "patience", "keep_inputs", "grid"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} must not be negative; got {getattr(self, name)}")
+        if not 0 < self.warmup < 1:
+            raise ConfigError(f"warmup must lie between 0 and 1; got {self.warmup}")
+        if any(width < 1 for width in self.hidden):
+            raise ConfigError(f"hidden holds {min(self.hidden)}; every layer needs at least one unit")
+        if self.weights != "point" and self.members > 1:
+            raise ConfigError("members > 1 and random weights exclude each other; choose one kind of averaging")
+        if self.weights != "point" and self.patience:
+            raise ConfigError("patience is for point estimates; random weights regularise themselves")
+        if self.grid and self.kind in ("full", "bivariate"):
+            raise ConfigError(f"grid needs components with independent coordinates; kind is {self.kind!r}")
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    # the size of Bishop's and the Keras layer's demonstrations: 750 parameters
+    "paper": {"hidden": (15, 15), "activation": "tanh", "num_components": 10, "steps": 4_000, "weight_decay": 0.0},
+    "cpu": {"steps": 1_500},
+    "arcsine": {
+        "hidden": (32, 32),
+        "activation": "tanh",
+        "num_components": 10,
+        "steps": 4_000,
+        "learning_rate": 0.01,
+        "weight_decay": 0.0,
+        "min_scale": 0.001,
+    },
+    "spiral": {"num_components": 10, "steps": 4_000, "learning_rate": 0.01, "min_scale": 0.001},
+    "ensemble": {"members": 5},
+    "bayesian": {
+        "weights": "mean_field",
+        "hidden": (32, 32),
+        "activation": "tanh",
+        "steps": 1_000,
+        "weight_decay": 0.0,
+    },
+}

@@ -1,0 +1,485 @@
+"""Mixture density networks as a product: regression that answers with a whole distribution.
+
+    data = phlogiston.datasets.load("arcsine")
+    system = MDN(preset="arcsine").fit(data)
+    y = system.predictive(x)              a mixture: y.mean, y.quantile(0.9), y.interval(0.9, "hpd"), y.modes(), ...
+    system.sample(100, x=x)["y"]          draws, (100, rows, targets)
+    system.log_prob(data.test).mean()     nats per row, in the data's own units
+    system.uncertainty(x)                 what noise explains, and what ignorance
+
+`members=5` trains a deep ensemble as one batch, `weights="mean_field"` a Bayesian network; both answer alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from phlogiston.datasets.base import Meta, Split
+from phlogiston.distributions.mixture import Mixture
+from phlogiston.distributions.mixture_factorised import FactorisedMixture
+from phlogiston.distributions.mixture_joint import JointMixture
+from phlogiston.distributions.mixture_members import Uncertainty, merge, uncertainty
+from phlogiston.errors import ConfigError, DataError, ShapeError, unknown_name
+from phlogiston.evaluate.metric import Metric
+from phlogiston.evaluate.score import Score
+from phlogiston.guides.mdn import LowRankGuide, MeanFieldGuide
+from phlogiston.inference import objectives
+from phlogiston.inference.engine import Stage
+from phlogiston.inference.schedules import cosine, warmup
+from phlogiston.models.mdn import MDN as MDNModel
+from phlogiston.models.mdn import BayesianMDN
+from phlogiston.systems.base import System, coerce, rows_of
+from phlogiston.systems.configs.mdn import PRESETS
+from phlogiston.systems.configs.mdn import Config as MDNConfig
+from phlogiston.systems.mdn_training import KeepBest, MaximumLikelihood
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+RESERVED = ("x", "y", "mask", "weight")
+CHUNK = 4096
+
+
+class MDN(System):
+    """Mixture density network; options in `systems.configs.mdn.Config`.
+
+    Data need inputs `x` (rows, features) and targets `y` (rows, targets); where there is no `y`, the columns
+    `config.target` of `x` (by default the last one) are the targets. Categorical streams become inputs, one column per
+    label.
+
+    Example:
+        >>> from phlogiston import datasets
+        >>> data = datasets.load("arcsine", sizes=(200, 50, 50))
+        >>> system = MDN(steps=20).fit(data)
+        >>> tuple(system.sample(3, x=data.test.tensors["x"])["y"].shape)
+        (3, 50, 1)
+        >>> system.log_prob(data.test).kind
+        'exact'
+    """
+
+    name: ClassVar[str] = "mdn"
+    Config: ClassVar[type] = MDNConfig
+    config: MDNConfig
+
+    # ----- data ---------------------------------------------------------------------------------------------------
+
+    def describe(self, train: Split, meta: Meta | None) -> dict[str, Any]:
+        """Columns and targets, their locations and scales, and the labels of categorical inputs."""
+        tensors = train.tensors
+        if "x" not in tensors or tensors["x"].ndim != 2:
+            raise ShapeError("MDN needs inputs: a tensor 'x' of shape (rows, features) in the training data")
+        if not len(train):
+            raise DataError("x has no rows; MDN needs at least one to fit")
+        columns = list(meta.columns) if meta is not None and meta.columns else []
+        columns = columns or [f"x{i}" for i in range(tensors["x"].shape[1])]
+        schema: dict[str, Any] = {"columns": columns, "target": None, "categorical": {}}
+        if "y" not in tensors:
+            schema["target"] = self._target_columns(columns)
+        elif self.config.target:
+            raise ConfigError("the data have targets 'y' of their own; leave option target empty")
+        for name, tensor in tensors.items():
+            if name not in RESERVED and tensor.dtype == torch.int64 and tensor.ndim == 1:
+                labels = list(meta.categorical.get(name, ())) if meta is not None else []
+                schema["categorical"][name] = labels or [str(v) for v in range(int(tensor.max()) + 1)]
+        self.schema = schema  # _inputs and _targets read it
+        x, y = self._inputs(tensors).double(), self._targets(tensors).double()
+        if not x.shape[1]:
+            raise DataError(f"no input is left beside the target {columns[schema['target'][0]]!r}")
+        schema["targets"] = (
+            [columns[i] for i in schema["target"]] if schema["target"] is not None else _names(y.shape[1])
+        )
+        schema["x"], schema["y"] = _location_and_scale(x), _location_and_scale(y)
+        return schema
+
+    def _target_columns(self, columns: Sequence[str]) -> list[int]:
+        if len(columns) < 2:
+            raise DataError("the data have no targets 'y', and x has one column only: nothing to predict it from")
+        if not self.config.target:
+            return [len(columns) - 1]
+        found = []
+        for name in self.config.target:
+            if name in columns:
+                found.append(list(columns).index(name))
+            elif name.lstrip("-").isdigit() and -len(columns) <= int(name) < len(columns):
+                found.append(int(name) % len(columns))
+            else:
+                raise unknown_name("target column", name, columns)
+        return found
+
+    def _inputs(self, tensors: dict[str, Tensor]) -> Tensor:
+        """Continuous inputs, then one column per label of every categorical stream: (rows, features)."""
+        schema = self.schema
+        x = tensors["x"]
+        if x.ndim != 2:
+            raise ShapeError(f"x has shape {tuple(x.shape)}; expected (rows, features)")
+        target = set(schema["target"] or ())
+        inputs = [i for i in range(len(schema["columns"])) if i not in target]
+        if x.shape[1] == len(schema["columns"]):
+            used = inputs
+        elif target and x.shape[1] == len(inputs):  # rows to predict from: the targets are not there
+            used = list(range(len(inputs)))
+        else:
+            raise ShapeError(
+                f"x has {x.shape[1]} columns; this model was fitted on {len(schema['columns'])} "
+                f"({', '.join(schema['columns'][:4])}{', ...' if len(schema['columns']) > 4 else ''})"
+            )
+        if "mask" in tensors and not bool(tensors["mask"][:, used].all()):
+            row = int((~tensors["mask"][:, used].all(1)).nonzero()[0])
+            raise DataError(
+                f"x has a missing input in row {row}; MDN needs complete rows. Fill it in, or query with Near"
+            )
+        parts = [x[:, used]]
+        for name, labels in schema["categorical"].items():
+            if name not in tensors:
+                raise DataError(f"the categorical input {name!r} is missing from the rows")
+            codes = tensors[name]
+            one_hot = torch.nn.functional.one_hot(codes.clamp(min=0), max(len(labels), int(codes.max()) + 1))
+            parts.append((one_hot[:, : len(labels)] * (codes >= 0).unsqueeze(1)).to(x.dtype))
+        return torch.cat(parts, 1)
+
+    def _targets(self, tensors: dict[str, Tensor]) -> Tensor:
+        if self.schema["target"] is not None:
+            if tensors["x"].shape[1] != len(self.schema["columns"]):
+                raise ShapeError("the rows hold no targets: give x with the target columns, too")
+            if "mask" in tensors and not bool(tensors["mask"][:, self.schema["target"]].all()):
+                raise DataError("a target is missing; leave rows without target out")
+            return tensors["x"][:, self.schema["target"]]
+        if "y" not in tensors:
+            raise ShapeError("the rows hold no targets 'y'")
+        y = tensors["y"]
+        y = y.unsqueeze(1) if y.ndim == 1 else y
+        if y.ndim != 2 or not y.is_floating_point():
+            raise ShapeError(f"y has shape {tuple(y.shape)} and type {y.dtype}; expected real numbers (rows, targets)")
+        want = len(self.schema.get("targets", [])) or y.shape[1]
+        if y.shape[1] != want:
+            raise ShapeError(f"y has {y.shape[1]} columns; this model was fitted on {want}")
+        return y
+
+    def prepare(self, split: Split) -> Split:
+        """Inputs, targets and row weights, as the programs take them."""
+        tensors = {"x": self._inputs(split.tensors), "y": self._targets(split.tensors)}
+        if "weight" in split.tensors:
+            tensors["weight"] = split.tensors["weight"]
+        return Split(tensors)
+
+    # ----- training -----------------------------------------------------------------------------------------------
+
+    def build(self) -> None:
+        """The network, and for random weights the program and the guide around it."""
+        c, schema = self.config, self.schema
+        network = MDNModel(
+            len(schema["x"]["location"]),
+            len(schema["y"]["location"]),
+            c.num_components,
+            c.kind,
+            c.hidden,
+            c.activation,
+            c.members if c.members > 1 else None,
+            c.scale,
+            c.min_scale,
+            c.grid or None,
+        )
+        for side in ("x", "y"):
+            for part in ("location", "scale"):
+                getattr(network, f"{side}_{part}").copy_(torch.tensor(schema[side][part], dtype=torch.double))
+        network.inputs = torch.zeros(schema.get("kept", 0), network.features)
+        self.model, self.guide = network, None
+        if c.weights != "point":
+            self.model = BayesianMDN(network, c.random, c.prior_sd)
+            kind = MeanFieldGuide if c.weights == "mean_field" else partial(LowRankGuide, rank=c.rank)
+            self.guide = kind(self.model, init_scale=c.init_scale)
+
+    @property
+    def network(self) -> MDNModel:
+        """The network itself, also behind random weights."""
+        self._need_fit()
+        model: MDNModel = self.model.network if isinstance(self.model, BayesianMDN) else self.model
+        return model
+
+    def initialise(self, train: Split, seed: int) -> None:
+        """Components that cover the targets; a sample of the inputs kept."""
+        rows = train.tensors
+        self.model.initialise(rows["y"], seed)
+        if self.guide is not None:
+            self.guide.start_at({name: self.model._own(name).detach() for name in self.guide.shapes})
+        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
+        kept = rows["x"][order[: self.config.keep_inputs]]
+        self.schema["kept"] = len(kept)
+        self.network.inputs = kept.clone()
+        self._keeper = None
+        if self._valid is not None:
+            c = self.config
+            self._keeper = KeepBest(dict(self.prepare(self._valid).tensors), c.check_every, c.patience, "fit")
+
+    def fit(self, data: Any, **options: Any) -> Self:
+        """Train on data; see `System.fit`. Validation rows choose each member's best parameters."""
+        _, valid, _ = coerce(data)
+        self._valid = valid if valid is not None and len(valid) else None
+        try:
+            return super().fit(data, **options)
+        finally:
+            self._keeper = self._valid = None
+
+    _valid: Split | None = None
+    _keeper: KeepBest | None = None
+
+    def stages(self) -> list[Stage]:
+        """Maximum likelihood under a one-cycle schedule; for random weights a second stage for the posterior."""
+        c = self.config
+        objective: Callable[[nn.Module, nn.Module], nn.Module] = MaximumLikelihood  # type: ignore[assignment]
+        if self._keeper is not None:
+            objective = self._keeper.make
+        decay = partial(torch.optim.AdamW, weight_decay=c.weight_decay, fused=True)
+        found = [
+            Stage(
+                "fit",
+                c.steps,
+                objective,
+                lambda parameters, rate: decay(parameters, lr=rate),
+                c.learning_rate,
+                c.batch_size,
+                ("*",) if self.guide is None else ("guide.loc.*", "model.*"),
+                {"learning_rate": warmup(c.warmup, cosine(1.0, 0.0), 0.05)},
+                c.clip,
+            )
+        ]
+        if self.guide is not None:
+            name = "mean_field" if c.weights == "mean_field" else "elbo"
+            bound = objectives.make(name, num_particles=c.particles, vectorize_particles=c.particles > 1)
+            found.append(
+                Stage(
+                    "posterior",
+                    c.posterior_steps,
+                    bound,
+                    "adam",
+                    c.learning_rate,
+                    c.batch_size,
+                    ("guide.*", "model.*"),
+                    {"learning_rate": warmup(c.warmup, cosine(1.0, 0.0), 0.05)},
+                    c.clip,
+                )
+            )
+        return found
+
+    def callbacks(self) -> list[Any]:
+        """Keeping the best parameters, where there are validation rows."""
+        return [] if self._keeper is None else [self._keeper]
+
+    # ----- verbs --------------------------------------------------------------------------------------------------
+
+    def members(self, x: Any, *, seed: int = 0) -> Mixture:
+        """What each member says: batch (members, rows), in the data's units.
+
+        Members are the networks of an ensemble, `config.weight_samples` draws of random weights, or the one network.
+
+        Args:
+            x: (rows, features), or a split, dict or dataset that holds them.
+            seed: of the weights' draws.
+        """
+        self._need_fit()
+        return self._members(self._rows(x), seed)
+
+    def _members(self, rows: Tensor, seed: int = 0) -> Mixture:
+        """The same for inputs as the network takes them, (rows, features)."""
+        with torch.no_grad():
+            if isinstance(self.model, BayesianMDN):
+                generator = torch.Generator().manual_seed(seed)
+                weights = self.guide.draw(self.config.weight_samples, generator)
+                return self.model.network.likelihood(rows, weights)
+            found: Mixture = self.model.likelihood(rows)
+            return found if self.model.members is not None else found.unsqueeze(-2)
+
+    def predictive(self, x: Any, *, seed: int = 0) -> JointMixture | FactorisedMixture:
+        """The distribution of the targets at each row of inputs: batch (rows,), in the data's units.
+
+        Args:
+            x: as in `members`.
+            seed: of the weights' draws, where they are random.
+
+        Returns:
+            A member of the mixture family: ask it for `mean`, `quantile`, `interval`, `modes`, `condition`, ...
+        """
+        self._need_fit()
+        return self._predictive(self._rows(x), seed)
+
+    def _predictive(self, rows: Tensor, seed: int = 0) -> JointMixture | FactorisedMixture:
+        found = self._members(rows, seed)
+        if isinstance(found, FactorisedMixture) and found.batch_shape[0] == 1:
+            return found[0]
+        return merge(found)
+
+    def predict(self, x: Any) -> Tensor:
+        """Mean of the targets: (rows, targets)."""
+        self._need_fit()
+        return torch.cat([self._predictive(part).mean for part in self._rows(x).split(CHUNK)])
+
+    def uncertainty(self, x: Any, draws: int = 200, seed: int = 0) -> Uncertainty:
+        """Split what is not known about y into noise (aleatoric) and ignorance (epistemic).
+
+        Ignorance is disagreement between members: a single network with point weights claims to have none.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        return uncertainty(self.members(x, seed=seed), draws, generator)
+
+    def sample(  # type: ignore[override]
+        self,
+        n: int,
+        *,
+        x: Any = None,
+        pi_temperature: float = 1.0,
+        sigma_temperature: float = 1.0,
+        seed: int | None = None,
+    ) -> dict[str, Tensor]:
+        """Draw targets.
+
+        Args:
+            n: how many; for each row of `x`, if given.
+            x: inputs; None draws `n` of the training inputs kept with the model, one target each.
+            pi_temperature: divides logits; 0 takes the most probable component.
+            sigma_temperature: multiplies variances; 0 returns means of components.
+            seed: of this call; None draws from torch's generator.
+
+        Returns:
+            `x` and `y`: (n, features) and (n, targets), or with inputs given (rows, features) and (n, rows, targets).
+
+        Raises:
+            ConfigError: n below 1, or no inputs given and none kept.
+        """
+        self._need_fit()
+        if n < 1:
+            raise ConfigError(f"n must be at least 1; got {n}")
+        own = x is None
+        if own and not len(self.network.inputs):
+            raise ConfigError("this model keeps no training inputs (keep_inputs=0); give x")
+        with torch.random.fork_rng(enabled=seed is not None):
+            if seed is not None:
+                torch.manual_seed(seed)
+            rows = self.network.inputs[torch.randint(len(self.network.inputs), (n,))] if own else self._rows(x)
+            options: dict[str, Any] = {"pi_temperature": pi_temperature, "sigma_temperature": sigma_temperature}
+            parts = [self._predictive(p).draw(() if own else (n,), **options) for p in rows.split(CHUNK)]
+            y = torch.cat(parts, 0 if own else 1)
+        if self.config.grid:
+            y = torch.round(y / self.config.grid) * self.config.grid
+        return {"x": rows, "y": y}
+
+    def log_prob(self, x: Any, *, y: Any = None, seed: int = 0) -> Score:  # type: ignore[override]
+        """Log density of targets given inputs, in nats and in the data's units.
+
+        Args:
+            x: a dataset (its test rows), split or dict with inputs and targets; or the inputs alone.
+            y: targets (rows, targets), where x is the inputs alone.
+            seed: of the weights' draws, where they are random.
+
+        Returns:
+            Scores (rows,): exact; an estimate where weights are random. With `config.grid` the log probability of the
+            grid's cell, otherwise the log density.
+        """
+        self._need_fit()
+        tensors = self._tensors(x, y)
+        rows, targets = self._inputs(tensors), self._targets(tensors)
+        values = []
+        for part, goal in zip(rows.split(CHUNK), targets.split(CHUNK), strict=True):
+            with torch.no_grad():
+                found = self._predictive(part, seed)
+                if self.config.grid:
+                    values.append(found.interval_log_prob(goal, self.config.grid))  # type: ignore[union-attr]
+                else:
+                    values.append(found.log_prob(goal))
+        kind = "exact" if self.config.weights == "point" else "estimate"
+        return Score(torch.cat(values), kind)
+
+    def query(self, evidence: Any, ask: Sequence[str] = ("y",), num_samples: int = 1000, **options: Any) -> Any:
+        """Ask for targets under evidence about inputs and targets; see `systems.mdn_query.query`."""
+        from phlogiston.systems.mdn_query import query
+
+        self._need_fit()
+        return query(self, evidence, ask, num_samples, **options)
+
+    # ----- evaluation ---------------------------------------------------------------------------------------------
+
+    METRICS: ClassVar[tuple[str, ...]] = ("log_likelihood", "rmse", "crps", "coverage", "pit")
+
+    def evaluate(self, data: Any, metrics: Sequence[str] | None = None) -> dict[str, Metric]:
+        """Score on held-out rows.
+
+        Args:
+            data: a dataset (its test rows), split or dict.
+            metrics: some of `METRICS`; all by default.
+
+        Returns:
+            `log_likelihood` (and that of the truth, where it is known), `rmse` of the mean, `crps`, `coverage_90`
+            (central intervals), `coverage_hpd_90` (shortest regions), `pit_deviation` (Kolmogorov distance from
+            uniform).
+        """
+        from phlogiston.systems.mdn_report import evaluate
+
+        self._need_fit()
+        for metric in metrics or ():
+            if metric not in self.METRICS:
+                raise unknown_name("metric", metric, self.METRICS)
+        return evaluate(self, data, set(metrics or self.METRICS))
+
+    def figures(self, data: Any) -> dict[str, Figure]:
+        """Data and draws, branches and intervals for one input and one target; calibration; the loss."""
+        from phlogiston.systems.mdn_report import figures
+
+        self._need_fit()
+        return figures(self, data)
+
+    @classmethod
+    def demo(cls, quick: bool = False) -> list[dict[str, Any]]:
+        """The inverse sine, by one network and by a Bayesian one on few rows."""
+        return [
+            {
+                "title": "Several right answers: the inverse sine",
+                "text": "One input has up to five answers. A network trained on squared error would answer with their "
+                "mean, which is none of them; this one answers with a mixture that covers every branch.",
+                "data": "arcsine",
+                "data_options": {"sizes": (2550, 450, 2000)},
+                "options": {**PRESETS["arcsine"], "steps": 400 if quick else 3_000},
+            },
+            {
+                "title": "Knowing what one does not know: 150 rows",
+                "text": "The weights are random here. Where there are no data the networks drawn from the posterior "
+                "disagree: that part of the uncertainty more data would remove.",
+                "data": "arcsine",
+                "data_options": {"sizes": (150, 0, 1000)},
+                "options": {
+                    **PRESETS["bayesian"],
+                    "steps": 200 if quick else 1_000,
+                    "posterior_steps": 200 if quick else 3_000,
+                },
+            },
+        ]
+
+    # ----- inside -------------------------------------------------------------------------------------------------
+
+    def _tensors(self, x: Any, y: Any = None) -> dict[str, Tensor]:
+        if y is None:
+            return rows_of(x)
+        y = y if isinstance(y, Tensor) else torch.as_tensor(y)
+        y = y.unsqueeze(1) if y.ndim == 1 else y
+        if isinstance(x, Split):
+            return Split({**x.tensors, "y": y}).tensors
+        return rows_of(x, y=y)
+
+    def _rows(self, x: Any) -> Tensor:
+        """Inputs in any accepted form, as the network takes them."""
+        return self._inputs(rows_of(x))
+
+
+def _names(count: int) -> list[str]:
+    return ["y"] if count == 1 else [f"y{i}" for i in range(count)]
+
+
+def _location_and_scale(values: Tensor) -> dict[str, list[float]]:
+    """Mean and standard deviation by column; 1 where a column never varies (up to rounding)."""
+    location = values.mean(0)
+    scale = (values - location).square().mean(0).sqrt()
+    flat = scale <= 1e-6 * values.abs().amax(0)
+    return {"location": location.tolist(), "scale": torch.where(flat, 1.0, scale).tolist()}

@@ -1,0 +1,259 @@
+"""Scores and pictures of a fitted mixture density network."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from phlogiston.datasets.base import Dataset
+from phlogiston.distributions.mixture import Mixture
+from phlogiston.evaluate import figures as draw
+from phlogiston.evaluate.likelihood import log_likelihood
+from phlogiston.evaluate.metric import Metric, from_rows
+from phlogiston.evaluate.score import Score
+from phlogiston.systems.base import rows_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from phlogiston.systems.mdn import MDN
+
+CHUNK = 2048
+PAIRS = 2_000_000  # pairs of components held at once: the CRPS compares all with all
+BINS = 20
+
+
+def evaluate(system: MDN, data: Any, wanted: set[str]) -> dict[str, Metric]:
+    """See `MDN.evaluate`."""
+    tensors = rows_of(data)
+    y = system._targets(tensors)
+    out: dict[str, Metric] = {}
+    if "log_likelihood" in wanted:
+        out["log_likelihood"] = system.log_prob(tensors).mean()
+        if system.config.grid:
+            out["log_likelihood"].detail["unit"] = f"nats per row, cells of width {system.config.grid:g}"
+        truth = data.meta.conditional_truth if isinstance(data, Dataset) else None
+        if truth is not None:
+            values = torch.as_tensor(truth(y.numpy(), tensors["x"].numpy()))
+            out["log_likelihood_of_truth"] = log_likelihood(Score(values, "exact"))
+    parts: dict[str, list[Tensor]] = {}
+    components = system.predictive({name: value[:1] for name, value in tensors.items()}).num_components
+    size = max(8, min(CHUNK, PAIRS // components**2))
+    for start in range(0, len(y), size):
+        rows = {name: value[start : start + size] for name, value in tensors.items()}
+        with torch.no_grad():
+            for name, value in _row_scores(system, rows, y[start : start + size], wanted).items():
+                parts.setdefault(name, []).append(value)
+    rows_by_name = {name: torch.cat(values).double() for name, values in parts.items()}
+    if "rmse" in wanted:
+        square = rows_by_name["square"]
+        root = float(square.mean().sqrt())
+        error = float(square.std() / math.sqrt(len(square)) / (2 * root)) if len(square) > 1 and root > 0 else None
+        out["rmse"] = Metric(root, error, len(square), "exact", False, {"unit": "units of the target"})
+    if "crps" in wanted:
+        out["crps"] = from_rows(rows_by_name["crps"], "exact", False, {"unit": "units of the target"})
+    if "coverage" in wanted:
+        out["coverage_90"] = from_rows(rows_by_name["central"], "estimate", None, {"level": 0.9})
+        out["coverage_hpd_90"] = from_rows(rows_by_name["region"], "estimate", None, {"level": 0.9})
+    if "pit" in wanted:
+        out["pit_deviation"] = _deviation(rows_by_name["pit"].numpy())
+    return out
+
+
+def _row_scores(system: MDN, rows: dict[str, Tensor], y: Tensor, wanted: set[str]) -> dict[str, Tensor]:
+    """One number per row (and target, averaged or side by side) for every metric."""
+    found = system.predictive(rows)
+    out: dict[str, Tensor] = {}
+    if "rmse" in wanted:
+        out["square"] = (found.mean - y).square().mean(-1)
+    if "crps" in wanted:
+        out["crps"] = found.crps(y).mean(-1)
+    if "pit" in wanted:
+        out["pit"] = pit(system, found, y).flatten()
+    if "coverage" in wanted:
+        central = found.interval(0.9)
+        out["central"] = central.contains(y).to(y.dtype).mean(-1)
+        if y.shape[1] == 1:
+            out["region"] = found.interval(0.9, "hpd").contains(y)[:, 0].to(y.dtype)
+        else:
+            level = found.highest_density_level(0.9, 500, torch.Generator().manual_seed(0))
+            out["region"] = (found.log_prob(y) >= level).to(y.dtype)
+    return out
+
+
+def pit(system: MDN, found: Mixture, y: Tensor) -> Tensor:
+    """Where targets fall in their predicted distributions, (rows, targets): uniform when calibrated.
+
+    Targets on a grid fall anywhere in their cell, at random: otherwise the values would be as discrete as the targets.
+    """
+    if not system.config.grid:
+        return found.cdf(y)
+    half = 0.5 * system.config.grid
+    low, high = found.cdf(y - half), found.cdf(y + half)
+    return low + (high - low) * torch.rand(y.shape, generator=torch.Generator().manual_seed(0))
+
+
+def _deviation(values: np.ndarray) -> Metric:
+    from scipy.stats import kstest
+
+    test = kstest(values, "uniform")
+    return Metric(float(test.statistic), None, len(values), "estimate", False, {"p_value": float(test.pvalue)})
+
+
+# ---- pictures
+
+
+def figures(system: MDN, data: Any) -> dict[str, Figure]:
+    """See `MDN.figures`."""
+    tensors = rows_of(data)
+    y = system._targets(tensors)
+    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))[:2000]
+    shown = {name: value[order] for name, value in tensors.items()}
+    y = y[order]
+    inputs = system._inputs(shown)
+    out: dict[str, Figure] = {}
+    if inputs.shape[1] == 1 and y.shape[1] == 1 and len(y) > 1:
+        out["answers"] = answers(system, inputs, y)
+        out["where the uncertainty comes from"] = ignorance(system, inputs, y)
+    elif y.shape[1] == 2:
+        drawn = system.sample(1, x=shown, seed=0)["y"][0]
+        out["targets"] = draw.histogram_matrix(y.numpy(), drawn.numpy(), columns=system.schema["targets"])
+    elif y.shape[1] == 1 and len(y) > 1:
+        out["predictions"] = predictions(system, shown, y)
+    found = system.predictive(shown)
+    out["calibration"] = calibration(system, found, y)
+    if system.history is not None and len(system.history.loss):
+        out["loss"] = draw.loss_curve(system.history.steps, system.history.loss)
+    return out
+
+
+def answers(system: MDN, inputs: Tensor, y: Tensor, resolution: int = 240) -> Figure:
+    """Data, the predicted density over input and target, and its branches with shortest 90 % regions."""
+    low, high = float(inputs.min()), float(inputs.max())
+    bottom, top = float(y.min()), float(y.max())
+    margin = 0.06 * (top - bottom)
+    bottom, top = bottom - margin, top + margin
+    grid = torch.linspace(low, high, resolution)
+    heights = torch.linspace(bottom, top, resolution, dtype=inputs.dtype)
+    found = _at(system, grid.unsqueeze(1))
+    density = torch.stack([found.log_prob(h.reshape(1, 1)).exp() for h in heights])  # (targets, inputs)
+    figure = draw.new_figure(11.0, 3.8, "data, predicted density, and branches with the shortest 90 % regions")
+    axes = figure.subplots(1, 3, sharex=True, sharey=True)
+    names = _input_name(system), system.schema["targets"][0]
+    _points(axes[0], inputs, y, "data")
+    extent = (low, high, bottom, top)
+    ceiling = float(density.quantile(0.995))
+    axes[1].imshow(density.numpy(), origin="lower", extent=extent, cmap=draw.MAP, vmin=0, vmax=ceiling, aspect="auto")
+    axes[1].set_title("predicted density p(y | x)", fontsize=9)
+    regions = found.interval(0.9, "hpd")
+    place = axes[2]
+    _points(place, inputs, y, "branches (modes) and shortest 90 % regions", alpha=0.18)
+    for branch in range(regions.mask.shape[-1]):
+        mask = regions.mask[:, 0, branch].numpy()
+        at = grid.numpy()[mask]
+        ends = regions.lower[:, 0, branch].numpy()[mask], regions.upper[:, 0, branch].numpy()[mask]
+        place.vlines(at, *ends, color=draw.ACCENT, alpha=0.30, linewidth=1.4)
+    # local maxima along the target; of less than a twentieth of the main one's density they are specks
+    inner = density[1:-1]
+    strong = (inner > density[:-2]) & (inner > density[2:]) & (inner > 0.05 * density.amax(0))
+    level, at_input = strong.nonzero(as_tuple=True)
+    place.scatter(grid[at_input], heights[1:-1][level], s=3, color=draw.INK, linewidths=0, zorder=3)
+    place.set_ylim(bottom, top)
+    for axis in axes:
+        axis.set_xlabel(names[0])
+    axes[0].set_ylabel(names[1])
+    return figure
+
+
+def ignorance(system: MDN, inputs: Tensor, y: Tensor, resolution: int = 160) -> Figure:
+    """Standard deviations by cause along the input, also beyond the data."""
+    low, high = float(inputs.min()), float(inputs.max())
+    reach = 0.6 * (high - low)
+    grid = torch.linspace(low - reach, high + reach, resolution)
+    members = _members_at(system, grid.unsqueeze(1))
+    from phlogiston.distributions.mixture_members import uncertainty
+
+    parts = uncertainty(members, 100, torch.Generator().manual_seed(0))
+    figure = draw.new_figure(8.0, 3.4, "standard deviation from noise and from ignorance, along the input")
+    left, right = figure.subplots(1, 2)
+    for place in (left, right):
+        place.axvspan(low, high, color=draw.SOFT, alpha=0.15, linewidth=0)
+        place.set_xlabel(_input_name(system))
+        place.grid(alpha=0.25)
+    at = grid.numpy()
+    left.plot(at, parts.aleatoric[:, 0].sqrt().numpy(), color=draw.INK, label="noise (aleatoric)")
+    left.plot(at, parts.epistemic[:, 0].sqrt().numpy(), color=draw.ACCENT, label="ignorance (epistemic)")
+    left.set_ylabel(f"sd of {system.schema['targets'][0]}")
+    left.set_ylim(bottom=0)
+    left.legend(frameon=False, fontsize=8)
+    right.plot(at, parts.mutual_information.numpy(), color=draw.ACCENT)
+    right.set_ylabel("mutual information, nats")
+    right.set_ylim(bottom=0, top=max(0.05, 1.05 * float(parts.mutual_information.max())))
+    left.set_title("shaded: where the data are", fontsize=8)
+    return figure
+
+
+def predictions(system: MDN, shown: dict[str, Tensor], y: Tensor, most: int = 200) -> Figure:
+    """Truth against prediction, with central 90 % intervals."""
+    rows = {name: value[:most] for name, value in shown.items()}
+    found = system.predictive(rows)
+    middle, band = found.quantile(0.5)[:, 0].numpy(), found.interval(0.9)
+    low, high = band.lower[:, 0, 0].numpy(), band.upper[:, 0, 0].numpy()
+    truth = y[:most, 0].numpy()
+    inside = (truth >= low) & (truth <= high)
+    figure = draw.new_figure(4.8, 4.4, "truth against predicted median with central 90 % intervals")
+    place = figure.subplots()
+    order = np.argsort(truth)
+    for mask, colour, label in ((inside, draw.INK, "inside"), (~inside, draw.ACCENT, "outside")):
+        chosen = order[mask[order]]
+        place.vlines(truth[chosen], low[chosen], high[chosen], color=colour, alpha=0.35, linewidth=1.0)
+        place.scatter(
+            truth[chosen], middle[chosen], s=7, color=colour, linewidths=0, label=f"{label}: {mask.mean():.0%}"
+        )
+    ends = [min(truth.min(), low.min()), max(truth.max(), high.max())]
+    place.plot(ends, ends, color=draw.SOFT, linewidth=1)
+    place.set(xlabel=f"true {system.schema['targets'][0]}", ylabel="median and central 90 % interval")
+    place.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def calibration(system: MDN, found: Mixture, y: Tensor) -> Figure:
+    """PIT histograms per target, with the band chance explains."""
+    from scipy.stats import binom
+
+    with torch.no_grad():
+        values = pit(system, found, y).numpy()
+    n = len(values)
+    bins = max(5, min(BINS, n // 10))
+    band = tuple(float(binom.ppf(level, n, 1 / bins)) for level in (0.005, 0.995))
+    names = system.schema["targets"][:8]
+    counts = {f"PIT of {name}": np.histogram(values[:, d], bins=bins, range=(0, 1))[0] for d, name in enumerate(names)}
+    return draw.rank_histograms(counts, dict.fromkeys(counts, (band[0], band[1])), n / bins)
+
+
+def _at(system: MDN, inputs: Tensor) -> Any:
+    from phlogiston.distributions.mixture_members import merge
+
+    return merge(_members_at(system, inputs))
+
+
+def _members_at(system: MDN, inputs: Tensor) -> Mixture:
+    """Members at inputs as the network takes them."""
+    return system._members(inputs)
+
+
+def _points(place: Axes, inputs: Tensor, y: Tensor, title: str, alpha: float = 0.45) -> None:
+    place.scatter(
+        inputs[:, 0].numpy(), y[:, 0].numpy(), s=3, color=draw.INK, alpha=alpha, linewidths=0, rasterized=True
+    )
+    place.set_title(title, fontsize=9)
+
+
+def _input_name(system: MDN) -> str:
+    target = set(system.schema["target"] or ())
+    return next(c for i, c in enumerate(system.schema["columns"]) if i not in target)
