@@ -2,10 +2,10 @@
 
     metric, score       a figure of merit with its error bar, sample size and kind; log densities and what they are
     likelihood          mean held-out log-likelihood, bits per dimension
-    importance          log-likelihood of any model/guide pair by importance sampling, from below and from above
+    importance, weights log-likelihood of any model/guide pair by importance sampling, from below and from above
     sbc                 how far to trust a posterior: simulation-based calibration of guides and queries
     calibration         PIT, CRPS and interval coverage of predictions
-    fid                 FID, KID and the rest on features of images; images, features, inception, frechet lie below it
+    fid                 FID, KID and the rest; images, features, statistics, inception and frechet lie below it
     neighbours          precision, recall, density, coverage
     judge, probe        classifiers trained on real data; linear probes of latent codes
     tracking            MOTA, IDF1, identity switches, counts

@@ -16,7 +16,7 @@ from typing import Any
 
 from phlogiston.errors import ConfigError, DataError, DataWarning, SampleSizeWarning, unknown_name
 from phlogiston.evaluate import neighbours
-from phlogiston.evaluate.features import KEEP, Extractor, FeatureSet, extract, has_statistics, make_extractor
+from phlogiston.evaluate.features import KEEP, Extractor, extract, make_extractor
 from phlogiston.evaluate.files import cache_folder
 from phlogiston.evaluate.frechet import (
     frechet_distance,
@@ -27,6 +27,7 @@ from phlogiston.evaluate.frechet import (
 )
 from phlogiston.evaluate.images import Source, open_source
 from phlogiston.evaluate.metric import Metric
+from phlogiston.evaluate.statistics import FeatureSet, has_statistics
 
 METRICS = ("fid", "fid_infinity", "kid", "prdc", "inception_score")
 FEW = 2048

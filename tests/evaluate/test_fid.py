@@ -16,11 +16,12 @@ from torch import Tensor, nn
 
 from phlogiston.errors import ConfigError, DataError, DataWarning, SampleSizeWarning, ShapeError, UnknownNameError
 from phlogiston.evaluate import fid
-from phlogiston.evaluate.features import Custom, FeatureSet, InceptionFeatures, Pixels, extract, make_extractor
+from phlogiston.evaluate.features import Custom, InceptionFeatures, Pixels, extract, make_extractor
 from phlogiston.evaluate.frechet import frechet_from_features
 from phlogiston.evaluate.images import Draws, Folder, Rows, open_source, to_uint8
 from phlogiston.evaluate.inception import Inception
 from phlogiston.evaluate.metric import Metric
+from phlogiston.evaluate.statistics import FeatureSet
 
 pytestmark = pytest.mark.filterwarnings("ignore::phlogiston.errors.SampleSizeWarning")
 

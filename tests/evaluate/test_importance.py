@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from phlogiston.datasets.base import Split
 from phlogiston.errors import ConfigError, DataError, SampleSizeWarning, ShapeError
-from phlogiston.evaluate import importance
-from phlogiston.evaluate.importance import log_likelihood, pareto_shape, sandwich, simulate
+from phlogiston.evaluate.importance import log_likelihood, sandwich, simulate
+from phlogiston.evaluate.weights import effective_size, pareto_shape
 
 from .pairs import LinearGaussian, Posterior
 
@@ -249,4 +249,4 @@ def test_simulated_data_follow_the_model_and_keep_what_no_site_observes(linear_g
 
 def test_effective_size_of_equal_and_of_lonely_weights() -> None:
     weights = torch.stack([torch.zeros(50), torch.tensor([0.0, *[-50.0] * 49])], 1)
-    assert np.allclose(importance.effective_size(weights).numpy(), [50.0, 1.0], rtol=1e-5)
+    assert np.allclose(effective_size(weights).numpy(), [50.0, 1.0], rtol=1e-5)

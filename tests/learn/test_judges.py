@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from phlogiston.evaluate.features import FeatureSet
 from phlogiston.evaluate.fid import compare, features_of
 from phlogiston.evaluate.judge import Judge, train_judge
+from phlogiston.evaluate.statistics import FeatureSet
 
 pytestmark = [pytest.mark.learn, pytest.mark.filterwarnings("ignore::phlogiston.errors.SampleSizeWarning")]
 

@@ -1,0 +1,95 @@
+"""What is left of a stream of features: moments, and a random part of the rows; read and written as .npz."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from phlogiston.errors import DataError
+from phlogiston.evaluate.files import write_bytes
+from phlogiston.evaluate.frechet import Gaussian, gaussian_of
+
+
+@dataclass
+class FeatureSet:
+    """What is left of a stream of images: moments, and a random part of the rows (all of a short stream).
+
+    Attributes:
+        name: where the images came from.
+        n: how many there were.
+        gaussian: mean and covariance.
+        kept: float32 (at most KEEP, d), or None when only moments are known.
+        about: the extractor's description.
+    """
+
+    name: str
+    n: int | None
+    gaussian: Gaussian
+    kept: Tensor | None
+    about: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every row was kept."""
+        return self.kept is not None and self.n == len(self.kept)
+
+    def save(self, path: str | Path) -> Path:
+        """Write `mu` and `sigma` in the common .npz form, and beside them n, the rows kept and the description."""
+        content: dict[str, np.ndarray] = {
+            "mu": self.gaussian.mean.numpy(),
+            "sigma": self.gaussian.covariance.numpy(),
+            "about": np.array(json.dumps(self.about)),
+            "source": np.array(self.name),
+        }
+        if self.n is not None:
+            content["n"] = np.array(self.n)
+        if self.kept is not None:
+            content["kept"] = self.kept.numpy()
+        buffer = io.BytesIO()
+        np.savez(buffer, allow_pickle=False, **content)
+        return write_bytes(path, buffer.getvalue())
+
+    @classmethod
+    def load(cls, path: str | Path) -> FeatureSet:
+        """Read statistics this class or another program wrote (`mu`, `sigma`).
+
+        Raises:
+            DataError: they are no statistics, or hold NaN.
+        """
+        try:
+            with Path(path).open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+                content = {name: file[name] for name in file.files}
+            mean = torch.as_tensor(content["mu"]).double()
+            covariance = torch.as_tensor(content["sigma"]).double()
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+            raise DataError(f"{str(path)!r} holds no statistics (mu, sigma): {error}") from error
+        if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
+            raise DataError(f"{str(path)!r}: mu has shape {tuple(mean.shape)}, sigma {tuple(covariance.shape)}.")
+        if not bool(torch.isfinite(mean).all() and torch.isfinite(covariance).all()):
+            raise DataError(f"{str(path)!r} holds NaN or infinite statistics.")
+        n = int(content["n"]) if "n" in content else None
+        kept = torch.as_tensor(content["kept"]) if "kept" in content else None
+        about = json.loads(str(content["about"])) if "about" in content else {}
+        found = cls(str(content.get("source", path)), n, Gaussian(mean, covariance, n), kept, about)
+        if found.complete:
+            found.gaussian = gaussian_of(kept)
+        return found
+
+
+def has_statistics(path: Any) -> bool:
+    """Tell whether a path is an .npz file of statistics rather than of images."""
+    if not isinstance(path, str | Path) or Path(path).suffix != ".npz" or not Path(path).is_file():
+        return False
+    try:
+        with Path(path).open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+            return {"mu", "sigma"} <= set(file.files)
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return False
