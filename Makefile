@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 SYSTEM ?=
 
-.PHONY: help setup dev demo test check format bench learn tables clean
+.PHONY: help setup dev demo test check format bench learn tables pictures clean
 
 help:            ## list the targets
 	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -49,6 +49,9 @@ learn: dev       ## the full CPU recipes (SYSTEM=drmm selects one); rewrites doc
 
 tables: setup    ## rewrite the tables of README and docs from docs/results
 	$(BIN)/python docs/tables.py
+
+pictures: setup  ## redraw the pictures of README and docs from real runs
+	$(BIN)/python docs/pictures.py
 
 clean:           ## remove caches and build leftovers (never runs/)
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

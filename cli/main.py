@@ -18,7 +18,7 @@ import typer
 from typer.main import get_command
 
 import phlogiston
-from phlogiston.cli import data, demo, evaluate, runs, sample, systems, train
+from phlogiston.cli import data, demo, evaluate, fid, runs, sample, systems, train
 from phlogiston.errors import ConfigError, DataError, EvidenceError, PhlogistonError, PhlogistonWarning, ShapeError
 
 MISUSE = (ConfigError, ShapeError, DataError, EvidenceError)
@@ -56,6 +56,7 @@ def top(
       phlogiston train drmm --data swissroll           train, and leave a run folder
       phlogiston evaluate runs/drmm-swissroll-1        numbers and an HTML report
       phlogiston sample runs/drmm-swissroll-1 -n 500 --out points.csv
+      phlogiston fid real-images/ generated-images/    score anybody's pictures
       phlogiston train drmm --data measurements.csv --set num_layers=2
     """
 
@@ -67,6 +68,7 @@ app.command("sample")(sample.sample)
 app.command("evaluate")(evaluate.evaluate)
 app.add_typer(data.app, name="data")
 app.command("runs")(runs.runs)
+fid.register(app)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
