@@ -210,6 +210,44 @@ def loss_curve(
     return figure
 
 
+def curves(steps: Any, values: Mapping[str, Any], *, ylabel: str, xlabel: str = "step", alt: str = "") -> Figure:
+    """Draw several quantities against steps, each labelled.
+
+    Args:
+        steps: (n,) step numbers.
+        values: label -> (n,) values; entries that are not finite are left out.
+        ylabel: what they are, with the unit.
+        xlabel: what the steps are.
+        alt: alternative text.
+
+    Raises:
+        ShapeError: values of another length than steps.
+    """
+    from matplotlib import colormaps
+
+    x = array(steps)
+    figure = new_figure(7.0, 3.2, alt or f"{ylabel}: {', '.join(values)}")
+    place = figure.subplots()
+    colours = colormaps["viridis"](np.linspace(0.1, 0.8, max(1, len(values))))
+    low, high = [], []
+    for (label, series), colour in zip(values.items(), colours, strict=True):
+        y = array(series)
+        if y.shape != x.shape:
+            raise ShapeError(f"steps have shape {x.shape} and {label!r} {y.shape}; expected equal shapes (n,).")
+        keep = np.isfinite(y)
+        place.plot(x[keep], y[keep], color=colour, linewidth=1.4, label=label)
+        if keep.any():
+            low.append(np.quantile(y[keep], 0.05))
+            high.append(y[keep].max())
+    if low:  # the first steps would flatten everything after them
+        margin = 0.08 * (max(high) - min(low)) + 1e-9
+        place.set_ylim(min(low) - margin, max(high) + margin)
+    place.set(xlabel=xlabel, ylabel=ylabel)
+    place.grid(alpha=0.25)
+    place.legend(frameon=False)
+    return figure
+
+
 def histogram_matrix(
     data: Any,
     samples: Any | None = None,

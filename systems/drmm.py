@@ -31,7 +31,7 @@ from phlogiston.models.drmm import DRMM as DRMMModel
 from phlogiston.models.drmm import CollapsedDRMM
 from phlogiston.systems.base import System, rows_of
 from phlogiston.systems.configs.drmm import Config as DRMMConfig
-from phlogiston.systems.drmm_training import DeadComponents, residual_kmeans
+from phlogiston.systems.drmm_training import DeadComponents, DepthMonitor, residual_kmeans
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -176,10 +176,13 @@ class DRMM(System):
         return [Stage(objective=objective, handlers=handlers, schedules=schedules, **common)]
 
     def callbacks(self) -> list[Any]:
-        """Revival of unused components."""
-        if not self.config.revive_every or self.config.guide == "autoregressive":
+        """Revival of unused components, and a look at each depth's density."""
+        if self.config.guide == "autoregressive":
             return []
-        return [DeadComponents(every=self.config.revive_every, width=self.config.beam)]
+        watch: list[Any] = [DepthMonitor(width=self.config.beam)]
+        if self.config.revive_every:
+            watch.append(DeadComponents(every=self.config.revive_every, width=self.config.beam))
+        return watch
 
     # ----- verbs --------------------------------------------------------------------------------------------------
 
@@ -432,8 +435,13 @@ class DRMM(System):
             out["columns"] = figures.histogram_matrix(
                 shown, self.sample(len(shown), seed=0)["x"].numpy(), columns=self.schema["columns"]
             )
-        if self.history is not None and len(self.history.loss):
-            out["loss"] = figures.loss_curve(self.history.steps, self.history.loss)
+        if self.history is not None and any(f"log_prob_{depths[-1]}" in r for r in self.history.records):
+            out["training"] = figures.curves(
+                self.history.steps,
+                {label: self.history.column(f"log_prob_{d}") for d, label in zip(depths, labels, strict=True)},
+                ylabel="log p(x) of training rows, nats",
+                alt="log density of training rows after each depth, over training",
+            )
         return out
 
     def _density(self, depth: int, points: Any) -> Any:

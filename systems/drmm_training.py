@@ -193,3 +193,32 @@ class DeadComponents:
                     and value.dim() > 1
                 ):
                     value[component] = 0.0
+
+
+class DepthMonitor:
+    """Engine callback: logs the mean log density after each depth as `log_prob_1`, `log_prob_2`, ...
+
+    The training loss itself mixes all depths with weights that change while training goes on, so its curve says little.
+
+    Args:
+        every: steps between looks.
+        rows: training rows looked at, the same ones each time.
+        width: beam width.
+    """
+
+    def __init__(self, every: int = 50, rows: int = 512, width: int = 8) -> None:
+        self.every, self.rows, self.width = every, rows, width
+
+    @torch.no_grad()
+    def on_step(self, state: Any) -> None:
+        """Look when the step is due."""
+        if state.step % self.every:
+            return
+        model: DRMM = state.model.model
+        count = min(self.rows, len(state.data))
+        index = torch.linspace(0, len(state.data) - 1, count).long()
+        batch = {k: v.to(model.location.device) for k, v in state.data[index].items()}
+        mask = batch.get("mask")
+        nested = model.find(batch["x"], width=self.width, mask=mask).nested + model.log_jacobian(mask).unsqueeze(-1)
+        for l, value in enumerate(nested.mean(0).tolist()):
+            state.metrics[f"log_prob_{l + 1}"] = value
