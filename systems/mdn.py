@@ -30,6 +30,7 @@ from phlogiston.evaluate.score import Score
 from phlogiston.guides.mdn import LowRankGuide, MeanFieldGuide
 from phlogiston.inference import objectives
 from phlogiston.inference.engine import Stage
+from phlogiston.inference.handlers import scale_sites
 from phlogiston.inference.schedules import cosine, warmup
 from phlogiston.models.mdn import MDN as MDNModel
 from phlogiston.models.mdn import BayesianMDN
@@ -250,6 +251,8 @@ class MDN(System):
         ]
         if self.guide is not None:
             name = "mean_field" if c.weights == "mean_field" else "elbo"
+            sites = [f"net.{weight}" for weight in self.guide.shapes]
+            sites += ["net_weights"] if c.weights == "low_rank" else []
             bound = objectives.make(name, num_particles=c.particles, vectorize_particles=c.particles > 1)
             found.append(
                 Stage(
@@ -262,6 +265,7 @@ class MDN(System):
                     ("guide.*", "model.*"),
                     {"learning_rate": warmup(c.warmup, cosine(1.0, 0.0), 0.05)},
                     c.clip,
+                    handlers={"divergence": scale_sites(dict.fromkeys(sites, c.kl_weight))},
                 )
             )
         return found
@@ -393,12 +397,39 @@ class MDN(System):
         kind = "exact" if self.config.weights == "point" else "estimate"
         return Score(torch.cat(values), kind)
 
-    def query(self, evidence: Any, ask: Sequence[str] = ("y",), num_samples: int = 1000, **options: Any) -> Any:
-        """Ask for targets under evidence about inputs and targets; see `systems.mdn_query.query`."""
-        from phlogiston.systems.mdn_query import query
+    def query(  # type: ignore[override]
+        self,
+        evidence: Any = None,
+        ask: Sequence[str] | None = None,
+        num_samples: int = 1000,
+        *,
+        particles: int | None = None,
+        seed: int | None = None,
+    ) -> Any:
+        """Sample targets (and inputs) given evidence about either.
+
+        Any subset of the targets may be known, boxed, nearly known or bounded by half-spaces; inputs may be known,
+        `Near` something, or unknown. See `systems.queries.mdn` for how, and `inference.evidence` for the words.
+
+        Args:
+            evidence: pieces about `x` and `y`; several rows are several questions.
+            ask: sites to return; both by default.
+            num_samples: samples per row of evidence.
+            particles: inputs drawn where they are not all known.
+            seed: of this call; None draws from torch's generator.
+
+        Returns:
+            An `inference.answer.Answer`.
+
+        Raises:
+            EvidenceError: malformed or impossible evidence.
+        """
+        from phlogiston.systems.queries.mdn import MDNQuery
 
         self._need_fit()
-        return query(self, evidence, ask, num_samples, **options)
+        network = self.network
+        answerer = MDNQuery(self._predictive, network.features, network.targets, network.inputs)
+        return answerer.ask(evidence, ask, num_samples, particles=particles, seed=seed)
 
     # ----- evaluation ---------------------------------------------------------------------------------------------
 

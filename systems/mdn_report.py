@@ -119,7 +119,8 @@ def figures(system: MDN, data: Any) -> dict[str, Figure]:
     out: dict[str, Figure] = {}
     if inputs.shape[1] == 1 and y.shape[1] == 1 and len(y) > 1:
         out["answers"] = answers(system, inputs, y)
-        out["where the uncertainty comes from"] = ignorance(system, inputs, y)
+        if system._members(inputs[:1]).batch_shape[0] > 1:  # one network alone claims to know everything
+            out["where the uncertainty comes from"] = ignorance(system, inputs, y)
     elif y.shape[1] == 2:
         drawn = system.sample(1, x=shown, seed=0)["y"][0]
         out["targets"] = draw.histogram_matrix(y.numpy(), drawn.numpy(), columns=system.schema["targets"])

@@ -30,6 +30,7 @@ class Config:
         init_scale: standard deviations of the posterior at its start, in units of the prior's.
         rank: shared directions of the "low_rank" posterior.
         posterior_steps: optimiser steps on the posterior, after `steps` on its centre.
+        kl_weight: weight of the divergence from the prior; below 1 the posterior is colder than Bayes' rule.
         particles: weight samples per step while the posterior is trained.
         weight_samples: weight samples averaged for predictions.
         scale: how raw outputs become standard deviations: "softplus", "elu" or "exp".
@@ -59,6 +60,7 @@ class Config:
     init_scale: float = 0.05
     rank: int = 10
     posterior_steps: int = 2_000
+    kl_weight: float = 1.0
     particles: int = 4
     weight_samples: int = 50
     scale: Literal["softplus", "elu", "exp"] = "softplus"
@@ -81,7 +83,7 @@ class Config:
         ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1; got {getattr(self, name)}")
-        for name in ("prior_sd", "init_scale", "min_scale", "learning_rate", "clip"):
+        for name in ("prior_sd", "init_scale", "kl_weight", "min_scale", "learning_rate", "clip"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} must be positive; got {getattr(self, name)}")
         for name in ("weight_decay", "patience", "keep_inputs", "grid"):
@@ -115,11 +117,13 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "spiral": {"num_components": 10, "steps": 4_000, "learning_rate": 0.01, "min_scale": 0.001},
     "ensemble": {"members": 5},
+    # random last layer on learned features: few rows cannot determine every weight's law
     "bayesian": {
         "weights": "mean_field",
+        "random": "last",
         "hidden": (32, 32),
-        "activation": "tanh",
         "steps": 1_000,
+        "posterior_steps": 3_000,
         "weight_decay": 0.0,
     },
 }
