@@ -29,6 +29,8 @@ from phlogiston.inference.runs import write_json
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from phlogiston.inference.answer import Answer
+
 PARAMETERS = "parameters.safetensors"
 
 
@@ -158,6 +160,30 @@ class System:
     def log_prob(self, *args: Any, **options: Any) -> Score:
         """Log density: `log_prob(x)` scores rows, in nats, saying whether it is exact, a bound or an estimate."""
         raise NotImplementedError(f"{type(self).__name__} must define log_prob()")
+
+    def query(
+        self, evidence: Any = None, ask: Sequence[str] | None = None, num_samples: int = 1000, **options: Any
+    ) -> Answer:
+        """Sample everything else given what is known: the guide proposes, weights correct; many systems know better.
+
+        Args:
+            evidence: site -> pieces (`Known`, `Near`, `Within`, `HalfSpace`, `OneOf`; see `inference.evidence`).
+            ask: sites to return; all by default.
+            num_samples: per row of evidence.
+            **options: of `inference.query.query`.
+
+        Raises:
+            EvidenceError: malformed or impossible evidence.
+        """
+        from phlogiston.inference.query import query
+
+        self._need_fit()
+        return query(self.model, self.guide, evidence, ask, num_samples, **options)
+
+    def vocabulary(self) -> tuple[dict[str, Sequence[str]], dict[str, Sequence[str]]]:
+        """Names evidence may be written in: site -> its columns, and categorical site -> its categories."""
+        self._need_fit()
+        return {"x": tuple(self.schema.get("columns") or ())}, dict(self.schema.get("categorical") or {})
 
     def evaluate(self, data: Any, metrics: Sequence[str] | None = None) -> dict[str, Metric]:
         """Score the trained system on held-out data."""

@@ -36,6 +36,9 @@ from phlogiston.systems.drmm_training import DeadComponents, DepthMonitor, resid
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from phlogiston.inference.answer import Answer
+    from phlogiston.systems.queries.drmm import DRMMQuery
+
 RESERVED = ("x", "mask", "weight")
 MAX_FLOATS = 8_000_000  # of the largest intermediate array when rows are scored in chunks
 
@@ -354,6 +357,70 @@ class DRMM(System):
                 log_probs = beam.log_posterior().unsqueeze(-1) + beam.stream_logits[stream]
                 out.append(log_probs.logsumexp(1).exp())
         return torch.cat(out)
+
+    def query(  # type: ignore[override]
+        self,
+        evidence: Mapping[str, Any] | None = None,
+        ask: Sequence[str] | None = None,
+        num_samples: int = 1000,
+        *,
+        method: Literal["auto", "exact", "smc"] = "auto",
+        particles: int | None = None,
+        pilot: int = 8,
+        noise: Literal["model", "mean"] = "model",
+        temper: bool = False,
+        sort: bool = False,
+        prune: float = 0.0,
+        resample: bool = False,
+        seed: int | None = None,
+    ) -> Answer:
+        """Sample any variables given any others, soft priors, boxes and inequalities.
+
+        Exact over tuples while they can be enumerated, SMC over the layers beyond. Arguments, returns
+        and errors are those of `systems.queries.drmm.DRMMQuery.ask`.
+
+        Example:
+            >>> import torch
+            >>> from phlogiston.inference.evidence import HalfSpace, Within
+            >>> rows = torch.randn(300, 2, generator=torch.Generator().manual_seed(0))
+            >>> system = DRMM(num_layers=1, num_components=2, steps=20).fit(rows)
+            >>> answer = system.query({"x": [Within([0.0, -9.0], [1.0, 9.0]), HalfSpace([1.0, -1.0], 0.0)]}, seed=0)
+            >>> bool((answer.samples["x"][:, 0] >= answer.samples["x"][:, 1]).all())
+            True
+        """
+        return self.questions().ask(
+            evidence,
+            ask,
+            num_samples,
+            method=method,
+            particles=particles,
+            pilot=pilot,
+            noise=noise,
+            temper=temper,
+            sort=sort,
+            prune=prune,
+            resample=resample,
+            seed=seed,
+        )
+
+    def questions(self) -> DRMMQuery:
+        """The trained density as something to ask: `ask`, `log_evidence`, `conditional_log_prob`, `predict_proba`."""
+        from phlogiston.systems.queries.drmm import DRMMQuery
+
+        self._need_fit()
+        key = tuple((p.data_ptr(), p._version) for p in self.model.parameters())
+        if self._questions is None or self._questions[0] != key:
+            asked = DRMMQuery(
+                self.model,
+                columns=self.schema["columns"],
+                constant={int(i): value for i, value in self.schema["constant"].items()},
+                categorical=self.schema["categorical"],
+                max_enum=self.config.max_enum,
+            )
+            self._questions = (key, asked)
+        return self._questions[1]
+
+    _questions: tuple[Any, DRMMQuery] | None = None
 
     def _posterior_width(self) -> int | None:
         return None if self.model.num_paths <= self.config.max_enum else 4 * self.config.beam

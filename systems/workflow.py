@@ -21,6 +21,7 @@ from phlogiston.evaluate.likelihood import log_likelihood
 from phlogiston.evaluate.metric import Metric
 from phlogiston.evaluate.report import Report, write_metrics
 from phlogiston.evaluate.score import Score
+from phlogiston.inference.answer import Answer
 from phlogiston.inference.parallel import Processes, make_fabric
 from phlogiston.inference.runs import read_metrics, write_json
 from phlogiston.systems.base import System, validate_options
@@ -146,6 +147,57 @@ def sample(run: str | Path, n: int, seed: int = 0, sets: Mapping[str, str] | Non
         {name: tuple(labels) for name, labels in (schema.get("categorical") or {}).items()},
         tuple(schema["image_shape"]) if schema.get("image_shape") else None,
     )
+
+
+def query(
+    run: str | Path, evidence: str | Path, n: int = 1000, seed: int = 0, sets: Mapping[str, str] | None = None
+) -> tuple[Answer, dict[str, Any], str]:
+    """Ask a trained system the question in a file.
+
+    Args:
+        run: a run folder, or what `System.save` wrote.
+        evidence: a `.json` or `.npz` file; see `inference.evidence_files` and `inference.evidence_text`.
+        n: how many samples.
+        seed: equal seeds give equal samples.
+        sets: option of the system's `query` -> text.
+
+    Returns:
+        The answer, what is worth knowing of it as JSON, and the same as text.
+
+    Raises:
+        RunError: not a run folder.
+        EvidenceError: evidence that cannot be read, names unknown columns, or is impossible.
+    """
+    from phlogiston.inference import evidence_files
+
+    system = systems.load(run)
+    columns, categories = system.vocabulary()
+    question = evidence_files.load(evidence, columns, categories)
+    options = _call_options(system, sets or {}, "query")
+    answer = system.query(question, num_samples=n, seed=seed, **options)
+    found = None if answer.log_evidence is None else answer.log_evidence.detach().tolist()
+    ess = answer.ess.tolist()
+    summary = {"method": answer.method, "ess": ess, "log_evidence": found, "num_samples": answer.num_samples}
+    lines = [
+        f"method        {answer.method}",
+        f"samples       {answer.num_samples}, worth {_numbers(ess)} independent ones",
+        f"log evidence  {'unknown' if found is None else _numbers(found)} nats",
+    ]
+    for site, names in columns.items():
+        if site in answer.samples and answer.samples[site].ndim == 2:
+            low, middle, high = (answer.quantile(site, q) for q in (0.05, 0.5, 0.95))
+            rows = zip(names, middle.tolist(), low.tolist(), high.tolist(), strict=False)
+            lines += [f"{name}: median {m:.4g}, 90 % in [{a:.4g}, {b:.4g}]" for name, m, a, b in list(rows)[:20]]
+    for site, labels in categories.items():
+        if site in answer.samples and answer.samples[site].ndim == 1:
+            share = answer.weights.new_zeros(len(labels)).index_add_(0, answer.samples[site], answer.weights)
+            lines.append(f"{site}: " + ", ".join(f"{v} {p:.3f}" for v, p in zip(labels, share.tolist(), strict=True)))
+    return answer, summary, "\n".join(lines)
+
+
+def _numbers(value: float | list[float]) -> str:
+    values = value if isinstance(value, list) else [value]
+    return ", ".join(f"{v:.4g}" for v in values[:8]) + (", ..." if len(values) > 8 else "")
 
 
 def evaluate(
@@ -290,14 +342,14 @@ def _value(text: str) -> Any:
     return text
 
 
-def _call_options(system: System, sets: Mapping[str, str]) -> dict[str, Any]:
-    """Turn text into keyword arguments of `system.sample`, by what its signature accepts."""
-    parameters = inspect.signature(system.sample).parameters
+def _call_options(system: System, sets: Mapping[str, str], verb: str = "sample") -> dict[str, Any]:
+    """Turn text into keyword arguments of a verb of the system, by what its signature accepts."""
+    parameters = inspect.signature(getattr(system, verb)).parameters
     known = [name for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY and name != "seed"]
     options: dict[str, Any] = {}
     for name, text in sets.items():
         if name not in known:
-            raise unknown_name(f"option of {system.name}'s sample", name, known)
+            raise unknown_name(f"option of {system.name}'s {verb}", name, known)
         try:
             options[name] = json.loads(text)
         except json.JSONDecodeError:

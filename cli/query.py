@@ -1,0 +1,56 @@
+"""`phlogiston query`: ask a trained system a question written in a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from phlogiston.cli.output import emit, pairs, refuse_existing, write_whole
+
+if TYPE_CHECKING:
+    from phlogiston.inference.answer import Answer
+
+
+def query(
+    run: Annotated[Path, typer.Argument(help="A run folder, or what System.save wrote.")],
+    evidence: Annotated[Path, typer.Option(help="What is known: .json (statements or an object), or .npz.")],
+    n: Annotated[int, typer.Option("-n", min=1, help="How many samples.")] = 1000,
+    out: Annotated[Path | None, typer.Option(help="Write the samples here (.npz); nothing is written without.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Equal seeds give equal samples.")] = 0,
+    sets: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the system's query().")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Sample everything else given what is known; say how far to trust it.
+
+    The evidence names the data's columns, as a person would write them:
+
+    \b
+      ["x0 = 2.5", "2*x0 - x1 >= 0.3"]
+      {"height": 1.8, "weight": [60, 80], "age": {"near": 40, "sd": 5}, "label": ["cat", "dog"],
+       "where": ["2*height >= weight"]}
+
+    \b
+    Examples:
+      phlogiston query runs/drmm-swissroll-1 --evidence question.json -n 5000 --out answer.npz
+      phlogiston query runs/drmm-swissroll-1 --evidence question.json --set sort=true --json
+    """
+    from phlogiston.errors import ConfigError
+    from phlogiston.systems import workflow
+
+    if out is not None:
+        if out.suffix != ".npz":
+            raise ConfigError(f"--out {out}: an answer is written as .npz.")
+        refuse_existing(out, force)
+    answer, summary, text = workflow.query(run, evidence, n, seed, pairs(sets))
+    if out is not None:
+        write_whole(out, lambda temporary: _write(answer, temporary))
+    emit(as_json, {**summary, "out": None if out is None else str(out)}, text if out is None else f"{text}\n{out}")
+
+
+def _write(answer: Answer, path: Path) -> None:
+    answer.to_npz(path)
