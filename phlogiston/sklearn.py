@@ -17,8 +17,9 @@ from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from phlogiston.errors import ConfigError, DataError, ShapeError
+from phlogiston.mdn_sklearn import MDNRegressor
 
-__all__ = ["DRMMDensity"]
+__all__ = ["DRMMDensity", "MDNRegressor"]
 
 # constructor parameters that are options of the system under the same name, with the same default
 SYSTEM_OPTIONS = (
