@@ -29,7 +29,7 @@ demo: setup      ## train at CPU scale on built-in data and write runs/demo/repo
 	$(BIN)/phlogiston demo --out runs/demo
 
 test: dev        ## the test suite: correctness, and learning checks of seconds
-	$(BIN)/python -P -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -P -m pytest -n 2
 
 check: dev       ## lint, format check, types
 	$(BIN)/ruff check .

@@ -106,7 +106,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "num_components": 48,
         "beam": 6,
         "batch_size": 192,
-        "learning_rate": 0.005,
+        "learning_rate": 0.01,
         "steps": 4_000,
     },
     "digits": {"frame": "diag", "num_layers": 2, "num_components": 48, "steps": 1_500, "stream_weight": 10.0},

@@ -189,7 +189,7 @@ def test_unknown_sites_and_attributes_are_reported_with_the_nearest(stage: Any, 
         {"schedules": {"learning_rate": 3.0}},
         {"handlers": {"scale": scale_sites({})}},
     ],
-    ids=str,
+    ids=lambda options: next(iter(options)),
 )
 def test_a_stage_refuses_values_out_of_range(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
