@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import pyro
 import pyro.distributions as dist
@@ -285,7 +285,7 @@ def row_weights(weight: Tensor | None) -> Iterator[None]:
         yield
         return
     counts = weight > 0
-    with poutine.mask(mask=counts), poutine.scale(scale=torch.where(counts, weight, 1.0)):
+    with poutine.mask(mask=cast(torch.BoolTensor, counts)), poutine.scale(scale=torch.where(counts, weight, 1.0)):
         yield
 
 

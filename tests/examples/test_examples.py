@@ -11,7 +11,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 # file name -> the arguments of the small run; an example without a small form has none to give
-SMOKE: dict[str, list[str]] = {}
+SMOKE: dict[str, list[str]] = {
+    "mdn_inverse_sine.py": ["--quick", "--out", "pictures"],
+}
 
 
 def test_every_example_is_in_the_smoke_list_and_every_entry_exists() -> None:
