@@ -431,6 +431,15 @@ class MDN(System):
         answerer = MDNQuery(self._predictive, network.features, network.targets, network.inputs)
         return answerer.ask(evidence, ask, num_samples, particles=particles, seed=seed)
 
+    def vocabulary(self) -> tuple[dict[str, Sequence[str]], dict[str, Sequence[str]]]:
+        """Names evidence may be written in: the inputs as `x` (labels of categories one by one), the targets as `y`."""
+        self._need_fit()
+        target = set(self.schema["target"] or ())
+        inputs = [name for i, name in enumerate(self.schema["columns"]) if i not in target]
+        for name, labels in self.schema["categorical"].items():
+            inputs += [f"{name}={label}" for label in labels]
+        return {"x": tuple(inputs), "y": tuple(self.schema["targets"])}, {}
+
     # ----- evaluation ---------------------------------------------------------------------------------------------
 
     METRICS: ClassVar[tuple[str, ...]] = ("log_likelihood", "rmse", "crps", "coverage", "pit")

@@ -362,3 +362,9 @@ def test_several_rows_are_several_questions(full: MDN) -> None:
 def test_questions_without_an_answer_say_why(full: MDN, evidence: dict[str, Any], words: str) -> None:
     with pytest.raises(EvidenceError, match=words):
         full.query(evidence)
+
+
+def test_evidence_can_be_written_in_the_columns_names(full: MDN) -> None:
+    sites, categories = full.vocabulary()
+    assert sites == {"x": ("a", "b"), "y": ("y0", "y1")}
+    assert categories == {}
