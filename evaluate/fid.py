@@ -17,7 +17,6 @@ from typing import Any
 from phlogiston.errors import ConfigError, DataError, DataWarning, SampleSizeWarning, unknown_name
 from phlogiston.evaluate import neighbours
 from phlogiston.evaluate.features import KEEP, Extractor, extract, make_extractor
-from phlogiston.evaluate.files import cache_folder
 from phlogiston.evaluate.frechet import (
     frechet_distance,
     frechet_infinity,
@@ -28,6 +27,7 @@ from phlogiston.evaluate.frechet import (
 from phlogiston.evaluate.images import Source, open_source
 from phlogiston.evaluate.metric import Metric
 from phlogiston.evaluate.statistics import FeatureSet, has_statistics
+from phlogiston.files import cache_folder
 
 METRICS = ("fid", "fid_infinity", "kid", "prdc", "inception_score")
 FEW = 2048

@@ -318,7 +318,7 @@ def find_weights(path: str | Path | None = None) -> Path:
         DataError: a named file is missing, or nothing was found and nothing could be fetched.
     """
     from phlogiston.datasets.fetch import fetch
-    from phlogiston.evaluate.files import cache_folder
+    from phlogiston.files import cache_folder
 
     named = path or os.environ.get(WEIGHTS_VARIABLE)
     if named:

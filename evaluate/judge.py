@@ -26,9 +26,9 @@ from torch import Tensor, nn
 
 from phlogiston.errors import ConfigError, DataError, DataWarning, ShapeError
 from phlogiston.evaluate.features import Extractor
-from phlogiston.evaluate.files import cache_folder, write_bytes, write_json
 from phlogiston.evaluate.images import to_uint8
 from phlogiston.evaluate.metric import Metric, from_rows
+from phlogiston.files import cache_folder, write_bytes, write_json
 
 
 @dataclass(frozen=True)

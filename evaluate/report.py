@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phlogiston.errors import DataError, RunError
-from phlogiston.evaluate.files import write_bytes, write_json
 from phlogiston.evaluate.metric import Metric
+from phlogiston.files import write_bytes, write_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from phlogiston.errors import DataError
-from phlogiston.evaluate.files import write_bytes
 from phlogiston.evaluate.frechet import Gaussian, gaussian_of
+from phlogiston.files import write_bytes
 
 
 @dataclass

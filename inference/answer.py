@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-import os
-import tempfile
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -18,22 +16,7 @@ from torch import Tensor
 
 from phlogiston.distributions.resampling import effective_size, systematic
 from phlogiston.errors import EvidenceError, QueryWarning, ShapeError, unknown_name
-
-
-def write_bytes(path: Path, content: bytes) -> Path:
-    """Write a file in one go: temporary name, fsync, rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    return path
+from phlogiston.files import write_bytes
 
 
 @dataclass(frozen=True, eq=False)

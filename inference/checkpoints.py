@@ -23,6 +23,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from phlogiston.errors import CheckpointError, RunError, TrainingWarning
+from phlogiston.files import sync_folder
 
 FORMAT = 1
 FOLDER = "checkpoints"
@@ -116,16 +117,6 @@ def write(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename inside `folder` survive a power cut (where the system lets a folder be flushed)."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def read_state(path: Path) -> dict[str, Any]:

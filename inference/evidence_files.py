@@ -79,7 +79,7 @@ def _read_piece(name: str, fields: dict[str, Any]) -> Piece:
 
 def save(path: str | Path, evidence: Evidence) -> Path:
     """Write a question to `.json` or `.npz`, by the name's ending; an existing file is replaced in one go."""
-    from phlogiston.inference.answer import write_bytes
+    from phlogiston.files import write_bytes
 
     target = Path(path)
     if target.suffix == ".json":

@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from phlogiston.errors import RunError
-from phlogiston.inference.checkpoints import FOLDER, sync_folder
+from phlogiston.files import write_json
+from phlogiston.inference.checkpoints import FOLDER
 
 try:
     import fcntl
@@ -31,22 +32,6 @@ except ImportError:  # not on Windows: two processes in one folder are then the 
 
 FORMAT = 1
 LOCK = ".lock"
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON so that a crash leaves either the old file or the new one, never half of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8") as handle:
-            json.dump(content, handle, indent=2, sort_keys=True)
-            handle.write("\n")
-            handle.flush()
-            os.fsync(handle.fileno())
-        os.replace(temporary, path)
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -142,7 +127,7 @@ class Run:
                 self._compare(config)
             else:
                 (self.path / "figures").mkdir(exist_ok=True)
-                write_json(self.path / "config.json", config)
+                write_json(self.path / "config.json", config, sort_keys=True)
                 (self.path / FOLDER).mkdir(exist_ok=True)  # last: from here on the folder counts as a run
         except BaseException:
             self.close()
@@ -191,7 +176,7 @@ class Run:
         with contextlib.suppress(OSError, json.JSONDecodeError):
             old = json.loads(path.read_text(encoding="utf-8"))
             now = {**old, "resumed": [*old.get("resumed", []), now]}
-        write_json(path, now)
+        write_json(path, now, sort_keys=True)
 
     def record(self, record: Mapping[str, Any]) -> None:
         """Append one line to metrics.jsonl (non-finite numbers become null)."""

@@ -22,9 +22,9 @@ from phlogiston.datasets.base import Dataset, Meta, Split
 from phlogiston.errors import ConfigError, PhlogistonError, RunError, ShapeError, unknown_name
 from phlogiston.evaluate.metric import Metric
 from phlogiston.evaluate.score import Score
+from phlogiston.files import write_json
 from phlogiston.inference import checkpoints
 from phlogiston.inference.engine import History, Stage, fit
-from phlogiston.inference.runs import write_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -21,9 +21,10 @@ from phlogiston.evaluate.likelihood import log_likelihood
 from phlogiston.evaluate.metric import Metric
 from phlogiston.evaluate.report import Report, write_metrics
 from phlogiston.evaluate.score import Score
+from phlogiston.files import write_json
 from phlogiston.inference.answer import Answer
 from phlogiston.inference.parallel import Processes, make_fabric
-from phlogiston.inference.runs import read_metrics, write_json
+from phlogiston.inference.runs import read_metrics
 from phlogiston.systems.base import System, validate_options
 from phlogiston.systems.export import Samples
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,27 +14,40 @@ def write_bytes(path: str | Path, content: bytes) -> Path:
 
     Returns:
         The path.
+
+    Raises:
+        OSError: the disk is full or cannot be written; the old file is untouched and nothing is left behind.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(temporary, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
     return path
 
 
-def write_json(path: str | Path, content: Mapping[str, Any]) -> Path:
-    """Write strict JSON (no NaN) atomically."""
-    text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False)
+def write_json(path: str | Path, content: Any, *, sort_keys: bool = False) -> Path:
+    """Write strict JSON (no NaN), as `write_bytes` writes."""
+    text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False, sort_keys=sort_keys)
     return write_bytes(path, f"{text}\n".encode())
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename inside `folder` survive a power cut (where the system lets a folder be flushed)."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def cache_folder() -> Path:
