@@ -224,7 +224,8 @@ class ConditionedMixture:
             `log_evidence` is no probability any more.
 
     Attributes:
-        log_twist: (P,), log of prior times equality masses times one-row masses to the power of their weights.
+        log_twist: (P,), log of prior times equality masses times (approximate, unless `exact`) masses of the
+            inequalities, to the power of their weights.
         exact: True when masses are in closed form.
 
     Raises:
@@ -253,12 +254,38 @@ class ConditionedMixture:
             self.log_mass = self.log_equal + row_mass.sum(-1)
             # a weight of zero times a mass of zero counts as no evidence
             powers = torch.where(rows.weight == 0, 0.0, row_mass * rows.weight)
-            self.log_twist = tempered + powers.sum(-1)
+            self.log_twist = self._product = tempered + powers.sum(-1)
+            self._upper = tempered + powers.amin(-1)  # no set of rows has more mass than one of them
         else:
             self.log_mass, self.log_twist = self.log_equal, tempered
         self.rows = rows
         self._tempered_equal = tempered
         self._plan: RowPlan | None = None
+        if not self.exact:
+            self.log_twist = self._refine(tempered)
+
+    @torch.no_grad()
+    def _refine(self, log_equal: Tensor) -> Tensor:
+        """Improve the product of one-row masses by one sequential pass through truncated means.
+
+        In far corners of correlated components the product is off by hundreds of nats and would hide the components
+        that matter; this pass knows the correlations. Where the means run into an empty corner the product stays.
+        """
+        width = self.conditioned.factor.shape[-1]
+        count = len(self.log_prior)
+        if count * len(self.rows) * width > 2**25:
+            return self._product
+        # First the most promising components, then all that could still matter beside the best of those.
+        best = self._upper.topk(min(64, count)).indices
+        refined = self._through_means(best, log_equal)
+        matter = torch.nonzero(self._upper > refined.max() + 1.5 * _LIVE).squeeze(-1)
+        return self._product.index_copy(0, matter, self._through_means(matter, log_equal))
+
+    def _through_means(self, index: Tensor, log_equal: Tensor) -> Tensor:
+        local = _subset(self.conditioned, index)
+        place = torch.arange(len(index))
+        _, log_rows = _draw(local, self.rows, self.plan, place, False, True, None, values=False)
+        return torch.where(torch.isfinite(log_rows), log_equal[index] + log_rows, self._product[index])
 
     def _row_masses(self, rows: Rows) -> Tensor:
         centre, scale = self.conditioned.row_scales(rows)
@@ -289,13 +316,17 @@ class ConditionedMixture:
     # -- drawing ------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def sample(self, n: int, *, pilot: int = 8, noise: bool = True, generator: torch.Generator | None = None) -> Draws:
+    def sample(
+        self, n: int, *, pilot: int | None = None, noise: bool = True, generator: torch.Generator | None = None
+    ) -> Draws:
         """Draw from p(x | E).
 
         Args:
             n: how many.
             pilot: sequential draws per live component that improve the proposal over components; 0 for none.
-                Used only where masses are not in closed form.
+                Used only where masses are not in closed form. By default 8, or 32 where more rows than free
+                directions make empty intersections likely: a component that a pilot misses altogether gets a few
+                draws of enormous weight.
             noise: False draws components only and returns their constrained means.
             generator: source of randomness; the global one by default.
 
@@ -305,6 +336,8 @@ class ConditionedMixture:
         log_q = self.log_twist
         if not bool(torch.isfinite(log_q.max())):
             return self._nothing(n)
+        if pilot is None:
+            pilot = 8 if self.exact or len(self.plan.independent) == len(self.rows) else 32
         if not self.exact and pilot > 0:
             log_q = self._pilot(log_q, pilot, generator)
         log_q = log_q.log_softmax(0)
@@ -374,7 +407,7 @@ class ConditionedMixture:
         return Draws(torch.zeros(n, dtype=torch.long), self.means[:1].repeat(n, 1), dead, False)
 
     def _pilot(self, log_twist: Tensor, draws: int, generator: torch.Generator | None) -> Tensor:
-        """Propose components by a few sequential draws each, mixed with 5 % of the twist."""
+        """Propose components by a few sequential draws each, mixed with 5 % of the twist and of the plain product."""
         live = torch.nonzero(log_twist > log_twist.max() + _LIVE).squeeze(-1)
         if len(self.rows) > _PILOT_ROWS or len(live) * draws * len(self.rows) > 2**25:
             return log_twist
@@ -384,7 +417,7 @@ class ConditionedMixture:
         pilot = (self._tempered_equal if self.temper else self.log_equal)[live] + mass
         if not bool(torch.isfinite(pilot.max())):
             return log_twist
-        log_q = log_twist.log_softmax(0) + math.log(0.05)
+        log_q = torch.logaddexp(log_twist.log_softmax(0), self._product.log_softmax(0)) + math.log(0.025)
         return log_q.index_copy(0, live, torch.logaddexp(log_q[live], pilot.log_softmax(0) + math.log(0.95)))
 
 

@@ -108,7 +108,7 @@ class DRMMQuery:
         *,
         method: Literal["auto", "exact", "smc"] = "auto",
         particles: int | None = None,
-        pilot: int = 8,
+        pilot: int | None = None,
         noise: Literal["model", "mean"] = "model",
         temper: bool = False,
         sort: bool = False,
@@ -125,7 +125,8 @@ class DRMMQuery:
             method: `"exact"` weighs every tuple, `"smc"` grows them layer by layer, `"auto"` chooses by size.
             particles: prefixes kept per layer by `"smc"`; `max(256, num_samples)` by default, fewer where the
                 covariance factors of their children would not fit `MAX_FLOATS`.
-            pilot: sequential draws per live tuple that improve the choice of tuples where masses have no closed form.
+            pilot: sequential draws per live tuple that improve the choice of tuples where masses have no closed form;
+                8 or 32 by default.
             noise: `"mean"` returns each tuple's constrained mean without noise.
             temper: let weights of evidence other than 1 define the answer (heuristic: `log_evidence` is then no
                 probability) instead of the proposal only.
@@ -177,7 +178,7 @@ class DRMMQuery:
         return drawn.sorted() if sort else drawn
 
     def _answer(
-        self, q: _Question, tuples: _Tuples, n: int, pilot: int, noise: bool, temper: bool, generator: Any
+        self, q: _Question, tuples: _Tuples, n: int, pilot: int | None, noise: bool, temper: bool, generator: Any
     ) -> Answer:
         streams = {name: self.model.stream_logits(name, tuples.codes).log_softmax(-1) for name in self.categorical}
         mixture = self._mixture(q, tuples, streams, temper)
