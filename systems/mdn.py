@@ -442,7 +442,7 @@ class MDN(System):
 
     # ----- evaluation ---------------------------------------------------------------------------------------------
 
-    METRICS: ClassVar[tuple[str, ...]] = ("log_likelihood", "rmse", "crps", "coverage", "pit")
+    METRICS: ClassVar[tuple[str, ...]] = ("log_likelihood", "rmse", "draw", "crps", "coverage", "pit")
 
     def evaluate(self, data: Any, metrics: Sequence[str] | None = None) -> dict[str, Metric]:
         """Score on held-out rows.
@@ -452,9 +452,9 @@ class MDN(System):
             metrics: some of `METRICS`; all by default.
 
         Returns:
-            `log_likelihood` (and that of the truth, where it is known), `rmse` of the mean, `crps`, `coverage_90`
-            (central intervals), `coverage_hpd_90` (shortest regions), `pit_deviation` (Kolmogorov distance from
-            uniform).
+            `log_likelihood` (and that of the truth, where it is known), `rmse` of the mean, `mse_of_draw` (one random
+            draw per row), `crps`, `coverage_90` (central intervals), `coverage_hpd_90` (shortest regions),
+            `pit_deviation` (Kolmogorov distance from uniform).
         """
         from phlogiston.systems.mdn_report import evaluate
 

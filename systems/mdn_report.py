@@ -55,6 +55,9 @@ def evaluate(system: MDN, data: Any, wanted: set[str]) -> dict[str, Metric]:
         root = float(square.mean().sqrt())
         error = float(square.std() / math.sqrt(len(square)) / (2 * root)) if len(square) > 1 and root > 0 else None
         out["rmse"] = Metric(root, error, len(square), "exact", False, {"unit": "units of the target"})
+    if "draw" in wanted:
+        detail = {"unit": "squared units of the target"}
+        out["mse_of_draw"] = from_rows(rows_by_name["draw"], "estimate", False, detail)
     if "crps" in wanted:
         out["crps"] = from_rows(rows_by_name["crps"], "exact", False, {"unit": "units of the target"})
     if "coverage" in wanted:
@@ -71,6 +74,8 @@ def _row_scores(system: MDN, rows: dict[str, Tensor], y: Tensor, wanted: set[str
     out: dict[str, Tensor] = {}
     if "rmse" in wanted:
         out["square"] = (found.mean - y).square().mean(-1)
+    if "draw" in wanted:
+        out["draw"] = (found.draw(generator=torch.Generator().manual_seed(0)) - y).square().mean(-1)
     if "crps" in wanted:
         out["crps"] = found.crps(y).mean(-1)
     if "pit" in wanted:

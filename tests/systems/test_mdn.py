@@ -50,6 +50,8 @@ def test_it_covers_every_branch_where_a_mean_cannot(sine: tuple[MDN, Dataset]) -
     found = system.evaluate(data)
     assert found["log_likelihood"].value > -1.6
     assert found["log_likelihood_of_truth"].value > found["log_likelihood"].value
+    # a draw has the spread of the truth on top of its own: twice the variance, where the model is right
+    assert found["mse_of_draw"].value == pytest.approx(2 * found["rmse"].value ** 2, rel=0.2)
     y = data.test.numpy("y")
     spread = -0.5 * math.log(2 * math.pi * math.e * found["rmse"].value ** 2)  # of a Gaussian around the mean
     assert found["log_likelihood"].value > spread + 1.0
@@ -100,7 +102,8 @@ def test_every_variant_fits_answers_and_survives_a_round_trip(options: dict[str,
         assert torch.equal(loaded.log_prob(data.test).value, before.value)
         assert torch.equal(loaded.sample(4, seed=0)["y"], system.sample(4, seed=0)["y"])
     metrics = system.evaluate(data.test)
-    assert {"log_likelihood", "rmse", "crps", "coverage_90", "coverage_hpd_90", "pit_deviation"} == set(metrics)
+    names = {"log_likelihood", "rmse", "mse_of_draw", "crps", "coverage_90", "coverage_hpd_90", "pit_deviation"}
+    assert names == set(metrics)
     assert "calibration" in system.figures(data)
     parts = system.uncertainty(data.test, draws=20)
     torch.testing.assert_close(parts.total, system.predictive(data.test).variance, rtol=1e-3, atol=1e-4)
