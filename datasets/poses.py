@@ -175,6 +175,33 @@ def forward_kinematics(root: Array, angles: Array) -> Array:
     return _kinematics(root, angles)[0]
 
 
+def jacobian(root: Array, angles: Array) -> Array:
+    """Differentiate the joints' positions.
+
+    Args:
+        root: (..., 2), as in `forward_kinematics`.
+        angles: (..., 16), radians.
+
+    Returns:
+        float64 (..., 16, 2, 18): joint, axis, and what it is differentiated by, root x, root y and the 16 angles.
+
+    Raises:
+        ShapeError: the last axes are not 2 and 16.
+    """
+    position, _ = _kinematics(root, angles)
+    found = np.zeros(position.shape + (2 + len(JOINTS),))
+    found[..., 0, 0] = found[..., 1, 1] = 1.0
+    for i, joint in enumerate(JOINTS):
+        up = joint.parent
+        while up:
+            turning = NAMES.index(up)
+            arm = position[..., i, :] - position[..., turning, :]
+            found[..., i, 0, 2 + turning] = arm[..., 1]  # clockwise
+            found[..., i, 1, 2 + turning] = -arm[..., 0]
+            up = JOINTS[turning].parent
+    return found
+
+
 def _kinematics(root: Array, angles: Array) -> tuple[Array, Array]:
     """Return positions (..., 16, 2) and angles against the vertical (..., 16)."""
     root, angles = np.asarray(root, dtype=np.float64), np.asarray(angles, dtype=np.float64)
