@@ -218,10 +218,14 @@ class TriangularFrame(Frame):
     @torch.no_grad()
     def place(self, mean: Tensor, covariance: Tensor) -> None:
         self.mean.copy_(mean)
-        factor = torch.linalg.cholesky(covariance)
+        # in float64: columns that are linear in others leave a covariance that float32 finds singular
+        factor = torch.linalg.cholesky(covariance.double())
         identity = torch.eye(self.features, dtype=factor.dtype, device=factor.device)
         w = torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=False)
-        self.log_scale.copy_((-w.diagonal(dim1=-2, dim2=-1).log()).clamp(min=MIN_LOG_SCALE))
+        diagonal = w.diagonal(dim1=-2, dim2=-1)
+        floored = diagonal.clamp(max=math.exp(-MIN_LOG_SCALE))
+        w = w * (floored / diagonal).unsqueeze(-1)  # the whole row, so that it still measures the same residual
+        self.log_scale.copy_(-floored.log())
         rows, columns = torch.tril_indices(self.features, self.features, -1)
         self.lower.copy_(w[:, rows, columns])
         self.initial_log_scale.copy_(self.log_scale)

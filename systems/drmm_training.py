@@ -85,7 +85,7 @@ def residual_kmeans(
         else:
             covariance = (scatter + shrink * pooled) / (counts + shrink)[:, None, None]
         noise = jitter * torch.randn(mean.shape, generator=generator, dtype=mean.dtype)
-        frame.place((mean + noise * pooled.diagonal().sqrt()).to(frame.mean), covariance.to(frame.mean))
+        frame.place((mean + noise * pooled.diagonal().sqrt()).to(frame.mean), covariance)
         model.prior.place(l, ((counts + 1) / (n + k)).to(frame.mean))
         for name, known in (streams or {}).items():
             _place_stream(model, name, l, labels, known[rows])

@@ -290,6 +290,12 @@ def test_residual_kmeans_starts_close() -> None:
     assert started.log_prob(x).value.mean() > random.fit(x).log_prob(x).value.mean() + 1.0
 
 
+def test_columns_that_are_linear_in_others_do_not_stop_a_full_covariance() -> None:
+    x = datasets.load("jumper", sizes=(2000, 0, 0)).train.tensors["x"]  # every height is the last one plus the speed
+    system = DRMM(frame="tril", num_layers=2, num_components=64, steps=2, batch_size=32, beam=2).fit(x)
+    assert system.log_prob(x[:20]).value.isfinite().all()
+
+
 @pytest.mark.parametrize(
     ("data", "error", "words"),
     [
