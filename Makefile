@@ -44,7 +44,7 @@ bench: dev       ## speed ratios within one run
 	$(BIN)/python -P -m pytest benchmarks -m bench -q -s
 
 learn: dev       ## the full CPU recipes (SYSTEM=drmm selects one); rewrites docs/results and the tables
-	$(BIN)/python -P -m pytest tests/learn -m learn -s $(if $(SYSTEM),-k $(SYSTEM)); \
+	$(BIN)/python -P -m pytest tests/learn -m learn --timeout 0 -s $(if $(SYSTEM),-k $(SYSTEM)); \
 	reached=$$?; $(BIN)/python docs/tables.py && exit $$reached
 
 tables: setup    ## rewrite the tables of README and docs from docs/results

@@ -27,7 +27,7 @@ def gaussian_mixture(data: Any, components: int, seed: int, columns: Any = slice
     """Scikit-learn's full-covariance mixture, fitted by EM on the training rows."""
     from sklearn.mixture import GaussianMixture
 
-    mixture = GaussianMixture(components, random_state=seed, max_iter=300, reg_covar=reg)
+    mixture = GaussianMixture(components, random_state=seed, max_iter=200, reg_covar=reg)
     return mixture.fit(data.train.numpy()[:, columns].astype(np.float64))
 
 
