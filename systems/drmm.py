@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from phlogiston.datasets.base import Dataset, Meta, Split
+from phlogiston.datasets.base import Meta, Split
 from phlogiston.errors import ConfigError, DataError, ShapeError, unknown_name
 from phlogiston.evaluate.metric import Metric
 from phlogiston.evaluate.score import Score
@@ -440,79 +439,20 @@ class DRMM(System):
             `log_likelihood` (nats per row), `log_likelihood_depth_1` ..., `precision`, `recall`, `f1` (k = 3, as many
             samples as held-out rows, at most 2,000), and `accuracy_<stream>` per categorical stream.
         """
-        from phlogiston.evaluate.neighbours import precision_recall
+        from phlogiston.systems.drmm_report import score
 
         self._need_fit()
         for metric in metrics or ():
             if metric not in self.METRICS:
                 raise unknown_name("metric", metric, self.METRICS)
-        wanted = set(metrics or self.METRICS)
-        rows = rows_of(data)
-        out: dict[str, Metric] = {}
-        if "log_likelihood" in wanted:
-            out["log_likelihood"] = self.log_prob(rows).mean()
-        if "depths" in wanted:
-            for depth in range(1, self.model.num_layers):
-                out[f"log_likelihood_depth_{depth}"] = self.log_prob(rows, depth=depth).mean()
-        complete = rows["mask"].all(-1) if "mask" in rows else torch.ones(len(rows["x"]), dtype=torch.bool)
-        real = rows["x"][complete][:, self.varying][:2000]
-        if "precision_recall" in wanted and len(real) > 4:
-            generated = self.sample(len(real), seed=0)["x"][:, self.varying]
-            scale = self.model.scale
-            out.update(precision_recall(real / scale, generated / scale, k=3))
-        if "accuracy" in wanted:
-            for name in self.schema["categorical"]:
-                labels = rows.get(name)
-                if labels is not None and bool((labels >= 0).any()):
-                    hit = (self.predict_proba(name, rows).argmax(-1) == labels)[labels >= 0].double()
-                    error = float((hit.mean() * (1 - hit.mean()) / len(hit)).sqrt())
-                    out[f"accuracy_{name}"] = Metric(float(hit.mean()), error, len(hit), "estimate", True, {})
-        return out
+        return score(self, data, set(metrics or self.METRICS))
 
     def figures(self, data: Any) -> dict[str, Figure]:
         """Density and samples after each layer for two columns; images, or column histograms, otherwise."""
-        from phlogiston.evaluate import figures
+        from phlogiston.systems.drmm_report import draw
 
         self._need_fit()
-        rows = rows_of(data)
-        x = rows["x"]
-        generator = torch.Generator().manual_seed(0)
-        shown = x[torch.randperm(len(x), generator=generator)[:4000]].numpy()
-        depths = range(1, self.model.num_layers + 1)
-        labels = [f"depth {d}" if len(depths) > 1 else "model" for d in depths]
-        out: dict[str, Figure] = {}
-        if x.shape[1] == 2 and len(self.varying) == 2:
-            out["density"] = figures.density_depths(
-                shown,
-                [self.sample(len(shown), depth=d, seed=d)["x"].numpy() for d in depths],
-                [partial(self._density, d) for d in depths],
-                truth=data.meta.truth if isinstance(data, Dataset) else None,
-                labels=labels,
-                columns=self.schema["columns"],
-                alt="data, and density and samples after each layer",
-            )
-        elif self.schema["image_shape"]:
-            shape = tuple(self.schema["image_shape"])
-            groups = {"data": shown[:64].reshape(-1, *shape)}
-            for d, label in zip(depths, labels, strict=True):
-                drawn = self.sample(64, depth=d, seed=d)["x"].numpy().reshape(-1, *shape)
-                groups[f"samples, {label}"] = drawn.clip(shown.min(), shown.max())  # the data's blacks and whites
-            out["samples"] = figures.image_grids(groups, alt="held-out images, and samples after each layer")
-        else:
-            out["columns"] = figures.histogram_matrix(
-                shown, self.sample(len(shown), seed=0)["x"].numpy(), columns=self.schema["columns"]
-            )
-        if self.history is not None and any(f"log_prob_{depths[-1]}" in r for r in self.history.records):
-            out["training"] = figures.curves(
-                self.history.steps,
-                {label: self.history.column(f"log_prob_{d}") for d, label in zip(depths, labels, strict=True)},
-                ylabel="log p(x) of training rows, nats",
-                alt="log density of training rows after each depth, over training",
-            )
-        return out
-
-    def _density(self, depth: int, points: Any) -> Any:
-        return self.log_prob(points, depth=depth).value.numpy()
+        return draw(self, data)
 
     @classmethod
     def demo(cls, quick: bool = False) -> list[dict[str, Any]]:

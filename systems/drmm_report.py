@@ -1,0 +1,90 @@
+"""DRMM's figures of merit and pictures."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from phlogiston.datasets.base import Dataset
+from phlogiston.evaluate.metric import Metric
+from phlogiston.systems.base import rows_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from phlogiston.systems.drmm import DRMM
+
+
+def score(system: DRMM, data: Any, wanted: set[str]) -> dict[str, Metric]:
+    """The metrics `DRMM.evaluate` promises."""
+    from phlogiston.evaluate.neighbours import precision_recall
+
+    rows = rows_of(data)
+    out: dict[str, Metric] = {}
+    if "log_likelihood" in wanted:
+        out["log_likelihood"] = system.log_prob(rows).mean()
+    if "depths" in wanted:
+        for depth in range(1, system.model.num_layers):
+            out[f"log_likelihood_depth_{depth}"] = system.log_prob(rows, depth=depth).mean()
+    complete = rows["mask"].all(-1) if "mask" in rows else torch.ones(len(rows["x"]), dtype=torch.bool)
+    real = rows["x"][complete][:, system.varying][:2000]
+    if "precision_recall" in wanted and len(real) > 4:
+        generated = system.sample(len(real), seed=0)["x"][:, system.varying]
+        scale = system.model.scale
+        out.update(precision_recall(real / scale, generated / scale, k=3))
+    if "accuracy" in wanted:
+        for name in system.schema["categorical"]:
+            labels = rows.get(name)
+            if labels is not None and bool((labels >= 0).any()):
+                hit = (system.predict_proba(name, rows).argmax(-1) == labels)[labels >= 0].double()
+                error = float((hit.mean() * (1 - hit.mean()) / len(hit)).sqrt())
+                out[f"accuracy_{name}"] = Metric(float(hit.mean()), error, len(hit), "estimate", True, {})
+    return out
+
+
+def draw(system: DRMM, data: Any) -> dict[str, Figure]:
+    """The pictures `DRMM.figures` promises."""
+    from phlogiston.evaluate import figures
+
+    rows = rows_of(data)
+    x = rows["x"]
+    generator = torch.Generator().manual_seed(0)
+    shown = x[torch.randperm(len(x), generator=generator)[:4000]].numpy()
+    depths = range(1, system.model.num_layers + 1)
+    labels = [f"depth {d}" if len(depths) > 1 else "model" for d in depths]
+    out: dict[str, Figure] = {}
+    if x.shape[1] == 2 and len(system.varying) == 2:
+        out["density"] = figures.density_depths(
+            shown,
+            [system.sample(len(shown), depth=d, seed=d)["x"].numpy() for d in depths],
+            [partial(_log_density, system, d) for d in depths],
+            truth=data.meta.truth if isinstance(data, Dataset) else None,
+            labels=labels,
+            columns=system.schema["columns"],
+            alt="data, and density and samples after each layer",
+        )
+    elif system.schema["image_shape"]:
+        shape = tuple(system.schema["image_shape"])
+        groups = {"data": shown[:64].reshape(-1, *shape)}
+        for d, label in zip(depths, labels, strict=True):
+            drawn = system.sample(64, depth=d, seed=d)["x"].numpy().reshape(-1, *shape)
+            groups[f"samples, {label}"] = drawn.clip(shown.min(), shown.max())  # the data's blacks and whites
+        out["samples"] = figures.image_grids(groups, alt="held-out images, and samples after each layer")
+    else:
+        out["columns"] = figures.histogram_matrix(
+            shown, system.sample(len(shown), seed=0)["x"].numpy(), columns=system.schema["columns"]
+        )
+    if system.history is not None and any(f"log_prob_{depths[-1]}" in r for r in system.history.records):
+        out["training"] = figures.curves(
+            system.history.steps,
+            {label: system.history.column(f"log_prob_{d}") for d, label in zip(depths, labels, strict=True)},
+            ylabel="log p(x) of training rows, nats",
+            alt="log density of training rows after each depth, over training",
+        )
+    return out
+
+
+def _log_density(system: DRMM, depth: int, points: Any) -> Any:
+    return system.log_prob(points, depth=depth).value.numpy()
