@@ -5,9 +5,11 @@ Each picture is trained for and drawn anew; nothing is cached, so a picture alwa
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -43,7 +45,71 @@ def digits() -> Figure:
     return DRMM(preset="digits").fit(data).figures(data)["samples"]
 
 
-PICTURES: dict[str, Callable[[], Figure]] = {draw.__name__: draw for draw in (swissroll, sierpinski, digits)}
+def example(name: str) -> ModuleType:
+    """An example as a module, to draw with its own functions."""
+    spec = importlib.util.spec_from_file_location(name, IMAGES.parent.parent / "examples" / f"{name}.py")
+    if spec is None or spec.loader is None:
+        sys.exit(f"examples/{name}.py is not there")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def queries() -> Figure:
+    """The Swiss roll under five kinds of evidence."""
+    from phlogiston import datasets
+    from phlogiston.systems.drmm import DRMM
+
+    data = datasets.load("swissroll")
+    figure: Figure = example("drmm_swissroll_queries").picture(DRMM(preset="swissroll").fit(data), data)
+    return figure
+
+
+def flights() -> Figure:
+    """Flights through way-points and between obstacles."""
+    from phlogiston import datasets
+    from phlogiston.systems.drmm import DRMM
+
+    shown = example("drmm_trajectories")
+    figure: Figure = shown.picture(DRMM(**shown.OPTIONS).fit(datasets.load("jumper")))
+    return figure
+
+
+def kinematics() -> Figure:
+    """Stick figures that reach for targets, sampled and refined."""
+    from phlogiston import datasets
+    from phlogiston.systems.drmm import DRMM
+    from phlogiston.systems.kinematics import Kinematics
+
+    shown = example("drmm_kinematics")
+    figure: Figure = shown.picture(Kinematics(DRMM(**shown.OPTIONS).fit(datasets.load("poses"))))
+    return figure
+
+
+def completion() -> Figure:
+    """Held-out digits completed from their upper halves."""
+    from phlogiston import datasets
+
+    shown = example("drmm_completion")
+    data = datasets.load("digits", valid=0)
+    figure: Figure = shown.gallery(shown.fit(data), data)
+    return figure
+
+
+def classification() -> Figure:
+    """Confusion matrices with all labels, few labels, and the labelled rows alone."""
+    from phlogiston import datasets
+
+    shown = example("drmm_classification")
+    data = datasets.load("digits", valid=0)
+    figure: Figure = shown.picture(shown.fit_all(data), data)
+    return figure
+
+
+PICTURES: dict[str, Callable[[], Figure]] = {
+    draw.__name__: draw
+    for draw in (swissroll, sierpinski, digits, queries, flights, kinematics, completion, classification)
+}
 
 
 def main(names: list[str]) -> None:

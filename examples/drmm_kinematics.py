@@ -92,7 +92,7 @@ def main() -> None:
 
     small: dict[str, Any] = {"frame": "tril", "num_layers": 1, "num_components": 12, "steps": 100}
     data = datasets.load("poses", seed=options.seed, **({"sizes": (3000, 0, 50)} if options.smoke else {}))
-    solver = Kinematics(DRMM(small if options.smoke else OPTIONS).fit(data, seed=options.seed))
+    solver = Kinematics(DRMM(**(small if options.smoke else OPTIONS)).fit(data, seed=options.seed))
     held_out = data.test.numpy().astype(np.float64)[: 5 if options.smoke else 40]
     for refine in (False, True):
         found = [solver.solve(targets_of(row), refine=refine, seed=i) for i, row in enumerate(held_out)]

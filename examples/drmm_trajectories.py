@@ -116,7 +116,7 @@ def main() -> None:
 
     small: dict[str, Any] = {"num_layers": 2, "num_components": 32, "steps": 100}
     data = datasets.load("jumper", seed=options.seed, **({"sizes": (3000, 0, 50)} if options.smoke else {}))
-    system = DRMM(small if options.smoke else OPTIONS).fit(data, seed=options.seed)
+    system = DRMM(**(small if options.smoke else OPTIONS)).fit(data, seed=options.seed)
     held_out = data.test.numpy().astype(np.float64)[: 5 if options.smoke else 40]
     good, off = [], []
     for i, flight in enumerate(held_out):

@@ -48,10 +48,12 @@ def residual_kmeans(
         u = u * mask[rows]
     n, features = u.shape
     # Labels pull clusters apart: one-hot columns as far apart as typical rows are, nothing where the label is missing.
+    # Where most are missing they must not, for the few labelled rows would become clusters of their own.
     marks = [
         torch.nn.functional.one_hot(known[rows].clamp(min=0), int(known.max()) + 1).double()
         * (known[rows] >= 0).unsqueeze(-1)
         * LABEL_DISTANCE
+        * float((known[rows] >= 0).double().mean())
         * features**0.5
         for known in (streams or {}).values()
         if bool((known >= 0).any())

@@ -12,7 +12,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # file name -> the arguments of the small run; an example without a small form has none to give
 SMOKE: dict[str, list[str]] = {
-    "mdn_inverse_sine.py": ["--quick", "--out", "pictures"],
+    "drmm_classification.py": ["--smoke"],
+    "drmm_completion.py": ["--smoke"],
+    "drmm_kinematics.py": ["--smoke"],
+    "drmm_swissroll_queries.py": ["--smoke"],
+    "drmm_trajectories.py": ["--smoke"],
 }
 
 
