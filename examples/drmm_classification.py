@@ -27,9 +27,15 @@ if TYPE_CHECKING:
 
 OPTIONS: dict[str, Any] = {"preset": "digits"}
 CONFIGURATION = "diag, 2 layers of 48, label stream"
-OPTIONS_FEW: dict[str, Any] = {"frame": "tril", "num_layers": 1, "num_components": 30, "steps": 300,
-                               "learning_rate": 0.002}  # fmt: skip
+OPTIONS_FEW: dict[str, Any] = {
+    "frame": "tril",
+    "num_layers": 1,
+    "num_components": 30,
+    "steps": 60,
+    "learning_rate": 0.002,
+}
 CONFIGURATION_FEW = "tril, 1 layer of 30, label stream"
+NOISE = 0.15  # of the copies that keep full covariances from knowing their few rows by heart
 
 
 def hide_labels(data: Dataset, per_class: int, seed: int = 0) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -43,9 +49,12 @@ def hide_labels(data: Dataset, per_class: int, seed: int = 0) -> tuple[dict[str,
     return {"x": x, "label": hidden}, {"x": x[kept], "label": label[kept]}
 
 
-def fit(rows: Mapping[str, Tensor], options: Mapping[str, Any], seed: int = 0) -> DRMM:
-    """Fit images and labels."""
-    return DRMM(**options).fit(dict(rows), seed=seed)
+def fit(rows: Mapping[str, Tensor], options: Mapping[str, Any], seed: int = 0, copies: int = 1) -> DRMM:
+    """Fit images and labels; of `copies` copies of every image all but the first are noisy."""
+    generator = torch.Generator().manual_seed(seed)
+    x = rows["x"]
+    noisy = [x, *(x + NOISE * torch.randn(x.shape, generator=generator) for _ in range(copies - 1))]
+    return DRMM(**options).fit({"x": torch.cat(noisy), "label": rows["label"].repeat(copies)}, seed=seed)
 
 
 def fit_all(data: Dataset, seed: int = 0, more: Mapping[str, Any] | None = None) -> dict[str, DRMM]:

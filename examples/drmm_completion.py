@@ -11,6 +11,7 @@ and differ. Beside them, two imputers of scikit-learn, which give one answer onl
 from __future__ import annotations
 
 import argparse
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,15 +53,19 @@ def complete(system: DRMM, x: np.ndarray, seed: int = 0, num_samples: int = 128)
 
 def imputed(train: np.ndarray, x: np.ndarray) -> dict[str, np.ndarray]:
     """The same by scikit-learn's imputers as they come, and by the training rows' mean."""
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.experimental import enable_iterative_imputer  # noqa: F401
     from sklearn.impute import IterativeImputer, KNNImputer
 
     half = x.shape[1] // 2
     holes = x.copy()
     holes[:, half:] = np.nan
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # ten rounds are what it does by default
+        regressed = IterativeImputer(random_state=0).fit(np.concatenate([train, holes])).transform(holes)
     return {
         "mean image": np.concatenate([x[:, :half], np.broadcast_to(train[:, half:].mean(0), x[:, half:].shape)], 1),
-        "IterativeImputer": IterativeImputer(random_state=0).fit(np.concatenate([train, holes])).transform(holes),
+        "IterativeImputer": regressed,
         "KNNImputer": KNNImputer().fit(train).transform(holes),
         "KNNImputer, 10 neighbours": KNNImputer(n_neighbors=10).fit(train).transform(holes),
     }

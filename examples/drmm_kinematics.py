@@ -40,8 +40,13 @@ def targets_of(row: np.ndarray, names: tuple[str, ...] = LIMBS) -> dict[str, np.
 
 def draw_pose(place: Axes, joints: np.ndarray, **style: Any) -> None:
     """Draw one figure as sticks; joints (16, 2)."""
+    neck, top = joints[poses.NAMES.index("head")], joints[poses.NAMES.index("head_top")]
+    around = np.linspace(0.0, 2.0 * np.pi, 40)
+    radius = 0.5 * np.linalg.norm(top - neck)
+    place.plot(*((neck + top)[:, None] / 2 + 0.62 * radius * np.stack([np.cos(around), np.sin(around)])), **style)
+    place.plot(*np.stack([neck, neck + 0.19 * (top - neck)]).T, **style)
     for i, joint in enumerate(poses.JOINTS):
-        if joint.parent:
+        if joint.parent and joint.name != "head_top":
             start = joints[poses.NAMES.index(joint.parent)]
             place.plot(*np.stack([start, joints[i]]).T, solid_capstyle="round", **style)
 
@@ -71,8 +76,8 @@ def picture(solver: Kinematics, num_samples: int = 64) -> Figure:
     standing = {"right_foot": (0.2, 0.0), "left_foot": (-0.2, 0.0)}
     questions: list[tuple[str, dict[str, Any], float | None]] = [
         ("hands and feet", {**standing, "right_hand": (0.55, 1.1), "left_hand": (-0.6, 0.8)}, None),
-        ("feet and one hand", {**standing, "right_hand": (0.45, 0.45)}, None),
-        ("... and the head below an obstacle", {**standing, "right_hand": (0.45, 0.45)}, 0.95),
+        ("feet and one hand", {**standing, "right_hand": (0.6, 0.7)}, None),
+        ("... and the head below the line", {**standing, "right_hand": (0.6, 0.7)}, 1.15),
     ]
     axes = figure.subplots(2, len(questions))
     for column, (title, targets, limit) in enumerate(questions):
