@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# what each room may import from the others, besides itself, phlogiston.errors and phlogiston.files; docs/design.md draws the picture
+# what each room may import from the others, besides itself and what SHARED names; docs/design.md draws the picture
 GROUND = {"networks", "distributions", "datasets"}
 MAY_IMPORT: dict[str, set[str]] = {
     "networks": set(),
