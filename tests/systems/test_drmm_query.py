@@ -310,34 +310,64 @@ QUERIES = {
 }
 
 
-@settings(max_examples=80, deadline=None)
-@given(
-    st.integers(0, 10**6),
-    st.sampled_from(sorted(QUERIES)),
-    st.sampled_from(["exact", "smc"]),
-    st.sampled_from(["model", "mean"]),
-    st.booleans(),
-)
-def test_every_sample_keeps_every_hard_constraint(
-    seed: int, which: tuple[str, int], method: Any, noise: Any, temper: bool
-) -> None:
+def contradiction(g: np.random.Generator, dim: int) -> list[Any]:
+    """Two pieces that no point satisfies."""
+    a, i = g.normal(size=dim), int(g.integers(dim))
+    value, one = g.normal(), np.eye(dim)[i]
+    gap = g.exponential() + 0.01
+    return [
+        [HalfSpace(np.stack([a, -a]), [value, -value - gap])],
+        [Known(value * one, one), Within(np.where(one > 0, value + gap, -INF), INF)],
+        [Known(value * one, one), HalfSpace(one, -value - gap)],
+        [Within(-INF, np.where(one > 0, value, INF)), Within(np.where(one > 0, value + gap, -INF), INF)],
+        [Known(value * one, one), Known((value + gap) * one, one)],
+    ][int(g.integers(5))]
+
+
+RANDOM = {
+    "seed": st.integers(0, 10**6),
+    "which": st.sampled_from(sorted(QUERIES)),
+    "method": st.sampled_from(["exact", "smc"]),
+    "noise": st.sampled_from(["model", "mean"]),
+    "temper": st.booleans(),
+    "possible": st.sampled_from([True] * 9 + [False]),
+}
+
+
+def find_violation(
+    seed: int, which: tuple[str, int], method: Any, noise: Any, temper: bool, possible: bool
+) -> str | None:
+    """Ask a random question; say what is wrong with the answer, None if nothing is."""
     g = np.random.default_rng(seed)
     torch.manual_seed(seed)
     question = random_question(g, which[1])
+    options: dict[str, Any] = {"num_samples": 40, "method": method, "particles": 8, "noise": noise, "temper": temper}
+    if not possible:
+        try:
+            QUERIES[which].ask({**question, "x": contradiction(g, which[1])}, **options)
+        except EvidenceError:
+            return None
+        return "a contradiction was answered"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", QueryWarning)
-        answer = QUERIES[which].ask(question, num_samples=40, method=method, particles=8, noise=noise, temper=temper)
+        answer = QUERIES[which].ask(question, **options)
     x = answer.samples["x"]
-    assert answer.num_samples == 40
-    assert torch.isfinite(x).all()
-    assert torch.isfinite(answer.log_weights).all()
-    assert torch.isfinite(answer.log_evidence)
+    numbers = (x, answer.log_weights, answer.log_evidence)
+    if answer.num_samples != 40 or not all(n is not None and bool(torch.isfinite(n).all()) for n in numbers):
+        return "samples are missing or not finite"
     for piece in question["x"]:
-        if isinstance(piece, Known):
-            assert torch.equal(x[:, piece.mask], piece.value[piece.mask].expand(40, -1))
-        elif isinstance(piece, Within):
-            assert ((x >= piece.lower) & (x <= piece.upper)).all()
-        elif isinstance(piece, HalfSpace):
-            assert (x @ piece.a.T + piece.b >= 0).all()
-    if "label" in question:
-        assert set(answer.samples["label"].tolist()) <= set(question["label"].values)
+        if isinstance(piece, Known) and not torch.equal(x[:, piece.mask], piece.value[piece.mask].expand(40, -1)):
+            return "a known value changed"
+        if isinstance(piece, Within) and not ((x >= piece.lower) & (x <= piece.upper)).all():
+            return "a sample left the box"
+        if isinstance(piece, HalfSpace) and not (x @ piece.a.T + piece.b >= 0).all():
+            return "a sample left a half-space"
+    if "label" in question and not set(answer.samples["label"].tolist()) <= set(question["label"].values):
+        return "a label outside its set"
+    return None
+
+
+@settings(max_examples=80, deadline=None)
+@given(**RANDOM)
+def test_every_sample_keeps_every_hard_constraint(**case: Any) -> None:
+    assert find_violation(**case) is None
