@@ -13,7 +13,8 @@ inequalities), this computes the evidence mass `e = integral N(x; m, F F^T) E(x)
 | several inequalities                            | unbiased, sequential    | one-row masses, improved by a pilot |
 
 The sequential estimate is the separation of variables of Genz, "Numerical computation of multivariate normal
-probabilities", J. Comp. Graph. Stat. 1, 1992 (also known as GHK). Run it in float64.
+probabilities", J. Comp. Graph. Stat. 1, 1992 (also known as GHK); far corners of two inequalities are tilted. Run it in
+float64.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from phlogiston.distributions.truncated_normal import (
     log_interval_mass,
     log_normal_density,
     standard_truncated,
+    truncated_with_mass,
 )
 
 _UNROLL = 4  # up to this many rows plain vector operations beat batched LAPACK
@@ -37,6 +39,7 @@ _LIVE = math.log(1e-8)  # components whose proposal is this far below the best g
 _TRIAL = 256  # draws that decide how many candidates each final draw needs
 _MAX_TRIES = 16
 _MAX_WORK = 2**22  # draws times candidates beyond which evidence counts as too improbable
+_CORNER = -6.0  # components with less log mass than this in one of two rows are tilted
 _PILOT_ROWS = 8  # with more rows than this a pilot of a few draws adds noise rather than knowledge
 
 
@@ -261,6 +264,7 @@ class ConditionedMixture:
         self.rows = rows
         self._tempered_equal = tempered
         self._plan: RowPlan | None = None
+        self._tilt: Tensor | None = None
         if not self.exact:
             self.log_twist = self._refine(tempered)
 
@@ -279,7 +283,16 @@ class ConditionedMixture:
         best = self._upper.topk(min(64, count)).indices
         refined = self._through_means(best, log_equal)
         matter = torch.nonzero(self._upper > refined.max() + 1.5 * _LIVE).squeeze(-1)
-        return self._product.index_copy(0, matter, self._through_means(matter, log_equal))
+        refined = self._through_means(matter, log_equal)
+        if len(self.rows) == len(self.plan.independent) == 2 and bool((self.rows.weight == 1).all()):
+            upper = self._upper[matter]
+            corner = upper - log_equal[matter] < _CORNER
+            if bool((corner & (upper > refined.max() - 1)).any()):
+                index = matter[corner]
+                tilt, bound = _tilt(_subset(self.conditioned, index), self.rows, self.plan)
+                self._tilt = tilt.new_zeros(count).index_copy(0, index, tilt)
+                refined = refined.masked_scatter(corner, log_equal[index] + bound)
+        return self._product.index_copy(0, matter, refined)
 
     def _through_means(self, index: Tensor, log_equal: Tensor) -> Tensor:
         local = _subset(self.conditioned, index)
@@ -364,7 +377,8 @@ class ConditionedMixture:
         place = torch.arange(len(self.means))
         row_plan = self.plan if len(self.rows) else None
         tries = 1 if self.exact else _MAX_TRIES
-        x_free, log_rows = _draw(self.conditioned, self.rows, row_plan, place, True, False, generator, tries)
+        tilt = self._tilt
+        x_free, log_rows = _draw(self.conditioned, self.rows, row_plan, place, True, False, generator, tries, tilt=tilt)
         x = self.evidence.values.detach().repeat(len(self.means), 1)
         x[:, ~self.evidence.known] = x_free
         return x, (self.log_mass if self.exact else self.log_equal + log_rows) - self.log_prior
@@ -378,7 +392,8 @@ class ConditionedMixture:
         local = _subset(self.conditioned, used)
         row_plan = self.plan if len(self.rows) else None
         tries = self._tries(probs, n, generator) if noise and not self.exact else 1
-        x, log_rows = _draw(local, self.rows, row_plan, place, noise, self.temper, generator, tries)
+        tilt = None if self._tilt is None else self._tilt[used]
+        x, log_rows = _draw(local, self.rows, row_plan, place, noise, self.temper, generator, tries, tilt=tilt)
         if not noise and bool(torch.isneginf(log_rows).any()):
             # means one after the other ran into a corner: those rows get constrained draws instead
             other, log_other = self._draw_free(component, probs, True, generator)
@@ -386,7 +401,7 @@ class ConditionedMixture:
             return torch.where(cornered.unsqueeze(1), other, x), torch.where(cornered, log_other, log_rows)
         while bool(torch.isneginf(log_rows).all()) and n * tries * 16 <= _MAX_WORK:
             tries *= 16
-            x, log_rows = _draw(local, self.rows, row_plan, place, noise, self.temper, generator, tries)
+            x, log_rows = _draw(local, self.rows, row_plan, place, noise, self.temper, generator, tries, tilt=tilt)
         return x, log_rows
 
     def _tries(self, probs: Tensor, n: int, generator: torch.Generator | None) -> int:
@@ -394,7 +409,8 @@ class ConditionedMixture:
         component = systematic(probs, _TRIAL, generator)
         used, place = component.unique(return_inverse=True)
         local = _subset(self.conditioned, used)
-        _, log_rows = _draw(local, self.rows, self.plan, place, True, self.temper, generator, values=False)
+        tilt = None if self._tilt is None else self._tilt[used]
+        _, log_rows = _draw(local, self.rows, self.plan, place, True, self.temper, generator, values=False, tilt=tilt)
         share = float(effective_size(self.log_equal[component] - probs[component].log() + log_rows)) / _TRIAL
         if share > 0.85:
             return 1
@@ -413,7 +429,8 @@ class ConditionedMixture:
             return log_twist
         local = _subset(self.conditioned, live)
         place = torch.arange(len(live))
-        _, mass = _draw(local, self.rows, self.plan, place, True, self.temper, generator, draws, values=False)
+        tilt = None if self._tilt is None else self._tilt[live]
+        _, mass = _draw(local, self.rows, self.plan, place, True, self.temper, generator, draws, False, tilt)
         pilot = (self._tempered_equal if self.temper else self.log_equal)[live] + mass
         if not bool(torch.isfinite(pilot.max())):
             return log_twist
@@ -437,11 +454,13 @@ def _draw(
     generator: torch.Generator | None,
     tries: int = 1,
     values: bool = True,
+    tilt: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Draw free entries for components `place` (n,); returns x (n, U) and the log mass of the rows met (n,).
 
     With several tries each draw is picked among as many candidates in proportion to their weights and carries their
-    mean weight: still properly weighted, with less variance. `values=False` skips x.
+    mean weight: still properly weighted, with less variance. `values=False` skips x. `tilt` (components,) shifts the
+    normal from which the first coordinate is drawn.
     """
     n, mean, factor = len(place), conditioned.mean, conditioned.factor
     if mean.shape[1] == 0:  # everything is known
@@ -458,7 +477,9 @@ def _draw(
     lower, q = orthogonalise(row_factor.index_select(1, row_plan.independent))
     first = _strata(n, tries, generator) if noise else None
     candidates = place.repeat(tries) if tries > 1 else place
-    coordinates, log_rows = _sequence(rows, row_plan, centre, lower, candidates, first, noise, temper, generator)
+    coordinates, log_rows = _sequence(
+        rows, row_plan, centre, lower, candidates, first, noise, temper, generator, values, tilt
+    )
     if tries > 1:
         log_rows = log_rows.reshape(tries, n)
         mean_weight = torch.logsumexp(log_rows, 0) - math.log(tries)
@@ -477,6 +498,47 @@ def _draw(
         eps = torch.randn(n, wide.shape[2], dtype=mean.dtype, generator=generator)
         x = x + _apply(wide - along @ q, place, eps)
     return x, log_rows
+
+
+def _tilt(conditioned: Conditioned, rows: Rows, row_plan: RowPlan) -> tuple[Tensor, Tensor]:
+    """Tilt the first of two coordinates towards where the second row has mass.
+
+    In a far corner of correlated components the second row's mass varies by many orders of magnitude over what the
+    first one allows. Its logarithm is concave in the first coordinate, so a tangent bounds it, and drawing from the
+    normal times that tangent (a normal with another mean) leaves weights no larger than the bound. The tangent at the
+    mode serves best. This is the two-dimensional case of the tilting of Botev, "The normal law under linear
+    restrictions", J. R. Statist. Soc. B 79, 2017.
+
+    Returns:
+        Means of the first coordinate (P,), and logs (P,) of upper bounds of the mass of both rows.
+    """
+    centre, row_factor = conditioned.row_factors(rows)
+    lower, _ = orthogonalise(row_factor.index_select(1, row_plan.independent))
+    first, second = row_plan.independent.tolist()
+    low = (rows.lower[first] - centre[:, first]) / lower[:, 0, 0]
+    high = (rows.upper[first] - centre[:, first]) / lower[:, 0, 0]
+    start = (rows.lower[second] - centre[:, second]) / lower[:, 1, 1]
+    end = (rows.upper[second] - centre[:, second]) / lower[:, 1, 1]
+    slope = lower[:, 1, 0] / lower[:, 1, 1]
+
+    def tangent(x: Tensor) -> tuple[Tensor, Tensor]:
+        a, b = start - slope * x, end - slope * x
+        mass = log_interval_mass(a, b)
+        return mass, slope * _truncated_mean(a, b, mass)
+
+    nearest = torch.zeros_like(low).clamp(low, high)
+    left, right = torch.maximum(low, nearest - 64), torch.minimum(high, nearest + 64)
+    for _ in range(16):
+        middle = 0.5 * (left + right)
+        rising = tangent(middle)[1] > middle
+        left, right = torch.where(rising, middle, left), torch.where(rising, right, middle)
+    mode = 0.5 * (left + right)
+    mass, tilt = tangent(mode)
+    # half-way out of numbers: no tilt, and no claim
+    sound = torch.isfinite(mass) & torch.isfinite(tilt)
+    tilt = torch.where(sound, tilt, 0.0)
+    bound = mass + tilt * (0.5 * tilt - mode) + log_interval_mass(low - tilt, high - tilt)
+    return tilt, torch.where(sound, bound, log_interval_mass(low, high))
 
 
 def _apply(factor: Tensor, place: Tensor, eps: Tensor) -> Tensor:
@@ -515,7 +577,10 @@ def _draw_box(
     mean, sd = conditioned.mean.index_select(0, place), conditioned.factor.index_select(0, place)
     eps = torch.randn(mean.shape, dtype=mean.dtype, generator=generator) if noise else torch.zeros_like(mean)
     a, b = (low - mean[:, index]) / sd[:, index], (high - mean[:, index]) / sd[:, index]
-    eps[:, index] = _truncated(a, b, noise, generator)
+    if noise:
+        eps[:, index] = standard_truncated(torch.rand(a.shape, dtype=a.dtype, generator=generator), a, b)
+    else:
+        eps[:, index] = _truncated_mean(a, b, log_interval_mass(a, b))
     return mean + sd * eps, mean.new_zeros(n)
 
 
@@ -525,11 +590,8 @@ def _strata(n: int, tries: int, generator: torch.Generator | None) -> Tensor:
     return ((u + torch.arange(tries, dtype=u.dtype).unsqueeze(1)) / tries).reshape(-1)
 
 
-def _truncated(a: Tensor, b: Tensor, noise: bool, generator: torch.Generator | None, u: Tensor | None = None) -> Tensor:
-    """Truncated standard normals (at the uniforms `u`, if given), or their means."""
-    if noise:
-        return standard_truncated(torch.rand(a.shape, dtype=a.dtype, generator=generator) if u is None else u, a, b)
-    log_mass = log_interval_mass(a, b)
+def _truncated_mean(a: Tensor, b: Tensor, log_mass: Tensor) -> Tensor:
+    """Mean of the standard normal between limits, given the log mass between them."""
     mean = torch.exp(log_normal_density(a) - log_mass) - torch.exp(log_normal_density(b) - log_mass)
     return torch.nan_to_num(mean).clamp(a, b)
 
@@ -544,6 +606,8 @@ def _sequence(
     noise: bool,
     temper: bool,
     generator: torch.Generator | None,
+    values: bool,
+    tilt: Tensor | None,
 ) -> tuple[list[Tensor], Tensor]:
     """Draw the rows' coordinates one after the other, each between the limits the earlier ones leave it.
 
@@ -557,6 +621,8 @@ def _sequence(
         noise: False for truncated means instead of draws.
         temper: raise each step's mass to the weight of its row.
         generator: source of randomness.
+        values: False leaves out the last coordinate, on which no weight depends.
+        tilt: (S,), draw the first coordinate from a normal with this mean, and correct the weight; None for zero.
 
     Returns:
         k coordinates (n,) each, and the log weight (n,): `-inf` where an intersection was empty.
@@ -580,10 +646,23 @@ def _sequence(
             high = end if high is None else torch.minimum(high, end)
         assert low is not None
         assert high is not None
-        mass = log_interval_mass(low, high)
+        if len(group) > 1:  # an empty intersection has mass zero either way; give the draw something finite
+            high = torch.maximum(low, high)
+        if not values and k == len(row_plan.groups) - 1:
+            mass = log_interval_mass(low, high)
+        elif noise:
+            u = first if k == 0 and first is not None else torch.rand(low.shape, dtype=low.dtype, generator=generator)
+            if k == 0 and tilt is not None:
+                shift = tilt.index_select(0, place)
+                coordinate, mass = truncated_with_mass(u, low - shift, high - shift)
+                coordinate = (coordinate + shift).clamp(low, high)
+                mass = mass + shift * (0.5 * shift - coordinate)
+            else:
+                coordinate, mass = truncated_with_mass(u, low, high)
+            coordinates.append(coordinate)
+        else:
+            mass = log_interval_mass(low, high)
+            coordinates.append(_truncated_mean(low, high, mass))
         power = rows.weight[group[0]]
         log_weight = log_weight + (mass * power if temper and power != 1 else mass)
-        if len(group) > 1:  # an empty intersection has mass zero already; give the draw something finite
-            high = torch.maximum(low, high)
-        coordinates.append(_truncated(low, high, noise, generator, first if k == 0 else None))
     return coordinates, log_weight

@@ -3,7 +3,8 @@
 Three building blocks on standardised limits `a < b` (either may be infinite), all in float64 when given float64:
 
 - `log_interval_mass(a, b)`  = log(Phi(b) - Phi(a)), differentiable, relative accuracy near rounding everywhere;
-- `standard_truncated(u, a, b)`: the value whose truncated cdf is `u`, differentiable in all three;
+- `standard_truncated(u, a, b)`: the value whose truncated cdf is `u`, differentiable in all three
+  (`truncated_with_mass` gives both at once);
 - `TruncatedNormal(loc, scale, low, high)`: the torch/Pyro distribution made of them.
 
 Hazards met here once, so that nobody else meets them: `torch.special.ndtr` has no correct digit left below -8 standard
@@ -15,7 +16,7 @@ invert its logarithm, starting from `x^2 = b^2 + 2 Exp(1)`).
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -45,25 +46,40 @@ def _to_lower_side(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return torch.where(mirrored, -b, a), torch.where(mirrored, -a, b), mirrored
 
 
-def _log_mass(a: Tensor, b: Tensor) -> Tensor:
+class _Sides(NamedTuple):
+    """An interval mirrored to the lower side, with the cdf at its ends: what masses and draws have in common."""
+
+    low: Tensor
+    high: Tensor
+    mirrored: Tensor
+    p_low: Tensor
+    mass: Tensor
+
+
+def _sides(a: Tensor, b: Tensor) -> _Sides:
+    low, high, mirrored = _to_lower_side(a, b)
+    p_low = normal_cdf(low)
+    return _Sides(low, high, mirrored, p_low, normal_cdf(high) - p_low)
+
+
+def _log_mass(a: Tensor, b: Tensor, sides: _Sides | None = None) -> Tensor:
     """Compute log(Phi(b) - Phi(a)) without gradients; -inf where a >= b."""
-    low, high, _ = _to_lower_side(a, b)
+    low, high, _, _, mass = sides or _sides(a, b)
     width = b - a
     # Central intervals: the difference of two erfc loses nothing; the delicate ones are redone below.
-    mass = normal_cdf(high) - normal_cdf(low)
     result = mass.log()
-    # |width * slope| small: the difference cancels. high < -5: the logarithm keeps digits the mass does not have.
-    delicate = (width * (1.0 - high).clamp_min(1.0) < 1.0) | (high < _TAIL)
-    if bool(delicate.any()):
-        low, high, width = low[delicate], high[delicate], width[delicate]
-        middle, half = 0.5 * (low + high), 0.5 * width
+    # |width * slope| small: the difference cancels. high < -30: the logarithm keeps digits the mass does not have.
+    narrow = width * (1.0 - high).clamp_min(1.0) < 1.0
+    tail = (high < _TAIL) & ~narrow
+    if bool(narrow.any()):
+        middle, half = 0.5 * (low + high)[narrow], 0.5 * width[narrow]
         nodes = torch.as_tensor(_NODES, dtype=a.dtype, device=a.device) * half.unsqueeze(-1)
         log_weights = torch.as_tensor(np.log(_WEIGHTS), dtype=a.dtype, device=a.device)
         inner = torch.logsumexp(log_weights - nodes * middle.unsqueeze(-1) - 0.5 * nodes * nodes, -1)
-        narrow = log_normal_density(middle) + half.log() + inner
-        log_high = torch.special.log_ndtr(high)
-        tail = log_high + torch.log(-torch.expm1(torch.special.log_ndtr(low) - log_high))
-        result[delicate] = torch.where(width * (1.0 - high).clamp_min(1.0) < 1.0, narrow, tail)
+        result[narrow] = log_normal_density(middle) + half.log() + inner
+    if bool(tail.any()):
+        log_high = torch.special.log_ndtr(high[tail])
+        result[tail] = log_high + torch.log(-torch.expm1(torch.special.log_ndtr(low[tail]) - log_high))
     return torch.where(a < b, result, -math.inf)
 
 
@@ -100,12 +116,11 @@ def log_interval_mass(a: Tensor, b: Tensor) -> Tensor:
     return _log_mass(a, b)
 
 
-def _quantile(u: Tensor, a: Tensor, b: Tensor) -> Tensor:
+def _quantile(u: Tensor, a: Tensor, b: Tensor, sides: _Sides | None = None) -> Tensor:
     """Invert the truncated cdf without gradients; results lie in [a, b]."""
-    low, high, mirrored = _to_lower_side(a, b)
+    low, high, mirrored, p_low, mass = sides or _sides(a, b)
     v = torch.where(mirrored, 1 - u, u).clamp_min(torch.finfo(u.dtype).tiny)
-    p_low, p_high = normal_cdf(low), normal_cdf(high)
-    x = torch.special.ndtri(p_low + v * (p_high - p_low))
+    x = torch.special.ndtri(torch.addcmul(p_low, v, mass))
     far = high < _TAIL
     if bool(far.any()):
         x[far] = _tail_quantile(v[far], low[far], high[far])
@@ -165,6 +180,22 @@ def standard_truncated(u: Tensor, a: Tensor, b: Tensor) -> Tensor:
     if torch.is_grad_enabled() and (u.requires_grad or a.requires_grad or b.requires_grad):
         return _StandardTruncated.apply(u, a, b)  # type: ignore[no-any-return]
     return _quantile(u, a, b)
+
+
+@torch.no_grad()
+def truncated_with_mass(u: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Return `standard_truncated(u, a, b)` and `log_interval_mass(a, b)` at little more than the cost of the first.
+
+    Args:
+        u: uniforms in [0, 1), any shape.
+        a: lower limits of that shape.
+        b: upper limits of that shape, `a <= b`.
+
+    Returns:
+        Draws and log masses in nats, without gradients.
+    """
+    sides = _sides(a, b)
+    return _quantile(u, a, b, sides), _log_mass(a, b, sides)
 
 
 class TruncatedNormal(TorchDistribution):

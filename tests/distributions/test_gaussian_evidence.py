@@ -15,7 +15,7 @@ from torch import Tensor
 from phlogiston.distributions.gaussian_evidence import ConditionedMixture, orthogonalise
 from phlogiston.distributions.linear_constraints import LinearEvidence, Rows, is_feasible, plan, settle, simplify
 from phlogiston.distributions.resampling import effective_size, log_mean
-from phlogiston.distributions.truncated_normal import log_interval_mass
+from phlogiston.distributions.truncated_normal import log_interval_mass, log_normal_density
 from phlogiston.errors import EvidenceError
 
 INF = math.inf
@@ -403,3 +403,17 @@ def test_orthogonal_factors_reproduce_the_rows(k: int) -> None:
     assert torch.allclose(lower @ q, rows, atol=1e-10)
     assert torch.allclose(q @ q.mT, torch.eye(k, dtype=torch.float64).expand(7, k, k), atol=1e-9)
     assert torch.allclose(lower, lower.tril())
+
+
+def test_far_corners_of_correlated_components_are_drawn_well() -> None:
+    # One thin Gaussian along the diagonal, and a box far off its side: over what the first side allows, the mass of
+    # the second varies over thousands of nats.
+    factor = double([[[1.0, 0.0], [0.99, 0.05]]])
+    box = evidence(low={0: 6.0, 1: -6.0}, high={0: 7.0, 1: -5.0})
+    draws = ConditionedMixture(double([0.0]), double([[0.0, 0.0]]), factor, box).sample(2000, pilot=0)
+    assert effective_size(draws.log_weights) > 0.9 * 2000
+    x = torch.linspace(6.0, 6.02, 200_001, dtype=torch.float64)
+    density = log_normal_density(x) + log_interval_mass((-6.0 - 0.99 * x) / 0.05, (-5.0 - 0.99 * x) / 0.05)
+    want = torch.logsumexp(density, 0) + (x[1] - x[0]).log()
+    assert log_mean(draws.log_weights).item() == pytest.approx(want.item(), abs=0.05)
+    assert ((draws.x >= double([6.0, -6.0])) & (draws.x <= double([7.0, -5.0]))).all()

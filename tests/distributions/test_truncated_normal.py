@@ -12,7 +12,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from phlogiston.distributions.truncated_normal import TruncatedNormal, log_interval_mass, standard_truncated
+from phlogiston.distributions.truncated_normal import (
+    TruncatedNormal,
+    log_interval_mass,
+    standard_truncated,
+    truncated_with_mass,
+)
 
 mpmath.mp.dps = 60
 
@@ -30,6 +35,14 @@ INTERVALS = [
     (35.0, 36.0), (-math.inf, -40.0), (100.0, 101.0), (1e3, 1e3 + 1e-4), (0.0, 1e-12), (-1e-9, 2e-9), (7.0, 7.0 + 1e-9),
     (-50.0, 50.0), (-50.0, -3.0), (-0.4, 0.5), (31.0, 31.02), (1e4, math.inf), (37.0, 39.0), (-6.0, 0.0),
 ]  # fmt: skip
+
+
+def test_draws_with_their_masses_are_those_computed_apart() -> None:
+    a, b = torch.tensor(INTERVALS, dtype=torch.float64).T
+    u = torch.linspace(0.0, 0.999, len(INTERVALS), dtype=torch.float64)
+    draws, log_mass = truncated_with_mass(u, a, b)
+    assert torch.equal(draws, standard_truncated(u, a, b))
+    assert torch.equal(log_mass, log_interval_mass(a, b))
 
 
 @pytest.mark.parametrize(("a", "b"), INTERVALS)
