@@ -17,6 +17,7 @@ SMOKE: dict[str, list[str]] = {
     "drmm_kinematics.py": ["--smoke"],
     "drmm_swissroll_queries.py": ["--smoke"],
     "drmm_trajectories.py": ["--smoke"],
+    "mdn_inverse_sine.py": ["--quick", "--out", "pictures"],
 }
 
 
