@@ -11,7 +11,7 @@ import dataclasses
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, get_args, get_origin, get_type_hints
 
 import numpy as np
 import torch
@@ -52,7 +52,7 @@ def validate_options(name: str, options: Mapping[str, Any]) -> Any:
 
     Args:
         name: the system.
-        options: field -> value; fields not named keep their defaults.
+        options: field -> value; fields not named keep their defaults. A single value stands for a list of one.
 
     Raises:
         UnknownNameError: an option the system does not have, with the nearest one it has.
@@ -65,8 +65,11 @@ def validate_options(name: str, options: Mapping[str, Any]) -> Any:
     for option in options:
         if option not in known:
             raise unknown_name(f"option of {name}", option, known)
+    hints = get_type_hints(kind)
+    lists = {field for field, hint in hints.items() if get_origin(hint) is tuple and get_args(hint)[-1] is ...}
+    whole = {k: (v,) if k in lists and isinstance(v, str | int | float) else v for k, v in options.items()}
     try:
-        return TypeAdapter(kind).validate_python(dict(options))
+        return TypeAdapter(kind).validate_python(whole)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "configuration"

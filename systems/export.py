@@ -25,13 +25,13 @@ class Samples:
 
     Attributes:
         tensors: name -> array, one row per sample.
-        columns: names of the columns of `x`, or ().
+        columns: site -> names of its columns, where they have names.
         categorical: stream -> its labels.
         image_shape: shape of a picture when a row of `x` is a flattened one.
     """
 
     tensors: dict[str, Array]
-    columns: tuple[str, ...] = ()
+    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     categorical: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     image_shape: tuple[int, ...] | None = None
 
@@ -49,8 +49,9 @@ def check_suffix(path: Path) -> None:
 def write(path: Path, samples: Samples) -> None:
     """Write samples in the form the suffix asks for.
 
-    `.npz` holds every tensor; `.csv` the columns of `x` and the labels of streams; `.png` a grid of pictures, or a
-    scatter of two columns; `.gif` and `.mp4` videos side by side, or one picture after the other.
+    `.npz` holds every tensor; `.csv` the columns of `x`, those of further tables beside it (a regression's `y`), and
+    the labels of streams; `.png` a grid of pictures, or a scatter of two columns; `.gif` and `.mp4` videos side by
+    side, or one picture after the other.
 
     Raises:
         UnknownNameError: the suffix is none of `SUFFIXES`.
@@ -59,7 +60,11 @@ def write(path: Path, samples: Samples) -> None:
     check_suffix(path)
     kind = path.suffix.lower()
     if kind == ".npz":
-        extra = {"columns": np.array(samples.columns)} if samples.columns else {}
+        extra = {
+            "columns" if site == "x" else f"columns_{site}": np.array(names)
+            for site, names in samples.columns.items()
+            if names and site in samples.tensors
+        }
         np.savez_compressed(path, allow_pickle=False, **samples.tensors, **extra)
     elif kind == ".csv":
         _write_csv(path, samples)
@@ -70,8 +75,7 @@ def write(path: Path, samples: Samples) -> None:
 
 
 def _write_csv(path: Path, samples: Samples) -> None:
-    x = _table(samples, ".csv")
-    names = samples.columns or tuple(f"x{i}" for i in range(x.shape[1]))
+    x, names = _table(samples, ".csv")
     streams = {name: labels for name, labels in samples.categorical.items() if name in samples.tensors}
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -82,12 +86,24 @@ def _write_csv(path: Path, samples: Samples) -> None:
             writer.writerow([*(f"{value:.9g}" for value in row), *labels])
 
 
-def _table(samples: Samples, kind: str) -> Array:
+def _table(samples: Samples, kind: str) -> tuple[Array, tuple[str, ...]]:
+    """Return numbers (n, columns) and the columns' names: `x`, then every other table of as many rows."""
     x = samples.tensors.get("x")
     if x is None or x.ndim != 2:
         shapes = {name: value.shape for name, value in samples.tensors.items()}
         raise ConfigError(f"these samples are no table ({shapes}); a {kind} file cannot show them. Use .npz.")
-    return x
+    sites = ["x", *(s for s, value in samples.tensors.items() if s != "x" and value.ndim == 2 and len(value) == len(x))]
+    names: list[str] = []
+    for site in sites:
+        width = samples.tensors[site].shape[1]
+        own = samples.columns.get(site, ())
+        # names that do not fit the columns would mislabel them
+        names += own if len(own) == width else [site] if width == 1 and site != "x" else _counted(site, width)
+    return np.concatenate([samples.tensors[site] for site in sites], axis=1), tuple(names)
+
+
+def _counted(site: str, width: int) -> list[str]:
+    return [f"{site}{i}" for i in range(width)]
 
 
 def _pictures(samples: Samples) -> Array | None:
@@ -152,15 +168,15 @@ def _write_png(path: Path, samples: Samples) -> None:
 def _scatter(path: Path, samples: Samples) -> None:
     from matplotlib.figure import Figure
 
-    x = _table(samples, ".png")
+    x, names = _table(samples, ".png")
     if x.shape[1] != 2:
         raise ConfigError(f"samples of {x.shape[1]} columns make no picture. Use .npz or .csv.")
     drawing = Figure(figsize=(6, 6), layout="constrained")
     axes = drawing.add_subplot()
     axes.scatter(x[:, 0], x[:, 1], s=4, linewidths=0, alpha=0.6)
-    axes.set_aspect("equal", adjustable="datalim")
-    if samples.columns:
-        axes.set(xlabel=samples.columns[0], ylabel=samples.columns[1])
+    if samples.tensors["x"].shape[1] == 2:  # a plane; an input and a target have units of their own
+        axes.set_aspect("equal", adjustable="datalim")
+    axes.set(xlabel=names[0], ylabel=names[1])
     drawing.savefig(path, dpi=150)
 
 

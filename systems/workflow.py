@@ -142,9 +142,10 @@ def sample(run: str | Path, n: int, seed: int = 0, sets: Mapping[str, str] | Non
         torch.manual_seed(seed)
         drawn = system.sample(n, **options)
     schema = system.schema
+    columns, _ = system.vocabulary()
     return Samples(
         {name: value.detach().cpu().numpy() for name, value in drawn.items()},
-        tuple(schema.get("columns") or ()),
+        {site: tuple(names) for site, names in columns.items()},
         {name: tuple(labels) for name, labels in (schema.get("categorical") or {}).items()},
         tuple(schema["image_shape"]) if schema.get("image_shape") else None,
     )
