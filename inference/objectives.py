@@ -8,6 +8,7 @@ module the engine can call.
     mean_field   Pyro's TraceMeanField_ELBO: analytic Kullback-Leibler terms where they exist
     enum         Pyro's TraceEnum_ELBO: sums out sites marked for enumeration
     iwae         importance-weighted bound per data point (Burda, Grosse and Salakhutdinov, 2016)
+    vimco        the same bound for guides with discrete sites, gradient unbiased (Mnih and Rezende, 2016)
     free_bits    mean_field with a floor under each latent site's Kullback-Leibler term (Kingma et al., 2016)
 """
 
@@ -26,6 +27,7 @@ from torch import Tensor, nn
 from phlogiston.errors import ConfigError, unknown_name
 from phlogiston.inference.bounds import Elbo, MeanField, divergence
 from phlogiston.inference.handlers import DATA_PLATE, in_data_plate
+from phlogiston.inference.vimco import VIMCO
 
 
 class IWAE(ELBO):
@@ -72,7 +74,7 @@ class IWAE(ELBO):
                 if sign < 0 and not getattr(site["fn"], "has_rsample", False):
                     raise ConfigError(
                         f"iwae needs reparameterised guide sites; {name!r} is a {type(site['fn']).__name__}, whose "
-                        "parameters would get a wrong gradient. Use objective 'elbo' or 'enum'."
+                        "parameters would get a wrong gradient. Use objective 'vimco', 'elbo' or 'enum'."
                     )
                 if not in_data_plate(site):
                     if sign < 0 or not site["is_observed"]:
@@ -155,6 +157,7 @@ _MAKERS: dict[str, Callable[..., ELBO]] = {
     "mean_field": MeanField,
     "enum": lambda max_plate_nesting=1, **options: TraceEnum_ELBO(max_plate_nesting=max_plate_nesting, **options),
     "iwae": IWAE,
+    "vimco": VIMCO,
     "free_bits": FreeBits,
 }
 
