@@ -24,7 +24,8 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import constraints
 
-from phlogiston.distributions.gaussian_evidence import ConditionedMixture, condition
+from phlogiston.distributions.gaussian_conditioning import condition
+from phlogiston.distributions.gaussian_evidence import ConditionedMixture
 from phlogiston.distributions.linear_constraints import LinearEvidence, simplify
 from phlogiston.distributions.truncated_normal import log_normal_density
 from phlogiston.errors import EvidenceError

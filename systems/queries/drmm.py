@@ -1,8 +1,7 @@
 """DRMM's exact path through the query interface: a Gaussian mixture over index tuples, conditioned in closed form.
 
-Evidence is brought into the model's standardised coordinates; then either every tuple is weighed, or, where there are
-too many, tuples grow layer by layer: each prefix is weighed by its truncated mixture (itself normalised), and at most N
-distinct prefixes survive each layer without bias. Within a tuple x is Gaussian, and
+Evidence is brought into the model's standardised coordinates (`drmm_question`); then either every tuple is weighed, or,
+where there are too many, those grown layer by layer (`drmm_tuples`). Within a tuple x is Gaussian, and
 `distributions.gaussian_evidence` does the rest. Categorical streams multiply a tuple's probability by that of the
 values allowed. Everything runs in float64.
 """
@@ -12,45 +11,22 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from phlogiston.distributions.gaussian_evidence import ConditionedMixture
-from phlogiston.distributions.linear_constraints import LinearEvidence, Rows, is_feasible, settle
-from phlogiston.distributions.paths import tuple_gaussian
-from phlogiston.distributions.resampling import effective_size, log_mean, replace_dead, resample_distinct
+from phlogiston.distributions.linear_constraints import is_feasible, settle
+from phlogiston.distributions.resampling import effective_size, log_mean, replace_dead
 from phlogiston.errors import ConfigError, EvidenceError, unknown_name
 from phlogiston.inference.answer import Answer, check_alive, evidence_error, stack, warn_if_poor
 from phlogiston.inference.evidence import Known, Piece, normalise
-from phlogiston.inference.lowering import count_rows, lower_category, lower_vector
+from phlogiston.inference.lowering import count_rows
 from phlogiston.models.drmm import DRMM
-
-MAX_FLOATS = 2**25  # what the covariance factors of all tuples under consideration may hold
-
-
-@dataclass(frozen=True, eq=False)
-class _Tuples:
-    """Tuples under consideration: codes (P, L), log prior (P,) without streams, means (P, D), factors, method."""
-
-    codes: Tensor
-    log_prior: Tensor
-    means: Tensor
-    factors: Tensor
-    method: str
-    all: bool
-
-
-@dataclass(frozen=True, eq=False)
-class _Question:
-    """One row of evidence in both coordinate systems."""
-
-    original: LinearEvidence  # all columns, in the data's units
-    model: LinearEvidence  # varying columns, standardised
-    log_constant: Tensor  # added to the log evidence of the model's coordinates
-    allowed: Mapping[str, Tensor]  # stream -> bool (V,)
+from phlogiston.systems.queries.drmm_question import Lowering, Question
+from phlogiston.systems.queries.drmm_tuples import MAX_FLOATS, Tuples, TupleSource
 
 
 class DRMMQuery:
@@ -85,12 +61,13 @@ class DRMMQuery:
         if len(self.columns) != dim:
             raise ConfigError(f"the model has {model.features} features and {len(self.constant)} constants, but "
                               f"{len(self.columns)} columns are named")  # fmt: skip
-        self.varying = torch.tensor([i for i in range(dim) if i not in self.constant])
         self.categorical = {
             name: list((categorical or {}).get(name, map(str, range(size)))) for name, size in model.categorical.items()
         }
-        self.max_enum = max_enum
-        self._every: _Tuples | None = None
+        location, scale = self.model.location, self.model.scale
+        self.lower = Lowering(self.columns, self.constant, self.categorical, location, scale)
+        self.varying = self.lower.varying
+        self.tuples = TupleSource(self.model, max_enum)
 
     @property
     def sites(self) -> list[str]:
@@ -159,8 +136,8 @@ class DRMMQuery:
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         answers = []
         for r in range(rows or 1):
-            q = self._lower(question, r)
-            tuples = self._tuples(q, method, particles or max(256, num_samples), generator)
+            q = self.lower(question, r)
+            tuples = self.tuples.find(q, method, particles or max(256, num_samples), generator)
             answers.append(self._answer(q, tuples, num_samples, pilot, noise == "model", temper, generator))
         if sort or prune > 0:
             answers = [self._plausibility(a).sorted(keep=1 - prune) for a in answers]
@@ -178,10 +155,10 @@ class DRMMQuery:
         return drawn.sorted() if sort else drawn
 
     def _answer(
-        self, q: _Question, tuples: _Tuples, n: int, pilot: int | None, noise: bool, temper: bool, generator: Any
+        self, q: Question, tuples: Tuples, n: int, pilot: int | None, noise: bool, temper: bool, generator: Any
     ) -> Answer:
         streams = {name: self.model.stream_logits(name, tuples.codes).log_softmax(-1) for name in self.categorical}
-        mixture = self._mixture(q, tuples, streams, temper)
+        mixture = tuples.given(q, streams, temper)
         draws = mixture.sample(n, pilot=pilot, noise=noise, generator=generator)
         x = torch.zeros(n, len(self.columns), dtype=torch.float64)
         x[:, self.varying] = self.model.location + self.model.scale * draws.x
@@ -210,7 +187,7 @@ class DRMMQuery:
             {"codes": codes[index]},
         )
 
-    def _check(self, log_weights: Tensor, mixture: ConditionedMixture, q: _Question) -> None:
+    def _check(self, log_weights: Tensor, mixture: ConditionedMixture, q: Question) -> None:
         if bool(torch.isneginf(log_weights).all()) and not is_feasible(mixture.rows):
             raise EvidenceError("the evidence is impossible: no point satisfies all inequalities at once")
         check_alive(log_weights, "query")
@@ -272,11 +249,11 @@ class DRMMQuery:
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         found = []
         for r in range(rows or 1):
-            q = self._lower(question, r)
+            q = self.lower(question, r)
             with torch.no_grad():
-                tuples = self._tuples(q, "auto", particles or 1024, generator)
+                tuples = self.tuples.find(q, "auto", particles or 1024, generator)
                 streams = {name: self.model.stream_logits(name, tuples.codes).log_softmax(-1) for name in q.allowed}
-            mixture = self._mixture(q, tuples, streams, False)
+            mixture = tuples.given(q, streams)
             if mixture.exact:
                 value = mixture.log_evidence
             else:
@@ -316,7 +293,7 @@ class DRMMQuery:
         )
         if not plain or tracked or self.constant or not rows or rows < 8 or self.model.num_paths > 4096:
             return None
-        lowered = [self._lower(dict(question), r) for r in range(rows)]
+        lowered = [self.lower(dict(question), r) for r in range(rows)]
         if any(len(q.original.soft) for q in lowered):
             return None
         x = torch.stack([q.original.values for q in lowered])
@@ -355,10 +332,10 @@ class DRMMQuery:
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         found = []
         for r in range(rows or 1):
-            q = self._lower(question, r)
-            tuples = self._tuples(q, "auto", 1024, generator)
+            q = self.lower(question, r)
+            tuples = self.tuples.find(q, "auto", 1024, generator)
             streams = {name: self.model.stream_logits(name, tuples.codes).log_softmax(-1) for name in self.categorical}
-            mixture = self._mixture(q, tuples, streams, False)
+            mixture = tuples.given(q, streams)
             if mixture.exact:
                 weights, log_probs = mixture.log_posterior, streams[stream]
             else:
@@ -369,132 +346,3 @@ class DRMMQuery:
                 log_probs = log_probs.masked_fill(~q.allowed[stream], -math.inf).log_softmax(-1)
             found.append((weights.unsqueeze(1) + log_probs).logsumexp(0).exp())
         return found[0] if rows is None else torch.stack(found)
-
-    # -- lowering -----------------------------------------------------------------------------------------------
-
-    def _lower(self, question: Mapping[str, tuple[Piece, ...]], row: int) -> _Question:
-        evidence, log_constant = lower_vector("x", question.get("x", ()), len(self.columns), row)
-        evidence, log_constant = self._fix_constants(evidence, log_constant)
-        allowed = {}
-        for name, labels in self.categorical.items():
-            found = lower_category(name, question.get(name, ()), labels, row)
-            if found is not None:
-                allowed[name] = found
-        v = self.varying
-        rows = evidence.rows
-        fixed = torch.ones(len(self.columns), dtype=torch.bool)
-        fixed[v] = False
-        offset = rows.coefficients[:, fixed] @ evidence.values[fixed]
-        place = torch.full((len(self.columns),), -1)
-        place[v] = torch.arange(len(v))
-        inner = replace(
-            evidence,
-            known=evidence.known[v],
-            values=evidence.values[v],
-            lower=evidence.lower[v],
-            upper=evidence.upper[v],
-            box_weight=evidence.box_weight[v],
-            rows=Rows(rows.coefficients[:, v], rows.lower - offset, rows.upper - offset, rows.weight),
-            soft=place[evidence.soft],
-        )
-        log_scale = self.model.scale.log()
-        log_constant = log_constant - log_scale[inner.known].sum() - log_scale[inner.soft].sum()
-        return _Question(evidence, inner.standardised(self.model.location, self.model.scale), log_constant, allowed)
-
-    def _fix_constants(self, evidence: LinearEvidence, log_constant: Tensor) -> tuple[LinearEvidence, Tensor]:
-        """Columns that never vary are known, and must agree with what is said about them."""
-        if not self.constant:
-            return evidence, log_constant
-        known, values = evidence.known.clone(), evidence.values.clone()
-        for i, value in self.constant.items():
-            slack = max(1e-6 * abs(value), 1e-12)
-            said = float(values[i])
-            if bool(known[i]) and abs(said - value) > slack:
-                raise EvidenceError(
-                    f"the evidence is impossible: column {self.columns[i]!r} was {value:g} in every training row, not "
-                    f"{said:g}"
-                )
-            if value < float(evidence.lower[i]) - slack or value > float(evidence.upper[i]) + slack:
-                raise EvidenceError(
-                    f"the evidence is impossible: column {self.columns[i]!r} was {value:g} in every training row"
-                )
-            if not bool(known[i]):
-                known[i], values[i] = True, min(max(value, float(evidence.lower[i])), float(evidence.upper[i]))
-        keep = torch.ones(len(evidence.soft), dtype=torch.bool)
-        for j, i in enumerate(evidence.soft.tolist()):
-            if i in self.constant:
-                keep[j] = False
-                if bool(evidence.soft_fraction[j] == 0):
-                    law = torch.distributions.Normal(values[i], evidence.soft_sd[j])
-                    log_constant = log_constant + law.log_prob(evidence.soft_mean[j])
-        return replace(
-            evidence,
-            known=known,
-            values=values,
-            soft=evidence.soft[keep],
-            soft_mean=evidence.soft_mean[keep],
-            soft_sd=evidence.soft_sd[keep],
-            soft_fraction=evidence.soft_fraction[keep],
-            soft_weight=evidence.soft_weight[keep],
-        ), log_constant
-
-    # -- tuples -------------------------------------------------------------------------------------------------
-
-    def _mixture(
-        self, q: _Question, tuples: _Tuples, streams: Mapping[str, Tensor], temper: bool
-    ) -> ConditionedMixture:
-        log_prior = tuples.log_prior
-        for name, allowed in q.allowed.items():
-            log_prior = log_prior + streams[name][:, allowed].logsumexp(-1)
-        return ConditionedMixture(log_prior, tuples.means, tuples.factors, q.model, temper=temper)
-
-    def _tuples(self, q: _Question, method: str, particles: int, generator: torch.Generator | None) -> _Tuples:
-        if method not in ("auto", "exact", "smc"):
-            raise unknown_name("query method", method, ("auto", "exact", "smc"))
-        model = self.model
-        size = model.features * (model.features if model.layers[0].full else 1)
-        fits = model.num_paths <= self.max_enum and model.num_paths * size <= MAX_FLOATS
-        if method == "exact" and not fits:
-            raise ConfigError(
-                f"{model.num_paths} tuples of {size} numbers are too many to weigh one by one "
-                f'(max_enum={self.max_enum}); use method="smc"'
-            )
-        if method == "smc" or not fits:
-            particles = max(16, min(particles, MAX_FLOATS // (size * max(model.sizes))))
-            return self._grow(q, particles, generator)
-        if self._every is None:
-            codes, log_prior, means, factors = model.tuples()
-            method = f"exact over {len(codes)} tuples"
-            self._every = _Tuples(codes, log_prior, means.contiguous(), factors.contiguous(), method, True)
-        return self._every
-
-    def _grow(self, q: _Question, particles: int, generator: torch.Generator | None) -> _Tuples:
-        """Grow tuples layer by layer, keeping at most `particles` distinct prefixes without bias."""
-        model = self.model
-        codes = torch.zeros(1, 0, dtype=torch.long)
-        log_prior = torch.zeros(1, dtype=torch.float64)
-        correction = torch.zeros(1, dtype=torch.float64)  # kept weight over the prefix's own score
-        complete = True
-        for l, k in enumerate(model.sizes):
-            step = model.prior.log_conditional(codes).expand(len(codes), k)
-            log_prior = (log_prior.unsqueeze(1) + step).reshape(-1)
-            correction = correction.repeat_interleave(k)
-            choice = torch.arange(k).repeat(len(codes)).unsqueeze(1)
-            codes = torch.cat([codes.repeat_interleave(k, 0), choice], 1)
-            means, factors = tuple_gaussian([*model.layers], codes)  # type: ignore[list-item]
-            if l == model.num_layers - 1:
-                break
-            if len(codes) <= particles:
-                continue
-            streams = {name: model.stream_logits(name, codes).log_softmax(-1) for name in q.allowed}
-            prefixes = _Tuples(codes, log_prior, means, factors, "", False)
-            score = self._mixture(q, prefixes, streams, False).log_twist
-            if not bool(torch.isfinite(score.max())):
-                raise EvidenceError("the evidence is impossible, or too improbable to tell tuples apart")
-            index, kept = resample_distinct(correction + score, particles, generator)
-            complete = False
-            codes, log_prior, correction = codes[index], log_prior[index], kept - score[index]
-        method = f"SMC over {model.num_layers} layers, {particles} particles"
-        if complete:
-            method = f"exact over {len(codes)} tuples"
-        return _Tuples(codes, log_prior + correction, means, factors, method, complete)

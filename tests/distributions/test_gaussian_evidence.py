@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from phlogiston.distributions.gaussian_evidence import ConditionedMixture, orthogonalise
+from phlogiston.distributions.gaussian_conditioning import orthogonalise
+from phlogiston.distributions.gaussian_evidence import ConditionedMixture
 from phlogiston.distributions.linear_constraints import LinearEvidence, Rows, is_feasible, plan, settle, simplify
 from phlogiston.distributions.resampling import effective_size, log_mean
 from phlogiston.distributions.truncated_normal import log_interval_mass, log_normal_density

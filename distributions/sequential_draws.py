@@ -1,0 +1,206 @@
+"""Drawing from Gaussians between inequalities, one coordinate after the other.
+
+With the rows' factors as `L Q`, L lower triangular, row r bounds coordinate r given the coordinates before it. Each is
+drawn from the truncated normal its row leaves, and the product of the masses it was drawn from is the draw's weight:
+the separation of variables of Genz, "Numerical computation of multivariate normal probabilities", J. Comp. Graph.
+Stat. 1, 1992 (also known as GHK), whose mean weight is an unbiased estimate of the mass.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from phlogiston.distributions.gaussian_conditioning import Conditioned, orthogonalise
+from phlogiston.distributions.linear_constraints import RowPlan, Rows
+from phlogiston.distributions.truncated_normal import (
+    log_interval_mass,
+    log_normal_density,
+    standard_truncated,
+    truncated_with_mass,
+)
+
+
+def draw_rows(
+    conditioned: Conditioned,
+    rows: Rows,
+    row_plan: RowPlan | None,
+    place: Tensor,
+    noise: bool,
+    temper: bool,
+    generator: torch.Generator | None,
+    tries: int = 1,
+    values: bool = True,
+    tilt: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Draw free entries for components `place` (n,); returns x (n, U) and the log mass of the rows met (n,).
+
+    With several tries each draw is picked among as many candidates in proportion to their weights and carries their
+    mean weight: still properly weighted, with less variance. `values=False` skips x. `tilt` (components,) shifts the
+    normal from which the first coordinate is drawn.
+    """
+    n, mean, factor = len(place), conditioned.mean, conditioned.factor
+    if mean.shape[1] == 0:  # everything is known
+        return mean.new_zeros(n, 0), mean.new_zeros(n)
+    if row_plan is None:
+        x = mean.index_select(0, place)
+        if noise:
+            x = x + _apply(factor, place, torch.randn(n, factor.shape[-1], dtype=mean.dtype, generator=generator))
+        return x, mean.new_zeros(n)
+    single = (rows.coefficients != 0).sum(1) == 1
+    if conditioned.diagonal and bool(single.all()):
+        return _draw_box(conditioned, rows, place, noise, temper, generator)
+    centre, row_factor = conditioned.row_factors(rows)
+    lower, q = orthogonalise(row_factor.index_select(1, row_plan.independent))
+    first = _strata(n, tries, generator) if noise else None
+    candidates = place.repeat(tries) if tries > 1 else place
+    coordinates, log_rows = _sequence(
+        rows, row_plan, centre, lower, candidates, first, noise, temper, generator, values, tilt
+    )
+    if tries > 1:
+        log_rows = log_rows.reshape(tries, n)
+        mean_weight = torch.logsumexp(log_rows, 0) - math.log(tries)
+        if values:
+            ends = torch.exp(log_rows - torch.where(mean_weight > -math.inf, mean_weight, 0.0)).cumsum(0)
+            points = ends[-1] * torch.rand(n, dtype=mean.dtype, generator=generator)
+            picked = (ends <= points).sum(0).clamp_max(tries - 1) * n + torch.arange(n)
+            coordinates = [c.index_select(0, picked) for c in coordinates]
+        log_rows = mean_weight
+    if not values:
+        return mean[:0], log_rows
+    wide = torch.diag_embed(factor) if conditioned.diagonal else factor
+    along = wide @ q.mT  # (S, U, k)
+    x = mean.index_select(0, place) + _apply(along, place, torch.stack(coordinates, 1))
+    if q.shape[1] < wide.shape[1] and noise:  # some directions are touched by no row
+        eps = torch.randn(n, wide.shape[2], dtype=mean.dtype, generator=generator)
+        x = x + _apply(wide - along @ q, place, eps)
+    return x, log_rows
+
+
+def _apply(factor: Tensor, place: Tensor, eps: Tensor) -> Tensor:
+    """Multiply each row's factor with its noise: factors (S, U, W) or (S, U), place (n,), eps (n, W) -> (n, U)."""
+    if factor.dim() == 2:
+        return factor.index_select(0, place) * eps
+    _, u, w = factor.shape
+    if u * w <= 16:
+        # columns as contiguous vectors: many times faster than a batch of tiny matrix products
+        columns = factor.reshape(-1, u * w).T.contiguous().index_select(1, place)
+        noise = eps.T.contiguous()
+        parts = []
+        for i in range(u):
+            total = columns[i * w] * noise[0]
+            for j in range(1, w):
+                total = total.addcmul_(columns[i * w + j], noise[j])
+            parts.append(total)
+        return torch.stack(parts, 1)
+    return (factor.index_select(0, place) @ eps.unsqueeze(-1)).squeeze(-1)
+
+
+def _draw_box(
+    conditioned: Conditioned,
+    rows: Rows,
+    place: Tensor,
+    noise: bool,
+    temper: bool,
+    generator: torch.Generator | None,
+) -> tuple[Tensor, Tensor]:
+    """Draw independent entries, some of them between limits: all at once."""
+    n = len(place)
+    index = rows.coefficients.abs().argmax(1)
+    sign = rows.coefficients.gather(1, index.unsqueeze(1)).squeeze(1)
+    low = torch.where(sign > 0, rows.lower, -rows.upper)
+    high = torch.where(sign > 0, rows.upper, -rows.lower)
+    mean, sd = conditioned.mean.index_select(0, place), conditioned.factor.index_select(0, place)
+    eps = torch.randn(mean.shape, dtype=mean.dtype, generator=generator) if noise else torch.zeros_like(mean)
+    a, b = (low - mean[:, index]) / sd[:, index], (high - mean[:, index]) / sd[:, index]
+    if noise:
+        eps[:, index] = standard_truncated(torch.rand(a.shape, dtype=a.dtype, generator=generator), a, b)
+    else:
+        eps[:, index] = truncated_mean(a, b, log_interval_mass(a, b))
+    return mean + sd * eps, mean.new_zeros(n)
+
+
+def _strata(n: int, tries: int, generator: torch.Generator | None) -> Tensor:
+    """Uniforms (tries * n,): the t-th block of n lies in the t-th of `tries` equal strata."""
+    u = torch.rand(tries, n, dtype=torch.float64, generator=generator)
+    return ((u + torch.arange(tries, dtype=u.dtype).unsqueeze(1)) / tries).reshape(-1)
+
+
+def truncated_mean(a: Tensor, b: Tensor, log_mass: Tensor) -> Tensor:
+    """Mean of the standard normal between limits, given the log mass between them."""
+    mean = torch.exp(log_normal_density(a) - log_mass) - torch.exp(log_normal_density(b) - log_mass)
+    return torch.nan_to_num(mean).clamp(a, b)
+
+
+def _sequence(
+    rows: Rows,
+    row_plan: RowPlan,
+    centre: Tensor,
+    lower: Tensor,
+    place: Tensor,
+    first: Tensor | None,
+    noise: bool,
+    temper: bool,
+    generator: torch.Generator | None,
+    values: bool,
+    tilt: Tensor | None,
+) -> tuple[list[Tensor], Tensor]:
+    """Draw the rows' coordinates one after the other, each between the limits the earlier ones leave it.
+
+    Args:
+        rows: R inequalities.
+        row_plan: its `groups` say which rows bound which coordinate.
+        centre: (S, R), the rows' means per component.
+        lower: (S, k, k), L of the independent rows.
+        place: (n,), component of each draw.
+        first: (n,), uniforms for the first coordinate, or None.
+        noise: False for truncated means instead of draws.
+        temper: raise each step's mass to the weight of its row.
+        generator: source of randomness.
+        values: False leaves out the last coordinate, on which no weight depends.
+        tilt: (S,), draw the first coordinate from a normal with this mean, and correct the weight; None for zero.
+
+    Returns:
+        k coordinates (n,) each, and the log weight (n,): `-inf` where an intersection was empty.
+    """
+    every = row_plan.combination @ lower if len(rows) > lower.shape[1] else lower  # (S, R, k)
+    coordinates: list[Tensor] = []
+    log_weight = centre.new_zeros(len(place))
+    for k, group in enumerate(row_plan.groups):
+        low = high = None
+        for r in group:
+            rest = centre[:, r].index_select(0, place)
+            for j in range(k):
+                entry = every[:, r, j]
+                if len(rows) == lower.shape[1] or bool(row_plan.combination[r, j:].any()):
+                    rest = torch.addcmul(rest, entry.index_select(0, place), coordinates[j])
+            slope = every[:, r, k].index_select(0, place)
+            start, end = (rows.lower[r] - rest) / slope, (rows.upper[r] - rest) / slope
+            if r != row_plan.independent[k]:  # only dependent rows can point the other way
+                start, end = torch.minimum(start, end), torch.maximum(start, end)
+            low = start if low is None else torch.maximum(low, start)
+            high = end if high is None else torch.minimum(high, end)
+        assert low is not None
+        assert high is not None
+        if len(group) > 1:  # an empty intersection has mass zero either way; give the draw something finite
+            high = torch.maximum(low, high)
+        if not values and k == len(row_plan.groups) - 1:
+            mass = log_interval_mass(low, high)
+        elif noise:
+            u = first if k == 0 and first is not None else torch.rand(low.shape, dtype=low.dtype, generator=generator)
+            if k == 0 and tilt is not None:
+                shift = tilt.index_select(0, place)
+                coordinate, mass = truncated_with_mass(u, low - shift, high - shift)
+                coordinate = (coordinate + shift).clamp(low, high)
+                mass = mass + shift * (0.5 * shift - coordinate)
+            else:
+                coordinate, mass = truncated_with_mass(u, low, high)
+            coordinates.append(coordinate)
+        else:
+            mass = log_interval_mass(low, high)
+            coordinates.append(truncated_mean(low, high, mass))
+        power = rows.weight[group[0]]
+        log_weight = log_weight + (mass * power if temper and power != 1 else mass)
+    return coordinates, log_weight

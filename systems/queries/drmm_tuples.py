@@ -1,0 +1,126 @@
+"""Which index tuples of a deep residual mixture a question has to weigh: all, or those grown layer by layer.
+
+Where there are too many, each prefix is weighed by its truncated mixture (itself normalised), and at most N distinct
+prefixes survive each layer without bias: Fearnhead and Clifford's thinning, see `distributions.resampling`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from phlogiston.distributions.gaussian_evidence import ConditionedMixture
+from phlogiston.distributions.paths import tuple_gaussian
+from phlogiston.distributions.resampling import resample_distinct
+from phlogiston.errors import ConfigError, EvidenceError, unknown_name
+from phlogiston.models.drmm import DRMM
+from phlogiston.systems.queries.drmm_question import Question
+
+MAX_FLOATS = 2**25  # what the covariance factors of all tuples under consideration may hold
+
+
+@dataclass(frozen=True, eq=False)
+class Tuples:
+    """Tuples under consideration: Gaussians over the model's standardised coordinates.
+
+    Attributes:
+        codes: int64 (P, L).
+        log_prior: (P,), without streams; corrected for how tuples were chosen unless `all`.
+        means: (P, D).
+        factors: (P, D, D), or (P, D) when diagonal.
+        method: how they were chosen, in words.
+        all: True when nothing was left out.
+    """
+
+    codes: Tensor
+    log_prior: Tensor
+    means: Tensor
+    factors: Tensor
+    method: str
+    all: bool
+
+    def given(self, question: Question, streams: Mapping[str, Tensor], temper: bool = False) -> ConditionedMixture:
+        """The tuples' mixture given a question; `streams` holds the log probabilities (P, V) of those restricted."""
+        log_prior = self.log_prior
+        for name, allowed in question.allowed.items():
+            log_prior = log_prior + streams[name][:, allowed].logsumexp(-1)
+        return ConditionedMixture(log_prior, self.means, self.factors, question.model, temper=temper)
+
+
+class TupleSource:
+    """Finds the tuples that matter to a question.
+
+    Args:
+        model: in float64.
+        max_enum: weigh every tuple when there are at most this many.
+    """
+
+    def __init__(self, model: DRMM, max_enum: int) -> None:
+        self.model, self.max_enum = model, max_enum
+        self._every: Tuples | None = None
+
+    def find(self, question: Question, method: str, particles: int, generator: torch.Generator | None) -> Tuples:
+        """Return all tuples, or those grown for the question.
+
+        Args:
+            question: lowered.
+            method: `"auto"`, `"exact"` or `"smc"`.
+            particles: prefixes kept per layer when growing, fewer where their children would not fit `MAX_FLOATS`.
+            generator: source of randomness.
+
+        Raises:
+            ConfigError: `"exact"` with more tuples than fit.
+            EvidenceError: no prefix is compatible with the question.
+        """
+        if method not in ("auto", "exact", "smc"):
+            raise unknown_name("query method", method, ("auto", "exact", "smc"))
+        model = self.model
+        size = model.features * (model.features if model.layers[0].full else 1)
+        fits = model.num_paths <= self.max_enum and model.num_paths * size <= MAX_FLOATS
+        if method == "exact" and not fits:
+            raise ConfigError(
+                f"{model.num_paths} tuples of {size} numbers are too many to weigh one by one "
+                f'(max_enum={self.max_enum}); use method="smc"'
+            )
+        if method == "smc" or not fits:
+            particles = max(16, min(particles, MAX_FLOATS // (size * max(model.sizes))))
+            return self._grow(question, particles, generator)
+        if self._every is None:
+            codes, log_prior, means, factors = model.tuples()
+            method = f"exact over {len(codes)} tuples"
+            self._every = Tuples(codes, log_prior, means.contiguous(), factors.contiguous(), method, True)
+        return self._every
+
+    def _grow(self, question: Question, particles: int, generator: torch.Generator | None) -> Tuples:
+        """Grow tuples layer by layer, keeping at most `particles` distinct prefixes without bias."""
+        model = self.model
+        codes = torch.zeros(1, 0, dtype=torch.long)
+        log_prior = torch.zeros(1, dtype=torch.float64)
+        correction = torch.zeros(1, dtype=torch.float64)  # kept weight over the prefix's own score
+        complete = True
+        for l, k in enumerate(model.sizes):
+            step = model.prior.log_conditional(codes).expand(len(codes), k)
+            log_prior = (log_prior.unsqueeze(1) + step).reshape(-1)
+            correction = correction.repeat_interleave(k)
+            choice = torch.arange(k).repeat(len(codes)).unsqueeze(1)
+            codes = torch.cat([codes.repeat_interleave(k, 0), choice], 1)
+            means, factors = tuple_gaussian([*model.layers], codes)  # type: ignore[list-item]
+            if l == model.num_layers - 1:
+                break
+            if len(codes) <= particles:
+                continue
+            streams = {name: model.stream_logits(name, codes).log_softmax(-1) for name in question.allowed}
+            prefixes = Tuples(codes, log_prior, means, factors, "", False)
+            score = prefixes.given(question, streams).log_twist
+            if not bool(torch.isfinite(score.max())):
+                raise EvidenceError("the evidence is impossible, or too improbable to tell tuples apart")
+            index, kept = resample_distinct(correction + score, particles, generator)
+            complete = False
+            codes, log_prior, correction = codes[index], log_prior[index], kept - score[index]
+        method = f"SMC over {model.num_layers} layers, {particles} particles"
+        if complete:
+            method = f"exact over {len(codes)} tuples"
+        return Tuples(codes, log_prior + correction, means, factors, method, complete)
