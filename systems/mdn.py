@@ -24,7 +24,7 @@ from phlogiston.distributions.mixture import Mixture
 from phlogiston.distributions.mixture_factorised import FactorisedMixture
 from phlogiston.distributions.mixture_joint import JointMixture
 from phlogiston.distributions.mixture_members import Uncertainty, merge, uncertainty
-from phlogiston.errors import ConfigError, DataError, ShapeError, unknown_name
+from phlogiston.errors import ConfigError, unknown_name
 from phlogiston.evaluate.metric import Metric
 from phlogiston.evaluate.score import Score
 from phlogiston.guides.mdn import LowRankGuide, MeanFieldGuide
@@ -34,6 +34,7 @@ from phlogiston.inference.handlers import scale_sites
 from phlogiston.inference.schedules import cosine, warmup
 from phlogiston.models.mdn import MDN as MDNModel
 from phlogiston.models.mdn import BayesianMDN
+from phlogiston.systems import mdn_rows
 from phlogiston.systems.base import System, coerce, rows_of
 from phlogiston.systems.configs.mdn import PRESETS
 from phlogiston.systems.configs.mdn import Config as MDNConfig
@@ -42,7 +43,6 @@ from phlogiston.systems.mdn_training import KeepBest, MaximumLikelihood
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-RESERVED = ("x", "y", "mask", "weight")
 CHUNK = 4096
 
 
@@ -71,95 +71,13 @@ class MDN(System):
 
     def describe(self, train: Split, meta: Meta | None) -> dict[str, Any]:
         """Columns and targets, their locations and scales, and the labels of categorical inputs."""
-        tensors = train.tensors
-        if "x" not in tensors or tensors["x"].ndim != 2:
-            raise ShapeError("MDN needs inputs: a tensor 'x' of shape (rows, features) in the training data")
-        if not len(train):
-            raise DataError("x has no rows; MDN needs at least one to fit")
-        columns = list(meta.columns) if meta is not None and meta.columns else []
-        columns = columns or [f"x{i}" for i in range(tensors["x"].shape[1])]
-        schema: dict[str, Any] = {"columns": columns, "target": None, "categorical": {}}
-        if "y" not in tensors:
-            schema["target"] = self._target_columns(columns)
-        elif self.config.target:
-            raise ConfigError("the data have targets 'y' of their own; leave option target empty")
-        for name, tensor in tensors.items():
-            if name not in RESERVED and tensor.dtype == torch.int64 and tensor.ndim == 1:
-                labels = list(meta.categorical.get(name, ())) if meta is not None else []
-                schema["categorical"][name] = labels or [str(v) for v in range(int(tensor.max()) + 1)]
-        self.schema = schema  # _inputs and _targets read it
-        x, y = self._inputs(tensors).double(), self._targets(tensors).double()
-        if not x.shape[1]:
-            raise DataError(f"no input is left beside the target {columns[schema['target'][0]]!r}")
-        schema["targets"] = (
-            [columns[i] for i in schema["target"]] if schema["target"] is not None else _names(y.shape[1])
-        )
-        schema["x"], schema["y"] = _location_and_scale(x), _location_and_scale(y)
-        return schema
-
-    def _target_columns(self, columns: Sequence[str]) -> list[int]:
-        if len(columns) < 2:
-            raise DataError("the data have no targets 'y', and x has one column only: nothing to predict it from")
-        if not self.config.target:
-            return [len(columns) - 1]
-        found = []
-        for name in self.config.target:
-            if name in columns:
-                found.append(list(columns).index(name))
-            elif name.lstrip("-").isdigit() and -len(columns) <= int(name) < len(columns):
-                found.append(int(name) % len(columns))
-            else:
-                raise unknown_name("target column", name, columns)
-        return found
+        return mdn_rows.describe(train.tensors, meta, self.config.target)
 
     def _inputs(self, tensors: dict[str, Tensor]) -> Tensor:
-        """Continuous inputs, then one column per label of every categorical stream: (rows, features)."""
-        schema = self.schema
-        x = tensors["x"]
-        if x.ndim != 2:
-            raise ShapeError(f"x has shape {tuple(x.shape)}; expected (rows, features)")
-        target = set(schema["target"] or ())
-        inputs = [i for i in range(len(schema["columns"])) if i not in target]
-        if x.shape[1] == len(schema["columns"]):
-            used = inputs
-        elif target and x.shape[1] == len(inputs):  # rows to predict from: the targets are not there
-            used = list(range(len(inputs)))
-        else:
-            raise ShapeError(
-                f"x has {x.shape[1]} columns; this model was fitted on {len(schema['columns'])} "
-                f"({', '.join(schema['columns'][:4])}{', ...' if len(schema['columns']) > 4 else ''})"
-            )
-        if "mask" in tensors and not bool(tensors["mask"][:, used].all()):
-            row = int((~tensors["mask"][:, used].all(1)).nonzero()[0])
-            raise DataError(
-                f"x has a missing input in row {row}; MDN needs complete rows. Fill it in, or query with Near"
-            )
-        parts = [x[:, used]]
-        for name, labels in schema["categorical"].items():
-            if name not in tensors:
-                raise DataError(f"the categorical input {name!r} is missing from the rows")
-            codes = tensors[name]
-            one_hot = torch.nn.functional.one_hot(codes.clamp(min=0), max(len(labels), int(codes.max()) + 1))
-            parts.append((one_hot[:, : len(labels)] * (codes >= 0).unsqueeze(1)).to(x.dtype))
-        return torch.cat(parts, 1)
+        return mdn_rows.inputs(self.schema, tensors)
 
     def _targets(self, tensors: dict[str, Tensor]) -> Tensor:
-        if self.schema["target"] is not None:
-            if tensors["x"].shape[1] != len(self.schema["columns"]):
-                raise ShapeError("the rows hold no targets: give x with the target columns, too")
-            if "mask" in tensors and not bool(tensors["mask"][:, self.schema["target"]].all()):
-                raise DataError("a target is missing; leave rows without target out")
-            return tensors["x"][:, self.schema["target"]]
-        if "y" not in tensors:
-            raise ShapeError("the rows hold no targets 'y'")
-        y = tensors["y"]
-        y = y.unsqueeze(1) if y.ndim == 1 else y
-        if y.ndim != 2 or not y.is_floating_point():
-            raise ShapeError(f"y has shape {tuple(y.shape)} and type {y.dtype}; expected real numbers (rows, targets)")
-        want = len(self.schema.get("targets", [])) or y.shape[1]
-        if y.shape[1] != want:
-            raise ShapeError(f"y has {y.shape[1]} columns; this model was fitted on {want}")
-        return y
+        return mdn_rows.targets(self.schema, tensors)
 
     def prepare(self, split: Split) -> Split:
         """Inputs, targets and row weights, as the programs take them."""
@@ -511,15 +429,3 @@ class MDN(System):
     def _rows(self, x: Any) -> Tensor:
         """Inputs in any accepted form, as the network takes them."""
         return self._inputs(rows_of(x))
-
-
-def _names(count: int) -> list[str]:
-    return ["y"] if count == 1 else [f"y{i}" for i in range(count)]
-
-
-def _location_and_scale(values: Tensor) -> dict[str, list[float]]:
-    """Mean and standard deviation by column; 1 where a column never varies (up to rounding)."""
-    location = values.mean(0)
-    scale = (values - location).square().mean(0).sqrt()
-    flat = scale <= 1e-6 * values.abs().amax(0)
-    return {"location": location.tolist(), "scale": torch.where(flat, 1.0, scale).tolist()}

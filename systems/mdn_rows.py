@@ -1,0 +1,145 @@
+"""What rows mean to a mixture density network: which columns are inputs, which are targets, and in what units.
+
+The schema is plain JSON: `columns` of `x`; `target`, positions of those to predict where the data have no `y` (else
+None); `targets`, their names; `categorical`, labels by stream; `x` and `y`, location and scale by column.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from phlogiston.datasets.base import Meta
+from phlogiston.errors import ConfigError, DataError, ShapeError, unknown_name
+
+RESERVED = ("x", "y", "mask", "weight")
+
+
+def describe(tensors: Mapping[str, Tensor], meta: Meta | None, target: Sequence[str] = ()) -> dict[str, Any]:
+    """Learn the schema from training rows.
+
+    Args:
+        tensors: `x` (rows, columns), perhaps `y` (rows, targets), and int64 (rows,) per categorical stream.
+        meta: names of columns and labels, where they are known.
+        target: names (or positions, as text) of the columns of `x` to predict; see `Config.target`.
+
+    Raises:
+        ShapeError: no inputs, or targets that are no table of real numbers.
+        DataError: no rows, or nothing to predict, or nothing to predict it from.
+        ConfigError: a target is named, and the data have targets of their own.
+        UnknownNameError: a target that is no column.
+    """
+    if "x" not in tensors or tensors["x"].ndim != 2:
+        raise ShapeError("MDN needs inputs: a tensor 'x' of shape (rows, features) in the training data")
+    if not len(tensors["x"]):
+        raise DataError("x has no rows; MDN needs at least one to fit")
+    columns = list(meta.columns) if meta is not None and meta.columns else []
+    columns = columns or [f"x{i}" for i in range(tensors["x"].shape[1])]
+    schema: dict[str, Any] = {"columns": columns, "target": None, "categorical": {}}
+    if "y" not in tensors:
+        schema["target"] = _positions(columns, target)
+    elif target:
+        raise ConfigError("the data have targets 'y' of their own; leave option target empty")
+    for name, tensor in tensors.items():
+        if name not in RESERVED and tensor.dtype == torch.int64 and tensor.ndim == 1:
+            labels = list(meta.categorical.get(name, ())) if meta is not None else []
+            schema["categorical"][name] = labels or [str(v) for v in range(int(tensor.max()) + 1)]
+    x, y = inputs(schema, tensors).double(), targets(schema, tensors).double()
+    if not x.shape[1]:
+        raise DataError(f"no input is left beside the target {columns[schema['target'][0]]!r}")
+    own = schema["target"]
+    schema["targets"] = [columns[i] for i in own] if own is not None else _names(y.shape[1])
+    schema["x"], schema["y"] = _location_and_scale(x), _location_and_scale(y)
+    return schema
+
+
+def inputs(schema: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Tensor:
+    """Continuous inputs, then one column per label of every categorical stream: (rows, features).
+
+    Raises:
+        ShapeError: another number of columns than the schema's.
+        DataError: a missing input.
+    """
+    x = tensors["x"]
+    if x.ndim != 2:
+        raise ShapeError(f"x has shape {tuple(x.shape)}; expected (rows, features)")
+    target = set(schema["target"] or ())
+    own = [i for i in range(len(schema["columns"])) if i not in target]
+    if x.shape[1] == len(schema["columns"]):
+        used = own
+    elif target and x.shape[1] == len(own):  # rows to predict from: the targets are not there
+        used = list(range(len(own)))
+    else:
+        raise ShapeError(
+            f"x has {x.shape[1]} columns; this model was fitted on {len(schema['columns'])} "
+            f"({', '.join(schema['columns'][:4])}{', ...' if len(schema['columns']) > 4 else ''})"
+        )
+    if "mask" in tensors and not bool(tensors["mask"][:, used].all()):
+        row = int((~tensors["mask"][:, used].all(1)).nonzero()[0])
+        raise DataError(f"x has a missing input in row {row}; MDN needs complete rows. Fill it in, or query with Near")
+    parts = [x[:, used]]
+    for name, labels in schema["categorical"].items():
+        if name not in tensors:
+            raise DataError(f"the categorical input {name!r} is missing from the rows")
+        codes = tensors[name]
+        one_hot = functional.one_hot(codes.clamp(min=0), max(len(labels), int(codes.max()) + 1))
+        parts.append((one_hot[:, : len(labels)] * (codes >= 0).unsqueeze(1)).to(x.dtype))
+    return torch.cat(parts, 1)
+
+
+def targets(schema: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Tensor:
+    """Targets, (rows, targets).
+
+    Raises:
+        ShapeError: no targets, or targets of another shape or type.
+        DataError: a missing target.
+    """
+    if schema["target"] is not None:
+        if tensors["x"].shape[1] != len(schema["columns"]):
+            raise ShapeError("the rows hold no targets: give x with the target columns, too")
+        if "mask" in tensors and not bool(tensors["mask"][:, schema["target"]].all()):
+            raise DataError("a target is missing; leave rows without target out")
+        return tensors["x"][:, schema["target"]]
+    if "y" not in tensors:
+        raise ShapeError("the rows hold no targets 'y'")
+    y = tensors["y"]
+    y = y.unsqueeze(1) if y.ndim == 1 else y
+    if y.ndim != 2 or not y.is_floating_point():
+        raise ShapeError(f"y has shape {tuple(y.shape)} and type {y.dtype}; expected real numbers (rows, targets)")
+    want = len(schema.get("targets", [])) or y.shape[1]
+    if y.shape[1] != want:
+        raise ShapeError(f"y has {y.shape[1]} columns; this model was fitted on {want}")
+    return y
+
+
+def _positions(columns: Sequence[str], target: Sequence[str]) -> list[int]:
+    """Where the named targets are among the columns; the last column if none is named."""
+    if len(columns) < 2:
+        raise DataError("the data have no targets 'y', and x has one column only: nothing to predict it from")
+    if not target:
+        return [len(columns) - 1]
+    found = []
+    for name in target:
+        if name in columns:
+            found.append(list(columns).index(name))
+        elif name.lstrip("-").isdigit() and -len(columns) <= int(name) < len(columns):
+            found.append(int(name) % len(columns))
+        else:
+            raise unknown_name("target column", name, columns)
+    return found
+
+
+def _names(count: int) -> list[str]:
+    return ["y"] if count == 1 else [f"y{i}" for i in range(count)]
+
+
+def _location_and_scale(values: Tensor) -> dict[str, list[float]]:
+    """Mean and standard deviation by column; 1 where a column never varies (up to rounding)."""
+    location = values.mean(0)
+    scale = (values - location).square().mean(0).sqrt()
+    flat = scale <= 1e-6 * values.abs().amax(0)
+    return {"location": location.tolist(), "scale": torch.where(flat, 1.0, scale).tolist()}
