@@ -171,6 +171,6 @@ def _condition_full(means: Tensor, factors: Tensor, evidence: LinearEvidence, so
     along = loose @ q.mT  # (P, U, E)
     mean = means[:, free] + (along @ eta.unsqueeze(-1)).squeeze(-1)
     factor = loose - along @ q
-    if factor.shape[1] == 1:
-        factor = factor.norm(dim=-1, keepdim=True)
+    if 0 < factor.shape[1] <= min(_UNROLL, factor.shape[2] - 1):
+        factor = orthogonalise(factor)[0]  # as many columns as rows: less noise to draw
     return Conditioned(terms, mean, factor)

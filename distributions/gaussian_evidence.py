@@ -27,7 +27,7 @@ from torch import Tensor
 from phlogiston.distributions.corner_tilting import tilt_first
 from phlogiston.distributions.gaussian_conditioning import condition
 from phlogiston.distributions.linear_constraints import LinearEvidence, RowPlan, Rows, plan, simplify
-from phlogiston.distributions.resampling import effective_size, systematic
+from phlogiston.distributions.resampling import compact, effective_size, systematic
 from phlogiston.distributions.sequential_draws import draw_rows
 from phlogiston.distributions.truncated_normal import log_interval_mass
 
@@ -37,6 +37,7 @@ _MAX_TRIES = 16
 _MAX_WORK = 2**22  # draws times candidates beyond which evidence counts as too improbable
 _CORNER = -6.0  # components with less log mass than this in one of two rows are tilted
 _PILOT_ROWS = 8  # with more rows than this a pilot of a few draws adds noise rather than knowledge
+_SETTLED = 0.1  # components whose mass is known this well (nats) whatever their correlations need no pilot
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +101,8 @@ class ConditionedMixture:
             powers = torch.where(rows.weight == 0, 0.0, row_mass * rows.weight)
             self.log_twist = self._product = tempered + powers.sum(-1)
             self._upper = tempered + powers.amin(-1)  # no set of rows has more mass than one of them
+            if not self.exact:
+                self._settled = _settled(row_mass, rows.weight)
         else:
             self.log_mass, self.log_twist = self.log_equal, tempered
         self.rows = rows
@@ -121,14 +124,18 @@ class ConditionedMixture:
         if count * len(self.rows) * width > 2**25:
             return self._product
         # First the most promising components, then all that could still matter beside the best of those.
-        best = self._upper.topk(min(64, count)).indices
+        upper = torch.where(self._settled, -math.inf, self._upper)
+        best = upper.topk(min(64, count)).indices
+        known = torch.where(self._settled, self._product, -math.inf).max()
         refined = self._through_means(best, log_equal)
-        matter = torch.nonzero(self._upper > refined.max() + 1.5 * _LIVE).squeeze(-1)
+        matter = torch.nonzero(upper > torch.maximum(known, refined.max()) + 1.5 * _LIVE).squeeze(-1)
+        if len(matter) == 0:
+            return self._product
         refined = self._through_means(matter, log_equal)
         if len(self.rows) == len(self.plan.independent) == 2 and bool((self.rows.weight == 1).all()):
-            upper = self._upper[matter]
+            upper = upper[matter]
             corner = upper - log_equal[matter] < _CORNER
-            if bool((corner & (upper > refined.max() - 1)).any()):
+            if bool((corner & (upper > torch.maximum(known, refined.max()) - 1)).any()):
                 index = matter[corner]
                 tilt, bound = tilt_first(self.conditioned.subset(index), self.rows, self.plan)
                 self._tilt = tilt.new_zeros(count).index_copy(0, index, tilt)
@@ -199,14 +206,21 @@ class ConditionedMixture:
         probs = log_q.exp()
         component = systematic(probs, n, generator)[torch.randperm(n, generator=generator)]
         x_free, log_rows = self._draw_free(component, probs, noise, generator)
-        x = self.evidence.values.detach().repeat(n, 1)
-        x[:, ~self.evidence.known] = x_free
+        x = self._with_known(x_free)
         if self.exact:
             total = self.log_twist if self.temper else self.log_mass
-            weights = total - log_q  # equal unless tempered twists are being corrected
-            return Draws(component, x, weights[component], not bool((self.log_twist != self.log_mass).any()))
+            weights = (total - log_q).index_select(0, component)  # equal unless tempered twists are being corrected
+            return Draws(component, x, weights, not bool((self.log_twist != self.log_mass).any()))
         base = (self._tempered_equal if self.temper else self.log_equal) - log_q
-        return Draws(component, x, base[component] + log_rows, False)
+        return Draws(component, x, base.index_select(0, component) + log_rows, False)
+
+    def _with_known(self, x_free: Tensor) -> Tensor:
+        """Put the known entries among the free ones: (n, U) -> (n, D)."""
+        known = self.evidence.known
+        if not bool(known.any()):
+            return x_free
+        x = self.evidence.values.detach().repeat(len(x_free), 1)
+        return x.index_copy_(1, torch.nonzero(~known).squeeze(-1), x_free)
 
     @torch.no_grad()
     def draw_each(self, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
@@ -222,16 +236,14 @@ class ConditionedMixture:
         x_free, log_rows = draw_rows(
             self.conditioned, self.rows, row_plan, place, True, False, generator, tries, tilt=tilt
         )
-        x = self.evidence.values.detach().repeat(len(self.means), 1)
-        x[:, ~self.evidence.known] = x_free
-        return x, (self.log_mass if self.exact else self.log_equal + log_rows) - self.log_prior
+        return self._with_known(x_free), (self.log_mass if self.exact else self.log_equal + log_rows) - self.log_prior
 
     def _draw_free(
         self, component: Tensor, probs: Tensor, noise: bool, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
         """Draw the free entries for the components chosen, trying harder while nothing satisfies the evidence."""
         n = len(component)
-        used, place = component.unique(return_inverse=True)
+        used, place = compact(component, len(probs))
         local = self.conditioned.subset(used)
         row_plan = self.plan if len(self.rows) else None
         tries = self._tries(probs, n, generator) if noise and not self.exact else 1
@@ -249,8 +261,10 @@ class ConditionedMixture:
 
     def _tries(self, probs: Tensor, n: int, generator: torch.Generator | None) -> int:
         """Choose how many candidates each draw needs, from a small trial independent of the draws themselves."""
+        if float(torch.where(self._settled, 0.0, probs).sum()) < 0.05 * float(probs.sum()):
+            return 1
         component = systematic(probs, _TRIAL, generator)
-        used, place = component.unique(return_inverse=True)
+        used, place = compact(component, len(probs))
         local = self.conditioned.subset(used)
         tilt = None if self._tilt is None else self._tilt[used]
         _, log_rows = draw_rows(
@@ -269,15 +283,28 @@ class ConditionedMixture:
 
     def _pilot(self, log_twist: Tensor, draws: int, generator: torch.Generator | None) -> Tensor:
         """Propose components by a few sequential draws each, mixed with 5 % of the twist and of the plain product."""
-        live = torch.nonzero(log_twist > log_twist.max() + _LIVE).squeeze(-1)
-        if len(self.rows) > _PILOT_ROWS or len(live) * draws * len(self.rows) > 2**25:
+        live = torch.nonzero((log_twist > log_twist.max() + _LIVE) & ~self._settled).squeeze(-1)
+        if len(self.rows) > _PILOT_ROWS or len(live) == 0 or len(live) * draws * len(self.rows) > 2**25:
             return log_twist
         local = self.conditioned.subset(live)
         place = torch.arange(len(live))
         tilt = None if self._tilt is None else self._tilt[live]
         _, mass = draw_rows(local, self.rows, self.plan, place, True, self.temper, generator, draws, False, tilt)
-        pilot = (self._tempered_equal if self.temper else self.log_equal)[live] + mass
+        found = (self._tempered_equal if self.temper else self.log_equal)[live] + mass
+        pilot = torch.where(self._settled, log_twist, -math.inf).index_copy(0, live, found)
         if not bool(torch.isfinite(pilot.max())):
             return log_twist
         log_q = torch.logaddexp(log_twist.log_softmax(0), self._product.log_softmax(0)) + math.log(0.025)
-        return log_q.index_copy(0, live, torch.logaddexp(log_q[live], pilot.log_softmax(0) + math.log(0.95)))
+        return torch.logaddexp(log_q, pilot.log_softmax(0) + math.log(0.95))
+
+
+def _settled(row_mass: Tensor, weight: Tensor) -> Tensor:
+    """Tell which components' joint mass hardly depends on how their rows are correlated: (P, R), (R,) -> bool (P,).
+
+    By Frechet's inequalities the mass of all rows lies between 1 - sum(1 - p_r) and min p_r. The product lies between
+    the two as well. Most components of a wide box are wholly inside.
+    """
+    if bool((weight != 1).any()):
+        return torch.zeros(len(row_mass), dtype=torch.bool)
+    least = 1 + torch.expm1(row_mass).sum(-1)
+    return least > math.exp(-_SETTLED) * row_mass.amin(-1).exp()

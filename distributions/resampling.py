@@ -1,6 +1,7 @@
 """Choosing among weighted items without adding more noise than necessary.
 
 - `systematic`: indices with expected counts proportional to the weights, one uniform for all of them;
+- `compact`: which items were drawn at all;
 - `resample_distinct`: thin a weighted list to at most N *different* items, heavy ones kept exactly (Fearnhead and
   Clifford, "On-line inference for hidden Markov models via particle filters", JRSS B 65, 2003, section 3.2);
 - `replace_dead`: fill rows of zero weight with copies of living ones, leaving every weighted average unchanged;
@@ -42,11 +43,26 @@ def systematic(weights: Tensor, n: int, generator: torch.Generator | None = None
     """
     ends = weights.double().cumsum(0)
     offset = torch.rand((), dtype=torch.float64, generator=generator, device=weights.device)
-    points = (torch.arange(n, dtype=torch.float64, device=weights.device) + offset) * (ends[-1] / n)
-    # right=True: a point that falls on an end belongs to the next item, so empty items are never hit
-    index = torch.searchsorted(ends, points, right=True)
-    last = torch.nonzero(weights)[-1, 0]  # rounding may push the last point past the end
-    return index.clamp(max=last)
+    # how many of the points 0 + offset, 1 + offset, ... lie before each end: a point on an end belongs to the next item
+    before = torch.ceil(ends * (n / ends[-1]) - offset).clamp_(0, n)
+    before = torch.where(ends == ends[-1], n, before).long()  # however the last end was rounded
+    counts = torch.diff(before, prepend=before.new_zeros(1))
+    return torch.arange(len(counts), device=weights.device).repeat_interleave(counts, output_size=n)
+
+
+def compact(index: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Number the items that occur: `used[place] == index`, like `unique` but without sorting.
+
+    Args:
+        index: int64 (n,), in [0, count).
+        count: how many items there are.
+
+    Returns:
+        `used` int64 (M,), ascending, the items that occur, and `place` int64 (n,) in [0, M).
+    """
+    seen = torch.zeros(count, dtype=torch.bool, device=index.device)
+    seen[index] = True
+    return torch.nonzero(seen).squeeze(-1), (seen.cumsum(0) - 1).index_select(0, index)
 
 
 def resample_distinct(log_weights: Tensor, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ Stat. 1, 1992 (also known as GHK), whose mean weight is an unbiased estimate of 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -16,9 +17,9 @@ from torch import Tensor
 from phlogiston.distributions.gaussian_conditioning import Conditioned, orthogonalise
 from phlogiston.distributions.linear_constraints import RowPlan, Rows
 from phlogiston.distributions.truncated_normal import (
+    confine,
     log_interval_mass,
     log_normal_density,
-    standard_truncated,
     truncated_with_mass,
 )
 
@@ -54,11 +55,17 @@ def draw_rows(
         return _draw_box(conditioned, rows, place, noise, temper, generator)
     centre, row_factor = conditioned.row_factors(rows)
     lower, q = orthogonalise(row_factor.index_select(1, row_plan.independent))
-    first = _strata(n, tries, generator) if noise else None
+    wide = torch.diag_embed(factor) if conditioned.diagonal else factor
+    first = eps = own = None
+    if noise and values:
+        # without inequalities x would be mean + F eps, whose coordinates along the rows are Q eps
+        eps = torch.randn(n, wide.shape[2], dtype=mean.dtype, generator=generator)
+        own = _apply(q, place, eps)
+    if noise and (tries > 1 or not values):
+        first = _strata(n, tries, generator)
     candidates = place.repeat(tries) if tries > 1 else place
-    coordinates, log_rows = _sequence(
-        rows, row_plan, centre, lower, candidates, first, noise, temper, generator, values, tilt
-    )
+    source = _Source(first, own if first is None else None, generator) if noise else None
+    coordinates, log_rows = _sequence(rows, row_plan, centre, lower, candidates, source, temper, values, tilt)
     if tries > 1:
         log_rows = log_rows.reshape(tries, n)
         mean_weight = torch.logsumexp(log_rows, 0) - math.log(tries)
@@ -70,13 +77,35 @@ def draw_rows(
         log_rows = mean_weight
     if not values:
         return mean[:0], log_rows
-    wide = torch.diag_embed(factor) if conditioned.diagonal else factor
-    along = wide @ q.mT  # (S, U, k)
-    x = mean.index_select(0, place) + _apply(along, place, torch.stack(coordinates, 1))
-    if q.shape[1] < wide.shape[1] and noise:  # some directions are touched by no row
-        eps = torch.randn(n, wide.shape[2], dtype=mean.dtype, generator=generator)
-        x = x + _apply(wide - along @ q, place, eps)
-    return x, log_rows
+    found = torch.stack(coordinates, 1)
+    x = mean.index_select(0, place)
+    if eps is not None and own is not None:
+        x, found = x + _apply(wide, place, eps), found - own
+    return x + _apply(wide @ q.mT, place, found), log_rows
+
+
+@dataclass(frozen=True, eq=False)
+class _Source:
+    """Where the noise of a sequence of coordinates comes from.
+
+    Attributes:
+        first: (n,), uniforms for the first coordinate, or None.
+        normals: (n, k), standard normals to be confined, or None for uniforms throughout.
+        generator: source of the rest.
+    """
+
+    first: Tensor | None
+    normals: Tensor | None
+    generator: torch.Generator | None
+
+    def draw(self, k: int, low: Tensor, high: Tensor, weigh: bool) -> tuple[Tensor, Tensor]:
+        """Draw coordinate k between limits (n,), with the log mass between them unless `weigh` is False."""
+        if self.normals is not None:
+            mass = log_interval_mass(low, high) if weigh else low.new_zeros(())
+            return confine(self.normals[:, k], low, high, self.generator), mass
+        if k == 0 and self.first is not None:
+            return truncated_with_mass(self.first, low, high)
+        return truncated_with_mass(torch.rand(low.shape, dtype=low.dtype, generator=self.generator), low, high)
 
 
 def _apply(factor: Tensor, place: Tensor, eps: Tensor) -> Tensor:
@@ -115,11 +144,8 @@ def _draw_box(
     mean, sd = conditioned.mean.index_select(0, place), conditioned.factor.index_select(0, place)
     eps = torch.randn(mean.shape, dtype=mean.dtype, generator=generator) if noise else torch.zeros_like(mean)
     a, b = (low - mean[:, index]) / sd[:, index], (high - mean[:, index]) / sd[:, index]
-    if noise:
-        eps[:, index] = standard_truncated(torch.rand(a.shape, dtype=a.dtype, generator=generator), a, b)
-    else:
-        eps[:, index] = truncated_mean(a, b, log_interval_mass(a, b))
-    return mean + sd * eps, mean.new_zeros(n)
+    inside = confine(eps[:, index], a, b, generator) if noise else truncated_mean(a, b, log_interval_mass(a, b))
+    return mean + sd * eps.index_copy(1, index, inside), mean.new_zeros(n)
 
 
 def _strata(n: int, tries: int, generator: torch.Generator | None) -> Tensor:
@@ -140,10 +166,8 @@ def _sequence(
     centre: Tensor,
     lower: Tensor,
     place: Tensor,
-    first: Tensor | None,
-    noise: bool,
+    source: _Source | None,
     temper: bool,
-    generator: torch.Generator | None,
     values: bool,
     tilt: Tensor | None,
 ) -> tuple[list[Tensor], Tensor]:
@@ -155,16 +179,15 @@ def _sequence(
         centre: (S, R), the rows' means per component.
         lower: (S, k, k), L of the independent rows.
         place: (n,), component of each draw.
-        first: (n,), uniforms for the first coordinate, or None.
-        noise: False for truncated means instead of draws.
+        source: noise; None for truncated means instead of draws.
         temper: raise each step's mass to the weight of its row.
-        generator: source of randomness.
         values: False leaves out the last coordinate, on which no weight depends.
         tilt: (S,), draw the first coordinate from a normal with this mean, and correct the weight; None for zero.
 
     Returns:
         k coordinates (n,) each, and the log weight (n,): `-inf` where an intersection was empty.
     """
+    weigh = len(rows) > 1  # one row's mass is known per component
     every = row_plan.combination @ lower if len(rows) > lower.shape[1] else lower  # (S, R, k)
     coordinates: list[Tensor] = []
     log_weight = centre.new_zeros(len(place))
@@ -188,15 +211,14 @@ def _sequence(
             high = torch.maximum(low, high)
         if not values and k == len(row_plan.groups) - 1:
             mass = log_interval_mass(low, high)
-        elif noise:
-            u = first if k == 0 and first is not None else torch.rand(low.shape, dtype=low.dtype, generator=generator)
+        elif source is not None:
             if k == 0 and tilt is not None:
                 shift = tilt.index_select(0, place)
-                coordinate, mass = truncated_with_mass(u, low - shift, high - shift)
+                coordinate, mass = source.draw(k, low - shift, high - shift, True)
                 coordinate = (coordinate + shift).clamp(low, high)
                 mass = mass + shift * (0.5 * shift - coordinate)
             else:
-                coordinate, mass = truncated_with_mass(u, low, high)
+                coordinate, mass = source.draw(k, low, high, weigh)
             coordinates.append(coordinate)
         else:
             mass = log_interval_mass(low, high)

@@ -5,6 +5,7 @@ Three building blocks on standardised limits `a < b` (either may be infinite), a
 - `log_interval_mass(a, b)`  = log(Phi(b) - Phi(a)), differentiable, relative accuracy near rounding everywhere;
 - `standard_truncated(u, a, b)`: the value whose truncated cdf is `u`, differentiable in all three
   (`truncated_with_mass` gives both at once);
+- `confine(z, a, b)`: turns draws of the standard normal into draws of the restricted one, leaving those inside alone;
 - `TruncatedNormal(loc, scale, low, high)`: the torch/Pyro distribution made of them.
 
 Hazards met here once, so that nobody else meets them: `torch.special.ndtr` has no correct digit left below -8 standard
@@ -40,6 +41,11 @@ def normal_cdf(x: Tensor) -> Tensor:
     return 0.5 * torch.erfc(x * -math.sqrt(0.5))
 
 
+def _cdf(x: Tensor) -> Tensor:
+    """The same without gradients and without copies."""
+    return (x * -math.sqrt(0.5)).erfc_().mul_(0.5)
+
+
 def _to_lower_side(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Mirror intervals that lie mostly above zero; returns (a, b, mirrored)."""
     mirrored = a + b > 0  # nan for (-inf, inf), which stays as it is
@@ -58,8 +64,8 @@ class _Sides(NamedTuple):
 
 def _sides(a: Tensor, b: Tensor) -> _Sides:
     low, high, mirrored = _to_lower_side(a, b)
-    p_low = normal_cdf(low)
-    return _Sides(low, high, mirrored, p_low, normal_cdf(high) - p_low)
+    p_low = _cdf(low)
+    return _Sides(low, high, mirrored, p_low, _cdf(high).sub_(p_low))
 
 
 def _log_mass(a: Tensor, b: Tensor, sides: _Sides | None = None) -> Tensor:
@@ -196,6 +202,29 @@ def truncated_with_mass(u: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor
     """
     sides = _sides(a, b)
     return _quantile(u, a, b, sides), _log_mass(a, b, sides)
+
+
+@torch.no_grad()
+def confine(z: Tensor, a: Tensor, b: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Turn standard normals into draws of the normal restricted to [a, b].
+
+    A draw that lies inside is one already; only the others are drawn anew, which costs little where intervals are wide.
+
+    Args:
+        z: independent standard normals, any shape.
+        a: lower limits of that shape.
+        b: upper limits of that shape, `a <= b`.
+        generator: source of randomness for the replacements.
+
+    Returns:
+        Draws in [a, b], of the shape of `z`; without gradients.
+    """
+    outside = torch.nonzero(((z < a) | (z > b)).reshape(-1)).squeeze(-1)
+    if len(outside) == 0:
+        return z
+    low, high = a.reshape(-1).index_select(0, outside), b.reshape(-1).index_select(0, outside)
+    u = torch.rand(len(outside), dtype=z.dtype, device=z.device, generator=generator)
+    return z.reshape(-1).index_copy(0, outside, _quantile(u, low, high)).reshape(z.shape)
 
 
 class TruncatedNormal(TorchDistribution):

@@ -160,12 +160,13 @@ class DRMMQuery:
         streams = {name: self.model.stream_logits(name, tuples.codes).log_softmax(-1) for name in self.categorical}
         mixture = tuples.given(q, streams, temper)
         draws = mixture.sample(n, pilot=pilot, noise=noise, generator=generator)
-        x = torch.zeros(n, len(self.columns), dtype=torch.float64)
-        x[:, self.varying] = self.model.location + self.model.scale * draws.x
+        x = self.model.location + self.model.scale * draws.x
+        if self.constant:
+            x = x.new_zeros(n, len(self.columns)).index_copy(1, self.varying, x)
         x, good = settle(x, q.original)
         log_weights = torch.where(good, draws.log_weights, -math.inf)
         self._check(log_weights, mixture, q)
-        codes = tuples.codes[draws.component]
+        codes = tuples.codes.index_select(0, draws.component)
         samples = {"x": x}
         for name in self.categorical:
             log_probs = streams[name][draws.component]
@@ -175,16 +176,18 @@ class DRMMQuery:
         log_evidence = log_mean(draws.log_weights) + q.log_constant.detach()
         error = evidence_error(draws.log_weights) if tuples.all else None
         ess = effective_size(log_weights)
-        index, log_weights = replace_dead(log_weights, generator)
+        if bool(torch.isneginf(log_weights).any()):
+            index, log_weights = replace_dead(log_weights, generator)
+            samples, codes = {name: value[index] for name, value in samples.items()}, codes[index]
         method = tuples.method + ("" if mixture.exact else ", sequential masses") + (", tempered" if temper else "")
         return Answer(
-            {name: value[index] for name, value in samples.items()},
+            samples,
             log_weights + q.log_constant.detach(),
             log_evidence,
             error,
             method,
             ess,
-            {"codes": codes[index]},
+            {"codes": codes},
         )
 
     def _check(self, log_weights: Tensor, mixture: ConditionedMixture, q: Question) -> None:

@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from phlogiston.distributions.gaussian_conditioning import orthogonalise
-from phlogiston.distributions.gaussian_evidence import ConditionedMixture
+from phlogiston.distributions.gaussian_evidence import _SETTLED, ConditionedMixture, _settled
 from phlogiston.distributions.linear_constraints import LinearEvidence, Rows, is_feasible, plan, settle, simplify
 from phlogiston.distributions.resampling import effective_size, log_mean
 from phlogiston.distributions.truncated_normal import log_interval_mass, log_normal_density
@@ -404,6 +405,19 @@ def test_orthogonal_factors_reproduce_the_rows(k: int) -> None:
     assert torch.allclose(lower @ q, rows, atol=1e-10)
     assert torch.allclose(q @ q.mT, torch.eye(k, dtype=torch.float64).expand(7, k, k), atol=1e-9)
     assert torch.allclose(lower, lower.tril())
+
+
+@pytest.mark.parametrize("correlation", [-0.999, 0.0, 0.999])
+def test_settled_masses_are_known_whatever_the_correlation(correlation: float) -> None:
+    limits = torch.linspace(-2.0, 4.0, 25, dtype=torch.float64)
+    high = torch.cartesian_prod(limits, limits)
+    row_mass = log_interval_mass(torch.full_like(high, -INF), high)
+    settled = _settled(row_mass, double([1.0, 1.0]))
+    assert 0 < settled.sum() < len(settled)
+    law = scipy.stats.multivariate_normal([0.0, 0.0], [[1.0, correlation], [correlation, 1.0]])
+    joint = double(np.log(law.cdf(high[settled].numpy())))
+    assert (joint - row_mass[settled].sum(1)).abs().max() < _SETTLED
+    assert not _settled(row_mass, double([1.0, 0.5])).any()
 
 
 def test_far_corners_of_correlated_components_are_drawn_well() -> None:

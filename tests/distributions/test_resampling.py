@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from phlogiston.distributions.resampling import (
     _threshold,
+    compact,
     effective_size,
     log_mean,
     replace_dead,
@@ -86,6 +87,27 @@ def test_systematic_counts_are_within_one_of_their_expectation_and_skip_zero_wei
     counts = torch.bincount(systematic(weights, 101), minlength=6)
     assert counts.sum() == 101
     assert ((counts - 101 * weights).abs() < 1).all()
+
+
+@settings(max_examples=200, deadline=None)
+@given(weights_strategy, st.integers(1, 500), st.integers(0, 10**6))
+def test_systematic_always_draws_as_many_as_asked_for_each_near_its_expectation(
+    logs: list[float], n: int, seed: int
+) -> None:
+    weights = torch.tensor(logs, dtype=torch.float64).exp()
+    index = systematic(weights, n, torch.Generator().manual_seed(seed))
+    assert len(index) == n
+    assert (index.diff() >= 0).all()
+    counts = torch.bincount(index, minlength=len(weights))
+    assert ((counts - n * weights / weights.sum()).abs() < 1 + 1e-9).all()
+
+
+def test_compact_numbers_the_items_that_occur() -> None:
+    index = torch.randint(0, 50, (30,))
+    used, place = compact(index, 50)
+    want = index.unique(return_inverse=True)
+    assert torch.equal(used, want[0])
+    assert torch.equal(place, want[1])
 
 
 def test_replacing_dead_rows_keeps_weighted_means() -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from phlogiston.distributions.truncated_normal import (
     TruncatedNormal,
+    confine,
     log_interval_mass,
     standard_truncated,
     truncated_with_mass,
@@ -43,6 +44,20 @@ def test_draws_with_their_masses_are_those_computed_apart() -> None:
     draws, log_mass = truncated_with_mass(u, a, b)
     assert torch.equal(draws, standard_truncated(u, a, b))
     assert torch.equal(log_mass, log_interval_mass(a, b))
+
+
+@pytest.mark.parametrize(("a", "b"), [(-1.0, 0.5), (-math.inf, 0.3), (1.5, math.inf), (8.0, 8.1), (-40.0, -35.0)])
+def test_confined_normals_follow_the_restricted_law_and_keep_what_lay_inside(a: float, b: float) -> None:
+    torch.manual_seed(0)
+    z = torch.randn(2, 5000, dtype=torch.float64)
+    low, high = torch.full_like(z, a), torch.full_like(z, b)
+    x = confine(z, low, high)
+    inside = (z >= a) & (z <= b)
+    assert torch.equal(x[inside], z[inside])
+    assert ((x >= a) & (x <= b)).all()
+    u = (log_interval_mass(low, x) - log_interval_mass(low, high)).exp()
+    # a wrong law fails, a right one fails once in 100,000 seeds
+    assert scipy.stats.kstest(u.flatten().numpy(), "uniform").pvalue > 1e-5
 
 
 @pytest.mark.parametrize(("a", "b"), INTERVALS)
