@@ -78,6 +78,46 @@ def scale_sites(weights: Mapping[str, float]) -> ScaleSites:
     return ScaleSites(weights)
 
 
+class Setting(Messenger):
+    """See `setting`. Attribute `value` may be changed at any time while the handler is not entered."""
+
+    def __init__(self, target: Any, name: str, value: Any) -> None:
+        super().__init__()
+        if not hasattr(target, name):
+            raise ConfigError(f"setting: a {type(target).__name__} has no attribute {name!r}.")
+        self.target, self.name, self.value = target, name, value
+
+    def __enter__(self) -> Any:
+        self._before = getattr(self.target, self.name)
+        setattr(self.target, self.name, self.value)
+        return super().__enter__()
+
+    def __exit__(self, *args: Any) -> Any:
+        setattr(self.target, self.name, self._before)
+        return super().__exit__(*args)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the handler as JSON-able data."""
+        return {"handler": "setting", "of": type(self.target).__name__, "name": self.name, "value": self.value}
+
+
+def setting(target: Any, name: str, value: Any) -> Setting:
+    """Give an attribute of a module another value while the handler is entered: a temperature that is annealed.
+
+    Args:
+        target: the module (or any object).
+        name: an attribute it has.
+        value: what the attribute is inside; a schedule `"<handler name>.value"` may drive it.
+
+    Returns:
+        A messenger.
+
+    Raises:
+        ConfigError: if there is no such attribute.
+    """
+    return Setting(target, name, value)
+
+
 class PerDatum(Messenger):
     """See `per_datum`. Attribute `weight` is set by the engine at every step."""
 

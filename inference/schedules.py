@@ -14,12 +14,13 @@ two runs can be compared.
 from __future__ import annotations
 
 import bisect
+import functools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any
 
-from phlogiston.errors import ConfigError
+from phlogiston.errors import ConfigError, unknown_name
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,52 @@ class _HoldThen(Schedule):
         return self.then(0.0 if progress <= self.hold else (progress - self.hold) / (1.0 - self.hold))
 
 
+@dataclass(frozen=True)
+class _HalfCosine(Schedule):
+    start: float
+    end: float
+    fraction: float
+    epochs: int
+
+    def value(self, progress: float) -> float:
+        if self.epochs < 1:  # by the step
+            return self.end + (self.start - self.end) * 0.5 * (
+                1.0 + math.cos(math.pi * min(1.0, progress / self.fraction))
+            )
+        epoch = min(int(progress * self.epochs), self.epochs - 1)
+        length = self.epochs * self.fraction
+        rising = math.ceil(length - 1e-9)
+        if epoch >= rising:
+            return self.end
+        share = (1.0 + math.cos(math.pi * (rising - 1 - epoch) / length)) / 2.0
+        return self.start + (self.end - self.start) * share
+
+
+@dataclass(frozen=True)
+class _FourPoint(Schedule):
+    values: tuple[float, float, float, float]
+    fractions: tuple[float, float]
+    kind: str
+    limits: tuple[float, float]
+    epochs: int
+
+    def value(self, progress: float) -> float:
+        last = max(self.epochs - 1, 1)
+        if self.epochs < 1:
+            position, at = progress, (0.0, *self.fractions, 1.0)
+        else:
+            position = float(min(int(progress * self.epochs), self.epochs - 1))
+            at = (0.0, *(f * self.epochs for f in self.fractions), float(last))
+        return min(self.limits[1], max(self.limits[0], float(_spline(at, self.values, self.kind)(position))))
+
+
+@functools.lru_cache(maxsize=64)
+def _spline(at: tuple[float, ...], values: tuple[float, ...], kind: str) -> Any:
+    from scipy.interpolate import PchipInterpolator, make_interp_spline
+
+    return PchipInterpolator(at, values) if kind == "pchip" else make_interp_spline(at, values, k=2)
+
+
 def constant(level: float) -> Schedule:
     """Return the schedule that is `level` throughout."""
     return _Constant(float(level))
@@ -155,6 +202,62 @@ def piecewise(points: Iterable[tuple[float, float]]) -> Schedule:
             f"piecewise(points={list(fixed)}): needs at least one (progress, value), progress rising in [0, 1]."
         )
     return _Piecewise(fixed)
+
+
+def half_cosine(start: float, end: float, fraction: float = 1.0, epochs: int = 0) -> Schedule:
+    """Return a rise (or fall) along half a cosine over the first `fraction` of the stage, level afterwards.
+
+    Args:
+        start: value at the beginning; in epochs, the value of the first one is a little beyond it.
+        end: value from `fraction` on.
+        fraction: share of the stage the change takes, in (0, 1].
+        epochs: cut the stage into so many epochs with one value each: for epoch k below n = ceil(epochs fraction) the
+            value is start + (end - start) (1 + cos(pi (n - 1 - k) / (epochs fraction))) / 2, then `end`. 0 changes it
+            at every step.
+
+    Raises:
+        ConfigError: if `fraction` is not in (0, 1], or epochs are negative.
+
+    Example:
+        >>> round(half_cosine(1.0, 10.0, 0.5, epochs=200)(50.5 / 200), 4)
+        5.6413
+    """
+    if not 0.0 < fraction <= 1.0 or epochs < 0:
+        raise ConfigError(f"half_cosine(fraction={fraction}, epochs={epochs}): fraction in (0, 1], epochs from 0 on.")
+    return _HalfCosine(float(start), float(end), float(fraction), int(epochs))
+
+
+def four_point(
+    start: float,
+    first: float,
+    second: float,
+    end: float,
+    fractions: tuple[float, float] = (0.5, 0.8),
+    kind: str = "quadratic",
+    limits: tuple[float, float] = (0.005, 80.0),
+    epochs: int = 0,
+) -> Schedule:
+    """Return a smooth curve through four values: at the beginning, at two places between, and at the end.
+
+    Args:
+        start, first, second, end: the values.
+        fractions: where the two in the middle lie, as shares of the stage, rising.
+        kind: "quadratic" is the interpolating spline, which overshoots (below zero between low points, where it is
+            clipped); "pchip" never leaves the range of neighbouring values.
+        limits: values are clipped to them.
+        epochs: cut the stage into so many epochs with one value each, the last one at `epochs - 1`; 0 changes the value
+            at every step.
+
+    Raises:
+        ConfigError: if fractions do not rise between 0 and 1, or the kind is unknown.
+    """
+    if kind not in ("quadratic", "pchip"):
+        raise unknown_name("kind of curve", kind, ("quadratic", "pchip"))
+    if not 0.0 < fractions[0] < fractions[1] < 1.0 or (epochs and fractions[1] * epochs >= epochs - 1) or epochs < 0:
+        raise ConfigError(f"four_point(fractions={tuple(fractions)}, epochs={epochs}): must rise between 0 and 1.")
+    values = (float(start), float(first), float(second), float(end))
+    places = (float(fractions[0]), float(fractions[1]))
+    return _FourPoint(values, places, kind, (float(limits[0]), float(limits[1])), int(epochs))
 
 
 def warmup(fraction: float = 0.05, then: Schedule | None = None, start: float = 0.0) -> Schedule:

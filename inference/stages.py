@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from pyro.infer import ELBO
 from pyro.poutine.messenger import Messenger
-from torch import nn
+from torch import Tensor, nn
 
 from phlogiston.errors import ConfigError, unknown_name
 from phlogiston.inference import objectives
@@ -55,6 +55,10 @@ class Stage:
         clip: largest norm of the whole gradient (per-datum loss), or None to leave it alone.
         sequence_length: keep this many entries of axis 1 of the tensors the data name as sequences.
         handlers: Pyro messengers entered around model and guide, by a name of your choice.
+        programs: `(model, guide) -> (model, guide)`: what is run in this stage in their stead, made of their parts
+            (a simpler program that shares their parameters); what is trained and kept is still `model` and `guide`.
+        transform: `batch -> batch`, applied to every batch before the programs see it (random crops, frames drawn from
+            a clip, codes of a frozen encoder). Its randomness belongs to the step, like all noise.
 
     Raises:
         ConfigError: for values out of range.
@@ -71,6 +75,8 @@ class Stage:
     clip: float | None = None
     sequence_length: int | None = None
     handlers: Mapping[str, Messenger] = field(default_factory=dict)
+    programs: Callable[[nn.Module, nn.Module], tuple[nn.Module, nn.Module]] | None = None
+    transform: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None
 
     def __post_init__(self) -> None:
         where = f"stage {self.name!r}"
@@ -118,11 +124,23 @@ class Stage:
             "clip": self.clip,
             "sequence_length": self.sequence_length,
             "handlers": {k: _describe(v) for k, v in self.handlers.items()},
+            **{k: _describe(v) for k in ("programs", "transform") if (v := getattr(self, k)) is not None},
         }
+
+    def pair(self, model: nn.Module, guide: nn.Module) -> tuple[nn.Module, nn.Module]:
+        """Return what runs in this stage: model and guide, or what `programs` makes of them, in the same mode."""
+        if self.programs is None:
+            return model, guide
+        made = self.programs(model, guide)
+        for program, origin in zip(made, (model, guide), strict=True):
+            program.train(origin.training)
+        return made
 
 
 def _describe(thing: Any) -> Any:
-    return thing.describe() if hasattr(thing, "describe") else type(thing).__qualname__
+    if hasattr(thing, "describe"):
+        return thing.describe()
+    return getattr(thing, "__qualname__", type(thing).__qualname__)
 
 
 def named_parameters(modules: Mapping[str, nn.Module]) -> dict[str, nn.Parameter]:
@@ -150,7 +168,8 @@ class Active:
         device: where to put what the objective brings along, None for where it is.
 
     Attributes:
-        bound: the objective tied to the pair.
+        programs: what runs in this stage, see `Stage.programs`.
+        bound: the objective tied to them.
         modules: model, guide and objective by prefix; their tensors make up a checkpoint.
         parameters: the trainable parameters by name.
         optimizer: the optimiser over them.
@@ -172,7 +191,8 @@ class Active:
         self.start = start
         self._undo: list[Callable[[], Any]] = []
         where = f"stage {stage.name!r}"
-        self.bound = objectives.bind(stage.objective, model, guide, max((site.depth for site in sites), default=0))
+        self.programs = stage.pair(model, guide)
+        self.bound = objectives.bind(stage.objective, *self.programs, max((site.depth for site in sites), default=0))
         self._check_objective(sites)
         if device is not None:
             self.bound.to(device)

@@ -76,7 +76,7 @@ class Stepper:
         self._reseed(_START, index)  # parameters made at the first call come out alike on every process
         rows = torch.arange(min(len(self.data), self._order.batch_size))
         with self._precision():
-            found = sites.inspect(self.model, self.guide, self._rows(rows, stage))
+            found = sites.inspect(*stage.pair(self.model, self.guide), self._rows(rows, stage))
         if isinstance(stage.objective, str) or hasattr(stage.objective, "loss_and_grads"):
             sites.check_plate(found)
         self.active = Active(stage, index, start, self.model, self.guide, found, processes.device)
@@ -94,7 +94,8 @@ class Stepper:
     def _rows(self, index: Tensor, stage: Stage, rows: Any = None) -> dict[str, Tensor]:
         rows = self.data if rows is None else rows
         names = getattr(rows, "sequences", ())
-        return prepare(rows[index], self.processes.device, self.processes.dtype, names, stage.sequence_length)
+        batch = prepare(rows[index], self.processes.device, self.processes.dtype, names, stage.sequence_length)
+        return batch if stage.transform is None else stage.transform(batch)
 
     def _precision(self) -> Any:
         fabric = self.processes.fabric
@@ -210,7 +211,7 @@ class Stepper:
         if self._batch:
             self._reseed(*self._noise)
             with self._in_force():
-                found = first_bad_site(self.model, self.guide, self._batch)
+                found = first_bad_site(*self.active.programs, self._batch)
         return found or first_bad_gradient(self.active.parameters)
 
     def validate(self, rows: Any) -> float:
