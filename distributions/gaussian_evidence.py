@@ -37,6 +37,8 @@ _MAX_TRIES = 16
 _MAX_WORK = 2**22  # draws times candidates beyond which evidence counts as too improbable
 _CORNER = -6.0  # components with less log mass than this in one of two rows are tilted
 _PILOT_ROWS = 8  # with more rows than this a pilot of a few draws adds noise rather than knowledge
+_SPARE = 0.03  # share of draws that may be wasted on components with a bound in the place of a mass
+_FEW = 256  # so many components are refined at once, without first finding the best of them
 _SETTLED = 0.1  # components whose mass is known this well (nats) whatever their correlations need no pilot
 
 
@@ -109,6 +111,7 @@ class ConditionedMixture:
         self._tempered_equal = tempered
         self._plan: RowPlan | None = None
         self._tilt: Tensor | None = None
+        self._bounded = False  # whether upper bounds are good enough a proposal
         if not self.exact:
             self.log_twist = self._refine(tempered)
 
@@ -125,10 +128,17 @@ class ConditionedMixture:
             return self._product
         # First the most promising components, then all that could still matter beside the best of those.
         upper = torch.where(self._settled, -math.inf, self._upper)
-        best = upper.topk(min(64, count)).indices
-        known = torch.where(self._settled, self._product, -math.inf).max()
-        refined = self._through_means(best, log_equal)
-        matter = torch.nonzero(upper > torch.maximum(known, refined.max()) + 1.5 * _LIVE).squeeze(-1)
+        settled = torch.where(self._settled, self._product, -math.inf)
+        if float(torch.logsumexp(upper, 0) - torch.logsumexp(settled, 0)) < math.log(_SPARE):
+            # proposing the others by upper bounds wastes a few draws, and none of those can weigh much
+            self._bounded = True
+            return torch.maximum(settled, upper)
+        known = settled.max()
+        matter = torch.nonzero(upper > known + 1.5 * _LIVE).squeeze(-1)
+        if len(matter) > _FEW:
+            best = upper.topk(min(64, count)).indices
+            known = torch.maximum(known, self._through_means(best, log_equal).max())
+            matter = torch.nonzero(upper > known + 1.5 * _LIVE).squeeze(-1)
         if len(matter) == 0:
             return self._product
         refined = self._through_means(matter, log_equal)
@@ -284,7 +294,12 @@ class ConditionedMixture:
     def _pilot(self, log_twist: Tensor, draws: int, generator: torch.Generator | None) -> Tensor:
         """Propose components by a few sequential draws each, mixed with 5 % of the twist and of the plain product."""
         live = torch.nonzero((log_twist > log_twist.max() + _LIVE) & ~self._settled).squeeze(-1)
-        if len(self.rows) > _PILOT_ROWS or len(live) == 0 or len(live) * draws * len(self.rows) > 2**25:
+        if (
+            self._bounded
+            or len(self.rows) > _PILOT_ROWS
+            or len(live) == 0
+            or len(live) * draws * len(self.rows) > 2**25
+        ):
             return log_twist
         local = self.conditioned.subset(live)
         place = torch.arange(len(live))

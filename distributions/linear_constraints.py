@@ -169,6 +169,8 @@ def simplify(evidence: LinearEvidence) -> Rows:
 
 def _check_known(evidence: LinearEvidence) -> None:
     known = evidence.known
+    if not bool(known.any()):
+        return
     values, low, high = evidence.values[known].detach(), evidence.lower[known], evidence.upper[known]
     slack = _ROUNDING * (1 + values.abs())
     if bool(((values < low - slack) | (values > high + slack)).any()):
@@ -222,6 +224,8 @@ def plan(coefficients: Tensor) -> RowPlan:
     """
     table = coefficients.detach().numpy()
     count = len(table)
+    if count == 1:
+        return RowPlan(torch.zeros(1, dtype=torch.long), torch.ones(1, 1, dtype=coefficients.dtype), ((0,),))
     basis = np.zeros((0, table.shape[1]))
     chosen: list[int] = []
     for r, row in enumerate(table):

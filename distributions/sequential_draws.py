@@ -20,6 +20,7 @@ from phlogiston.distributions.truncated_normal import (
     confine,
     log_interval_mass,
     log_normal_density,
+    standard_truncated,
     truncated_with_mass,
 )
 
@@ -56,11 +57,12 @@ def draw_rows(
     centre, row_factor = conditioned.row_factors(rows)
     lower, q = orthogonalise(row_factor.index_select(1, row_plan.independent))
     wide = torch.diag_embed(factor) if conditioned.diagonal else factor
+    square = q.shape[1] == wide.shape[2]  # the rows touch every direction
     first = eps = own = None
     if noise and values:
         # without inequalities x would be mean + F eps, whose coordinates along the rows are Q eps
         eps = torch.randn(n, wide.shape[2], dtype=mean.dtype, generator=generator)
-        own = _apply(q, place, eps)
+        own = eps if square else _apply(q, place, eps)
     if noise and (tries > 1 or not values):
         first = _strata(n, tries, generator)
     candidates = place.repeat(tries) if tries > 1 else place
@@ -79,7 +81,7 @@ def draw_rows(
         return mean[:0], log_rows
     found = torch.stack(coordinates, 1)
     x = mean.index_select(0, place)
-    if eps is not None and own is not None:
+    if eps is not None and own is not None and not square:
         x, found = x + _apply(wide, place, eps), found - own
     return x + _apply(wide @ q.mT, place, found), log_rows
 
@@ -98,14 +100,22 @@ class _Source:
     normals: Tensor | None
     generator: torch.Generator | None
 
-    def draw(self, k: int, low: Tensor, high: Tensor, weigh: bool) -> tuple[Tensor, Tensor]:
-        """Draw coordinate k between limits (n,), with the log mass between them unless `weigh` is False."""
+    def draw(self, k: int, low: Tensor, high: Tensor) -> Tensor:
+        """Draw coordinate k between limits (n,)."""
         if self.normals is not None:
-            mass = log_interval_mass(low, high) if weigh else low.new_zeros(())
-            return confine(self.normals[:, k], low, high, self.generator), mass
+            return confine(self.normals[:, k], low, high, self.generator)
+        return standard_truncated(self._uniforms(k, low), low, high)
+
+    def draw_with_mass(self, k: int, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        """Draw coordinate k between limits (n,), and the log mass between them."""
+        if self.normals is not None:
+            return self.draw(k, low, high), log_interval_mass(low, high)
+        return truncated_with_mass(self._uniforms(k, low), low, high)
+
+    def _uniforms(self, k: int, like: Tensor) -> Tensor:
         if k == 0 and self.first is not None:
-            return truncated_with_mass(self.first, low, high)
-        return truncated_with_mass(torch.rand(low.shape, dtype=low.dtype, generator=self.generator), low, high)
+            return self.first
+        return torch.rand(like.shape, dtype=like.dtype, generator=self.generator)
 
 
 def _apply(factor: Tensor, place: Tensor, eps: Tensor) -> Tensor:
@@ -181,25 +191,30 @@ def _sequence(
         place: (n,), component of each draw.
         source: noise; None for truncated means instead of draws.
         temper: raise each step's mass to the weight of its row.
-        values: False leaves out the last coordinate, on which no weight depends.
+        values: False leaves the last coordinate undrawn, as no weight depends on it.
         tilt: (S,), draw the first coordinate from a normal with this mean, and correct the weight; None for zero.
 
     Returns:
         k coordinates (n,) each, and the log weight (n,): `-inf` where an intersection was empty.
     """
-    weigh = len(rows) > 1  # one row's mass is known per component
     every = row_plan.combination @ lower if len(rows) > lower.shape[1] else lower  # (S, R, k)
     coordinates: list[Tensor] = []
     log_weight = centre.new_zeros(len(place))
+
+    def spread(value: Tensor) -> Tensor:
+        return value.index_select(0, place)
+
     for k, group in enumerate(row_plan.groups):
         low = high = None
         for r in group:
-            rest = centre[:, r].index_select(0, place)
+            # the limits of the first coordinate are the component's
+            rest, slope = centre[:, r], every[:, r, k]
+            if k > 0:
+                rest, slope = spread(rest), spread(slope)
             for j in range(k):
                 entry = every[:, r, j]
                 if len(rows) == lower.shape[1] or bool(row_plan.combination[r, j:].any()):
-                    rest = torch.addcmul(rest, entry.index_select(0, place), coordinates[j])
-            slope = every[:, r, k].index_select(0, place)
+                    rest = torch.addcmul(rest, spread(entry), coordinates[j])
             start, end = (rows.lower[r] - rest) / slope, (rows.upper[r] - rest) / slope
             if r != row_plan.independent[k]:  # only dependent rows can point the other way
                 start, end = torch.minimum(start, end), torch.maximum(start, end)
@@ -209,20 +224,23 @@ def _sequence(
         assert high is not None
         if len(group) > 1:  # an empty intersection has mass zero either way; give the draw something finite
             high = torch.maximum(low, high)
-        if not values and k == len(row_plan.groups) - 1:
+        shift = tilt if k == 0 and source is not None else None
+        if shift is not None:
+            low, high = low - shift, high - shift
+        if k == 0 or source is None:
             mass = log_interval_mass(low, high)
-        elif source is not None:
-            if k == 0 and tilt is not None:
-                shift = tilt.index_select(0, place)
-                coordinate, mass = source.draw(k, low - shift, high - shift, True)
-                coordinate = (coordinate + shift).clamp(low, high)
-                mass = mass + shift * (0.5 * shift - coordinate)
-            else:
-                coordinate, mass = source.draw(k, low, high, weigh)
-            coordinates.append(coordinate)
+            if k == 0:
+                low, high, mass = spread(low), spread(high), spread(mass)
+            coordinate = truncated_mean(low, high, mass) if source is None else source.draw(k, low, high)
+        elif values or k < len(row_plan.groups) - 1:
+            coordinate, mass = source.draw_with_mass(k, low, high)
         else:
-            mass = log_interval_mass(low, high)
-            coordinates.append(truncated_mean(low, high, mass))
+            coordinate, mass = low, log_interval_mass(low, high)
+        if shift is not None:
+            along = spread(shift)
+            coordinate = coordinate + along
+            mass = mass + along * (0.5 * along - coordinate)
+        coordinates.append(coordinate)
         power = rows.weight[group[0]]
         log_weight = log_weight + (mass * power if temper and power != 1 else mass)
     return coordinates, log_weight

@@ -365,7 +365,7 @@ class DRMM(System):
         *,
         method: Literal["auto", "exact", "smc"] = "auto",
         particles: int | None = None,
-        pilot: int = 8,
+        pilot: int | None = None,
         noise: Literal["model", "mean"] = "model",
         temper: bool = False,
         sort: bool = False,
