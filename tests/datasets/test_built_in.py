@@ -18,6 +18,9 @@ SMALL: dict[str, dict[str, Any]] = {
     "script": {"sizes": (20, 5, 5)},
     "figures": {"characters": (2, 1, 1)},
     "pendulum": {"sizes": (6, 2, 3)},
+    "courts": {"sizes": (3, 1, 1)},
+    "mazes": {"sizes": (3, 1, 1)},
+    "ring": {"sizes": (3, 1, 1)},
 }
 
 
