@@ -106,9 +106,43 @@ def classification() -> Figure:
     return figure
 
 
+def mdn_answers() -> Figure:
+    """The inverse sine: data, the answers of squared error, and draws from a mixture density network."""
+    from phlogiston import datasets
+    from phlogiston.systems.mdn import MDN
+
+    shown = example("mdn_inverse_sine")
+    data = datasets.load("arcsine")
+    net, _ = shown.squared_error_network(data, 200)
+    figure: Figure = shown.answers(data, net, MDN(preset="paper").fit(data))
+    return figure
+
+
+def mdn_at_one_input() -> Figure:
+    """One input of the inverse sine: the density, its branches, and two kinds of interval."""
+    from phlogiston import datasets
+    from phlogiston.systems.mdn import MDN
+
+    system = MDN(preset="paper").fit(datasets.load("arcsine"))
+    figure: Figure = example("mdn_inverse_sine").at_one_input(system, 0.0)
+    return figure
+
+
+def mdn_ignorance() -> Figure:
+    """Noise and ignorance of a network with random weights, from 150 rows of the inverse sine."""
+    from phlogiston import datasets
+    from phlogiston.systems.mdn import MDN
+
+    data = datasets.load("arcsine", sizes=(150, 0, 1000))
+    return MDN(preset="bayesian").fit(data).figures(data)["where the uncertainty comes from"]
+
+
 PICTURES: dict[str, Callable[[], Figure]] = {
-    draw.__name__: draw
-    for draw in (swissroll, sierpinski, digits, queries, flights, kinematics, completion, classification)
+    draw.__name__.replace("_", "-"): draw
+    for draw in (
+        *(swissroll, sierpinski, digits, queries, flights, kinematics, completion, classification),
+        *(mdn_answers, mdn_at_one_input, mdn_ignorance),
+    )
 }
 
 

@@ -194,13 +194,14 @@ def ignorance(system: MDN, inputs: Tensor, y: Tensor, resolution: int = 160) -> 
     at = grid.numpy()
     left.plot(at, parts.aleatoric[:, 0].sqrt().numpy(), color=draw.INK, label="noise (aleatoric)")
     left.plot(at, parts.epistemic[:, 0].sqrt().numpy(), color=draw.ACCENT, label="ignorance (epistemic)")
-    left.set_ylabel(f"sd of {system.schema['targets'][0]}")
+    left.set_ylabel(f"standard deviation of {system.schema['targets'][0]}")
+    left.set_title("spread by cause (shaded: where the data are)", fontsize=9)
     left.set_ylim(bottom=0)
     left.legend(frameon=False, fontsize=8)
     right.plot(at, parts.mutual_information.numpy(), color=draw.ACCENT)
     right.set_ylabel("mutual information, nats")
+    right.set_title("what the true network would tell about y", fontsize=9)
     right.set_ylim(bottom=0, top=max(0.05, 1.05 * float(parts.mutual_information.max())))
-    left.set_title("shaded: where the data are", fontsize=8)
     return figure
 
 
