@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from phlogiston.cli.output import columns, emit, pairs, plain, refuse_existing, say, write_whole
+from phlogiston.cli.output import columns, emit, pairs, plain, progress, refuse_existing, say, write_whole
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -139,3 +139,38 @@ def preview(
     if not as_json:
         say(f"{len(data.train):,} training rows")
     emit(as_json, {"name": name, "out": str(path)}, str(path))
+
+
+@app.command()
+def convert(
+    places: Annotated[list[Path], typer.Argument(help="Scene files (.tfrecord, .pt, .pt.gz), or folders of them.")],
+    out: Annotated[Path, typer.Option(help="The npz file to write.")],
+    size: Annotated[int, typer.Option(min=1, help="Pixels a side.")] = 64,
+    views: Annotated[int, typer.Option(min=0, help="Frames per scene, evenly spaced; 0 for all.")] = 0,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Convert scene files of other programs to an npz file; nothing in them is executed.
+
+    \b
+    Examples:
+      phlogiston data convert mazes/train --out mazes.npz --views 128
+      phlogiston train scene --data gqn --data-set path=mazes.npz
+    """
+    from phlogiston.datasets import gqn
+    from phlogiston.errors import ConfigError
+
+    if out.suffix != ".npz":
+        raise ConfigError(f"--out {str(out)!r}: scenes are written as .npz.")
+    refuse_existing(out, force)
+    found: list[tuple[int, int]] = []
+    files = len(gqn.scene_paths(places))
+    with progress(f"reading {files} files", files) as tell:
+
+        def write(temporary: Path) -> None:
+            found.append(gqn.convert(places, temporary, size, views, lambda done, scenes: tell(done)))
+
+        write_whole(out, write)
+    scenes, each = found[0]
+    content = {"out": str(out), "scenes": scenes, "views": each, "size": size}
+    emit(as_json, content, f"{out}: {scenes:,} scenes of {each} views, {size} x {size}")
