@@ -1,0 +1,356 @@
+"""A recurrent decoder that paints a picture in steps: DRAW with convolutional states, and what makes it cheap.
+
+With states of s x s cells, a context c of the query (its rays and what the memory says), and latents z_1 .. z_L:
+
+    h_l, k_l = ConvLSTM([c, z_l]; h_{l-1}, k_{l-1})           the generator
+    u_l      = u_{l-1} + Up(h_l)                              the canvas
+    picture  = out(u_L)
+
+Up, Down and `out` meet no nonlinearity on the way, so the canvas never has to exist: the sum H_l = draft + h_1 + ..
++ h_l of states is kept instead, Down(Up(.)) is one matrix folded into a kernel, out(Up(.)) one small deconvolution.
+What does not change from step to step is convolved once, and the four gates are one convolution. `draw_plain` has the
+same function with the same parameters, written as the equations are.
+
+References: Gregor et al., *DRAW* (2015); Eslami et al., *Neural scene representation and rendering* (Science 2018),
+supplement, section on the generation and inference architectures.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from phlogiston.errors import ConfigError, unknown_name
+from phlogiston.networks.view_rays import CHANNELS, VECTOR, pose_vector, ray_map
+
+LOW, HIGH = -8.0, 4.0  # log-variances are bent softly into this range
+
+
+def apply_over(layer: nn.Module, x: Tensor) -> Tensor:
+    """Apply a layer for (n, c, h, w) under any number of leading axes."""
+    lead = x.shape[:-3]
+    y: Tensor = layer(x.reshape(-1, *x.shape[-3:]))
+    return y.reshape(*lead, *y.shape[1:])
+
+
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
+    """Convolve (..., c, h, w) with a kernel."""
+    lead = x.shape[:-3]
+    y = functional.conv2d(x.reshape(-1, *x.shape[-3:]), weight, bias, padding=padding)
+    return y.reshape(*lead, *y.shape[1:])
+
+
+def bent(logvar: Tensor) -> Tensor:
+    """Bend log-variances softly into [LOW, HIGH]."""
+    return LOW + functional.softplus(logvar - LOW) - functional.softplus(logvar - HIGH)
+
+
+def gates(total: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+    """The rest of an LSTM cell once input, forget, output and candidate are summed up: new state and memory."""
+    enter, keep, show, candidate = total.chunk(4, dim=-3)
+    memory = torch.sigmoid(keep) * memory + torch.sigmoid(enter) * torch.tanh(candidate)
+    return torch.sigmoid(show) * torch.tanh(memory), memory
+
+
+@dataclass(frozen=True, eq=False)
+class Context:
+    """What is known of a query before any latent: all (B, Q, ..., s, s).
+
+    Attributes:
+        values: the context itself.
+        generator: its part of the generator's gates.
+        prior: its part of the priors' parameters.
+        draft: the state a picture begins with.
+    """
+
+    values: Tensor
+    generator: Tensor
+    prior: Tensor
+    draft: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Painting:
+    """A picture in the making: after how many latents, the LSTM's state and memory, and the sum of states."""
+
+    context: Context
+    layer: int
+    state: Tensor
+    memory: Tensor
+    total: Tensor
+
+
+class Rays(nn.Module):
+    """The context of a query: its rays, and what a vector of memory says along each.
+
+    Args:
+        code: channels of the memory's vector.
+        width: channels of the context.
+        size: s.
+        blocks: residual blocks.
+        extra: numbers that come with a pose besides its six.
+    """
+
+    def __init__(self, code: int, width: int, size: int, blocks: int = 2, extra: int = 0) -> None:
+        super().__init__()
+        self.size = size
+        self.rays = nn.Sequential(nn.Conv2d(CHANNELS + extra, width, 1), nn.ReLU(), nn.Conv2d(width, 2 * width, 1))
+        self.code = nn.Linear(code, 2 * width)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.ReLU(), nn.Conv2d(width, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, width, 1))
+            for _ in range(blocks)
+        )
+
+    def forward(self, code: Tensor, poses: Tensor) -> Tensor:
+        """Combine codes (B, Q, R) and poses (B, Q, 6): (B, Q, width, s, s)."""
+        add, gate = apply_over(self.rays, ray_map(poses, self.size)).chunk(2, -3)
+        said, weighed = self.code(code)[..., None, None].chunk(2, -3)
+        x = add + said + gate * weighed
+        for block in self.blocks:
+            x = x + apply_over(block, x)
+        return torch.relu(x)
+
+
+class Expanded(nn.Module):
+    """The context of the reference: pose and code, each blown up from a point to the grid by a dense map.
+
+    Args:
+        code: channels of the memory's vector.
+        width: channels it is blown up to.
+        size: s.
+        extra: numbers that come with a pose besides its six.
+    """
+
+    def __init__(self, code: int, width: int, size: int, extra: int = 0) -> None:
+        super().__init__()
+        self.pose = nn.ConvTranspose2d(VECTOR + extra, VECTOR, size, stride=size)
+        self.code = nn.ConvTranspose2d(code, width, size, stride=size)
+
+    def forward(self, code: Tensor, poses: Tensor) -> Tensor:
+        """Combine codes (B, Q, R) and poses (B, Q, 6): (B, Q, 9 + width, s, s)."""
+        vector = pose_vector(poses)[..., None, None]
+        return torch.cat([apply_over(self.pose, vector), apply_over(self.code, code[..., None, None])], -3)
+
+
+class DrawDecoder(nn.Module):
+    """The generator; see the module's description.
+
+    Args:
+        code: channels of the memory's vector.
+        image: height and width of pictures, a multiple of `size`.
+        size: s, cells a side.
+        hidden: channels of the state.
+        latent: channels of each z.
+        layers: L.
+        kernel: side of the LSTM's kernels, odd.
+        static_kernel: side of the kernels through which the context enters, odd.
+        width: channels of the context.
+        poses: `"rays"` or `"vector"`: how the query enters.
+        output: `"shuffle"`, a nonlinear head; or `"linear"`, the reference's canvas.
+        canvas: channels of the linear canvas.
+        draft: begin from a state the context proposes, instead of nothing.
+        prior_context: let the priors see the context.
+        blocks: residual blocks of the context, with `poses="rays"`.
+        extra: numbers that come with a pose besides its six.
+
+    Raises:
+        ConfigError: sizes that do not fit together.
+    """
+
+    def __init__(
+        self,
+        code: int,
+        image: int = 32,
+        size: int = 8,
+        hidden: int = 32,
+        latent: int = 4,
+        layers: int = 2,
+        kernel: int = 3,
+        static_kernel: int = 1,
+        width: int = 64,
+        poses: str = "rays",
+        output: str = "shuffle",
+        canvas: int = 48,
+        draft: bool = True,
+        prior_context: bool = True,
+        blocks: int = 2,
+        extra: int = 0,
+    ) -> None:
+        super().__init__()
+        if image % size:
+            raise ConfigError(f"pictures of {image} pixels do not divide into {size} cells a side.")
+        if kernel % 2 != 1 or static_kernel % 2 != 1:
+            raise ConfigError(f"kernel={kernel}, static_kernel={static_kernel}; odd numbers are expected.")
+        if poses not in ("rays", "vector"):
+            raise unknown_name("way to enter poses", poses, ("rays", "vector"))
+        if output not in ("shuffle", "linear"):
+            raise unknown_name("output", output, ("shuffle", "linear"))
+        self.image, self.size, self.hidden, self.latent, self.layers = image, size, hidden, latent, layers
+        self.padding, self.output = kernel // 2, output
+        rays = poses == "rays"
+        self.expand = Rays(code, width, size, blocks, extra) if rays else Expanded(code, width, size, extra)
+        self.width = width if poses == "rays" else width + VECTOR
+        self.static = nn.Conv2d(self.width, 4 * hidden, static_kernel, padding=static_kernel // 2)
+        self.recurrent = nn.Conv2d(latent + hidden, 4 * hidden, kernel, padding=self.padding, bias=False)
+        self.prior_head = nn.Conv2d(hidden, 2 * latent, kernel, padding=self.padding)
+        self.prior_context = nn.Conv2d(self.width, 2 * latent * layers, 1, bias=False) if prior_context else None
+        self.draft = nn.Conv2d(self.width, hidden, static_kernel, padding=static_kernel // 2) if draft else None
+        factor = image // size
+        self.factor = factor
+        self.shape = torch.Size([latent, size, size])
+        if output == "shuffle":
+            self.head = nn.Sequential(
+                nn.ReLU(),
+                nn.Conv2d(hidden, 2 * hidden, 3, padding=1),
+                nn.ReLU(),
+                nn.Conv2d(2 * hidden, 3 * factor**2, 1),
+                nn.PixelShuffle(factor),
+            )
+        else:
+            self.up = nn.ConvTranspose2d(hidden, canvas, factor, stride=factor, bias=False)
+            self.down = nn.Conv2d(canvas, canvas, factor, stride=factor, bias=False)
+            self.out = nn.Conv2d(canvas, 3, 1)
+
+    @property
+    def feedback(self) -> int:
+        """Channels in which the inference side sees the canvas."""
+        return self.hidden if self.output == "shuffle" else self.down.out_channels
+
+    def context(self, code: Tensor, poses: Tensor) -> Context:
+        """Prepare a query: everything that does not depend on latents.
+
+        Args:
+            code: (B, Q, R), read from the memory.
+            poses: (B, Q, 6), in the memory's local coordinates.
+        """
+        values = self.expand(code, poses)
+        draft = values.new_zeros(*values.shape[:-3], self.hidden, self.size, self.size)
+        if self.draft is not None:
+            draft = apply_over(self.draft, values)
+        prior = values.new_zeros(())
+        if self.prior_context is not None:
+            prior = apply_over(self.prior_context, values).unflatten(-3, (self.layers, -1))
+        return Context(values, apply_over(self.static, values), prior, draft)
+
+    def begin(self, context: Context) -> Painting:
+        """The picture before the first latent."""
+        nothing = torch.zeros_like(context.draft)
+        return Painting(context, 0, nothing, nothing, context.draft)
+
+    def prior(self, painting: Painting) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of the next latent: (..., latent, s, s) each."""
+        raw = apply_over(self.prior_head, painting.state)
+        if self.prior_context is not None:
+            raw = raw + painting.context.prior[..., painting.layer, :, :, :]
+        mean, logvar = raw.chunk(2, -3)
+        return mean, bent(logvar)
+
+    def advance(self, painting: Painting, z: Tensor) -> Painting:
+        """Take one step with a latent z, (..., latent, s, s); leading axes may have grown."""
+        lead = torch.broadcast_shapes(z.shape[:-3], painting.state.shape[:-3])
+        state = painting.state.expand(*lead, *painting.state.shape[-3:])
+        total = apply_over(self.recurrent, torch.cat([z.expand(*lead, *z.shape[-3:]), state], -3))
+        state, memory = gates(total + painting.context.generator, painting.memory)
+        return Painting(painting.context, painting.layer + 1, state, memory, painting.total + state)
+
+    def picture(self, total: Tensor) -> Tensor:
+        """Turn a sum of states (..., hidden, s, s) into pictures (..., 3, H, W)."""
+        if self.output == "shuffle":
+            return apply_over(self.head, total) + 0.5
+        # out(Up(H)) as one deconvolution
+        kernel = torch.einsum("hcij,oc->hoij", self.up.weight, self.out.weight[:, :, 0, 0])
+        lead = total.shape[:-3]
+        flat = functional.conv_transpose2d(
+            total.reshape(-1, *total.shape[-3:]), kernel, self.out.bias, stride=self.factor
+        )
+        return flat.reshape(*lead, *flat.shape[1:])
+
+    def folded(self, kernel: Tensor) -> Tensor:
+        """Fold Down(Up(.)) into a kernel over feedback channels: (out, feedback, k, k) to (out, hidden, k, k)."""
+        if self.output == "shuffle":
+            return kernel
+        matrix = torch.einsum("fcij,hcij->fh", self.down.weight, self.up.weight)
+        return torch.einsum("ofij,fh->ohij", kernel, matrix)
+
+
+class DrawEncoder(nn.Module):
+    """The inference side: a second ConvLSTM that looks at the picture and at what the generator has painted so far.
+
+    Args:
+        decoder: the generator it serves.
+        hidden: channels of its state.
+        kernel: side of its kernels, odd.
+        features: channels the picture is brought to.
+        reduce: `"conv"`, two strided layers, of the picture and its difference to the draft; or `"linear"`, the
+            reference's single map of the picture to 3 channels.
+        residual: predict means and log-variances relative to the prior's.
+    """
+
+    def __init__(
+        self,
+        decoder: DrawDecoder,
+        hidden: int = 32,
+        kernel: int = 3,
+        features: int = 32,
+        reduce: str = "conv",
+        residual: bool = True,
+    ) -> None:
+        super().__init__()
+        if reduce not in ("conv", "linear"):
+            raise unknown_name("way to reduce pictures", reduce, ("conv", "linear"))
+        self.hidden, self.residual, self.reduce, self.padding = hidden, residual, reduce, kernel // 2
+        factor = decoder.factor
+        if reduce == "linear":
+            features = 3
+            self.look: nn.Module = nn.Conv2d(3, 3, factor, stride=factor, bias=False)
+        else:
+            first = 2 if factor % 2 == 0 else factor
+            self.look = nn.Sequential(
+                nn.Conv2d(6, features, first, stride=first),
+                nn.ReLU(),
+                nn.Conv2d(features, features, factor // first, stride=factor // first),
+                nn.ReLU(),
+            )
+        self.seen = nn.Conv2d(features, 4 * hidden, kernel, padding=self.padding, bias=False)
+        around = decoder.static.kernel_size[0]
+        self.static = nn.Conv2d(decoder.width, 4 * hidden, around, padding=around // 2)
+        inputs = decoder.hidden + decoder.feedback + hidden
+        self.recurrent = nn.Conv2d(inputs, 4 * hidden, kernel, padding=self.padding, bias=False)
+        self.head = nn.Conv2d(hidden, 2 * decoder.latent, kernel, padding=self.padding)
+        if residual:  # near the prior, yet not on it: from there the latents would never wake
+            with torch.no_grad():
+                self.head.weight.mul_(0.5)
+                self.head.bias.zero_()
+                self.head.bias[decoder.latent :] = -1.0
+        # the generator's channels are seen, not owned
+        self._split = (decoder.hidden, decoder.feedback, hidden)
+
+    def begin(self, images: Tensor, draft: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor]:
+        """Look at pictures (..., 3, H, W): the part of the gates that stays, and the first state and memory."""
+        seen = images if self.reduce == "linear" else torch.cat([images, images - draft], -3)
+        static = apply_over(self.seen, apply_over(self.look, seen)) + apply_over(self.static, context.values)
+        nothing = static.new_zeros(*static.shape[:-3], self.hidden, *static.shape[-2:])
+        return static, nothing, nothing
+
+    def kernel(self, decoder: DrawDecoder) -> Tensor:
+        """The recurrent kernel over [generator state, sum of states, own state], the canvas folded in."""
+        own, canvas, mine = self.recurrent.weight.split(self._split, dim=1)
+        return torch.cat([own, decoder.folded(canvas), mine], 1)
+
+    def advance(
+        self, kernel: Tensor, static: Tensor, painting: Painting, state: Tensor, memory: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Take one step: new state and memory."""
+        lead = torch.broadcast_shapes(painting.state.shape[:-3], state.shape[:-3])
+        parts = [p.expand(*lead, *p.shape[-3:]) for p in (painting.state, painting.total, state)]
+        return gates(convolve(torch.cat(parts, -3), kernel, None, self.padding) + static, memory)
+
+    def posterior(self, state: Tensor, prior: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of the next latent, given the prior's."""
+        mean, logvar = apply_over(self.head, state).chunk(2, -3)
+        if self.residual:
+            return prior[0] + mean, bent(prior[1] + logvar)
+        return mean, bent(logvar)

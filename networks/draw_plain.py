@@ -1,0 +1,108 @@
+"""The decoder of `networks.draw` as its equations are written: the oracle of tests, and what benchmarks compare with.
+
+Same parameters, same function: the canvas exists, Up and Down are applied to it, the context is blown up and convolved
+anew in every layer, and each gate is a convolution of its own over all inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from phlogiston.networks.draw import DrawDecoder, DrawEncoder, bent
+
+
+class Run(NamedTuple):
+    """What a pass computed: pictures (N, 3, H, W), latents, and means and log-variances of priors and posteriors."""
+
+    pictures: Tensor
+    latents: list[Tensor]
+    priors: list[tuple[Tensor, Tensor]]
+    posteriors: list[tuple[Tensor, Tensor]]
+
+
+def run(
+    decoder: DrawDecoder,
+    encoder: DrawEncoder | None,
+    code: Tensor,
+    poses: Tensor,
+    images: Tensor | None,
+    noise: Sequence[Tensor],
+) -> Run:
+    """Decode queries, with latents from the guide's side if there is an encoder, else from the prior.
+
+    Args:
+        decoder: the generator.
+        encoder: the inference side, or None.
+        code: (N, R).
+        poses: (N, 6).
+        images: (N, 3, H, W), with an encoder.
+        noise: one standard normal (N, latent, s, s) per layer.
+    """
+    cells, side = decoder.size, decoder.hidden
+    nothing = code.new_zeros(len(code), side, cells, cells)
+    state, memory = nothing, nothing
+    canvas = _start(decoder, code, poses)
+    draft = _picture(decoder, canvas)
+    own = own_memory = None
+    if encoder is not None:
+        own = own_memory = code.new_zeros(len(code), encoder.hidden, cells, cells)
+    latents, priors, posteriors = [], [], []
+    for layer in range(decoder.layers):
+        context = decoder.expand(code[:, None], poses[:, None])[:, 0]
+        prior = _prior(decoder, context, state, layer)
+        chosen = prior
+        if encoder is not None:
+            assert images is not None
+            assert own is not None
+            assert own_memory is not None
+            seen = images if encoder.reduce == "linear" else torch.cat([images, images - draft.detach()], 1)
+            back = decoder.down(canvas) if decoder.output == "linear" else canvas
+            inputs = torch.cat([encoder.look(seen), context, state, back, own], 1)
+            kernels = (encoder.seen.weight, encoder.static.weight, encoder.recurrent.weight)
+            own, own_memory = _cell(inputs, kernels, encoder.static.bias, own_memory)
+            raw = encoder.head(own)
+            mean, logvar = raw.chunk(2, 1)
+            chosen = (prior[0] + mean, bent(prior[1] + logvar)) if encoder.residual else (mean, bent(logvar))
+        z = chosen[0] + (0.5 * chosen[1]).exp() * noise[layer]
+        inputs = torch.cat([context, z, state], 1)
+        state, memory = _cell(inputs, (decoder.static.weight, decoder.recurrent.weight), decoder.static.bias, memory)
+        canvas = canvas + (decoder.up(state) if decoder.output == "linear" else state)
+        latents.append(z)
+        priors.append(prior)
+        posteriors.append(chosen)
+    return Run(_picture(decoder, canvas), latents, priors, posteriors)
+
+
+def _start(decoder: DrawDecoder, code: Tensor, poses: Tensor) -> Tensor:
+    state = code.new_zeros(len(code), decoder.hidden, decoder.size, decoder.size)
+    if decoder.draft is not None:
+        state = decoder.draft(decoder.expand(code[:, None], poses[:, None])[:, 0])
+    return decoder.up(state) if decoder.output == "linear" else state  # type: ignore[no-any-return]
+
+
+def _picture(decoder: DrawDecoder, canvas: Tensor) -> Tensor:
+    return decoder.out(canvas) if decoder.output == "linear" else decoder.head(canvas) + 0.5  # type: ignore[no-any-return]
+
+
+def _prior(decoder: DrawDecoder, context: Tensor, state: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+    raw = decoder.prior_head(state)
+    if decoder.prior_context is not None:
+        raw = raw + decoder.prior_context(context).unflatten(1, (decoder.layers, -1))[:, layer]
+    mean, logvar = raw.chunk(2, 1)
+    return mean, bent(logvar)
+
+
+def _cell(inputs: Tensor, kernels: Sequence[Tensor], bias: Tensor | None, memory: Tensor) -> tuple[Tensor, Tensor]:
+    """A ConvLSTM cell over concatenated inputs, gate by gate; smaller kernels are widened by zeros."""
+    width = max(kernel.shape[-1] for kernel in kernels)
+    whole = torch.cat([functional.pad(k, ((width - k.shape[-1]) // 2,) * 4) for k in kernels], 1)
+    biases = bias.chunk(4) if bias is not None else (None,) * 4
+    parts = zip(whole.chunk(4), biases, strict=True)
+    enter, keep, show, candidate = (functional.conv2d(inputs, k, b, padding=width // 2) for k, b in parts)
+    memory = torch.sigmoid(keep) * memory + torch.sigmoid(enter) * torch.tanh(candidate)
+    return torch.sigmoid(show) * torch.tanh(memory), memory

@@ -1,0 +1,377 @@
+"""Memories of places: posed photographs go in, and a code for any viewpoint comes out.
+
+Two kinds behind one interface. `GraphMemory` keeps what it saw where it saw it: a hub per maze and a lattice of nodes
+on the ground, with messages between neighbours (Alet et al., *Graph Element Networks*, ICML 2019). `PooledMemory` adds
+all views up, wherever they are from (Eslami et al., *Neural scene representation and rendering*, Science 2018).
+
+Mazes stand side by side in a square of `side` x `side` tiles (a hotel). Both work in coordinates relative
+to the tile a camera stands in. That is all the graph uses, hence moving a hotel changes nothing; the pooled memory is
+told absolute coordinates besides, as it has to tell mazes apart by them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from phlogiston.errors import ConfigError, unknown_name
+from phlogiston.networks.lattice import Corners, MessagePassing, bilinear, gather, scatter
+from phlogiston.networks.view_rays import CHANNELS, ray_map
+
+NODES_PER_TILE = 4  # lattice cells along a maze's side
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Where the tiles of a batch of scenes lie.
+
+    Attributes:
+        origin: (B, 2), lower left corner of every scene.
+        side: tiles along a side.
+        width: width of a tile.
+    """
+
+    origin: Tensor
+    side: int
+    width: float
+
+    def tiles(self, poses: Tensor) -> tuple[Tensor, Tensor]:
+        """Return tile numbers, long (B, V), and positions within tiles from -1 to 1, (B, V, 2)."""
+        at = (poses[..., :2] - self.origin[:, None]) / self.width
+        tile = at.floor().clamp(0, self.side - 1)
+        return (tile[..., 0] * self.side + tile[..., 1]).long(), 2.0 * (at - tile) - 1.0
+
+
+@dataclass(frozen=True)
+class State:
+    """What a memory holds of a batch of scenes.
+
+    Attributes:
+        frame: where the tiles lie.
+        embeddings: (B, V, D), one per view.
+        poses: (B, V, 6).
+        mask: bool (B, V), False for padding.
+        sums: tensors that views add to.
+        codes: what is read from, made of `sums`.
+    """
+
+    frame: Frame
+    embeddings: Tensor
+    poses: Tensor
+    mask: Tensor
+    sums: tuple[Tensor, ...]
+    codes: tuple[Tensor, ...]
+
+
+class ViewEncoder(nn.Module):
+    """Photographs and their rays to vectors: strided convolutions and a mean over the picture.
+
+    What is seen along a ray is embedded with the ray, so that a mean over rays says what lies where.
+
+    Args:
+        code: D, length of a vector.
+        widths: channels of the strided layers.
+        extra: numbers that come with a pose besides its six.
+    """
+
+    def __init__(self, code: int, widths: Sequence[int] = (24, 48, 96), extra: int = 0) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        channels = 3 + CHANNELS + extra
+        for width in widths:
+            layers += [nn.Conv2d(channels, width, 4, stride=2, padding=1), nn.ReLU()]
+            channels = width
+        self.body = nn.Sequential(*layers, nn.Conv2d(channels, code, 1), nn.ReLU(), nn.Conv2d(code, code, 1))
+        self.code = code
+
+    def forward(self, images: Tensor, poses: Tensor) -> Tensor:
+        """Embed images (B, V, 3, H, W) taken at relative poses (B, V, 6): (B, V, D)."""
+        scenes, views = images.shape[:2]
+        if views == 0:
+            return images.new_zeros(scenes, 0, self.code)
+        rays = ray_map(poses, images.shape[-1])
+        x = self.body(torch.cat([images, rays], -3).flatten(0, 1))
+        return x.mean((-2, -1)).reshape(scenes, views, -1)  # type: ignore[no-any-return]
+
+
+class SceneMemory(nn.Module):
+    """The interface of all memories; a decoder needs nothing else of them.
+
+    Attributes:
+        code: R, channels of what is read.
+        keeps_places: True if what was seen in one tile can be moved to another.
+        extra: numbers `local` adds to a pose.
+    """
+
+    code: int
+    keeps_places: bool = False
+    extra: int = 0
+
+    def local(self, poses: Tensor, frame: Frame) -> Tensor:
+        """Return poses (B, Q, 6) relative to the middle of their tile, in half widths: (B, Q, 6 + extra)."""
+        _, inside = frame.tiles(poses)
+        return torch.cat([inside, poses[..., 2:3] * (2.0 / frame.width), poses[..., 3:]], -1)
+
+    def embed(self, images: Tensor, poses: Tensor, frame: Frame) -> Tensor:
+        """Embed views: images (B, V, 3, H, W) in [0, 1] and poses (B, V, 6) to (B, V, D)."""
+        raise NotImplementedError
+
+    def sums(self, embeddings: Tensor, poses: Tensor, mask: Tensor, frame: Frame) -> tuple[Tensor, ...]:
+        """Return the sums over views that make up the memory."""
+        raise NotImplementedError
+
+    def codes(self, sums: tuple[Tensor, ...], frame: Frame) -> tuple[Tensor, ...]:
+        """Return what is read from, made of sums over views."""
+        raise NotImplementedError
+
+    def read(self, state: State, poses: Tensor) -> Tensor:
+        """Return the code for every viewpoint: (B, Q, R) for poses (B, Q, 6)."""
+        raise NotImplementedError
+
+    # ----- the same for all ---------------------------------------------------------------------------------------
+
+    def write(self, embeddings: Tensor, poses: Tensor, mask: Tensor, frame: Frame) -> State:
+        """Make a memory of embedded views."""
+        sums = self.sums(embeddings, poses, mask, frame)
+        return State(frame, embeddings, poses, mask, sums, self.codes(sums, frame))
+
+    def observe(self, images: Tensor, poses: Tensor, mask: Tensor | None, frame: Frame) -> State:
+        """Make a memory of views.
+
+        Args:
+            images: (B, V, 3, H, W) in [0, 1]; V may be 0.
+            poses: (B, V, 6).
+            mask: bool (B, V), False for padding; None if every view counts.
+            frame: where the tiles lie.
+        """
+        mask = torch.ones(poses.shape[:2], dtype=torch.bool, device=poses.device) if mask is None else mask
+        return self.write(self.embed(images, poses, frame), poses, mask, frame)
+
+    def add(self, state: State, images: Tensor, poses: Tensor) -> State:
+        """Add views to a memory, at the cost of the new views alone."""
+        embeddings = self.embed(images, poses, state.frame)
+        mask = torch.ones(poses.shape[:2], dtype=torch.bool, device=poses.device)
+        more = self.sums(embeddings, poses, mask, state.frame)
+        sums = tuple(a + b for a, b in zip(state.sums, more, strict=True))
+        return State(
+            state.frame,
+            torch.cat([state.embeddings, embeddings], 1),
+            torch.cat([state.poses, poses], 1),
+            torch.cat([state.mask, mask], 1),
+            sums,
+            self.codes(sums, state.frame),
+        )
+
+    def keep(self, state: State, mask: Tensor) -> State:
+        """Forget all views but those of `mask`, bool (B, V)."""
+        return self.write(state.embeddings, state.poses, state.mask & mask, state.frame)
+
+    def reframe(self, state: State, frame: Frame) -> State:
+        """Put what was seen into another frame, views staying where they are."""
+        return self.write(state.embeddings, state.poses, state.mask, frame)
+
+
+class GraphMemory(SceneMemory):
+    """Hubs and a lattice of nodes.
+
+    A view's embedding is added to the hub of its tile and, weighted, to the lattice nodes around the camera. Nodes hold
+    weighted means and the logarithm of 1 + the weight that arrived, so that the number of views does not change the
+    scale, and unseen nodes can be told.
+
+    Args:
+        code: D, channels of embeddings, nodes and codes.
+        nodes: `"hub"`, `"lattice"` or `"both"`.
+        steps: rounds of messages on the lattice.
+        write: `"bilinear"`, to the corners of the camera's cell; or `"soft"`, to the nodes near it with weights
+            softmax(-exp(a) distance^2) and learned positions of the nodes.
+        widths: of the view encoder.
+    """
+
+    keeps_places = True
+
+    def __init__(
+        self,
+        code: int = 128,
+        nodes: str = "both",
+        steps: int = 4,
+        write: str = "bilinear",
+        widths: Sequence[int] = (24, 48, 96),
+    ) -> None:
+        super().__init__()
+        if nodes not in ("hub", "lattice", "both"):
+            raise unknown_name("kind of nodes", nodes, ("hub", "lattice", "both"))
+        if write not in ("bilinear", "soft"):
+            raise unknown_name("way of writing", write, ("bilinear", "soft"))
+        self.code, self.nodes, self.writing = code, nodes, write
+        self.encoder = ViewEncoder(code, widths)
+        if nodes != "lattice":
+            self.hub = nn.Sequential(nn.Linear(code + 1, code), nn.ReLU(), nn.Linear(code, code))
+        if nodes != "hub":
+            self.place = nn.Linear(2, code, bias=False)  # where a view was taken, seen from the node it is written to
+            self.enter = nn.Linear(code + 1, code)
+            self.messages = MessagePassing(code, code, steps)
+            self.leave = nn.Linear(code, code)
+            self.leave_place = nn.Linear(2, code, bias=False)
+            self.lattice = nn.Linear(code, code)
+            if nodes == "both":  # the hub alone first; the lattice joins where it helps
+                nn.init.zeros_(self.lattice.weight)
+                nn.init.zeros_(self.lattice.bias)
+        if write == "soft" and nodes != "hub":
+            self.sharpness = nn.Parameter(torch.tensor(1.0))
+            self.positions = nn.Parameter(torch.zeros(NODES_PER_TILE, NODES_PER_TILE, 2))
+
+    def embed(self, images: Tensor, poses: Tensor, frame: Frame) -> Tensor:
+        """See `SceneMemory.embed`."""
+        return self.encoder(images, self.local(poses, frame))  # type: ignore[no-any-return]
+
+    # ----- the lattice --------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def extent(frame: Frame) -> int:
+        """Nodes along a side of the lattice."""
+        return NODES_PER_TILE * frame.side + 1
+
+    def shift(self, frame: Frame) -> Tensor | None:
+        """How far learned nodes stand from the lattice, (n, n, 2) in spacings; None for a plain lattice."""
+        if self.writing == "bilinear":
+            return None
+        index = torch.arange(self.extent(frame), device=self.positions.device) % NODES_PER_TILE
+        return self.positions[index][:, index]
+
+    def corners(self, poses: Tensor, frame: Frame, outside: str = "clamp") -> Corners:
+        """Return the nodes that speak for positions (B, V), with their weights."""
+        n = self.extent(frame)
+        at = (poses[..., :2] - frame.origin[:, None]) * (NODES_PER_TILE / frame.width)
+        found = bilinear(at, n, n, outside)
+        shift = self.shift(frame)
+        if shift is None:
+            return found
+        # the nodes of the nine cells around: 4 x 4, so that weights stay local and far mazes out of reach
+        low = at.floor().clamp(0, n - 2)
+        steps = torch.arange(-1, 3, device=at.device, dtype=at.dtype)
+        node = low[..., None, None, :] + torch.stack(torch.meshgrid(steps, steps, indexing="ij"), -1)
+        exists = ((node >= 0) & (node <= n - 1)).all(-1).flatten(-2)
+        number = node.clamp(0, n - 1).long()
+        index = (number[..., 0] * n + number[..., 1]).flatten(-2)
+        offset = at[..., None, :] - (node.flatten(-3, -2) + shift.reshape(-1, 2)[index])
+        score = -self.sharpness.exp() * offset.square().sum(-1)
+        weight = torch.softmax(score.masked_fill(~exists, -math.inf), -1)
+        return Corners(index, weight, offset)
+
+    # ----- writing and reading ------------------------------------------------------------------------------------
+
+    def sums(self, embeddings: Tensor, poses: Tensor, mask: Tensor, frame: Frame) -> tuple[Tensor, ...]:
+        """Sum of embeddings and weights per hub, then per node; those that are not there are left out."""
+        keep = mask.to(embeddings.dtype)[..., None]
+        ones = torch.cat([embeddings, torch.ones_like(keep)], -1) * keep
+        out: list[Tensor] = []
+        if self.nodes != "lattice":
+            tile, _ = frame.tiles(poses)
+            whole = Corners(tile[..., None], torch.ones_like(keep), torch.zeros_like(poses[..., None, :2]))
+            out.append(scatter(whole, ones[..., None, :], frame.side**2))
+        if self.nodes != "hub":
+            corners = self.corners(poses, frame)
+            value = embeddings[..., None, :] + self.place(corners.offset)
+            value = torch.cat([value, torch.ones_like(value[..., :1])], -1) * keep[..., None]
+            out.append(scatter(corners, value, self.extent(frame) ** 2))
+        return tuple(out)
+
+    def codes(self, sums: tuple[Tensor, ...], frame: Frame) -> tuple[Tensor, ...]:
+        """Codes of hubs, then of nodes after messages."""
+        out: list[Tensor] = []
+        if self.nodes != "lattice":
+            mean, density = _mean(sums[0])
+            out.append(mean + self.hub(torch.cat([mean, density], -1)))
+        if self.nodes != "hub":
+            n = self.extent(frame)
+            mean, density = _mean(sums[-1])
+            entered = self.enter(torch.cat([mean, density], -1))
+            out.append(self.messages(entered.reshape(len(entered), n, n, -1), self.shift(frame)).flatten(1, 2))
+        return tuple(out)
+
+    def read(self, state: State, poses: Tensor) -> Tensor:
+        """The hub of the viewpoint's tile, plus what the nodes around it say."""
+        out: Tensor | None = None
+        if self.nodes != "lattice":
+            tile, _ = state.frame.tiles(poses)
+            out = torch.take_along_dim(state.codes[0], tile[..., None], 1)
+        if self.nodes != "hub":
+            corners = self.corners(poses, state.frame)
+            said = torch.relu(self.leave(gather(corners, state.codes[-1])) + self.leave_place(corners.offset))
+            between = self.lattice((said * corners.weight[..., None]).sum(-2))
+            out = between if out is None else out + between
+        assert out is not None
+        return out
+
+
+class PooledMemory(SceneMemory):
+    """One vector for everything seen: the sum or the mean of all views.
+
+    Args:
+        code: D, channels of embeddings and codes.
+        pool: `"sum"` or `"mean"`.
+        arena: tiles along a side of the area whose coordinates are scaled to [-1, 1]; by them mazes are told apart.
+        tile: width of a tile.
+        corner: x and y of the area's lower left corner.
+        widths: of the view encoder.
+    """
+
+    def __init__(
+        self,
+        code: int = 128,
+        pool: str = "mean",
+        arena: int = 3,
+        tile: float = 0.7,
+        corner: float = -0.4,
+        widths: Sequence[int] = (24, 48, 96),
+    ) -> None:
+        super().__init__()
+        self.extra = 2
+        if pool not in ("sum", "mean"):
+            raise unknown_name("pool", pool, ("sum", "mean"))
+        if arena < 1:
+            raise ConfigError(f"arena={arena}; at least one tile is needed.")
+        self.code, self.pool, self.reach, self.corner = code, pool, 0.5 * arena * tile, corner
+        self.encoder = ViewEncoder(code, widths, self.extra)
+        self.after = nn.Sequential(nn.Linear(code + 1, code), nn.ReLU(), nn.Linear(code, code))
+
+    def local(self, poses: Tensor, frame: Frame) -> Tensor:
+        """Poses relative to their tile, and where in the area they are: x and y from -1 to 1."""
+        return torch.cat([super().local(poses, frame), (poses[..., :2] - self.corner) / self.reach - 1.0], -1)
+
+    def embed(self, images: Tensor, poses: Tensor, frame: Frame) -> Tensor:
+        """See `SceneMemory.embed`."""
+        return self.encoder(images, self.local(poses, frame))  # type: ignore[no-any-return]
+
+    def sums(self, embeddings: Tensor, poses: Tensor, mask: Tensor, frame: Frame) -> tuple[Tensor, ...]:
+        """Sum of embeddings, and their number: (B, D + 1)."""
+        keep = mask.to(embeddings.dtype)[..., None]
+        return ((torch.cat([embeddings, torch.ones_like(keep)], -1) * keep).sum(1),)
+
+    def codes(self, sums: tuple[Tensor, ...], frame: Frame) -> tuple[Tensor, ...]:
+        """The pooled vector, (B, D)."""
+        mean, density = _mean(sums[0])
+        pooled = mean if self.pool == "mean" else sums[0][..., :-1] / 8.0
+        return (pooled + self.after(torch.cat([pooled, density], -1)),)
+
+    def read(self, state: State, poses: Tensor) -> Tensor:
+        """The same vector for every viewpoint."""
+        return state.codes[0][:, None].expand(*poses.shape[:2], self.code)
+
+
+def _mean(total: Tensor) -> tuple[Tensor, Tensor]:
+    """Divide weighted sums (..., D + 1) by the weight in their last channel; return means and log(1 + weight)."""
+    weight = total[..., -1:]
+    return total[..., :-1] / weight.clamp_min(1e-6), torch.log1p(weight)
+
+
+def shifted(state: State, by: Tensor) -> State:
+    """Return a state whose views and frame are moved by (B, 2) or (2,)."""
+    moved = state.poses.clone()
+    moved[..., :2] += by.reshape(-1, 1, 2)
+    frame = replace(state.frame, origin=state.frame.origin + by)
+    return replace(state, frame=frame, poses=moved)

@@ -1,0 +1,113 @@
+"""The decoder's shortcuts change nothing: against the form its equations have, in double precision."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from phlogiston.errors import ConfigError, UnknownNameError
+from phlogiston.networks import draw_plain
+from phlogiston.networks.draw import HIGH, LOW, DrawDecoder, DrawEncoder, bent
+from phlogiston.networks.view_rays import ray_map
+
+FORMS: list[dict[str, Any]] = [
+    {},
+    {"layers": 4, "kernel": 5, "static_kernel": 3},
+    {"draft": False, "prior_context": False},
+    {"output": "linear", "poses": "vector", "canvas": 5, "static_kernel": 3},
+    {"output": "linear", "draft": False, "prior_context": False, "layers": 3},
+]
+
+
+def pair(reduce: str = "conv", residual: bool = True, **options: Any) -> tuple[DrawDecoder, DrawEncoder]:
+    torch.manual_seed(0)
+    decoder = DrawDecoder(6, 16, 4, **{"hidden": 7, "latent": 2, "layers": 2, "width": 8, **options})
+    return decoder.double(), DrawEncoder(decoder, 5, 3, 4, reduce, residual).double()
+
+
+def fast(decoder: DrawDecoder, encoder: DrawEncoder, code: Tensor, poses: Tensor, x: Tensor, noise: Any) -> Any:
+    painting = decoder.begin(decoder.context(code, poses))
+    static, own, memory = encoder.begin(x, decoder.picture(painting.total).detach(), painting.context)
+    kernel, means = encoder.kernel(decoder), []
+    for eps in noise:
+        own, memory = encoder.advance(kernel, static, painting, own, memory)
+        mean, logvar = encoder.posterior(own, decoder.prior(painting))
+        means.append((mean, logvar))
+        painting = decoder.advance(painting, mean + (0.5 * logvar).exp() * eps)
+    return decoder.picture(painting.total), means
+
+
+@pytest.mark.parametrize("options", FORMS)
+@pytest.mark.parametrize("reduce", ["conv", "linear"])
+def test_the_fast_form_is_the_plain_one(options: dict[str, Any], reduce: str) -> None:
+    decoder, encoder = pair(reduce, residual=reduce == "conv", **options)
+    code, poses = torch.randn(3, 6).double(), torch.randn(3, 6).double()
+    x = torch.rand(3, 3, 16, 16).double()
+    noise = [torch.randn(3, 2, 4, 4).double() for _ in range(decoder.layers)]
+    oracle = draw_plain.run(decoder, encoder, code, poses, x, noise)
+    picture, means = fast(decoder, encoder, code, poses, x, noise)
+    torch.testing.assert_close(picture, oracle.pictures, rtol=0, atol=1e-9)
+    for a, b in zip(means, oracle.posteriors, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("options", FORMS)
+def test_gradients_agree_too(options: dict[str, Any]) -> None:
+    decoder, encoder = pair(**options)
+    code, poses = torch.randn(2, 6).double(), torch.randn(2, 6).double()
+    x = torch.rand(2, 3, 16, 16).double()
+    noise = [torch.randn(2, 2, 4, 4).double() for _ in range(decoder.layers)]
+    grads = []
+    for picture in (
+        fast(decoder, encoder, code, poses, x, noise)[0],
+        draw_plain.run(decoder, encoder, code, poses, x, noise).pictures,
+    ):
+        both = [p for module in (decoder, encoder) for p in module.parameters()]
+        grads.append(torch.autograd.grad(picture.square().sum(), both, allow_unused=True))
+    for a, b in zip(*grads, strict=True):
+        assert (a is None) == (b is None)
+        if a is not None:
+            torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-8)
+
+
+def test_leading_axes_are_worlds_of_their_own() -> None:
+    decoder, _ = pair()
+    code, poses = torch.randn(2, 3, 6).double(), torch.randn(2, 3, 6).double()
+    z = torch.randn(5, 2, 3, 2, 4, 4).double()
+    painting = decoder.begin(decoder.context(code, poses))
+    whole = decoder.picture(decoder.advance(painting, z).total)
+    one = decoder.begin(decoder.context(code[1:, 2:], poses[1:, 2:]))
+    part = decoder.picture(decoder.advance(one, z[3, 1:, 2:]).total)
+    torch.testing.assert_close(whole[3, 1, 2], part[0, 0], rtol=0, atol=1e-12)
+
+
+def test_log_variances_stay_in_range_however_wild_the_inputs() -> None:
+    wild = torch.tensor([-1e6, -8.0, 0.0, 4.0, 1e6])
+    found = bent(wild)
+    assert bool((found >= LOW).all())
+    assert bool((found <= HIGH).all())
+    assert float(bent(torch.tensor(0.0))) == pytest.approx(0.0, abs=0.02)
+
+
+def test_rays_of_a_tilted_camera_follow_the_rotation() -> None:
+    poses = torch.tensor([[0.1, -0.2, 0.0, 0.7, 0.3, -0.4], [0.0, 0.0, 0.0, -2.0, 0.0, 0.0]]).double()
+    found = ray_map(poses, 6)
+    from phlogiston.datasets.raycast import directions
+
+    dx, dy, dz = (torch.as_tensor(d).double().reshape(2, 6, 6) for d in directions(poses.float().numpy(), 6))
+    flat = torch.hypot(dx, dy)
+    want = torch.stack([dx / flat, dy / flat, dz / torch.sqrt(flat**2 + dz**2)], 1)
+    torch.testing.assert_close(found[:, :3], want, rtol=0, atol=1e-5)
+    assert bool((found[:, 3] == poses[:, 0, None, None]).all())
+
+
+def test_sizes_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ConfigError, match="do not divide"):
+        DrawDecoder(4, 30, 8)
+    with pytest.raises(ConfigError, match="odd"):
+        DrawDecoder(4, kernel=4)
+    with pytest.raises(UnknownNameError, match="shuffle"):
+        DrawDecoder(4, output="shufle")
