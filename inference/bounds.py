@@ -20,11 +20,13 @@ from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from pyro.infer.trace_elbo import _compute_log_r
 from pyro.infer.util import is_validation_enabled
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.replay_messenger import ReplayMessenger
-from pyro.poutine.trace_messenger import TraceMessenger
+from pyro.poutine.subsample_messenger import _Subsample
+from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import kl_divergence
+
+from phlogiston.inference.densities import is_reparameterised, kl_sum, log_prob_sum
 
 
 def runs_the_model(guide: Any) -> bool:
@@ -32,14 +34,51 @@ def runs_the_model(guide: Any) -> bool:
     return isinstance(poutine.unwrap(guide), Messenger)
 
 
+class _Record(Messenger):
+    """Pyro's trace and replay messengers in one: half the calls per site.
+
+    Args:
+        replayed: the trace whose values latent sites take, or None.
+    """
+
+    def __init__(self, replayed: Any = None) -> None:
+        super().__init__()
+        self.trace = Trace(graph_type="flat")
+        self._known = {} if replayed is None else replayed.nodes
+
+    def _process_message(self, msg: Any) -> None:
+        if msg["type"] != "sample" or msg["is_observed"]:
+            return
+        earlier = self._known.get(msg["name"])
+        if earlier is None:
+            return
+        if earlier["type"] != "sample" or earlier["is_observed"]:
+            raise RuntimeError(f"site {msg['name']} must be sampled in trace")
+        msg["done"] = True
+        msg["value"] = earlier["value"]
+        msg["infer"] = earlier["infer"]
+
+    def _postprocess_message(self, msg: Any) -> None:
+        kind = msg["type"]
+        if kind == "sample":
+            if msg["infer"].get("_do_not_trace"):
+                return
+            fn = msg["fn"]
+            if type(fn) is _Subsample and (fn.subsample_size is None or fn.subsample_size >= fn.size):
+                return  # a whole plate: there is nothing to replay and no density
+        elif kind != "param":
+            return
+        self.trace.add_node(msg["name"], **msg)
+
+
 def run_pair(model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
     """Run guide, then model on the guide's values; return both traces without the sites of plates.
 
     The same as tracing a replay, without the copies that `poutine.trace(...).get_trace` makes.
     """
-    with TraceMessenger(graph_type="flat") as in_guide:
+    with _Record() as in_guide:
         guide(*args, **kwargs)
-    with TraceMessenger(graph_type="flat") as in_model, ReplayMessenger(trace=in_guide.trace):
+    with _Record(in_guide.trace) as in_model:
         model(*args, **kwargs)
     for trace in (in_model.trace, in_guide.trace):
         for name in [n for n, site in trace.nodes.items() if site_is_subsample(site)]:
@@ -73,8 +112,14 @@ class Elbo(Trace_ELBO):
         if is_validation_enabled() or runs_the_model(guide):
             return super()._get_trace(model, guide, args, kwargs)
         model_trace, guide_trace = run_pair(model, guide, args, kwargs)
-        model_trace.compute_log_prob()
-        guide_trace.compute_score_parts()
+        latent = [site for site in guide_trace.nodes.values() if site["type"] == "sample"]
+        if all(is_reparameterised(site) for site in latent):  # only the sums count
+            for site in (*model_trace.nodes.values(), *latent):
+                if site["type"] == "sample":
+                    site["log_prob_sum"] = log_prob_sum(site)
+        else:
+            model_trace.compute_log_prob()
+            guide_trace.compute_score_parts()
         return model_trace, guide_trace
 
     def _particle(self, model_trace: Any, guide_trace: Any) -> Any:
@@ -86,6 +131,9 @@ class Elbo(Trace_ELBO):
             if site["type"] != "sample":
                 continue
             costs.append(site["log_prob_sum"])
+            if "score_parts" not in site:
+                slopes.append(site["log_prob_sum"])
+                continue
             _, score_function, entropy = site["score_parts"]
             if entropy is site["log_prob"] and is_identically_zero(score_function):
                 slopes.append(site["log_prob_sum"])
@@ -115,7 +163,9 @@ class MeanField(TraceMeanField_ELBO):
         if is_validation_enabled() or runs_the_model(guide):
             return super()._get_trace(model, guide, args, kwargs)
         model_trace, guide_trace = run_pair(model, guide, args, kwargs)
-        model_trace.compute_log_prob(lambda name, site: site["is_observed"])
+        for site in model_trace.nodes.values():
+            if site["type"] == "sample" and site["is_observed"]:
+                site["log_prob_sum"] = log_prob_sum(site)
         return model_trace, guide_trace
 
     def _particle(self, model_trace: Any, guide_trace: Any) -> Any:
@@ -146,6 +196,10 @@ def divergence(name: str, model_trace: Any, guide_trace: Any) -> Tensor:
         guide_trace: trace of the guide; its scale and mask apply, as in Pyro.
     """
     model_site, guide_site = model_trace.nodes[name], guide_trace.nodes[name]
+    if guide_site["mask"] is None and not isinstance(guide_site["scale"], Tensor):
+        whole = kl_sum(guide_site["fn"], model_site["fn"])
+        if whole is not None:
+            return whole if guide_site["scale"] == 1.0 else whole * guide_site["scale"]
     try:
         terms = kl_divergence(guide_site["fn"], model_site["fn"])
     except NotImplementedError:

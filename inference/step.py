@@ -72,7 +72,8 @@ class Stepper:
     def begin(self, stage: Stage, index: int, start: int) -> None:
         """Make `stage` the one at work: look at the pair's sites, choose parameters, make the optimiser."""
         processes = self.processes
-        self._order = Order(len(self.data), stage.batch_size, self.seed, index, processes.rank, processes.size)
+        arrange = getattr(self.data, "arrange", None)
+        self._order = Order(len(self.data), stage.batch_size, self.seed, index, processes.rank, processes.size, arrange)
         self._reseed(_START, index)  # parameters made at the first call come out alike on every process
         rows = torch.arange(min(len(self.data), self._order.batch_size))
         with self._precision():
@@ -157,6 +158,7 @@ class Stepper:
         self._validating = self._validating and step == self.active.start
         self._noise = (step, self.processes.rank, rollbacks)
         self._reseed(*self._noise)
+        self.grads = []  # the last reference: memory still warm in the cache is used again
         for parameter in self.parameters:
             parameter.grad = None
         self._batch = {}
