@@ -170,6 +170,7 @@ def draw(angle: Array, colour: Array, radius: Array, size: int = SIDE) -> Array:
         picture = (rod * (1.0 - disc))[:, None] * np.array(_ROD_COLOUR, np.float32)[:, None, None]
         picture = picture + disc[:, None] * tint[:, :, None, None]
         if size < SIDE:
-            picture = picture.reshape(n, 3, size, SIDE // size, size, -1).mean((3, 5))
+            box = SIDE // size
+            picture = picture.reshape(n, 3, size, box, size, box).mean((3, 5))
         out[:, t] = np.floor(picture + np.float32(0.5))
     return out

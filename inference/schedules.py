@@ -147,7 +147,8 @@ class _FourPoint(Schedule):
     def value(self, progress: float) -> float:
         last = max(self.epochs - 1, 1)
         if self.epochs < 1:
-            position, at = progress, (0.0, *self.fractions, 1.0)
+            position = progress
+            at: tuple[float, ...] = (0.0, *self.fractions, 1.0)
         else:
             position = float(min(int(progress * self.epochs), self.epochs - 1))
             at = (0.0, *(f * self.epochs for f in self.fractions), float(last))

@@ -117,6 +117,14 @@ def test_impossible_clips_are_refused(name: str, options: dict[str, int]) -> Non
         datasets.load(name, **options)
 
 
+@pytest.mark.parametrize("size", [16, 64])
+def test_parts_may_be_empty(size: int) -> None:
+    data = datasets.load("pendulum", sizes=(2, 0, 0), size=size)
+    assert tuple(data.valid.tensors["frames"].shape) == (0, 16, 3, size, size)
+    drawn = datasets.load("figures", characters=(1, 0, 0), size=size)
+    assert tuple(drawn.test.tensors["frames"].shape) == (0, 8, 3, size, size)
+
+
 def test_more_figures_than_there_are_combinations_are_refused() -> None:
     with pytest.raises(DataError, match="256"):
         datasets.load("figures", characters=(200, 0, 57))

@@ -1,0 +1,280 @@
+"""How VDSM guesses who, which action, and the poses of a clip.
+
+Every frame is encoded by itself: a posterior of its pose, and what it says about the identity, which is pooled over
+frames. A bidirectional LSTM reads the sequence of pose locations into the dynamics code. From a sample of that code
+alone a free-running LSTM and a combiner make the posterior of the poses (the *bottleneck*: everything a regenerated
+clip shows of the action has passed through the code); with `pose_guide="smoothing"` the combiner also looks at the
+sequence itself.
+
+Vowels, Camgoz and Bowden, *VDSM*, CVPR 2021, section 3. Where we differ on purpose: the encoder is not affine, the
+dynamics' location has no activation, missing frames have no influence at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import pyro
+import pyro.distributions as dist
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from phlogiston.distributions.gaussian_chain import GaussianChain
+from phlogiston.errors import ConfigError
+from phlogiston.models.vdsm import VDSM, active_steps, pixels, seen
+from phlogiston.networks.frame_encoder import FrameEncoder, FreeRun, Summary
+
+PoseGuide = Literal["bottleneck", "smoothing"]
+Pool = Literal["mean", "product"]
+FLOOR = 1e-4  # of every scale
+
+
+class VDSMGuide(nn.Module):
+    """The inference program of `VDSM`; its parts serve the other stages' guides, too.
+
+    Args:
+        model: the model to guess for.
+        widths: channels of the frame encoder after each halving.
+        features: of a frame.
+        recurrent: units of the LSTMs.
+        layers: of the LSTMs.
+        encoder: "blur" or "strided", see `networks.frame_encoder`.
+        pose_guide: "bottleneck" or "smoothing".
+        pool: how frames are pooled to the identity: "mean" averages locations and scales, "product" multiplies the
+            frames' Gaussians, so that more frames know more.
+        share: of the known frames of a clip from which the identity is read while training, chosen at random and at
+            least one; all frames are explained with it, so that it cannot hold what differs between frames.
+        dropout: between layers of the reading LSTM.
+    """
+
+    def __init__(
+        self,
+        model: VDSM,
+        widths: Sequence[int],
+        features: int = 128,
+        recurrent: int = 96,
+        layers: int = 1,
+        encoder: Literal["blur", "strided"] = "blur",
+        pose_guide: PoseGuide = "bottleneck",
+        pool: Pool = "mean",
+        share: float = 0.5,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if not 0 < share <= 1:
+            raise ConfigError(f"share is {share}; it must be above 0 and at most 1")
+        z, k, d = model.pose, model.experts, model.dynamics
+        self.pose, self.experts, self.dynamics = z, k, d
+        self.identity_kind, self.chain_kind = model.identity_kind, model.chain_kind
+        self.pose_guide, self.pool, self.share = pose_guide, pool, share
+        self.encoder = FrameEncoder(model.channels, model.size, widths, features, encoder)
+        self.pose_head = nn.Linear(features, 2 * z)
+        self.identity_head = nn.Sequential(nn.Linear(features, 128), nn.LeakyReLU(0.01), nn.Linear(128, 2 * k))
+        self.identity_loc = nn.Linear(k, k)
+        # one-hot identities have no scale of their own
+        self.identity_scale = nn.Linear(k, k) if self.identity_kind == "continuous" else None
+        self.summary = Summary(z, recurrent, layers, dropout)
+        self.dynamics_head = nn.Linear(self.summary.outputs, 2 * d)
+        self.run = FreeRun(d, recurrent, layers)
+        self.before = nn.Parameter(torch.zeros(z))
+        self.from_pose = nn.Linear(z, recurrent)
+        looks = recurrent + d + (2 * recurrent if pose_guide == "smoothing" else 0)
+        self.from_state = nn.Linear(looks, recurrent)
+        self.step_loc, self.step_scale = nn.Linear(recurrent, z), nn.Linear(recurrent, z)
+        with torch.no_grad():
+            for scale in (self.step_scale, self.identity_scale):
+                if scale is not None:
+                    scale.bias.fill_(-2.0)
+
+    # ----- parts --------------------------------------------------------------------------------------------------
+
+    def encode_frames(self, frames: Tensor) -> Tensor:
+        """Encode every frame by itself.
+
+        Args:
+            frames: (..., C, H, W), floats in [0, 1] or bytes.
+
+        Returns:
+            (..., 2 Z + 2 K): location and scale of the pose, location and scale of what is said about the identity.
+        """
+        found = pixels(frames)
+        assert found is not None
+        features = self.encoder(found)
+        loc, raw = self.pose_head(features).chunk(2, -1)
+        who, spread = self.identity_head(features).chunk(2, -1)
+        return torch.cat([loc, F.softplus(raw) + FLOOR, who, F.softplus(spread) + FLOOR], -1)
+
+    def pool_identity(self, encoded: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Pool what frames say about the identity.
+
+        Args:
+            encoded: (rows, T, 2 Z + 2 K).
+            mask: bool (rows, T), frames to use; all if None.
+
+        Returns:
+            Location and scale, (rows, K) each; for one-hot identities the location is logits.
+        """
+        z, k = self.pose, self.experts
+        loc, scale = encoded[..., 2 * z : 2 * z + k], encoded[..., 2 * z + k :]
+        loc = self.identity_loc(loc)
+        scale = scale if self.identity_scale is None else F.softplus(self.identity_scale(scale)) + FLOOR
+        weight = torch.ones_like(loc[..., :1]) if mask is None else mask.unsqueeze(-1).to(loc.dtype)
+        if self.pool == "product":
+            precision = weight / scale.square()
+            total = precision.sum(1)
+            return (loc * precision).sum(1) / total, total.rsqrt()
+        count = weight.sum(1)
+        return (loc * weight).sum(1) / count, (scale * weight).sum(1) / count
+
+    def read(self, encoded: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Read the sequence: location and scale of the dynamics (rows, D), and the LSTM's outputs (rows, T, 2 R)."""
+        summary, outputs = self.summary(encoded[..., : self.pose], mask)
+        loc, raw = self.dynamics_head(summary).chunk(2, -1)
+        return loc, F.softplus(raw - 2.0) + FLOOR, outputs
+
+    def pose_chain(
+        self, dynamics: Tensor, length: int, outputs: Tensor | None = None, active: Tensor | None = None
+    ) -> GaussianChain:
+        """Posterior of the poses given the dynamics.
+
+        Args:
+            dynamics: (..., D).
+            length: `T`.
+            outputs: (..., T, 2 R), what `read` gave; for the smoothing guide only.
+            active: bool (..., T), steps that count.
+
+        Returns:
+            Batch (...,), event (T, Z).
+        """
+        parts = [self.run(dynamics, length), dynamics.unsqueeze(-2).expand(*dynamics.shape[:-1], length, self.dynamics)]
+        if self.pose_guide == "smoothing":
+            if outputs is None:
+                raise ConfigError("the smoothing guide needs the clip itself; regenerate from its frames")
+            parts.append(outputs.expand(*dynamics.shape[:-1], *outputs.shape[-2:]))
+        state = F.leaky_relu(self.from_state(torch.cat(parts, -1)), 0.01)  # (..., T, R)
+
+        def step(previous: Tensor, times: slice) -> tuple[Tensor, Tensor]:
+            mixed = 0.5 * (torch.tanh(self.from_pose(previous)) + state[..., times, :])
+            return self.step_loc(mixed), F.softplus(self.step_scale(mixed)) + FLOOR
+
+        start = self.before.expand(*dynamics.shape[:-1], 1, self.pose)
+        loc, scale = (m.squeeze(-2) for m in step(start, slice(0, 1)))
+        return GaussianChain((loc, scale), step, length, active)
+
+    def identity_posterior(self, encoded: Tensor, mask: Tensor | None = None) -> dist.TorchDistribution:
+        """Law of the identity, batch (rows, 1), event (K,)."""
+        loc, scale = (m.unsqueeze(1) for m in self.pool_identity(encoded, self._glimpse(encoded, mask)))
+        if self.identity_kind == "discrete":
+            return dist.OneHotCategorical(logits=loc)
+        if self.identity_kind == "relaxed":
+            return dist.RelaxedOneHotCategoricalStraightThrough(torch.full_like(loc[0, 0, 0], 0.5), logits=loc)
+        return dist.Normal(loc, scale).to_event(1)
+
+    def sample_identity(self, encoded: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The site `identity`, inside the plate."""
+        infer: Any = {"enumerate": "parallel"} if self.identity_kind == "discrete" else None
+        value: Tensor = pyro.sample("identity", self.identity_posterior(encoded, mask), infer=infer)
+        return value
+
+    def _glimpse(self, encoded: Tensor, mask: Tensor | None) -> Tensor | None:
+        """Choose the frames the identity is read from while training."""
+        if not self.training or self.share >= 1:
+            return mask
+        order = torch.rand(encoded.shape[:2], device=encoded.device)
+        known = torch.full_like(order[:, 0], float(encoded.shape[1]))
+        if mask is not None:
+            order, known = order.masked_fill(~mask, 2.0), mask.sum(1).to(order.dtype)
+        rank = order.argsort(1).argsort(1)
+        return rank < (self.share * known).ceil().clamp_min(1.0).unsqueeze(1)
+
+    # ----- the program --------------------------------------------------------------------------------------------
+
+    def forward(
+        self,
+        frames: Tensor | None = None,
+        mask: Tensor | None = None,
+        *,
+        encoded: Tensor | None = None,
+        rows: int = 1,
+        length: int = 8,
+    ) -> None:
+        """Guess the latent sites of clips.
+
+        Args:
+            frames: (rows, T, C, H, W), floats in [0, 1] or bytes.
+            mask: bool (rows, T), True where a frame is known; what others hold has no influence.
+            encoded: `encode_frames(frames)`, where it is known already.
+            rows, length: the model's arguments.
+
+        Raises:
+            ConfigError: neither frames nor codes.
+        """
+        encoded = self._encoded(frames, encoded)
+        with pyro.plate("data", len(encoded), dim=-2):
+            self.sample_identity(encoded, mask)
+            self.sample_chain(encoded, mask)
+
+    def _encoded(self, frames: Tensor | None, encoded: Tensor | None) -> Tensor:
+        if encoded is not None:
+            return encoded
+        if frames is None:
+            raise ConfigError("the guide guesses from frames; give frames (rows, T, C, H, W)")
+        return self.encode_frames(frames)
+
+    def sample_chain(self, encoded: Tensor, mask: Tensor | None) -> None:
+        """The sites of dynamics and poses, inside the plate."""
+        loc, scale, outputs = (m.unsqueeze(1) for m in self.read(encoded, mask))
+        dynamics = pyro.sample("dynamics", dist.Normal(loc, scale).to_event(1))
+        chain = self.pose_chain(dynamics, encoded.shape[1], outputs, active_steps(mask))
+        if self.chain_kind == "fused":
+            pyro.sample("pose", chain)
+            return
+        loc, scale = chain.first
+        for t in range(chain.length):
+            with seen(None if chain.active is None else chain.active[..., t]):
+                pose = pyro.sample(f"pose_{t}", dist.Normal(loc, scale).to_event(1))
+            if t + 1 < chain.length:
+                loc, scale = (m.squeeze(-2) for m in chain.step(pose.unsqueeze(-2), slice(t + 1, t + 2)))
+
+
+class FrameGuide(nn.Module):
+    """The guide of stage 1: identity, and independent poses.
+
+    Args:
+        whole: the guide whose parts it uses.
+    """
+
+    def __init__(self, whole: VDSMGuide) -> None:
+        super().__init__()
+        self.whole = whole
+
+    def forward(
+        self, frames: Tensor | None = None, mask: Tensor | None = None, *, encoded: Tensor | None = None, **_: Any
+    ) -> None:
+        """Guess identity and poses; arguments as `VDSMGuide.forward`."""
+        whole = self.whole
+        encoded = whole._encoded(frames, encoded)
+        with pyro.plate("data", len(encoded), dim=-2):
+            whole.sample_identity(encoded, mask)
+            with pyro.plate("time", encoded.shape[1], dim=-1), seen(mask):
+                loc, scale = encoded[..., : whole.pose], encoded[..., whole.pose : 2 * whole.pose]
+                pyro.sample("pose", dist.Normal(loc, scale).to_event(1))
+
+
+class LatentGuide(nn.Module):
+    """The guide of the warm start: dynamics and chain from the frames' codes.
+
+    Args:
+        whole: the guide whose parts it uses.
+    """
+
+    def __init__(self, whole: VDSMGuide) -> None:
+        super().__init__()
+        self.whole = whole
+
+    def forward(self, frames: Any = None, mask: Tensor | None = None, *, encoded: Tensor) -> None:
+        """Guess dynamics and poses from `encoded` (rows, T, 2 Z + 2 K)."""
+        with pyro.plate("data", len(encoded), dim=-2):
+            self.whole.sample_chain(encoded, mask)
