@@ -229,18 +229,40 @@ def predictions(system: MDN, shown: dict[str, Tensor], y: Tensor, most: int = 20
     return figure
 
 
-def calibration(system: MDN, found: Mixture, y: Tensor) -> Figure:
-    """PIT histograms per target, with the band chance explains."""
+def calibration(system: MDN, found: Mixture, y: Tensor, most: int = 5) -> Figure:
+    """Where targets fall in their predicted distributions, and how often central intervals hold them.
+
+    Bands are what chance explains in 99 of 100 cases for a bin or a level, if the model is right.
+    """
     from scipy.stats import binom
 
     with torch.no_grad():
-        values = pit(system, found, y).numpy()
+        values = pit(system, found, y).numpy()[:, :most]
     n = len(values)
     bins = max(5, min(BINS, n // 10))
-    band = tuple(float(binom.ppf(level, n, 1 / bins)) for level in (0.005, 0.995))
-    names = system.schema["targets"][:8]
-    counts = {f"PIT of {name}": np.histogram(values[:, d], bins=bins, range=(0, 1))[0] for d, name in enumerate(names)}
-    return draw.rank_histograms(counts, dict.fromkeys(counts, (band[0], band[1])), n / bins)
+    figure = draw.new_figure(8.0, 3.4, "probability integral transforms, and how often central intervals hold")
+    left, right = figure.subplots(1, 2)
+    edges = np.linspace(0, 1, bins + 1)
+    left.axhspan(*binom.ppf([0.005, 0.995], n, 1 / bins), color=draw.SOFT, alpha=0.2, linewidth=0)
+    left.axhline(n / bins, color=draw.SOFT, linewidth=1)
+    levels = np.linspace(0.0, 1.0, 101)
+    right.fill_between(levels, *(binom.ppf(p, n, levels) / n for p in (0.005, 0.995)), color=draw.SOFT, alpha=0.2)
+    right.plot(levels, levels, color=draw.SOFT, linewidth=1)
+    colours = (draw.INK, draw.ACCENT, "#15803d", "#7c3aed", "#0e7490")
+    for d, (name, colour) in enumerate(zip(system.schema["targets"][:most], colours, strict=False)):
+        counts = np.histogram(values[:, d], edges)[0]
+        left.stairs(counts, edges, color=colour, fill=values.shape[1] == 1, alpha=0.8, linewidth=1.5)
+        inside = np.abs(2 * values[:, d] - 1)  # the smallest central interval that holds the target
+        right.plot(levels, [(inside <= level).mean() for level in levels], color=colour, label=name)
+    left.set(xlabel="share of the predicted distribution below the target", ylabel="rows", xlim=(0, 1))
+    left.set_ylim(bottom=0)
+    left.set_title("flat where calibrated; shaded: what chance explains", fontsize=9)
+    right.set(xlabel="probability a central interval promises", ylabel="share of targets it holds")
+    right.set(xlim=(0, 1), ylim=(0, 1))
+    right.set_title("on the diagonal where calibrated", fontsize=9)
+    if values.shape[1] > 1:
+        right.legend(frameon=False, fontsize=8)
+    return figure
 
 
 def _at(system: MDN, inputs: Tensor) -> Any:
