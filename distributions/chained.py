@@ -1,0 +1,72 @@
+"""Boxes drawn one after the other, each Normal around what the one before it and a context suggest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from pyro.distributions import constraints
+from pyro.distributions.torch_distribution import TorchDistribution
+from torch import Tensor
+
+from phlogiston.distributions.masked import MaskedNormal
+
+Link = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+class ChainedNormal(TorchDistribution):
+    """A first-order autoregressive Normal over the first event axis.
+
+    Args:
+        start: (features,), what stands before the first.
+        context: (*batch, width), handed to the link with every step.
+        link: (previous (*batch, steps, features), context (*batch, steps, width)) -> loc and scale.
+        mask: bool (*batch, steps, 1), True for the steps that count; the first ones of each chain.
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}
+    has_rsample = True
+
+    def __init__(self, start: Tensor, context: Tensor, link: Link, mask: Tensor) -> None:
+        self.start, self.context, self.link, self.mask_of_entries = start, context, link, mask
+        shape = torch.broadcast_shapes(context.shape[:-1], mask.shape[:-2])
+        super().__init__(shape, torch.Size([mask.shape[-2], len(start)]), validate_args=False)
+
+    @property
+    def support(self) -> Any:
+        """All real numbers."""
+        return constraints.independent(constraints.real, 2)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> ChainedNormal:
+        """Repeat over new batch axes."""
+        shape = torch.Size(batch_shape)
+        context = self.context.expand(*shape, self.context.shape[-1])
+        return ChainedNormal(
+            self.start, context, self.link, self.mask_of_entries.expand(*shape, *self.mask_of_entries.shape[-2:])
+        )
+
+    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
+        """Draw the chain step by step, zero where masked out."""
+        shape = torch.Size(sample_shape) + self.batch_shape
+        previous = self.start.expand(*shape, 1, -1)
+        context = self.context.expand(*shape, -1).unsqueeze(-2)
+        drawn = []
+        for _ in range(self.event_shape[0]):
+            loc, scale = self.link(previous, context)
+            previous = loc + scale * torch.randn_like(loc)
+            drawn.append(previous)
+        return torch.where(self.mask_of_entries, torch.cat(drawn, -2), 0.0)
+
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
+        """Draw without gradient."""
+        with torch.no_grad():
+            return self.rsample(sample_shape)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log density of the steps that count; every step given the one before, all at once."""
+        first = self.start.expand(*value.shape[:-2], 1, -1)
+        previous = torch.cat([first, value[..., :-1, :]], -2)
+        context = self.context.unsqueeze(-2).expand(*value.shape[:-1], -1)
+        loc, scale = self.link(previous, context)
+        return MaskedNormal(loc, scale, self.mask_of_entries, 2).log_prob(value)

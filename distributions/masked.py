@@ -1,0 +1,152 @@
+"""Normals and Bernoullis of which only some entries count.
+
+A scene with room for N objects holds fewer most of the time. The entries of an empty place have no density, no draw
+(they are zero) and no gradient, whatever stands in their parameters, NaN and infinity included: the parameters are
+replaced before anything is computed with them.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import torch
+from pyro.distributions import constraints
+from pyro.distributions.torch_distribution import TorchDistribution
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from phlogiston.errors import ShapeError
+
+_HALF_LOG_TWO_PI = 0.5 * math.log(2.0 * math.pi)
+
+
+class MaskedNormal(TorchDistribution):
+    """Independent Normal entries, those that are masked out being no part of it.
+
+    Args:
+        loc: (*batch, *event).
+        scale: positive where it counts; broadcasts against `loc`. One number for all entries is computed faster.
+        mask: bool, broadcasts against `loc`, True where an entry counts; None for everywhere.
+        event_dim: number of event axes.
+
+    Raises:
+        ShapeError: fewer axes than `event_dim`.
+
+    Example:
+        >>> law = MaskedNormal(torch.zeros(2, 3), torch.ones(()), torch.tensor([[True], [False]]), event_dim=1)
+        >>> law.log_prob(torch.zeros(2, 3))
+        tensor([-2.7568, 0.0000])
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}
+    has_rsample = True
+
+    def __init__(self, loc: Tensor, scale: Tensor, mask: Tensor | None = None, event_dim: int = 1) -> None:
+        shape = _joint(loc.shape, scale.shape, torch.Size() if mask is None else mask.shape)
+        if len(shape) < event_dim:
+            raise ShapeError(f"loc has shape {tuple(loc.shape)}; at least {event_dim} axes are expected.")
+        if mask is not None:
+            loc = torch.where(mask, loc, 0.0)
+            scale = torch.where(mask, scale, 1.0)
+        self.loc = loc
+        self.scale = scale
+        self.mask_of_entries = mask
+        cut = len(shape) - event_dim
+        super().__init__(shape[:cut], shape[cut:], validate_args=False)
+
+    @property
+    def support(self) -> Any:
+        """All real numbers."""
+        return constraints.independent(constraints.real, len(self.event_shape))
+
+    @property
+    def mean(self) -> Tensor:
+        """The location, zero where masked out."""
+        return self.loc.expand(self.batch_shape + self.event_shape)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> MaskedNormal:
+        """Repeat over new batch axes; parameters are not copied."""
+        new = MaskedNormal.__new__(MaskedNormal)
+        new.loc, new.scale, new.mask_of_entries = self.loc, self.scale, self.mask_of_entries
+        TorchDistribution.__init__(new, torch.Size(batch_shape), self.event_shape, validate_args=False)
+        return new
+
+    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
+        """Draw, zero where masked out."""
+        shape = torch.Size(sample_shape) + self.batch_shape + self.event_shape
+        drawn = self.loc + self.scale * torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
+        return drawn if self.mask_of_entries is None else torch.where(self.mask_of_entries, drawn, 0.0)
+
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
+        """Draw without gradient."""
+        with torch.no_grad():
+            return self.rsample(sample_shape)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log density of the entries that count, in nats, summed over the event axes."""
+        axes = list(range(-len(self.event_shape), 0))
+        if self.mask_of_entries is None and self.scale.numel() == 1:
+            scale = self.scale.reshape(())
+            constant = self.event_shape.numel() * (scale.log() + _HALF_LOG_TWO_PI)
+            out = -(value - self.loc).square().sum(axes) / (2.0 * scale * scale) - constant
+        else:
+            if self.mask_of_entries is not None:
+                value = torch.where(self.mask_of_entries, value, 0.0)
+            terms = -0.5 * ((value - self.loc) / self.scale).square() - self.scale.log() - _HALF_LOG_TWO_PI
+            if self.mask_of_entries is not None:
+                terms = torch.where(self.mask_of_entries, terms, 0.0)
+            out = terms.expand(_joint(terms.shape, self.event_shape)).sum(axes)
+        return out.expand(_joint(out.shape, self.batch_shape))
+
+
+class MaskedBernoulli(TorchDistribution):
+    """Independent coins, those that are masked out showing tails for certain.
+
+    Args:
+        logits: (*batch, coins).
+        mask: bool, broadcasts against `logits`, True where a coin is thrown.
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}
+    has_rsample = False
+
+    def __init__(self, logits: Tensor, mask: Tensor) -> None:
+        shape = _joint(logits.shape, mask.shape)
+        self.logits = torch.where(mask, logits, 0.0)
+        self.mask_of_entries = mask
+        super().__init__(shape[:-1], shape[-1:], validate_args=False)
+
+    @property
+    def support(self) -> Any:
+        """Zeros and ones."""
+        return constraints.independent(constraints.boolean, 1)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> MaskedBernoulli:
+        """Repeat over new batch axes; parameters are not copied."""
+        new = MaskedBernoulli.__new__(MaskedBernoulli)
+        new.logits, new.mask_of_entries = self.logits, self.mask_of_entries
+        TorchDistribution.__init__(new, torch.Size(batch_shape), self.event_shape, validate_args=False)
+        return new
+
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
+        """Throw the coins: 1.0 or 0.0, and 0.0 where masked out."""
+        shape = torch.Size(sample_shape) + self.batch_shape + self.event_shape
+        with torch.no_grad():
+            return torch.bernoulli(torch.sigmoid(self.logits).expand(shape)) * self.mask_of_entries
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log probability of the coins that are thrown, summed over them; tails is the only way for the others."""
+        shape = _joint(self.logits.shape, value.shape)
+        terms = -binary_cross_entropy_with_logits(self.logits.expand(shape), value.expand(shape), reduction="none")
+        impossible = torch.where(value == 0, 0.0, -math.inf)
+        out = torch.where(self.mask_of_entries, terms, impossible).sum(-1)
+        return out.expand(_joint(out.shape, self.batch_shape))
+
+
+def _joint(*shapes: torch.Size) -> torch.Size:
+    """The shape several broadcast to; torch's own function takes a tenth of a millisecond, equal shapes are common."""
+    first = shapes[0]
+    if all(len(shape) == 0 or shape == first for shape in shapes):
+        return first
+    return torch.broadcast_shapes(*shapes)

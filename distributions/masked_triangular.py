@@ -1,0 +1,64 @@
+"""Correlated Normals in places of which only some count."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import torch
+from pyro.distributions import constraints
+from pyro.distributions.torch_distribution import TorchDistribution
+from torch import Tensor
+
+
+class MaskedTriangular(TorchDistribution):
+    """In each place a Normal with a triangular factor of its covariance; masked places are no part of it.
+
+    Args:
+        loc: (*batch, places, features).
+        scale_tril: (*batch, places, features, features), lower triangular with a positive diagonal.
+        mask: bool (*batch, places, 1), True where a place counts.
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}
+    has_rsample = True
+
+    def __init__(self, loc: Tensor, scale_tril: Tensor, mask: Tensor) -> None:
+        identity = torch.eye(loc.shape[-1], dtype=loc.dtype, device=loc.device)
+        self.mask_of_entries = mask
+        self.loc = torch.where(mask, loc, 0.0)
+        self.scale_tril = torch.where(mask.unsqueeze(-1), scale_tril, identity)
+        super().__init__(loc.shape[:-2], loc.shape[-2:], validate_args=False)
+
+    @property
+    def support(self) -> Any:
+        """All real numbers."""
+        return constraints.independent(constraints.real, 2)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> MaskedTriangular:
+        """Repeat over new batch axes."""
+        shape = torch.Size(batch_shape)
+        return MaskedTriangular(
+            self.loc.expand(shape + self.event_shape),
+            self.scale_tril.expand(*shape, *self.scale_tril.shape[-3:]),
+            self.mask_of_entries.expand(*shape, *self.mask_of_entries.shape[-2:]),
+        )
+
+    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
+        """Draw, zero where masked out."""
+        noise = torch.randn(torch.Size(sample_shape) + self.loc.shape, dtype=self.loc.dtype, device=self.loc.device)
+        drawn = self.loc + (self.scale_tril @ noise.unsqueeze(-1)).squeeze(-1)
+        return torch.where(self.mask_of_entries, drawn, 0.0)
+
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
+        """Draw without gradient."""
+        with torch.no_grad():
+            return self.rsample(sample_shape)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log density of the places that count."""
+        apart = torch.where(self.mask_of_entries, value, 0.0) - self.loc
+        white = torch.linalg.solve_triangular(self.scale_tril, apart.unsqueeze(-1), upper=False).squeeze(-1)
+        spread = self.scale_tril.diagonal(dim1=-2, dim2=-1).log()
+        terms = -0.5 * white.square() - spread - 0.5 * math.log(2.0 * math.pi)
+        return torch.where(self.mask_of_entries, terms, 0.0).sum((-2, -1))

@@ -1,0 +1,70 @@
+"""A count by breaking a stick: go on with probability sigma(l_0), then sigma(l_1), ..., until a coin shows tails."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from pyro.distributions import constraints
+from pyro.distributions.torch_distribution import TorchDistribution
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+
+class StickCount(TorchDistribution):
+    """Number of heads before the first tails.
+
+    Args:
+        logits: (*batch, steps) of going on at each step.
+        capacity: int64 (*batch), at most `steps`: after so many heads it ends for certain. Logits of steps that cannot
+            be reached do not count, whatever stands in them.
+
+    Example:
+        >>> law = StickCount(torch.zeros(3), torch.tensor(2))
+        >>> law.log_prob(torch.tensor([0, 1, 2, 3])).exp()
+        tensor([0.5000, 0.2500, 0.2500, 0.0000])
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}
+    has_rsample = False
+
+    def __init__(self, logits: Tensor, capacity: Tensor) -> None:
+        self.steps = logits.shape[-1]
+        self.capacity = capacity
+        reachable = torch.arange(self.steps, device=logits.device) < capacity.unsqueeze(-1)
+        self.logits = torch.where(reachable, logits, 0.0)
+        super().__init__(torch.broadcast_shapes(logits.shape[:-1], capacity.shape), validate_args=False)
+
+    @property
+    def support(self) -> Any:
+        """Whole numbers from 0 to the number of steps."""
+        return constraints.integer_interval(0, self.steps)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> StickCount:
+        """Repeat over new batch axes."""
+        shape = torch.Size(batch_shape)
+        return StickCount(self.logits.expand(*shape, self.steps), self.capacity.expand(shape))
+
+    def log_probs(self) -> Tensor:
+        """Log probability of every count, (*batch, steps + 1); minus infinity beyond the capacity."""
+        heads = torch.cat([torch.zeros_like(self.logits[..., :1]), logsigmoid(self.logits).cumsum(-1)], -1)
+        tails = torch.cat([logsigmoid(-self.logits), torch.zeros_like(self.logits[..., :1])], -1)
+        count = torch.arange(self.steps + 1, device=self.logits.device)
+        room = self.capacity.unsqueeze(-1)
+        ends = torch.where(count < room, heads + tails, heads)
+        return torch.where(count <= room, ends, -torch.inf)
+
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
+        """Draw a count, int64."""
+        shape = torch.Size(sample_shape) + self.batch_shape
+        with torch.no_grad():
+            coins = torch.rand((*shape, self.steps), device=self.logits.device) < torch.sigmoid(self.logits)
+            reachable = torch.arange(self.steps, device=self.logits.device) < self.capacity.unsqueeze(-1)
+            return (coins & reachable).long().cumprod(-1).sum(-1)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log probability of a count."""
+        table = self.log_probs()
+        shape = torch.broadcast_shapes(table.shape[:-1], value.shape)
+        chosen = value.long().expand(shape).unsqueeze(-1)
+        return table.expand(*shape, self.steps + 1).gather(-1, chosen).squeeze(-1)

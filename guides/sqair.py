@@ -1,0 +1,157 @@
+"""SQAIR's guide: a filter that carries objects from frame to frame and looks for new ones.
+
+    q(z_1:T | x_1:T) = prod_t q(stays_t | x_t, z_{t-1}) q(born_t | x_t, stays_t)
+
+The guide decides whether an object is there after it has drawn a box and an appearance for it and looked at the
+result. All its continuous noise is drawn first, at the auxiliary site `noise`; everything else is a function of noise
+and film, so that the same noise gives the same answer however particles are arranged and however films go on. Boxes
+and appearances are registered as presampled values once it is known whether they count: those that do not have no
+density in model or guide.
+
+Two families of parts: `sqair_residual` (fast: one look at what is not explained yet, objects in parallel) and
+`sqair_paper` (as published: a recurrent network over objects).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from phlogiston.distributions.masked import MaskedBernoulli, MaskedNormal
+from phlogiston.distributions.presampled import PreSampled
+from phlogiston.distributions.stick_count import StickCount
+from phlogiston.guides.sqair_parts import Born, Frame, Kept
+from phlogiston.guides.sqair_residual import ResidualParts
+from phlogiston.models.sqair import SQAIRModel, State, _counted
+
+
+class SQAIRGuide(nn.Module):
+    """The inference program.
+
+    Args:
+        model: the model it belongs to; glimpses are decoded and dynamics computed by it.
+        parts: `"residual"` or `"paper"`.
+        **options: of the parts.
+    """
+
+    def __init__(self, model: SQAIRModel, parts: str = "residual", **options: Any) -> None:
+        super().__init__()
+        # the model's parameters are the model's: a list keeps them out of this module's tree
+        self._model = [model]
+        if parts == "residual":
+            self.parts: Any = ResidualParts(model, **options)
+        else:
+            from phlogiston.guides.sqair_paper import PaperParts
+
+            self.parts = PaperParts(model, **options)
+
+    @property
+    def model(self) -> SQAIRModel:
+        """The model it belongs to."""
+        return self._model[0]
+
+    def forward(
+        self,
+        x: Tensor | None = None,
+        mask: Tensor | None = None,
+        lengths: Tensor | None = None,
+        frames: int = 10,
+        rows: int = 1,
+        start: tuple[State, Tensor | None] | State | None = None,
+    ) -> list[tuple[State, Tensor | None]]:
+        """Tell what is in a film; arguments as the model's.
+
+        Without `x` there is nothing to look at, and nothing is proposed.
+
+        Returns:
+            State and the guide's own memory after each frame.
+        """
+        model = self.model
+        model.shared.clear()
+        if x is None:
+            return []
+        video = model.video(x)
+        rows, frames = video.shape[:2]
+        seen = None if mask is None else mask.reshape(rows, frames, -1).any(-1)
+        if mask is not None:
+            video = video * mask.reshape(rows, frames, 1, *(mask.shape[2:] or (1, 1)))
+        state, memory = (start, None) if isinstance(start, State | None) else start
+        width = 1 + 4 + model.features
+        found = []
+        with pyro.plate("data", rows, dim=-1):
+            zero = torch.zeros(frames, 2 * model.slots, width, device=video.device, dtype=video.dtype)
+            noise = pyro.sample(
+                "noise", dist.Normal(zero, 1.0).to_event(3).mask(False), infer={"is_auxiliary": True}
+            )  # (..., rows, frames, places + births, width)
+            lead = noise.shape[:-3]
+            fresh = self.parts.encode(video)
+            for place in range(frames):
+                pixels = video[:, place].expand(*lead, *model.shape).reshape(-1, *model.shape)
+                hidden = None if seen is None else seen[:, place].expand(lead).reshape(-1)
+                frame = Frame(
+                    pixels,
+                    lead,
+                    state,
+                    None if state is None else model.dynamics(state),
+                    hidden,
+                    noise[..., place, :, :],
+                    memory,
+                    None if fresh is None else fresh[:, place],
+                )
+                with _counted(lengths, place):
+                    state, memory = self._frame(frame)
+                found.append((state, memory))
+        return found
+
+    def _frame(self, frame: Frame) -> tuple[State, Tensor | None]:
+        model, before, lead = self.model, frame.before, frame.lead
+        time = 0 if before is None else before.time + 1
+        kept: Kept | None = None
+        stays = None
+        if before is not None:
+            kept = self.parts.propagate(frame)
+            there = (kept.presence > 0).unsqueeze(-1)
+            presence = pyro.sample(
+                f"t{time}/presence", PreSampled(MaskedBernoulli(kept.logits, before.presence > 0), kept.presence)
+            )
+            where = pyro.sample(f"t{time}/where", PreSampled(self.parts.where_law(kept.where_law, there), kept.where))
+            what = pyro.sample(f"t{time}/what", PreSampled(MaskedNormal(*kept.what_law, there, 2), kept.what))
+            stays = (presence, where, what)
+        most = model.most(before)
+        room = model.room(stays).expand(lead)
+        born: Born = self.parts.discover(frame, kept, room, most)
+        births = pyro.sample(f"t{time}/births", PreSampled(StickCount(born.logits, room), born.births))
+        new = (torch.arange(most, device=births.device) < births.unsqueeze(-1)).unsqueeze(-1)
+        where_new = pyro.sample(f"t{time}/where_new", PreSampled(MaskedNormal(*born.where_law, new, 2), born.where))
+        what_new = pyro.sample(f"t{time}/what_new", PreSampled(MaskedNormal(*born.what_law, new, 2), born.what))
+        drawn = (births, where_new, what_new) if stays is None else (*stays, births, where_new, what_new)
+        ours = (born.births, born.where, born.what)
+        if kept is not None:
+            ours = (kept.presence, kept.where, kept.what, *ours)
+        known = canvas = None
+        if all(a is b for a, b in zip(drawn, ours, strict=True)):  # nobody put other values in their place
+            known = (born.glimpse, None if kept is None else kept.glimpse)
+            if model.background != "static" and model.renderer == "sum":
+                canvas = born.canvas.reshape(*lead, *model.shape)
+        state = model.advance(before, frame.dynamics, stays, births, where_new, what_new, known, canvas)
+        model.shared.keep(f"state {time}", drawn, state)
+        return state, self._remember(frame, kept, state)
+
+    def _remember(self, frame: Frame, kept: Kept | None, state: State) -> Tensor | None:
+        start = self.parts.first_memory
+        if start is None:
+            return None
+        fresh = start.expand(*state.presence.shape, -1)
+        if kept is None or kept.memory is None:
+            return fresh
+        return torch.where((kept.presence > 0).unsqueeze(-1), kept.memory, fresh)
+
+
+def parts_names() -> Sequence[str]:
+    """Names of the families of parts."""
+    return ("residual", "paper")

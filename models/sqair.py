@@ -1,0 +1,528 @@
+"""SQAIR: objects that appear, stay and vanish (Kosiorek, Kim, Posner and Teh, *Sequential Attend, Infer, Repeat*).
+
+Up to N objects live in fixed places. At frame t each object of the frame before stays or goes (propagation), then new
+ones may fill empty places (discovery); what is there is drawn.
+
+    presence_t[i] ~ Bernoulli(p_i)                                     where presence_{t-1}[i] = 1
+    where_t[i] ~ Normal(f(memory), s),  what_t[i] ~ Normal(g(memory), s)    where presence_t[i] = 1
+    births_t ~ Categorical(0 .. room)
+    where_new_t[k] ~ Normal, what_new_t[k] ~ Normal(0, I)              for k < births_t
+    x_t ~ Normal(sum_i paste(decode(what_t[i]), where_t[i]), std)
+
+Births fill empty places in order, so there are never more objects than places; each gets an identity that no other
+object of the film ever has. A film of one frame is AIR (Eslami et al., 2016). Differences on purpose: the prior of a
+frame never looks at the guide's presence logits; logits of the count are not cut by an elu; births are limited to the
+places that are free.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from phlogiston.distributions.chained import ChainedNormal
+from phlogiston.distributions.masked import MaskedBernoulli, MaskedNormal
+from phlogiston.networks.occupied import Occupied
+from phlogiston.networks.perceptron import linear, perceptron
+from phlogiston.networks.shared import Shared
+from phlogiston.networks.spatial import cover, paste
+
+LEAST = 0.01  # smallest standard deviation of anything
+
+
+@dataclass
+class State:
+    """What is there after a frame; leading axes are particles (if any) and rows.
+
+    Attributes:
+        presence: (..., places), 1.0 or 0.0.
+        where: (..., places, 4), zero where nothing is; as all that follows.
+        what: (..., places, features).
+        glimpse: (..., places, channels, gh, gw), the decoded appearance.
+        memory: (..., places, memory), of the dynamics.
+        step: (..., places, 4), how `where` changed since the frame before.
+        ids: int64 (..., places), -1 where nothing is.
+        born: int64 (...), identities given so far.
+        canvas: (..., channels, height, width), mean of the picture.
+        cover: (..., height, width), how much of each pixel lies in boxes, or None where nobody needs it.
+        time: number of the frame.
+    """
+
+    presence: Tensor
+    where: Tensor
+    what: Tensor
+    glimpse: Tensor
+    memory: Tensor
+    step: Tensor
+    ids: Tensor
+    born: Tensor
+    canvas: Tensor
+    cover: Tensor | None
+    time: int
+
+    def map(self, function: Any) -> State:
+        """Apply a function to every tensor."""
+        parts = {k: function(v) for k, v in vars(self).items() if isinstance(v, Tensor)}
+        return replace(self, **parts)
+
+
+@dataclass
+class Dynamics:
+    """The prior of propagation; entries of empty places mean nothing.
+
+    Attributes:
+        presence: logits (..., places).
+        where_loc, where_scale: (..., places, 4).
+        what_loc, what_scale: (..., places, features).
+        memory: (..., places, memory), after the step.
+    """
+
+    presence: Tensor
+    where_loc: Tensor
+    where_scale: Tensor
+    what_loc: Tensor
+    what_scale: Tensor
+    memory: Tensor
+
+
+class SQAIRModel(nn.Module):
+    """The generative program.
+
+    Args:
+        shape: channels, height, width of a frame.
+        slots: N, places for objects.
+        features: numbers in an object's appearance.
+        glimpse: height and width of a decoded appearance.
+        hidden: width of hidden layers.
+        memory: width of the dynamics' recurrent state.
+        std: standard deviation of pixels.
+        background_std: the same where no object is; None for one number everywhere.
+        output: `"sigmoid"` keeps decoded pixels in 0 .. 1, `"linear"` multiplies them by a trainable number.
+        presence: `"fixed"` survival and birth rates, or `"learned"`.
+        survival: probability to stay, and where learned the start.
+        birth: odds of a birth at frames after the first, where fixed.
+        later_births: most births in a frame after the first.
+        location: the dynamics' mean is the previous value plus what is read out (`"residual"`, or `"velocity"`, which
+            also repeats the last step) or what is read out (`"absolute"`).
+        chain: let a birth's box depend on the one before in the same frame, and the number of births on what is there.
+        background: `"none"`, `"mean"` (a trainable picture that shows where objects are, as published) or `"static"` (a
+            trainable picture behind everything).
+        renderer: `"sum"` adds objects, `"over"` puts later places in front of earlier ones.
+        what_prior_scale: first scale of an appearance's change per frame.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        *,
+        slots: int = 3,
+        features: int = 24,
+        glimpse: tuple[int, int] = (20, 20),
+        hidden: int = 128,
+        memory: int = 128,
+        std: float = 0.3,
+        background_std: float | None = None,
+        output: str = "sigmoid",
+        presence: str = "fixed",
+        survival: float = 0.99,
+        birth: float = 0.01,
+        later_births: int = 1,
+        location: str = "velocity",
+        chain: bool = False,
+        background: str = "none",
+        renderer: str = "sum",
+        learn_std: bool = False,
+        what_prior_scale: float = -2.0,
+    ) -> None:
+        super().__init__()
+        self.shape = shape
+        self.slots, self.features, self.glimpse = slots, features, glimpse
+        self.presence, self.location, self.chain = presence, location, chain
+        self.background, self.renderer, self.output = background, renderer, output
+        self.later_births = min(later_births, slots)
+        channels = shape[0]
+        self.planes = planes = channels + (renderer == "over")
+        pixels = planes * glimpse[0] * glimpse[1]
+        start = -1.5 if output == "sigmoid" else 0.0
+        self.decoder = perceptron([features, hidden, hidden, pixels], start)
+        if output == "linear":
+            self.output_scale = nn.Parameter(torch.tensor(0.25))
+        self.cell = nn.GRUCell(features + (4 if location == "absolute" else 8), memory)
+        self.first_memory = nn.Parameter(torch.zeros(memory))
+        self.readout = linear(memory, 2 * (4 + features) + (presence == "learned"))
+        with torch.no_grad():
+            if location != "absolute":
+                self.readout.weight.mul_(0.1)
+            spread = self.readout.bias[4 + features : 2 * (4 + features)]
+            if location != "absolute":
+                spread[:4] = -2.5
+                spread[4:] = what_prior_scale
+            if presence == "learned":
+                self.readout.bias[-1] = 10.0
+        self.register_buffer("survival", torch.tensor(survival).logit())
+        self.first_births = nn.Parameter(torch.zeros(slots + 1))
+        later = torch.arange(self.later_births + 1) * torch.tensor(birth).log()
+        if presence == "learned":
+            later = torch.zeros(self.later_births + 1)
+            later[0] = 10.0
+            self.later_logits = nn.Parameter(later)
+        else:
+            self.register_buffer("later_logits", later)
+        if not chain:
+            self.where_loc = nn.Parameter(torch.tensor([-0.4, -0.4, 0.0, 0.0]))
+            self.where_spread = nn.Parameter(torch.tensor([0.5, 0.5, 1.0, 1.0]).expm1().log())
+        else:
+            self.summary = perceptron([features + 4, hidden, hidden])
+            self.count = perceptron([1, 10, slots + 1])
+            self.chain_start = nn.Parameter(torch.zeros(4))
+            self.chain_state = nn.Parameter(torch.zeros(hidden))
+            self.chain_context = linear(2 * hidden + 1, 128)
+            self.chain_hidden = linear(4 + 128, 4)
+            self.chain_read = linear(4, 8)
+            with torch.no_grad():
+                self.chain_read.bias.copy_(torch.tensor([-2.0, -2.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0]))
+        self.learn_std = learn_std
+        spread_of_pixels = torch.tensor(std - LEAST).expm1().log()
+        if learn_std:
+            self.pixel_spread = nn.Parameter(spread_of_pixels)
+        else:
+            self.register_buffer("pixel_spread", spread_of_pixels)
+        self.background_std = background_std
+        if background != "none":
+            self.picture = nn.Parameter(torch.zeros(shape))
+        self.shared = Shared()
+
+    # ----- densities ----------------------------------------------------------------------------------------------
+
+    @property
+    def std(self) -> Tensor:
+        """Standard deviation of pixels where objects are."""
+        return LEAST + softplus(self.pixel_spread)
+
+    def dynamics(self, state: State) -> Dynamics:
+        """The prior of propagation from a state; computed for the objects that are there."""
+        found: Dynamics = self.shared(f"dynamics {state.time}", (state.presence, state.where, state.what),
+                                      lambda: self._dynamics(state))  # fmt: skip
+        return found
+
+    def _dynamics(self, state: State) -> Dynamics:
+        places = Occupied(state.presence > 0)
+        where, what, step = (places.take(part) for part in (state.where, state.what, state.step))
+        inputs = [what, where] if self.location == "absolute" else [what, where, 10.0 * step]
+        memory = self.cell(torch.cat(inputs, -1), places.take(state.memory))
+        read = self.readout(memory)
+        size = 4 + self.features
+        loc, spread = read[:, :size], softplus(read[:, size : 2 * size]) + LEAST
+        where_loc, what_loc = loc[:, :4], loc[:, 4:]
+        if self.location != "absolute":
+            where_loc, what_loc = where_loc + where, what_loc + what
+        if self.location == "velocity":
+            where_loc = where_loc + step
+        stays = read[:, -1] if self.presence == "learned" else self.survival.expand(len(read))
+        parts = (stays, where_loc, spread[:, :4], what_loc, spread[:, 4:], memory)
+        return Dynamics(*(places.put(part) for part in parts))
+
+    def count_logits(self, before: Dynamics | None, state: State | None, capacity: Tensor, context: Any) -> Tensor:
+        """Logits of the number of births, minus infinity where there is no room: (..., most + 1)."""
+        if state is None:
+            logits = self.first_births
+        else:
+            logits = self.later_logits
+        if self.chain:
+            logits = logits + self.count(self._expected(before, state, capacity))[..., : logits.shape[-1]]
+        count = torch.arange(logits.shape[-1], device=logits.device)
+        return torch.where(count <= capacity.unsqueeze(-1), logits, -torch.inf)
+
+    def _expected(self, before: Dynamics | None, state: State | None, like: Tensor) -> Tensor:
+        """Expected share of places whose objects stay, (..., 1)."""
+        if before is None or state is None:
+            return torch.zeros((*like.shape, 1), device=like.device)
+        return (torch.sigmoid(before.presence) * state.presence).sum(-1, keepdim=True) / self.slots
+
+    def context(self, presence: Tensor | None, where: Tensor | None, what: Tensor | None, like: Tensor) -> Tensor:
+        """The deep-set summary of the objects that stay, (..., hidden); zero without any."""
+        if presence is None or where is None or what is None:
+            return torch.zeros((*like.shape, self.chain_state.shape[0]), device=like.device)
+        parts = self.summary(torch.cat([what, where], -1))
+        return (torch.where(presence.unsqueeze(-1) > 0, parts, 0.0)).sum(-2)
+
+    def where_new(
+        self, births: Tensor, most: int, context: Tensor | None = None, expected: Tensor | None = None
+    ) -> Any:
+        """The law of boxes of new objects, event (most, 4)."""
+        mask = (torch.arange(most, device=births.device) < births.unsqueeze(-1)).unsqueeze(-1)
+        if not self.chain:
+            return MaskedNormal(self.where_loc, softplus(self.where_spread) + LEAST, mask, 2)
+        assert context is not None
+        assert expected is not None
+        lead = torch.broadcast_shapes(births.shape, context.shape[:-1])
+        parts = [part.expand(*lead, part.shape[-1]) for part in (self.chain_state, context, expected)]
+        inside = torch.nn.functional.elu(self.chain_context(torch.cat(parts, -1)))
+        return ChainedNormal(self.chain_start, inside, self._link, mask)
+
+    def where_guess(self) -> tuple[Tensor, Tensor]:
+        """Loc and scale of a new box if nothing is known of the frame; under a chain, of the first."""
+        if not self.chain:
+            return self.where_loc, softplus(self.where_spread) + LEAST
+        inside = torch.nn.functional.elu(
+            self.chain_context(torch.cat([self.chain_state, self.chain_state.new_zeros(self.chain_state.shape[0] + 1)]))
+        )
+        return self._link(self.chain_start, inside)
+
+    def _link(self, previous: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = torch.tanh(self.chain_hidden(torch.cat([previous, context], -1)))
+        loc, spread = self.chain_read(hidden).chunk(2, -1)
+        return loc, softplus(spread) + LEAST
+
+    def what_new(self, births: Tensor, most: int) -> MaskedNormal:
+        """The law of appearances of new objects, event (most, features)."""
+        mask = (torch.arange(most, device=births.device) < births.unsqueeze(-1)).unsqueeze(-1)
+        zero = torch.zeros(self.features, device=births.device)
+        return MaskedNormal(zero, torch.ones_like(zero), mask, 2)
+
+    # ----- rendering ----------------------------------------------------------------------------------------------
+
+    def decode(self, what: Tensor) -> Tensor:
+        """Appearance (rows, features) to glimpse (rows, planes, gh, gw); the last plane is opacity under `over`."""
+        flat = self.decoder(what)
+        planes = flat.reshape(len(what), self.planes, *self.glimpse)
+        if self.output == "sigmoid":
+            return torch.sigmoid(planes)
+        if self.renderer == "over":
+            return torch.cat([self.output_scale * planes[:, :-1], torch.sigmoid(planes[:, -1:])], 1)
+        return self.output_scale * planes
+
+    def paint(self, layers: Tensor, places: Occupied, lead: torch.Size) -> Tensor:
+        """Add up what objects look like: layers (rows, channels, height, width) to (*lead, channels, height, width)."""
+        flat = layers.new_zeros((lead.numel(), *layers.shape[1:])).index_add(0, places.parent, layers)
+        return flat.reshape(*lead, *layers.shape[1:])
+
+    def render(self, presence: Tensor, where: Tensor, glimpse: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Canvas (..., channels, height, width) and, where needed, cover (..., height, width) of a scene."""
+        places = Occupied(presence > 0)
+        lead = presence.shape[:-1]
+        height, width = self.shape[1:]
+        boxes = places.take(where)
+        layers = paste(places.take(glimpse), boxes, height, width)
+        if self.renderer == "over":
+            whole = places.put(layers)  # (..., places, channels + 1, height, width)
+            canvas = torch.zeros(*lead, *self.shape, device=where.device) + self._behind()
+            for i in range(self.slots):
+                alpha = whole[..., i, -1:, :, :]
+                canvas = canvas * (1.0 - alpha) + alpha * whole[..., i, :-1, :, :]
+            return canvas, None
+        canvas = self.paint(layers, places, lead)
+        if self.background == "static":
+            canvas = canvas + self.picture
+        if not self.needs_cover:
+            return canvas, None
+        covers = cover(boxes, height, width, self.glimpse).unsqueeze(1)
+        return canvas, self.paint(covers, places, lead).squeeze(-3)
+
+    def _behind(self) -> Tensor | float:
+        return self.picture if self.background == "static" else 0.0
+
+    @property
+    def needs_cover(self) -> bool:
+        """Whether the likelihood treats pixels inside and outside boxes differently."""
+        return self.background == "mean" or self.background_std is not None
+
+    def likelihood(self, canvas: Tensor, covers: Tensor | None, mask: Tensor | None = None) -> MaskedNormal:
+        """The law of frames.
+
+        Args:
+            canvas: (..., frames, channels, height, width).
+            covers: (..., frames, height, width), where `needs_cover`.
+            mask: bool, broadcasts against the canvas, True where a pixel is known.
+        """
+        std = self.std
+        if covers is not None:
+            inside = torch.sigmoid(-10.0 + 20.0 * covers).unsqueeze(-3)
+            if self.background == "mean":
+                canvas = canvas + self.picture * inside
+            outside = std if self.background_std is None else torch.as_tensor(self.background_std, device=std.device)
+            if self.background_std is not None:
+                std = inside * std + (1.0 - inside) * outside
+        return MaskedNormal(canvas, std, mask, 4)
+
+    # ----- the program --------------------------------------------------------------------------------------------
+
+    def advance(
+        self,
+        before: State | None,
+        dynamics: Dynamics | None,
+        stays: tuple[Tensor, Tensor, Tensor] | None,
+        births: Tensor,
+        where_new: Tensor,
+        what_new: Tensor,
+        known: tuple[Tensor, Tensor | None] | None = None,
+        canvas: Tensor | None = None,
+    ) -> State:
+        """Put together what stays and what is new.
+
+        Args:
+            before: the state before; None at the first frame.
+            dynamics: the prior's step from it.
+            stays: presence, where and what after propagation; None at the first frame.
+            births: int64 (...).
+            where_new: (..., most, 4).
+            what_new: (..., most, features).
+            known: glimpses of new objects (..., most, planes, gh, gw) and of old ones (..., places, ...), where they
+                have been decoded already.
+            canvas: where it has been painted already.
+        """
+        lead = births.shape
+        device = births.device
+        if before is None or stays is None or dynamics is None:
+            kept = torch.zeros(*lead, self.slots, device=device)
+            born = torch.zeros(lead, dtype=torch.long, device=device)
+        else:
+            kept, born = stays[0].expand(*lead, -1), before.born.expand(lead)
+        free = kept == 0
+        rank = free.long().cumsum(-1) - 1
+        new = free & (rank < births.unsqueeze(-1))
+        order = rank.clamp(0, where_new.shape[-2] - 1)
+
+        def put(fresh: Tensor, old: Tensor | None) -> Tensor:
+            rest = fresh.shape[len(lead) + 1 :]
+            index = order.reshape(*order.shape, *[1] * len(rest)).expand(*order.shape, *rest)
+            chosen = fresh.gather(len(lead), index)
+            there = new.reshape(*new.shape, *[1] * len(rest))
+            return torch.where(there, chosen, torch.zeros((), device=device) if old is None else old)
+
+        presence = torch.where(new, 1.0, kept)
+        there = (presence > 0).unsqueeze(-1)
+        where_old, what_old = (None, None) if stays is None else stays[1:]
+        where, what = put(where_new, where_old), put(what_new, what_old)
+        if known is not None:
+            glimpse = put(*known)
+        else:
+            places = Occupied(presence > 0)
+            glimpse = places.put(self.decode(places.take(what)))
+        fresh = self.first_memory.expand(*presence.shape, -1)
+        if before is None or dynamics is None or stays is None:
+            memory, step = torch.where(there, fresh, 0.0), torch.zeros_like(where)
+            ids = torch.where(new, rank, -1)
+        else:
+            memory = torch.where(new.unsqueeze(-1), fresh, torch.where(there, dynamics.memory, 0.0))
+            step = torch.where((kept > 0).unsqueeze(-1), where - before.where, 0.0)
+            ids = torch.where(new, born.unsqueeze(-1) + rank, torch.where(presence > 0, before.ids, -1))
+        covers = None
+        if canvas is None or self.needs_cover:
+            painted, covers = self.render(presence, where, glimpse)
+            canvas = painted if canvas is None else canvas
+        time = 0 if before is None else before.time + 1
+        return State(presence, where, what, glimpse, memory, step, ids, born + births, canvas, covers, time)
+
+    def forward(
+        self,
+        x: Tensor | None = None,
+        mask: Tensor | None = None,
+        lengths: Tensor | None = None,
+        frames: int = 10,
+        rows: int = 1,
+        start: State | None = None,
+    ) -> list[State]:
+        """Tell how a film comes about.
+
+        Args:
+            x: films (rows, frames, [channels,] height, width), uint8 or 0 .. 1; None to draw them.
+            mask: bool (rows, frames, height, width), or (rows, frames): True where `x` is known.
+            lengths: int64 (rows,), frames that count in each film; all by default.
+            frames: how many to draw without `x`.
+            rows: how many films to draw without `x`.
+            start: the state to go on from.
+
+        Returns:
+            The state after each frame.
+        """
+        video = None if x is None else self.video(x)
+        if video is not None:
+            rows, frames = video.shape[:2]
+        states: list[State] = []
+        with pyro.plate("data", rows, dim=-1):
+            state = start
+            for place in range(frames):
+                with _counted(lengths, place):
+                    state = self._frame(state)
+                states.append(state)
+            canvas = torch.stack([s.canvas for s in states], -4)
+            covers = None if states[0].cover is None else torch.stack([s.cover for s in states], -3)  # type: ignore[misc]
+            known = pixel_mask(mask, lengths, rows, frames)
+            pyro.sample("x", self.likelihood(canvas, covers, known), obs=video)
+        self.shared.clear()
+        return states
+
+    def _frame(self, before: State | None) -> State:
+        time = 0 if before is None else before.time + 1
+        stays = dynamics = None
+        if before is not None:
+            dynamics = self.dynamics(before)
+            presence = pyro.sample(f"t{time}/presence", MaskedBernoulli(dynamics.presence, before.presence > 0))
+            there = (presence > 0).unsqueeze(-1)
+            where = pyro.sample(f"t{time}/where", MaskedNormal(dynamics.where_loc, dynamics.where_scale, there, 2))
+            what = pyro.sample(f"t{time}/what", MaskedNormal(dynamics.what_loc, dynamics.what_scale, there, 2))
+            stays = (presence, where, what)
+        most = self.most(before)
+        room = self.room(stays)
+        context = expected = None
+        if self.chain:
+            context = self.context(*(stays or (None, None, None)), like=room)
+            expected = self._expected(dynamics, before, room)
+        births = pyro.sample(
+            f"t{time}/births", dist.Categorical(logits=self.count_logits(dynamics, before, room, context))
+        )
+        where_new = pyro.sample(f"t{time}/where_new", self.where_new(births, most, context, expected))
+        what_new = pyro.sample(f"t{time}/what_new", self.what_new(births, most))
+        drawn = (births, where_new, what_new) if stays is None else (*stays, births, where_new, what_new)
+        found: State = self.shared(
+            f"state {time}", drawn, lambda: self.advance(before, dynamics, stays, births, where_new, what_new)
+        )
+        return found
+
+    def most(self, before: State | None) -> int:
+        """Most births in a frame."""
+        return self.slots if before is None else self.later_births
+
+    def room(self, stays: tuple[Tensor, ...] | None) -> Tensor:
+        """Places left for births, int64 (...)."""
+        if stays is None:
+            return torch.tensor(self.slots, device=self.first_memory.device)
+        return (self.slots - stays[0].sum(-1)).long().clamp(max=self.later_births)
+
+    def video(self, x: Tensor) -> Tensor:
+        """Films as float (rows, frames, channels, height, width)."""
+        films = x.to(self.first_memory.dtype) / 255.0 if x.dtype == torch.uint8 else x
+        return films.reshape(*films.shape[:2], *self.shape)
+
+
+def pixel_mask(mask: Tensor | None, lengths: Tensor | None, rows: int, frames: int) -> Tensor | None:
+    """Which pixels count, bool (rows, frames, 1, height or 1, width or 1), or None for all."""
+    known = None
+    if mask is not None:
+        known = mask.reshape(*mask.shape[:2], 1, *(mask.shape[2:] or (1, 1)))
+    if lengths is not None:
+        long = (torch.arange(frames, device=lengths.device) < lengths.unsqueeze(-1))[:, :, None, None, None]
+        known = long if known is None else known & long
+    return known
+
+
+class _counted:
+    """Masks all sites of rows whose film is over."""
+
+    def __init__(self, lengths: Tensor | None, place: int) -> None:
+        self.handler = None if lengths is None else pyro.poutine.mask(mask=place < lengths)
+
+    def __enter__(self) -> None:
+        if self.handler is not None:
+            self.handler.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        if self.handler is not None:
+            self.handler.__exit__(*error)
