@@ -63,6 +63,17 @@ def test_it_covers_every_branch_where_a_mean_cannot(sine: tuple[MDN, Dataset]) -
     assert np.abs(y).max() < 10.6
 
 
+def test_two_targets_are_followed_along_a_spiral() -> None:
+    data = datasets.load("spiral", sizes=(600, 100, 400))
+    system = MDN(preset="spiral", steps=300).fit(data, progress="off")
+    found = system.evaluate(data, ["log_likelihood", "coverage"])
+    y = data.test.tensors["y"].double()
+    blind = torch.distributions.MultivariateNormal(y.mean(0), y.T.cov()).log_prob(y).mean()
+    assert found["log_likelihood"].value > float(blind) + 1.0
+    assert found["log_likelihood_of_truth"].value > found["log_likelihood"].value
+    assert abs(found["coverage_hpd_90"].value - 0.9) < 0.08
+
+
 def test_scores_samples_and_means_belong_to_one_distribution(full: MDN) -> None:
     data = regression()
     x = data.test.tensors["x"]
