@@ -132,7 +132,7 @@ def _dtype(node: Any) -> np.dtype[Any]:
     dtype = np.dtype(node.arguments[0])
     if dtype.kind not in _KINDS:
         raise DataError(f"it holds entries of type {dtype}; expected numbers.")
-    order = node.state[1] if isinstance(node.state, tuple) and len(node.state) > 1 else "|"
+    order: Any = node.state[1] if isinstance(node.state, tuple) and len(node.state) > 1 else "|"
     return dtype.newbyteorder(order) if order in ("<", ">") else dtype
 
 

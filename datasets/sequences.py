@@ -173,7 +173,8 @@ def dataset(
         notes=info.notes,
         **described,
     )
-    return Dataset(*splits, meta)
+    train, valid, test = splits
+    return Dataset(train, valid, test, meta)
 
 
 def _widen(split: Split, steps: int) -> Split:

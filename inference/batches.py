@@ -7,13 +7,15 @@ is drawn from (seed, step, rank, rollbacks), so that a run continued from step `
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from phlogiston.errors import DataError, ShapeError
+
+Arrange = Callable[[torch.Generator, int], Sequence[Tensor]]
 
 
 class Rows:
@@ -84,7 +86,8 @@ class Order:
     """The rows each step of one stage sees.
 
     Each epoch is one pass over a fresh permutation, cut into consecutive batches; the last batch of an epoch may be
-    smaller. Rank `r` of `W` takes rows `r, r + W, ...` of each batch, possibly none.
+    smaller. Rank `r` of `W` takes rows `r, r + W, ...` of each batch, possibly none. Rows that have a method
+    `arrange(generator, batch_size) -> batches` order their epochs themselves, always in as many batches.
 
     Args:
         rows: number of rows in the data.
@@ -93,9 +96,19 @@ class Order:
         stage: index of the stage.
         rank: this process.
         world_size: number of processes.
+        arrange: see above; None for permutations.
     """
 
-    def __init__(self, rows: int, batch_size: int, seed: int, stage: int, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(
+        self,
+        rows: int,
+        batch_size: int,
+        seed: int,
+        stage: int,
+        rank: int = 0,
+        world_size: int = 1,
+        arrange: Arrange | None = None,
+    ) -> None:
         self.rows = rows
         self.batch_size = min(batch_size, rows)
         self.per_epoch = -(-rows // self.batch_size)
@@ -103,16 +116,32 @@ class Order:
         self._shard = slice(rank, None, world_size)
         self._epoch = -1
         self._permutation = torch.empty(0, dtype=torch.long)
+        self._arrange = arrange
+        self._batches: Sequence[Tensor] = ()
 
     def batch(self, step: int) -> tuple[Tensor, int]:
         """Return the row numbers of this process at `step` of the stage, and the size of the whole batch."""
         epoch, place = divmod(step, self.per_epoch)
         if epoch != self._epoch:
             generator = torch.Generator().manual_seed(mix(*self._key, epoch))
-            self._permutation = torch.randperm(self.rows, generator=generator)
+            if self._arrange is None:
+                self._permutation = torch.randperm(self.rows, generator=generator)
+            else:
+                self._batches = self._checked(self._arrange(generator, self.batch_size))
             self._epoch = epoch
-        whole = self._permutation[place * self.batch_size : (place + 1) * self.batch_size]
+        if self._arrange is not None:
+            whole = self._batches[place]
+        else:
+            whole = self._permutation[place * self.batch_size : (place + 1) * self.batch_size]
         return whole[self._shard], len(whole)
+
+    def _checked(self, batches: Sequence[Tensor]) -> Sequence[Tensor]:
+        if len(batches) != self.per_epoch or any(not 0 < len(batch) <= self.batch_size for batch in batches):
+            raise DataError(
+                f"the rows' arrange() made {len(batches)} batches; expected {self.per_epoch}, none of them empty or "
+                f"larger than {self.batch_size}."
+            )
+        return batches
 
 
 def prepare(

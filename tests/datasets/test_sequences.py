@@ -82,7 +82,8 @@ def test_a_damaged_file_is_refused_by_name(tmp_path: Path, damage: str) -> None:
     if damage == "flipped":
         for i in range(100, 140):
             content[i] ^= 0xFF
-    path.write_bytes({"truncated": content[:500], "flipped": content, "empty": b"", "text": b"hello"}[damage])
+    contents = {"truncated": bytes(content[:500]), "flipped": bytes(content), "empty": b"", "text": b"hello"}
+    path.write_bytes(contents[damage])
     with pytest.raises(DataError, match=r"train\.npz"):
         sequences.read_flat(path)
 

@@ -1,0 +1,78 @@
+"""The guide of SketchRNN: a drawing is read from both ends, and what it is follows from the two impressions.
+
+    z | drawing ~ N(loc([f, b]), scale([f, b]))
+
+f is the last state of a network that reads forwards, b that of one that reads backwards. Both read exactly the steps
+there are: sequences are turned around within their own length, so that padding never changes a number, without packing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from phlogiston.errors import ConfigError
+from phlogiston.models.sketch import SketchRNN
+from phlogiston.networks.recurrent import Recurrent
+
+
+class SketchEncoder(nn.Module):
+    """The inference program.
+
+    Args:
+        model: the program it belongs to.
+        hidden: units of each direction.
+    """
+
+    def __init__(self, model: SketchRNN, hidden: int = 64) -> None:
+        super().__init__()
+        if not model.latent:
+            raise ConfigError("a model without latent has nothing to guess; leave the guide out")
+        self.register_buffer("unit", model.unit)
+        self.forwards = Recurrent(6, hidden)
+        self.backwards = Recurrent(6, hidden)
+        self.to_loc = nn.Linear(2 * hidden, model.latent)
+        self.to_scale = nn.Linear(2 * hidden, model.latent)
+        with torch.no_grad():
+            self.to_scale.weight.mul_(0.1)
+            self.to_scale.bias.fill_(-1.0)
+
+    unit: Tensor
+
+    def encode(self, x: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+        """Location and scale of z: (rows, latent) each, for drawings (rows, points, 3)."""
+        place = x[..., :2].cumsum(1)
+        features = torch.cat([x[..., :2] / self.unit, 0.5 * place / self.unit, x[..., 2:], 1.0 - x[..., 2:]], -1)
+        steps = torch.arange(x.shape[1], device=x.device)
+        turned = (length.unsqueeze(-1) - 1 - steps).clamp_min(0)
+        reverse = features.gather(1, turned.unsqueeze(-1).expand_as(features))
+        ends = (length - 1).clamp_min(0)
+        seen = [
+            net(steps_of, net.start(len(x)))[0][torch.arange(len(x), device=x.device), ends]
+            for net, steps_of in ((self.forwards, features), (self.backwards, reverse))
+        ]
+        both = torch.cat(seen, -1)
+        return self.to_loc(both), (0.5 * self.to_scale(both)).clamp(-7.0, 3.0).exp()
+
+    def posterior(self, x: Tensor, length: Tensor) -> Any:
+        """q(z | drawing), batch (rows,)."""
+        loc, scale = self.encode(x, length)
+        return dist.Normal(loc, scale).to_event(1)
+
+    def forward(
+        self, x: Tensor | None = None, length: Tensor | None = None, *, steps: int | None = None, rows: int = 1
+    ) -> Tensor:
+        """Sample z; arguments as the model's."""
+        if x is None:
+            raise ConfigError("the guide reads drawings: give x")
+        length = torch.full((len(x),), x.shape[1], dtype=torch.long) if length is None else length
+        loc, scale = self.encode(x, length)
+        if steps is not None:
+            with pyro.plate("data", len(x), dim=-1):
+                return pyro.sample("z", dist.Normal(loc, scale).to_event(1))
+        with pyro.plate("data", len(x), dim=-2):
+            return pyro.sample("z", dist.Normal(loc.unsqueeze(-2), scale.unsqueeze(-2)).to_event(1))

@@ -1,0 +1,328 @@
+"""Recurrent mixture density network (MDN-RNN): every step of a sequence is drawn from a mixture that its past chooses.
+
+    h_t = rnn(features(x_{t-1}, x_{t-2}), h_{t-1});   x_t | past ~ mixture(head(h_t))
+    pen_t | past ~ Bernoulli(head(h_t))                  where the data have a pen
+
+Every column is modelled in the coordinates that suit it: levels (a finger's place, a knob) by the step from the last
+level, positive times by their logarithm, offsets as they are; densities come out in the data's own units. With a
+`grid` steps are scored by the probability of the grid's cell (see `distributions.warped`).
+
+One object trains teacher-forced, generates step by step, and streams: `start`, `predict`, `observe` of
+`models.stepwise`.
+
+References: Graves, "Generating sequences with recurrent neural networks", arXiv 1308.0850; Martin and Torresen,
+"RoboJam", EvoMUSART 2018; Ha and Schmidhuber, "World models", 2018.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, cast
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+
+from phlogiston.distributions.mixture_from import mixture
+from phlogiston.distributions.mixture_joint import JointMixture
+from phlogiston.distributions.warped import TINY, Warped
+from phlogiston.errors import ConfigError
+from phlogiston.models.stepwise import Prediction, Stepwise, check_steps, valid_steps
+from phlogiston.networks.mixture_heads import check, mixture_parameters, num_outputs
+from phlogiston.networks.recurrent import Recurrent
+
+KINDS = ("diag", "bivariate", "full")
+
+
+class State(NamedTuple):
+    """What the past comes down to.
+
+    Attributes:
+        hidden: (rows, depth, hidden), of the recurrent stack.
+        last: (rows, 2, width), the last two steps, the latest one last.
+        seen: (rows,), how many steps there have been.
+    """
+
+    hidden: Tensor
+    last: Tensor
+    seen: Tensor
+
+
+class MDNRNN(Stepwise):
+    """The generative program.
+
+    Args:
+        targets: D, numbers per step.
+        pen: whether a pen's state (0 or 1) follows the numbers.
+        levels: columns modelled by the step from the last value.
+        positive: columns modelled by their logarithm.
+        hidden: units per recurrent layer.
+        layers: recurrent layers.
+        cell: `"lstm"` or `"gru"`.
+        num_components: K.
+        kind: `"diag"`, `"bivariate"` (two targets) or `"full"`.
+        grid: width of the cells steps are scored by; None for densities.
+        min_scale: smallest standard deviation of a component, in units of its column.
+
+    Buffers `centre` and `unit` (D,) standardise: location and scale of a column (of its logarithm, of its steps); and
+    `level_centre`, `level_unit`, `fine` (D,) serve the network's view of levels.
+    """
+
+    centre: Tensor
+    unit: Tensor
+    level_centre: Tensor
+    level_unit: Tensor
+    fine: Tensor
+    is_level: Tensor
+    is_positive: Tensor
+
+    def __init__(
+        self,
+        targets: int,
+        pen: bool = False,
+        levels: Sequence[int] = (),
+        positive: Sequence[int] = (),
+        hidden: int = 64,
+        layers: int = 2,
+        cell: Literal["lstm", "gru"] = "lstm",
+        num_components: int = 10,
+        kind: str = "diag",
+        grid: float | None = None,
+        min_scale: float = 1e-3,
+    ) -> None:
+        super().__init__()
+        check(kind, num_components, targets)
+        if kind not in KINDS:
+            raise ConfigError(f"kind is {kind!r}; sequences take one of {', '.join(KINDS)}")
+        if grid is not None and kind != "diag":
+            raise ConfigError(f"cells of a grid have no closed form for kind {kind!r}; use 'diag'")
+        if set(levels) & set(positive):
+            raise ConfigError(f"columns {sorted(set(levels) & set(positive))} cannot be levels and positive at once")
+        self.targets, self.pen_states, self.num_components = targets, 2 if pen else 0, num_components
+        self.kind, self.grid, self.min_scale = kind, grid, min_scale
+        for name, value in (("centre", 0.0), ("unit", 1.0), ("level_centre", 0.0), ("level_unit", 1.0), ("fine", 1.0)):
+            self.register_buffer(name, torch.full((targets,), value))
+        for name, columns in (("is_level", levels), ("is_positive", positive)):
+            mark = torch.zeros(targets, dtype=torch.bool)
+            mark[list(columns)] = True
+            self.register_buffer(name, mark)
+        self._levels = sorted(levels)
+        self.rnn = Recurrent(self.num_features, hidden, layers, cell)
+        self.head = nn.Linear(hidden, num_outputs(kind, num_components, targets) + (1 if pen else 0))
+
+    @property
+    def num_features(self) -> int:
+        """What the network sees of the past at every step: columns, steps of levels twice, pen, beginning."""
+        return self.targets + 2 * len(self._levels) + (1 if self.pen_states else 0) + 2
+
+    # ----- before training ----------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def initialise(self, x: Tensor, length: Tensor) -> None:
+        """Standardise, and start with components of many widths around the middle.
+
+        Args:
+            x: (rows, steps, width).
+            length: (rows,).
+        """
+        valid = valid_steps(length, x.shape[1])
+        inside = valid.clone()
+        inside[:, 0] = False  # the first step follows nothing
+        if not bool(inside.any()):
+            inside = valid
+        numbers = x[..., : self.targets].double()
+        warped = torch.where(self.is_positive, numbers.clamp_min(self.floor).log(), numbers)
+        before = torch.cat([warped[:, :1], warped[:, :-1]], 1)
+        steps = torch.where(self.is_level, warped - before, warped)[inside]
+        levels = warped[valid]
+        self.centre.copy_(torch.where(self.is_level, 0.0, steps.mean(0)))
+        self.unit.copy_(_scale(steps))
+        self.level_centre.copy_(levels.mean(0))
+        self.level_unit.copy_(_scale(levels))
+        size = steps.abs()
+        typical = torch.stack([c[c > 0].median() if bool((c > 0).any()) else c.new_ones(()) for c in size.unbind(-1)])
+        self.fine.copy_(torch.where(self.is_level, typical, 1.0))
+        self._start_head((steps[:: max(1, len(steps) // 20_000)] - self.centre) / self.unit)
+
+    def _start_head(self, steps: Tensor) -> None:
+        k, d = self.num_components, self.targets
+        self.head.weight.mul_(0.3)
+        bias = self.head.bias
+        bias.zero_()
+        widths = torch.logspace(math.log10(0.02 if self.grid is not None else 0.1), 0.0, k)
+        levels = (torch.arange(k) + 0.5) / k
+        loc = torch.zeros(k, d)
+        for column in range(d):
+            if not bool(self.is_level[column]):
+                # narrow components where most of the data are, wide ones outside
+                order = (levels - 0.5).abs().argsort()
+                loc[:, column] = steps[:, column].quantile(levels[order].double()).float()
+        bias[k : k + k * d] = loc.flatten()
+        bias[k + k * d : k + 2 * k * d] = widths.log().unsqueeze(-1).expand(k, d).flatten()
+
+    @property
+    def floor(self) -> float:
+        """Smallest positive value the network tells from others."""
+        return 0.5 * self.grid if self.grid is not None else 1e-4
+
+    # ----- densities ----------------------------------------------------------------------------------------------
+
+    def features(self, last: Tensor, before: Tensor, seen: Tensor) -> Tensor:
+        """What the network sees: last step (..., width), the one before it, and steps so far (...)."""
+        numbers, earlier = last[..., : self.targets], before[..., : self.targets]
+        warped = torch.where(self.is_positive, numbers.clamp_min(self.floor).log(), numbers)
+        level = (warped - self.level_centre) / self.level_unit
+        parts = [level]
+        if self._levels:
+            step = (numbers - earlier)[..., self._levels]
+            step = torch.where((seen > 1).unsqueeze(-1), step, 0.0)
+            parts.append((step / self.unit[self._levels]).clamp(-10.0, 10.0))
+            parts.append(0.5 * torch.asinh(step / self.fine[self._levels]))
+        if self.pen_states:
+            parts.append(last[..., self.targets :])
+        first, second = (seen == 0).to(level.dtype), (seen == 1).to(level.dtype)
+        found = torch.cat(parts, -1) * (1.0 - first).unsqueeze(-1)
+        return torch.cat([found, torch.stack([first, second], -1)], -1)
+
+    def prediction(self, out: Tensor, last: Tensor, seen: Tensor) -> Prediction:
+        """The law of the next step, from the network's output (..., hidden) and the last step (..., width)."""
+        raw = self.head(out)
+        count = num_outputs(self.kind, self.num_components, self.targets)
+        params = mixture_parameters(
+            raw[..., :count], self.kind, self.num_components, self.targets, "exp", self.min_scale
+        )
+        base = cast(JointMixture, mixture(params, validate_args=False))
+        level = torch.where((seen > 0).unsqueeze(-1), last[..., : self.targets], self.level_centre)
+        shift = torch.where(self.is_level, level, self.centre)
+        values = Warped(base, shift, self.unit, self.is_positive, self.grid, validate_args=False)
+        if not self.pen_states:
+            return Prediction(values)
+        lifted = raw[..., count]
+        return Prediction(values, torch.stack([torch.zeros_like(lifted), lifted], -1))
+
+    def predictions(
+        self, x: Tensor, last: Tensor | None = None, seen: Tensor | None = None, hidden: Tensor | None = None
+    ) -> tuple[Prediction, Tensor]:
+        """The laws of all steps of known sequences at once.
+
+        Args:
+            x: (rows, steps, width).
+            last: (rows, 2, width), the two steps before the first of `x`, where there are such.
+            seen: (rows,), how many steps there were before.
+            hidden: (rows, depth, hidden), the network's state before.
+
+        Returns:
+            The prediction, batch (rows, steps), and the network's state after the last step.
+        """
+        rows, steps, _ = x.shape
+        first = self.start(rows)
+        last = first.last.to(x.dtype) if last is None else last
+        seen = first.seen if seen is None else seen
+        hidden = first.hidden if hidden is None else hidden
+        whole = torch.cat([last, x[:, :-1]], 1)  # shifted by one step: what is known before each step
+        before, latest = whole[:, :-1], whole[:, 1:]
+        count = seen.unsqueeze(-1) + torch.arange(steps, device=x.device)
+        out, hidden = self.rnn(self.features(latest, before, count), hidden)
+        return self.prediction(out, latest, count), hidden
+
+    def log_likelihood(
+        self,
+        x: Tensor,
+        length: Tensor,
+        last: Tensor | None = None,
+        seen: Tensor | None = None,
+        hidden: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Log probability of each sequence, (rows,) in nats, and the network's state after the last step.
+
+        The same number as the program's, without the program around it. Arguments as `predictions`.
+        """
+        found, hidden = self.predictions(x, last, seen, hidden)
+        return torch.where(valid_steps(length, x.shape[1]), found.log_prob(x), 0.0).sum(-1), hidden
+
+    # ----- one step at a time -------------------------------------------------------------------------------------
+
+    def start(self, rows: int) -> State:
+        """See `Stepwise.start`."""
+        hidden = self.rnn.start(rows)
+        return State(
+            hidden,
+            hidden.new_zeros(rows, 2, self.width),
+            torch.zeros(rows, dtype=torch.long, device=hidden.device),
+        )
+
+    def predict(self, state: State) -> tuple[Prediction, State]:
+        """See `Stepwise.predict`."""
+        last = state.last[:, 1]
+        seen = self.features(last, state.last[:, 0], state.seen)
+        out, hidden = self.rnn(seen.unsqueeze(1), state.hidden)
+        return self.prediction(out[:, 0], last, state.seen), State(hidden, state.last, state.seen)
+
+    def observe(self, state: State, value: Tensor) -> State:
+        """See `Stepwise.observe`."""
+        last = torch.stack([state.last[:, 1], value.to(state.last.dtype)], 1)
+        return State(state.hidden, last, state.seen + 1)
+
+    def consume(self, state: State, x: Tensor) -> State:
+        """The state after known steps (rows, steps, width), computed in one go."""
+        if x.shape[1] == 0:
+            return state
+        _, hidden = self.predictions(x, state.last, state.seen, state.hidden)
+        last = torch.cat([state.last, x], 1)[:, -2:]
+        return State(hidden, last, state.seen + x.shape[1])
+
+    # ----- the program --------------------------------------------------------------------------------------------
+
+    def forward(
+        self,
+        x: Tensor | None = None,
+        length: Tensor | None = None,
+        last: Tensor | None = None,
+        seen: Tensor | None = None,
+        place: Tensor | None = None,
+        *,
+        steps: int | None = None,
+        rows: int = 1,
+    ) -> Tensor:
+        """Run the program.
+
+        With `x` and no `steps`, all steps at once: sites `x` and, in drawings, `pen` under the plates "data" and
+        "time". With `steps`, one at a time: `x_0`, `x_1`, ..., of which the first ones are `x`.
+
+        Args:
+            x: (rows, given, width), or None.
+            length: (rows,), how many steps count; all by default.
+            last: as `predictions`, for pieces of longer sequences.
+            seen: as `predictions`.
+            place: unused; where a piece lies in its sequence.
+            steps: run step by step, this far.
+            rows: sequences to generate, where `x` is None.
+
+        Returns:
+            (rows, steps, width), given or generated.
+        """
+        if steps is not None or x is None:
+            count = rows if x is None else len(x)
+            with pyro.plate("data", count, dim=-1):
+                return self.unroll(self.start(count), steps if steps is not None else 50, x, length)
+        check_steps(x, self.width)
+        length = torch.full((len(x),), x.shape[1], dtype=torch.long) if length is None else length
+        found, _ = self.predictions(x, last, seen)
+        valid = cast(torch.BoolTensor, valid_steps(length, x.shape[1]))
+        with pyro.plate("data", len(x), dim=-2), pyro.plate("time", x.shape[1], dim=-1), poutine.mask(mask=valid):
+            pyro.sample("x", found.values, obs=x[..., : self.targets])
+            if self.pen_states:
+                pyro.sample("pen", found.pen_law(), obs=x[..., self.targets])
+        return x
+
+    def extra_repr(self) -> str:
+        """Say what is modelled how."""
+        return f"targets={self.targets}, kind={self.kind!r}, levels={self._levels}, grid={self.grid}"
+
+
+def _scale(values: Tensor) -> Tensor:
+    """Standard deviation by column, 1 where a column never varies."""
+    scale = (values - values.mean(0)).square().mean(0).sqrt()
+    return torch.where(scale <= 1e-6 * values.abs().amax(0).clamp_min(TINY), 1.0, scale)

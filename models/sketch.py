@@ -1,0 +1,255 @@
+"""SketchRNN: drawings as sequences of pen movements, with a latent that says what is drawn, or without one.
+
+    z ~ N(0, I)                                       what the whole drawing is like (left out when latent = 0)
+    h_0 = tanh(W z + b);  h_t = rnn([step_{t-1}, place_{t-1}] + U z, h_{t-1})
+    pen_t ~ Categorical(head(h_t))                    0 stays down, 1 lifts after this point, 2 the drawing is over
+    offset_t ~ bivariate mixture(head(h_t))           where the pen goes, unless the drawing is over
+
+The end is a step like any other and scored exactly once; padding never is. Beside the last step the network sees where
+the pen is, which it could only find out by adding up. Densities are per unit of the data's own offsets. The weight of
+the latent's divergence is a handler (`scale_sites({"z": beta})`), its floor an objective (`free_bits`).
+
+Differs on purpose from the reference: z enters as a bias of an input layer rather than tiled next to every step, which
+is the same map at a fraction of the cost, and steps behind the end are not trained on.
+
+Reference: Ha and Eck, "A neural representation of sketch drawings", ICLR 2018.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, cast
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+
+from phlogiston.distributions.mixture_from import mixture
+from phlogiston.distributions.mixture_joint import JointMixture
+from phlogiston.distributions.warped import Warped
+from phlogiston.errors import ConfigError
+from phlogiston.models.stepwise import Prediction, Stepwise, check_steps, valid_steps
+from phlogiston.networks.mixture_heads import mixture_parameters, num_outputs
+from phlogiston.networks.recurrent import Recurrent
+
+END = 2.0  # the pen's state when the drawing is over
+
+
+class SketchState(NamedTuple):
+    """What the past comes down to.
+
+    Attributes:
+        hidden: (rows, depth, hidden), of the decoder.
+        last: (rows, 3), the last step: offset in data units, state of the pen.
+        position: (rows, 2), where the pen is, in data units.
+        seen: (rows,), steps so far.
+        bias: (rows, inputs), what the latent adds to every input.
+    """
+
+    hidden: Tensor
+    last: Tensor
+    position: Tensor
+    seen: Tensor
+    bias: Tensor
+
+
+class SketchRNN(Stepwise):
+    """The generative program.
+
+    Args:
+        latent: size of z; 0 for the unconditional model.
+        hidden: units of the decoder.
+        num_components: K.
+        inputs: width of the decoder's input layer.
+        min_scale: smallest standard deviation of a component, in units of the offsets' standard deviation.
+
+    Buffer `unit` (2,) is the standard deviation of offsets, the same for both.
+    """
+
+    unit: Tensor
+    positive: Tensor
+    centre: Tensor
+
+    def __init__(
+        self, latent: int = 32, hidden: int = 128, num_components: int = 10, inputs: int = 32, min_scale: float = 0.003
+    ) -> None:
+        super().__init__()
+        if latent < 0 or min(hidden, num_components, inputs) < 1:
+            raise ConfigError(
+                f"latent={latent}, hidden={hidden}, num_components={num_components}, inputs={inputs}: sizes must be "
+                "positive, latent may be 0"
+            )
+        self.targets, self.pen_states, self.num_components, self.latent = 2, 3, num_components, latent
+        self.min_scale = min_scale
+        self.register_buffer("unit", torch.ones(2))
+        self.register_buffer("centre", torch.zeros(2))
+        self.register_buffer("positive", torch.zeros(2, dtype=torch.bool))
+        self.enter = nn.Linear(8, inputs)
+        self.rnn = Recurrent(inputs, hidden)
+        self.head = nn.Linear(hidden, num_outputs("bivariate", num_components, 2) + 3)
+        if latent:
+            self.to_state = nn.Linear(latent, self.rnn.depth * hidden)
+            self.to_input = nn.Linear(latent, inputs, bias=False)
+
+    @torch.no_grad()
+    def initialise(self, x: Tensor, length: Tensor) -> None:
+        """Set the unit, and start with components of several widths around the middle.
+
+        Args:
+            x: (rows, points, 3).
+            length: (rows,).
+        """
+        offsets = x[..., :2][valid_steps(length, x.shape[1])].double()
+        unit = offsets.std(correction=0)
+        self.unit.fill_(float(unit) if float(unit) > 0 else 1.0)
+        k = self.num_components
+        self.head.weight.mul_(0.3)
+        self.head.bias.zero_()
+        chosen = torch.randperm(len(offsets))[:k]
+        found = (offsets[chosen] / unit.clamp_min(1e-12)).float()
+        self.head.bias[k : k + 2 * len(found)] = 0.5 * found.flatten()
+        self.head.bias[3 * k : 5 * k] = torch.linspace(-2.0, 0.0, k).repeat_interleave(2)
+
+    def prior(self) -> Any:
+        """Law of z: a standard normal of `latent` numbers."""
+        zero = self.unit.new_zeros(self.latent)
+        return dist.Normal(zero, torch.ones_like(zero)).to_event(1)
+
+    # ----- steps --------------------------------------------------------------------------------------------------
+
+    def finish(self, x: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+        """Add the end as a step of its own: (rows, points + 1, 3) and length + 1."""
+        ended = torch.cat([x, torch.zeros_like(x[:, :1])], 1)
+        at = torch.arange(ended.shape[1], device=x.device) == length.unsqueeze(-1)
+        beyond = torch.arange(ended.shape[1], device=x.device) > length.unsqueeze(-1)
+        ended = torch.where((at | beyond).unsqueeze(-1), 0.0, ended)
+        ended[..., 2] = torch.where(at, END, ended[..., 2])
+        return ended, length + 1
+
+    def _inputs(self, last: Tensor, position: Tensor, seen: Tensor) -> Tensor:
+        state = last[..., 2]
+        first = (seen == 0).to(last.dtype)
+        down, lifted, over = (state == 0).to(last.dtype), (state == 1).to(last.dtype), (state == 2).to(last.dtype)
+        scaled, place = last[..., :2] / self.unit, 0.5 * position / self.unit
+        flags = torch.stack([down, lifted, over, first], -1)
+        return torch.cat([scaled, place, flags], -1)
+
+    def begin(self, z: Tensor | None, rows: int) -> tuple[Tensor, Tensor]:
+        """The decoder's first state and what z adds to its inputs: (rows, depth, hidden), (rows, inputs)."""
+        if not self.latent or z is None:
+            return self.rnn.start(rows), self.unit.new_zeros(rows, self.rnn.features)
+        hidden = torch.tanh(self.to_state(z)).unflatten(-1, (self.rnn.depth, self.rnn.hidden))
+        return hidden, self.to_input(z)
+
+    def _prediction(self, out: Tensor) -> Prediction:
+        raw = self.head(out)
+        k = self.num_components
+        params = mixture_parameters(raw[..., : 6 * k], "bivariate", k, 2, "exp", self.min_scale)
+        base = cast(JointMixture, mixture(params, validate_args=False))
+        values = Warped(base, self.centre, self.unit, self.positive, validate_args=False)
+        return Prediction(values, raw[..., 6 * k :])
+
+    def predictions(self, x: Tensor, z: Tensor | None = None) -> Prediction:
+        """The laws of all steps of known drawings at once.
+
+        Args:
+            x: (rows, steps, 3) with the end as a step (see `finish`).
+            z: (..., rows, latent), or None for the unconditional model; leading axes are carried along.
+
+        Returns:
+            The prediction, batch (..., rows, steps).
+        """
+        rows, steps, _ = x.shape
+        lead = z.shape[:-2] if z is not None else torch.Size()
+        flat = None if z is None else z.reshape(-1, z.shape[-1])
+        hidden, bias = self.begin(flat, rows)
+        last = torch.cat([torch.zeros_like(x[:, :1]), x[:, :-1]], 1)
+        inputs = self.enter(
+            self._inputs(last, last[..., :2].cumsum(1), torch.arange(steps, device=x.device).expand(rows, -1))
+        )
+        if lead:
+            inputs = inputs.expand(*lead, *inputs.shape).reshape(-1, steps, inputs.shape[-1])
+        out, _ = self.rnn(torch.tanh(inputs + bias.unsqueeze(1)), hidden)
+        return self._prediction(out.unflatten(0, (*lead, rows)) if lead else out)
+
+    def start(self, rows: int, z: Tensor | None = None) -> SketchState:
+        """The state before the first step.
+
+        Args:
+            rows: how many drawings.
+            z: (rows, latent); drawn from the prior where the model has a latent and none is given.
+        """
+        if self.latent and z is None:
+            z = torch.randn(rows, self.latent, dtype=self.unit.dtype, device=self.unit.device)
+        hidden, bias = self.begin(z, rows)
+        seen = torch.zeros(rows, dtype=torch.long, device=hidden.device)
+        return SketchState(hidden, hidden.new_zeros(rows, 3), hidden.new_zeros(rows, 2), seen, bias)
+
+    def predict(self, state: SketchState) -> tuple[Prediction, SketchState]:
+        """See `Stepwise.predict`."""
+        inputs = torch.tanh(self.enter(self._inputs(state.last, state.position, state.seen)) + state.bias)
+        out, hidden = self.rnn(inputs.unsqueeze(1), state.hidden)
+        return self._prediction(out[:, 0]), state._replace(hidden=hidden)
+
+    def observe(self, state: SketchState, value: Tensor) -> SketchState:
+        """See `Stepwise.observe`."""
+        value = value.to(state.last.dtype)
+        return state._replace(last=value, position=state.position + value[:, :2], seen=state.seen + 1)
+
+    # ----- the program --------------------------------------------------------------------------------------------
+
+    def forward(
+        self,
+        x: Tensor | None = None,
+        length: Tensor | None = None,
+        *,
+        steps: int | None = None,
+        rows: int = 1,
+    ) -> Tensor:
+        """Run the program.
+
+        With `x` and no `steps` all steps at once: sites `z`, `offset` and `pen`. With `steps` one at a time: `z`,
+        `x_0`, `pen_0`, ..., of which the first ones are `x`.
+
+        Args:
+            x: (rows, points, 3): dx, dy, pen 0 or 1; without the end.
+            length: (rows,), how many points; all by default.
+            steps: run step by step, this far; the end is a step.
+            rows: drawings to generate, where `x` is None.
+
+        Returns:
+            (rows, steps, 3), with the end as a step.
+        """
+        if x is not None:
+            check_steps(x, 3)
+            length = torch.full((len(x),), x.shape[1], dtype=torch.long) if length is None else length
+            x, length = self.finish(x, length)
+        if steps is not None or x is None:
+            count = rows if x is None else len(x)
+            with pyro.plate("data", count, dim=-1):
+                z = pyro.sample("z", self.prior()) if self.latent else None
+                return self.unroll(self.start(count, z), steps if steps is not None else 200, x, length)
+        assert length is not None
+        steps_in = torch.arange(x.shape[1], device=x.device)
+        is_step = cast(torch.BoolTensor, steps_in < length.unsqueeze(-1))
+        is_point = cast(torch.BoolTensor, steps_in < (length - 1).unsqueeze(-1))
+        with pyro.plate("data", len(x), dim=-2):
+            z = pyro.sample("z", self.prior()) if self.latent else None  # (..., rows, 1, latent)
+            found = self.predictions(x, None if z is None else z.squeeze(-2))
+            with pyro.plate("time", x.shape[1], dim=-1):
+                with poutine.mask(mask=is_point):
+                    pyro.sample("offset", found.values, obs=x[..., :2])
+                with poutine.mask(mask=is_step):
+                    pyro.sample("pen", found.pen_law(), obs=x[..., 2])
+        return x
+
+    def log_likelihood(self, x: Tensor, length: Tensor, z: Tensor | None = None) -> Tensor:
+        """log p(drawing | z) in nats per drawing, (..., rows); arguments as `forward` and `predictions`."""
+        x, length = self.finish(x, length)
+        return self.steps_log_prob(x, length, z).sum(-1)
+
+    def steps_log_prob(self, x: Tensor, length: Tensor, z: Tensor | None = None) -> Tensor:
+        """The same step by step, (..., rows, steps), for drawings with the end as a step."""
+        found = self.predictions(x, z).log_prob(x)
+        return torch.where(valid_steps(length, x.shape[1]), found, 0.0)

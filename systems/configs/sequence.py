@@ -1,0 +1,95 @@
+"""Configuration of recurrent mixture density networks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from phlogiston.errors import ConfigError
+
+SUMMARY = "recurrent mixture density network: music, controllers and pen strokes, continued, answered and filled in"
+PAPER = "Graves, arXiv 1308.0850; Martin and Torresen, RoboJam, EvoMUSART 2018"
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every option of the system.
+
+    Attributes:
+        levels: columns modelled by the step from their last value (a place, a knob). Left empty, all columns but those
+            called `dt`, `dx`, `dy` and `pen`, unless `relative` says otherwise.
+        relative: whether columns are taken for levels when `levels` is empty.
+        positive: columns modelled by their logarithm; `dt`, if left empty and there is such a column.
+        hidden: units per recurrent layer.
+        layers: recurrent layers.
+        cell: "lstm" or "gru".
+        num_components: components K of each mixture.
+        kind: what a component may look like: "diag", "bivariate" (two correlated columns), "full"; "auto" is
+            "bivariate" for pen strokes and "diag" for all else.
+        grid: width of the cells by whose probability steps are scored; 0 scores densities.
+        min_scale: smallest standard deviation of a component, in units of its column.
+        window: steps of the pieces gradients flow through.
+        carry: whether the network's state goes on from piece to piece. Otherwise every piece begins anew.
+        min_interval: smallest positive value that is generated (seconds, where the column is `dt`).
+        dequantise: noise of this width (uniform) is added to offsets while training; 1 for offsets in whole pixels.
+        steps: optimiser steps.
+        batch_size: pieces per step.
+        learning_rate: peak of the schedule (a linear rise, then a cosine to nearly zero).
+        warmup: share of the steps the rise takes.
+        clip: largest gradient norm of the loss per step.
+        valid_length: steps of a validation sequence that are looked at.
+    """
+
+    levels: tuple[str, ...] = ()
+    relative: bool = True
+    positive: tuple[str, ...] = ()
+    hidden: int = 64
+    layers: int = 2
+    cell: Literal["lstm", "gru"] = "lstm"
+    num_components: int = 10
+    kind: Literal["auto", "diag", "bivariate", "full"] = "auto"
+    grid: float = 0.0
+    min_scale: float = 0.001
+    window: int = 50
+    carry: bool = True
+    min_interval: float = 0.001
+    dequantise: float = 0.0
+    steps: int = 3_000
+    batch_size: int = 64
+    learning_rate: float = 0.004
+    warmup: float = 0.05
+    clip: float = 1.0
+    valid_length: int = 400
+
+    def __post_init__(self) -> None:
+        for name in ("hidden", "layers", "num_components", "window", "steps", "batch_size", "valid_length"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1; got {getattr(self, name)}")
+        for name in ("min_scale", "min_interval", "learning_rate", "clip"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} must be positive; got {getattr(self, name)}")
+        for name in ("grid", "dequantise"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} must not be negative; got {getattr(self, name)}")
+        if not 0 < self.warmup < 1:
+            raise ConfigError(f"warmup must lie between 0 and 1; got {self.warmup}")
+        if self.grid and self.kind in ("bivariate", "full"):
+            raise ConfigError(f"grid needs components with independent columns; kind is {self.kind!r}")
+        if set(self.levels) & set(self.positive):
+            raise ConfigError(f"a column cannot be level and positive at once: {set(self.levels) & set(self.positive)}")
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    # coordinates lie on grids of about 1/600: cells of 1/1000 keep the score bounded
+    "tinyperf": {"grid": 0.001, "min_scale": 0.0001, "steps": 6_000},
+    "control": {"grid": 0.001, "min_scale": 0.0001, "window": 50},
+    "kanji": {"num_components": 20, "hidden": 128, "carry": False, "window": 80, "dequantise": 1.0},
+    # sizes of IMPSY's models
+    "xs": {"hidden": 16, "num_components": 5},
+    "s": {"hidden": 32, "num_components": 5},
+    "m": {"hidden": 64, "num_components": 5},
+    "l": {"hidden": 128, "num_components": 5},
+    "xl": {"hidden": 256, "num_components": 5},
+    "cpu": {"steps": 800},
+}

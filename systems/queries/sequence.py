@@ -1,0 +1,211 @@
+"""Missing steps and columns of a sequence by a particle filter.
+
+Particles walk from the first step to the last. At a step whose columns are partly known the mixture is conditioned on
+them in closed form: the particle's weight is multiplied by the probability of what is known, and the rest is drawn from
+what that leaves. Boxes and soft values weigh what was drawn. When the weights have become uneven, particles are
+resampled, whole paths at a time, so that what came before knows what came after (smoothing by ancestors). The product
+of the mean weights estimates the probability of the evidence without bias.
+
+Reference: Doucet, de Freitas and Gordon, "Sequential Monte Carlo methods in practice", 2001.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from phlogiston.distributions.linear_constraints import LinearEvidence
+from phlogiston.distributions.mixture_diagonal import DiagMixture
+from phlogiston.distributions.resampling import effective_size, log_mean, replace_dead, systematic
+from phlogiston.distributions.warped import Warped
+from phlogiston.errors import ConfigError, EvidenceError
+from phlogiston.inference.answer import Answer, check_alive, warn_if_poor
+from phlogiston.inference.evidence import Piece, normalise
+from phlogiston.inference.lowering import lower_vector
+from phlogiston.models.stepwise import Prediction, Stepwise, select
+
+_FIELDS = ("value", "mask", "mean", "sd", "lower", "upper", "weight")
+
+
+@torch.no_grad()
+def filter_particles(
+    model: Stepwise,
+    evidence: Any,
+    ask: Sequence[str] | None,
+    particles: int,
+    steps: int | None,
+    typical: int,
+    seed: int | None,
+) -> Answer:
+    """Sample sequences given evidence about any of their entries; see `SequenceModel.query`.
+
+    Raises:
+        EvidenceError: malformed evidence, half-spaces, or evidence no particle satisfies.
+        ConfigError: fewer than two particles.
+    """
+    if particles < 2:
+        raise ConfigError(f"num_samples is {particles}; a particle filter needs at least 2")
+    if list(ask or ["x"]) != ["x"]:
+        raise EvidenceError(f"ask is {list(ask or ())}; sequences have one site, 'x'")
+    question = normalise(evidence, ("x",))
+    pieces = [_flat(piece, model.width) for piece in question.get("x", ())]
+    sizes = {n for piece in pieces for f in _FIELDS if (n := getattr(getattr(piece, f, None), "numel", int)()) > 1}
+    if len(sizes) > 1 or (sizes and next(iter(sizes)) % model.width):
+        raise EvidenceError(f"pieces about 'x' have {sorted(sizes)} entries; expected steps times {model.width}")
+    told = sizes.pop() // model.width if sizes else None
+    if steps is not None and told is not None and steps < told:
+        raise EvidenceError(f"steps is {steps}, but the evidence is about {told} steps")
+    count = steps or told or typical
+    if told is not None and count > told:
+        pieces = [_longer(piece, told, count, model.width) for piece in pieces]
+    about, constant = lower_vector("x", pieces, count * model.width)
+    if len(about.rows):
+        raise EvidenceError("evidence for 'x': half-spaces tie steps together; use Known, Near or Within")
+    if bool((about.soft_fraction > 0).any()):
+        raise EvidenceError("evidence for 'x': fractional masks are not for sequences; use Near")
+    generator = torch.Generator()
+    generator.manual_seed(int(torch.randint(2**31, ())) if seed is None else seed)
+    return _walk(model, about, float(constant), particles, count, generator)
+
+
+def _flat(piece: Piece, width: int) -> Piece:
+    """A piece about (steps, columns) as one about its entries in a row."""
+    fields = {}
+    for name in piece.fields:
+        value = getattr(piece, name)
+        if isinstance(value, Tensor) and value.dim() == 2:
+            if value.shape[1] != width:
+                raise EvidenceError(f"evidence for 'x' has shape {tuple(value.shape)}; expected (steps, {width})")
+            value = value.reshape(-1)
+        elif isinstance(value, Tensor) and value.dim() > 2:
+            raise EvidenceError(f"evidence for 'x' has shape {tuple(value.shape)}; ask about one sequence at a time")
+        fields[name] = value
+    return type(piece)(**fields)
+
+
+def _longer(piece: Piece, told: int, count: int, width: int) -> Piece:
+    """The same statement about a longer sequence, of whose later steps it says nothing."""
+    from phlogiston.inference.evidence import Known, Near, Within
+
+    extra = (count - told) * width
+    if isinstance(piece, Known):
+        value = torch.as_tensor(piece.value).double().expand(told * width)
+        known = (
+            torch.ones_like(value) if piece.mask is None else torch.as_tensor(piece.mask).double().expand(told * width)
+        )
+        return Known(torch.cat([value, value.new_zeros(extra)]), torch.cat([known, known.new_zeros(extra)]))
+    if isinstance(piece, Within):
+        low = torch.as_tensor(piece.lower).double().expand(told * width)
+        high = torch.as_tensor(piece.upper).double().expand(told * width)
+        return Within(
+            torch.cat([low, low.new_full((extra,), -math.inf)]), torch.cat([high, high.new_full((extra,), math.inf)])
+        )
+    if isinstance(piece, Near):
+        raise EvidenceError("Near about a part of a longer sequence: give it for all steps, with sd=inf where unknown")
+    return piece
+
+
+def _walk(
+    model: Stepwise, about: LinearEvidence, constant: float, n: int, steps: int, generator: torch.Generator
+) -> Answer:
+    width = model.width
+    known, values = about.known.reshape(steps, width), about.values.reshape(steps, width).float()
+    lower, upper = about.lower.reshape(steps, width), about.upper.reshape(steps, width)
+    soft: dict[int, list[tuple[int, float, float]]] = {}
+    for place, entry in enumerate(about.soft.tolist()):
+        item = (entry % width, float(about.soft_mean[place]), float(about.soft_sd[place]))
+        soft.setdefault(entry // width, []).append(item)
+    state = model.start(n)
+    path = torch.zeros(n, steps, width)
+    weights = torch.zeros(n, dtype=torch.float64)
+    evidence, variance = 0.0, 0.0
+    for t in range(steps):
+        prediction, state = model.predict(state)
+        drawn, gain = _step(prediction, model, known[t], values[t], n, generator)
+        boxed = torch.isfinite(lower[t]) | torch.isfinite(upper[t])
+        free = boxed & ~known[t]
+        if bool(free.any()):
+            inside = ((drawn >= lower[t]) & (drawn <= upper[t]))[:, free].all(1)
+            gain = torch.where(inside, gain, -math.inf)
+        for column, mean, sd in soft.get(t, ()):
+            z = (drawn[:, column].double() - mean) / sd
+            gain = gain - 0.5 * z * z - math.log(sd) - 0.5 * math.log(2 * math.pi)
+        weights = weights + gain
+        check_alive(weights.unsqueeze(1), f"query, step {t}")
+        path[:, t] = drawn
+        state = model.observe(state, drawn)
+        size = float(effective_size(weights))
+        if size < 0.5 * n and t + 1 < steps:
+            evidence += float(log_mean(weights))
+            variance += max(0.0, n / size - 1) / n
+            index = systematic(weights.softmax(0), n, generator)
+            state, path, weights = select(state, index), path[index], torch.zeros_like(weights)
+    evidence += float(log_mean(weights))
+    size = float(effective_size(weights))
+    variance += max(0.0, n / size - 1) / n
+    distinct = len(torch.unique(path[:, : max(1, steps // 2)].reshape(n, -1), dim=0))
+    # early unknown steps survive in few versions once particles were resampled: the answer is worth no more than those
+    unknown_early = bool((~known[: max(1, steps // 2)]).any())
+    ess = torch.tensor(min(size, distinct) if unknown_early else size, dtype=torch.float64)
+    warn_if_poor(ess, n, "query (particle filter)")
+    index, weights = replace_dead(weights)
+    path = path[index]
+    return Answer(
+        {"x": path.double().where(~known, about.values.reshape(steps, width))},
+        weights,
+        torch.tensor(evidence + constant, dtype=torch.float64),
+        torch.tensor(math.sqrt(variance), dtype=torch.float64),
+        "particle filter",
+        ess,
+        {},
+    )
+
+
+def _step(
+    prediction: Prediction, model: Stepwise, known: Tensor, values: Tensor, n: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Draw what is not known of a step, and the log probability of what is: (n, width), (n,)."""
+    d = model.targets
+    numbers, gain = _numbers(prediction.values, known[:d], values[:d], n, generator)
+    if not model.pen_states:
+        return numbers, gain.double()
+    assert prediction.pen is not None
+    log_pen = prediction.pen.log_softmax(-1)
+    if bool(known[d]):
+        state = values[d].long().expand(n)
+        if not 0 <= int(values[d]) < model.pen_states:
+            raise EvidenceError(f"the pen is known to be {float(values[d]):g}; expected 0 ... {model.pen_states - 1}")
+        gain = gain + log_pen.gather(1, state.unsqueeze(1)).squeeze(1)
+    else:
+        state = torch.multinomial(log_pen.exp(), 1, generator=generator).squeeze(1)
+    return torch.cat([numbers, state.float().unsqueeze(1)], 1), gain.double()
+
+
+def _numbers(law: Warped, known: Tensor, values: Tensor, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    if bool(known.all()):
+        value = values.expand(n, -1)
+        return value, law.log_prob(value)
+    base = law.base.expand(torch.Size((n,)))
+    if not bool(known.any()):
+        uniform = torch.rand(n, base.num_components, generator=generator)
+        return law.place(uniform, torch.randn(n, base.features, generator=generator)), torch.zeros(n)
+    full = values.expand(n, -1)
+    if law.grid is not None:
+        assert isinstance(base, DiagMixture)
+        cells = torch.where(known, law._cells(full), 0.0).sum(-1)  # (n, K)
+        joint = base.logits.log_softmax(-1) + cells
+        chosen = DiagMixture(joint.log_softmax(-1), base.loc, base.scale, validate_args=False)
+        drawn = Warped(chosen, law.shift, law.unit, law.positive, validate_args=False)
+        uniform = torch.rand(n, base.num_components, generator=generator)
+        value = drawn.place(uniform, torch.randn(n, base.features, generator=generator))
+        return torch.where(known, full, value), torch.logsumexp(joint, -1)
+    given = base.given(law.forward(full), known.expand(n, -1))
+    value = law.inverse(given.sample(generator=generator))
+    # from the mixture's coordinates to the data's, for the columns that are known
+    jacobian = law.unit.log() + torch.where(law.positive, full.clamp_min(1e-7).log(), 0.0)
+    gain = given.log_evidence - torch.where(known, jacobian, 0.0).sum(-1)
+    return torch.where(known, full, value), gain

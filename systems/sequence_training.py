@@ -1,0 +1,65 @@
+"""How models of sequences are trained: the likelihood without a program around it, and the state carried from window to
+window, so that gradients are cut but memory is not (truncated back-propagation through time).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from phlogiston.models.sequence import MDNRNN
+
+
+class CarriedLikelihood(nn.Module):
+    """Minus the log likelihood, summed over the batch and divided by the mean number of steps of a row.
+
+    The loss the engine shows is thus in nats per step. Buffers hold the network's state after each track's last window
+    and where that window lay: a window that follows takes the state up, any other begins anew. They are saved with the
+    run, so that a resumed run goes on bit for bit.
+
+    Args:
+        model: the program.
+        guide: unused; there is nothing to guess.
+        mean_steps: steps that count per training row.
+        mean_valid_steps: the same for validation rows, which are whole sequences.
+        tracks: rows of a batch; 0 carries nothing.
+    """
+
+    state: Tensor
+    place: Tensor
+
+    def __init__(
+        self,
+        model: nn.Module,
+        guide: nn.Module | None = None,
+        mean_steps: float = 1.0,
+        mean_valid_steps: float = 1.0,
+        tracks: int = 0,
+    ) -> None:
+        super().__init__()
+        assert isinstance(model, MDNRNN)
+        self.model = model
+        self.mean_steps, self.mean_valid_steps = mean_steps, mean_valid_steps
+        self.register_buffer("state", model.rnn.start(tracks).detach())
+        self.register_buffer("place", torch.full((tracks, 2), -1))
+
+    def forward(
+        self,
+        x: Tensor,
+        length: Tensor,
+        last: Tensor | None = None,
+        seen: Tensor | None = None,
+        place: Tensor | None = None,
+    ) -> Tensor:
+        """Return the loss."""
+        if place is None or not len(self.state) or not self.training:
+            found, _ = self.model.log_likelihood(x, length, last, seen)
+            return -found.sum() / (self.mean_steps if self.training else self.mean_valid_steps)
+        rows = len(x)
+        follows = (place[:, 0] == self.place[:rows, 0]) & (place[:, 1] == self.place[:rows, 1] + 1)
+        hidden = torch.where(follows.reshape(-1, 1, 1), self.state[:rows], 0.0)
+        found, after = self.model.log_likelihood(x, length, last, seen, hidden)
+        with torch.no_grad():
+            self.state[:rows] = after.detach().to(self.state.dtype)
+            self.place[:rows] = place
+        return -found.sum() / self.mean_steps
