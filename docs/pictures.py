@@ -69,21 +69,19 @@ def flights() -> Figure:
     """Flights through way-points and between obstacles."""
     from phlogiston import datasets
     from phlogiston.systems.drmm import DRMM
+    from phlogiston.systems.drmm_panels import flights as planned
 
-    shown = example("drmm_trajectories")
-    figure: Figure = shown.picture(DRMM(**shown.OPTIONS).fit(datasets.load("jumper")))
-    return figure
+    return planned(DRMM(**example("drmm_trajectories").OPTIONS).fit(datasets.load("jumper")))
 
 
 def kinematics() -> Figure:
     """Stick figures that reach for targets, sampled and refined."""
     from phlogiston import datasets
     from phlogiston.systems.drmm import DRMM
+    from phlogiston.systems.drmm_panels import reaching
     from phlogiston.systems.kinematics import Kinematics
 
-    shown = example("drmm_kinematics")
-    figure: Figure = shown.picture(Kinematics(DRMM(**shown.OPTIONS).fit(datasets.load("poses"))))
-    return figure
+    return reaching(Kinematics(DRMM(**example("drmm_kinematics").OPTIONS).fit(datasets.load("poses"))))
 
 
 def completion() -> Figure:

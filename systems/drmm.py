@@ -448,7 +448,11 @@ class DRMM(System):
         return score(self, data, set(metrics or self.METRICS))
 
     def figures(self, data: Any) -> dict[str, Figure]:
-        """Density and samples after each layer for two columns; images, or column histograms, otherwise."""
+        """Density and samples after each layer, and answers to questions that suit the data.
+
+        Two columns get densities and a row of questions in the plane; images get samples, completions and label
+        probabilities; other columns histograms, and poses and flights plans of their own.
+        """
         from phlogiston.systems.drmm_report import draw
 
         self._need_fit()
@@ -456,26 +460,10 @@ class DRMM(System):
 
     @classmethod
     def demo(cls, quick: bool = False) -> list[dict[str, Any]]:
-        """The noisy Swiss roll and the digits."""
-        steps = (300, 300) if quick else (2_000, 1_500)
-        return [
-            {
-                "title": "DRMM on a noisy Swiss roll",
-                "text": "A curve with noise in the plane. Each layer multiplies the number of Gaussians by 16: the "
-                "density sharpens from left to right.",
-                "data": "swissroll",
-                "data_options": {},
-                "options": {**_preset("swissroll"), "num_layers": 3, "steps": steps[0]},
-            },
-            {
-                "title": "DRMM on handwritten digits",
-                "text": "The 8x8 digits of scikit-learn with their labels as a categorical stream: one model draws, "
-                "scores and names digits.",
-                "data": "digits",
-                "data_options": {},
-                "options": {**_preset("digits"), "steps": steps[1]},
-            },
-        ]
+        """The noisy Swiss roll, the digits, poses of a body, and flights."""
+        from phlogiston.systems.drmm_report import recipes
+
+        return recipes(quick)
 
     # ----- inside -------------------------------------------------------------------------------------------------
 
@@ -530,9 +518,3 @@ class DRMM(System):
         for start in range(0, len(agrees), step):
             part = slice(start, start + step)
             yield {name: value[part] for name, value in rows.items()}, agrees[part]
-
-
-def _preset(name: str) -> Mapping[str, Any]:
-    from phlogiston.systems.configs.drmm import PRESETS
-
-    return PRESETS[name]

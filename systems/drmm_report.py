@@ -5,11 +5,14 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from phlogiston.datasets.base import Dataset
 from phlogiston.evaluate.metric import Metric
 from phlogiston.systems.base import rows_of
+from phlogiston.systems.configs.drmm import PRESETS
+from phlogiston.systems.drmm_panels import panels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -76,6 +79,10 @@ def draw(system: DRMM, data: Any) -> dict[str, Figure]:
         out["columns"] = figures.histogram_matrix(
             shown, system.sample(len(shown), seed=0)["x"].numpy(), columns=system.schema["columns"]
         )
+    complete = rows["mask"].all(-1) if "mask" in rows else torch.ones(len(x), dtype=torch.bool)
+    if bool(complete.any()):
+        named = {n: rows[n][complete].numpy() for n in system.schema["categorical"] if rows.get(n) is not None}
+        out.update(panels(system, x[complete].numpy().astype(np.float64), named))
     if system.history is not None and any(f"log_prob_{depths[-1]}" in r for r in system.history.records):
         out["training"] = figures.curves(
             system.history.steps,
@@ -88,3 +95,42 @@ def draw(system: DRMM, data: Any) -> dict[str, Figure]:
 
 def _log_density(system: DRMM, depth: int, points: Any) -> Any:
     return system.log_prob(points, depth=depth).value.numpy()
+
+
+def recipes(quick: bool) -> list[dict[str, Any]]:
+    """What `DRMM.demo` trains."""
+    steps = (300, 300, 120, 200) if quick else (2_000, 1_500, 400, 800)
+    return [
+        {
+            "title": "DRMM on a noisy Swiss roll",
+            "text": "A curve with noise in the plane. Each layer multiplies the number of Gaussians by 16: the "
+            "density sharpens from left to right. Below, one density asked five things.",
+            "data": "swissroll",
+            "data_options": {},
+            "options": {**PRESETS["swissroll"], "num_layers": 3, "steps": steps[0]},
+        },
+        {
+            "title": "DRMM on handwritten digits",
+            "text": "The 8x8 digits of scikit-learn with their labels as a categorical stream: one model draws, "
+            "scores, completes and names digits.",
+            "data": "digits",
+            "data_options": {},
+            "options": {**PRESETS["digits"], "steps": steps[1]},
+        },
+        {
+            "title": "DRMM solves inverse kinematics",
+            "text": "Root, joint angles and limb positions of a body in the plane. To reach is to ask for angles given "
+            "ends; below, the same samples after Gauss-Newton steps on the true kinematics.",
+            "data": "poses",
+            "data_options": {"sizes": (6_000, 0, 500)},
+            "options": {**PRESETS["poses"], "num_layers": 1, "num_components": 32, "steps": steps[2]},
+        },
+        {
+            "title": "DRMM plans flights",
+            "text": "Flights of an agent that falls unless it jumps: 32 heights and 32 speeds. Way-points are "
+            "known heights, gaps between obstacles are boxes.",
+            "data": "jumper",
+            "data_options": {"sizes": (8_000, 0, 500)},
+            "options": {"frame": "diag", "num_layers": 3, "num_components": 64, "steps": steps[3]},
+        },
+    ]

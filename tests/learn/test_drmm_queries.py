@@ -120,7 +120,7 @@ def test_trajectories(record: Any) -> None:
                 points, gaps = shown.held_out_question(row, i)
                 for noise, found in off.items():
                     answer = system.query(
-                        shown.question(points, gaps), num_samples=64, noise=noise, resample=True, seed=i
+                        shown.flight_evidence(points, gaps), num_samples=64, noise=noise, resample=True, seed=i
                     )
                     x = answer.samples["x"].numpy()
                     good.append(float(shown.obeys(x, points, gaps).mean()))

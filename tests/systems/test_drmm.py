@@ -254,9 +254,9 @@ def test_evaluate_gives_metrics_with_their_kind(fitted: DRMM, rows: torch.Tensor
 
 
 def test_figures_are_drawn_for_planes_images_and_tables(fitted: DRMM, rows: torch.Tensor) -> None:
-    assert "density" in fitted.figures(rows)
+    assert {"density", "questions"} <= set(fitted.figures(rows))
     digits = datasets.load("digits")
-    assert "samples" in DRMM(TINY, steps=5).fit(digits).figures(digits)
+    assert {"samples", "completion"} <= set(DRMM(TINY, steps=5).fit(digits).figures(digits))
     assert "columns" in DRMM(TINY, steps=5).fit(torch.randn(100, 3)).figures(torch.randn(50, 3))
 
 
@@ -386,8 +386,12 @@ def test_every_preset_is_valid() -> None:
         assert DRMM(preset=name).config is not None
 
 
-def test_demo_recipes_train(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_demo_recipes_train_and_show_every_application() -> None:
+    pictures: set[str] = set()
     for recipe in DRMM.demo(quick=True):
-        data = datasets.load(recipe["data"], **recipe["data_options"])
-        system = DRMM({**recipe["options"], "steps": 3}).fit(data)
+        smaller = {"sizes": (600, 0, 50)} if "sizes" in recipe["data_options"] else {}
+        data = datasets.load(recipe["data"], **{**recipe["data_options"], **smaller})
+        system = DRMM({**recipe["options"], "steps": 3, "num_layers": 1}).fit(data)
         assert system.evaluate(data, ["log_likelihood"])["log_likelihood"].n == len(data.test)
+        pictures |= set(system.figures(data))
+    assert {"questions", "completion", "kinematics", "flights"} <= pictures
