@@ -10,7 +10,7 @@ from pyro.infer import Trace_ELBO
 from torch import Tensor
 
 from phlogiston.errors import ConfigError
-from phlogiston.inference.handlers import per_datum, scale_sites, weight_depths
+from phlogiston.inference.handlers import per_datum, scale_sites, setting, weight_depths
 
 
 def trace_of(program: Any, **batch: Any) -> Any:
@@ -110,3 +110,21 @@ def test_weight_depths_leaves_generation_alone_and_refuses_flat_densities() -> N
     trace = poutine.trace(guide).get_trace(**rows())
     with weight_depths({"x": 1.0}), pytest.raises(ConfigError, match="nested_log_prob"):
         poutine.replay(model, trace=trace)(**rows())
+
+
+def test_setting_changes_an_attribute_inside_and_puts_it_back() -> None:
+    class Warm:
+        temperature = 10.0
+
+    target = Warm()
+    handler = setting(target, "temperature", 1.0)
+    with handler:
+        assert target.temperature == 1.0
+        handler.value = 2.0  # takes effect at the next entry
+    assert target.temperature == 10.0
+    with handler:
+        assert target.temperature == 2.0
+    assert target.temperature == 10.0
+    assert handler.describe() == {"handler": "setting", "of": "Warm", "name": "temperature", "value": 2.0}
+    with pytest.raises(ConfigError, match="temprature"):
+        setting(target, "temprature", 1.0)
