@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from phlogiston.errors import ConfigError, unknown_name
-from phlogiston.networks.view_rays import CHANNELS, VECTOR, pose_vector, ray_map
+from phlogiston.networks.scene_memory import SceneMemory
+from phlogiston.networks.view_rays import CHANNELS, VECTOR, RayAddress, pose_vector, ray_map
 
 LOW, HIGH = -8.0, 4.0  # log-variances are bent softly into this range
 
@@ -84,31 +85,50 @@ class Painting:
 
 
 class Rays(nn.Module):
-    """The context of a query: its rays, and what a vector of memory says along each.
+    """The context of a query: its rays, what is filed under each of them, and what the memory says besides.
 
     Args:
-        code: channels of the memory's vector.
+        memory: the memory that is read.
         width: channels of the context.
         size: s.
         blocks: residual blocks.
-        extra: numbers that come with a pose besides its six.
     """
 
-    def __init__(self, code: int, width: int, size: int, blocks: int = 2, extra: int = 0) -> None:
+    def __init__(self, memory: SceneMemory, width: int, size: int, blocks: int = 2) -> None:
         super().__init__()
-        self.size = size
-        self.rays = nn.Sequential(nn.Conv2d(CHANNELS + extra, width, 1), nn.ReLU(), nn.Conv2d(width, 2 * width, 1))
-        self.code = nn.Linear(code, 2 * width)
+        self.size, self.bins, self.values, self.hubs = size, memory.bins, memory.values, memory.hubs
+        channels = CHANNELS + memory.extra
+        self.rays = nn.Sequential(nn.Conv2d(channels, width, 1), nn.ReLU(), nn.Conv2d(width, 2 * width, 1))
+        self.code = nn.Linear(memory.code, 2 * width)
+        if self.hubs:
+            self.address = RayAddress(memory.bins, memory.extra)
+            self.found = nn.Conv2d(memory.values + 1, width, 1)
         self.blocks = nn.ModuleList(
             nn.Sequential(nn.ReLU(), nn.Conv2d(width, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, width, 1))
             for _ in range(blocks)
         )
+        for layer in (*self.rays, self.code, *([self.found] if self.hubs else [])):
+            if hasattr(layer, "weight"):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
 
     def forward(self, code: Tensor, poses: Tensor) -> Tensor:
-        """Combine codes (B, Q, R) and poses (B, Q, 6): (B, Q, width, s, s)."""
-        add, gate = apply_over(self.rays, ray_map(poses, self.size)).chunk(2, -3)
+        """Combine codes (B, Q, R) and poses (B, Q, 6 + extra): (B, Q, width, s, s)."""
+        rays = ray_map(poses, self.size)
+        lead = rays.shape[:-3]
+        add, gate = apply_over(self.rays, rays).chunk(2, -3)
+        found: Tensor | float = 0.0
+        if self.hubs:
+            filed, weight = code[..., : self.hubs].split((self.bins * self.values, self.bins), -1)
+            share = apply_over(self.address, rays).flatten(-2)  # (B, Q, K, cells)
+            drawers = filed.unflatten(-1, (self.bins, self.values))
+            total = torch.einsum("...kp,...kc->...cp", share, drawers)
+            seen = torch.einsum("...kp,...k->...p", share, weight)[..., None, :]
+            what = torch.cat([total / (seen + 1e-4), torch.log1p(100.0 * seen)], -2)
+            found = apply_over(self.found, what.reshape(*lead, -1, self.size, self.size))
+            means = (drawers / (weight[..., None] + 1e-4)).flatten(-2)
+            code = torch.cat([means, torch.log1p(100.0 * weight), code[..., self.hubs :]], -1)
         said, weighed = self.code(code)[..., None, None].chunk(2, -3)
-        x = add + said + gate * weighed
+        x = add + found + said + gate * weighed
         for block in self.blocks:
             x = x + apply_over(block, x)
         return torch.relu(x)
@@ -118,16 +138,15 @@ class Expanded(nn.Module):
     """The context of the reference: pose and code, each blown up from a point to the grid by a dense map.
 
     Args:
-        code: channels of the memory's vector.
+        memory: the memory that is read.
         width: channels it is blown up to.
         size: s.
-        extra: numbers that come with a pose besides its six.
     """
 
-    def __init__(self, code: int, width: int, size: int, extra: int = 0) -> None:
+    def __init__(self, memory: SceneMemory, width: int, size: int) -> None:
         super().__init__()
-        self.pose = nn.ConvTranspose2d(VECTOR + extra, VECTOR, size, stride=size)
-        self.code = nn.ConvTranspose2d(code, width, size, stride=size)
+        self.pose = nn.ConvTranspose2d(VECTOR + memory.extra, VECTOR, size, stride=size)
+        self.code = nn.ConvTranspose2d(memory.code, width, size, stride=size)
 
     def forward(self, code: Tensor, poses: Tensor) -> Tensor:
         """Combine codes (B, Q, R) and poses (B, Q, 6): (B, Q, 9 + width, s, s)."""
@@ -139,7 +158,7 @@ class DrawDecoder(nn.Module):
     """The generator; see the module's description.
 
     Args:
-        code: channels of the memory's vector.
+        memory: the memory it reads; looked at, not owned.
         image: height and width of pictures, a multiple of `size`.
         size: s, cells a side.
         hidden: channels of the state.
@@ -154,7 +173,6 @@ class DrawDecoder(nn.Module):
         draft: begin from a state the context proposes, instead of nothing.
         prior_context: let the priors see the context.
         blocks: residual blocks of the context, with `poses="rays"`.
-        extra: numbers that come with a pose besides its six.
 
     Raises:
         ConfigError: sizes that do not fit together.
@@ -162,7 +180,7 @@ class DrawDecoder(nn.Module):
 
     def __init__(
         self,
-        code: int,
+        memory: SceneMemory,
         image: int = 32,
         size: int = 8,
         hidden: int = 32,
@@ -177,7 +195,6 @@ class DrawDecoder(nn.Module):
         draft: bool = True,
         prior_context: bool = True,
         blocks: int = 2,
-        extra: int = 0,
     ) -> None:
         super().__init__()
         if image % size:
@@ -191,7 +208,7 @@ class DrawDecoder(nn.Module):
         self.image, self.size, self.hidden, self.latent, self.layers = image, size, hidden, latent, layers
         self.padding, self.output = kernel // 2, output
         rays = poses == "rays"
-        self.expand = Rays(code, width, size, blocks, extra) if rays else Expanded(code, width, size, extra)
+        self.expand = Rays(memory, width, size, blocks) if rays else Expanded(memory, width, size)
         self.width = width if poses == "rays" else width + VECTOR
         self.static = nn.Conv2d(self.width, 4 * hidden, static_kernel, padding=static_kernel // 2)
         self.recurrent = nn.Conv2d(latent + hidden, 4 * hidden, kernel, padding=self.padding, bias=False)

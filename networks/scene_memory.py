@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from phlogiston.errors import ConfigError, unknown_name
 from phlogiston.networks.lattice import Corners, MessagePassing, bilinear, gather, scatter
-from phlogiston.networks.view_rays import CHANNELS, ray_map
+from phlogiston.networks.view_rays import CHANNELS, RayAddress, ray_map
 
 NODES_PER_TILE = 4  # lattice cells along a maze's side
 
@@ -52,7 +52,7 @@ class State:
 
     Attributes:
         frame: where the tiles lie.
-        embeddings: (B, V, D), one per view.
+        embeddings: (B, V, E), sums over each view.
         poses: (B, V, 6).
         mask: bool (B, V), False for padding.
         sums: tensors that views add to.
@@ -68,46 +68,74 @@ class State:
 
 
 class ViewEncoder(nn.Module):
-    """Photographs and their rays to vectors: strided convolutions and a mean over the picture.
+    """Photographs and their rays to sums: what is seen, filed under the directions it is seen in.
 
-    What is seen along a ray is embedded with the ray, so that a mean over rays says what lies where.
+    Strided convolutions give values v at a raster of cells, a network of the cells' rays alone an address a, shares of
+    `bins` drawers. A view contributes sum a_k v_c and sum a_k, for every drawer and channel. Ratios of such sums over
+    views are means of what was seen along alike rays, however many views looked there: linear attention (Katharopoulos
+    et al., *Transformers are RNNs*, ICML 2020) with rays as keys, which adds up and therefore can be extended view by
+    view. One drawer is the plain mean over pictures and views.
 
     Args:
-        code: D, length of a vector.
+        bins: K, drawers.
+        values: C, channels of a value.
         widths: channels of the strided layers.
         extra: numbers that come with a pose besides its six.
     """
 
-    def __init__(self, code: int, widths: Sequence[int] = (24, 48, 96), extra: int = 0) -> None:
+    def __init__(self, bins: int, values: int, widths: Sequence[int] = (24, 48), extra: int = 0) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         channels = 3 + CHANNELS + extra
         for width in widths:
             layers += [nn.Conv2d(channels, width, 4, stride=2, padding=1), nn.ReLU()]
             channels = width
-        self.body = nn.Sequential(*layers, nn.Conv2d(channels, code, 1), nn.ReLU(), nn.Conv2d(code, code, 1))
-        self.code = code
+        wide = max(64, values)
+        self.values = nn.Sequential(*layers, nn.Conv2d(channels, wide, 1), nn.ReLU(), nn.Conv2d(wide, values, 1))
+        keep_variance(self.values)
+        self.address = RayAddress(bins, extra)
+        self.code, self.factor = bins * values + bins, 2 ** len(widths)
 
     def forward(self, images: Tensor, poses: Tensor) -> Tensor:
-        """Embed images (B, V, 3, H, W) taken at relative poses (B, V, 6): (B, V, D)."""
+        """Embed images (B, V, 3, H, W) taken at relative poses (B, V, 6 + extra): (B, V, K C + K), all sums."""
         scenes, views = images.shape[:2]
         if views == 0:
             return images.new_zeros(scenes, 0, self.code)
-        rays = ray_map(poses, images.shape[-1])
-        x = self.body(torch.cat([images, rays], -3).flatten(0, 1))
-        return x.mean((-2, -1)).reshape(scenes, views, -1)  # type: ignore[no-any-return]
+        size = images.shape[-1]
+        seen = torch.cat([4.0 * images - 2.0, ray_map(poses, size)], -3).flatten(0, 1)
+        value = self.values(seen).flatten(-2)
+        share = self.address(ray_map(poses, size // self.factor).flatten(0, 1)).flatten(-2) / value.shape[-1]
+        filed = torch.einsum("nkp,ncp->nkc", share, value).flatten(1)
+        return torch.cat([filed, share.sum(-1)], -1).reshape(scenes, views, -1)
+
+
+def keep_variance(module: nn.Module) -> None:
+    """Start convolutions and dense layers so that signals neither fade nor grow on their way through ReLUs.
+
+    The library's own start shrinks them in every layer, and what differs between places would drown in biases (He et
+    al., *Delving deep into rectifiers*, ICCV 2015).
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
 
 class SceneMemory(nn.Module):
     """The interface of all memories; a decoder needs nothing else of them.
 
     Attributes:
-        code: R, channels of what is read.
+        code: R, channels of what is read: `hubs` of drawers (K C values, then K weights), then `between` of nodes.
         keeps_places: True if what was seen in one tile can be moved to another.
         extra: numbers `local` adds to a pose.
     """
 
     code: int
+    bins: int
+    values: int
+    hubs: int
+    between: int
     keeps_places: bool = False
     extra: int = 0
 
@@ -117,7 +145,7 @@ class SceneMemory(nn.Module):
         return torch.cat([inside, poses[..., 2:3] * (2.0 / frame.width), poses[..., 3:]], -1)
 
     def embed(self, images: Tensor, poses: Tensor, frame: Frame) -> Tensor:
-        """Embed views: images (B, V, 3, H, W) in [0, 1] and poses (B, V, 6) to (B, V, D)."""
+        """Embed views: images (B, V, 3, H, W) in [0, 1] and poses (B, V, 6) to (B, V, E)."""
         raise NotImplementedError
 
     def sums(self, embeddings: Tensor, poses: Tensor, mask: Tensor, frame: Frame) -> tuple[Tensor, ...]:
@@ -178,12 +206,14 @@ class SceneMemory(nn.Module):
 class GraphMemory(SceneMemory):
     """Hubs and a lattice of nodes.
 
-    A view's embedding is added to the hub of its tile and, weighted, to the lattice nodes around the camera. Nodes hold
-    weighted means and the logarithm of 1 + the weight that arrived, so that the number of views does not change the
-    scale, and unseen nodes can be told.
+    A view's sums are added to the hub of its tile and, reduced and weighted, to the lattice nodes around the camera.
+    Nodes hold weighted means and the logarithm of 1 + the weight that arrived, so that the number of views does not
+    change the scale, and unseen nodes can be told.
 
     Args:
-        code: D, channels of embeddings, nodes and codes.
+        bins: K, drawers of a hub.
+        values: C, channels of a drawer.
+        code: D, channels of a node.
         nodes: `"hub"`, `"lattice"` or `"both"`.
         steps: rounds of messages on the lattice.
         write: `"bilinear"`, to the corners of the camera's cell; or `"soft"`, to the nodes near it with weights
@@ -195,31 +225,32 @@ class GraphMemory(SceneMemory):
 
     def __init__(
         self,
+        bins: int = 64,
+        values: int = 16,
         code: int = 128,
         nodes: str = "both",
         steps: int = 4,
         write: str = "bilinear",
-        widths: Sequence[int] = (24, 48, 96),
+        widths: Sequence[int] = (24, 48),
     ) -> None:
         super().__init__()
         if nodes not in ("hub", "lattice", "both"):
             raise unknown_name("kind of nodes", nodes, ("hub", "lattice", "both"))
         if write not in ("bilinear", "soft"):
             raise unknown_name("way of writing", write, ("bilinear", "soft"))
-        self.code, self.nodes, self.writing = code, nodes, write
-        self.encoder = ViewEncoder(code, widths)
-        if nodes != "lattice":
-            self.hub = nn.Sequential(nn.Linear(code + 1, code), nn.ReLU(), nn.Linear(code, code))
+        self.bins, self.values, self.nodes, self.writing = bins, values, nodes, write
+        self.encoder = ViewEncoder(bins, values, widths)
+        self.hubs = self.encoder.code if nodes != "lattice" else 0
+        self.between = code if nodes != "hub" else 0
+        self.code = self.hubs + self.between
         if nodes != "hub":
+            self.reduce = nn.Linear(self.encoder.code, code)
             self.place = nn.Linear(2, code, bias=False)  # where a view was taken, seen from the node it is written to
             self.enter = nn.Linear(code + 1, code)
             self.messages = MessagePassing(code, code, steps)
             self.leave = nn.Linear(code, code)
             self.leave_place = nn.Linear(2, code, bias=False)
             self.lattice = nn.Linear(code, code)
-            if nodes == "both":  # the hub alone first; the lattice joins where it helps
-                nn.init.zeros_(self.lattice.weight)
-                nn.init.zeros_(self.lattice.bias)
         if write == "soft" and nodes != "hub":
             self.sharpness = nn.Parameter(torch.tensor(1.0))
             self.positions = nn.Parameter(torch.zeros(NODES_PER_TILE, NODES_PER_TILE, 2))
@@ -265,18 +296,18 @@ class GraphMemory(SceneMemory):
     # ----- writing and reading ------------------------------------------------------------------------------------
 
     def sums(self, embeddings: Tensor, poses: Tensor, mask: Tensor, frame: Frame) -> tuple[Tensor, ...]:
-        """Sum of embeddings and weights per hub, then per node; those that are not there are left out."""
-        keep = mask.to(embeddings.dtype)[..., None]
-        ones = torch.cat([embeddings, torch.ones_like(keep)], -1) * keep
+        """Sums of embeddings per hub, then of reduced ones and weights per node."""
+        there = embeddings.masked_fill(~mask[..., None], 0.0)
         out: list[Tensor] = []
         if self.nodes != "lattice":
             tile, _ = frame.tiles(poses)
-            whole = Corners(tile[..., None], torch.ones_like(keep), torch.zeros_like(poses[..., None, :2]))
-            out.append(scatter(whole, ones[..., None, :], frame.side**2))
+            whole = Corners(tile[..., None], torch.ones_like(there[..., :1]), poses[..., None, :2])
+            out.append(scatter(whole, there[..., None, :], frame.side**2))
         if self.nodes != "hub":
             corners = self.corners(poses, frame)
-            value = embeddings[..., None, :] + self.place(corners.offset)
-            value = torch.cat([value, torch.ones_like(value[..., :1])], -1) * keep[..., None]
+            value = self.reduce(there)[..., None, :] + self.place(corners.offset)
+            keep = mask.to(value.dtype)[..., None, None]
+            value = torch.cat([value, torch.ones_like(value[..., :1])], -1) * keep
             out.append(scatter(corners, value, self.extent(frame) ** 2))
         return tuple(out)
 
@@ -284,36 +315,35 @@ class GraphMemory(SceneMemory):
         """Codes of hubs, then of nodes after messages."""
         out: list[Tensor] = []
         if self.nodes != "lattice":
-            mean, density = _mean(sums[0])
-            out.append(mean + self.hub(torch.cat([mean, density], -1)))
+            out.append(sums[0])
         if self.nodes != "hub":
             n = self.extent(frame)
-            mean, density = _mean(sums[-1])
-            entered = self.enter(torch.cat([mean, density], -1))
+            weight = sums[-1][..., -1:]
+            mean = sums[-1][..., :-1] / weight.clamp_min(1e-6)
+            entered = self.enter(torch.cat([mean, torch.log1p(weight)], -1))
             out.append(self.messages(entered.reshape(len(entered), n, n, -1), self.shift(frame)).flatten(1, 2))
         return tuple(out)
 
     def read(self, state: State, poses: Tensor) -> Tensor:
-        """The hub of the viewpoint's tile, plus what the nodes around it say."""
-        out: Tensor | None = None
+        """The hub of the viewpoint's tile, and what the nodes around it say."""
+        out: list[Tensor] = []
         if self.nodes != "lattice":
             tile, _ = state.frame.tiles(poses)
-            out = torch.take_along_dim(state.codes[0], tile[..., None], 1)
+            out.append(torch.take_along_dim(state.codes[0], tile[..., None], 1))
         if self.nodes != "hub":
             corners = self.corners(poses, state.frame)
             said = torch.relu(self.leave(gather(corners, state.codes[-1])) + self.leave_place(corners.offset))
-            between = self.lattice((said * corners.weight[..., None]).sum(-2))
-            out = between if out is None else out + between
-        assert out is not None
-        return out
+            out.append(self.lattice((said * corners.weight[..., None]).sum(-2)))
+        return torch.cat(out, -1)
 
 
 class PooledMemory(SceneMemory):
-    """One vector for everything seen: the sum or the mean of all views.
+    """One set of sums for everything seen.
 
     Args:
-        code: D, channels of embeddings and codes.
-        pool: `"sum"` or `"mean"`.
+        bins: K, drawers.
+        values: C, channels of a drawer.
+        pool: `"mean"` or `"sum"`: whether what is read knows how much was seen only by its weights, or grows with it.
         arena: tiles along a side of the area whose coordinates are scaled to [-1, 1]; by them mazes are told apart.
         tile: width of a tile.
         corner: x and y of the area's lower left corner.
@@ -322,12 +352,13 @@ class PooledMemory(SceneMemory):
 
     def __init__(
         self,
-        code: int = 128,
+        bins: int = 64,
+        values: int = 16,
         pool: str = "mean",
         arena: int = 3,
         tile: float = 0.7,
         corner: float = -0.4,
-        widths: Sequence[int] = (24, 48, 96),
+        widths: Sequence[int] = (24, 48),
     ) -> None:
         super().__init__()
         self.extra = 2
@@ -335,9 +366,10 @@ class PooledMemory(SceneMemory):
             raise unknown_name("pool", pool, ("sum", "mean"))
         if arena < 1:
             raise ConfigError(f"arena={arena}; at least one tile is needed.")
-        self.code, self.pool, self.reach, self.corner = code, pool, 0.5 * arena * tile, corner
-        self.encoder = ViewEncoder(code, widths, self.extra)
-        self.after = nn.Sequential(nn.Linear(code + 1, code), nn.ReLU(), nn.Linear(code, code))
+        self.bins, self.values, self.pool, self.reach, self.corner = bins, values, pool, 0.5 * arena * tile, corner
+        self.encoder = ViewEncoder(bins, values, widths, self.extra)
+        self.hubs = self.code = self.encoder.code
+        self.between = 0
 
     def local(self, poses: Tensor, frame: Frame) -> Tensor:
         """Poses relative to their tile, and where in the area they are: x and y from -1 to 1."""
@@ -348,25 +380,19 @@ class PooledMemory(SceneMemory):
         return self.encoder(images, self.local(poses, frame))  # type: ignore[no-any-return]
 
     def sums(self, embeddings: Tensor, poses: Tensor, mask: Tensor, frame: Frame) -> tuple[Tensor, ...]:
-        """Sum of embeddings, and their number: (B, D + 1)."""
+        """Sum of embeddings, and number of views: (B, K C + K + 1)."""
         keep = mask.to(embeddings.dtype)[..., None]
-        return ((torch.cat([embeddings, torch.ones_like(keep)], -1) * keep).sum(1),)
+        there = embeddings.masked_fill(~mask[..., None], 0.0)
+        return (torch.cat([there, keep], -1).sum(1),)
 
     def codes(self, sums: tuple[Tensor, ...], frame: Frame) -> tuple[Tensor, ...]:
-        """The pooled vector, (B, D)."""
-        mean, density = _mean(sums[0])
-        pooled = mean if self.pool == "mean" else sums[0][..., :-1] / 8.0
-        return (pooled + self.after(torch.cat([pooled, density], -1)),)
+        """The pooled sums, or means over views: (B, K C + K)."""
+        total, count = sums[0][..., :-1], sums[0][..., -1:]
+        return (total / count.clamp_min(1.0) if self.pool == "mean" else total,)
 
     def read(self, state: State, poses: Tensor) -> Tensor:
         """The same vector for every viewpoint."""
         return state.codes[0][:, None].expand(*poses.shape[:2], self.code)
-
-
-def _mean(total: Tensor) -> tuple[Tensor, Tensor]:
-    """Divide weighted sums (..., D + 1) by the weight in their last channel; return means and log(1 + weight)."""
-    weight = total[..., -1:]
-    return total[..., :-1] / weight.clamp_min(1e-6), torch.log1p(weight)
 
 
 def shifted(state: State, by: Tensor) -> State:

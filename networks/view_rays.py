@@ -18,7 +18,7 @@ them, however they were taken. Further numbers behind the pose are passed on as 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 CHANNELS = 9
 VECTOR = 9
@@ -65,3 +65,46 @@ def pose_vector(poses: Tensor) -> Tensor:
     """Return poses with angles as cosines and sines, and what else is passed on: (..., 9 + e)."""
     angles = poses[..., 3:6]
     return torch.cat([poses[..., :3], angles.cos(), angles.sin(), poses[..., 6:]], dim=-1)
+
+
+class RayAddress(nn.Module):
+    """Where along a ray things are filed: shares of K drawers for every ray, summing to 1.
+
+        address = softmax(-sum_f s_f (ray_f - centre_kf)^2 + net(ray)_k)
+
+    Centres start as random rays of a tile, with rays told apart by where they leave it and how high; the net starts at
+    zero. Two addresses made alike start alike, so that what was filed is found from the first step on.
+
+    Args:
+        bins: K.
+        extra: numbers that come with a pose besides its six.
+        hidden: channels of the net.
+    """
+
+    def __init__(self, bins: int, extra: int = 0, hidden: int = 48) -> None:
+        super().__init__()
+        self.bins = bins
+        g = torch.Generator().manual_seed(0)
+        poses = torch.zeros(bins, 6 + extra)
+        poses[:, :2] = 1.9 * torch.rand(bins, 2, generator=g) - 0.95
+        poses[:, 3] = 2 * torch.pi * torch.rand(bins, generator=g)
+        poses[:, 6:] = 2 * torch.rand(bins, extra, generator=g) - 1
+        rays = ray_map(poses, 8)
+        at = torch.randint(0, 8, (2, bins), generator=g)
+        self.centres = nn.Parameter(rays[torch.arange(bins), :, at[0], at[1]])
+        scale = torch.tensor([0.3, 0.3, 1.0, 0.3, 0.3, 6.0, 6.0, 0.3, 6.0] + [3.0] * extra)
+        self.log_scale = nn.Parameter(scale.log())
+        self.net = nn.Sequential(nn.Conv2d(CHANNELS + extra, hidden, 1), nn.ReLU(), nn.Conv2d(hidden, bins, 1))
+        nn.init.zeros_(self.net[2].weight)  # type: ignore[arg-type]
+        nn.init.zeros_(self.net[2].bias)  # type: ignore[arg-type]
+
+    def forward(self, rays: Tensor) -> Tensor:
+        """Return the address of rays (n, 9 + extra, s, s): (n, K, s, s)."""
+        if self.bins == 1:
+            return torch.ones_like(rays[:, :1]) + 0.0 * self.net(rays)
+        scale = self.log_scale.exp()
+        # the square of the ray itself is the same for all drawers, and falls out
+        weight = 2.0 * scale * self.centres
+        bias = -(scale * self.centres.square()).sum(-1)
+        near = nn.functional.conv2d(rays, weight[:, :, None, None], bias)
+        return torch.softmax(near + self.net(rays), 1)

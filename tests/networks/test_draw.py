@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -11,7 +12,8 @@ from torch import Tensor
 from phlogiston.errors import ConfigError, UnknownNameError
 from phlogiston.networks import draw_plain
 from phlogiston.networks.draw import HIGH, LOW, DrawDecoder, DrawEncoder, bent
-from phlogiston.networks.view_rays import ray_map
+from phlogiston.networks.scene_memory import GraphMemory, PooledMemory
+from phlogiston.networks.view_rays import CHANNELS, RayAddress, ray_map
 
 FORMS: list[dict[str, Any]] = [
     {},
@@ -24,7 +26,8 @@ FORMS: list[dict[str, Any]] = [
 
 def pair(reduce: str = "conv", residual: bool = True, **options: Any) -> tuple[DrawDecoder, DrawEncoder]:
     torch.manual_seed(0)
-    decoder = DrawDecoder(6, 16, 4, **{"hidden": 7, "latent": 2, "layers": 2, "width": 8, **options})
+    given = {"hidden": 7, "latent": 2, "layers": 2, "width": 8, **options}
+    decoder = DrawDecoder(PooledMemory(3, 2), 16, 4, **given)
     return decoder.double(), DrawEncoder(decoder, 5, 3, 4, reduce, residual).double()
 
 
@@ -44,7 +47,7 @@ def fast(decoder: DrawDecoder, encoder: DrawEncoder, code: Tensor, poses: Tensor
 @pytest.mark.parametrize("reduce", ["conv", "linear"])
 def test_the_fast_form_is_the_plain_one(options: dict[str, Any], reduce: str) -> None:
     decoder, encoder = pair(reduce, residual=reduce == "conv", **options)
-    code, poses = torch.randn(3, 6).double(), torch.randn(3, 6).double()
+    code, poses = torch.rand(3, 9).double(), torch.randn(3, 8).double()
     x = torch.rand(3, 3, 16, 16).double()
     noise = [torch.randn(3, 2, 4, 4).double() for _ in range(decoder.layers)]
     oracle = draw_plain.run(decoder, encoder, code, poses, x, noise)
@@ -57,7 +60,7 @@ def test_the_fast_form_is_the_plain_one(options: dict[str, Any], reduce: str) ->
 @pytest.mark.parametrize("options", FORMS)
 def test_gradients_agree_too(options: dict[str, Any]) -> None:
     decoder, encoder = pair(**options)
-    code, poses = torch.randn(2, 6).double(), torch.randn(2, 6).double()
+    code, poses = torch.rand(2, 9).double(), torch.randn(2, 8).double()
     x = torch.rand(2, 3, 16, 16).double()
     noise = [torch.randn(2, 2, 4, 4).double() for _ in range(decoder.layers)]
     grads = []
@@ -75,7 +78,7 @@ def test_gradients_agree_too(options: dict[str, Any]) -> None:
 
 def test_leading_axes_are_worlds_of_their_own() -> None:
     decoder, _ = pair()
-    code, poses = torch.randn(2, 3, 6).double(), torch.randn(2, 3, 6).double()
+    code, poses = torch.rand(2, 3, 9).double(), torch.randn(2, 3, 8).double()
     z = torch.randn(5, 2, 3, 2, 4, 4).double()
     painting = decoder.begin(decoder.context(code, poses))
     whole = decoder.picture(decoder.advance(painting, z).total)
@@ -104,10 +107,35 @@ def test_rays_of_a_tilted_camera_follow_the_rotation() -> None:
     assert bool((found[:, 3] == poses[:, 0, None, None]).all())
 
 
+def test_rays_leave_the_tile_where_geometry_says() -> None:
+    poses = torch.zeros(1, 6).double()
+    poses[0, :4] = torch.tensor([0.2, -0.4, 0.1, 0.0])
+    found = ray_map(poses, 2)[0]  # rays at -+26.6 degrees from straight east
+    assert found.shape == (CHANNELS, 2, 2)
+    torch.testing.assert_close(found[5], torch.ones(2, 2).double())
+    torch.testing.assert_close(found[6], torch.tensor([[0.0, -0.8]] * 2).double())  # 0.8 ahead, 0.4 aside
+    torch.testing.assert_close(found[7], torch.full((2, 2), math.hypot(0.8, 0.4)).double())
+    height = torch.tensor([[0.1 + 0.4] * 2, [0.1 - 0.4] * 2]).double()
+    torch.testing.assert_close(found[8], height / (1 + height.abs()))
+
+
+def test_addresses_are_shares_and_alike_for_alike_rays() -> None:
+    torch.manual_seed(0)
+    address, other = RayAddress(16), RayAddress(16)
+    rays = ray_map(torch.rand(5, 6) * 2 - 1, 8)
+    share = address(rays)
+    torch.testing.assert_close(share.sum(1), torch.ones(5, 8, 8))
+    torch.testing.assert_close(share, other(rays))
+    one, two = (address(ray_map(torch.tensor([[x, 0.0, 0.0, 0.0, 0.0, 0.0]]), 8))[0, :, 4, 4] for x in (0.0, 0.05))
+    far = address(ray_map(torch.tensor([[0.0, 0.0, 0.0, 3.0, 0.0, 0.0]]), 8))[0, :, 4, 4]
+    assert bool((one - two).abs().sum() < 0.2 * (one - far).abs().sum())
+    assert bool((RayAddress(1)(rays) == 1).all())
+
+
 def test_sizes_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ConfigError, match="do not divide"):
-        DrawDecoder(4, 30, 8)
+        DrawDecoder(GraphMemory(), 30, 8)
     with pytest.raises(ConfigError, match="odd"):
-        DrawDecoder(4, kernel=4)
+        DrawDecoder(GraphMemory(), kernel=4)
     with pytest.raises(UnknownNameError, match="shuffle"):
-        DrawDecoder(4, output="shufle")
+        DrawDecoder(GraphMemory(), output="shufle")

@@ -29,11 +29,9 @@ def make(options: dict[str, Any]) -> SceneMemory:
     torch.manual_seed(0)
     memory: SceneMemory
     if "pool" in options:
-        memory = PooledMemory(8, widths=(4, 4), **options)
+        memory = PooledMemory(3, 4, widths=(4, 4), **options)
     else:
-        memory = GraphMemory(8, steps=2, widths=(4, 4), **options)
-        if hasattr(memory, "lattice"):  # it starts at zero, where everything would be true
-            torch.nn.init.normal_(memory.lattice.weight)
+        memory = GraphMemory(3, 4, 8, steps=2, widths=(4, 4), **options)
         if hasattr(memory, "positions"):
             torch.nn.init.normal_(memory.positions, std=0.2)
     return memory.double()

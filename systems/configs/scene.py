@@ -1,0 +1,185 @@
+"""Configuration of scenes seen from new viewpoints."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from phlogiston.errors import ConfigError
+
+SUMMARY = "posed photographs into a spatial graph memory; photographs from new viewpoints out of it"
+PAPER = "Alet et al., Graph Element Networks, ICML 2019, arXiv 1904.09019; Eslami et al., GQN, Science 2018"
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every option of the system.
+
+    Attributes:
+        memory: "graph" (hubs and lattice nodes in space) or "pooled" (all views added up, as in GQN).
+        nodes: nodes of the graph: a "hub" per maze, a "lattice" on the ground, or "both".
+        write: how views reach lattice nodes: "bilinear", or "soft" with learned positions of the nodes.
+        pool: "mean" or "sum" of the views, for the pooled memory.
+        arena: mazes along the side of the area the pooled memory's coordinates span, and hotels are placed in.
+        bins: drawers under which what was seen is filed by its ray; 1 is a plain mean.
+        values: channels of a drawer.
+        code: channels of a lattice node.
+        encoder: channels of the view encoder's strided layers.
+        steps_between: rounds of messages on the lattice.
+        tile: width of a maze.
+        corner: smallest x and y of a maze.
+        grid: cells along the decoder's side.
+        hidden: channels of the recurrent states.
+        latent: channels of each latent.
+        layers: latent layers.
+        kernel: side of the recurrent kernels, odd.
+        static_kernel: side of the kernels through which a query's context enters, odd.
+        width: channels of a query's context.
+        blocks: residual blocks of the context.
+        poses: how a query's pose enters: "rays" per cell, or a "vector".
+        output: "shuffle" (a nonlinear head) or "linear" (the reference's canvas).
+        canvas: channels of the linear canvas.
+        draft: begin every picture from a deterministic draft.
+        prior_context: let the priors see the query.
+        reduce: how the guide takes pictures in: "conv" or "linear".
+        residual: the guide predicts latents relative to their prior.
+        likelihood: "normal", "normal-learned-sigma" or "discretized-logistic".
+        sigma: standard deviation of a pixel, in [0, 1] units; with "discretized-logistic" the scale it starts from.
+        sigma_start: where sigma starts; it falls in a straight line to `sigma` over all steps. 0: constant.
+        context: photographs seen per maze in training.
+        least_context: fewest of them, their number being drawn per scene; 0: always `context`.
+        queries: photographs asked for per maze.
+        sides: mazes along a hotel's side in training; drawn per batch.
+        draft_steps: steps in which the draft alone is trained, before the latents; they come on top of `steps`.
+        steps: optimiser steps with latents.
+        batch_size: mazes per step.
+        learning_rate: peak.
+        warmup: share of the steps in which the rate rises.
+        final_rate: share of the peak the rate falls to, along a cosine.
+        clip: largest gradient norm of the loss per pixel in units of sigma^2 (that is, of sigma^2 loss / D).
+        draft_weight: weight of the draft's own loss.
+        prior_share: share of the queries whose prior samples are compared with the truth, too.
+        prior_weight: weight of that comparison, per query of the share.
+        kl_weight: weight of the divergence; 1 gives the bound.
+        keep_scenes: held-out places whose photographs are kept with the model, to sample from without data.
+    """
+
+    memory: Literal["graph", "pooled"] = "graph"
+    nodes: Literal["hub", "lattice", "both"] = "both"
+    write: Literal["bilinear", "soft"] = "bilinear"
+    pool: Literal["mean", "sum"] = "mean"
+    arena: int = 3
+    bins: int = 64
+    values: int = 16
+    code: int = 128
+    encoder: tuple[int, ...] = (24, 48)
+    steps_between: int = 4
+    tile: float = 0.7
+    corner: float = -0.4
+    grid: int = 8
+    hidden: int = 32
+    latent: int = 4
+    layers: int = 2
+    kernel: int = 3
+    static_kernel: int = 1
+    width: int = 64
+    blocks: int = 2
+    poses: Literal["rays", "vector"] = "rays"
+    output: Literal["shuffle", "linear"] = "shuffle"
+    canvas: int = 48
+    draft: bool = True
+    prior_context: bool = True
+    reduce: Literal["conv", "linear"] = "conv"
+    residual: bool = True
+    likelihood: Literal["normal", "normal-learned-sigma", "discretized-logistic"] = "normal"
+    sigma: float = 0.2
+    sigma_start: float = 0.0
+    context: int = 8
+    least_context: int = 0
+    queries: int = 3
+    sides: tuple[int, ...] = (1, 2)
+    draft_steps: int = 1_500
+    steps: int = 2_000
+    batch_size: int = 8
+    learning_rate: float = 0.002
+    warmup: float = 0.03
+    final_rate: float = 0.05
+    clip: float = 0.1
+    draft_weight: float = 0.5
+    prior_share: float = 0.25
+    prior_weight: float = 1.0
+    kl_weight: float = 1.0
+    keep_scenes: int = 9
+
+    def __post_init__(self) -> None:
+        for name in (
+            "arena", "bins", "values", "code", "grid", "hidden", "latent", "layers", "kernel", "static_kernel", "width",
+            "canvas", "queries", "steps", "batch_size",
+        ):  # fmt: skip
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1; got {getattr(self, name)}")
+        for name in ("tile", "sigma", "learning_rate", "clip"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} must be positive; got {getattr(self, name)}")
+        for name in (
+            "steps_between", "blocks", "context", "least_context", "draft_steps", "draft_weight", "prior_weight",
+            "kl_weight", "keep_scenes", "sigma_start",
+        ):  # fmt: skip
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} must not be negative; got {getattr(self, name)}")
+        if not 0 < self.warmup < 1 or not 0 <= self.final_rate <= 1 or not 0 <= self.prior_share <= 1:
+            raise ConfigError("warmup must lie in (0, 1), final_rate and prior_share in [0, 1]")
+        if self.kernel % 2 == 0 or self.static_kernel % 2 == 0:
+            raise ConfigError(f"kernels must have odd sides; got {self.kernel} and {self.static_kernel}")
+        if not self.sides or min(self.sides) < 1:
+            raise ConfigError(f"sides must name at least one side of 1 or more; got {self.sides}")
+        if self.least_context > self.context:
+            raise ConfigError(f"least_context ({self.least_context}) exceeds context ({self.context})")
+        if self.draft_steps and not self.draft:
+            raise ConfigError("draft_steps train the draft, but draft is off; set draft_steps=0")
+        if self.memory == "pooled" and max(self.sides) > self.arena:
+            raise ConfigError(f"arena ({self.arena}) is smaller than the largest of sides ({max(self.sides)})")
+        if self.sigma_start and self.likelihood != "normal":
+            raise ConfigError("sigma_start is for likelihood 'normal'; the others learn their scale")
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "cpu": {},
+    "pooled": {"memory": "pooled"},
+    # the published sizes: 8 steps of 16 x 16 states with 128 channels for pictures of 64 x 64 pixels
+    "paper": {
+        "bins": 1,
+        "values": 254,
+        "code": 256,
+        "encoder": (128, 256, 256),
+        "nodes": "lattice",
+        "steps_between": 9,
+        "grid": 16,
+        "hidden": 128,
+        "latent": 3,
+        "layers": 8,
+        "kernel": 5,
+        "static_kernel": 5,
+        "width": 256,
+        "poses": "vector",
+        "output": "linear",
+        "canvas": 128,
+        "draft": False,
+        "draft_steps": 0,
+        "prior_context": False,
+        "reduce": "linear",
+        "residual": False,
+        "sigma": 0.7,
+        "sigma_start": 2.0,
+        "queries": 1,
+        "batch_size": 64,
+        "steps": 200_000,
+        "learning_rate": 8e-4,
+        "warmup": 0.001,
+        "final_rate": 0.00625,
+        "clip": 1000.0,
+        "draft_weight": 0.0,
+        "prior_share": 0.0,
+    },
+}

@@ -1,0 +1,446 @@
+"""Scenes from new viewpoints as a product: photographs into a memory, photographs out of it.
+
+    data = phlogiston.datasets.load("courts")
+    system = Scene().fit(data)
+    memory = system.observe(images, poses)             posed photographs of one place, or of a square of places
+    system.sample_views(memory, poses, 8)              pictures from new viewpoints, (8, queries, 3, H, W)
+    system.reconstruct(memory, images, poses)          the same photographs, by way of the latents
+    system.log_prob(memory, images, poses)             nats per photograph, a lower bound
+    system.localise(memory, image, poses)              where was this taken? probabilities of the candidate poses
+    system.turn(memory, (x, y))                        a look around
+
+Memories grow (`add`), shrink (`forget`), spread (`extend`) and are joined (`tile`); see `systems.scene_memory`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from phlogiston.datasets.base import Meta, Split
+from phlogiston.datasets.hotels import Hotels
+from phlogiston.errors import ConfigError, DataError, ShapeError, unknown_name
+from phlogiston.evaluate.metric import Metric
+from phlogiston.evaluate.score import Score
+from phlogiston.guides.scene import SceneGuide
+from phlogiston.inference.engine import Stage
+from phlogiston.inference.schedules import constant, cosine, linear, warmup
+from phlogiston.models.scene import SceneModel
+from phlogiston.networks.draw import DrawDecoder
+from phlogiston.networks.scene_memory import GraphMemory, PooledMemory
+from phlogiston.systems import scene_views
+from phlogiston.systems.base import System, coerce
+from phlogiston.systems.configs.scene import Config as SceneConfig
+from phlogiston.systems.scene_memory import Memory, check_poses, check_views, observe
+from phlogiston.systems.scene_training import PixelNoise, Report, objective
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+METRICS = ("generation", "posterior", "baselines", "bound")
+
+
+class Scene(System):
+    """Scene rendering with a spatial memory; options in `systems.configs.scene.Config`.
+
+    Data need `images` uint8 (places, views, height, width, 3) and `poses` (places, views, 5 or 6): x, y, z, yaw, pitch
+    and, if there, roll.
+
+    Example:
+        >>> from phlogiston import datasets
+        >>> data = datasets.load("courts", sizes=(16, 4, 4), views=6, size=16)
+        >>> system = Scene(steps=2, draft_steps=2, context=3, queries=2, grid=4, width=8, code=8).fit(data)
+        >>> memory = system.observe(data.test.tensors["images"][0, :3], data.test.tensors["poses"][0, :3])
+        >>> tuple(system.sample_views(memory, data.test.tensors["poses"][0, 3:], 2).shape)
+        (2, 3, 3, 16, 16)
+    """
+
+    name: ClassVar[str] = "scene"
+    Config: ClassVar[type] = SceneConfig
+    config: SceneConfig
+
+    # ----- data ---------------------------------------------------------------------------------------------------
+
+    def describe(self, train: Split, meta: Meta | None) -> dict[str, Any]:
+        """Size of the pictures, and what is kept of places to show."""
+        rows = self.prepare(train)  # refuses what is no scene
+        height, width = rows.images.shape[2:4]
+        if height != width or height % self.config.grid:
+            raise ShapeError(
+                f"pictures are {height} x {width}; expected squares whose side is a multiple of grid={self.config.grid}"
+            )
+        c = self.config
+        low, high = c.corner, c.corner + c.tile
+        at = rows.poses[..., :2]
+        if bool((at < low).any()) or bool((at > high).any()):
+            place = at[((at < low) | (at > high)).any(-1)][0].tolist()
+            raise DataError(
+                f"a photograph was taken at ({place[0]:.3g}, {place[1]:.3g}), outside the tile [{low:g}, {high:g}]; "
+                "set options corner and tile to the extent of your places"
+            )
+        kept = self._shown if self._shown is not None else train
+        count = min(len(kept), c.keep_scenes)
+        shape = None
+        if count:
+            views = kept.tensors["images"].shape[1]
+            map_shape = list(kept.tensors["map"].shape[1:3]) if "map" in kept.tensors else [0, 0]
+            shape = [count, min(views, 16), *map_shape]
+        return {"image": int(height), "kept": shape}
+
+    _shown: Split | None = None
+
+    def fit(self, data: Any, **options: Any) -> Self:
+        """Train; see `System.fit`. Places to sample from are kept from the validation rows, if there are any."""
+        _, valid, _ = coerce(data)
+        self._shown = valid if valid is not None and len(valid) else None
+        return super().fit(data, **options)
+
+    def prepare(self, split: Split) -> Any:
+        """Hotels of the split's places."""
+        c = self.config
+        return Hotels(
+            split,
+            c.context,
+            c.queries,
+            c.sides,
+            least=c.least_context or None,
+            width=c.tile,
+            arena=c.arena if c.memory == "pooled" else 0,
+            corner=c.corner,
+        )
+
+    def initialise(self, train: Any, seed: int) -> None:
+        """Keep the mean photograph, and photographs of a few places, with the model."""
+        rows = train.images[:2000].flatten(0, 1)
+        self.model.mean_image.copy_(
+            torch.stack([part.float().mean(0) for part in rows.split(4096)]).mean(0).permute(2, 0, 1) / 255
+        )
+        if self.schema["kept"] is None:
+            return
+        count, views = self.schema["kept"][:2]
+        source = self._shown if self._shown is not None else Split({"images": train.images, "poses": train.poses})
+        self.model.kept_images.copy_(source.tensors["images"][:count, :views])
+        poses = source.tensors["poses"][:count, :views]
+        self.model.kept_poses[..., : poses.shape[-1]].copy_(poses)
+        if "map" in source.tensors:
+            self.model.kept_maps.copy_(source.tensors["map"][:count])
+
+    # ----- training -----------------------------------------------------------------------------------------------
+
+    def build(self) -> None:
+        """Memory, decoder, and the guide's encoder."""
+        c = self.config
+        memory: Any
+        if c.memory == "graph":
+            memory = GraphMemory(c.bins, c.values, c.code, c.nodes, c.steps_between, c.write, c.encoder)
+        else:
+            memory = PooledMemory(c.bins, c.values, c.pool, c.arena, c.tile, c.corner, c.encoder)
+        decoder = DrawDecoder(
+            memory,
+            self.schema["image"],
+            c.grid,
+            c.hidden,
+            c.latent,
+            c.layers,
+            c.kernel,
+            c.static_kernel,
+            c.width,
+            c.poses,
+            c.output,
+            c.canvas,
+            c.draft,
+            c.prior_context,
+            c.blocks,
+        )
+        self.model = SceneModel(memory, decoder, c.tile, c.likelihood, c.sigma)
+        self.guide = SceneGuide(self.model, c.hidden, c.kernel, c.hidden, c.reduce, c.residual)
+        side = self.schema["image"]
+        self.model.register_buffer("mean_image", torch.zeros(3, side, side))
+        if self.schema["kept"] is not None:
+            count, views, *extent = self.schema["kept"]
+            self.model.register_buffer("kept_images", torch.zeros(count, views, side, side, 3, dtype=torch.uint8))
+            self.model.register_buffer("kept_poses", torch.zeros(count, views, 6))
+            self.model.register_buffer("kept_maps", torch.zeros(count, *extent, 3, dtype=torch.uint8))
+
+    def stages(self) -> list[Stage]:
+        """The draft alone, then everything."""
+        c = self.config
+        pixels = 3 * self.schema["image"] ** 2
+        options: dict[str, Any] = {
+            "draft_weight": c.draft_weight,
+            "prior_share": c.prior_share,
+            "prior_weight": c.prior_weight,
+            "kl_weight": c.kl_weight,
+        }
+        shared: dict[str, Any] = {
+            "batch_size": c.batch_size,
+            "learning_rate": c.learning_rate,
+            "clip": c.clip * pixels / c.sigma**2,
+        }
+        found = []
+        if c.draft_steps:
+            last = ("head",) if c.output == "shuffle" else ("up", "out")
+            parts = ["memory", *(f"decoder.{name}" for name in ("expand", "draft", *last))]
+            found.append(
+                Stage(
+                    "draft",
+                    c.draft_steps,
+                    objective=objective(self._report, latents=False, **options),
+                    trainable=tuple(f"model.{part}.*" for part in parts),
+                    schedules={"learning_rate": warmup(c.warmup, constant(1.0))},
+                    **shared,
+                )
+            )
+        schedules: dict[str, Any] = {"learning_rate": warmup(c.warmup, cosine(1.0, c.final_rate))}
+        handlers: dict[str, Any] = {}
+        if c.sigma_start:
+            handlers["noise"] = PixelNoise(c.sigma_start)
+            schedules["noise.scale"] = linear(c.sigma_start, c.sigma)
+        found.append(
+            Stage(
+                "all",
+                c.steps,
+                objective=objective(self._report, **options),
+                schedules=schedules,
+                handlers=handlers,
+                **shared,
+            )
+        )
+        return found
+
+    @property
+    def _report(self) -> Report:
+        if not hasattr(self, "_reporting"):
+            self._reporting = Report()
+        return self._reporting
+
+    def callbacks(self) -> list[Any]:
+        """Keeps the loss's terms in the records, and warns of latents that do not wake."""
+        return [self._report]
+
+    # ----- verbs --------------------------------------------------------------------------------------------------
+
+    def observe(self, images: Any = None, poses: Any = None, *, side: int = 1) -> Memory:
+        """Write photographs into a fresh memory.
+
+        Args:
+            images: (views, height, width, 3) bytes, or (views, 3, height, width) in [0, 1]; None for none yet.
+            poses: (views, 5 or 6): x, y, z, yaw, pitch[, roll].
+            side: places along a side, the first at the options' `corner`.
+
+        Raises:
+            ShapeError: images and poses that do not fit each other or the model.
+            DataError: a camera outside the memory's area.
+        """
+        self._need_fit()
+        return observe(self, images, poses, side)
+
+    def sample_views(
+        self,
+        memory: Memory,
+        poses: Any,
+        num_samples: int = 1,
+        *,
+        temperature: float = 1.0,
+        noise: bool = False,
+        latents: bool = False,
+        keep: dict[str, Tensor] | None = None,
+        seed: int | None = None,
+    ) -> Any:
+        """Paint what could be seen from new poses.
+
+        Args:
+            memory: of the place.
+            poses: (queries, 5 or 6).
+            num_samples: pictures per pose.
+            temperature: factor on the standard deviations of the latents' priors; 0 paints the most expected one.
+            noise: add the pixels' own noise; otherwise pictures are the likelihood's means.
+            latents: return `(pictures, {"z_0": ..., ...})`.
+            keep: latents by name that are given, (queries, latent, s, s) or with samples first; the others are drawn
+                anew (keep the coarse ones, redraw the fine ones).
+            seed: of the draws; None draws from torch's generator as it is.
+
+        Returns:
+            (num_samples, queries, 3, H, W).
+        """
+        if num_samples < 1:
+            raise ConfigError(f"num_samples is {num_samples}; at least 1 is needed.")
+        if temperature < 0:
+            raise ConfigError(f"temperature is {temperature}; it must not be negative.")
+        wanted = check_poses(poses, memory)
+        return scene_views.sample_views(
+            self, memory, wanted, num_samples, temperature, noise, latents, keep or {}, seed
+        )
+
+    def reconstruct(
+        self, memory: Memory, images: Any, poses: Any, num_samples: int = 1, *, seed: int | None = None
+    ) -> Tensor:
+        """Paint photographs anew by way of the guide's latents: (num_samples, queries, 3, H, W)."""
+        pictures, wanted = check_views(self, images, poses, memory)
+        return scene_views.reconstruct(self, memory, pictures, wanted, num_samples, seed)
+
+    def log_prob(  # type: ignore[override]
+        self, memory: Memory, images: Any, poses: Any, *, num_particles: int = 64, seed: int | None = None
+    ) -> Score:
+        """Log density of photographs given the memory, in nats: a lower bound, tighter with more particles.
+
+        Args:
+            memory: of the place.
+            images: (queries, H, W, 3) bytes or (queries, 3, H, W).
+            poses: (queries, 5 or 6).
+            num_particles: importance samples from the guide.
+            seed: of the samples.
+        """
+        pictures, wanted = check_views(self, images, poses, memory)
+        weights = scene_views.log_weights(self, memory, pictures, wanted, num_particles, seed)
+        return Score(torch.logsumexp(weights, 0) - math.log(num_particles), "lower bound")
+
+    def localise(
+        self, memory: Memory, image: Any, candidates: Any, *, num_particles: int = 16, seed: int | None = 0
+    ) -> Tensor:
+        """Tell where a photograph was taken: probabilities of candidate poses, (candidates,), equally likely before.
+
+        Args:
+            memory: of the place.
+            image: (H, W, 3) bytes or (3, H, W).
+            candidates: (candidates, 5 or 6).
+            num_particles: importance samples per candidate.
+            seed: of the samples.
+        """
+        wanted = check_poses(candidates, memory)
+        picture = torch.as_tensor(np.asarray(image)) if not isinstance(image, Tensor) else image
+        if picture.dim() != 3:
+            raise ShapeError(
+                f"image has shape {tuple(picture.shape)}; expected one photograph, (H, W, 3) or (3, H, W)."
+            )
+        many = picture.expand(len(wanted), *picture.shape)
+        found = self.log_prob(memory, many, wanted, num_particles=num_particles, seed=seed)
+        return torch.softmax(found.value, 0)
+
+    def turn(
+        self,
+        memory: Memory,
+        xy: Sequence[float],
+        n_frames: int = 11,
+        *,
+        num_samples: int = 1,
+        temperature: float = 1.0,
+        seed: int | None = 0,
+    ) -> tuple[Tensor, Tensor]:
+        """Stand somewhere and turn once around, to the left.
+
+        Args:
+            memory: of the place.
+            xy: where to stand.
+            n_frames: pictures, from heading -3.13 to 3.13.
+            num_samples: of the whole turn.
+            temperature: as in `sample_views`.
+            seed: of the draws.
+
+        Returns:
+            Pictures (n_frames, 3, H, W), or (num_samples, n_frames, 3, H, W) for several; poses (n_frames, 6).
+        """
+        poses = torch.zeros(n_frames, 6)
+        poses[:, :2] = torch.as_tensor(xy, dtype=torch.float32)
+        poses[:, 3] = torch.linspace(-3.13, 3.13, n_frames)
+        drawn = self.sample_views(memory, poses, num_samples, temperature=temperature, seed=seed)
+        return (drawn[0] if num_samples == 1 else drawn), poses
+
+    # ----- the System's verbs -------------------------------------------------------------------------------------
+
+    def sample(
+        self,
+        n: int = 1,
+        *,
+        scene: int = 0,
+        turn: bool = False,
+        side: int = 0,
+        context: int = 8,
+        frames: int = 11,
+        temperature: float = 1.0,
+        seed: int | None = None,
+    ) -> dict[str, Tensor]:
+        """Draw pictures of the places kept with the model, or the film of turning round in them.
+
+        Args:
+            n: pictures; with `turn`, standing points per place.
+            scene: which kept place.
+            turn: lay the kept places side by side, stand in each, turn round: generated view on the left, map with the
+                active nodes on the right.
+            side: places along a side of the film's square; 0: as many as were kept, up to 3.
+            context: photographs of each place that are seen.
+            frames: per turn.
+            temperature: of the latents' priors.
+            seed: of the draws.
+
+        Returns:
+            `video` (1, time, H, 2 H, 3) with `turn`; else `x` (n, H W 3), `poses` (n, 6).
+        """
+        from phlogiston.systems import scene_film
+
+        self._need_fit()
+        if self.schema["kept"] is None:
+            raise ConfigError("this model keeps no places to sample from (keep_scenes=0); use observe and sample_views")
+        if n < 1:
+            raise ConfigError(f"n must be at least 1; got {n}")
+        if turn:
+            return {"video": scene_film.film(self, side, context, n if n < 10 else 1, frames, temperature, seed)[None]}
+        if not 0 <= scene < self.schema["kept"][0]:
+            raise ConfigError(f"scene is {scene}; the model keeps places 0 to {self.schema['kept'][0] - 1}")
+        memory = self.kept(scene, context)
+        others = self.model.kept_poses[scene][context:]
+        poses = (others if len(others) else self.model.kept_poses[scene])[torch.arange(n) % max(1, len(others))]
+        drawn = self.sample_views(memory, poses, 1, temperature=temperature, seed=seed)[0]
+        return {"x": drawn.clamp(0, 1).permute(0, 2, 3, 1).flatten(1), "poses": poses}
+
+    def kept(self, scene: int, context: int = 8) -> Memory:
+        """A memory of a place kept with the model."""
+        return self.observe(self.model.kept_images[scene, :context], self.model.kept_poses[scene, :context])
+
+    def evaluate(self, data: Any, metrics: Sequence[str] | None = None) -> dict[str, Metric]:
+        """Score pictures of held-out places from viewpoints outside their context.
+
+        Args:
+            data: as for `fit`; of a `Dataset` the test split.
+            metrics: of "generation" (prior samples against the truth), "posterior" (reconstructions, divergence, gap),
+                "baselines" (mean image, mean and nearest of the context), "bound" (nats per picture).
+        """
+        from phlogiston.systems import scene_report
+
+        self._need_fit()
+        for name in metrics or ():
+            if name not in METRICS:
+                raise unknown_name("metric of scene", name, METRICS)
+        return scene_report.evaluate(self, data, set(metrics or METRICS))
+
+    def figures(self, data: Any) -> dict[str, Figure]:
+        """Pictures from new viewpoints beside the truth, and errors against the number of places and photographs."""
+        from phlogiston.systems import scene_report
+
+        self._need_fit()
+        return scene_report.figures(self, data)
+
+    @classmethod
+    def demo(cls, quick: bool = False) -> list[dict[str, Any]]:
+        """Courts, in a minute."""
+        return [
+            {
+                "title": "Scenes from new viewpoints",
+                "text": (
+                    "Eight photographs of a room go into a memory; the model then paints what would be seen from other "
+                    "places in it. Rooms laid side by side share one memory."
+                ),
+                "data": "courts",
+                "data_options": {"sizes": (400, 16, 64) if quick else (1200, 32, 96)},
+                "options": {
+                    "draft_steps": 60 if quick else 260,
+                    "steps": 40 if quick else 140,
+                    "nodes": "hub",
+                },
+            }
+        ]
