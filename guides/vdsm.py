@@ -163,19 +163,22 @@ class VDSMGuide(nn.Module):
         loc, scale = (m.squeeze(-2) for m in step(start, slice(0, 1)))
         return GaussianChain((loc, scale), step, length, active)
 
-    def identity_posterior(self, encoded: Tensor, mask: Tensor | None = None) -> dist.TorchDistribution:
-        """Law of the identity, batch (rows, 1), event (K,)."""
-        loc, scale = (m.unsqueeze(1) for m in self.pool_identity(encoded, self._glimpse(encoded, mask)))
+    def identity_posterior(
+        self, encoded: Tensor, mask: Tensor | None = None, glimpse: bool = True
+    ) -> dist.TorchDistribution:
+        """Law of the identity, batch (rows, 1), event (K,); `glimpse` lets a share of the frames do in training."""
+        mask = self._glimpse(encoded, mask) if glimpse else mask
+        loc, scale = (m.unsqueeze(1) for m in self.pool_identity(encoded, mask))
         if self.identity_kind == "discrete":
             return dist.OneHotCategorical(logits=loc)
         if self.identity_kind == "relaxed":
             return dist.RelaxedOneHotCategoricalStraightThrough(torch.full_like(loc[0, 0, 0], 0.5), logits=loc)
         return dist.Normal(loc, scale).to_event(1)
 
-    def sample_identity(self, encoded: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The site `identity`, inside the plate."""
+    def sample_identity(self, encoded: Tensor, mask: Tensor | None = None, glimpse: bool = True) -> Tensor:
+        """The site `identity`, inside the plate; arguments as `identity_posterior`."""
         infer: Any = {"enumerate": "parallel"} if self.identity_kind == "discrete" else None
-        value: Tensor = pyro.sample("identity", self.identity_posterior(encoded, mask), infer=infer)
+        value: Tensor = pyro.sample("identity", self.identity_posterior(encoded, mask, glimpse), infer=infer)
         return value
 
     def _glimpse(self, encoded: Tensor, mask: Tensor | None) -> Tensor | None:
@@ -251,13 +254,28 @@ class FrameGuide(nn.Module):
         self.whole = whole
 
     def forward(
-        self, frames: Tensor | None = None, mask: Tensor | None = None, *, encoded: Tensor | None = None, **_: Any
+        self,
+        frames: Tensor | None = None,
+        mask: Tensor | None = None,
+        *,
+        who: Tensor | None = None,
+        encoded: Tensor | None = None,
+        **_: Any,
     ) -> None:
-        """Guess identity and poses; arguments as `VDSMGuide.forward`."""
+        """Guess identity and poses.
+
+        Args:
+            frames, mask, encoded: as `VDSMGuide.forward`.
+            who: (rows, S, C, H, W), frames of another clip of the same individual to read the identity from. What
+                differs between the two clips cannot help there, so that the identity does not learn to hold it.
+        """
         whole = self.whole
         encoded = whole._encoded(frames, encoded)
         with pyro.plate("data", len(encoded), dim=-2):
-            whole.sample_identity(encoded, mask)
+            if who is None:
+                whole.sample_identity(encoded, mask)
+            else:
+                whole.sample_identity(whole.encode_frames(who), None, glimpse=False)
             with pyro.plate("time", encoded.shape[1], dim=-1), seen(mask):
                 loc, scale = encoded[..., : whole.pose], encoded[..., whole.pose : 2 * whole.pose]
                 pyro.sample("pose", dist.Normal(loc, scale).to_event(1))

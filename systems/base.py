@@ -196,6 +196,10 @@ class System:
         """The pictures that explain what was learned."""
         raise NotImplementedError(f"{type(self).__name__} must define figures()")
 
+    def views(self) -> dict[str, Any]:
+        """What `phlogiston show` can lay out: name -> function (system, held-out split, n, seed) -> tensors by name."""
+        return {}
+
     @classmethod
     def demo(cls, quick: bool = False) -> list[dict[str, Any]]:
         """The demo's recipes: `title`, `text`, `data`, `data_options`, `options` of each."""

@@ -239,6 +239,44 @@ def evaluate(
     return {"run": str(run), "data": rows.meta.name, "metrics": _brief(found)}
 
 
+def show(
+    run: str | Path,
+    what: str,
+    n: int = 6,
+    seed: int = 0,
+    *,
+    data: str | None = None,
+    data_options: Mapping[str, str] | None = None,
+) -> Samples:
+    """Lay out what a run makes of held-out rows.
+
+    Args:
+        run: a run folder, or what `System.save` wrote.
+        what: one of the system's views.
+        n: rows to take.
+        seed: of whatever is drawn.
+        data: name or path of other data than the run was trained on.
+        data_options: option of the data -> text.
+
+    Raises:
+        RunError: not a run folder.
+        UnknownNameError: the system has no such view.
+        DataError: the data cannot be found or used.
+    """
+    import torch
+
+    path = Path(run)
+    system = systems.load(path)
+    views = system.views()
+    if what not in views:
+        raise unknown_name(f"view of {system.name}", what, views)
+    rows = _data_of(path, data, data_options or {})
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        laid = views[what](system, held_out(rows), n, seed)
+    return Samples({name: value.detach().cpu().numpy() for name, value in laid.items()})
+
+
 def runs(folder: str | Path) -> list[dict[str, Any]]:
     """Describe the runs below a folder (and the folder itself, if it is one), two levels deep.
 

@@ -1,0 +1,220 @@
+"""Configuration of VDSM, the video model that tells who, what and how apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from phlogiston.errors import ConfigError
+
+SUMMARY = "video: who, which action and the pose per frame, without labels; swap, continue, fill in, invent clips"
+PAPER = "Vowels, Camgoz, Bowden, VDSM: Unsupervised Video Disentanglement, CVPR 2021, arXiv 2103.07292"
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every option of the system.
+
+    Attributes:
+        experts: `K`, size of the identity code and number of decoders blended.
+        pose: size of the pose of a frame.
+        dynamics: size of the dynamics code of a clip.
+        encoder: "blur" convolves at full size and halves without aliasing, "strided" halves by the convolution.
+        encoder_widths: channels after each halving down to 4 x 4; as many as the size of the frames has halvings.
+        features: of an encoded frame.
+        decoder_widths: channels from 4 x 4 up, without those of the frames; as many as there are doublings.
+        bank: "full" decoders per expert, or "lowrank" changes of a common one.
+        rank: of the changes.
+        route: "grouped" or "gemm": how all clips are decoded at once.
+        recurrent: units of the LSTMs.
+        layers: of the LSTMs.
+        dropout: between layers of the reading LSTM.
+        transition: hidden units of the transition; as many as `recurrent` if 0.
+        identity: "continuous" blends experts, "discrete" chooses one and is summed out, "relaxed" chooses one with
+            gradients straight through.
+        likelihood: of a pixel: "bernoulli", "continuous_bernoulli" or "normal".
+        chain: "fused": poses of a clip are one site; "sites": one per frame.
+        pose_guide: "bottleneck": poses are guessed from the dynamics code alone; "smoothing": from the clip, too.
+        pool: how frames are pooled to the identity: "mean" or "product".
+        identity_share: in stage 1 the identity is read from a random share of the frames, and all are explained with
+            it; from pairs it is read from so many frames of the partner instead.
+        pair_within_group: read the identity from another clip of the same individual, where the data say who is who
+            (`group`): weak supervision.
+        frames_per_clip: frames drawn per clip in stage 1; 0 for all.
+        steps: of stage 1, frames and identities.
+        batch_size: clips (or pairs) per step of stage 1.
+        learning_rate: of stage 1.
+        warm_steps: of the latent warm start of stage 2, without pixels.
+        warm_batch: clips per step of it.
+        warm_learning_rate: of it.
+        sequence_steps: of stage 2 on pixels.
+        sequence_batch: clips per step of it.
+        sequence_learning_rate: of it.
+        finetune_steps: of a joint stage 3 with everything trainable, all weights 1 and a tenth of the rate; 0 for none.
+        warmup: steps over which each stage's rate rises.
+        cooldown: last share of each stage with a lower rate.
+        cooldown_factor: by how much.
+        temperature: `tau` of the blend in stage 1: start, end, and the share of the stage the change takes. The end
+            holds from then on.
+        identity_weight: of the identity's divergence in stage 1 and 2: start, end, share.
+        pose_weight: of the poses' divergence in stage 1: four values.
+        pose_places: where the two values in the middle lie, as shares of the stage.
+        sequence_pose_weight: the same in stage 2: four values.
+        sequence_pose_places: their places.
+        dynamics_weight: of the dynamics' divergence in stage 2: start, end, share.
+        curve: how the four values are joined: "quadratic", a spline that overshoots, as published, or "pchip".
+        epochs: values of the schedules change once per so many equal parts of a stage; 0: at every step.
+        stage1: a run folder (or saved system) whose frame encoder and decoder are taken instead of training stage 1.
+        clip: largest gradient norm.
+        aggregate: components of the mixtures fitted to the training clips' codes, for `prior="aggregate"`; 0 for none.
+    """
+
+    experts: int = 12
+    pose: int = 16
+    dynamics: int = 16
+    encoder: Literal["blur", "strided"] = "strided"
+    encoder_widths: tuple[int, ...] = (24, 32, 48)
+    features: int = 128
+    decoder_widths: tuple[int, ...] = (96, 48, 24)
+    bank: Literal["full", "lowrank"] = "full"
+    rank: int = 4
+    route: Literal["grouped", "gemm"] = "grouped"
+    recurrent: int = 96
+    layers: int = 1
+    dropout: float = 0.0
+    transition: int = 0
+    identity: Literal["continuous", "discrete", "relaxed"] = "continuous"
+    likelihood: Literal["bernoulli", "continuous_bernoulli", "normal"] = "bernoulli"
+    chain: Literal["fused", "sites"] = "fused"
+    pose_guide: Literal["bottleneck", "smoothing"] = "bottleneck"
+    pool: Literal["mean", "product"] = "mean"
+    identity_share: float = 0.5
+    pair_within_group: bool = True
+    frames_per_clip: int = 4
+    steps: int = 2_400
+    batch_size: int = 20
+    learning_rate: float = 3e-3
+    warm_steps: int = 600
+    warm_batch: int = 64
+    warm_learning_rate: float = 3e-3
+    sequence_steps: int = 300
+    sequence_batch: int = 16
+    sequence_learning_rate: float = 1e-3
+    finetune_steps: int = 0
+    warmup: int = 20
+    cooldown: float = 0.2
+    cooldown_factor: float = 0.3
+    temperature: tuple[float, float, float] = (1.0, 10.0, 0.5)
+    identity_weight: tuple[float, float, float] = (0.1, 1.0, 1 / 3)
+    pose_weight: tuple[float, float, float, float] = (30.0, 4.0, 1.5, 1.0)
+    pose_places: tuple[float, float] = (0.25, 0.6)
+    sequence_pose_weight: tuple[float, float, float, float] = (0.1, 0.4, 0.4, 1.0)
+    sequence_pose_places: tuple[float, float] = (0.5, 0.8)
+    dynamics_weight: tuple[float, float, float] = (0.1, 1.0, 1.0)
+    curve: Literal["quadratic", "pchip"] = "pchip"
+    epochs: int = 0
+    stage1: str = ""
+    clip: float = 5000.0
+    aggregate: int = 16
+
+    def __post_init__(self) -> None:
+        for name in ("experts", "pose", "dynamics", "features", "rank", "recurrent", "layers", "batch_size"):
+            _at_least(self, name, 1)
+        for name in ("warm_batch", "sequence_batch"):
+            _at_least(self, name, 1)
+        _at_least(self, "steps", 0 if self.stage1 else 1)
+        for name in ("warm_steps", "sequence_steps", "finetune_steps", "warmup", "epochs", "aggregate", "transition"):
+            _at_least(self, name, 0)
+        _at_least(self, "frames_per_clip", 0)
+        for name in ("learning_rate", "warm_learning_rate", "sequence_learning_rate", "clip", "cooldown_factor"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} must be positive; got {getattr(self, name)}")
+        if not 0 < self.identity_share <= 1:
+            raise ConfigError(f"identity_share must be above 0 and at most 1; got {self.identity_share}")
+        if not 0 <= self.cooldown < 1 or not 0 <= self.dropout < 1:
+            raise ConfigError(f"cooldown={self.cooldown}, dropout={self.dropout}; both must lie in [0, 1)")
+        for name in ("temperature", "identity_weight", "dynamics_weight"):
+            start, end, share = getattr(self, name)
+            if min(start, end) < 0 or not 0 < share <= 1:
+                raise ConfigError(f"{name} is {(start, end, share)}; expected two values from 0 on and a share up to 1")
+        for name in ("pose_weight", "sequence_pose_weight"):
+            if min(getattr(self, name)) < 0:
+                raise ConfigError(f"{name} must not be negative; got {getattr(self, name)}")
+        for name in ("pose_places", "sequence_pose_places"):
+            first, second = getattr(self, name)
+            if not 0 < first < second < 1:
+                raise ConfigError(f"{name} must rise between 0 and 1; got {(first, second)}")
+        for name in ("encoder_widths", "decoder_widths"):
+            if not getattr(self, name) or min(getattr(self, name)) < 1:
+                raise ConfigError(f"{name} needs at least one channel in every layer; got {getattr(self, name)}")
+
+
+def _at_least(config: Config, name: str, least: int) -> None:
+    if getattr(config, name) < least:
+        raise ConfigError(f"{name} must be at least {least}; got {getattr(config, name)}")
+
+
+# the sizes of the published program for frames of 64 pixels
+_FULL: dict[str, Any] = {
+    "encoder": "blur",
+    "encoder_widths": (32, 32, 64, 64),
+    "features": 256,
+    "decoder_widths": (512, 256, 128, 64),
+    "pose": 30,
+    "dynamics": 50,
+    "recurrent": 512,
+    "layers": 3,
+    "dropout": 0.2,
+    "batch_size": 20,
+    "sequence_batch": 20,
+    "frames_per_clip": 0,
+    "learning_rate": 1e-3,
+    "sequence_learning_rate": 1e-3,
+    "warm_steps": 0,
+    "cooldown": 0.0,
+    "identity_share": 1.0,
+    "steps": 10_000,
+    "sequence_steps": 10_000,
+    "epochs": 200,
+    "pose_weight": (30.0, 0.2, 0.4, 1.0),
+    "pose_places": (0.5, 0.8),
+    "curve": "quadratic",
+}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    # frames of 32 pixels, minutes on two cores
+    "cpu-figures": {},
+    "cpu-pendulum": {"pair_within_group": False},
+    # a minute on one core: enough to see it, not to measure it
+    "cpu-demo": {
+        "steps": 380,
+        "warm_steps": 150,
+        "sequence_steps": 40,
+        "batch_size": 16,
+        "decoder_widths": (64, 32, 16),
+        "encoder_widths": (16, 24, 32),
+        "aggregate": 8,
+    },
+    # what the paper's scripts set: 50 batches in each of 200 or 250 epochs
+    "mug": {**_FULL, "experts": 15, "steps": 12_500, "epochs": 250, "pair_within_group": False},
+    "sprites": {**_FULL, "experts": 40},
+    # what the program's first description set
+    "seed": {
+        **_FULL,
+        "experts": 15,
+        "batch_size": 50,
+        "frames_per_clip": 16,
+        "learning_rate": 5e-4,
+        "steps": 10_000,
+        "sequence_steps": 5_000,
+        "temperature": (1.0, 9.95, 1 / 3),
+        "identity_weight": (0.01, 1.0, 0.5),
+        "pose_weight": (30.0, 0.4, 0.4, 1.0),
+        "sequence_pose_weight": (30.0, 0.8, 0.8, 1.0),
+        "sequence_pose_places": (0.7, 0.8),
+        "dynamics_weight": (0.1, 0.6, 1.0),
+    },
+}
+PRESETS["figures"] = PRESETS["cpu-figures"]
+PRESETS["pendulum"] = PRESETS["cpu-pendulum"]
