@@ -181,7 +181,8 @@ def load(
         },
         notes=INFO.notes,
     )
-    return Dataset(*parts, meta)
+    train, valid, test = parts
+    return Dataset(train, valid, test, meta)
 
 
 PARTS = ("train", "valid", "test")

@@ -83,6 +83,15 @@ class MaskedNormal(TorchDistribution):
         with torch.no_grad():
             return self.rsample(sample_shape)
 
+    def entry_log_prob(self, value: Tensor) -> Tensor:
+        """Log density of every entry, (*batch, *event); zero for those that do not count."""
+        if self.mask_of_entries is not None:
+            value = torch.where(self.mask_of_entries, value, 0.0)
+        terms = -0.5 * ((value - self.loc) / self.scale).square() - self.scale.log() - _HALF_LOG_TWO_PI
+        if self.mask_of_entries is not None:
+            terms = torch.where(self.mask_of_entries, terms, 0.0)
+        return terms.expand(_joint(terms.shape, self.event_shape))
+
     def log_prob(self, value: Tensor) -> Tensor:
         """Log density of the entries that count, in nats, summed over the event axes."""
         axes = list(range(-len(self.event_shape), 0))
@@ -91,12 +100,7 @@ class MaskedNormal(TorchDistribution):
             constant = self.event_shape.numel() * (scale.log() + _HALF_LOG_TWO_PI)
             out = -(value - self.loc).square().sum(axes) / (2.0 * scale * scale) - constant
         else:
-            if self.mask_of_entries is not None:
-                value = torch.where(self.mask_of_entries, value, 0.0)
-            terms = -0.5 * ((value - self.loc) / self.scale).square() - self.scale.log() - _HALF_LOG_TWO_PI
-            if self.mask_of_entries is not None:
-                terms = torch.where(self.mask_of_entries, terms, 0.0)
-            out = terms.expand(_joint(terms.shape, self.event_shape)).sum(axes)
+            out = self.entry_log_prob(value).sum(axes)
         return out.expand(_joint(out.shape, self.batch_shape))
 
 

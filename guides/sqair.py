@@ -77,6 +77,8 @@ class SQAIRGuide(nn.Module):
             return []
         video = model.video(x)
         rows, frames = video.shape[:2]
+        if mask is not None and mask.dim() == 5:
+            mask = mask.all(2)
         seen = None if mask is None else mask.reshape(rows, frames, -1).any(-1)
         if mask is not None:
             video = video * mask.reshape(rows, frames, 1, *(mask.shape[2:] or (1, 1)))
@@ -120,7 +122,9 @@ class SQAIRGuide(nn.Module):
                 f"t{time}/presence", PreSampled(MaskedBernoulli(kept.logits, before.presence > 0), kept.presence)
             )
             where = pyro.sample(f"t{time}/where", PreSampled(self.parts.where_law(kept.where_law, there), kept.where))
-            what = pyro.sample(f"t{time}/what", PreSampled(MaskedNormal(*kept.what_law, there, 2), kept.what))
+            what = pyro.sample(
+                f"t{time}/what", PreSampled(MaskedNormal(kept.what_law[0], kept.what_law[1], there, 2), kept.what)
+            )
             stays = (presence, where, what)
         most = model.most(before)
         room = model.room(stays).expand(lead)
@@ -129,8 +133,9 @@ class SQAIRGuide(nn.Module):
         new = (torch.arange(most, device=births.device) < births.unsqueeze(-1)).unsqueeze(-1)
         where_new = pyro.sample(f"t{time}/where_new", PreSampled(MaskedNormal(*born.where_law, new, 2), born.where))
         what_new = pyro.sample(f"t{time}/what_new", PreSampled(MaskedNormal(*born.what_law, new, 2), born.what))
-        drawn = (births, where_new, what_new) if stays is None else (*stays, births, where_new, what_new)
-        ours = (born.births, born.where, born.what)
+        drawn: tuple[Tensor, ...] = (births, where_new, what_new)
+        drawn = drawn if stays is None else (*stays, *drawn)
+        ours: tuple[Tensor, ...] = (born.births, born.where, born.what)
         if kept is not None:
             ours = (kept.presence, kept.where, kept.what, *ours)
         known = canvas = None

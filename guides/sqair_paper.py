@@ -30,6 +30,11 @@ class PaperParts(nn.Module):
         mask_width: width of the networks that place the first look and its mask.
     """
 
+    propagation = (
+        "first_memory", "near.", "soft_mask.", "relate", "follow.", "correlation", "temporal.", "recall.", "gates.",
+        "stay.",
+    )  # fmt: skip
+
     def __init__(self, model: SQAIRModel, hidden: int = 256, mask_width: int = 128) -> None:
         super().__init__()
         self._model = [model]
@@ -156,8 +161,8 @@ class PaperParts(nn.Module):
         assert frame.fresh is not None
         image = frame.fresh.expand(*frame.lead, -1).reshape(rows, -1)
         like = room.expand(frame.lead)
-        stays = (None, None, None) if kept is None else (kept.presence, kept.where, kept.what)
-        context = model.context(*stays, like=like).reshape(rows, -1)
+        stays = () if kept is None else (kept.presence, kept.where, kept.what)
+        context = model.context(like, *stays).reshape(rows, -1)
         left = room.expand(frame.lead).reshape(-1)
         noise = frame.noise.reshape(rows, *frame.noise.shape[-2:])[:, model.slots :]
         hidden = self.search_start.expand(rows, -1)

@@ -42,6 +42,7 @@ class ResidualParts(nn.Module):
     """
 
     first_memory = None
+    propagation = ("follow.", "mix.", "stay.")
     threshold: Tensor
 
     def __init__(

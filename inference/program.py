@@ -239,6 +239,9 @@ def known_mass(name: str, fn: Any, found: SiteEvidence, value: Tensor, n: int) -
     if gaussian is not None:
         return condition(*gaussian, _only_known(e)).log_terms.sum(-1)
     base = _base(fn)
+    entries = getattr(base, "entry_log_prob", None)  # entries that are independent although they are one event
+    if entries is not None:
+        return _flatten(entries(value), n)[:, e.known].double().sum(1)
     if base.event_shape:
         raise EvidenceError(
             f"site {name!r} is partially known, but the entries of its {type(base).__name__} depend on each other in "

@@ -33,6 +33,9 @@ from phlogiston.networks.perceptron import linear, perceptron
 from phlogiston.networks.shared import Shared
 from phlogiston.networks.spatial import cover, paste
 
+PROPAGATION = ("first_memory", "cell.", "readout.", "later_logits")
+"""Parameters that films of one frame do not need."""
+
 LEAST = 0.01  # smallest standard deviation of anything
 
 
@@ -165,6 +168,7 @@ class SQAIRModel(nn.Module):
                 spread[4:] = what_prior_scale
             if presence == "learned":
                 self.readout.bias[-1] = 10.0
+        self.survival: Tensor
         self.register_buffer("survival", torch.tensor(survival).logit())
         self.first_births = nn.Parameter(torch.zeros(slots + 1))
         later = torch.arange(self.later_births + 1) * torch.tensor(birth).log()
@@ -245,7 +249,9 @@ class SQAIRModel(nn.Module):
             return torch.zeros((*like.shape, 1), device=like.device)
         return (torch.sigmoid(before.presence) * state.presence).sum(-1, keepdim=True) / self.slots
 
-    def context(self, presence: Tensor | None, where: Tensor | None, what: Tensor | None, like: Tensor) -> Tensor:
+    def context(
+        self, like: Tensor, presence: Tensor | None = None, where: Tensor | None = None, what: Tensor | None = None
+    ) -> Tensor:
         """The deep-set summary of the objects that stay, (..., hidden); zero without any."""
         if presence is None or where is None or what is None:
             return torch.zeros((*like.shape, self.chain_state.shape[0]), device=like.device)
@@ -473,7 +479,7 @@ class SQAIRModel(nn.Module):
         room = self.room(stays)
         context = expected = None
         if self.chain:
-            context = self.context(*(stays or (None, None, None)), like=room)
+            context = self.context(room, *(stays or ()))
             expected = self._expected(dynamics, before, room)
         births = pyro.sample(
             f"t{time}/births", dist.Categorical(logits=self.count_logits(dynamics, before, room, context))
@@ -506,6 +512,7 @@ def pixel_mask(mask: Tensor | None, lengths: Tensor | None, rows: int, frames: i
     """Which pixels count, bool (rows, frames, 1, height or 1, width or 1), or None for all."""
     known = None
     if mask is not None:
+        mask = mask.all(2) if mask.dim() == 5 else mask
         known = mask.reshape(*mask.shape[:2], 1, *(mask.shape[2:] or (1, 1)))
     if lengths is not None:
         long = (torch.arange(frames, device=lengths.device) < lengths.unsqueeze(-1))[:, :, None, None, None]
@@ -517,7 +524,7 @@ class _counted:
     """Masks all sites of rows whose film is over."""
 
     def __init__(self, lengths: Tensor | None, place: int) -> None:
-        self.handler = None if lengths is None else pyro.poutine.mask(mask=place < lengths)
+        self.handler = None if lengths is None else pyro.poutine.mask(mask=(place < lengths))  # type: ignore[call-overload]
 
     def __enter__(self) -> None:
         if self.handler is not None:
