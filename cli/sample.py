@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -12,14 +13,18 @@ from phlogiston.cli.output import emit, pairs, refuse_existing, write_whole
 
 def sample(
     run: Annotated[Path, typer.Argument(help="A run folder, or what System.save wrote.")],
-    n: Annotated[int, typer.Option("-n", min=1, help="How many.")] = 100,
-    out: Annotated[Path, typer.Option(help="File to write; .npz, .csv, .png, .gif or .mp4 by its suffix.")] = Path(
-        "samples.npz"
-    ),
+    n: Annotated[int | None, typer.Option("-n", min=1, help="How many; 100, or 1 of a text.")] = None,
+    out: Annotated[
+        Path, typer.Option(help="File to write; .npz, .csv, .png, .gif, .mp4, .svg, .mid or .wav by its suffix.")
+    ] = Path("samples.npz"),
+    text: Annotated[str | None, typer.Option(help="What to write, for systems that write.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Equal seeds give equal samples.")] = 0,
     sets: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the system's sample().")
     ] = None,
+    turn: Annotated[
+        bool, typer.Option("--turn", help="For systems that can: the film of turning round in a scene (.gif, .mp4).")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -29,11 +34,19 @@ def sample(
     Examples:
       phlogiston sample runs/drmm-swissroll-1 -n 5000 --out points.npz
       phlogiston sample runs/drmm-digits-1 -n 64 --out digits.png
+      phlogiston sample runs/scene-courts-1 -n 1 --turn --out turn.gif
+      phlogiston sample runs/handwriting-script-1 --text "hello world" --out hello.svg
     """
     from phlogiston.systems import export, workflow
 
     export.check_suffix(out)
     refuse_existing(out, force)
-    drawn = workflow.sample(run, n, seed, pairs(sets))
+    options = dict(pairs(sets))
+    if text is not None:
+        options["text"] = json.dumps(text)
+    if turn:
+        options["turn"] = "true"
+    n = n if n is not None else 100 if text is None and not turn else 1
+    drawn = workflow.sample(run, n, seed, options)
     write_whole(out, lambda temporary: export.write(temporary, drawn))
     emit(as_json, {"run": str(run), "n": n, "seed": seed, "out": str(out)}, str(out))

@@ -40,16 +40,19 @@ def box(drawing: Drawing, margin: float = 0.06) -> tuple[float, float, float, fl
     return float(low[0] - pad), float(low[1] - pad), float(size[0] + 2 * pad), float(size[1] + 2 * pad)
 
 
-def show(axes: Axes, drawing: Drawing, colour: str = INK, width: float = 1.2) -> None:
-    """Draw strokes, y downwards, points as dots."""
+def show(axes: Axes, drawing: Drawing, colour: str = INK, width: float = 1.2, square: bool = False) -> None:
+    """Draw strokes, y downwards, points as dots; `square` pads the panel to a square."""
     for stroke in drawing:
         if len(stroke) > 1:
             axes.plot(stroke[:, 0], stroke[:, 1], color=colour, linewidth=width, solid_capstyle="round")
         else:
             axes.plot(stroke[:, 0], stroke[:, 1], color=colour, marker="o", markersize=2.0 * width)
     left, top, wide, high = box(drawing)
+    if square:
+        side = max(wide, high)
+        left, top, wide, high = left - 0.5 * (side - wide), top - 0.5 * (side - high), side, side
     axes.set(xlim=(left, left + wide), ylim=(top + high, top), xticks=[], yticks=[])
-    axes.set_aspect("equal", adjustable="datalim")
+    axes.set_aspect("equal", adjustable="box")
     for side in axes.spines.values():
         side.set_color("#dddddd")
 
@@ -69,7 +72,7 @@ def gallery(rows: Mapping[str, tuple[Any, Any]], *, columns: int = 12, alt: str 
     for r, (title, (x, length)) in enumerate(rows.items()):
         for k, drawing in enumerate(drawings_of(x[:count], length[:count])):
             axes = figure.add_subplot(len(rows), count, r * count + k + 1)
-            show(axes, drawing)
+            show(axes, drawing, square=not wide)
             if k == 0:
                 axes.set_title(title, fontsize=8, loc="left")
     return figure

@@ -1,4 +1,4 @@
-"""Writing samples into files a person or another program can open: npz, csv, png, gif, mp4."""
+"""Writing samples into files a person or another program can open: npz, csv, png, gif, mp4, svg, mid, wav."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ import numpy as np
 
 from phlogiston.datasets.base import Array
 from phlogiston.errors import ConfigError, unknown_name
+from phlogiston.systems import export_sequences
 
-SUFFIXES = (".npz", ".csv", ".png", ".gif", ".mp4")
+SUFFIXES = (".npz", ".csv", ".png", ".gif", ".mp4", *export_sequences.SUFFIXES)
 _SIDE = 256  # pictures are enlarged to about this size, pixel by pixel
 _FRAMES_PER_SECOND = 8
 
@@ -66,6 +67,10 @@ def write(path: Path, samples: Samples) -> None:
             if names and site in samples.tensors
         }
         np.savez_compressed(path, allow_pickle=False, **samples.tensors, **extra)
+    elif export_sequences.is_sequences(samples):
+        export_sequences.write(path, samples)
+    elif kind in export_sequences.SUFFIXES:
+        raise ConfigError(f"these samples are no sequences; a {kind} file cannot show them. Use .npz.")
     elif kind == ".csv":
         _write_csv(path, samples)
     elif kind == ".png":

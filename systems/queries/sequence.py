@@ -12,7 +12,7 @@ Reference: Doucet, de Freitas and Gordon, "Sequential Monte Carlo methods in pra
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -40,8 +40,19 @@ def filter_particles(
     steps: int | None,
     typical: int,
     seed: int | None,
+    start: Callable[[int], Any] | None = None,
 ) -> Answer:
     """Sample sequences given evidence about any of their entries; see `SequenceModel.query`.
+
+    Args:
+        model: whose sequences.
+        evidence: pieces about `x`.
+        ask: `["x"]` or None.
+        particles: how many.
+        steps: length of the sequence; that of the evidence by default.
+        typical: length where the evidence says nothing of it.
+        seed: of the draws.
+        start: makes the first state of so many rows; the model's own by default.
 
     Raises:
         EvidenceError: malformed evidence, half-spaces, or evidence no particle satisfies.
@@ -67,9 +78,12 @@ def filter_particles(
         raise EvidenceError("evidence for 'x': half-spaces tie steps together; use Known, Near or Within")
     if bool((about.soft_fraction > 0).any()):
         raise EvidenceError("evidence for 'x': fractional masks are not for sequences; use Near")
-    generator = torch.Generator()
-    generator.manual_seed(int(torch.randint(2**31, ())) if seed is None else seed)
-    return _walk(model, about, float(constant), particles, count, generator)
+    seed = int(torch.randint(2**31, ())) if seed is None else seed
+    generator = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)  # a model may draw a latent for every particle
+        state = (start or model.start)(particles)
+    return _walk(model, state, about, float(constant), particles, count, generator)
 
 
 def _flat(piece: Piece, width: int) -> Piece:
@@ -110,7 +124,7 @@ def _longer(piece: Piece, told: int, count: int, width: int) -> Piece:
 
 
 def _walk(
-    model: Stepwise, about: LinearEvidence, constant: float, n: int, steps: int, generator: torch.Generator
+    model: Stepwise, state: Any, about: LinearEvidence, constant: float, n: int, steps: int, generator: torch.Generator
 ) -> Answer:
     width = model.width
     known, values = about.known.reshape(steps, width), about.values.reshape(steps, width).float()
@@ -119,13 +133,18 @@ def _walk(
     for place, entry in enumerate(about.soft.tolist()):
         item = (entry % width, float(about.soft_mean[place]), float(about.soft_sd[place]))
         soft.setdefault(entry // width, []).append(item)
-    state = model.start(n)
     path = torch.zeros(n, steps, width)
     weights = torch.zeros(n, dtype=torch.float64)
+    ended = torch.zeros(n, dtype=torch.bool)
+    over = torch.tensor([0.0] * model.targets + [2.0] * (width - model.targets))
     evidence, variance = 0.0, 0.0
     for t in range(steps):
         prediction, state = model.predict(state)
         drawn, gain = _step(prediction, model, known[t], values[t], n, generator)
+        if bool(ended.any()):  # nothing follows the end: evidence of more excludes a particle
+            agrees = bool((values[t] == over)[known[t]].all())
+            gain = torch.where(ended, 0.0 if agrees else -math.inf, gain)
+            drawn = torch.where(ended.unsqueeze(1), over, drawn)
         boxed = torch.isfinite(lower[t]) | torch.isfinite(upper[t])
         free = boxed & ~known[t]
         if bool(free.any()):
@@ -138,12 +157,15 @@ def _walk(
         check_alive(weights.unsqueeze(1), f"query, step {t}")
         path[:, t] = drawn
         state = model.observe(state, drawn)
+        if model.pen_states == 3:
+            ended = ended | (drawn[:, -1] > 1.5)
         size = float(effective_size(weights))
         if size < 0.5 * n and t + 1 < steps:
             evidence += float(log_mean(weights))
             variance += max(0.0, n / size - 1) / n
             index = systematic(weights.softmax(0), n, generator)
-            state, path, weights = select(state, index), path[index], torch.zeros_like(weights)
+            state, path, ended = select(state, index), path[index], ended[index]
+            weights = torch.zeros_like(weights)
     evidence += float(log_mean(weights))
     size = float(effective_size(weights))
     variance += max(0.0, n / size - 1) / n
@@ -170,6 +192,8 @@ def _step(
 ) -> tuple[Tensor, Tensor]:
     """Draw what is not known of a step, and the log probability of what is: (n, width), (n,)."""
     d = model.targets
+    if model.pen_states == 3 and bool(known[d]) and float(values[d]) > 1.5:
+        known = torch.cat([torch.zeros_like(known[:d]), known[d:]])  # the end has no numbers
     numbers, gain = _numbers(prediction.values, known[:d], values[:d], n, generator)
     if not model.pen_states:
         return numbers, gain.double()
@@ -182,6 +206,11 @@ def _step(
         gain = gain + log_pen.gather(1, state.unsqueeze(1)).squeeze(1)
     else:
         state = torch.multinomial(log_pen.exp(), 1, generator=generator).squeeze(1)
+    if model.pen_states == 3:
+        # where the drawing ends there is no point: known numbers speak against it
+        end = state == 2
+        numbers = torch.where(end.unsqueeze(1), 0.0, numbers)
+        gain = torch.where(end & bool((known[:d] & (values[:d] != 0)).any()), -math.inf, gain)
     return torch.cat([numbers, state.float().unsqueeze(1)], 1), gain.double()
 
 

@@ -1,0 +1,57 @@
+"""Configuration of handwriting synthesis."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from phlogiston.errors import ConfigError
+
+SUMMARY = "handwriting synthesis: writes a given text, neatly or in the hand of an example"
+PAPER = "Graves, Generating Sequences With Recurrent Neural Networks, arXiv 1308.0850"
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every option of the system.
+
+    Attributes:
+        hidden: units of each of the three layers.
+        windows: J, windows that slide over the text.
+        num_components: components K of the offsets' mixture.
+        min_scale: smallest standard deviation of a component, in units of the offsets' standard deviation.
+        max_points: longest line that is written.
+        steps: optimiser steps.
+        batch_size: lines per step.
+        learning_rate: peak of the schedule (a linear rise, then a cosine to a hundredth).
+        warmup: share of the steps the rise takes.
+        clip: largest gradient norm of the loss per line.
+    """
+
+    hidden: int = 128
+    windows: int = 5
+    num_components: int = 10
+    min_scale: float = 0.01
+    max_points: int = 1_000
+    steps: int = 2_000
+    batch_size: int = 64
+    learning_rate: float = 0.003
+    warmup: float = 0.05
+    clip: float = 30.0
+
+    def __post_init__(self) -> None:
+        for name in ("hidden", "windows", "num_components", "max_points", "steps", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1; got {getattr(self, name)}")
+        for name in ("min_scale", "learning_rate", "clip"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} must be positive; got {getattr(self, name)}")
+        if not 0 < self.warmup < 1:
+            raise ConfigError(f"warmup must lie between 0 and 1; got {self.warmup}")
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "paper": {"hidden": 400, "windows": 10, "num_components": 20, "learning_rate": 0.0005, "max_points": 3_000},
+    "cpu": {"hidden": 96, "steps": 900},
+}

@@ -1,0 +1,109 @@
+"""Configuration of SketchRNN."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from phlogiston.errors import ConfigError
+
+SUMMARY = "SketchRNN: drawings as pen strokes, drawn, completed, interpolated, mixed"
+PAPER = "Ha and Eck, A Neural Representation of Sketch Drawings, ICLR 2018, arXiv 1704.03477"
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every option of the system.
+
+    Attributes:
+        latent: size of z; 0 for the unconditional model, which has no encoder.
+        hidden: units of the decoder.
+        encoder_hidden: units of each direction of the encoder.
+        inputs: width of the decoder's input layer.
+        num_components: components K of the offsets' mixture.
+        min_scale: smallest standard deviation of a component, in units of the offsets' standard deviation.
+        dequantise: width of the uniform noise added to offsets, in data units; 1 for drawings in whole pixels. Scores
+            are of offsets with such noise, from a fixed seed.
+        stretch: while training, each axis of a drawing is scaled by a random factor within 1 +- this.
+        drop: while training, a point inside a stroke is left out with this probability.
+        max_points: longest drawing that is generated.
+        beta: weight of the latent's divergence at the end of training.
+        beta_start: the same at the beginning.
+        beta_warmup: share of the steps it takes to get from one to the other.
+        free_bits: nats per drawing below which the divergence costs nothing more.
+        steps: optimiser steps.
+        batch_size: drawings per step.
+        learning_rate: peak of the schedule (a linear rise, then a cosine to a hundredth).
+        warmup: share of the steps the rise takes.
+        clip: largest gradient norm of the loss per drawing.
+    """
+
+    latent: int = 32
+    hidden: int = 128
+    encoder_hidden: int = 64
+    inputs: int = 32
+    num_components: int = 10
+    min_scale: float = 0.003
+    dequantise: float = 0.0
+    stretch: float = 0.0
+    drop: float = 0.0
+    max_points: int = 200
+    beta: float = 1.0
+    beta_start: float = 0.02
+    beta_warmup: float = 0.6
+    free_bits: float = 6.0
+    steps: int = 8_000
+    batch_size: int = 100
+    learning_rate: float = 0.003
+    warmup: float = 0.03
+    clip: float = 30.0
+
+    def __post_init__(self) -> None:
+        for name in ("hidden", "encoder_hidden", "inputs", "num_components", "max_points", "steps", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1; got {getattr(self, name)}")
+        for name in ("min_scale", "learning_rate", "clip"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} must be positive; got {getattr(self, name)}")
+        for name in ("latent", "dequantise", "beta", "beta_start", "free_bits"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} must not be negative; got {getattr(self, name)}")
+        for name in ("beta_warmup", "warmup"):
+            if not 0 < getattr(self, name) < 1:
+                raise ConfigError(f"{name} must lie between 0 and 1; got {getattr(self, name)}")
+        for name in ("stretch", "drop"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"{name} must lie between 0 and 1; got {getattr(self, name)}")
+
+
+def reference_weight(w_kl: float, longest: int, latent: int, tolerance: float = 0.2) -> tuple[float, float]:
+    """Turn the reference's weight of the divergence into `beta` and `free_bits`.
+
+    Its loss divides the reconstruction by the padded length and averages the divergence over latent numbers, so that
+    "w_kl = 0.5" at 250 points and 128 numbers is a beta of 0.98 with a floor of 25.6 nats.
+
+    Args:
+        w_kl: the reference's weight.
+        longest: its padded length, N_max.
+        latent: N_z.
+        tolerance: its floor, per latent number.
+
+    Example:
+        >>> tuple(round(v, 2) for v in reference_weight(0.5, 250, 128))
+        (0.98, 25.6)
+    """
+    return w_kl * longest / latent, tolerance * latent
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "unconditional": {"latent": 0},
+    # whole pixels on a canvas of 105; drawings of at most 40 points
+    "omniglot": {"dequantise": 1.0},
+    "omniglot-unconditional": {"dequantise": 1.0, "latent": 0},
+    # what the latent says matters more than what it costs
+    "omniglot-codes": {"dequantise": 1.0, "beta": 0.25, "free_bits": 0.0},
+    "paper": {"latent": 128, "hidden": 512, "encoder_hidden": 256, "num_components": 20, "beta": 0.98,
+              "free_bits": 25.6, "stretch": 0.15, "drop": 0.1, "max_points": 250, "learning_rate": 0.001},
+    "cpu": {"steps": 1_500},
+}  # fmt: skip

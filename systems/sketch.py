@@ -1,0 +1,495 @@
+"""SketchRNN as a product: drawings as pen strokes, drawn, reconstructed, completed, interpolated and mixed.
+
+    data = phlogiston.datasets.load("omniglot", max_length=40)
+    system = Sketch(preset="omniglot").fit(data)
+    system.sample(16, temperature=0.6)            drawings from nothing
+    system.reconstruct(drawings)                  what the latent remembers of given ones
+    system.interpolate(a, b, 8)                   from one to another
+    system.complete(beginning, n=5)               different ways to go on
+    system.arithmetic([(1, a), (-1, b), (1, c)])  a - b + c
+
+`latent=0` trains the unconditional model: a decoder alone.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from phlogiston.datasets.base import Meta, Split
+from phlogiston.datasets.sequences import STROKES
+from phlogiston.errors import ConfigError, DataError, ShapeError, TrainingWarning, unknown_name
+from phlogiston.evaluate.metric import Metric
+from phlogiston.evaluate.score import Score
+from phlogiston.guides.sketch import SketchEncoder
+from phlogiston.inference import objectives
+from phlogiston.inference.engine import Stage
+from phlogiston.inference.schedules import cosine, piecewise, warmup
+from phlogiston.inference.sequences import Sequences
+from phlogiston.models.generation import RowNoise, generate, row_seed
+from phlogiston.models.sketch import SketchRNN
+from phlogiston.models.stepwise import Choice, valid_steps
+from phlogiston.systems.base import coerce
+from phlogiston.systems.configs.sketch import PRESETS
+from phlogiston.systems.configs.sketch import Config as SketchConfig
+from phlogiston.systems.stepwise import StepwiseSystem, make_choice
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+CHUNK = 200
+COLLAPSED = 0.5  # nats per drawing; a latent that says less says nothing
+PLACES = 64  # latents tried for a drawing that is to be completed
+
+
+class Sketch(StepwiseSystem):
+    """SketchRNN; options in `systems.configs.sketch.Config`.
+
+    Data need `x` (rows, points, 3): dx, dy, and the pen (1 where it is lifted after this point), padded, and `length`
+    (rows,). The end of a drawing is learned, too; it is no point of the data.
+
+    Example:
+        >>> from phlogiston import datasets
+        >>> data = datasets.load("script", sizes=(40, 10, 10))
+        >>> system = Sketch(steps=3, hidden=8, latent=2).fit(data)
+        >>> sorted(system.sample(3, seed=0))
+        ['length', 'x']
+    """
+
+    name: ClassVar[str] = "sketch"
+    Config: ClassVar[type] = SketchConfig
+    config: SketchConfig
+
+    # ----- data ---------------------------------------------------------------------------------------------------
+
+    def describe(self, train: Split, meta: Meta | None) -> dict[str, Any]:
+        """That the data are drawings, and how long they are."""
+        tensors = train.tensors
+        if "x" not in tensors or tensors["x"].ndim != 3 or tensors["x"].shape[2] != 3:
+            raise ShapeError("drawings need a tensor 'x' of shape (rows, points, 3): dx, dy, pen")
+        if not len(train):
+            raise DataError("x has no rows; at least one drawing is needed")
+        self.schema = {"columns": list(STROKES), "pen": True}
+        _, length = self.sequences(tensors["x"], tensors.get("length"))
+        return {**self.schema, "longest": int(length.max()), "mean_points": float(length.double().mean())}
+
+    def prepare(self, split: Split) -> Sequences:
+        """Drawings in batches of like length; with noise, stretched and thinned while training, if so told."""
+        x, length = self.sequences(split.tensors["x"], split.tensors.get("length"))
+        if split is self._valid:
+            order = length.argsort()
+            return Sequences({"x": self._noisy(x, length)[order], "length": length[order]})
+        return Sequences({"x": x, "length": length}, change=self._change())
+
+    def _noisy(self, x: Tensor, length: Tensor) -> Tensor:
+        """Drawings to be scored: with noise from a fixed seed where data lie on a grid."""
+        if not self.config.dequantise:
+            return x
+        generator = torch.Generator().manual_seed(0)
+        noise = self.config.dequantise * (torch.rand(x.shape[:2] + (2,), generator=generator) - 0.5)
+        inside = valid_steps(length, x.shape[1]).unsqueeze(-1)
+        return torch.cat([x[..., :2] + torch.where(inside, noise, 0.0), x[..., 2:]], -1)
+
+    def _change(self) -> Callable[[dict[str, Tensor]], dict[str, Tensor]] | None:
+        c = self.config
+        if not (c.dequantise or c.stretch or c.drop):
+            return None
+
+        def change(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+            x, length = batch["x"], batch["length"]
+            if c.drop:
+                x, length = thin(x, length, c.drop)
+            offsets = x[..., :2]
+            if c.dequantise:
+                offsets = offsets + c.dequantise * (torch.rand_like(offsets) - 0.5)
+            if c.stretch:
+                offsets = offsets * (1.0 + c.stretch * (2.0 * torch.rand(len(x), 1, 2) - 1.0))
+            inside = valid_steps(length, x.shape[1]).unsqueeze(-1)
+            return {**batch, "x": torch.cat([torch.where(inside, offsets, 0.0), x[..., 2:]], -1), "length": length}
+
+        return change
+
+    # ----- training -----------------------------------------------------------------------------------------------
+
+    def build(self) -> None:
+        """The decoder and, with a latent, the encoder."""
+        c = self.config
+        self.model = SketchRNN(c.latent, c.hidden, c.num_components, c.inputs, c.min_scale)
+        self.guide = SketchEncoder(self.model, c.encoder_hidden) if c.latent else None
+
+    def initialise(self, train: Any, seed: int) -> None:
+        """Set the unit of the offsets and spread the components."""
+        self.model.initialise(train.tensors["x"], train.tensors["length"])
+
+    def fit(self, data: Any, **options: Any) -> Any:
+        """Train on data; see `System.fit`. The loss is in nats per drawing, in the data's units.
+
+        Warns with `TrainingWarning` when the latent has collapsed: drawings are then coded by less than half a nat.
+        """
+        train, valid, _ = coerce(data)
+        self._valid = valid if valid is not None and len(valid) else None
+        try:
+            found = super().fit(data, **options)
+        finally:
+            self._valid = None
+        if self.guide is not None:
+            some = (valid if valid is not None and len(valid) else train).tensors
+            length = some["length"][:500] if "length" in some else None
+            divergence = float(self._parts(*self.sequences(some["x"][:500], length))[1].mean())
+            if divergence < COLLAPSED:
+                warnings.warn(
+                    f"the latent has collapsed: its divergence is {divergence:.2f} nats per drawing, so that z says "
+                    "nothing of what is drawn. Raise free_bits, lower beta, or train longer.",
+                    TrainingWarning,
+                    stacklevel=2,
+                )
+        return found
+
+    _valid: Split | None = None
+
+    def stages(self) -> list[Stage]:
+        """The bound with a floor under the divergence, whose weight rises; without latent the likelihood."""
+        c = self.config
+        schedules: dict[str, Any] = {"learning_rate": warmup(c.warmup, cosine(1.0, 0.01), 0.05)}
+        objective: Any = "elbo"
+        if c.latent:
+            objective = objectives.make("free_bits", nats=c.free_bits)
+            schedules["scale.z"] = piecewise([(0.0, c.beta_start), (c.beta_warmup, c.beta), (1.0, c.beta)])
+        return [
+            Stage("fit", c.steps, objective, "adam", c.learning_rate, c.batch_size, schedules=schedules, clip=c.clip)
+        ]
+
+    # ----- verbs --------------------------------------------------------------------------------------------------
+
+    def sample(  # type: ignore[override]
+        self,
+        n: int,
+        *,
+        temperature: float | None = None,
+        pi_temperature: float = 1.0,
+        sigma_temperature: float = 1.0,
+        pen_temperature: float | None = None,
+        z: Any = None,
+        max_points: int | None = None,
+        seed: int | None = None,
+    ) -> dict[str, Tensor]:
+        """Draw drawings.
+
+        Args:
+            n: how many.
+            temperature: stands for the other three: the single one of the paper.
+            pi_temperature: divides logits of components.
+            sigma_temperature: multiplies variances.
+            pen_temperature: divides logits of the pen.
+            z: latents (n, latent) to draw; from the prior by default.
+            max_points: longest drawing; the configuration's by default.
+            seed: of this call; None draws one from torch's generator. Drawing i depends on the seed and i alone.
+
+        Returns:
+            `x` (n, points, 3): dx, dy, pen; `length` (n,).
+        """
+        self._need_fit()
+        if n < 1:
+            raise ConfigError(f"n must be at least 1; got {n}")
+        seed = int(torch.randint(2**31, ())) if seed is None else seed
+        choice = make_choice(pi_temperature, sigma_temperature, pen_temperature, 0.0, temperature)
+        if z is None and self.config.latent:
+            z = self._priors(n, seed)
+        return self._draw(self._start(n, z), n, choice, max_points, seed)
+
+    def _priors(self, n: int, seed: int) -> Tensor:
+        rows = [torch.Generator().manual_seed(row_seed(seed + 1, row)) for row in range(n)]
+        return torch.stack([torch.randn(self.config.latent, generator=g) for g in rows])
+
+    def _start(self, n: int, z: Any) -> Any:
+        if z is not None:
+            self._need_latent()
+            z = torch.as_tensor(z, dtype=torch.float32)
+            if z.shape != (n, self.config.latent):
+                raise ShapeError(f"z has shape {tuple(z.shape)}; expected ({n}, {self.config.latent})")
+        with torch.inference_mode():
+            return self.model.start(n, z)
+
+    def _draw(self, state: Any, n: int, choice: Choice, most: int | None, seed: int) -> dict[str, Tensor]:
+        self.model.eval()
+        found = generate(self.model, state, most or self.config.max_points, RowNoise(self.model, n, seed), choice)
+        return {"x": found.x, "length": found.length}
+
+    def _need_latent(self) -> None:
+        if not self.config.latent:
+            raise ConfigError("this model has no latent (latent=0): it can sample and complete, and nothing else")
+
+    def encode(self, x: Any, length: Any = None) -> Any:
+        """What a drawing is, as the encoder sees it: q(z | drawing), a normal of batch (rows,).
+
+        Raises:
+            ConfigError: the unconditional model.
+        """
+        self._need_latent()
+        x, length = self.sequences(x, length)
+        with torch.no_grad():
+            return self.guide.posterior(x, length)
+
+    def decode(self, z: Any, *, temperature: float = 0.1, max_points: int | None = None, seed: int = 0) -> Any:
+        """Draw what latents (n, latent) stand for; a low temperature shows what is typical of them."""
+        z = torch.as_tensor(z, dtype=torch.float32)
+        return self.sample(len(z), temperature=temperature, z=z, max_points=max_points, seed=seed)
+
+    def reconstruct(self, x: Any, length: Any = None, *, temperature: float = 0.1, seed: int = 0) -> dict[str, Tensor]:
+        """Encode drawings and draw them again."""
+        return self.decode(self.encode(x, length).mean, temperature=temperature, seed=seed)  # type: ignore[no-any-return]
+
+    def interpolate(
+        self,
+        a: Any,
+        b: Any,
+        n: int = 8,
+        *,
+        kind: Literal["slerp", "lerp"] = "slerp",
+        temperature: float = 0.1,
+        seed: int = 0,
+    ) -> dict[str, Tensor]:
+        """Draw `n` drawings on the way from one drawing to another, ends included.
+
+        Args:
+            a: a drawing (points, 3).
+            b: another.
+            n: how many, at least 2.
+            kind: along the great circle between their latents (`"slerp"`), or straight (`"lerp"`).
+            temperature: of the draws.
+            seed: of the draws; all are drawn with the same noise, so that only the latent differs.
+        """
+        if n < 2:
+            raise ConfigError(f"n is {n}; an interpolation has at least its two ends")
+        if kind not in ("slerp", "lerp"):
+            raise unknown_name("kind of interpolation", kind, ("slerp", "lerp"))
+        first, last = self.encode(a).mean[0], self.encode(b).mean[0]
+        way = torch.linspace(0.0, 1.0, n).unsqueeze(-1)
+        z = slerp(first, last, way) if kind == "slerp" else (1 - way) * first + way * last
+        return self._same_noise(z, temperature, seed)
+
+    def arithmetic(self, terms: Sequence[tuple[float, Any]], *, temperature: float = 0.1, seed: int = 0) -> Any:
+        """Draw the weighted sum of drawings' latents: `[(1, cat_head), (1, body), (-1, head)]`."""
+        if not terms:
+            raise ConfigError("arithmetic needs at least one (weight, drawing)")
+        z = torch.stack([weight * self.encode(drawing).mean[0] for weight, drawing in terms]).sum(0, keepdim=True)
+        return self.decode(z, temperature=temperature, seed=seed)
+
+    def _same_noise(self, z: Tensor, temperature: float, seed: int) -> dict[str, Tensor]:
+        choice = make_choice(temperature=temperature)
+        rows = [
+            generate(
+                self.model,
+                self._start(1, row.unsqueeze(0)),
+                self.config.max_points,
+                RowNoise(self.model, [0], seed),
+                choice,
+            )
+            for row in z
+        ]
+        length = torch.cat([row.length for row in rows])
+        x = torch.zeros(len(rows), max(1, int(length.max())), 3)
+        for place, row in zip(x, rows, strict=True):
+            place[: row.x.shape[1]] = row.x[0]
+        return {"x": x, "length": length}
+
+    def complete(
+        self,
+        prefix: Any,
+        n: int = 1,
+        *,
+        z: Any = None,
+        temperature: float = 0.6,
+        max_points: int | None = None,
+        seed: int | None = None,
+    ) -> dict[str, Tensor]:
+        """Go on from the beginning of a drawing.
+
+        Args:
+            prefix: the beginning, (points, 3).
+            n: how many ways to go on.
+            z: latents (n, latent); by default drawn from the prior and weighed by how well they explain the beginning.
+            temperature: of the draws.
+            max_points: of a whole drawing.
+            seed: of this call.
+
+        Returns:
+            Whole drawings, the beginning included: `x` (n, points, 3) and `length` (n,).
+        """
+        x, length = self.sequences(prefix)
+        if len(x) != 1:
+            raise ShapeError(f"prefix holds {len(x)} drawings; give the beginning of one")
+        if n < 1:
+            raise ConfigError(f"n must be at least 1; got {n}")
+        seed = int(torch.randint(2**31, ())) if seed is None else seed
+        begun = x[:, : int(length[0])].expand(n, -1, -1)
+        with torch.no_grad():
+            if z is None and self.config.latent:
+                z = self._explain(x, n, seed)
+            state = self._start(n, z)
+            for t in range(begun.shape[1]):
+                _, state = self.model.predict(state)
+                state = self.model.observe(state, begun[:, t])
+        left = max(1, (max_points or self.config.max_points) - begun.shape[1])
+        rest = self._draw(state, n, make_choice(temperature=temperature), left, seed)
+        return {"x": torch.cat([begun, rest["x"]], 1), "length": rest["length"] + begun.shape[1]}
+
+    def _explain(self, x: Tensor, n: int, seed: int) -> Tensor:
+        """Latents that could have begun like this: prior draws, weighed by the beginning's likelihood."""
+        generator = torch.Generator().manual_seed(row_seed(seed, -1))
+        z = torch.randn(n, PLACES, self.config.latent, generator=generator)
+        points = x.shape[1]
+        steps = self.model.steps_log_prob(x, torch.full((1,), points), z.reshape(-1, 1, self.config.latent))
+        weight = steps.sum(-1).reshape(n, PLACES)
+        chosen = torch.multinomial(weight.softmax(-1), 1, generator=generator).squeeze(-1)
+        return z[torch.arange(n), chosen]
+
+    # ----- densities ----------------------------------------------------------------------------------------------
+
+    def _parts(self, x: Tensor, length: Tensor, seed: int = 0) -> tuple[Tensor, Tensor]:
+        """Reconstruction log density and divergence of each drawing, in nats, one latent draw from a fixed seed."""
+        self.model.eval()
+        x = self._noisy(x, length)
+        generator = torch.Generator().manual_seed(seed)
+        found = []
+        with torch.no_grad():
+            for part, size in zip(x.split(CHUNK), length.split(CHUNK), strict=True):
+                part = part[:, : int(size.max())]
+                if self.guide is None:
+                    found.append((self.model.log_likelihood(part, size), torch.zeros(len(part))))
+                    continue
+                loc, scale = self.guide.encode(part, size)
+                z = loc + scale * torch.randn(loc.shape, generator=generator)
+                divergence = (0.5 * (loc.square() + scale.square() - 1.0) - scale.log()).sum(-1)
+                found.append((self.model.log_likelihood(part, size, z), divergence))
+        return torch.cat([a for a, _ in found]), torch.cat([b for _, b in found])
+
+    def log_prob(self, x: Any, length: Any = None, *, samples: int = 64, seed: int = 0) -> Score:  # type: ignore[override]
+        """Log density of drawings in nats, per unit of the data's offsets.
+
+        Exact for the unconditional model; with a latent the importance-weighted bound with `samples` draws per drawing
+        (Burda et al., 2016), a lower bound.
+        """
+        x, length = self.sequences(x, length)
+        if self.guide is None:
+            return Score(self._parts(x, length)[0], "exact")
+        x = self._noisy(x, length)
+        generator = torch.Generator().manual_seed(seed)
+        values = []
+        with torch.no_grad():
+            for part, size in zip(x.split(20), length.split(20), strict=True):
+                part = part[:, : int(size.max())]
+                loc, scale = self.guide.encode(part, size)
+                noise = torch.randn(samples, *loc.shape, generator=generator)
+                z = loc + scale * noise
+                gap = 0.5 * (noise.square() - z.square()).sum(-1) + scale.log().sum(-1)
+                values.append(torch.logsumexp(self.model.log_likelihood(part, size, z) + gap, 0) - math.log(samples))
+        return Score(torch.cat(values), "lower bound")
+
+    def query(  # type: ignore[override]
+        self,
+        evidence: Any = None,
+        ask: Sequence[str] | None = None,
+        num_samples: int = 1000,
+        *,
+        steps: int | None = None,
+        seed: int | None = None,
+    ) -> Any:
+        """Sample drawings given any of their entries, by a particle filter; see `SequenceModel.query`.
+
+        The site `x` has three columns: dx, dy and the pen, 2 where the drawing is over. Particles carry latents drawn
+        from the prior.
+        """
+        from phlogiston.systems.queries.sequence import filter_particles
+
+        self._need_fit()
+        return filter_particles(self.model, evidence, ask, num_samples, steps, self.schema["longest"] + 1, seed)
+
+    # ----- evaluation ---------------------------------------------------------------------------------------------
+
+    METRICS: ClassVar[tuple[str, ...]] = ("bound", "log_likelihood", "recognition")
+
+    def evaluate(self, data: Any, metrics: Sequence[str] | None = None) -> dict[str, Metric]:
+        """Score on held-out drawings.
+
+        Args:
+            data: a dataset (its test rows, else validation rows), split or dict.
+            metrics: some of `METRICS`; all by default.
+
+        Returns:
+            In nats per drawing, of offsets divided by their standard deviation in the training data:
+            `negative_bound`, `reconstruction`, `divergence` (the last two with a latent only), `log_likelihood` (with
+            a latent the importance-weighted bound over the first 200 drawings); and `recognised_share`: how many of
+            200 reconstructions are nearest to their own source among the 200.
+        """
+        from phlogiston.systems.sketch_report import evaluate
+
+        self._need_fit()
+        for metric in metrics or ():
+            if metric not in self.METRICS:
+                raise unknown_name("metric", metric, self.METRICS)
+        return evaluate(self, data, set(metrics or self.METRICS))
+
+    def figures(self, data: Any) -> dict[str, Figure]:
+        """Drawings beside real ones at three temperatures, reconstructions, interpolations, completions, the loss."""
+        from phlogiston.systems.sketch_report import figures
+
+        self._need_fit()
+        return figures(self, data)
+
+    @classmethod
+    def demo(cls, quick: bool = False) -> list[dict[str, Any]]:
+        """Single letters of the built-in script."""
+        return [
+            {
+                "title": "Drawing letters, stroke by stroke",
+                "text": "Every drawing is read into a few numbers, and drawn again from them. In between lie drawings "
+                "nobody made.",
+                "data": "script",
+                "data_options": {"sizes": (1200, 100, 100), "letters": (1, 2)},
+                "options": {
+                    **PRESETS["default"], "hidden": 64, "encoder_hidden": 32, "latent": 8, "free_bits": 3.0,
+                    "max_points": 60, "steps": 150 if quick else 900,
+                },
+            }
+        ]  # fmt: skip
+
+
+def slerp(a: Tensor, b: Tensor, way: Tensor) -> Tensor:
+    """Points on the arc from `a` to `b`, (D,) each, at shares `way` (n, 1); a straight line if they hardly differ."""
+    cosine_of = (a @ b) / (a.norm() * b.norm()).clamp_min(1e-12)
+    angle = torch.arccos(cosine_of.clamp(-1.0, 1.0))
+    if float(angle) < 1e-4 or float(torch.sin(angle)) < 1e-4:  # the same direction, or opposite ones
+        return (1 - way) * a + way * b
+    return (torch.sin((1 - way) * angle) * a + torch.sin(way * angle) * b) / torch.sin(angle)
+
+
+def thin(x: Tensor, length: Tensor, probability: float) -> tuple[Tensor, Tensor]:
+    """Leave out points inside strokes of more than two; their offsets go to the next point, so that nothing moves.
+
+    Args:
+        x: (rows, points, 3).
+        length: (rows,).
+        probability: of leaving out a point that may be left out.
+
+    Returns:
+        The same with fewer points, and lengths.
+    """
+    lifted = x[..., 2] > 0.5
+    before = torch.cat([torch.ones_like(lifted[:, :1]), lifted[:, :-1]], 1)  # first point of a stroke
+    inner = ~lifted & ~before & valid_steps(length - 1, x.shape[1])  # nor is the last point left out
+    dropped = inner & (torch.rand(inner.shape) < probability)
+    place = x[..., :2].cumsum(1)
+    order = torch.argsort(dropped.to(torch.uint8), dim=1, stable=True)
+    place = place.gather(1, order.unsqueeze(-1).expand_as(place))
+    pen = x[..., 2].gather(1, order)
+    size = length - dropped.sum(1)
+    offsets = torch.cat([place[:, :1], place[:, 1:] - place[:, :-1]], 1)
+    inside = valid_steps(size, x.shape[1])
+    out = torch.cat([offsets, pen.unsqueeze(-1)], -1)
+    return torch.where(inside.unsqueeze(-1), out, 0.0), size
