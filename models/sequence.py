@@ -1,6 +1,6 @@
 """Recurrent mixture density network (MDN-RNN): every step of a sequence is drawn from a mixture that its past chooses.
 
-    h_t = rnn(features(x_{t-1}, x_{t-2}), h_{t-1});   x_t | past ~ mixture(head(h_t))
+    h_t = rnn(features(x_{t-1}, x_{t-2}), h_{t-1});   x_t | past ~ mixture(head(h_t), x_{t-1}, x_{t-2})
     pen_t | past ~ Bernoulli(head(h_t))                  where the data have a pen
 
 Every column is modelled in the coordinates that suit it: levels (a finger's place, a knob) by the step from the last
@@ -67,7 +67,7 @@ class MDNRNN(Stepwise):
         min_scale: smallest standard deviation of a component, in units of its column.
 
     Buffers `centre` and `unit` (D,) standardise: location and scale of a column (of its logarithm, of its steps); and
-    `level_centre`, `level_unit`, `fine` (D,) serve the network's view of levels.
+    `level_centre`, `level_unit`, `fine`, `usual` (D,) serve the network's view of the past.
     """
 
     centre: Tensor
@@ -75,6 +75,7 @@ class MDNRNN(Stepwise):
     level_centre: Tensor
     level_unit: Tensor
     fine: Tensor
+    usual: Tensor
     is_level: Tensor
     is_positive: Tensor
 
@@ -102,20 +103,23 @@ class MDNRNN(Stepwise):
             raise ConfigError(f"columns {sorted(set(levels) & set(positive))} cannot be levels and positive at once")
         self.targets, self.pen_states, self.num_components = targets, 2 if pen else 0, num_components
         self.kind, self.grid, self.min_scale = kind, grid, min_scale
-        for name, value in (("centre", 0.0), ("unit", 1.0), ("level_centre", 0.0), ("level_unit", 1.0), ("fine", 1.0)):
-            self.register_buffer(name, torch.full((targets,), value))
+        for name in ("centre", "level_centre", "usual"):
+            self.register_buffer(name, torch.zeros(targets))
+        for name in ("unit", "level_unit", "fine"):
+            self.register_buffer(name, torch.ones(targets))
         for name, columns in (("is_level", levels), ("is_positive", positive)):
             mark = torch.zeros(targets, dtype=torch.bool)
             mark[list(columns)] = True
             self.register_buffer(name, mark)
-        self._levels = sorted(levels)
+        self._levels, self._positive = sorted(levels), sorted(positive)
         self.rnn = Recurrent(self.num_features, hidden, layers, cell)
-        self.head = nn.Linear(hidden, num_outputs(kind, num_components, targets) + (1 if pen else 0))
+        self._outputs = (num_outputs(kind, num_components, targets), num_components if levels else 0, 1 if pen else 0)
+        self.head = nn.Linear(hidden, sum(self._outputs))
 
     @property
     def num_features(self) -> int:
-        """What the network sees of the past at every step: columns, steps of levels twice, pen, beginning."""
-        return self.targets + 2 * len(self._levels) + (1 if self.pen_states else 0) + 2
+        """What the network sees of the past: columns, steps and times once more in fine detail, pen, beginning."""
+        return self.targets + 2 * len(self._levels) + len(self._positive) + (1 if self.pen_states else 0) + 2
 
     # ----- before training ----------------------------------------------------------------------------------------
 
@@ -143,7 +147,9 @@ class MDNRNN(Stepwise):
         self.level_unit.copy_(_scale(levels))
         size = steps.abs()
         typical = torch.stack([c[c > 0].median() if bool((c > 0).any()) else c.new_ones(()) for c in size.unbind(-1)])
-        self.fine.copy_(torch.where(self.is_level, typical, 1.0))
+        # differences of the size of a cell must be seen, or of the steps most often taken
+        self.fine.copy_(typical if self.grid is None else torch.full_like(typical, 2.0 * self.grid))
+        self.usual.copy_(numbers[inside].median(0).values)
         self._start_head((steps[:: max(1, len(steps) // 20_000)] - self.centre) / self.unit)
 
     def _start_head(self, steps: Tensor) -> None:
@@ -179,28 +185,32 @@ class MDNRNN(Stepwise):
             step = (numbers - earlier)[..., self._levels]
             step = torch.where((seen > 1).unsqueeze(-1), step, 0.0)
             parts.append((step / self.unit[self._levels]).clamp(-10.0, 10.0))
-            parts.append(0.5 * torch.asinh(step / self.fine[self._levels]))
+            parts.append(0.4 * torch.asinh(step / self.fine[self._levels]))
+        if self._positive:
+            gap = (numbers - self.usual)[..., self._positive] / self.fine[self._positive]
+            parts.append(0.4 * torch.asinh(gap))
         if self.pen_states:
             parts.append(last[..., self.targets :])
         first, second = (seen == 0).to(level.dtype), (seen == 1).to(level.dtype)
         found = torch.cat(parts, -1) * (1.0 - first).unsqueeze(-1)
         return torch.cat([found, torch.stack([first, second], -1)], -1)
 
-    def prediction(self, out: Tensor, last: Tensor, seen: Tensor) -> Prediction:
-        """The law of the next step, from the network's output (..., hidden) and the last step (..., width)."""
-        raw = self.head(out)
-        count = num_outputs(self.kind, self.num_components, self.targets)
-        params = mixture_parameters(
-            raw[..., :count], self.kind, self.num_components, self.targets, "exp", self.min_scale
-        )
+    def prediction(self, out: Tensor, last: Tensor, before: Tensor, seen: Tensor) -> Prediction:
+        """The law of the next step, from the network's output (..., hidden) and the last two steps (..., width)."""
+        raw, momentum, lifted = self.head(out).split(self._outputs, -1)
+        params = mixture_parameters(raw, self.kind, self.num_components, self.targets, "exp", self.min_scale)
+        if self._levels:
+            # what moves goes on moving: each component keeps a share of the last step, as far as the network says
+            step = (last - before)[..., : self.targets] / self.unit
+            step = torch.where(self.is_level & (seen > 1).unsqueeze(-1), step, 0.0)
+            params = params._replace(loc=params.loc + momentum.unsqueeze(-1) * step.unsqueeze(-2))
         base = cast(JointMixture, mixture(params, validate_args=False))
         level = torch.where((seen > 0).unsqueeze(-1), last[..., : self.targets], self.level_centre)
         shift = torch.where(self.is_level, level, self.centre)
         values = Warped(base, shift, self.unit, self.is_positive, self.grid, validate_args=False)
         if not self.pen_states:
             return Prediction(values)
-        lifted = raw[..., count]
-        return Prediction(values, torch.stack([torch.zeros_like(lifted), lifted], -1))
+        return Prediction(values, torch.cat([torch.zeros_like(lifted), lifted], -1))
 
     def predictions(
         self, x: Tensor, last: Tensor | None = None, seen: Tensor | None = None, hidden: Tensor | None = None
@@ -225,7 +235,7 @@ class MDNRNN(Stepwise):
         before, latest = whole[:, :-1], whole[:, 1:]
         count = seen.unsqueeze(-1) + torch.arange(steps, device=x.device)
         out, hidden = self.rnn(self.features(latest, before, count), hidden)
-        return self.prediction(out, latest, count), hidden
+        return self.prediction(out, latest, before, count), hidden
 
     def log_likelihood(
         self,
@@ -258,7 +268,7 @@ class MDNRNN(Stepwise):
         last = state.last[:, 1]
         seen = self.features(last, state.last[:, 0], state.seen)
         out, hidden = self.rnn(seen.unsqueeze(1), state.hidden)
-        return self.prediction(out[:, 0], last, state.seen), State(hidden, state.last, state.seen)
+        return self.prediction(out[:, 0], last, state.last[:, 0], state.seen), State(hidden, state.last, state.seen)
 
     def observe(self, state: State, value: Tensor) -> State:
         """See `Stepwise.observe`."""

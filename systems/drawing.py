@@ -53,8 +53,8 @@ def show(axes: Axes, drawing: Drawing, colour: str = INK, width: float = 1.2, sq
         left, top, wide, high = left - 0.5 * (side - wide), top - 0.5 * (side - high), side, side
     axes.set(xlim=(left, left + wide), ylim=(top + high, top), xticks=[], yticks=[])
     axes.set_aspect("equal", adjustable="box")
-    for side in axes.spines.values():
-        side.set_color("#dddddd")
+    for spine in axes.spines.values():
+        spine.set_color("#dddddd")
 
 
 def gallery(rows: Mapping[str, tuple[Any, Any]], *, columns: int = 12, alt: str = "", wide: bool = False) -> Figure:

@@ -78,7 +78,7 @@ class HandwritingModel(StepwiseSystem):
         pace = float(length.sum()) / float((text >= 0).sum())
         return {**self.schema, "alphabet": alphabet, "points_per_character": pace}
 
-    def prepare(self, split: Split) -> Sequences:
+    def prepare(self, split: Split) -> Any:
         """Lines in batches of like length."""
         x, length = self.sequences(split.tensors["x"], split.tensors.get("length"))
         return Sequences({"x": x, "length": length, "text": split.tensors["text"]})
@@ -185,7 +185,7 @@ class HandwritingModel(StepwiseSystem):
                 state = self.model.start(1, self.codes(text))
         return super().stream(state, seed=seed, **choice)
 
-    def export(self, path: Any = None, *, state: Any = None, text: str = "", **choice: float) -> Any:
+    def export(self, path: Any = None, *, state: Any = None, text: str = "", **choice: float) -> Any:  # type: ignore[override]
         """Export one step for texts as long as `text`; see `StepwiseSystem.export`."""
         return super().export(path, state=self.model.start(1, self.codes(text)) if state is None else state, **choice)
 

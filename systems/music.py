@@ -32,7 +32,7 @@ def tracks(x: Array, columns: tuple[str, ...]) -> tuple[Array, Array]:
         raise ConfigError(f"sequences of {', '.join(columns)} make no sound: a column 'dt' and another are needed")
     times = np.cumsum(np.maximum(x[:, columns.index("dt")], 0.0))
     # a finger: height is pitch, so the second place comes first; knobs: each is a voice
-    voices = [c for c in ("y", "x") if c in columns] or [c for c in columns if c not in ("dt", "pen")]
+    voices: list[str] = [c for c in ("y", "x") if c in columns] or [c for c in columns if c not in ("dt", "pen")]
     return times, np.clip(np.stack([x[:, columns.index(c)] for c in voices], 1), 0.0, 1.0)
 
 

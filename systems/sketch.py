@@ -78,7 +78,7 @@ class Sketch(StepwiseSystem):
         _, length = self.sequences(tensors["x"], tensors.get("length"))
         return {**self.schema, "longest": int(length.max()), "mean_points": float(length.double().mean())}
 
-    def prepare(self, split: Split) -> Sequences:
+    def prepare(self, split: Split) -> Any:
         """Drawings in batches of like length; with noise, stretched and thinned while training, if so told."""
         x, length = self.sequences(split.tensors["x"], split.tensors.get("length"))
         if split is self._valid:
