@@ -42,6 +42,8 @@ from phlogiston.systems.scene_training import PixelNoise, Report, objective
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from phlogiston.inference.answer import Answer
+
 METRICS = ("generation", "posterior", "baselines", "bound")
 
 
@@ -351,6 +353,61 @@ class Scene(System):
         drawn = self.sample_views(memory, poses, num_samples, temperature=temperature, seed=seed)
         return (drawn[0] if num_samples == 1 else drawn), poses
 
+    def query(  # type: ignore[override]
+        self,
+        evidence: Any = None,
+        ask: Sequence[str] | None = None,
+        num_samples: int = 100,
+        *,
+        memory: Memory | None = None,
+        pose: Any = None,
+        scene: int = 0,
+        view: int = -1,
+        seed: int | None = None,
+    ) -> Answer:
+        """Sample what is seen from one viewpoint given what is known of it.
+
+        Args:
+            evidence: pieces about `x`, the photograph (3 H W entries, or of the photograph's own shape (3, H, W)), and
+                about the latents `z_0 ...`; see `inference.evidence`.
+            ask: sites to return; all by default.
+            num_samples: per row of evidence.
+            memory: of the place; by default that of a place kept with the model.
+            pose: (5,) or (6,), the viewpoint; by default a pose kept with the model.
+            scene: which kept place, where there is no `memory`.
+            view: which kept pose of it, where there is no `pose`.
+            seed: of the draws.
+
+        Returns:
+            The answer; see `systems.queries.scene`.
+
+        Raises:
+            EvidenceError: malformed or impossible evidence.
+            ConfigError: neither a memory nor kept places.
+        """
+        from phlogiston.systems.queries.scene import SceneQuery
+
+        self._need_fit()
+        if (memory is None or pose is None) and self.schema["kept"] is None:
+            raise ConfigError("this model keeps no places (keep_scenes=0): give query a memory and a pose")
+        if memory is None:
+            memory = self.kept(self._kept_number(scene))
+        if pose is None:
+            pose = self.model.kept_poses[self._kept_number(scene)][view]
+        where = check_poses(np.asarray(pose, dtype=np.float32)[None], memory)[0]
+        return SceneQuery(self.model, self.guide, memory.state, where).ask(evidence, ask, num_samples, seed=seed)
+
+    def vocabulary(self) -> tuple[dict[str, Sequence[str]], dict[str, Sequence[str]]]:
+        """Names of the pixels: `red_0_0` is the upper left one's red."""
+        self._need_fit()
+        side = range(self.schema["image"])
+        return {"x": [f"{c}_{i}_{j}" for c in ("red", "green", "blue") for i in side for j in side]}, {}
+
+    def _kept_number(self, scene: int) -> int:
+        if not 0 <= scene < self.schema["kept"][0]:
+            raise ConfigError(f"scene is {scene}; the model keeps places 0 to {self.schema['kept'][0] - 1}")
+        return scene
+
     # ----- the System's verbs -------------------------------------------------------------------------------------
 
     def sample(
@@ -390,9 +447,7 @@ class Scene(System):
             raise ConfigError(f"n must be at least 1; got {n}")
         if turn:
             return {"video": scene_film.film(self, side, context, n if n < 10 else 1, frames, temperature, seed)[None]}
-        if not 0 <= scene < self.schema["kept"][0]:
-            raise ConfigError(f"scene is {scene}; the model keeps places 0 to {self.schema['kept'][0] - 1}")
-        memory = self.kept(scene, context)
+        memory = self.kept(self._kept_number(scene), context)
         others = self.model.kept_poses[scene][context:]
         poses = (others if len(others) else self.model.kept_poses[scene])[torch.arange(n) % max(1, len(others))]
         drawn = self.sample_views(memory, poses, 1, temperature=temperature, seed=seed)[0]

@@ -43,7 +43,7 @@ def episodes(
     split: Split,
     side: int = 1,
     context: int | None = None,
-    total: int = QUERIES,
+    total: int | None = None,
     seed: int = 0,
 ) -> Iterator[dict[str, Tensor]]:
     """Yield batches of hotels with queries outside their context; equal seeds give equal batches.
@@ -53,13 +53,14 @@ def episodes(
         split: held-out places.
         side: places along a hotel's side.
         context: photographs seen per place; the options' by default.
-        total: queries wanted over all.
+        total: queries wanted over all; `QUERIES` by default.
         seed: of the choice of photographs.
 
     Raises:
         DataError: too few places or photographs.
     """
     c = system.config
+    total = QUERIES if total is None else total
     seen = c.context if context is None else context
     places, views = split.tensors["images"].shape[:2]
     mazes = side * side
@@ -234,7 +235,7 @@ def _bound(system: Scene, split: Split, total: int = 64, particles: int = 16) ->
     if system.config.likelihood == "discretized-logistic":
         detail["bits_per_dim"] = float(-found.mean() / pixels / math.log(2))
     else:
-        sigma = system.model.likelihood(torch.zeros(3, 1, 1)).base_dist.scale
+        sigma = system.model.likelihood(torch.zeros(3, 1, 1)).base_dist.scale.detach()
         detail["floor"] = float(-(0.5 * (2 * math.pi * sigma**2).log()).mean() * pixels)
     return from_rows(found, "lower bound", True, detail)
 
