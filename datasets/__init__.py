@@ -88,10 +88,10 @@ def load(
     """
     if not isinstance(name, str | PathLike):
         options["data"] = name
-        name = "array"
+        name = _source_of(name)
     elif str(name) not in _sources():
         options["data"] = _existing(name)
-        name = "array"
+        name = _source_of(options["data"])
     source = _source(str(name))
     _check_options(str(name), options)
     loaded: Dataset = source.load(root=root, **options)
@@ -132,7 +132,7 @@ def read_options(name: str | PathLike[str], texts: Mapping[str, str]) -> dict[st
     """
     from pydantic import TypeAdapter, ValidationError
 
-    known = str(name) if str(name) in _sources() else "array"
+    known = str(name) if str(name) in _sources() else _source_of(name)
     _check_options(known, texts)
     hints = typing.get_type_hints(_source(known).load)
     values = {}
@@ -154,6 +154,14 @@ def read_options(name: str | PathLike[str], texts: Mapping[str, str]) -> dict[st
             kind = getattr(hints[option], "__name__", None) or str(hints[option])
             raise ConfigError(f"option {option} of data {str(name)!r}: {text!r} is no {kind}.")
     return values
+
+
+def _source_of(data: Any) -> str:
+    """Return the source that reads data of the user's: the first one that says it does, else "array"."""
+    for name, source in _sources().items():
+        if hasattr(source, "accepts") and source.accepts(data):
+            return name
+    return "array"
 
 
 def _existing(name: str | PathLike[str]) -> Path:

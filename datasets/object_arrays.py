@@ -50,11 +50,12 @@ _SCALARS = {"numpy.core.multiarray scalar", "numpy._core.multiarray scalar"}
 _TYPES = {"numpy dtype"}
 
 
-def read(path: str | Path) -> dict[str, list[Array] | Array]:
+def read(path: str | Path, *, most: int = _MOST) -> dict[str, list[Array] | Array]:
     """Read every array of an npz file; object arrays become lists of plain arrays.
 
     Args:
         path: the file.
+        most: bytes one array may unpack to.
 
     Returns:
         Name -> array, or a list of arrays where the file holds an array of arrays.
@@ -69,7 +70,7 @@ def read(path: str | Path) -> dict[str, list[Array] | Array]:
             for member in archive.infolist():
                 if not member.filename.endswith(".npy"):
                     continue
-                if member.file_size > _MOST:
+                if member.file_size > most:
                     raise DataError(f"{str(path)!r}: {member.filename} would unpack to {member.file_size:,} bytes.")
                 with archive.open(member) as file:
                     found[member.filename[:-4]] = _member(file)  # type: ignore[arg-type]

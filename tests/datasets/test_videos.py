@@ -1,0 +1,177 @@
+"""Clips of the user's own, and the MUG files: read without running anything, filled up, divided, never changed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+
+from phlogiston import datasets
+from phlogiston.datasets import mug
+from phlogiston.errors import DataError, ShapeError
+
+
+def clips(rows: int = 10, length: int = 4, side: int = 8, channels: int = 3) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (rows, length, side, side, channels), dtype=np.uint8)
+
+
+def ragged(lengths: list[int], side: int = 8) -> np.ndarray:
+    out = np.empty(len(lengths), dtype=object)
+    for i, length in enumerate(lengths):
+        out[i] = np.full((length, side, side, 3), i + 1, dtype=np.uint8)
+    return out
+
+
+def test_an_npz_of_clips_is_known_by_its_frames(tmp_path: Path) -> None:
+    x = clips()
+    identity = np.stack([np.arange(10) % 5, np.arange(10) % 2], 1)
+    names = json.dumps({"action": ["walk", "run"]})
+    np.savez(tmp_path / "mine.npz", frames=x, action=np.arange(10) % 2, identity=identity, names=np.array(names))
+    data = datasets.load(str(tmp_path / "mine.npz"), test=0.3)
+    assert (len(data.train), len(data.valid), len(data.test)) == (7, 0, 3)
+    assert data.meta.categorical["action"] == ("walk", "run")
+    assert {"identity_0", "identity_1", "group"} <= set(data.train.tensors)
+    assert "mask" not in data.train.tensors
+    got = np.concatenate([data.train.numpy("frames"), data.test.numpy("frames")])
+    assert sorted(f.tobytes() for f in got) == sorted(np.moveaxis(f, -1, 1).tobytes() for f in x)
+    again = datasets.load(data.meta.name, **data.meta.options)
+    np.testing.assert_array_equal(again.train.numpy("frames"), data.train.numpy("frames"))
+    assert datasets.read_options(str(tmp_path / "mine.npz"), {"size": "16", "by": "group"}) == {
+        "size": 16,
+        "by": "group",
+    }
+
+
+def test_people_can_be_kept_apart(tmp_path: Path) -> None:
+    np.savez(tmp_path / "mine.npz", frames=clips(20), identity=np.arange(20) % 5)
+    data = datasets.load(str(tmp_path / "mine.npz"), by="group", valid=0.2, test=0.2)
+    people = [set(part.numpy("group").tolist()) for part in (data.train, data.valid, data.test)]
+    assert [len(p) for p in people] == [3, 1, 1]
+    assert not people[0] & people[1]
+    assert not people[0] & people[2]
+
+
+def test_clips_of_unequal_length_are_filled_up_and_marked_without_unpickling(tmp_path: Path) -> None:
+    np.savez(tmp_path / "ragged.npz", frames=ragged([3, 5, 2]), action=np.array([0, 1, 0]))
+    data = datasets.load(str(tmp_path / "ragged.npz"), test=0)
+    assert data.train.numpy("frames").shape == (3, 5, 3, 8, 8)
+    assert sorted(data.train.numpy("mask").sum(1).tolist()) == [2, 3, 5]
+    frames, mask = data.train.numpy("frames"), data.train.numpy("mask")
+    assert (frames[~mask] == 0).all()
+    assert (frames[mask] > 0).all()
+    cut = datasets.load(str(tmp_path / "ragged.npz"), test=0, length=2)
+    assert "mask" not in cut.train.tensors
+    half = datasets.load(str(tmp_path / "ragged.npz"), test=0, every=2)
+    assert sorted(half.train.numpy("mask").sum(1).tolist()) == [1, 2, 3]
+
+
+def test_a_folder_of_films_gives_actions_by_folder(tmp_path: Path) -> None:
+    for kind, films in {"jump": ["a.gif", "b.mp4"], "run": ["c.gif"]}.items():
+        (tmp_path / kind).mkdir()
+        for name in films:
+            film = clips(1, 4, 32)[0] // 2
+            options = {"plugin": "pyav", "codec": "libx264", "fps": 8} if name.endswith("mp4") else {"loop": 0}
+            iio.imwrite(tmp_path / kind / name, film, **options)
+    data = datasets.load(str(tmp_path), test=0, size=16)
+    assert data.meta.categorical["action"] == ("jump", "run")
+    assert sorted(data.train.numpy("action").tolist()) == [0, 0, 1]
+    assert data.train.numpy("frames").shape[2:] == (3, 16, 16)
+
+
+def test_parts_of_ones_own_stay_as_they_are(tmp_path: Path) -> None:
+    for part, rows in (("train", 6), ("test", 2)):
+        np.savez(tmp_path / f"{part}.npz", frames=clips(rows), action=np.zeros(rows, int))
+    data = datasets.load(str(tmp_path))
+    assert (len(data.train), len(data.valid), len(data.test)) == (6, 0, 2)
+
+
+def test_grey_floats_and_wide_frames_are_brought_into_form() -> None:
+    x = np.linspace(0, 1, 2 * 3 * 12 * 20).reshape(2, 3, 12, 20)
+    data = datasets.load({"frames": x}, test=0, size=8)
+    assert data.train.numpy("frames").shape == (2, 3, 1, 8, 8)
+    assert data.train.numpy("frames").max() > 240
+
+
+def test_clips_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
+    for frames, error, word in (
+        (clips(3).astype(float) * 2, DataError, "0 to 255"),
+        (np.full((2, 3, 8, 8, 3), np.nan), DataError, "no pixels"),
+        (clips(2, channels=2), ShapeError, "channels"),
+        (clips(0), DataError, "no clips"),
+    ):
+        with pytest.raises(error, match=word):
+            datasets.load({"frames": frames}, test=0)
+    with pytest.raises(ShapeError, match="'action' has 2 rows"):
+        datasets.load({"frames": clips(3), "action": np.zeros(2, int)})
+    with pytest.raises(DataError, match="who is who"):
+        datasets.load({"frames": clips(3)}, by="group")
+    mixed = ragged([2, 2])
+    mixed[1] = np.zeros((2, 9, 9, 3), np.uint8)
+    np.savez(tmp_path / "mixed.npz", frames=mixed)
+    with pytest.raises(ShapeError, match="size"):
+        datasets.load(str(tmp_path / "mixed.npz"), test=0)
+    (tmp_path / "bad.gif").write_bytes(b"no film")
+    with pytest.raises(DataError, match=r"bad\.gif"):
+        datasets.load(str(tmp_path / "bad.gif"), test=0)
+
+
+# ---- MUG
+
+
+def mug_files(folder: Path, people: int = 4) -> np.ndarray:
+    labels = np.array([(p, a) for p in range(people) for a in range(9)])
+    out = np.empty(len(labels), dtype=object)
+    for i, (p, a) in enumerate(labels):
+        out[i] = np.full((10 + 4 * a, 112, 112, 3), 10 * p + a + 1, dtype=np.uint8)
+        out[i][:, :, :56] += 100
+    np.savez(folder / mug.CLIPS, out)
+    np.savez(folder / mug.LABELS, labels)
+    return labels
+
+
+def test_mug_files_are_relabelled_once_and_framed(tmp_path: Path) -> None:
+    labels = mug_files(tmp_path)
+    before = labels.copy()
+    person, action, kept = mug.relabel(labels)
+    np.testing.assert_array_equal(labels, before)
+    again = mug.relabel(labels)
+    for a, b in zip((person, action, kept), again, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert sorted(set(labels[kept, 1].tolist())) == [0, 1, 3, 4, 7, 8]
+    assert set(action[labels[kept, 1] == 7].tolist()) == {2}
+    assert set(action[labels[kept, 1] == 8].tolist()) == {5}
+    data = datasets.load("mug", folder=str(tmp_path), frames=8, by="group", test=0.25)
+    assert (len(data.train), len(data.test)) == (18, 6)
+    assert not set(data.train.numpy("group").tolist()) & set(data.test.numpy("group").tolist())
+    frames, mask = data.train.numpy("frames"), data.train.numpy("mask")
+    assert frames.shape[1:] == (8, 3, 64, 64)
+    inside = frames[0, 0, 0] > 0
+    assert 44 <= inside.any(0).sum() <= 47, "the face fills 45 of 64 pixels"
+    short = data.train.numpy("action") == 0  # ten frames, of which every second is kept
+    assert (mask[short].sum(1) == 5).all()
+    assert mask[~short].sum() >= 7 * (~short).sum()
+
+
+def test_mug_clips_are_mirrored_as_a_whole(tmp_path: Path) -> None:
+    mug_files(tmp_path, 2)
+    plain = datasets.load("mug", folder=str(tmp_path), frames=4)
+    both = datasets.load("mug", folder=str(tmp_path), frames=4, mirror=True)
+    n = len(plain.train)
+    assert len(both.train) == 2 * n
+    np.testing.assert_array_equal(both.train.numpy("frames")[n:], plain.train.numpy("frames")[..., ::-1])
+    assert len(both.test) == len(plain.test)
+
+
+def test_missing_or_foreign_mug_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="licensed on request"):
+        datasets.load("mug", folder=str(tmp_path))
+    np.savez(tmp_path / mug.CLIPS, np.zeros((2, 5, 112, 112, 3), np.uint8))
+    np.savez(tmp_path / mug.LABELS, np.array([[0, 0], [1, 9]]))
+    with pytest.raises(DataError, match="0 to 8"):
+        datasets.load("mug", folder=str(tmp_path))
+    np.savez(tmp_path / mug.LABELS, np.zeros((5, 2), int))
+    with pytest.raises(DataError, match="2 clips"):
+        datasets.load("mug", folder=str(tmp_path))
