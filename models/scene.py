@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import pyro
 import pyro.distributions as dist
@@ -264,7 +264,7 @@ class plates:
             pyro.plate("queries", queries, dim=-1),
         ]
         if query_mask is not None:
-            self._inside.append(poutine.mask(mask=query_mask))
+            self._inside.append(poutine.mask(mask=cast(torch.BoolTensor, query_mask)))
 
     def __enter__(self) -> None:
         for context in self._inside:

@@ -340,6 +340,7 @@ class DrawEncoder(nn.Module):
         if residual:  # near the prior, yet not on it: from there the latents would never wake
             with torch.no_grad():
                 self.head.weight.mul_(0.5)
+                assert self.head.bias is not None
                 self.head.bias.zero_()
                 self.head.bias[decoder.latent :] = -1.0
         # the generator's channels are seen, not owned

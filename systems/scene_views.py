@@ -90,7 +90,8 @@ def sample_views(
             site: Any = trace.nodes["x"]
             value = site["value"] if noise else site["fn"].mean
             pictures.append(value.expand(num_samples, *value.shape[-5:])[:, 0])
-            drawn.append({name: trace.nodes[name]["value"][:, 0] for name in names})
+            values: dict[str, Any] = {name: trace.nodes[name]["value"] for name in names}
+            drawn.append({name: value[:, 0] for name, value in values.items()})
     if not pictures:
         side = model.decoder.image
         pictures = [torch.zeros(num_samples, 0, 3, side, side)]
