@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 ALL = ("judge", "error", "swap", "rollout", "samples", "probes", "fvd")
 DYNAMIC = "action"  # the label that belongs to the dynamics; all others belong to the identity
-JUDGE = JudgeConfig(epochs=14, batch_size=16, widths=(16, 32), features=96, learning_rate=2e-3)
+JUDGE = JudgeConfig(epochs=30, batch_size=16, widths=(16, 32), features=96, learning_rate=2e-3)
 
 
 def labels_of(system: VDSM, split: Split) -> dict[str, Tensor]:
@@ -64,7 +65,8 @@ def evaluate(system: VDSM, data: Any, metrics: set[str] | None) -> dict[str, Met
     held = held_out(data)
     labels = labels_of(system, held)
     can_judge = isinstance(data, Dataset) and bool(labels)
-    wanted = metrics or (set(ALL) if can_judge else {"error"})
+    usual = set(ALL) if system.config.judge_epochs else {"error", "probes"}
+    wanted = metrics or (usual if can_judge else {"error"})
     needy = wanted - {"error", "log_likelihood"}
     if needy and not can_judge:
         raise ConfigError(f"{sorted(needy)[0]} needs a dataset with labels in training and held-out rows")
@@ -72,8 +74,11 @@ def evaluate(system: VDSM, data: Any, metrics: set[str] | None) -> dict[str, Met
     frames, mask = system._clips(held)
     if "error" in wanted:
         found.update(errors(system, frames, mask))
-    if needy:
-        judge = judge_of_clips(data, labels_of(system, data.train))
+    if "probes" in wanted:
+        found.update(probes(system, data, held))
+    if needy - {"probes"}:
+        judging = replace(JUDGE, epochs=system.config.judge_epochs or JUDGE.epochs)
+        judge = judge_of_clips(data, labels_of(system, data.train), judging)
         again = system.reconstruct(held)
         if "judge" in wanted:
             found.update({f"judge_{name}": metric for name, metric in judge.held_out.items()})
@@ -92,8 +97,6 @@ def evaluate(system: VDSM, data: Any, metrics: set[str] | None) -> dict[str, Met
                     found[f"fvd_{prior}"] = fvd(judge, frames, drawn)
         if "fvd" in wanted:
             found["fvd_regenerated"] = fvd(judge, frames, again)
-        if "probes" in wanted:
-            found.update(probes(system, data, held))
     if "log_likelihood" in wanted:
         score = system.log_prob({"frames": frames, **({} if mask is None else {"mask": mask})})
         known = frames.shape[1] if mask is None else mask.sum(1)

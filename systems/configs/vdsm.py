@@ -56,7 +56,8 @@ class Config:
         cooldown_factor: by how much.
         temperature: `tau` of the blend in stage 1: start, end, and the share of the stage the change takes. The end
             holds from then on.
-        identity_weight: of the identity's divergence in stage 1 and 2: start, end, share.
+        identity_weight: of the identity's divergence in stage 1: start, end, share. A clip's identity costs once what
+            its frames gain together: where a quarter of them is drawn, a quarter is the right weight.
         pose_weight: of the poses' divergence in stage 1: four values.
         pose_places: where the two values in the middle lie, as shares of the stage.
         sequence_pose_weight: the same in stage 2: four values.
@@ -66,6 +67,8 @@ class Config:
         epochs: values of the schedules change once per so many equal parts of a stage; 0: at every step.
         stage1: a run folder (or saved system) whose frame encoder and decoder are taken instead of training stage 1.
         clip: largest gradient norm.
+        judge_epochs: passes over the training clips of the judge that `evaluate` trains; 0: without a judge, unless one
+            is asked for.
         aggregate: components of the mixtures fitted to the training clips' codes, for `prior="aggregate"`; 0 for none.
     """
 
@@ -91,21 +94,21 @@ class Config:
     identity_share: float = 0.5
     pair_within_group: bool = True
     frames_per_clip: int = 4
-    steps: int = 2_400
+    steps: int = 2_600
     batch_size: int = 20
     learning_rate: float = 3e-3
-    warm_steps: int = 600
+    warm_steps: int = 800
     warm_batch: int = 64
     warm_learning_rate: float = 3e-3
-    sequence_steps: int = 300
+    sequence_steps: int = 500
     sequence_batch: int = 16
     sequence_learning_rate: float = 1e-3
     finetune_steps: int = 0
     warmup: int = 20
     cooldown: float = 0.2
     cooldown_factor: float = 0.3
-    temperature: tuple[float, float, float] = (1.0, 10.0, 0.5)
-    identity_weight: tuple[float, float, float] = (0.1, 1.0, 1 / 3)
+    temperature: tuple[float, float, float] = (3.0, 10.0, 0.4)
+    identity_weight: tuple[float, float, float] = (0.05, 0.25, 1 / 3)
     pose_weight: tuple[float, float, float, float] = (30.0, 4.0, 1.5, 1.0)
     pose_places: tuple[float, float] = (0.25, 0.6)
     sequence_pose_weight: tuple[float, float, float, float] = (0.1, 0.4, 0.4, 1.0)
@@ -115,6 +118,7 @@ class Config:
     epochs: int = 0
     stage1: str = ""
     clip: float = 5000.0
+    judge_epochs: int = 30
     aggregate: int = 16
 
     def __post_init__(self) -> None:
@@ -123,7 +127,9 @@ class Config:
         for name in ("warm_batch", "sequence_batch"):
             _at_least(self, name, 1)
         _at_least(self, "steps", 0 if self.stage1 else 1)
-        for name in ("warm_steps", "sequence_steps", "finetune_steps", "warmup", "epochs", "aggregate", "transition"):
+        for name in ("warm_steps", "sequence_steps", "finetune_steps", "warmup", "epochs", "aggregate"):
+            _at_least(self, name, 0)
+        for name in ("transition", "judge_epochs"):
             _at_least(self, name, 0)
         _at_least(self, "frames_per_clip", 0)
         for name in ("learning_rate", "warm_learning_rate", "sequence_learning_rate", "clip", "cooldown_factor"):
@@ -176,6 +182,8 @@ _FULL: dict[str, Any] = {
     "steps": 10_000,
     "sequence_steps": 10_000,
     "epochs": 200,
+    "temperature": (1.0, 10.0, 0.5),
+    "identity_weight": (0.1, 1.0, 1 / 3),
     "pose_weight": (30.0, 0.2, 0.4, 1.0),
     "pose_places": (0.5, 0.8),
     "curve": "quadratic",
@@ -185,16 +193,19 @@ PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     # frames of 32 pixels, minutes on two cores
     "cpu-figures": {},
-    "cpu-pendulum": {"pair_within_group": False},
+    # a chain that goes on for longer than it was trained on: poses from the clip, what follows from the transitions
+    "cpu-pendulum": {"pose_guide": "smoothing", "steps": 800, "warm_steps": 2_000, "sequence_steps": 200},
+    "cpu-sprites": {"experts": 16, "pose": 20, "decoder_widths": (96, 64, 32), "steps": 3_000, "judge_epochs": 3},
     # a minute on one core: enough to see it, not to measure it
     "cpu-demo": {
         "steps": 380,
         "warm_steps": 150,
         "sequence_steps": 40,
         "batch_size": 16,
-        "decoder_widths": (64, 32, 16),
         "encoder_widths": (16, 24, 32),
+        "decoder_widths": (64, 32, 16),
         "aggregate": 8,
+        "judge_epochs": 0,
     },
     # what the paper's scripts set: 50 batches in each of 200 or 250 epochs
     "mug": {**_FULL, "experts": 15, "steps": 12_500, "epochs": 250, "pair_within_group": False},

@@ -395,13 +395,9 @@ def test_views_are_films_and_codes_are_arrays(fitted: VDSM, data: Dataset, tmp_p
         workflow.show(run, "swap_gird")
 
 
-def test_evaluation_and_figures_are_complete(fitted: VDSM, data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    from phlogiston.evaluate.judge import JudgeConfig
-    from phlogiston.systems import vdsm_report
-
-    monkeypatch.setattr(
-        vdsm_report.judge_of_clips, "__defaults__", (JudgeConfig(epochs=1, batch_size=8, widths=(4,), features=8),)
-    )
+def test_evaluation_and_figures_are_complete(data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PHLOGISTON_CACHE", str(tmp_path))
+    fitted = VDSM({**TINY, "judge_epochs": 1}).fit(data, **QUIET)
     found = fitted.evaluate(data)
     for name in ("excess_frame", "excess_sequence", "judge_action", "regenerated_top", "consistency_hair", "swap_skin",
                  "rollout_action", "standard_kl", "aggregate_inter_entropy_top", "probe_dynamics_action",
