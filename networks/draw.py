@@ -163,7 +163,7 @@ class DrawDecoder(nn.Module):
         size: s, cells a side.
         hidden: channels of the state.
         latent: channels of each z.
-        layers: L.
+        layers: L; 0 for none: pictures are the draft.
         kernel: side of the LSTM's kernels, odd.
         static_kernel: side of the kernels through which the context enters, odd.
         width: channels of the context.
@@ -213,7 +213,8 @@ class DrawDecoder(nn.Module):
         self.static = nn.Conv2d(self.width, 4 * hidden, static_kernel, padding=static_kernel // 2)
         self.recurrent = nn.Conv2d(latent + hidden, 4 * hidden, kernel, padding=self.padding, bias=False)
         self.prior_head = nn.Conv2d(hidden, 2 * latent, kernel, padding=self.padding)
-        self.prior_context = nn.Conv2d(self.width, 2 * latent * layers, 1, bias=False) if prior_context else None
+        wanted = prior_context and layers > 0
+        self.prior_context = nn.Conv2d(self.width, 2 * latent * layers, 1, bias=False) if wanted else None
         self.draft = nn.Conv2d(self.width, hidden, static_kernel, padding=static_kernel // 2) if draft else None
         factor = image // size
         self.factor = factor

@@ -29,7 +29,7 @@ from phlogiston.evaluate.metric import Metric
 from phlogiston.evaluate.score import Score
 from phlogiston.guides.scene import SceneGuide
 from phlogiston.inference.engine import Stage
-from phlogiston.inference.schedules import constant, cosine, linear, warmup
+from phlogiston.inference.schedules import constant, cosine, linear, piecewise, warmup
 from phlogiston.models.scene import SceneModel
 from phlogiston.networks.draw import DrawDecoder
 from phlogiston.networks.scene_memory import GraphMemory, PooledMemory
@@ -194,11 +194,18 @@ class Scene(System):
                     c.draft_steps,
                     objective=objective(self._report, latents=False, **options),
                     trainable=tuple(f"model.{part}.*" for part in parts),
-                    schedules={"learning_rate": warmup(c.warmup, constant(1.0))},
+                    schedules={
+                        "learning_rate": warmup(c.warmup, constant(1.0) if c.layers else cosine(1.0, c.final_rate))
+                    },
                     **shared,
                 )
             )
+        if not c.layers:
+            return found
         schedules: dict[str, Any] = {"learning_rate": warmup(c.warmup, cosine(1.0, c.final_rate))}
+        if c.kl_warmup:
+            points = [(0.0, 0.05 * c.kl_weight), (c.kl_warmup, c.kl_weight)]
+            schedules["objective.kl_weight"] = piecewise(points)
         handlers: dict[str, Any] = {}
         if c.sigma_start:
             handlers["noise"] = PixelNoise(c.sigma_start)

@@ -123,7 +123,8 @@ def score(
                 for layer in range(decoder.layers):
                     name = f"z_{layer}"
                     found[f"kl_{layer}"] = kl_divergence(guide_trace.nodes[name]["fn"], model_trace.nodes[name]["fn"])
-                found["kl"] = torch.stack([found[f"kl_{layer}"] for layer in range(decoder.layers)]).sum(0)
+                layers = [found[f"kl_{layer}"] for layer in range(decoder.layers)]
+                found["kl"] = torch.stack(layers).sum(0) if layers else torch.zeros_like(found["mean"])
             for name, value in found.items():
                 parts.setdefault(name, []).append(value.flatten())
     return {name: torch.cat(values) for name, values in parts.items()}

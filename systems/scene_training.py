@@ -43,7 +43,7 @@ class Bound(MeanField):
             if site["type"] == "sample" and not site["is_observed"]
         ]
         gains = [s["log_prob_sum"] for s in model_trace.nodes.values() if s["type"] == "sample" and s["is_observed"]]
-        divergence = torch.stack(costs).sum()
+        divergence = torch.stack(costs).sum() if costs else torch.zeros(())
         self.divergence = divergence.detach()
         return self.weight * divergence - torch.stack(gains).sum()
 
@@ -81,6 +81,15 @@ class SceneObjective(nn.Module):
         self.bound = Bound(kl_weight)
         self.terms: dict[str, Tensor] = {}
 
+    @property
+    def kl_weight(self) -> float:
+        """Weight of the divergence; a schedule may move it (`"objective.kl_weight"`)."""
+        return self.bound.weight
+
+    @kl_weight.setter
+    def kl_weight(self, weight: float) -> None:
+        self.bound.weight = weight
+
     def forward(self, **batch: Any) -> Tensor:
         """Return the loss, nats per query times the number of mazes."""
         model = self.model
@@ -91,7 +100,10 @@ class SceneObjective(nn.Module):
         with model.shared.held():
             loss: Any = 0.0
             if self.latents or not self.training:
+                weight = self.kl_weight
+                self.kl_weight = weight if self.training else 1.0
                 loss = self.bound.differentiable_loss(model, self.guide, **batch)
+                self.kl_weight = weight
                 self.terms["kl"] = self.bound.divergence / queries
             if self.training:
                 loss = loss + self._extra(batch, mask, queries)
@@ -135,6 +147,9 @@ def pick(context: Context, rows: Tensor) -> Context:
 def paint(decoder: DrawDecoder, context: Context, samples: int, temperature: float = 1.0) -> Tensor:
     """Paint from the prior: (samples, ..., 3, H, W), differentiable."""
     painting = decoder.begin(context)
+    if not decoder.layers:
+        picture = decoder.picture(painting.total)
+        return picture.expand(samples, *picture.shape)
     for _ in range(decoder.layers):
         mean, logvar = decoder.prior(painting)
         shape = (samples, *mean.shape) if painting.layer == 0 else mean.shape

@@ -31,7 +31,7 @@ class Config:
         grid: cells along the decoder's side.
         hidden: channels of the recurrent states.
         latent: channels of each latent.
-        layers: latent layers.
+        layers: latent layers; 0 for none: pictures are the draft, and `draft_steps` are all there is.
         kernel: side of the recurrent kernels, odd.
         static_kernel: side of the kernels through which a query's context enters, odd.
         width: channels of a query's context.
@@ -61,6 +61,8 @@ class Config:
         prior_share: share of the queries whose prior samples are compared with the truth, too.
         prior_weight: weight of that comparison, per query of the share.
         kl_weight: weight of the divergence; 1 gives the bound.
+        kl_warmup: share of the steps in which that weight rises from a twentieth: latents that cost their full price
+            before the decoder has a use for them fall asleep.
         keep_scenes: held-out places whose photographs are kept with the model, to sample from without data.
     """
 
@@ -109,11 +111,12 @@ class Config:
     prior_share: float = 0.25
     prior_weight: float = 1.0
     kl_weight: float = 1.0
+    kl_warmup: float = 0.5
     keep_scenes: int = 9
 
     def __post_init__(self) -> None:
         for name in (
-            "arena", "bins", "values", "code", "grid", "hidden", "latent", "layers", "kernel", "static_kernel", "width",
+            "arena", "bins", "values", "code", "grid", "hidden", "latent", "kernel", "static_kernel", "width",
             "canvas", "queries", "steps", "batch_size",
         ):  # fmt: skip
             if getattr(self, name) < 1:
@@ -122,19 +125,26 @@ class Config:
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} must be positive; got {getattr(self, name)}")
         for name in (
-            "steps_between", "blocks", "context", "least_context", "draft_steps", "draft_weight", "prior_weight",
+            "layers", "steps_between", "blocks", "context", "least_context", "draft_steps", "draft_weight", "prior_weight",
             "kl_weight", "keep_scenes", "sigma_start",
         ):  # fmt: skip
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must not be negative; got {getattr(self, name)}")
-        if not 0 < self.warmup < 1 or not 0 <= self.final_rate <= 1 or not 0 <= self.prior_share <= 1:
-            raise ConfigError("warmup must lie in (0, 1), final_rate and prior_share in [0, 1]")
+        if (
+            not 0 < self.warmup < 1
+            or not 0 <= self.final_rate <= 1
+            or not 0 <= self.prior_share <= 1
+            or not 0 <= self.kl_warmup <= 1
+        ):
+            raise ConfigError("warmup must lie in (0, 1), final_rate, prior_share and kl_warmup in [0, 1]")
         if self.kernel % 2 == 0 or self.static_kernel % 2 == 0:
             raise ConfigError(f"kernels must have odd sides; got {self.kernel} and {self.static_kernel}")
         if not self.sides or min(self.sides) < 1:
             raise ConfigError(f"sides must name at least one side of 1 or more; got {self.sides}")
         if self.least_context > self.context:
             raise ConfigError(f"least_context ({self.least_context}) exceeds context ({self.context})")
+        if not self.layers and not self.draft_steps:
+            raise ConfigError("layers=0 leaves nothing to train but the draft: set draft_steps")
         if self.draft_steps and not self.draft:
             raise ConfigError("draft_steps train the draft, but draft is off; set draft_steps=0")
         if self.memory == "pooled" and max(self.sides) > self.arena:
@@ -147,6 +157,18 @@ PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "cpu": {},
     "pooled": {"memory": "pooled"},
+    "courts": {"nodes": "hub", "draft_steps": 1_500, "steps": 1_000},
+    # no latents: for comparisons of memories
+    "courts-short": {"nodes": "hub", "layers": 0, "draft_steps": 1_000},
+    "gqn-mazes": {
+        "encoder": (16, 24, 48),
+        "grid": 8,
+        "sides": (1,),
+        "queries": 4,
+        "draft_steps": 700,
+        "steps": 300,
+        "sigma": 0.25,
+    },
     # the published sizes: 8 steps of 16 x 16 states with 128 channels for pictures of 64 x 64 pixels
     "paper": {
         "bins": 1,
@@ -181,5 +203,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "clip": 1000.0,
         "draft_weight": 0.0,
         "prior_share": 0.0,
+        "kl_warmup": 0.0,
     },
 }

@@ -71,7 +71,7 @@ def test_it_learns_to_paint_what_a_memory_holds() -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"nodes": "hub"},
+        {"nodes": "hub", "layers": 0},
         {"nodes": "lattice", "write": "soft"},
         {"memory": "pooled", "pool": "sum"},
         {"likelihood": "discretized-logistic"},
@@ -416,7 +416,7 @@ def test_photographs_that_cannot_be_are_refused(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"layers": 0}, "layers must be at least 1"),
+        ({"layers": -1}, "layers must not be negative"),
         ({"sigma": 0.0}, "sigma must be positive"),
         ({"kernel": 2}, "odd"),
         ({"draft": False}, "draft is off"),
