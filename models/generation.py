@@ -146,7 +146,8 @@ class Stream:
     ) -> None:
         self.model, self.state, self.choice, self.constrain = model, state, choice, constrain
         self.noise = RowNoise(model, rows_of(state), seed)
-        self.steps = 0
+        self.steps = 0  # since this stream began; a model's shortcut needs two to have gone by
+        self._turn = getattr(model, "turn", None)
 
     @torch.inference_mode()
     def hear(self, value: Any) -> None:
@@ -159,11 +160,14 @@ class Stream:
     @torch.inference_mode()
     def step(self) -> Tensor:
         """Draw the next step, feed it back and return it: (width,), or (rows, width)."""
-        prediction, state = self.model.predict(self.state)
-        value = prediction.draw(self.noise.step(), self.choice)
-        if self.constrain is not None:
-            value = self.constrain(value)
-        self.state = self.model.observe(state, value)
+        if self.constrain is None and self._turn is not None:
+            value, self.state = self._turn(self.state, self.steps, self.noise.step(), self.choice)
+        else:
+            prediction, state = self.model.predict(self.state)
+            value = prediction.draw(self.noise.step(), self.choice)
+            if self.constrain is not None:
+                value = self.constrain(value)
+            self.state = self.model.observe(state, value)
         self.steps += 1
         return value[0] if len(value) == 1 else value
 

@@ -27,9 +27,10 @@ from torch import Tensor, nn
 
 from phlogiston.distributions.mixture_from import mixture
 from phlogiston.distributions.mixture_joint import JointMixture
+from phlogiston.distributions.mixture_noise import pick
 from phlogiston.distributions.warped import TINY, Warped
 from phlogiston.errors import ConfigError
-from phlogiston.models.stepwise import Prediction, Stepwise, check_steps, valid_steps
+from phlogiston.models.stepwise import Choice, Noise, Prediction, Stepwise, check_steps, valid_steps
 from phlogiston.networks.mixture_heads import check, mixture_parameters, num_outputs
 from phlogiston.networks.recurrent import Recurrent
 
@@ -118,8 +119,8 @@ class MDNRNN(Stepwise):
 
     @property
     def num_features(self) -> int:
-        """What the network sees of the past: columns, steps and times once more in fine detail, pen, beginning."""
-        return self.targets + 2 * len(self._levels) + len(self._positive) + (1 if self.pen_states else 0) + 2
+        """What the network sees of the past: places, moves, both in detail, pen, beginning."""
+        return 3 * self.targets + (1 if self.pen_states else 0) + 2
 
     # ----- before training ----------------------------------------------------------------------------------------
 
@@ -178,22 +179,21 @@ class MDNRNN(Stepwise):
     def features(self, last: Tensor, before: Tensor, seen: Tensor) -> Tensor:
         """What the network sees: last step (..., width), the one before it, and steps so far (...)."""
         numbers, earlier = last[..., : self.targets], before[..., : self.targets]
-        warped = torch.where(self.is_positive, numbers.clamp_min(self.floor).log(), numbers)
-        level = (warped - self.level_centre) / self.level_unit
-        parts = [level]
-        if self._levels:
-            step = (numbers - earlier)[..., self._levels]
-            step = torch.where((seen > 1).unsqueeze(-1), step, 0.0)
-            parts.append((step / self.unit[self._levels]).clamp(-10.0, 10.0))
-            parts.append(0.4 * torch.asinh(step / self.fine[self._levels]))
+        first, second = seen == 0, seen == 1
+        step = (numbers - earlier) * (seen > 1).unsqueeze(-1)  # nothing is known of it before there were two
+        found = self._view(numbers, step, last[..., self.targets :])
+        found = torch.where(first.unsqueeze(-1), 0.0, found)
+        return torch.cat([found, torch.stack([first, second], -1).to(found.dtype)], -1)
+
+    def _view(self, numbers: Tensor, step: Tensor, pen: Tensor) -> Tensor:
+        """Where things are, how they moved, both in detail, and the pen: (..., 3 D + pen)."""
+        warped = numbers
         if self._positive:
-            gap = (numbers - self.usual)[..., self._positive] / self.fine[self._positive]
-            parts.append(0.4 * torch.asinh(gap))
-        if self.pen_states:
-            parts.append(last[..., self.targets :])
-        first, second = (seen == 0).to(level.dtype), (seen == 1).to(level.dtype)
-        found = torch.cat(parts, -1) * (1.0 - first).unsqueeze(-1)
-        return torch.cat([found, torch.stack([first, second], -1)], -1)
+            warped = torch.where(self.is_positive, numbers.clamp_min(self.floor).log(), numbers)
+        gap = torch.where(self.is_level, step, numbers - self.usual) if self._levels else numbers - self.usual
+        level = (warped - self.level_centre) / self.level_unit
+        coarse, fine = (step / self.unit).clamp(-10.0, 10.0), 0.4 * torch.asinh(gap / self.fine)
+        return torch.cat([level, coarse, fine, pen], -1)
 
     def prediction(self, out: Tensor, last: Tensor, before: Tensor, seen: Tensor) -> Prediction:
         """The law of the next step, from the network's output (..., hidden) and the last two steps (..., width)."""
@@ -274,6 +274,49 @@ class MDNRNN(Stepwise):
         """See `Stepwise.observe`."""
         last = torch.stack([state.last[:, 1], value.to(state.last.dtype)], 1)
         return State(state.hidden, last, state.seen + 1)
+
+    def turn(self, state: State, seen: int, noise: Noise, choice: Choice) -> tuple[Tensor, State]:
+        """Draw the next step and take it in: `predict`, `draw` and `observe` in as few operations as can be.
+
+        What a stream does in real time, where every microsecond of every small operation counts. The same numbers as
+        the three of them give.
+
+        Args:
+            state: with `seen` steps in every row.
+            seen: at least 2; before that the long way is taken.
+            noise: of this step.
+            choice: temperatures and bias.
+        """
+        if seen < 2 or self.kind != "diag" or self.pen_states or choice.pi_temperature == 0:
+            law, after = self.predict(state)
+            value = law.draw(noise, choice)
+            return value, self.observe(after, value)
+        earlier, numbers = state.last.unbind(1)
+        step = numbers - earlier
+        none = numbers.new_zeros(len(numbers), 2)
+        view = torch.cat([self._view(numbers, step, none[:, :0]), none], -1)
+        out, hidden = self.rnn(view.unsqueeze(1), state.hidden)
+        raw = self.head(out[:, 0])
+        k, d = self.num_components, self.targets
+        rows = torch.arange(len(raw)) if len(raw) > 1 else 0
+        logits = raw[:, :k]
+        if choice.pi_temperature != 1.0 or choice.bias:
+            logits = logits * ((1.0 + choice.bias) / choice.pi_temperature)
+        index = pick(logits, noise.uniform)
+        loc = raw[:, k : k + k * d].unflatten(-1, (k, d))[rows, index]
+        scale = raw[:, k + k * d : k + 2 * k * d].unflatten(-1, (k, d))[rows, index]
+        scale = scale.clamp(-7.0, 7.0).exp() + self.min_scale
+        if choice.sigma_temperature != 1.0 or choice.bias:
+            scale = scale * (math.sqrt(choice.sigma_temperature) * math.exp(-choice.bias))
+        value = (loc + scale * noise.normal) * self.unit
+        if self._levels:
+            kept = raw[:, self._outputs[0] :][rows, index].unsqueeze(-1)
+            value = value + torch.where(self.is_level, numbers + kept * step, self.centre)
+        else:
+            value = value + self.centre
+        if self._positive:
+            value = torch.where(self.is_positive, value.clamp_max(60.0).exp(), value)
+        return value, State(hidden, torch.stack([numbers, value], 1), state.seen + 1)
 
     def consume(self, state: State, x: Tensor) -> State:
         """The state after known steps (rows, steps, width), computed in one go."""
