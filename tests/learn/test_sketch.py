@@ -1,0 +1,98 @@
+"""Full recipes of SketchRNN on Omniglot's drawings of at most 40 points."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from phlogiston import datasets
+from phlogiston.datasets.base import Dataset
+from phlogiston.datasets.fetch import cache_folder
+from phlogiston.errors import TrainingWarning
+from phlogiston.systems.sketch import COLLAPSED, Sketch
+
+from .recorder import Entry
+
+pytestmark = pytest.mark.learn
+Record = Callable[..., Entry]
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
+
+
+def omniglot() -> Dataset:
+    for place in (SHARED / "omniglot_strokes", cache_folder() / "omniglot"):
+        if (place / "train.npz").is_file():
+            return datasets.load("omniglot", root=place, max_length=40)
+    pytest.skip("Omniglot's strokes are not here; see `phlogiston data info omniglot`")
+
+
+def begin(record: Record, name: str, data: Dataset, **fields: Any) -> Entry:
+    return record(
+        "sketch",
+        f"omniglot/{name}",
+        figure="nats per drawing, offsets divided by 59.005 px and dequantised, the end scored once",
+        higher_is_better=False,
+        n_test=len(data.valid),
+        **fields,
+    )
+
+
+def describe(entry: Entry, system: Sketch) -> None:
+    modules = [system.model, *([system.guide] if system.guide is not None else [])]
+    size = sum(p.numel() for m in modules for p in m.parameters())
+    c = system.config
+    entry.fields["configuration"] = f"LSTM {c.hidden}, K = {c.num_components}, {size:,} parameters"
+    entry.fields["steps"] = c.steps
+    entry.fields["unit"] = float(system.model.unit[0])
+
+
+def test_sketch_unconditional(record: Record) -> None:
+    data = omniglot()
+    entry = begin(record, "unconditional", data, title="drawings, decoder alone", kind="exact", must=3.0)
+    for seed in entry.seeds:
+        with entry.measure(seed) as run:
+            system = Sketch(preset="omniglot-unconditional").fit(data, seed=seed, progress="off")
+            run.stop()
+            run.value = system.evaluate(data, ["bound"])["negative_bound"].value
+        assert math.isclose(float(system.model.unit[0]), 59.005, abs_tol=0.01), "the unit the figures are quoted in"
+        describe(entry, system)
+    entry.check()
+
+
+def conditional(record: Record, name: str, preset: str, **fields: Any) -> tuple[Entry, list[dict[str, float]]]:
+    data = omniglot()
+    entry = begin(record, name, data, kind="upper bound", **fields)
+    found: list[dict[str, float]] = []
+    for seed in entry.seeds:
+        with entry.measure(seed) as run:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", TrainingWarning)  # a collapsed latent is a failure
+                system = Sketch(preset=preset).fit(data, seed=seed, progress="off")
+            run.stop()
+            metrics = system.evaluate(data)
+            run.value = metrics["negative_bound"].value
+        found.append({key: metric.value for key, metric in metrics.items()})
+        describe(entry, system)
+        for key in ("reconstruction", "divergence", "recognised_share", "log_likelihood"):
+            entry.fields[key] = sum(f[key] for f in found) / len(found)
+        if set(entry.seeds) <= set(entry.values):
+            entry.save()
+    assert all(f["divergence"] > COLLAPSED for f in found)
+    return entry, found
+
+
+def test_sketch_conditional(record: Record) -> None:
+    entry, found = conditional(record, "conditional", "omniglot", title="drawings with a latent, free bits", must=5.0)
+    assert all(f["divergence"] >= 5.0 for f in found), found
+    entry.check()
+
+
+def test_sketch_codes(record: Record) -> None:
+    entry, found = conditional(record, "codes", "omniglot-codes", title="drawings with a latent, beta 1/4")
+    entry.check()
+    assert all(f["divergence"] >= 8.0 for f in found), found
+    assert all(f["recognised_share"] >= 0.5 for f in found), found
