@@ -125,8 +125,8 @@ class Config:
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} must be positive; got {getattr(self, name)}")
         for name in (
-            "layers", "steps_between", "blocks", "context", "least_context", "draft_steps", "draft_weight", "prior_weight",
-            "kl_weight", "keep_scenes", "sigma_start",
+            "layers", "steps_between", "blocks", "context", "least_context", "draft_steps", "draft_weight",
+            "prior_weight", "kl_weight", "keep_scenes", "sigma_start",
         ):  # fmt: skip
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must not be negative; got {getattr(self, name)}")
