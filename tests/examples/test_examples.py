@@ -17,7 +17,10 @@ SMOKE: dict[str, list[str]] = {
     "drmm_kinematics.py": ["--smoke"],
     "drmm_swissroll_queries.py": ["--smoke"],
     "drmm_trajectories.py": ["--smoke"],
+    "handwriting_hello.py": ["--smoke", "--out", "hello"],
     "mdn_inverse_sine.py": ["--quick", "--out", "pictures"],
+    "scene_turn.py": ["--smoke", "--out", "turn"],
+    "vdsm_swap.py": ["--smoke", "--out", "pictures"],
 }
 
 
