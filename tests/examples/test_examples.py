@@ -19,6 +19,7 @@ SMOKE: dict[str, list[str]] = {
     "drmm_trajectories.py": ["--smoke"],
     "handwriting_hello.py": ["--smoke", "--out", "hello"],
     "mdn_inverse_sine.py": ["--quick", "--out", "pictures"],
+    "sqair_moving_digits.py": ["--quick", "--out", "pictures"],
     "scene_turn.py": ["--smoke", "--out", "turn"],
     "vdsm_swap.py": ["--smoke", "--out", "pictures"],
 }
