@@ -12,23 +12,26 @@ from phlogiston.errors import DataError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_POINTS, _PICTURES, _HISTOGRAMS = 5_000, 64, 36
+_POINTS, _PICTURES, _HISTOGRAMS, _CLIPS = 5_000, 64, 36, 8
 
 
 def figure(data: Dataset) -> Figure:
     """Draw the training rows.
 
     Args:
-        data: must have a tensor `x` of shape (rows, features).
+        data: must have a tensor `x` of shape (rows, features), or clips `frames` (rows, T, C, H, W).
 
     Returns:
-        A matplotlib figure: points coloured by the first categorical stream, up to 64 pictures, or up to 36 columns.
+        A matplotlib figure: points coloured by the first categorical stream, up to 64 pictures, up to 36 columns, or
+        up to 8 clips over time.
 
     Raises:
         DataError: there is no such tensor.
     """
     from matplotlib.figure import Figure
 
+    if "frames" in data.train.tensors and data.train.tensors["frames"].ndim == 5:
+        return _clips(data)
     if "x" not in data.train.tensors or data.train.tensors["x"].ndim != 2:
         raise DataError(f"data {data.meta.name!r} has no table 'x' to draw; it holds {sorted(data.train.tensors)}.")
     x = data.train.numpy()
@@ -40,6 +43,28 @@ def figure(data: Dataset) -> Figure:
     else:
         _histograms(drawing, data)
     drawing.suptitle(f"{data.meta.title or data.meta.name}\n{len(x):,} training rows")
+    return drawing
+
+
+def _clips(data: Dataset) -> Figure:
+    """Clips spread over the training rows, time from left to right."""
+    from matplotlib.figure import Figure
+
+    frames = data.train.numpy("frames")
+    rows = np.unique(np.linspace(0, len(frames) - 1, _CLIPS).astype(np.int64))
+    times = np.unique(np.linspace(0, frames.shape[1] - 1, _CLIPS).astype(np.int64))
+    drawing = Figure(figsize=(0.9 * len(times) + 1.2, 0.9 * len(rows) + 0.6), layout="constrained")
+    stream = next(iter(data.meta.categorical), None)
+    axes = drawing.subplots(len(rows), len(times), squeeze=False)
+    for i, row in enumerate(rows):
+        for j, time in enumerate(times):
+            picture = np.moveaxis(frames[row, time], 0, -1)
+            axes[i, j].imshow(picture if picture.shape[-1] == 3 else picture[..., 0], cmap="gray")
+            axes[i, j].set(xticks=[], yticks=[])
+        if stream is not None and (code := int(data.train.numpy(stream)[row])) >= 0:
+            label = data.meta.categorical[stream][code]
+            axes[i, 0].set_ylabel(label, fontsize=7, rotation=0, ha="right", va="center")
+    drawing.suptitle(f"{data.meta.title or data.meta.name}\n{len(frames):,} training rows", fontsize=9)
     return drawing
 
 

@@ -185,3 +185,10 @@ def test_a_folder_without_sprites_is_refused_and_says_what_is_wanted(tmp_path: P
     np.savez(tmp_path / "labels.npz", palette=np.zeros((3, 3), np.uint8), identity=np.zeros((2, 4), np.uint8))
     with pytest.raises(DataError, match="walk_front"):
         datasets.load("sprites", folder=str(tmp_path))
+
+
+def test_a_preview_shows_clips_over_time() -> None:
+    from phlogiston.datasets.preview import figure
+
+    drawn = figure(datasets.load("pendulum", sizes=(5, 0, 0), size=16, frames=3))
+    assert len(drawn.axes) == 15
