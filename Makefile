@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 SYSTEM ?=
 
-.PHONY: help setup dev demo test check format bench learn tables pictures clean
+.PHONY: help setup dev demo test check format bench learn docs tables pictures clean
 
 help:            ## list the targets
 	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -46,6 +46,10 @@ bench: dev       ## speed ratios within one run
 learn: dev       ## the full CPU recipes (SYSTEM=drmm selects one); rewrites docs/results and the tables
 	$(BIN)/python -P -m pytest tests/learn -m learn --timeout 0 -s $(if $(SYSTEM),-k $(SYSTEM)); \
 	reached=$$?; $(BIN)/python docs/tables.py && exit $$reached
+
+docs: dev        ## the documentation site, build/site/docs/index.html; warnings are errors
+	$(BIN)/python -m pip install --quiet -r requirements-docs.txt
+	$(BIN)/python -P -m sphinx -q -W --keep-going -b html -c docs . build/site
 
 tables: setup    ## rewrite the tables of README and docs from docs/results
 	$(BIN)/python docs/tables.py

@@ -10,8 +10,8 @@ statements under `where`:
 
     {"height": 1.8, "weight": [60, 80], "age": {"near": 40, "sd": 5}, "label": ["cat", "dog"], "where": ["2*x >= y"]}
 
-Names that are no Python identifiers go between backquotes: `` `sepal length` >= 2 ``. Only linear expressions mean
-anything; they are read from the syntax tree and never executed.
+Names that are no Python identifiers go between backquotes (sepal length >= 2, with backquotes around the two words).
+Only linear expressions mean anything; they are read from the syntax tree and never executed.
 """
 
 from __future__ import annotations

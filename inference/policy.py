@@ -124,7 +124,7 @@ def first_bad_site(model: nn.Module, guide: nn.Module, batch: dict[str, Tensor])
     first, then the value, then the log-density.
 
     Returns:
-        A phrase such as `"site 'z' of the guide: its parameter 'loc' is NaN"`, or None if all is finite.
+        A phrase such as "site 'z' of the guide: its parameter 'loc' is NaN", or None if all is finite.
     """
     with torch.no_grad(), pyro.validation_enabled(False):
         in_guide, in_model = _FirstBad("guide"), _FirstBad("model")

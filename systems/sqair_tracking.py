@@ -57,7 +57,8 @@ class Tracker:
         particles: how many guesses are kept; they are drawn anew whenever fewer than half of them count.
         seed: of all draws.
 
-    Example:
+    Example::
+
         tracker = system.tracker()
         for frame in camera:            # (height, width) or (channels, height, width)
             objects = tracker.step(frame)
