@@ -21,6 +21,8 @@ SMOKE: dict[str, list[str]] = {
     "mdn_inverse_sine.py": ["--quick", "--out", "pictures"],
     "sqair_moving_digits.py": ["--quick", "--out", "pictures"],
     "scene_turn.py": ["--smoke", "--out", "turn"],
+    "sequence_streams.py": ["--smoke", "--out", "streams"],
+    "sketch_letters.py": ["--smoke", "--out", "letters"],
     "vdsm_swap.py": ["--smoke", "--out", "pictures"],
 }
 
