@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -135,11 +136,32 @@ def mdn_ignorance() -> Figure:
     return MDN(preset="bayesian").fit(data).figures(data)["where the uncertainty comes from"]
 
 
+@cache
+def _followed() -> dict[str, Figure]:
+    """Pictures of moving digits that were followed, after 150 steps: less than a minute of training."""
+    from phlogiston import datasets
+    from phlogiston.systems.sqair import SQAIR
+
+    data = datasets.load("moving_digits", sizes=(3000, 16, 64))
+    return SQAIR(steps=150, lengths=(3,), shares=(1.0,)).fit(data).figures(data)
+
+
+def sqair_tracked() -> Figure:
+    """Moving digits with boxes in the colours of their identities, above what is rendered."""
+    return _followed()["tracked"]
+
+
+def sqair_predicted() -> Figure:
+    """Films of which five frames were seen, with two continuations each."""
+    return _followed()["predicted"]
+
+
 PICTURES: dict[str, Callable[[], Figure]] = {
     draw.__name__.replace("_", "-"): draw
     for draw in (
         *(swissroll, sierpinski, digits, queries, flights, kinematics, completion, classification),
         *(mdn_answers, mdn_at_one_input, mdn_ignorance),
+        *(sqair_tracked, sqair_predicted),
     )
 }
 
