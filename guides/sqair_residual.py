@@ -194,9 +194,13 @@ class ResidualParts(nn.Module):
         parts: list[tuple[Tensor, ...]] = []
         for k in range(most):
             noise = frame.noise[..., model.slots + k, :].reshape(rows, -1)
-            promising = self._promising(frame, canvas, covered)
+            possible = Occupied((births == k) & (flat > k))
+            promising = self._promising(frame, canvas, covered, possible)
             # where nothing is to be seen a birth is as good as excluded, and nothing needs to be computed
-            alive = Occupied((births == k) & (flat > k) & (promising | (_coin(noise[:, 0], _FLOOR) > 0)))
+            alive = Occupied(promising | (possible.put(_coin(possible.take(noise[:, 0]), _FLOOR)) > 0))
+            if frame.before is not None and not len(alive):
+                parts.append(self._nothing(rows, canvas))
+                continue
             residual = alive.take(frame.pixels) - alive.take(canvas)
             if model.background == "static":
                 residual = residual - model.picture
@@ -241,19 +245,28 @@ class ResidualParts(nn.Module):
         places = Occupied(kept.presence > 0)
         return out.index_add(0, places.parent, cover(places.take(kept.where), height, width, self.model.glimpse))
 
+    def _nothing(self, rows: int, like: Tensor) -> tuple[Tensor, ...]:
+        """What is said of a birth that is looked for nowhere."""
+        model = self.model
+        size = model.features
+        widths = (4, size, 4, 4, size, size)
+        glimpse = like.new_zeros(rows, model.planes, *model.glimpse)
+        return (like.new_full((rows,), _FLOOR), *(like.new_zeros(rows, n) for n in widths), glimpse)
+
     @torch.no_grad()
-    def _promising(self, frame: Frame, canvas: Tensor, covered: Tensor) -> Tensor:
+    def _promising(self, frame: Frame, canvas: Tensor, covered: Tensor, possible: Occupied) -> Tensor:
         """Rows where something might be born: some window holds energy to speak of, or the frame is hidden."""
         if self.births != "energy":
-            return torch.ones(len(canvas), dtype=torch.bool, device=canvas.device)
-        residual = frame.pixels - canvas
+            return possible.put(torch.ones(len(possible), dtype=torch.bool, device=canvas.device))
+        residual = possible.take(frame.pixels) - possible.take(canvas)
         if self.model.background == "static":
             residual = residual - self.model.picture
-        energy = self._uncovered(residual, covered)
+        energy = self._uncovered(residual, possible.take(covered))
         rows, columns = self._windows(energy, _wide)
-        most = (rows @ energy @ columns.T).flatten(1).amax(1)
-        strong = most > _SLIGHT * self.threshold
-        return strong if frame.seen is None else strong | ~frame.seen
+        strong = (rows @ energy @ columns.T).flatten(1).amax(1) > _SLIGHT * self.threshold
+        if frame.seen is not None:
+            strong = strong | ~possible.take(frame.seen)
+        return possible.put(strong)
 
     def _uncovered(self, residual: Tensor, covered: Tensor) -> Tensor:
         """Energy of each pixel in nats, as far as no box covers it, (rows, height, width)."""
