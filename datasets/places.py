@@ -83,17 +83,16 @@ def assemble(
         raise DataError(f"sizes is {sizes}; expected three numbers of places, for train, valid and test.")
     if views < 1 or not 4 <= size <= 256:
         raise DataError(f"views={views} and size={size}; expected at least 1 view, and 4 to 256 pixels a side.")
-    parts = []
-    for count, part in zip(sizes, ("train", "valid", "test"), strict=True):
-        plans, poses = make(count, part)
-        parts.append(photograph(plans, poses, size))
+    train, valid, test = (
+        photograph(*make(count, part), size) for count, part in zip(sizes, ("train", "valid", "test"), strict=True)
+    )
     meta = Meta(
         name=info.name,
         title=info.title,
         kind=info.kind,
         licence=info.licence,
-        shapes=row_shapes(parts[0]),
+        shapes=row_shapes(train),
         options=options,
         notes=info.notes,
     )
-    return Dataset(*parts, meta)
+    return Dataset(train, valid, test, meta)

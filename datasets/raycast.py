@@ -179,15 +179,15 @@ def _walls(plans: FloorPlans, scene: Array, ox: Array, oy: Array, dx: Array, dy:
                 hit &= standing[where, line, along]
             np.copyto(best, t, where=hit)
             np.copyto(code, along * 2 + (line * cells * 2 + axis), where=hit)
-    axis = code & 1
-    line, along = np.divmod(code >> 1, cells)
-    positive = np.where(axis == 0, dx, dy) > 0
-    inner = np.clip(line - positive, 0, cells - 1)  # the cell the wall is seen from
-    i, j = np.where(axis == 0, inner, along), np.where(axis == 0, along, inner)
-    material = plans.walls[where, i, j, axis * 2 + positive]
-    place = np.where(axis == 0, oy + best * dy, ox + best * dx)
+    facing = code & 1
+    lines, places = np.divmod(code >> 1, cells)
+    positive = np.where(facing == 0, dx, dy) > 0
+    inner = np.clip(lines - positive, 0, cells - 1)  # the cell the wall is seen from
+    i, j = np.where(facing == 0, inner, places), np.where(facing == 0, places, inner)
+    material = plans.walls[where, i, j, facing * 2 + positive]
+    place = np.where(facing == 0, oy + best * dy, ox + best * dx)
     u = ((place - low) * np.float32(plans.texels)).astype(np.int32) & (TEXELS - 1)
-    return best, (material.astype(np.int32) * 2 + axis) * (TEXELS * TEXELS) + u
+    return best, (material.astype(np.int32) * 2 + facing) * (TEXELS * TEXELS) + u
 
 
 def _surfaces(

@@ -7,7 +7,7 @@ edge knowing its offset instead of its ends' positions, so that a shifted lattic
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,8 @@ from phlogiston.errors import DataError
 OFFSETS = ((1, 0), (-1, 0), (0, 1), (0, -1))
 
 
-class Corners(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Corners:
     """The nodes that speak for a position.
 
     Attributes:

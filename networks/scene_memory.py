@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from phlogiston.errors import ConfigError, unknown_name
 from phlogiston.networks.lattice import Corners, MessagePassing, bilinear, gather, scatter
@@ -74,11 +75,12 @@ class ViewEncoder(nn.Module):
     `bins` drawers. A view contributes sum a_k v_c and sum a_k, for every drawer and channel. Ratios of such sums over
     views are means of what was seen along alike rays, however many views looked there: linear attention (Katharopoulos
     et al., *Transformers are RNNs*, ICML 2020) with rays as keys, which adds up and therefore can be extended view by
-    view. One drawer is the plain mean over pictures and views.
+    view. One drawer is the plain mean over pictures and views. The first three channels of a value are a cell's mean
+    colour as it is: what a picture is made of need not be learned.
 
     Args:
         bins: K, drawers.
-        values: C, channels of a value.
+        values: C, channels of a value; up to 3 are learned, all of them.
         widths: channels of the strided layers.
         extra: numbers that come with a pose besides its six.
     """
@@ -91,7 +93,9 @@ class ViewEncoder(nn.Module):
             layers += [nn.Conv2d(channels, width, 4, stride=2, padding=1), nn.ReLU()]
             channels = width
         wide = max(64, values)
-        self.values = nn.Sequential(*layers, nn.Conv2d(channels, wide, 1), nn.ReLU(), nn.Conv2d(wide, values, 1))
+        self.plain = 3 if values > 3 else 0
+        learned = values - self.plain
+        self.values = nn.Sequential(*layers, nn.Conv2d(channels, wide, 1), nn.ReLU(), nn.Conv2d(wide, learned, 1))
         keep_variance(self.values)
         self.address = RayAddress(bins, extra)
         self.code, self.factor = bins * values + bins, 2 ** len(widths)
@@ -103,7 +107,10 @@ class ViewEncoder(nn.Module):
             return images.new_zeros(scenes, 0, self.code)
         size = images.shape[-1]
         seen = torch.cat([4.0 * images - 2.0, ray_map(poses, size)], -3).flatten(0, 1)
-        value = self.values(seen).flatten(-2)
+        value = self.values(seen)
+        if self.plain:
+            value = torch.cat([functional.avg_pool2d(seen[:, :3], self.factor), value], 1)
+        value = value.flatten(-2)
         share = self.address(ray_map(poses, size // self.factor).flatten(0, 1)).flatten(-2) / value.shape[-1]
         filed = torch.einsum("nkp,ncp->nkc", share, value).flatten(1)
         return torch.cat([filed, share.sum(-1)], -1).reshape(scenes, views, -1)
@@ -225,7 +232,7 @@ class GraphMemory(SceneMemory):
 
     def __init__(
         self,
-        bins: int = 64,
+        bins: int = 128,
         values: int = 16,
         code: int = 128,
         nodes: str = "both",
@@ -352,7 +359,7 @@ class PooledMemory(SceneMemory):
 
     def __init__(
         self,
-        bins: int = 64,
+        bins: int = 128,
         values: int = 16,
         pool: str = "mean",
         arena: int = 3,

@@ -92,7 +92,7 @@ class RayAddress(nn.Module):
         rays = ray_map(poses, 8)
         at = torch.randint(0, 8, (2, bins), generator=g)
         self.centres = nn.Parameter(rays[torch.arange(bins), :, at[0], at[1]])
-        scale = torch.tensor([0.3, 0.3, 1.0, 0.3, 0.3, 6.0, 6.0, 0.3, 6.0] + [3.0] * extra)
+        scale = torch.tensor([0.3, 0.3, 0.3, 0.3, 0.3, 12.0, 12.0, 0.3, 40.0] + [3.0] * extra)
         self.log_scale = nn.Parameter(scale.log())
         self.net = nn.Sequential(nn.Conv2d(CHANNELS + extra, hidden, 1), nn.ReLU(), nn.Conv2d(hidden, bins, 1))
         nn.init.zeros_(self.net[2].weight)  # type: ignore[arg-type]

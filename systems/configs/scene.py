@@ -71,7 +71,7 @@ class Config:
     write: Literal["bilinear", "soft"] = "bilinear"
     pool: Literal["mean", "sum"] = "mean"
     arena: int = 3
-    bins: int = 64
+    bins: int = 128
     values: int = 16
     code: int = 128
     encoder: tuple[int, ...] = (24, 48)
