@@ -1,7 +1,7 @@
 """Scene files of other programs: official GQN TFRecords, and the `.pt` and `.pt.gz` files made of them.
 
 `.pt` files are five pickles in a row, the fourth a namedtuple of JPEG strings and camera numbers. A pickle may run any
-code when it is loaded; here an unpickler knows that namedtuple and numpy arrays, and refuses all else.
+code when it is loaded; here pickles are read without running them (`datasets.pickle_notes`).
 """
 
 from __future__ import annotations
@@ -9,17 +9,16 @@ from __future__ import annotations
 import contextlib
 import gzip
 import io
-import pickle
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 import numpy as np
 
-from phlogiston.datasets import tfrecord
+from phlogiston.datasets import pickle_notes, tfrecord
 from phlogiston.datasets.base import Array
 from phlogiston.errors import DataError
 
@@ -130,56 +129,33 @@ def _scene(where: str, frames: Any, cameras: Any) -> RawScene:
 # ---- pickles
 
 
-class _Views(NamedTuple):
-    frames: Any
-    cameras: Any
-
-
-_CALLABLE = {
-    ("numpy.core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "_reconstruct"),
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    ("_codecs", "encode"),
-}
-
-
-class _Restricted(pickle.Unpickler):
-    """An unpickler of numpy arrays and of the namedtuple that holds a scene, whatever module it claims to be from."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if name in ("Scene", "Context"):
-            return _Views
-        if (module, name) == ("_codecs", "encode"):
-            return _encode
-        if (module, name) in _CALLABLE:
-            return super().find_class(module.replace("numpy.core", "numpy._core"), name)
-        raise DataError(f"it asks for {module}.{name}, which is no data; the file was not loaded any further.")
-
-    def persistent_load(self, pid: Any) -> Any:
-        raise DataError("it refers to tensors in storage, which scene files do not hold.")
-
-
-def _encode(text: Any, encoding: Any = "latin1") -> bytes:
-    """Stand in for `_codecs.encode`, by which old pickles write byte strings."""
-    if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
-        raise DataError("it encodes something that is no byte string.")
-    return text.encode("latin1")
-
-
 def _from_pickle(path: Path) -> RawScene:
     with _opened(path) as file:
         try:
-            content = [_Restricted(file, encoding="latin1").load() for _ in range(4)]
+            *header, found = [pickle_notes.interpret(file) for _ in range(4)]
+            for part in header:
+                _refuse_calls(part)
+            if not (isinstance(found, pickle_notes.Call) and found.name.split(" ")[-1] in ("Scene", "Context")):
+                _refuse_calls(found)
+                raise DataError(f"the fourth pickle holds a {type(found).__name__}, not a scene.")
+            if len(found.arguments) != 2:
+                raise DataError(f"its scene has {len(found.arguments)} parts; expected frames and cameras.")
+            frames = [pickle_notes.to_bytes(frame) for frame in pickle_notes.to_list(found.arguments[0])]
+            cameras = pickle_notes.to_array(found.arguments[1])
         except DataError as error:
             raise DataError(f"{path.name}: {error}") from None
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise DataError(f"{path.name}: the file is truncated or damaged ({error}).") from error
         except Exception as error:  # whatever a damaged pickle may run into
             raise DataError(f"{path.name}: this is no scene file ({type(error).__name__}: {error}).") from error
-    if not isinstance(content[3], _Views):
-        raise DataError(f"{path.name}: the fourth pickle holds a {type(content[3]).__name__}, not a scene.")
-    return _scene(path.name, content[3].frames, content[3].cameras)
+    return _scene(path.name, frames, cameras)
+
+
+def _refuse_calls(part: Any) -> None:
+    """Nothing would be run, but a file that asks for it is not what it claims to be."""
+    if isinstance(part, pickle_notes.Call | pickle_notes.Name):
+        name = part.name if isinstance(part, pickle_notes.Call) else part.text
+        raise DataError(f"it asks for {name.replace(' ', '.')}, which is no data.")
 
 
 @contextlib.contextmanager

@@ -1,0 +1,224 @@
+"""Pickles read without running what they say.
+
+A pickle is a program for a machine that can call any function it likes. Published data come in this form all the same.
+Here the program is *read*, not run: its instructions build a tree of plain values in which every call is only a note
+of who would have been called. `to_array` and `to_bytes` then understand exactly what data need: numpy arrays, numpy
+numbers, and bytes written as text. Anything else is refused, and nothing is ever imported or called.
+"""
+
+from __future__ import annotations
+
+import pickletools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import IO, Any
+
+import numpy as np
+
+from phlogiston.datasets.base import Array
+from phlogiston.errors import DataError
+
+_KINDS = "biuf"  # truth values, integers, floats: all that a data array may hold
+
+
+@dataclass
+class Call:
+    """A call that was asked for and not made."""
+
+    name: str
+    arguments: tuple[Any, ...]
+    state: Any = None
+
+
+@dataclass(frozen=True)
+class Name:
+    """Something the program would have imported."""
+
+    text: str
+
+
+_MARK = object()
+_ARRAYS = {
+    "numpy.core.multiarray _reconstruct",
+    "numpy._core.multiarray _reconstruct",
+}
+_BUFFERS = {"numpy.core.numeric _frombuffer", "numpy._core.numeric _frombuffer"}
+_SCALARS = {"numpy.core.multiarray scalar", "numpy._core.multiarray scalar"}
+_TYPES = {"numpy dtype"}
+
+
+def to_array(node: Any) -> Any:
+    """Turn the note of an array into an array (of numbers), or a list of them (of objects)."""
+    if isinstance(node, Call) and node.name in _SCALARS and len(node.arguments) == 2:
+        return np.frombuffer(to_bytes(node.arguments[1]), dtype=_dtype(node.arguments[0]), count=1)[0]
+    if isinstance(node, Call) and node.name in _BUFFERS and len(node.arguments) == 4:
+        content, kind, shape, order = node.arguments
+        return _shaped(np.frombuffer(to_bytes(content), dtype=_dtype(kind)), shape, order == "F")
+    if not (isinstance(node, Call) and node.name in _ARRAYS and isinstance(node.state, tuple)):
+        what = node.name if isinstance(node, Call) else type(node).__name__
+        raise DataError(f"it holds a {what}; only arrays of numbers are read.")
+    state = node.state[1:] if len(node.state) == 5 else node.state  # a version number may come first
+    shape, dtype, fortran, content = state
+    if isinstance(content, list):
+        if not isinstance(shape, tuple) or len(content) != int(np.prod(shape)):
+            raise DataError("an array of arrays in it holds another number of them than it claims.")
+        return [to_array(entry) for entry in content]
+    return _shaped(np.frombuffer(to_bytes(content), dtype=_dtype(dtype)), shape, bool(fortran))
+
+
+def _shaped(array: Array, shape: Any, fortran: bool) -> Array:
+    if not (isinstance(shape, tuple) and all(isinstance(n, int) and 0 <= n < 1 << 40 for n in shape)):
+        raise DataError(f"an array in it claims the shape {shape!r}.")
+    return array.reshape(shape, order="F" if fortran else "C")
+
+
+def _dtype(node: Any) -> np.dtype[Any]:
+    if not (isinstance(node, Call) and node.name in _TYPES and node.arguments and isinstance(node.arguments[0], str)):
+        raise DataError("a number in it has no readable type.")
+    dtype = np.dtype(node.arguments[0])
+    if dtype.kind not in _KINDS:
+        raise DataError(f"it holds entries of type {dtype}; expected numbers.")
+    order: Any = node.state[1] if isinstance(node.state, tuple) and len(node.state) > 1 else "|"
+    return dtype.newbyteorder(order) if order in ("<", ">") else dtype
+
+
+def to_bytes(node: Any) -> bytes:
+    """Bytes, or text that stands for them, as older programs wrote them."""
+    if isinstance(node, bytes | bytearray):
+        return bytes(node)
+    if isinstance(node, Call) and node.name == "_codecs encode":
+        node = node.arguments[0]
+    if isinstance(node, str):
+        return node.encode("latin-1")
+    raise DataError("the content of an array in it is no bytes.")
+
+
+def interpret(program: bytes | IO[bytes]) -> Any:
+    """Follow the instructions on paper: a stack, a memory, and notes where functions would be called.
+
+    Args:
+        program: one pickle, or a file standing at the beginning of one; it is read to the end of that pickle.
+
+    Returns:
+        What the program describes, made of tuples, lists, dictionaries, numbers, text, bytes and `Call`s.
+
+    Raises:
+        DataError: instructions that no data need.
+    """
+    stack: list[Any] = []
+    memory: dict[int, Any] = {}
+    for code, argument in _instructions(program):
+        match code:
+            case "PROTO" | "FRAME" | "STOP":
+                pass
+            case "MARK":
+                stack.append(_MARK)
+            case "GLOBAL":
+                stack.append(Name(argument))
+            case "STACK_GLOBAL":
+                name, module = stack.pop(), stack.pop()
+                stack.append(Name(f"{module} {name}"))
+            case "NONE":
+                stack.append(None)
+            case "NEWTRUE" | "NEWFALSE":
+                stack.append(code == "NEWTRUE")
+            case "EMPTY_TUPLE":
+                stack.append(())
+            case "EMPTY_LIST":
+                stack.append([])
+            case "EMPTY_DICT":
+                stack.append({})
+            case "TUPLE":
+                stack.append(tuple(_to_mark(stack)))
+            case "TUPLE1" | "TUPLE2" | "TUPLE3":
+                count = int(code[-1])
+                stack[-count:] = [tuple(stack[-count:])]
+            case "APPEND":
+                entry = stack.pop()
+                _list(stack).append(entry)
+            case "APPENDS":
+                entries = _to_mark(stack)
+                _list(stack).extend(entries)
+            case "SETITEM":
+                value, key = stack.pop(), stack.pop()
+                _put(stack, [(key, value)])
+            case "SETITEMS":
+                entries = _to_mark(stack)
+                _put(stack, list(zip(entries[::2], entries[1::2], strict=True)))
+            case "MEMOIZE":
+                memory[len(memory)] = stack[-1]
+            case "PUT" | "BINPUT" | "LONG_BINPUT":
+                memory[argument] = stack[-1]
+            case "GET" | "BINGET" | "LONG_BINGET":
+                stack.append(memory[argument])
+            case "REDUCE" | "NEWOBJ":
+                arguments, name = stack.pop(), stack.pop()
+                if not isinstance(name, Name) or not isinstance(arguments, tuple):
+                    raise DataError("it asks for a call that makes no sense.")
+                stack.append(Call(name.text, arguments))
+            case "BUILD":
+                state = stack.pop()
+                if not isinstance(stack[-1], Call):
+                    raise DataError("it sets the state of something that is no array.")
+                stack[-1].state = state
+            case _ if argument is not None and isinstance(argument, int | float | str | bytes | bytearray):
+                stack.append(argument)  # every way of writing a number, text or bytes
+            case _:
+                raise DataError(f"it uses the instruction {code}, which no data need.")
+    if len(stack) != 1:
+        raise DataError("its instructions end in the middle of something.")
+    return stack[0]
+
+
+def _instructions(program: bytes | IO[bytes]) -> Iterator[tuple[str, Any]]:
+    allowed = {
+        "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT", "STRING", "BINSTRING",
+        "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8", "UNICODE", "BINUNICODE",
+        "SHORT_BINUNICODE", "BINUNICODE8",
+    }  # fmt: skip
+    structure = {
+        "PROTO", "FRAME", "STOP", "MARK", "GLOBAL", "STACK_GLOBAL", "NONE", "NEWTRUE", "NEWFALSE", "EMPTY_TUPLE",
+        "EMPTY_LIST", "EMPTY_DICT", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "APPEND", "APPENDS", "MEMOIZE", "PUT",
+        "BINPUT", "LONG_BINPUT", "GET", "BINGET", "LONG_BINGET", "REDUCE", "NEWOBJ", "BUILD", "SETITEM",
+        "SETITEMS",
+    }  # fmt: skip
+    for opcode, argument, _ in pickletools.genops(program):
+        if opcode.name not in allowed and opcode.name not in structure:
+            raise DataError(f"it uses the instruction {opcode.name}, which no data need.")
+        yield opcode.name, argument
+
+
+def _to_mark(stack: list[Any]) -> list[Any]:
+    place = len(stack) - 1
+    while stack[place] is not _MARK:
+        place -= 1
+        if place < 0:
+            raise DataError("its instructions lack a beginning.")
+    entries = stack[place + 1 :]
+    del stack[place:]
+    return entries
+
+
+def _list(stack: list[Any]) -> list[Any]:
+    if not stack or not isinstance(stack[-1], list):
+        raise DataError("it adds to something that is no list.")
+    return stack[-1]
+
+
+def _put(stack: list[Any], entries: list[tuple[Any, Any]]) -> None:
+    if not stack or not isinstance(stack[-1], dict) or not all(isinstance(key, str | int) for key, _ in entries):
+        raise DataError("it sets entries of something that is no dictionary.")
+    stack[-1].update(entries)
+
+
+def to_list(node: Any) -> list[Any]:
+    """Entries of a list, of a tuple, or of the note of an array of objects, as they stand.
+
+    Raises:
+        DataError: anything else.
+    """
+    if isinstance(node, Call) and node.name in _ARRAYS and isinstance(node.state, tuple):
+        node = node.state[-1]
+    if not isinstance(node, list | tuple):
+        raise DataError("it holds something else where a list is expected.")
+    return list(node)
