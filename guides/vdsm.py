@@ -47,6 +47,9 @@ class VDSMGuide(nn.Module):
         share: of the known frames of a clip from which the identity is read while training, chosen at random and at
             least one; all frames are explained with it, so that it cannot hold what differs between frames.
         dropout: between layers of the reading LSTM.
+        agreement: weight of a cost, in nats, for reading different identities from two clips of one individual: half
+            the squared distance of the locations in units of the prior's scale. Without it traces of the action too
+            faint to matter to the decoder remain in the code.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class VDSMGuide(nn.Module):
         pool: Pool = "mean",
         share: float = 0.5,
         dropout: float = 0.0,
+        agreement: float = 0.0,
     ) -> None:
         super().__init__()
         if not 0 < share <= 1:
@@ -68,7 +72,7 @@ class VDSMGuide(nn.Module):
         z, k, d = model.pose, model.experts, model.dynamics
         self.pose, self.experts, self.dynamics = z, k, d
         self.identity_kind, self.chain_kind = model.identity_kind, model.chain_kind
-        self.pose_guide, self.pool, self.share = pose_guide, pool, share
+        self.pose_guide, self.pool, self.share, self.agreement = pose_guide, pool, share, agreement
         self.encoder = FrameEncoder(model.channels, model.size, widths, features, encoder)
         self.pose_head = nn.Linear(features, 2 * z)
         self.identity_head = nn.Sequential(nn.Linear(features, 128), nn.LeakyReLU(0.01), nn.Linear(128, 2 * k))
@@ -275,7 +279,12 @@ class FrameGuide(nn.Module):
             if who is None:
                 whole.sample_identity(encoded, mask)
             else:
-                whole.sample_identity(whole.encode_frames(who), None, glimpse=False)
+                others = whole.encode_frames(who)
+                whole.sample_identity(others, None, glimpse=False)
+                if whole.agreement > 0:
+                    gap = whole.pool_identity(others)[0] - whole.pool_identity(encoded, mask)[0]
+                    cost = 0.5 * whole.agreement * (whole.experts * gap).square().sum(-1, keepdim=True)
+                    pyro.factor("agreement", cost, has_rsample=True)  # in a guide, a factor is paid for
             with pyro.plate("time", encoded.shape[1], dim=-1), seen(mask):
                 loc, scale = encoded[..., : whole.pose], encoded[..., whole.pose : 2 * whole.pose]
                 pyro.sample("pose", dist.Normal(loc, scale).to_event(1))

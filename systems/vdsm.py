@@ -127,7 +127,7 @@ class VDSM(System):
         self.model.decoder.start_at(torch.tensor(schema["mean"]))
         self.guide = VDSMGuide(
             self.model, c.encoder_widths, c.features, c.recurrent, c.layers, c.encoder, c.pose_guide, c.pool,
-            c.identity_share, c.dropout,
+            c.identity_share, c.dropout, c.agreement,
         )  # fmt: skip
 
     def initialise(self, train: Any, seed: int) -> None:

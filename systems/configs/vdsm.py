@@ -40,6 +40,7 @@ class Config:
             it; from pairs it is read from so many frames of the partner instead.
         pair_within_group: read the identity from another clip of the same individual, where the data say who is who
             (`group`): weak supervision.
+        agreement: weight of a cost for reading different identities from the two clips of a pair; see `guides.vdsm`.
         frames_per_clip: frames drawn per clip in stage 1; 0 for all.
         steps: of stage 1, frames and identities.
         batch_size: clips (or pairs) per step of stage 1.
@@ -93,6 +94,7 @@ class Config:
     pool: Literal["mean", "product"] = "mean"
     identity_share: float = 0.5
     pair_within_group: bool = True
+    agreement: float = 1.0
     frames_per_clip: int = 4
     steps: int = 2_600
     batch_size: int = 20
@@ -109,8 +111,8 @@ class Config:
     cooldown_factor: float = 0.3
     temperature: tuple[float, float, float] = (3.0, 10.0, 0.4)
     identity_weight: tuple[float, float, float] = (0.05, 0.25, 1 / 3)
-    pose_weight: tuple[float, float, float, float] = (30.0, 4.0, 1.5, 1.0)
-    pose_places: tuple[float, float] = (0.25, 0.6)
+    pose_weight: tuple[float, float, float, float] = (8.0, 2.0, 1.0, 1.0)
+    pose_places: tuple[float, float] = (0.1, 0.3)
     sequence_pose_weight: tuple[float, float, float, float] = (0.1, 0.4, 0.4, 1.0)
     sequence_pose_places: tuple[float, float] = (0.5, 0.8)
     dynamics_weight: tuple[float, float, float] = (0.1, 1.0, 1.0)
@@ -131,7 +133,8 @@ class Config:
             _at_least(self, name, 0)
         for name in ("transition", "judge_epochs"):
             _at_least(self, name, 0)
-        _at_least(self, "frames_per_clip", 0)
+        for name in ("frames_per_clip", "agreement"):
+            _at_least(self, name, 0)
         for name in ("learning_rate", "warm_learning_rate", "sequence_learning_rate", "clip", "cooldown_factor"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} must be positive; got {getattr(self, name)}")
@@ -179,6 +182,7 @@ _FULL: dict[str, Any] = {
     "warm_steps": 0,
     "cooldown": 0.0,
     "identity_share": 1.0,
+    "agreement": 0.0,
     "steps": 10_000,
     "sequence_steps": 10_000,
     "epochs": 200,

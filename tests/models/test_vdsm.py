@@ -24,7 +24,7 @@ K, Z, D, T = 3, 2, 4, 5
 
 def pair(seed: int = 0, **options: Any) -> tuple[VDSM, VDSMGuide]:
     torch.manual_seed(seed)
-    guide_options = {k: options.pop(k) for k in ("pose_guide", "pool", "share") if k in options}
+    guide_options = {k: options.pop(k) for k in ("pose_guide", "pool", "share", "agreement") if k in options}
     model = VDSM(2, 8, K, Z, D, (6,), 8, **options).double()
     return model, VDSMGuide(model, (6,), 10, 8, encoder="strided", **guide_options).double()
 
@@ -286,6 +286,27 @@ def test_in_training_the_identity_is_read_from_a_share_of_the_known_frames() -> 
     assert float(chosen[10:].double().mean(0).min()) > 0.3  # every frame has its turn
     guide.eval()
     assert guide._glimpse(encoded, mask) is mask
+
+
+def test_disagreement_about_the_identity_of_a_pair_is_paid_for() -> None:
+    model, guide = pair(agreement=0.0)
+    guide.eval()
+    x, y = clips(2), clips(2, seed=5)
+    program, proposal = FrameModel(model), FrameGuide(guide)
+    losses = {}
+    for weight in (0.0, 2.0):
+        guide.agreement = weight
+        for kind in (TraceMeanField_ELBO, Trace_ELBO):
+            for who in (x, y):
+                with same_noise():
+                    loss = kind(max_plate_nesting=2).differentiable_loss(program, proposal, frames=x, who=who)
+                losses[weight, kind, who is x] = float(loss.detach())
+    gap = guide.pool_identity(guide.encode_frames(x))[0] - guide.pool_identity(guide.encode_frames(y))[0]
+    cost = float((0.5 * 2.0 * (K * gap).square().sum()).detach())
+    assert cost > 0
+    for kind in (TraceMeanField_ELBO, Trace_ELBO):
+        assert losses[2.0, kind, False] - losses[0.0, kind, False] == pytest.approx(cost, rel=1e-6)
+        assert losses[2.0, kind, True] == pytest.approx(losses[0.0, kind, True], rel=1e-9)
 
 
 def test_code_mixtures_draw_what_was_put_in() -> None:
