@@ -19,7 +19,8 @@ def figure(data: Dataset) -> Figure:
     """Draw the training rows.
 
     Args:
-        data: must have a tensor `x` of shape (rows, features), or clips `frames` (rows, T, C, H, W).
+        data: must have a tensor `x` of shape (rows, features), or clips: `frames` (rows, T, C, H, W), or `x` with time
+            on axis 1, (rows, T, [C,] H, W).
 
     Returns:
         A matplotlib figure: points coloured by the first categorical stream, up to 64 pictures, up to 36 columns, or
@@ -30,8 +31,9 @@ def figure(data: Dataset) -> Figure:
     """
     from matplotlib.figure import Figure
 
-    if "frames" in data.train.tensors and data.train.tensors["frames"].ndim == 5:
-        return _clips(data)
+    films = _films(data)
+    if films is not None:
+        return _clips(data, films)
     if "x" not in data.train.tensors or data.train.tensors["x"].ndim != 2:
         raise DataError(f"data {data.meta.name!r} has no table 'x' to draw; it holds {sorted(data.train.tensors)}.")
     x = data.train.numpy()
@@ -46,11 +48,20 @@ def figure(data: Dataset) -> Figure:
     return drawing
 
 
-def _clips(data: Dataset) -> Figure:
+def _films(data: Dataset) -> Array | None:
+    """Clips as (rows, T, channels, height, width), from `frames` or from an `x` that is a film; None without."""
+    frames, x = data.train.tensors.get("frames"), data.train.tensors.get("x")
+    if frames is not None and frames.ndim == 5:
+        return data.train.numpy("frames")
+    if x is None or x.ndim not in (4, 5) or "x" not in data.train.sequences:
+        return None
+    return data.train.numpy("x")[:, :, None] if x.ndim == 4 else data.train.numpy("x")
+
+
+def _clips(data: Dataset, frames: Array) -> Figure:
     """Clips spread over the training rows, time from left to right."""
     from matplotlib.figure import Figure
 
-    frames = data.train.numpy("frames")
     rows = np.unique(np.linspace(0, len(frames) - 1, _CLIPS).astype(np.int64))
     times = np.unique(np.linspace(0, frames.shape[1] - 1, _CLIPS).astype(np.int64))
     drawing = Figure(figsize=(0.9 * len(times) + 1.2, 0.9 * len(rows) + 0.6), layout="constrained")

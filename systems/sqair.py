@@ -98,7 +98,7 @@ class SQAIR(System):
                 f"example lengths=({x.shape[1]},) with shares=(1.0,)."
             )
         found = films.statistics(x, self.config.background, self.config.std)
-        return {"shape": list(x.shape[2:]), "frames": int(x.shape[1]), "channels": bool(_coloured(train)), **found}
+        return {"shape": list(x.shape[2:]), "frames": int(x.shape[1]), **found}
 
     def prepare(self, split: Split) -> Split:
         """The films alone."""
@@ -359,7 +359,7 @@ class SQAIR(System):
             seed: of the draws; None goes on with torch's generator.
 
         Returns:
-            `x` (n, frames, [channels,] height, width) in 0 .. 1, `boxes` (n, frames, places, 4) as x, y, width, height
+            `x` (n, frames, channels, height, width) in 0 .. 1, `boxes` (n, frames, places, 4) as x, y, width, height
             in pixels, `presence` (n, frames, places).
         """
         self._need_fit()
@@ -372,7 +372,7 @@ class SQAIR(System):
         x = noisy if noise else torch.stack([s.canvas for s in states], 1)
         x = x.clamp(0.0, 1.0)
         return {
-            "x": x if self.schema["channels"] else x.squeeze(2),
+            "x": x,
             "boxes": posterior.boxes(where, presence, self.model.shape),
             "presence": presence,
         }
@@ -605,7 +605,3 @@ def _rmsprop(parameters: Any, rate: float) -> torch.optim.Optimizer:
             "momentum_buffer": torch.zeros_like(parameter),
         }
     return optimizer
-
-
-def _coloured(split: Split) -> bool:
-    return split.tensors["x"].dim() == 5

@@ -137,8 +137,7 @@ def samples(system: SQAIR, frames: int, seed: int = 0) -> Figure:
     axes = figure.subplots(len(counts), frames, squeeze=False)
     for i, film in enumerate(drawn):
         for t in range(frames):
-            picture = film["x"][0, t]
-            _show(axes[i, t], picture if picture.dim() == 3 else picture.unsqueeze(0))
+            _show(axes[i, t], film["x"][0, t])
         axes[i, 0].set_ylabel(f"{counts[i]} drawn", fontsize=7)
     return figure
 

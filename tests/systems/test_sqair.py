@@ -106,7 +106,7 @@ def test_futures_keep_identities_and_births_only_happen_where_allowed(learned: S
 def test_samples_have_as_many_objects_as_asked_for(learned: SQAIR) -> None:
     for count in (0, 3):
         drawn = learned.sample(5, frames=3, count=count, seed=1)
-        assert drawn["x"].shape == (5, 3, 50, 50)
+        assert drawn["x"].shape == (5, 3, 1, 50, 50)
         assert (drawn["presence"][:, 0].sum(-1) == count).all()
     assert learned.sample(2, frames=1, count=0)["x"].abs().max() == 0.0
     with pytest.raises(ConfigError, match="count=4"):
