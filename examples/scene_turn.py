@@ -41,7 +41,7 @@ def main() -> None:
 
     if options.smoke:
         data = datasets.load("courts", sizes=(32, 9, 9), views=12, size=16)
-        system = Scene(nodes="hub", grid=4, width=16, bins=8, draft_steps=4, steps=4)
+        system = Scene(grid=4, width=16, bins=8, draft_steps=4, steps=4)
     else:
         data = datasets.load("courts")
         system = Scene(preset="courts")

@@ -500,9 +500,8 @@ class Scene(System):
                 "data": "courts",
                 "data_options": {"sizes": (400, 16, 64) if quick else (1200, 32, 96)},
                 "options": {
-                    "draft_steps": 60 if quick else 260,
-                    "steps": 40 if quick else 140,
-                    "nodes": "hub",
+                    "draft_steps": 60 if quick else 240,
+                    "steps": 30 if quick else 100,
                 },
             }
         ]

@@ -53,16 +53,17 @@ def episodes(
         split: held-out places.
         side: places along a hotel's side.
         context: photographs seen per place; the options' by default.
-        total: queries wanted over all; `QUERIES` by default.
+        total: queries wanted over all, with other choices of context where places have too few photographs;
+            `QUERIES` by default, or as many as there are.
         seed: of the choice of photographs.
 
     Raises:
         DataError: too few places or photographs.
     """
     c = system.config
-    total = QUERIES if total is None else total
     seen = c.context if context is None else context
     places, views = split.tensors["images"].shape[:2]
+    total = min(QUERIES, places * max(1, views - seen)) if total is None else total
     mazes = side * side
     if places < mazes:
         raise DataError(f"there are {places} held-out places; a hotel of {side} x {side} needs {mazes}.")
