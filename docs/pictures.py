@@ -156,11 +156,32 @@ def sqair_predicted() -> Figure:
     return _followed()["predicted"]
 
 
+def vdsm_swap() -> Figure:
+    """Characters nobody trained on, in the actions of others."""
+    from phlogiston import datasets
+    from phlogiston.systems.vdsm import VDSM
+    from phlogiston.systems.vdsm_pictures import swap_figure
+
+    data = datasets.load("figures", size=32)
+    system = VDSM(
+        preset="cpu-figures",
+        steps=1_300,
+        warm_steps=400,
+        sequence_steps=150,
+        agreement=10.0,
+        pose_weight=(8.0, 2.0, 1.0, 1.0),
+        pose_places=(0.1, 0.3),
+        identity_weight=(0.05, 0.25, 1 / 3),
+    )
+    return swap_figure(system.fit(data), data.test)
+
+
 PICTURES: dict[str, Callable[[], Figure]] = {
     draw.__name__.replace("_", "-"): draw
     for draw in (
         *(swissroll, sierpinski, digits, queries, flights, kinematics, completion, classification),
         *(mdn_answers, mdn_at_one_input, mdn_ignorance),
+        vdsm_swap,
         *(sqair_tracked, sqair_predicted),
     )
 }

@@ -94,7 +94,7 @@ class Config:
     pool: Literal["mean", "product"] = "mean"
     identity_share: float = 0.5
     pair_within_group: bool = True
-    agreement: float = 1.0
+    agreement: float = 10.0
     frames_per_clip: int = 4
     steps: int = 2_600
     batch_size: int = 20

@@ -21,4 +21,5 @@ def test_the_snippets_of_the_page_run_one_after_the_other(tmp_path: Path, monkey
 
 def test_the_pictures_of_the_page_are_there() -> None:
     pictures = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", PAGE.read_text(encoding="utf-8"))
+    assert len(pictures) == 1
     assert all((PAGE.parent / name).is_file() for name in pictures)
