@@ -39,7 +39,7 @@ class SketchEncoder(nn.Module):
         self.to_scale = nn.Linear(2 * hidden, model.latent)
         with torch.no_grad():
             self.to_scale.weight.mul_(0.1)
-            self.to_scale.bias.fill_(-1.0)
+            self.to_scale.bias.fill_(-3.0)  # precise at first, so that the decoder finds out z is worth listening to
 
     unit: Tensor
 

@@ -11,7 +11,8 @@ Only the first layer has to be run step by step, since its input needs the windo
 call over the whole line. `kappa` and `u` share their origin: both start at 0.
 
 Differs on purpose from the reference: the end is a state of the pen that is learned like any other, where the reference
-guesses it from the window; the network also sees how far the pen is from the line it started on.
+guesses it from the window, and a sign behind the last character lets the network see it come; the network also sees how
+far the pen is from the line it started on.
 
 Reference: Graves, "Generating sequences with recurrent neural networks", arXiv 1308.0850, section 5.
 """
@@ -46,12 +47,12 @@ class WritingState(NamedTuple):
         second: (rows, 2, hidden).
         third: (rows, 2, hidden).
         kappa: (rows, J), where the windows are.
-        window: (rows, characters), what they show.
-        phi: (rows, U), how much of each character.
+        window: (rows, characters + 1), what they show.
+        phi: (rows, U + 1), how much of each character, and of the end.
         last: (rows, 3), the last step.
         height: (rows,), of the pen over where it began, in data units.
         seen: (rows,), steps so far.
-        text: (rows, U, characters), one-hot, zeros after the end.
+        text: (rows, U + 1, characters + 1), one-hot: the characters, then a sign for the end, then zeros.
     """
 
     first: Tensor
@@ -96,13 +97,14 @@ class Handwriting(Stepwise):
         self.register_buffer("centre", torch.zeros(2))
         self.register_buffer("positive", torch.zeros(2, dtype=torch.bool))
         self.enter = nn.Linear(FEATURES, 4 * hidden)
-        self.recur = nn.Linear(characters + hidden, 4 * hidden, bias=False)
-        nn.init.orthogonal_(self.recur.weight[:, characters:])
+        signs = characters + 1  # the last one stands behind every text: where it is seen, the writing is nearly over
+        self.recur = nn.Linear(signs + hidden, 4 * hidden, bias=False)
+        nn.init.orthogonal_(self.recur.weight[:, signs:])
         with torch.no_grad():
             self.enter.bias[hidden : 2 * hidden] = 1.0  # forget gates
         self.slide = nn.Linear(hidden, 3 * windows)
-        self.second = Recurrent(FEATURES + characters + hidden, hidden)
-        self.third = Recurrent(FEATURES + characters + hidden, hidden)
+        self.second = Recurrent(FEATURES + signs + hidden, hidden)
+        self.third = Recurrent(FEATURES + signs + hidden, hidden)
         self.head = nn.Linear(3 * hidden, num_outputs("bivariate", num_components, 2) + 3)
 
     @torch.no_grad()
@@ -132,7 +134,7 @@ class Handwriting(Stepwise):
     # ----- the window ---------------------------------------------------------------------------------------------
 
     def one_hot(self, text: Tensor) -> Tensor:
-        """Codes (rows, U), -1 after the end, as (rows, U, characters) of zeros and ones.
+        """Codes (rows, U), -1 after the end, as (rows, U + 1, characters + 1) of zeros and ones, the end marked.
 
         Raises:
             ShapeError: codes beyond the alphabet, or a row without a character.
@@ -142,8 +144,11 @@ class Handwriting(Stepwise):
                 f"text has shape {tuple(text.shape)} and codes up to {int(text.max())}; expected (rows, characters) "
                 f"with codes below {self.characters} and at least one in every row"
             )
-        hot = torch.nn.functional.one_hot(text.clamp_min(0), self.characters).to(self.unit.dtype)
-        return hot * (text >= 0).unsqueeze(-1)
+        longer = torch.cat([text, torch.full_like(text[:, :1], -1)], 1)
+        ends = torch.arange(longer.shape[1], device=text.device) == (text >= 0).sum(1, keepdim=True)
+        signs = torch.where(ends, self.characters, longer)
+        hot = torch.nn.functional.one_hot(signs.clamp_min(0), self.characters + 1).to(self.unit.dtype)
+        return hot * (signs >= 0).unsqueeze(-1)
 
     def _look(self, h: Tensor, kappa: Tensor, text: Tensor, places: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Move the windows and look: (window, phi, kappa)."""
@@ -187,7 +192,7 @@ class Handwriting(Stepwise):
         zero = self.unit.new_zeros
         cells = zero(rows, 2, self.hidden)
         return WritingState(
-            cells, cells, cells, zero(rows, self.windows), zero(rows, self.characters), zero(rows, hot.shape[1]),
+            cells, cells, cells, zero(rows, self.windows), zero(rows, self.characters + 1), zero(rows, hot.shape[1]),
             zero(rows, 3), zero(rows), torch.zeros(rows, dtype=torch.long, device=self.unit.device), hot,
         )  # fmt: skip
 
@@ -199,7 +204,7 @@ class Handwriting(Stepwise):
             x: (rows, steps, 3), the step *before* each of the steps to predict; the first is `state.last`.
 
         Returns:
-            Outputs of all layers (rows, steps, 3 hidden), phi (rows, steps, U), and the state after the last step
+            Outputs of all layers (rows, steps, 3 hidden), phi (rows, steps, U + 1), and the state after the last step
             (its `last`, `height` and `seen` as they were).
         """
         steps = x.shape[1]
@@ -259,7 +264,7 @@ class Handwriting(Stepwise):
             text: int64 (rows, U).
 
         Returns:
-            The prediction, batch (rows, steps), and phi (rows, steps, U).
+            The prediction, batch (rows, steps), and phi (rows, steps, U + 1).
         """
         state = self.start(len(x), text)
         out, phi, _ = self.run(state, torch.cat([torch.zeros_like(x[:, :1]), x[:, :-1]], 1))

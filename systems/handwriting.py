@@ -212,7 +212,7 @@ class HandwritingModel(StepwiseSystem):
         return Score(torch.cat(found), "exact")
 
     def attention(self, data: Any) -> tuple[Tensor, Tensor]:
-        """Which character the window looks at: int64 (rows, points), and how much (rows, points, U)."""
+        """Which character the window looks at: int64 (rows, points), and how much (rows, points, U + 1)."""
         x, length, text = self.lines(data)
         with torch.no_grad():
             ended, _ = self.model.finish(x, length)
@@ -280,7 +280,7 @@ class HandwritingModel(StepwiseSystem):
                 "text": "A window slides over the text while the pen moves: nobody told the network which stroke "
                 "belongs to which letter. A bias makes it write neatly, an example makes it write in that hand.",
                 "data": "script",
-                "data_options": {"sizes": (1500, 50, 50), "letters": (3, 7)},
-                "options": {**PRESETS["default"], "hidden": 80, "steps": 60 if quick else 300},
+                "data_options": {"sizes": (1500, 50, 50), "letters": (2, 12)},
+                "options": {**PRESETS["default"], "hidden": 80, "batch_size": 40, "steps": 60 if quick else 350},
             }
         ]

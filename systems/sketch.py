@@ -451,10 +451,10 @@ class Sketch(StepwiseSystem):
                 "text": "Every drawing is read into a few numbers, and drawn again from them. In between lie drawings "
                 "nobody made.",
                 "data": "script",
-                "data_options": {"sizes": (1200, 100, 100), "letters": (1, 2)},
+                "data_options": {"sizes": (1500, 100, 100), "letters": (1, 1)},
                 "options": {
-                    **PRESETS["default"], "hidden": 64, "encoder_hidden": 32, "latent": 8, "free_bits": 3.0,
-                    "max_points": 60, "steps": 150 if quick else 900,
+                    **PRESETS["default"], "hidden": 64, "encoder_hidden": 32, "latent": 8, "free_bits": 0.0,
+                    "beta": 0.2, "max_points": 40, "learning_rate": 0.005, "steps": 150 if quick else 1300,
                 },
             }
         ]  # fmt: skip
