@@ -82,7 +82,7 @@ class Config:
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     # coordinates lie on grids of about 1/600: cells of 1/1000 keep the score bounded
-    "tinyperf": {"grid": 0.001, "min_scale": 0.0001, "steps": 4_000},
+    "tinyperf": {"grid": 0.001, "min_scale": 0.0001, "steps": 2_500},
     "control": {"grid": 0.001, "min_scale": 0.0001, "window": 50},
     "kanji": {"num_components": 20, "hidden": 128, "carry": False, "window": 80, "dequantise": 1.0},
     # sizes of IMPSY's models

@@ -29,6 +29,7 @@ def parse_seeds(text: str) -> list[int]:
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("learn", "full recipes")
     group.addoption("--seeds", default="0,1,2", help="seeds of the full recipes (default: 0,1,2)")
+    group.addoption("--runs", type=Path, default=None, help="folder to keep long runs in, and to go on with them from")
     group.addoption("--results", type=Path, default=RESULTS, help="folder for the results (default: docs/results)")
 
 
@@ -36,6 +37,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def seeds(request: pytest.FixtureRequest) -> list[int]:
     """The seeds given by `--seeds`."""
     return parse_seeds(request.config.getoption("--seeds", default="0,1,2"))
+
+
+@pytest.fixture
+def kept(request: pytest.FixtureRequest) -> Callable[[str, int], Path | None]:
+    """A function `kept(name, seed)`: the run folder of a long recipe, or None where runs are not kept.
+
+    A recipe that was interrupted goes on from there; its CPU time then counts the last part only.
+    """
+    folder = request.config.getoption("--runs", default=None)
+    return lambda name, seed: None if folder is None else Path(folder) / f"{name}-{seed}"
 
 
 @pytest.fixture

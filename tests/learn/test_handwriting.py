@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -13,9 +14,10 @@ from .recorder import Entry
 
 pytestmark = pytest.mark.learn
 Record = Callable[..., Entry]
+Kept = Callable[[str, int], Path | None]
 
 
-def test_handwriting_script(record: Record) -> None:
+def test_handwriting_script(record: Record, kept: Kept) -> None:
     """Legibility at bias 1 by a reader of shapes; attention, the effect of bias, and primed slant beside it."""
     data = datasets.load("script")
     entry = record(
@@ -30,7 +32,7 @@ def test_handwriting_script(record: Record) -> None:
     checks: list[dict[str, float]] = []
     for seed in entry.seeds:
         with entry.measure(seed) as run:
-            system = HandwritingModel().fit(data, seed=seed, progress="off")
+            system = HandwritingModel().fit(data, seed=seed, out=kept("script", seed), progress="off")
             run.stop()
             found = {name: metric.value for name, metric in system.evaluate(data).items()}
             run.value = found["legible_bias_1"]

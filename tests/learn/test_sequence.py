@@ -19,6 +19,7 @@ from .recorder import Entry
 
 pytestmark = pytest.mark.learn
 Record = Callable[..., Entry]
+Kept = Callable[[str, int], Path | None]
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 
@@ -30,7 +31,7 @@ def files(name: str, folder: str) -> Path:
     pytest.skip(f"the files of {name} are not here; see `phlogiston data info {name}`")
 
 
-def test_sequence_touch_music(record: Record) -> None:
+def test_sequence_touch_music(record: Record, kept: Kept) -> None:
     """Nats per touch on cells of 1/1000, over the first 400 touches of 100 held-out performances, all counted."""
     data = datasets.load("tinyperf", root=files("tinyperf", "tinyperf"))
     x, length = data.valid.tensors["x"][:100, :400], data.valid.tensors["length"][:100].clamp(max=400)
@@ -49,7 +50,7 @@ def test_sequence_touch_music(record: Record) -> None:
     checks: list[dict[str, float]] = []
     for seed in entry.seeds:
         with entry.measure(seed) as run:
-            system = SequenceModel(preset="tinyperf").fit(data, seed=seed, progress="off")
+            system = SequenceModel(preset="tinyperf").fit(data, seed=seed, out=kept("tinyperf", seed), progress="off")
             run.stop()
             steps = torch.cat([torch.nn.functional.pad(v, (0, 400 - v.shape[1])) for v, _ in system._steps(x, length)])
             run.value = -float(steps[inside].double().mean())

@@ -20,6 +20,7 @@ from .recorder import Entry
 
 pytestmark = pytest.mark.learn
 Record = Callable[..., Entry]
+Kept = Callable[[str, int], Path | None]
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 
@@ -50,12 +51,14 @@ def describe(entry: Entry, system: Sketch) -> None:
     entry.fields["unit"] = float(system.model.unit[0])
 
 
-def test_sketch_unconditional(record: Record) -> None:
+def test_sketch_unconditional(record: Record, kept: Kept) -> None:
     data = omniglot()
     entry = begin(record, "unconditional", data, title="drawings, decoder alone", kind="exact", must=3.0)
     for seed in entry.seeds:
         with entry.measure(seed) as run:
-            system = Sketch(preset="omniglot-unconditional").fit(data, seed=seed, progress="off")
+            system = Sketch(preset="omniglot-unconditional").fit(
+                data, seed=seed, out=kept("unconditional", seed), progress="off"
+            )
             run.stop()
             run.value = system.evaluate(data, ["bound"])["negative_bound"].value
         assert math.isclose(float(system.model.unit[0]), 59.005, abs_tol=0.01), "the unit the figures are quoted in"
@@ -63,7 +66,9 @@ def test_sketch_unconditional(record: Record) -> None:
     entry.check()
 
 
-def conditional(record: Record, name: str, preset: str, **fields: Any) -> tuple[Entry, list[dict[str, float]]]:
+def conditional(
+    record: Record, kept: Kept, name: str, preset: str, **fields: Any
+) -> tuple[Entry, list[dict[str, float]]]:
     data = omniglot()
     entry = begin(record, name, data, kind="upper bound", **fields)
     found: list[dict[str, float]] = []
@@ -71,7 +76,7 @@ def conditional(record: Record, name: str, preset: str, **fields: Any) -> tuple[
         with entry.measure(seed) as run:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", TrainingWarning)  # a collapsed latent is a failure
-                system = Sketch(preset=preset).fit(data, seed=seed, progress="off")
+                system = Sketch(preset=preset).fit(data, seed=seed, out=kept(name, seed), progress="off")
             run.stop()
             metrics = system.evaluate(data)
             run.value = metrics["negative_bound"].value
@@ -85,14 +90,16 @@ def conditional(record: Record, name: str, preset: str, **fields: Any) -> tuple[
     return entry, found
 
 
-def test_sketch_conditional(record: Record) -> None:
-    entry, found = conditional(record, "conditional", "omniglot", title="drawings with a latent, free bits", must=5.0)
+def test_sketch_conditional(record: Record, kept: Kept) -> None:
+    entry, found = conditional(
+        record, kept, "conditional", "omniglot", title="drawings with a latent, free bits", must=5.0
+    )
     assert all(f["divergence"] >= 5.0 for f in found), found
     entry.check()
 
 
-def test_sketch_codes(record: Record) -> None:
-    entry, found = conditional(record, "codes", "omniglot-codes", title="drawings with a latent, beta 1/4")
+def test_sketch_codes(record: Record, kept: Kept) -> None:
+    entry, found = conditional(record, kept, "codes", "omniglot-codes", title="drawings with a latent, beta 1/4")
     entry.check()
     assert all(f["divergence"] >= 8.0 for f in found), found
     assert all(f["recognised_share"] >= 0.5 for f in found), found
