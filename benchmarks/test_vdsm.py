@@ -6,6 +6,7 @@ again at every step of stage 2, whose gradients also reach the frozen parts: as 
 
 from __future__ import annotations
 
+import copy
 import resource
 import statistics
 import time
@@ -37,7 +38,8 @@ class Looped(nn.Module):
 
     def __init__(self, model: VDSM, guide: VDSMGuide, sequences: bool) -> None:
         super().__init__()
-        self.m, self.g, self.sequences = model, guide, sequences
+        self.m, self.g, self.sequences = model, copy.deepcopy(guide), sequences
+        self.g.encoder.layout = torch.contiguous_format  # as pictures come
 
     def decode_one(self, pose: Tensor, identity: Tensor) -> Tensor:
         """One clip: blend every bank expert by expert, then decode."""

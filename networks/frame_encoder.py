@@ -69,10 +69,11 @@ class FrameEncoder(nn.Module):
         self.last = nn.Conv2d(widths[-1], features, 4)
         self.slope = slope
         self.channels, self.size = channels, size
+        self.layout = torch.channels_last  # of pictures in memory; convolutions are half as fast again in this one
 
     def forward(self, frames: Tensor) -> Tensor:
         """Frames (..., channels, size, size) in [0, 1] to features (..., features)."""
-        flat = frames.reshape(-1, self.channels, self.size, self.size)
+        flat = frames.reshape(-1, self.channels, self.size, self.size).contiguous(memory_format=self.layout)
         out = F.leaky_relu(self.last(self.trunk(flat)).flatten(1), self.slope)
         return out.reshape(*frames.shape[:-3], -1)
 
