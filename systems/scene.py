@@ -204,7 +204,8 @@ class Scene(System):
             return found
         schedules: dict[str, Any] = {"learning_rate": warmup(c.warmup, cosine(1.0, c.final_rate))}
         if c.kl_warmup:
-            points = [(0.0, 0.05 * c.kl_weight), (c.kl_warmup, c.kl_weight)]
+            rise = ((0.0, 0.01), (0.5 * c.kl_warmup, 0.1), (c.kl_warmup, 1.0))
+            points = [(progress, share * c.kl_weight) for progress, share in rise]
             schedules["objective.kl_weight"] = piecewise(points)
         handlers: dict[str, Any] = {}
         if c.sigma_start:
@@ -500,8 +501,8 @@ class Scene(System):
                 "data": "courts",
                 "data_options": {"sizes": (400, 16, 64) if quick else (1200, 32, 96)},
                 "options": {
-                    "draft_steps": 60 if quick else 240,
-                    "steps": 30 if quick else 100,
+                    "draft_steps": 45 if quick else 240,
+                    "steps": 15 if quick else 100,
                 },
             }
         ]

@@ -62,8 +62,8 @@ class Config:
         prior_share: share of the queries whose prior samples are compared with the truth, too.
         prior_weight: weight of that comparison, per query of the share.
         kl_weight: weight of the divergence; 1 gives the bound.
-        kl_warmup: share of the steps in which that weight rises from a twentieth: latents that cost their full price
-            before the decoder has a use for them fall asleep.
+        kl_warmup: share of the steps in which that weight rises from a hundredth, half of them below a tenth: latents
+            that cost their full price before the decoder has a use for them fall asleep.
         keep_scenes: held-out places whose photographs are kept with the model, to sample from without data.
     """
 
@@ -112,7 +112,7 @@ class Config:
     prior_share: float = 0.25
     prior_weight: float = 1.0
     kl_weight: float = 1.0
-    kl_warmup: float = 0.5
+    kl_warmup: float = 0.6
     keep_scenes: int = 9
 
     def __post_init__(self) -> None:
