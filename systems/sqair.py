@@ -553,8 +553,9 @@ class SQAIR(System):
         Returns:
             Bound, log p(x | z), divergence and the bound of an empty picture in nats per frame; count accuracy (of the
             posterior, of its mode, of connected components with and without a median over time), over-counts and
-            calibration; MOTA, IDF1, identity switches per object and frame, share of matched objects and centre error;
-            prediction errors beside staying put; the addition probe.
+            calibration; MOTA, IDF1, identity switches per object and frame, share of matched objects, centre error, and
+            the share of crossing pairs that keep their identities; prediction errors beside staying put; the addition
+            probe.
         """
         from phlogiston.systems.sqair_report import METRICS, evaluate
 

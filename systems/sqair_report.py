@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from phlogiston.systems.sqair import SQAIR
 
 FILMS = 64  # films at a time
+CROSSING = 10.0  # pixels between centres within which two objects are on top of each other
 NEAR = 5.0  # pixels within which a track matches an object
 
 
@@ -131,12 +134,54 @@ def _tracking(found: list[posterior.Posterior], system: SQAIR, tensors: dict[str
         places = posterior.boxes(chosen["where"], chosen["presence"], system.model.shape).double().numpy()
         ids, there = chosen["ids"].numpy(), chosen["presence"].numpy()
         tracked += [_frames(b, p, i) for b, p, i in zip(places, there, ids, strict=True)]
-    figures = track_metrics(truth_frames(tensors), tracked, measure="centre", threshold=NEAR)
+    real = truth_frames(tensors)
+    figures = track_metrics(real, tracked, measure="centre", threshold=NEAR)
     counts = figures["mota"].detail
     out = {name: figures[name] for name in ("mota", "idf1", "id_switches")}
     out["centre_error"] = figures["motp"]
     share = counts["matches"] / max(counts["objects"], 1)
     out["matched"] = Metric(share, None, counts["objects"], "estimate", True, counts)
+    met = [kept for a, b in zip(real, tracked, strict=True) for kept in crossings(a, b)]
+    if met:
+        detail = {"unit": "pairs that kept their identities", "near": CROSSING}
+        out["crossings_kept"] = from_rows(np.array(met, float), "estimate", True, detail)
+    return out
+
+
+def crossings(real: Sequence[Frame], tracked: Sequence[Frame]) -> list[bool]:
+    """For each time two objects meet and part again, whether both keep their identities through it.
+
+    They meet while their centres are within `CROSSING` pixels; what counts is who followed them in the last frame
+    before and the first one after. An object that nobody follows there has not kept its identity.
+    """
+
+    def follower(time: int, name: Any) -> Any:
+        x, y, w, h = real[time][name]
+        near = [
+            (float(np.hypot(b[0] + b[2] / 2 - x - w / 2, b[1] + b[3] / 2 - y - h / 2)), track)
+            for track, b in tracked[time].items()
+        ]
+        return min(near)[1] if near and min(near)[0] <= 2 * NEAR else None
+
+    out = []
+    names = sorted({name for frame in real for name in frame}, key=str)
+    for one, other in itertools.combinations(names, 2):
+        apart: list[bool | None] = []
+        for frame in real:
+            if one in frame and other in frame:
+                a, b = np.array(frame[one]), np.array(frame[other])
+                apart.append(bool(np.linalg.norm(a[:2] + a[2:] / 2 - b[:2] - b[2:] / 2) > CROSSING))
+            else:
+                apart.append(None)
+        before: int | None = None
+        for time, state in enumerate(apart):
+            if state is None:
+                before = None
+            elif state:
+                if before is not None and time > before + 1:
+                    pairs = [(follower(before, n), follower(time, n)) for n in (one, other)]
+                    out.append(all(a is not None and a == b for a, b in pairs))
+                before = time
     return out
 
 

@@ -12,6 +12,7 @@ from phlogiston.errors import ConfigError, DataError, DataWarning, ShapeError, U
 from phlogiston.inference.evidence import Known
 from phlogiston.systems import sqair_pictures
 from phlogiston.systems.sqair import SQAIR
+from phlogiston.systems.sqair_report import crossings
 
 TINY: dict[str, Any] = {
     "steps": 3,
@@ -49,6 +50,20 @@ def test_it_learns_to_count_and_follow_in_seconds(learned: SQAIR, data: datasets
     assert found["log_likelihood"].value > found["log_likelihood_of_nothing"].value + 150
     assert found["over_count"].value < 0.1
     assert found["divergence"].value > 0
+
+
+def test_pairs_that_cross_keep_their_identities_or_not() -> None:
+    """Two boxes pass each other; the followers stay with them, are exchanged, or one is lost."""
+    left = [(10.0 * t, 0.0, 8.0, 8.0) for t in range(6)]
+    right = [(50.0 - 10.0 * t, 0.0, 8.0, 8.0) for t in range(6)]
+    real = [{0: a, 1: b} for a, b in zip(left, right, strict=True)]
+    faithful = [{7: a, 9: b} for a, b in zip(left, right, strict=True)]
+    exchanged = [faithful[t] if t < 3 else {9: left[t], 7: right[t]} for t in range(6)]
+    lost = [faithful[t] if t < 3 else {7: left[t]} for t in range(6)]
+    assert crossings(real, faithful) == [True]
+    assert crossings(real, exchanged) == [False]
+    assert crossings(real, lost) == [False]
+    assert crossings(real[:3], faithful[:3]) == []
 
 
 def test_the_bound_rises_with_particles_and_says_that_it_is_one(learned: SQAIR, data: datasets.Dataset) -> None:
