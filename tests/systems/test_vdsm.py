@@ -408,3 +408,11 @@ def test_evaluation_and_figures_are_complete(data: Dataset, tmp_path: Path, monk
     assert {"who times how", "clips and what is made of them", "invented clips"} <= set(fitted.figures(data))
     nats = fitted.evaluate(data.test, ["log_likelihood"])["log_likelihood"]
     assert nats.kind == "lower bound"
+
+
+def test_demo_recipes_are_valid_and_fit_their_data() -> None:
+    for quick in (False, True):
+        for recipe in VDSM.demo(quick):
+            system = VDSM(recipe["options"])
+            assert len(system.config.encoder_widths) == np.log2(recipe["data_options"]["size"] / 4)
+            assert set(recipe["data_options"]) <= set(datasets.info(recipe["data"]).options)
