@@ -82,6 +82,7 @@ def generate(
     choice: Choice = PLAIN,
     constrain: Constrain | None = None,
     stop: Stop | None = None,
+    tolerance: float = 0.0,
 ) -> Generated:
     """Draw steps until every row has ended.
 
@@ -94,6 +95,8 @@ def generate(
         constrain: applied to every drawn step before it is fed back: (rows, width) -> (rows, width).
         stop: called with the number of the step () and the step (rows, width); rows where it is True end *before* this
             step. Rows whose pen says so (state 2) end of their own accord.
+        tolerance: changes by a constraint of no more than this do not count as clipped: half a cell, where steps are
+            known no better than to a cell.
 
     Raises:
         ConfigError: no steps.
@@ -112,7 +115,7 @@ def generate(
         over = value[:, -1] > 1.5 if ends else torch.zeros(len(value), dtype=torch.bool)
         if constrain is not None:
             allowed = constrain(value)
-            clipped += int(((allowed != value).any(-1) & ~over).sum())
+            clipped += int((((allowed - value).abs() > tolerance).any(-1) & ~over).sum())
             value = allowed
         if stop is not None:
             over = over | stop(torch.tensor(t), value)

@@ -208,7 +208,8 @@ class SequenceModel(StepwiseSystem):
             seed: of this call; None draws one from torch's generator. Row i depends on the seed and i alone.
 
         Returns:
-            `x` (n, steps, columns), `length` (n,), and `clipped` (1,): the share of steps a limit changed.
+            `x` (n, steps, columns), `length` (n,), and `clipped` (1,): the share of steps a limit changed by more than
+            half a cell.
         """
         self._need_fit()
         if n < 1:
@@ -286,7 +287,8 @@ class SequenceModel(StepwiseSystem):
         seed = int(torch.randint(2**31, ())) if seed is None else seed
         self.model.eval()
         choice = make_choice(*temperatures)
-        found = generate(self.model, state, steps, RowNoise(self.model, rows, seed), choice, self.constrain, stop)
+        noise, half = RowNoise(self.model, rows, seed), 0.5 * self.config.grid
+        found = generate(self.model, state, steps, noise, choice, self.constrain, stop, half)
         return {"x": found.x, "length": found.length, "clipped": torch.tensor([found.clipped])}
 
     def predictive(self, x: Any, length: Any = None) -> Prediction:
