@@ -33,7 +33,7 @@ class Config:
     num_components: int = 10
     min_scale: float = 0.01
     max_points: int = 1_000
-    steps: int = 400
+    steps: int = 900
     batch_size: int = 64
     learning_rate: float = 0.003
     warmup: float = 0.05
@@ -53,5 +53,5 @@ class Config:
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "paper": {"hidden": 400, "windows": 10, "num_components": 20, "learning_rate": 0.0005, "max_points": 3_000},
-    "cpu": {"hidden": 96, "steps": 900},
+    "cpu": {"hidden": 80, "batch_size": 40, "steps": 350},
 }
