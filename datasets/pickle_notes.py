@@ -100,7 +100,7 @@ def interpret(program: bytes | IO[bytes]) -> Any:
         program: one pickle, or a file standing at the beginning of one; it is read to the end of that pickle.
 
     Returns:
-        What the program describes, made of tuples, lists, dictionaries, numbers, text, bytes and `Call`s.
+        What the program describes, made of tuples, lists, dictionaries, numbers, text, bytes and notes (`Call`).
 
     Raises:
         DataError: instructions that no data need.
