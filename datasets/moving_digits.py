@@ -27,7 +27,7 @@ INFO = Info(
     title="films of none, one or two moving digits, with counts, boxes and identities",
     kind="built in",
     licence="digits: CC BY 4.0 (UCI Machine Learning Repository), shipped inside scikit-learn; MNIST: CC BY-SA 3.0",
-    rows="8,000 / 256 / 256 films",
+    rows="8,000 / 256 / 256",
     shape="10 frames of 50 x 50",
     notes="bounds='topleft' is the published protocol; source='mnist' takes MNIST's digits.",
 )

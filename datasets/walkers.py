@@ -19,7 +19,7 @@ INFO = Info(
     title="films of people who enter, cross and leave, with counts, boxes and identities",
     kind="built in",
     licence="none: drawn by code",
-    rows="512 / 64 / 64 films",
+    rows="512 / 64 / 64",
     shape="12 frames of 48 x 64",
     notes="height 14 to 18 pixels; background='street' adds a fixed background to subtract.",
 )
