@@ -37,5 +37,5 @@ def test_candidates_are_counted_as_the_experiment_has_them(memory: str, fresh: b
 @pytest.mark.slow
 def test_it_learns_to_recognise() -> None:
     data = datasets.load("courts", sizes=(200, 0, 32), size=16)
-    model = train(data, "graph", 120, bins=16, values=8, widths=(12, 16), nodes="hub", sides=(1,), learning_rate=0.004)
-    assert accuracy(model, data.test, queries=160).value > 0.05  # chance is 0.007
+    model = train(data, "graph", 240, bins=16, values=8, widths=(12, 16), nodes="hub", sides=(1,), learning_rate=0.004)
+    assert accuracy(model, data.test, queries=640).value > 0.05  # chance is 0.007
