@@ -13,6 +13,16 @@ and those whose name begins with `density/`. Options:
     digits=3        decimals; by default two significant digits of the standard error, or three decimals
     note=no         leave out the line that says which command, machine and versions made the figures
 
+A single figure stands inside a line, in a sentence or in a cell of a table written by hand:
+
+    <!-- figure: drmm/classify/digits percent=yes -->96.7 %<!-- end figure -->
+
+    field=NAME      another number of the entry than its mean: `must`, `steps`, `baselines.NAME`
+    digits=3        as above; without an error bar there is no `±`, and `error=no` leaves it out
+    percent=yes     a share, times 100
+
+A figure nobody has recorded yet reads "not measured yet": its recipe under tests/learn puts it there.
+
 Markers inside fenced code blocks are left alone. docs/results/README.md describes the fields.
 
     python docs/tables.py            rewrite every page that is out of date
@@ -47,6 +57,8 @@ HEADINGS = {
 }
 TABLE = re.compile(r"^\s*<!-- table: (?P<what>.+?) -->\s*$")
 END = re.compile(r"^\s*<!-- end table -->\s*$")
+FIGURE = re.compile(r"<!-- figure: (?P<what>[^>]+?) -->.*?<!-- end figure -->")
+MISSING = "not measured yet"
 FENCE = re.compile(r"^\s*(```|~~~)")
 
 Entry = Mapping[str, Any]
@@ -215,8 +227,42 @@ def render(marker: Marker, folder: Path) -> list[str]:
     return [*lines, *([""] if below else []), *below]
 
 
+def figure(text: str, folder: Path) -> str:
+    """Return one figure as it stands in a line.
+
+    Raises:
+        TableError: for a marker that cannot be read, or a field the entry does not have.
+    """
+    try:
+        name, *words = shlex.split(text)
+        options = {"field": "mean"} | dict(word.split("=", 1) for word in words)
+        digits = int(options.pop("digits")) if "digits" in options else None
+    except ValueError as error:
+        raise TableError(f"cannot read the figure marker {text!r}: write SYSTEM/ENTRY option=value ...") from error
+    if unknown := sorted(set(options) - {"field", "percent", "error"}):
+        raise TableError(
+            f"unknown option {unknown[0]!r} in the figure marker {text!r}: choose field, digits, percent, error"
+        )
+    system, _, group = name.partition("/")
+    entry = next((dict(e) for e in load(system, folder) or [] if e["name"] == group), None)
+    if entry is None:
+        return MISSING
+    percent = options.get("percent") == "yes"
+    if percent:
+        parts = ("mean", "std_error", "must", "aim")
+        entry |= {part: 100 * entry[part] for part in parts if isinstance(entry.get(part), int | float)}
+    if options.get("error") == "no":
+        entry.pop("std_error", None)
+    shown = cell(entry, options["field"], digits_of(entry, digits))
+    if not shown:
+        raise TableError(f"{name} has no field {options['field']!r}")
+    return f"{shown} %" if percent else shown
+
+
 def rewrite(text: str, folder: Path) -> str:
-    """Return a page with the contents of its tables renewed; everything outside the markers stays as it is.
+    """Return a page with the contents of its tables and the figures in its lines renewed.
+
+    Everything outside the markers stays as it is.
 
     Raises:
         TableError: for a marker that cannot be read or has no end, or that asks for what is not there.
@@ -234,6 +280,10 @@ def rewrite(text: str, folder: Path) -> str:
                 continue
             if mark := FENCE.match(line):
                 fence = "" if mark[1] == fence else fence or mark[1]
+            if not fence:
+                line = FIGURE.sub(
+                    lambda m: f"<!-- figure: {m['what']} -->{figure(m['what'], folder)}<!-- end figure -->", line
+                )
             yield line
             if not fence and (found := TABLE.match(line)):
                 open_marker = found["what"]

@@ -117,6 +117,46 @@ def test_a_system_without_results_says_how_to_make_them(tables: ModuleType, site
     assert body(path) == ["*No results recorded yet; `make learn SYSTEM=later` makes them.*"]
 
 
+@pytest.mark.parametrize(
+    ("marker", "shown"),
+    [
+        ("toy/density/roll", "−2.900 ± 0.010"),
+        ("toy/density/roll digits=1 error=no", "−2.9"),
+        ("toy/density/roll field=baselines.mixture", "−2.860"),
+        ("toy/density/roll field=steps", "3,000"),
+        ("toy/error percent=yes digits=1", "50.0 %"),
+        ("toy/later", "not measured yet"),
+        ("later/later", "not measured yet"),
+    ],
+)
+def test_a_figure_stands_inside_a_line_and_is_renewed(tables: ModuleType, site: Path, marker: str, shown: str) -> None:
+    path = site / "README.md"
+    line = "| reaches <!-- figure: {0} -->{1}<!-- end figure -->, twice <!-- figure: {0} -->{1}<!-- end figure --> |\n"
+    path.write_text(line.format(marker, "an old figure"), encoding="utf-8")
+    assert tables.main(["--root", str(site)]) == 0
+    assert path.read_text(encoding="utf-8") == line.format(marker, shown)
+    assert tables.main(["--check", "--root", str(site)]) == 0
+
+
+@pytest.mark.parametrize("marker", ["toy/error field=nothing", "toy/error colour=red", "toy/error digits=many"])
+def test_a_wrong_figure_is_an_error_and_no_page_is_touched(tables: ModuleType, site: Path, marker: str) -> None:
+    path = site / "README.md"
+    path.write_text(f"<!-- figure: {marker} -->old<!-- end figure -->\n", encoding="utf-8")
+    assert tables.main(["--root", str(site)]) == 2
+    assert "old" in path.read_text(encoding="utf-8")
+
+
+def test_every_figure_in_a_line_of_ours_is_recorded_or_has_a_recipe(tables: ModuleType) -> None:
+    recipes = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests" / "learn").glob("test_*.py"))
+    for path in tables.pages(ROOT):
+        for found in tables.FIGURE.finditer(path.read_text(encoding="utf-8")):
+            system, _, name = found["what"].split()[0].partition("/")
+            entries = tables.load(system, ROOT / "docs" / "results") or []
+            known = any(entry["name"] == name for entry in entries)
+            parts = name.split("/")
+            assert known or all(part in recipes for part in parts), f"{path.name}: nothing makes {system}/{name}"
+
+
 def test_markers_in_code_blocks_and_line_ends_are_left_alone(tables: ModuleType, site: Path) -> None:
     text = "a\r\n```\n<!-- table: nowhere/at/all colums=x -->\n```\nb\n"
     (site / "README.md").write_bytes(text.encode())
