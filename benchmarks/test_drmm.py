@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -23,15 +22,7 @@ from phlogiston.systems.drmm import DRMM
 STEPS, ROUNDS, BATCH, WIDTH, K = 150, 7, 256, 8, 16
 OPTIONS = {"num_layers": 3, "num_components": K, "frame": "diag", "beam": WIDTH, "parameter_prior": False}
 
-pytestmark = pytest.mark.bench
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = [pytest.mark.bench, pytest.mark.usefixtures("one_thread")]
 
 
 def loss_by_hand(p: dict[str, Tensor], x: Tensor, weight: float) -> Tensor:

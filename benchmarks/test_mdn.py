@@ -12,7 +12,6 @@ import importlib
 import math
 import statistics
 import time
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -24,15 +23,7 @@ from phlogiston.systems.mdn import MDN
 
 ROUNDS = 9
 
-pytestmark = pytest.mark.bench
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = [pytest.mark.bench, pytest.mark.usefixtures("one_thread")]
 
 
 class ByHand(nn.Module):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pyro
@@ -28,15 +28,7 @@ from phlogiston.networks.scene_memory import GraphMemory
 from phlogiston.systems.scene import Scene
 from phlogiston.systems.scene_training import SceneObjective
 
-pytestmark = pytest.mark.bench
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = [pytest.mark.bench, pytest.mark.usefixtures("one_thread")]
 
 
 def medians(*jobs: Callable[[], object], rounds: int = 5) -> list[float]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -27,15 +27,7 @@ from phlogiston.systems.sequence import SequenceModel
 ROUNDS = 9
 KERAS = 0.019  # seconds per step, the faster of its two ways
 
-pytestmark = pytest.mark.bench
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = [pytest.mark.bench, pytest.mark.usefixtures("one_thread")]
 
 
 class ByHand(nn.Module):

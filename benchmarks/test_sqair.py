@@ -27,17 +27,14 @@ from phlogiston import datasets
 from phlogiston.inference.vimco import VIMCO, leave_one_out
 from phlogiston.systems.sqair import SQAIR
 
-pytestmark = pytest.mark.bench
+pytestmark = [pytest.mark.bench, pytest.mark.usefixtures("one_thread")]
 ROUNDS = 5
 
 
 @pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def _no_validation() -> Iterator[None]:
     with pyro.validation_enabled(False):
         yield
-    torch.set_num_threads(threads)
 
 
 def net(*sizes: int) -> nn.ModuleList:

@@ -19,11 +19,12 @@ from phlogiston import datasets
 from phlogiston.datasets import Dataset
 from phlogiston.inference.evidence import HalfSpace, Known, Near, Within
 from phlogiston.systems.drmm import DRMM
+from phlogiston.systems.drmm_panels import shade
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-ACCENT, SOFT = "#c2410c", "#c3cad4"
+SOFT = "#c3cad4"
 INF = float("inf")
 QUESTIONS: dict[str, dict[str, Any]] = {
     "unconditional": {},
@@ -47,22 +48,8 @@ def picture(system: DRMM, data: Dataset, num_samples: int = 800) -> Figure:
     ):
         answer = system.query(question, num_samples=num_samples, resample=True, seed=0)
         x = answer.samples["x"].numpy()
-        match question.get("x"):
-            case Known():
-                place.axvline(2.5, color=ACCENT, linewidth=1.0, alpha=0.6)
-            case Near(mean=mean, sd=sd):
-                z = ((a - float(mean[0])) / float(sd[0])) ** 2 + ((b - float(mean[1])) / float(sd[1])) ** 2
-                place.contour(a, b, z, levels=[1, 4], colors=ACCENT, linewidths=0.9)
-            case Within(lower=lower, upper=upper):
-                inside = (
-                    (a >= float(lower[0])) & (a <= float(upper[0])) & (b >= float(lower[1])) & (b <= float(upper[1]))
-                )
-                place.contourf(a, b, inside, levels=[0.5, 1.5], colors=ACCENT, alpha=0.13)
-            case HalfSpace(a=normals, b=offsets):
-                inside = np.ones_like(a, dtype=bool)
-                for (p, q), c in zip(normals.tolist(), offsets.tolist(), strict=True):
-                    inside &= p * a + q * b + c >= 0
-                place.contourf(a, b, inside, levels=[0.5, 1.5], colors=ACCENT, alpha=0.13)
+        if "x" in question:
+            shade(place, question["x"], a, b)
         place.scatter(*data.test.numpy().T, s=1.5, color=SOFT, linewidths=0)
         place.scatter(*x.T, s=3.5, color="#1d3557", linewidths=0, alpha=0.8)
         place.set(xlim=(-7.5, 7.5), ylim=(-7.5, 7.5), aspect="equal", xticks=[], yticks=[])

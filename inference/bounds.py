@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from pyro import poutine
 from pyro.distributions.util import is_identically_zero, scale_and_mask
-from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
+from pyro.infer import ELBO, Trace_ELBO, TraceMeanField_ELBO
+from pyro.infer.enum import get_importance_trace
 from pyro.infer.trace_elbo import _compute_log_r
 from pyro.infer.util import is_validation_enabled
 from pyro.poutine.messenger import Messenger
@@ -32,6 +33,24 @@ from phlogiston.inference.densities import is_reparameterised, kl_sum, log_prob_
 def runs_the_model(guide: Any) -> bool:
     """Say whether a guide is one of Pyro's messengers, which run the model themselves."""
     return isinstance(poutine.unwrap(guide), Messenger)
+
+
+class ParticleBound(ELBO):
+    """What bounds over several weighted particles share; a subclass defines `differentiable_loss`."""
+
+    def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        return get_importance_trace("flat", self.max_plate_nesting, model, guide, args, kwargs)
+
+    def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
+        """Return minus the bound, summed over rows and scaled (nats)."""
+        with torch.no_grad():
+            return float(self.differentiable_loss(model, guide, *args, **kwargs))
+
+    def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
+        """Return the loss and add its gradient to the parameters."""
+        loss = self.differentiable_loss(model, guide, *args, **kwargs)
+        loss.backward()
+        return float(loss.detach())
 
 
 class _Record(Messenger):

@@ -10,8 +10,22 @@ from torch import Tensor
 
 from phlogiston.distributions.linear_constraints import LinearEvidence, Rows
 from phlogiston.distributions.truncated_normal import log_normal_density
-from phlogiston.errors import EvidenceError
+from phlogiston.errors import EvidenceError, unknown_name
 from phlogiston.inference.evidence import HalfSpace, Known, Near, OneOf, Piece, Within, unknown_message
+
+
+def asked_sites(ask: Iterable[str] | None, sites: Iterable[str]) -> list[str]:
+    """The sites an answer shall hold: those asked for, or all.
+
+    Raises:
+        UnknownNameError: a site asked for that is not among `sites`.
+    """
+    known = list(sites)
+    wanted = known if ask is None else list(ask)
+    for name in wanted:
+        if name not in known:
+            raise unknown_name("site", name, known)
+    return wanted
 
 
 def count_rows(question: dict[str, tuple[Piece, ...]], vectors: Iterable[str]) -> int | None:

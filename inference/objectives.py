@@ -20,17 +20,16 @@ from typing import Any
 
 import torch
 from pyro.infer import ELBO, RenyiELBO, TraceEnum_ELBO
-from pyro.infer.enum import get_importance_trace
 from pyro.poutine.runtime import effectful
 from torch import Tensor, nn
 
 from phlogiston.errors import ConfigError, unknown_name
-from phlogiston.inference.bounds import Elbo, MeanField, divergence
+from phlogiston.inference.bounds import Elbo, MeanField, ParticleBound, divergence
 from phlogiston.inference.handlers import DATA_PLATE, in_data_plate
 from phlogiston.inference.vimco import VIMCO
 
 
-class IWAE(ELBO):
+class IWAE(ParticleBound):
     """The importance-weighted bound, one per data point.
 
     For each row `n` of the plate "data" and K particles from the guide the bound is
@@ -48,9 +47,6 @@ class IWAE(ELBO):
 
     def __init__(self, num_particles: int = 8, max_plate_nesting: float = math.inf) -> None:
         super().__init__(num_particles=num_particles, max_plate_nesting=max_plate_nesting, vectorize_particles=True)
-
-    def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
-        return get_importance_trace("flat", self.max_plate_nesting, model, guide, args, kwargs)
 
     def log_weights(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | float]:
         """Run the pair and return the log importance weights.
@@ -96,17 +92,6 @@ class IWAE(ELBO):
         weights, rest = self.log_weights(model, guide, *args, **kwargs)
         bound = torch.logsumexp(weights, 0) - math.log(self.num_particles)
         return -(bound.sum() + rest)
-
-    def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
-        """Return minus the bound, summed over rows (nats)."""
-        with torch.no_grad():
-            return float(self.differentiable_loss(model, guide, *args, **kwargs))
-
-    def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
-        """Return the loss and add its gradient to the parameters."""
-        loss = self.differentiable_loss(model, guide, *args, **kwargs)
-        loss.backward()
-        return float(loss.detach())
 
 
 def _reduce(log_prob: Tensor, particles: int | None, rows: int) -> Tensor:

@@ -26,7 +26,7 @@ from phlogiston.distributions.resampling import effective_size, log_mean, replac
 from phlogiston.errors import ConfigError, unknown_name
 from phlogiston.inference.answer import Answer, check_alive, evidence_error, stack, warn_if_poor
 from phlogiston.inference.evidence import Piece, normalise
-from phlogiston.inference.lowering import count_rows
+from phlogiston.inference.lowering import asked_sites, count_rows
 from phlogiston.inference.program import Program
 
 Method = Literal["importance", "smc", "hmc"]
@@ -92,10 +92,7 @@ def query(
             for row in range(rows or 1)
         ]
     answer = answers[0] if rows is None else stack(answers)
-    wanted = list(ask) if ask is not None else list(answer.samples)
-    for name in wanted:
-        if name not in answer.samples:
-            raise unknown_name("site", name, answer.samples)
+    wanted = asked_sites(ask, answer.samples)
     warn_if_poor(answer.ess, num_samples, f"query ({answer.method})")
     return Answer(
         {name: answer.samples[name] for name in wanted},

@@ -21,12 +21,11 @@ from typing import Any
 
 import torch
 from pyro.distributions.util import is_identically_zero
-from pyro.infer import ELBO
-from pyro.infer.enum import get_importance_trace
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from phlogiston.errors import ConfigError, unknown_name
+from phlogiston.inference.bounds import ParticleBound
 
 SIGNALS = ("iwae", "elbo")
 BASELINES = ("geometric", "arithmetic", "none")
@@ -85,7 +84,7 @@ def _without(weights: Tensor, place: int) -> Tensor:
     return torch.cat([weights[:place], weights[place + 1 :]])
 
 
-class VIMCO(ELBO):
+class VIMCO(ParticleBound):
     """The importance-weighted bound of any mix of reparameterised and other sites.
 
     Rows are the axes of the plates in which *every* site lies; with none, the whole batch is one row.
@@ -129,9 +128,6 @@ class VIMCO(ELBO):
         self.signal = signal
         self.baseline = baseline
 
-    def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
-        return get_importance_trace("flat", self.max_plate_nesting, model, guide, args, kwargs)
-
     def weigh(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Weights:
         """Run the pair and return the log weights of its particles.
 
@@ -163,17 +159,6 @@ class VIMCO(ELBO):
                 term = term / len(signal)
             bound = bound + (term - term.detach())
         return -found.scale * bound.sum()
-
-    def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
-        """Return minus the bound, summed over rows and scaled (nats)."""
-        with torch.no_grad():
-            return float(self.differentiable_loss(model, guide, *args, **kwargs))
-
-    def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
-        """Return the loss and add its gradient to the parameters."""
-        loss = self.differentiable_loss(model, guide, *args, **kwargs)
-        loss.backward()
-        return float(loss.detach())
 
 
 def log_weights(

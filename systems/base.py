@@ -98,6 +98,7 @@ class System:
     """
 
     name: ClassVar[str] = ""
+    METRICS: ClassVar[tuple[str, ...]] = ()  # the groups of figures that `evaluate` can compute
 
     def __init__(
         self, config: Any | Mapping[str, Any] | None = None, *, preset: str | None = None, **options: Any
@@ -316,6 +317,14 @@ class System:
     def _need_fit(self) -> None:
         if not self.schema:
             raise PhlogistonError(f"this {type(self).__name__} is not fitted yet: call .fit(data) or .load(run) first")
+
+    def _chosen_metrics(self, metrics: Sequence[str] | None) -> set[str]:
+        """Check that the system is fitted and the names are known; all metrics if none is named."""
+        self._need_fit()
+        for name in metrics or ():
+            if name not in self.METRICS:
+                raise unknown_name(f"metric of {self.name}", name, self.METRICS)
+        return set(metrics or self.METRICS)
 
     def save(self, folder: str | Path) -> Path:
         """Write the fitted system into a new folder: `config.json` and `parameters.safetensors`.

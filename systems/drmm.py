@@ -441,11 +441,7 @@ class DRMM(System):
         """
         from phlogiston.systems.drmm_report import score
 
-        self._need_fit()
-        for metric in metrics or ():
-            if metric not in self.METRICS:
-                raise unknown_name("metric", metric, self.METRICS)
-        return score(self, data, set(metrics or self.METRICS))
+        return score(self, data, self._chosen_metrics(metrics))
 
     def figures(self, data: Any) -> dict[str, Figure]:
         """Density and samples after each layer, and answers to questions that suit the data.

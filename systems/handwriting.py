@@ -18,7 +18,7 @@ from torch import Tensor
 from phlogiston.datasets.base import Meta, Split
 from phlogiston.datasets.script import encode
 from phlogiston.datasets.sequences import STROKES
-from phlogiston.errors import ConfigError, DataError, ShapeError, unknown_name
+from phlogiston.errors import ConfigError, DataError, ShapeError
 from phlogiston.evaluate.metric import Metric
 from phlogiston.evaluate.score import Score
 from phlogiston.inference.engine import Stage
@@ -258,11 +258,7 @@ class HandwritingModel(StepwiseSystem):
         """
         from phlogiston.systems.handwriting_report import evaluate
 
-        self._need_fit()
-        for metric in metrics or ():
-            if metric not in self.METRICS:
-                raise unknown_name("metric", metric, self.METRICS)
-        return evaluate(self, data, set(metrics or self.METRICS))
+        return evaluate(self, data, self._chosen_metrics(metrics))
 
     def figures(self, data: Any) -> dict[str, Figure]:
         """Texts written at several biases and in several hands, the window's way over a text, the loss."""

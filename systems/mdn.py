@@ -24,7 +24,7 @@ from phlogiston.distributions.mixture import Mixture
 from phlogiston.distributions.mixture_factorised import FactorisedMixture
 from phlogiston.distributions.mixture_joint import JointMixture
 from phlogiston.distributions.mixture_members import Uncertainty, merge, uncertainty
-from phlogiston.errors import ConfigError, unknown_name
+from phlogiston.errors import ConfigError
 from phlogiston.evaluate.metric import Metric
 from phlogiston.evaluate.score import Score
 from phlogiston.guides.mdn import LowRankGuide, MeanFieldGuide
@@ -376,11 +376,7 @@ class MDN(System):
         """
         from phlogiston.systems.mdn_report import evaluate
 
-        self._need_fit()
-        for metric in metrics or ():
-            if metric not in self.METRICS:
-                raise unknown_name("metric", metric, self.METRICS)
-        return evaluate(self, data, set(metrics or self.METRICS))
+        return evaluate(self, data, self._chosen_metrics(metrics))
 
     def figures(self, data: Any) -> dict[str, Figure]:
         """Data and draws, branches and intervals for one input and one target; calibration; the loss."""

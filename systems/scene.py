@@ -24,7 +24,7 @@ from torch import Tensor
 
 from phlogiston.datasets.base import Meta, Split
 from phlogiston.datasets.hotels import Hotels
-from phlogiston.errors import ConfigError, DataError, ShapeError, unknown_name
+from phlogiston.errors import ConfigError, DataError, ShapeError
 from phlogiston.evaluate.metric import Metric
 from phlogiston.evaluate.score import Score
 from phlogiston.guides.scene import SceneGuide
@@ -43,8 +43,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from phlogiston.inference.answer import Answer
-
-METRICS = ("generation", "posterior", "baselines", "bound")
 
 
 class Scene(System):
@@ -465,6 +463,8 @@ class Scene(System):
         """A memory of a place kept with the model."""
         return self.observe(self.model.kept_images[scene, :context], self.model.kept_poses[scene, :context])
 
+    METRICS: ClassVar[tuple[str, ...]] = ("generation", "posterior", "baselines", "bound")
+
     def evaluate(self, data: Any, metrics: Sequence[str] | None = None) -> dict[str, Metric]:
         """Score pictures of held-out places from viewpoints outside their context.
 
@@ -475,11 +475,7 @@ class Scene(System):
         """
         from phlogiston.systems import scene_report
 
-        self._need_fit()
-        for name in metrics or ():
-            if name not in METRICS:
-                raise unknown_name("metric of scene", name, METRICS)
-        return scene_report.evaluate(self, data, set(metrics or METRICS))
+        return scene_report.evaluate(self, data, self._chosen_metrics(metrics))
 
     def figures(self, data: Any) -> dict[str, Figure]:
         """Pictures from new viewpoints beside the truth, and errors against the number of places and photographs."""

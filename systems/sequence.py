@@ -366,11 +366,7 @@ class SequenceModel(StepwiseSystem):
         """
         from phlogiston.systems.sequence_report import evaluate
 
-        self._need_fit()
-        for metric in metrics or ():
-            if metric not in self.METRICS:
-                raise unknown_name("metric", metric, self.METRICS)
-        return evaluate(self, data, set(metrics or self.METRICS))
+        return evaluate(self, data, self._chosen_metrics(metrics))
 
     def figures(self, data: Any) -> dict[str, Figure]:
         """Real and generated sequences, their intervals, an answer, the loss."""

@@ -429,11 +429,7 @@ class Sketch(StepwiseSystem):
         """
         from phlogiston.systems.sketch_report import evaluate
 
-        self._need_fit()
-        for metric in metrics or ():
-            if metric not in self.METRICS:
-                raise unknown_name("metric", metric, self.METRICS)
-        return evaluate(self, data, set(metrics or self.METRICS))
+        return evaluate(self, data, self._chosen_metrics(metrics))
 
     def figures(self, data: Any) -> dict[str, Figure]:
         """Drawings beside real ones at three temperatures, reconstructions, interpolations, completions, the loss."""

@@ -58,7 +58,6 @@ def evaluate(system: SQAIR, data: Any, wanted: set[str], particles: int = 5, fra
     return out
 
 
-METRICS = ("bound", "count", "tracking", "prediction", "addition", "places")
 _TIMED = ("x", "count", "boxes", "present", "visible")
 
 

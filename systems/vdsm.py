@@ -617,11 +617,8 @@ class VDSM(System):
         """
         from phlogiston.systems.vdsm_report import evaluate
 
-        self._need_fit()
-        for metric in metrics or ():
-            if metric not in self.METRICS:
-                raise unknown_name("metric", metric, self.METRICS)
-        return evaluate(self, data, None if metrics is None else set(metrics))
+        chosen = self._chosen_metrics(metrics)
+        return evaluate(self, data, None if metrics is None else chosen)
 
     def figures(self, data: Any) -> dict[str, Figure]:
         """Swap grids, reconstructions, continuations, samples, the loss."""

@@ -23,7 +23,7 @@ from phlogiston.distributions.resampling import effective_size, log_mean, replac
 from phlogiston.errors import ConfigError, EvidenceError, unknown_name
 from phlogiston.inference.answer import Answer, check_alive, evidence_error, stack, warn_if_poor
 from phlogiston.inference.evidence import Known, Piece, normalise
-from phlogiston.inference.lowering import count_rows
+from phlogiston.inference.lowering import asked_sites, count_rows
 from phlogiston.models.drmm import DRMM
 from phlogiston.systems.queries.drmm_question import Lowering, Question
 from phlogiston.systems.queries.drmm_tuples import MAX_FLOATS, Tuples, TupleSource
@@ -128,10 +128,7 @@ class DRMMQuery:
         if noise not in ("model", "mean"):
             raise unknown_name("noise", noise, ("model", "mean"))
         question = normalise(evidence, self.sites)
-        wanted = list(ask) if ask is not None else self.sites
-        for name in wanted:
-            if name not in self.sites:
-                raise unknown_name("site", name, self.sites)
+        wanted = asked_sites(ask, self.sites)
         rows = count_rows(question, ["x"])
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         answers = []

@@ -33,10 +33,10 @@ from phlogiston.distributions.mixture_full import BivariateMixture, FullMixture
 from phlogiston.distributions.mixture_joint import JointMixture
 from phlogiston.distributions.resampling import effective_size, log_mean
 from phlogiston.distributions.truncated_normal import log_interval_mass, standard_truncated
-from phlogiston.errors import ConfigError, EvidenceError, unknown_name
+from phlogiston.errors import ConfigError, EvidenceError
 from phlogiston.inference.answer import Answer, check_alive, evidence_error, stack, warn_if_poor
 from phlogiston.inference.evidence import normalise
-from phlogiston.inference.lowering import count_rows, lower_vector
+from phlogiston.inference.lowering import asked_sites, count_rows, lower_vector
 
 SITES = ("x", "y")
 
@@ -86,10 +86,7 @@ class MDNQuery:
         if num_samples < 1 or (particles is not None and particles < 1):
             raise ConfigError(f"num_samples={num_samples}, particles={particles}; both must be at least 1")
         question = normalise(evidence, SITES)
-        wanted = list(ask) if ask is not None else list(SITES)
-        for name in wanted:
-            if name not in SITES:
-                raise unknown_name("site", name, SITES)
+        wanted = asked_sites(ask, SITES)
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         rows = count_rows(question, SITES)
         answers = []

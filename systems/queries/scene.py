@@ -20,10 +20,10 @@ from torch import Tensor
 from phlogiston.distributions.linear_constraints import LinearEvidence
 from phlogiston.distributions.resampling import effective_size, log_mean
 from phlogiston.distributions.truncated_normal import log_interval_mass, log_normal_density, standard_truncated
-from phlogiston.errors import ConfigError, EvidenceError, unknown_name
+from phlogiston.errors import ConfigError, EvidenceError
 from phlogiston.inference.answer import Answer, check_alive, evidence_error, stack, warn_if_poor
 from phlogiston.inference.evidence import Piece, normalise
-from phlogiston.inference.lowering import count_rows, lower_vector
+from phlogiston.inference.lowering import asked_sites, count_rows, lower_vector
 from phlogiston.models.scene import SceneModel
 from phlogiston.networks.draw import Context
 from phlogiston.networks.scene_memory import State
@@ -84,10 +84,7 @@ class SceneQuery:
             name: tuple(self._flat(name, piece) for piece in pieces)
             for name, pieces in normalise(evidence, self.shapes).items()
         }
-        wanted = list(ask) if ask is not None else list(self.shapes)
-        for name in wanted:
-            if name not in self.shapes:
-                raise unknown_name("site", name, self.shapes)
+        wanted = asked_sites(ask, self.shapes)
         rows = count_rows(question, self.shapes)
         answers = []
         with torch.random.fork_rng(devices=[], enabled=seed is not None):

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from phlogiston.distributions.linear_constraints import LinearEvidence
-from phlogiston.distributions.mixture_diagonal import DiagMixture
 from phlogiston.distributions.resampling import effective_size, log_mean, replace_dead, systematic
+from phlogiston.distributions.truncated_normal import log_normal_density
 from phlogiston.distributions.warped import Warped
 from phlogiston.errors import ConfigError, EvidenceError
 from phlogiston.inference.answer import Answer, check_alive, warn_if_poor
@@ -152,7 +152,7 @@ def _walk(
             gain = torch.where(inside, gain, -math.inf)
         for column, mean, sd in soft.get(t, ()):
             z = (drawn[:, column].double() - mean) / sd
-            gain = gain - 0.5 * z * z - math.log(sd) - 0.5 * math.log(2 * math.pi)
+            gain = gain + log_normal_density(z) - math.log(sd)
         weights = weights + gain
         check_alive(weights.unsqueeze(1), f"query, step {t}")
         path[:, t] = drawn
@@ -218,21 +218,16 @@ def _numbers(law: Warped, known: Tensor, values: Tensor, n: int, generator: torc
     if bool(known.all()):
         value = values.expand(n, -1)
         return value, law.log_prob(value)
-    base = law.base.expand(torch.Size((n,)))
+    law = law.expand(torch.Size((n,)))
+    uniform = torch.rand(n, law.num_choices, generator=generator)
     if not bool(known.any()):
-        uniform = torch.rand(n, base.num_components, generator=generator)
-        return law.place(uniform, torch.randn(n, base.features, generator=generator)), torch.zeros(n)
+        return law.place(uniform, torch.randn(n, len(known), generator=generator)), torch.zeros(n)
     full = values.expand(n, -1)
     if law.grid is not None:
-        assert isinstance(base, DiagMixture)
-        cells = torch.where(known, law._cells(full), 0.0).sum(-1)  # (n, K)
-        joint = base.logits.log_softmax(-1) + cells
-        chosen = DiagMixture(joint.log_softmax(-1), base.loc, base.scale, validate_args=False)
-        drawn = Warped(chosen, law.shift, law.unit, law.positive, validate_args=False)
-        uniform = torch.rand(n, base.num_components, generator=generator)
-        value = drawn.place(uniform, torch.randn(n, base.features, generator=generator))
-        return torch.where(known, full, value), torch.logsumexp(joint, -1)
-    given = base.given(law.forward(full), known.expand(n, -1))
+        rest, gain = law.given(full, known.expand(n, -1))
+        value = rest.place(uniform, torch.randn(n, len(known), generator=generator))
+        return torch.where(known, full, value), gain
+    given = law.base.given(law.forward(full), known.expand(n, -1))
     value = law.inverse(given.sample(generator=generator))
     # from the mixture's coordinates to the data's, for the columns that are known
     jacobian = law.unit.log() + torch.where(law.positive, full.clamp_min(1e-7).log(), 0.0)
