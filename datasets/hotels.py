@@ -4,20 +4,25 @@
 them under one memory), shifts poses to where their maze stands, and draws which photographs are seen and which are
 asked for, separately for every maze. All chance comes from torch's default generator, which the engine sets anew for
 every step.
+
+Few places can be made to count for more: a maze turned by a quarter, or seen in a mirror, is a maze like any other.
+Turning changes poses only, a mirror exchanges left and right of every photograph (`turned`).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from phlogiston.datasets.base import Split
-from phlogiston.errors import ConfigError, DataError
+from phlogiston.errors import ConfigError, DataError, unknown_name
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 CORNER = -0.4
+SYMMETRIES = ("none", "turns", "all")
 
 
 class Hotels:
@@ -33,6 +38,8 @@ class Hotels:
         arena: mazes along the side of an area a hotel is placed in at random; 0 leaves it at the origin.
         corner: smallest x and y of a maze.
         overlap: let a query be one of the photographs seen.
+        symmetry: "none"; "turns" turns each maze by a random number of quarters about its middle; "all" mirrors every
+            second one, too.
 
     Raises:
         DataError: the split holds no scenes, or too few photographs of them.
@@ -53,6 +60,7 @@ class Hotels:
         arena: int = 0,
         corner: float = CORNER,
         overlap: bool = False,
+        symmetry: str = "none",
     ) -> None:
         for name, axes in (("images", 5), ("poses", 3)):
             if name not in split.tensors or split.tensors[name].dim() != axes:
@@ -72,9 +80,12 @@ class Hotels:
             )
         if arena and arena < max(sides):
             raise ConfigError(f"arena={arena} is smaller than a hotel of {max(sides)} mazes a side.")
+        if symmetry not in SYMMETRIES:
+            raise unknown_name("symmetry", symmetry, SYMMETRIES)
         self.images, self.poses = split.tensors["images"], six_axes(split.tensors["poses"])
         self.context, self.queries, self.sides = context, queries, tuple(sides)
         self.width, self.arena, self.corner, self.overlap = width, arena, corner, overlap
+        self.symmetry = symmetry
 
     def __len__(self) -> int:
         return len(self.images)
@@ -90,9 +101,14 @@ class Hotels:
         seen = chosen[:, : self.context]
         asked = torch.rand(chosen.shape).argsort(1) if self.overlap else chosen[:, self.context :]
         asked = asked[:, : self.queries]
-        batch = self.compose(
-            side, self.images[rows, seen], self.poses[rows, seen], self.images[rows, asked], self.poses[rows, asked]
-        )
+        both = torch.cat([seen, asked], 1)
+        images, poses = self.images[rows, both], self.poses[rows, both]
+        if self.symmetry != "none":
+            quarters = torch.randint(4, (len(index),))
+            mirror = torch.rand(len(index)) < 0.5 if self.symmetry == "all" else None
+            images, poses = turned(images, poses, quarters, mirror, self.corner + 0.5 * self.width)
+        count = seen.shape[1]
+        batch = self.compose(side, images[:, :count], poses[:, :count], images[:, count:], poses[:, count:])
         if self.least < self.context:
             hotels = len(index) // side**2
             many = torch.randint(self.least, self.context + 1, (hotels, 1))
@@ -147,3 +163,30 @@ def six_axes(poses: Tensor) -> Tensor:
     import torch
 
     return poses if poses.shape[-1] == 6 else torch.cat([poses, torch.zeros_like(poses[..., :1])], -1)
+
+
+def turned(
+    images: Tensor, poses: Tensor, quarters: Tensor, mirror: Tensor | None, middle: float
+) -> tuple[Tensor, Tensor]:
+    """Return the photographs one would have taken in turned and mirrored mazes.
+
+    Args:
+        images: (N, V, H, W, 3).
+        poses: (N, V, 6).
+        quarters: int (N,), quarter turns to the left about the middle of each maze.
+        mirror: bool (N,), mazes mirrored in x before they are turned; None for none.
+        middle: x and y of a maze's middle.
+    """
+    import torch
+
+    x, y, z, yaw, pitch, roll = poses.unbind(-1)
+    x, y = x - middle, y - middle
+    if mirror is not None:
+        m = mirror[:, None]
+        x, yaw, roll = torch.where(m, -x, x), torch.where(m, math.pi - yaw, yaw), torch.where(m, -roll, roll)
+        images = torch.where(mirror[:, None, None, None, None], images.flip(3), images)
+    cos = torch.tensor([1.0, 0.0, -1.0, 0.0], dtype=poses.dtype)[quarters][:, None]
+    sin = torch.tensor([0.0, 1.0, 0.0, -1.0], dtype=poses.dtype)[quarters][:, None]
+    yaw = yaw + 0.5 * math.pi * quarters[:, None]
+    yaw = torch.remainder(yaw + math.pi, 2 * math.pi) - math.pi
+    return images, torch.stack([cos * x - sin * y + middle, sin * x + cos * y + middle, z, yaw, pitch, roll], -1)

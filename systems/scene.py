@@ -112,6 +112,7 @@ class Scene(System):
             width=c.tile,
             arena=c.arena if c.memory == "pooled" else 0,
             corner=c.corner,
+            symmetry=c.symmetry,
         )
 
     def initialise(self, train: Any, seed: int) -> None:

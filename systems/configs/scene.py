@@ -51,6 +51,8 @@ class Config:
         least_context: fewest of them, their number being drawn per scene; 0: always `context`.
         queries: photographs asked for per maze.
         sides: mazes along a hotel's side in training; drawn per batch.
+        symmetry: places are shown as they are ("none"), turned by quarters at random ("turns"), or mirrored, too
+            ("all"): for data with few places.
         draft_steps: steps in which the draft alone is trained, before the latents; they come on top of `steps`.
         steps: optimiser steps with latents.
         batch_size: mazes per step.
@@ -101,6 +103,7 @@ class Config:
     least_context: int = 0
     queries: int = 3
     sides: tuple[int, ...] = (1, 2)
+    symmetry: Literal["none", "turns", "all"] = "none"
     draft_steps: int = 1_500
     steps: int = 2_000
     batch_size: int = 8
@@ -165,10 +168,11 @@ PRESETS: dict[str, dict[str, Any]] = {
         "encoder": (16, 24, 48),
         "grid": 8,
         "sides": (1,),
-        "queries": 4,
-        "draft_steps": 700,
-        "steps": 300,
-        "sigma": 0.25,
+        "symmetry": "all",
+        "queries": 6,
+        "draft_steps": 900,
+        "steps": 400,
+        "sigma": 0.2,
     },
     # the published sizes: 8 steps of 16 x 16 states with 128 channels for pictures of 64 x 64 pixels
     "paper": {

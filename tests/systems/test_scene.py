@@ -14,7 +14,7 @@ import torch
 from phlogiston import datasets, systems
 from phlogiston.cli.main import main
 from phlogiston.datasets.base import Dataset, Meta, Split
-from phlogiston.datasets.hotels import Hotels
+from phlogiston.datasets.hotels import Hotels, turned
 from phlogiston.errors import (
     ConfigError,
     DataError,
@@ -25,6 +25,7 @@ from phlogiston.errors import (
     UnknownNameError,
 )
 from phlogiston.inference.evidence import HalfSpace, Known, Near, Within
+from phlogiston.networks.view_rays import ray_map
 from phlogiston.systems import scene_report
 from phlogiston.systems.configs.scene import PRESETS
 from phlogiston.systems.scene import Scene
@@ -182,6 +183,37 @@ def test_numbers_of_photographs_and_places_vary_where_asked(data: Dataset) -> No
         Hotels(data.train, 2, 1, (3,), arena=2)
     with pytest.raises(DataError, match="scenes need"):
         Hotels(Split({"x": np.zeros((3, 2))}), 1, 1)
+
+
+def test_turned_and_mirrored_places_are_seen_along_turned_and_mirrored_rays() -> None:
+    """A picture is what its rays meet: poses and pixels must move together, or no place would fit them."""
+    torch.manual_seed(0)
+    poses = torch.cat([1.9 * torch.rand(8, 3, 2) - 0.95, torch.zeros(8, 3, 1), 3 * torch.randn(8, 3, 3)], -1)
+    pictures = torch.randint(256, (8, 3, 6, 6, 3), dtype=torch.uint8)
+    quarters, mirror = torch.arange(8) % 4, torch.arange(8) >= 4
+    images, moved = turned(pictures, poses, quarters, mirror, 0.0)
+    rays, seen = ray_map(poses, 6), ray_map(moved, 6)
+    sign = torch.where(mirror, -1.0, 1.0)[:, None, None, None]
+    rays = torch.where(mirror[:, None, None, None, None], rays.flip(-1), rays)
+    angle = 0.5 * math.pi * quarters[:, None, None, None]
+    for x, y in ((0, 1), (3, 4), (5, 6)):  # heading, camera, and where a ray leaves the tile
+        old_x, old_y = sign * rays[:, :, x], rays[:, :, y]
+        torch.testing.assert_close(seen[:, :, x], angle.cos() * old_x - angle.sin() * old_y, atol=1e-4, rtol=0)
+        torch.testing.assert_close(seen[:, :, y], angle.sin() * old_x + angle.cos() * old_y, atol=1e-4, rtol=0)
+    torch.testing.assert_close(seen[:, :, [2, 7, 8]], rays[:, :, [2, 7, 8]], atol=1e-4, rtol=0)
+    assert torch.equal(images[:4], pictures[:4])
+    assert torch.equal(images[4:], pictures[4:].flip(3))
+    assert float(moved[..., 3].abs().max()) <= math.pi + 1e-5
+
+
+def test_turning_places_keeps_them_in_their_tiles(data: Dataset) -> None:
+    torch.manual_seed(0)
+    batch = Hotels(data.train, 5, 1, (1,), symmetry="all")[torch.arange(16)]
+    own = data.train.tensors["poses"][:16]
+    assert float((batch["poses"][..., :2] + 0.05).abs().max()) <= 0.35
+    assert not bool((batch["poses"][:, :, None, :2] == own[:, None, :, :2]).all(-1).any(-1).all())
+    with pytest.raises(UnknownNameError, match="symmetry"):
+        Hotels(data.train, 5, 1, symmetry="mirror")
 
 
 # ---- memories
@@ -463,4 +495,8 @@ def test_sweeps_cover_what_the_data_allow(system: Scene, data: Dataset) -> None:
 
 
 def test_a_data_set_meta_is_not_needed(data: Dataset) -> None:
-    Scene(TINY).fit(Dataset(data.train, data.valid, data.test, Meta("mine")), progress="off", steps=1)
+    """What a data set says of itself is written down, and nothing of the result hangs on it."""
+    named = Scene(TINY).fit(Dataset(data.train, data.valid, data.test, Meta("mine")), progress="off", steps=1)
+    plain = Scene(TINY).fit(data, progress="off", steps=1)
+    assert all(torch.equal(a, b) for a, b in zip(named.model.parameters(), plain.model.parameters(), strict=True))
+    assert len(named.observe(*views(data))) == len(plain.observe(*views(data)))
