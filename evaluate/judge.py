@@ -16,9 +16,9 @@ import math
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -43,6 +43,9 @@ class JudgeConfig:
             the last width is added while a picture would still have more than 8 pixels on its longer side.
         features: width of the dense layer whose activations are the features.
         seed: of initialisation and data order.
+        halving: "pool": by pools, as above; "stride": by the convolutions themselves, 4 x 4, at a sixth of the cost.
+        over_time: what of a recurrent cell's outputs over a clip counts: the "last", or their "mean".
+        shift: training images are moved by up to so many pixels in either direction, at random; black moves in.
     """
 
     epochs: int = 3
@@ -51,8 +54,23 @@ class JudgeConfig:
     widths: tuple[int, ...] = (20, 50)
     features: int = 128
     seed: int = 0
+    halving: Literal["pool", "stride"] = "pool"
+    over_time: Literal["last", "mean"] = "last"
+    shift: int = 0
+
+    def describe(self) -> dict[str, Any]:
+        """What determines the judge; options that came later are named only where they are used."""
+        later = {"halving", "over_time", "shift"}
+        found = {
+            f.name: getattr(self, f.name)
+            for f in fields(self)
+            if f.name not in later or getattr(self, f.name) != f.default
+        }
+        return {**found, "widths": list(self.widths)}
 
     def __post_init__(self) -> None:
+        if self.shift < 0 or self.halving not in ("pool", "stride") or self.over_time not in ("last", "mean"):
+            raise ConfigError(f"{self}: shift must not be negative, halving pool or stride, over_time last or mean.")
         if self.epochs < 1 or self.batch_size < 2 or self.learning_rate <= 0 or self.features < 1 or not self.widths:
             raise ConfigError(f"{self}: epochs, batch_size, learning_rate, widths and features must be positive.")
 
@@ -69,13 +87,17 @@ class JudgeNetwork(nn.Module):
     def __init__(self, shape: Sequence[int], factors: Mapping[str, int], config: JudgeConfig):
         super().__init__()
         self.clips = len(shape) == 4
+        self.reading = config.over_time
         channels, height, width = shape[-3:]
         widths = list(config.widths)
         while max(height, width) >> len(widths) > 8:
             widths.append(widths[-1])
         blocks: list[nn.Module] = []
         for inputs, outputs in zip([channels, *widths], widths, strict=False):
-            blocks += [nn.Conv2d(inputs, outputs, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2, ceil_mode=True)]
+            if config.halving == "stride":
+                blocks += [nn.Conv2d(inputs, outputs, 4, stride=2, padding=1), nn.LeakyReLU(0.1)]
+            else:
+                blocks += [nn.Conv2d(inputs, outputs, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2, ceil_mode=True)]
         self.trunk = nn.Sequential(*blocks, nn.Flatten())
         with torch.no_grad():
             flat = self.trunk(torch.zeros(1, channels, height, width)).shape[1]
@@ -88,7 +110,8 @@ class JudgeNetwork(nn.Module):
         x = images.float() / 255.0 - 0.5
         if self.over_time is not None:
             frames = self.trunk(x.flatten(0, 1)).unflatten(0, x.shape[:2])
-            x = self.over_time(frames)[0][:, -1]
+            read = self.over_time(frames)[0]
+            x = read[:, -1] if self.reading == "last" else read.mean(1)
         else:
             x = self.trunk(x)
         features = F.relu(self.dense(x))
@@ -302,7 +325,7 @@ def train_judge(
         if classes < 2:
             raise DataError(f"factor {name!r} has a single class; there is nothing to judge.")
     about = {
-        "config": {**asdict(config), "widths": list(config.widths)},
+        "config": config.describe(),
         "shape": list(rows.shape[1:]),
         "factors": factors,
         "data": data,
@@ -389,7 +412,7 @@ def _train(
         total = 0.0
         for step in range(per_epoch):
             index = order[step * batch : (step + 1) * batch]
-            _, logits = network(rows[index])
+            _, logits = network(_moved(rows[index], config.shift, draw))
             losses = [F.cross_entropy(logits[n], codes[n][index], ignore_index=-1) for n in factors]
             loss = torch.stack(
                 [x for x in losses if bool(torch.isfinite(x))]
@@ -402,6 +425,18 @@ def _train(
         if progress and (epoch + 1) % max(1, config.epochs // 3) == 0:
             print(f"  epoch {epoch + 1}: loss {total / per_epoch:.4f}", file=sys.stderr, flush=True)
     return network
+
+
+def _moved(rows: Tensor, most: int, draw: torch.Generator) -> Tensor:
+    """Move every image (or whole clip) by up to `most` pixels in either direction."""
+    if not most:
+        return rows
+    height, width = rows.shape[-2:]
+    padded = F.pad(rows.flatten(1, -3), (most,) * 4)
+    down, right = torch.randint(0, 2 * most + 1, (2, len(rows), 1), generator=draw)
+    y, x = down + torch.arange(height), right + torch.arange(width)
+    each, layers = torch.arange(len(rows))[:, None, None, None], torch.arange(padded.shape[1])[None, :, None, None]
+    return padded[each, layers, y[:, None, :, None], x[:, None, None, :]].reshape(rows.shape)
 
 
 def _codes(values: Any, rows: int, name: str) -> Tensor:

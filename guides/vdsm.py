@@ -263,6 +263,7 @@ class FrameGuide(nn.Module):
         mask: Tensor | None = None,
         *,
         who: Tensor | None = None,
+        posed: Tensor | None = None,
         encoded: Tensor | None = None,
         **_: Any,
     ) -> None:
@@ -272,6 +273,8 @@ class FrameGuide(nn.Module):
             frames, mask, encoded: as `VDSMGuide.forward`.
             who: (rows, S, C, H, W), frames of another clip of the same individual to read the identity from. What
                 differs between the two clips cannot help there, so that the identity does not learn to hold it.
+            posed: (rows, T, C, H, W), the frames with other colours, to read the poses from. What has changed at
+                random cannot help there, so that poses do not learn to hold it.
         """
         whole = self.whole
         encoded = whole._encoded(frames, encoded)
@@ -286,7 +289,8 @@ class FrameGuide(nn.Module):
                     cost = 0.5 * whole.agreement * (whole.experts * gap).square().sum(-1, keepdim=True)
                     pyro.factor("agreement", cost, has_rsample=True)  # in a guide, a factor is paid for
             with pyro.plate("time", encoded.shape[1], dim=-1), seen(mask):
-                loc, scale = encoded[..., : whole.pose], encoded[..., whole.pose : 2 * whole.pose]
+                found = encoded if posed is None else whole.encode_frames(posed)
+                loc, scale = found[..., : whole.pose], found[..., whole.pose : 2 * whole.pose]
                 pyro.sample("pose", dist.Normal(loc, scale).to_event(1))
 
 

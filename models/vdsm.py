@@ -282,11 +282,12 @@ class FrameModel(nn.Module):
         mask: Tensor | None = None,
         *,
         who: Tensor | None = None,
+        posed: Tensor | None = None,
         encoded: Tensor | None = None,
         rows: int = 1,
         length: int = 8,
     ) -> Tensor:
-        """As `VDSM.forward`, without dynamics; `who` is the guide's argument and ignored here."""
+        """As `VDSM.forward`, without dynamics; `who` and `posed` are the guide's arguments and ignored here."""
         whole = self.whole
         rows, length = (rows, length) if frames is None else frames.shape[:2]
         time = pyro.plate("time", length, dim=-1)

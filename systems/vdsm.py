@@ -209,7 +209,7 @@ class VDSM(System):
                     c.clip,
                     handlers={"temperature": tau},
                     programs=frame_programs,
-                    transform=DrawFrames(c.frames_per_clip, c.identity_share),
+                    transform=DrawFrames(c.frames_per_clip, c.identity_share, c.recolour),
                 )
             )  # fmt: skip
         if c.warm_steps:

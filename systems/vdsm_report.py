@@ -33,7 +33,10 @@ if TYPE_CHECKING:
 
 ALL = ("judge", "error", "swap", "rollout", "samples", "probes", "fvd")
 DYNAMIC = "action"  # the label that belongs to the dynamics; all others belong to the identity
-JUDGE = JudgeConfig(epochs=30, batch_size=16, widths=(16, 32), features=96, learning_rate=2e-3)
+JUDGE = JudgeConfig(
+    epochs=40, batch_size=32, widths=(24, 48, 64), features=96, learning_rate=3e-3, halving="stride", over_time="mean",
+    shift=1,
+)  # fmt: skip
 
 
 def labels_of(system: VDSM, split: Split) -> dict[str, Tensor]:

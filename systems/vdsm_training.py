@@ -72,14 +72,17 @@ class DrawFrames:
     Args:
         count: how many; 0 for all.
         share: of so many frames, drawn from the partner.
+        recolour: how strongly the frames that poses are read from are recoloured (`posed`); see `recoloured`. 0: not
+            at all.
     """
 
-    def __init__(self, count: int, share: float = 0.5) -> None:
-        self.count, self.share = count, share
+    def __init__(self, count: int, share: float = 0.5, recolour: float = 0.0) -> None:
+        self.count, self.share, self.recolour = count, share, recolour
 
     def describe(self) -> dict[str, Any]:
         """The transform as JSON-able data."""
-        return {"transform": "frames of clips, identity from partners", "count": self.count, "share": self.share}
+        about = {"transform": "frames of clips, identity from partners", "count": self.count, "share": self.share}
+        return {**about, "recolour": self.recolour} if self.recolour else about
 
     def __call__(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         mask = batch.get("mask")
@@ -93,7 +96,31 @@ class DrawFrames:
             if partner_mask is not None:  # as many as every partner has
                 glance = min(glance, int(partner_mask.sum(1).min()))
             out["who"] = _draw(batch["partner"], partner_mask, glance)[0]
+        if self.recolour:
+            out["posed"] = recoloured(out["frames"], self.recolour)
         return out
+
+
+def recoloured(frames: Tensor, strength: float) -> Tensor:
+    """Change the colours of clips at random, each clip in its own way, and leave shapes and movements as they are.
+
+    Channels change places; each is then dimmed and bent, x -> a x^g with log g ~ U(-s, s) and log a ~ U(-s, 0). Clips
+    as they were are among the outcomes. Black stays black, and a colour stays the same colour all over a clip.
+
+    Args:
+        frames: (rows, T, C, H, W), floats in [0, 1].
+        strength: `s`.
+
+    Returns:
+        The same shape.
+    """
+    rows, _, channels = frames.shape[:3]
+    places = torch.rand(rows, channels, device=frames.device).argsort(1)
+    mixed = frames[torch.arange(rows, device=frames.device).unsqueeze(1), :, places].transpose(1, 2)
+    shape = (rows, 1, channels, 1, 1)
+    bend = (strength * (2.0 * torch.rand(shape, device=frames.device) - 1.0)).exp()
+    dim = (-strength * torch.rand(shape, device=frames.device)).exp()
+    return dim * mixed.clamp(0.0, 1.0) ** bend
 
 
 def _draw(frames: Tensor, mask: Tensor | None, count: int) -> tuple[Tensor, Tensor | None]:

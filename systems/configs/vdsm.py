@@ -41,6 +41,9 @@ class Config:
         pair_within_group: read the identity from another clip of the same individual, where the data say who is who
             (`group`): weak supervision.
         agreement: weight of a cost for reading different identities from the two clips of a pair; see `guides.vdsm`.
+        recolour: how strongly frames are recoloured at random before stage 1 reads poses from them, while identities
+            are read from frames as they are and frames as they are have to be explained: what is known beforehand, that
+            colours belong to who is seen and not to what they do. 0 for data of which it is not known.
         frames_per_clip: frames drawn per clip in stage 1; 0 for all.
         steps: of stage 1, frames and identities.
         batch_size: clips (or pairs) per step of stage 1.
@@ -95,6 +98,7 @@ class Config:
     identity_share: float = 0.5
     pair_within_group: bool = True
     agreement: float = 10.0
+    recolour: float = 0.0
     frames_per_clip: int = 4
     steps: int = 2_600
     batch_size: int = 20
@@ -133,7 +137,7 @@ class Config:
             _at_least(self, name, 0)
         for name in ("transition", "judge_epochs"):
             _at_least(self, name, 0)
-        for name in ("frames_per_clip", "agreement"):
+        for name in ("frames_per_clip", "agreement", "recolour"):
             _at_least(self, name, 0)
         for name in ("learning_rate", "warm_learning_rate", "sequence_learning_rate", "clip", "cooldown_factor"):
             if not getattr(self, name) > 0:

@@ -15,7 +15,7 @@ from phlogiston import datasets
 from phlogiston.errors import ConfigError, DataError, DataWarning, ShapeError
 from phlogiston.evaluate import fid
 from phlogiston.evaluate.features import make_extractor
-from phlogiston.evaluate.judge import Judge, JudgeConfig, entropies, judge_of, train_judge
+from phlogiston.evaluate.judge import Judge, JudgeConfig, _moved, entropies, judge_of, train_judge
 
 QUICK = JudgeConfig(epochs=6, batch_size=32, widths=(8, 16), features=32)
 
@@ -151,6 +151,42 @@ def test_a_video_judge_takes_clips_of_any_length() -> None:
     assert judge.clips
     assert judge.predict(clips[:5, :3])["rising"].shape == (5,)
     assert judge(torch.tensor(clips[:5])).shape == (5, 16)
+
+
+def test_judges_of_moved_clips_that_halve_by_strides_and_average_over_time() -> None:
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 2, 160)
+    clips = np.zeros((160, 4, 1, 8, 8), np.uint8)
+    for i, rising in enumerate(labels):
+        for t in range(4):
+            row = 6 - 2 * t if rising else 2 * t
+            clips[i, t, 0, row : row + 2, 3:5] = 255
+    config = JudgeConfig(
+        epochs=20, batch_size=20, widths=(8, 8), features=16, halving="stride", over_time="mean", shift=1
+    )
+    judge = train_judge(clips[:120], {"rising": labels[:120]}, clips[120:], {"rising": labels[120:]}, config=config)
+    assert judge.held_out["rising"].value > 0.95
+    # moving is what training saw: a clip one pixel to the right is judged alike
+    aside = np.roll(clips, 1, axis=-1)
+    assert judge.accuracy(aside[120:], {"rising": labels[120:]})["rising"].value > 0.95
+    again = train_judge(clips[:120], {"rising": labels[:120]}, clips[120:], {"rising": labels[120:]}, config=config)
+    assert again.checksum == judge.checksum
+    assert again.network.reading == "mean"
+
+
+def test_moving_leaves_nothing_behind_but_what_fell_off_the_edge() -> None:
+    rows = torch.zeros(200, 2, 3, 5, 5, dtype=torch.uint8)
+    rows[..., 2, 2] = 9
+    moved = _moved(rows, 1, torch.Generator().manual_seed(0))
+    assert moved.shape == rows.shape
+    assert bool((moved.sum((1, 2, 3, 4)) == 54).all())
+    places = moved.flatten(3).argmax(-1)
+    assert bool((places == places[:, :1, :1]).all())  # all frames and channels of a clip alike
+    assert set(places[:, 0, 0].tolist()) == {6, 7, 8, 11, 12, 13, 16, 17, 18}
+    assert _moved(rows, 0, torch.Generator()) is rows
+    with pytest.raises(ConfigError, match="halving"):
+        JudgeConfig(halving="fold")  # type: ignore[arg-type]
+    assert "shift" not in JudgeConfig().describe()
 
 
 def test_a_judge_is_an_extractor_of_features_with_provenance(judge: Judge) -> None:

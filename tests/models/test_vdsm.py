@@ -309,6 +309,23 @@ def test_disagreement_about_the_identity_of_a_pair_is_paid_for() -> None:
         assert losses[2.0, kind, True] == pytest.approx(losses[0.0, kind, True], rel=1e-9)
 
 
+def test_poses_come_from_the_frames_for_poses_and_identities_do_not() -> None:
+    _, guide = pair()
+    guide.eval()
+    x, other = clips(3), clips(3, seed=7)
+    for options in ({}, {"who": clips(3, seed=8)}):
+        traces = []
+        for posed in (x, other):
+            with same_noise():
+                traces.append(poutine.trace(FrameGuide(guide)).get_trace(x, posed=posed, **options))
+        with same_noise():
+            plain = poutine.trace(FrameGuide(guide)).get_trace(x, **options)
+        one, two = traces
+        torch.testing.assert_close(one.nodes["pose"]["value"], plain.nodes["pose"]["value"])
+        torch.testing.assert_close(one.nodes["identity"]["value"], two.nodes["identity"]["value"])
+        assert not torch.allclose(one.nodes["pose"]["value"], two.nodes["pose"]["value"])
+
+
 def test_code_mixtures_draw_what_was_put_in() -> None:
     codes = CodeMixture(4, 2)
     with pytest.raises(ConfigError, match="aggregate"):

@@ -17,7 +17,7 @@ from phlogiston.inference.evidence import Known, Within
 from phlogiston.systems.configs.vdsm import PRESETS
 from phlogiston.systems.mdn import MDN
 from phlogiston.systems.vdsm import VDSM
-from phlogiston.systems.vdsm_training import Clips, DrawFrames, fit_mixture
+from phlogiston.systems.vdsm_training import Clips, DrawFrames, fit_mixture, recoloured
 
 TINY: dict[str, Any] = {
     "experts": 4, "pose": 3, "dynamics": 5, "encoder_widths": (6, 6), "features": 16, "decoder_widths": (8, 6),
@@ -195,6 +195,7 @@ def test_stage_two_takes_a_chosen_stage_one_and_refuses_a_wrong_one(
         {"likelihood": "normal"},
         {"likelihood": "continuous_bernoulli"},
         {"bank": "lowrank", "route": "gemm"},
+        {"recolour": 0.7},
         {"encoder": "blur", "layers": 2, "dropout": 0.1, "finetune_steps": 2},
         {"pair_within_group": False, "frames_per_clip": 0, "epochs": 6, "curve": "quadratic"},
         {"warm_steps": 0, "aggregate": 0},
@@ -359,6 +360,39 @@ def test_frames_are_drawn_among_those_known() -> None:
     drawn = DrawFrames(3)({"frames": frames, "mask": mask, "row": torch.arange(40)})
     assert bool(drawn["mask"].all())
     assert set((drawn["frames"] * 255).round().flatten().tolist()) == {0.0, 2.0, 3.0}
+
+
+def test_recolouring_changes_colours_and_nothing_else() -> None:
+    torch.manual_seed(0)
+    palette = torch.rand(40, 4, 3)
+    palette[:, 0] = 0.0
+    drawn = torch.randint(0, 4, (40, 5, 6, 6))
+    frames = palette[torch.arange(40)[:, None, None, None], drawn].movedim(-1, 2)
+    made = recoloured(frames, 1.0)
+    assert made.shape == frames.shape
+    assert 0.0 <= float(made.min()) <= float(made.max()) <= 1.0
+    for clip, labels in zip(made.movedim(2, -1), drawn, strict=True):
+        for colour in range(4):  # one colour before, one colour after; black stays black
+            seen = clip[labels == colour]
+            assert float((seen - seen[0]).abs().max()) < 1e-6
+        assert float(clip[labels == 0].abs().max()) == 0.0
+    # what channel is brightest no longer says what it was, and clips differ from one another
+    before, after = frames.mean((1, 3, 4)).argmax(1), made.mean((1, 3, 4)).argmax(1)
+    assert 0.1 < float((before == after).double().mean()) < 0.7
+    grey = torch.full((30, 2, 1, 2, 2), 0.5)
+    assert len(recoloured(grey, 1.0)[:, 0, 0, 0, 0].unique()) == 30
+    mild = (recoloured(grey, 0.01) - grey).abs().max()
+    assert 0 < float(mild) < 0.01
+
+
+def test_poses_are_read_from_recoloured_frames_and_frames_explained_as_they_are() -> None:
+    frames = torch.randint(1, 255, (4, 6, 3, 8, 8), dtype=torch.uint8)
+    clips = Clips(frames, None, torch.tensor([0, 0, 1, 1]))
+    drawn = DrawFrames(6, 0.5, 1.0)(clips[torch.arange(4)])
+    assert set(drawn) == {"frames", "who", "posed"}
+    torch.testing.assert_close(drawn["frames"], frames / 255.0)
+    assert float((drawn["posed"] - drawn["frames"]).abs().mean()) > 0.05
+    assert "recolour" not in DrawFrames(6).describe()
 
 
 def test_a_mixture_of_codes_finds_their_clusters() -> None:
