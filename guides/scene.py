@@ -78,7 +78,9 @@ class SceneGuide(nn.Module):
             side=side,
         )
         pictures = unit(query_images, painting.total.dtype)
-        draft = decoder.picture(painting.total) if encoder.reduce == "conv" else painting.total
+        draft = painting.total
+        if encoder.reduce == "conv":
+            draft = model.shared.draft = decoder.picture(painting.total)
         static, own, own_memory = encoder.begin(pictures, draft.detach(), painting.context)
         kernel = encoder.kernel(decoder)
         with plates(queries, query_mask):

@@ -46,6 +46,7 @@ class Shared:
     def __init__(self) -> None:
         self.key: tuple[Any, ...] = ()
         self.context: Context | None = None
+        self.draft: Tensor | None = None  # the picture before the first latent
         self.steps: dict[int, tuple[Tensor, Painting, Painting]] = {}
         self.advances = 0  # steps computed, for tests
         self.holding = False
@@ -57,7 +58,7 @@ class Shared:
         """Forget everything, unless it is held."""
         if self.holding:
             return
-        self.key, self.context, self.steps = (), None, {}
+        self.key, self.context, self.draft, self.steps = (), None, None, {}
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -176,7 +177,7 @@ class SceneModel(nn.Module):
             state = self.observe(batch["images"], batch["poses"], batch["obs_mask"], batch["origin"], batch["side"])
         context = self.context(state, batch["query_poses"])
         if remember:
-            self.shared.key, self.shared.context, self.shared.steps = key, context, {}
+            self.shared.key, self.shared.context, self.shared.draft, self.shared.steps = key, context, None, {}
         return self.decoder.begin(context)
 
     # ----- the program --------------------------------------------------------------------------------------------

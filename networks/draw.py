@@ -8,8 +8,8 @@ With states of s x s cells, a context c of the query (its rays and what the memo
 
 Up, Down and `out` meet no nonlinearity on the way, so the canvas never has to exist: the sum H_l = draft + h_1 + ..
 + h_l of states is kept instead, Down(Up(.)) is one matrix folded into a kernel, out(Up(.)) one small deconvolution.
-What does not change from step to step is convolved once, and the four gates are one convolution. `draw_plain` has the
-same function with the same parameters, written as the equations are.
+What does not change from step to step is convolved once, states that are nothing yet not at all, and the four gates are
+one convolution. `draw_plain` has the same function with the same parameters, written as the equations are.
 
 References: Gregor et al., *DRAW* (2015); Eslami et al., *Neural scene representation and rendering* (Science 2018),
 supplement, section on the generation and inference architectures.
@@ -269,8 +269,12 @@ class DrawDecoder(nn.Module):
     def advance(self, painting: Painting, z: Tensor) -> Painting:
         """Take one step with a latent z, (..., latent, s, s); leading axes may have grown."""
         lead = torch.broadcast_shapes(z.shape[:-3], painting.state.shape[:-3])
-        state = painting.state.expand(*lead, *painting.state.shape[-3:])
-        total = apply_over(self.recurrent, torch.cat([z.expand(*lead, *z.shape[-3:]), state], -3))
+        z = z.expand(*lead, *z.shape[-3:])
+        if painting.layer:
+            state = painting.state.expand(*lead, *painting.state.shape[-3:])
+            total = apply_over(self.recurrent, torch.cat([z, state], -3))
+        else:  # the state is nothing yet
+            total = convolve(z, self.recurrent.weight[:, : self.latent], None, self.padding)
         state, memory = gates(total + painting.context.generator, painting.memory)
         return Painting(painting.context, painting.layer + 1, state, memory, painting.total + state)
 
@@ -365,6 +369,9 @@ class DrawEncoder(nn.Module):
         """Take one step: new state and memory."""
         lead = torch.broadcast_shapes(painting.state.shape[:-3], state.shape[:-3])
         parts = [p.expand(*lead, *p.shape[-3:]) for p in (painting.state, painting.total, state)]
+        if painting.layer == 0:  # both states are nothing yet
+            own = painting.state.shape[-3]
+            kernel, parts = kernel[:, own : own + painting.total.shape[-3]], parts[1:2]
         return gates(convolve(torch.cat(parts, -3), kernel, None, self.padding) + static, memory)
 
     def posterior(self, state: Tensor, prior: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

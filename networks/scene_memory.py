@@ -71,12 +71,12 @@ class State:
 class ViewEncoder(nn.Module):
     """Photographs and their rays to sums: what is seen, filed under the directions it is seen in.
 
-    Strided convolutions give values v at a raster of cells, a network of the cells' rays alone an address a, shares of
-    `bins` drawers. A view contributes sum a_k v_c and sum a_k, for every drawer and channel. Ratios of such sums over
-    views are means of what was seen along alike rays, however many views looked there: linear attention (Katharopoulos
-    et al., *Transformers are RNNs*, ICML 2020) with rays as keys, which adds up and therefore can be extended view by
-    view. One drawer is the plain mean over pictures and views. The first three channels of a value are a cell's mean
-    colour as it is: what a picture is made of need not be learned.
+    Strided convolutions and the cells' rays give values v at a raster of cells, a network of the rays alone an address
+    a, shares of `bins` drawers. A view contributes sum a_k v_c and sum a_k, for every drawer and channel. Ratios of
+    such sums over views are means of what was seen along alike rays, however many views looked there: linear attention
+    (Katharopoulos et al., *Transformers are RNNs*, ICML 2020) with rays as keys, which adds up and therefore can be
+    extended view by view. One drawer is the plain mean over pictures and views. The first three channels of a value are
+    a cell's mean colour as it is: what a picture is made of need not be learned.
 
     Args:
         bins: K, drawers.
@@ -88,14 +88,18 @@ class ViewEncoder(nn.Module):
     def __init__(self, bins: int, values: int, widths: Sequence[int] = (24, 48), extra: int = 0) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        channels = 3 + CHANNELS + extra
+        channels = 3
         for width in widths:
             layers += [nn.Conv2d(channels, width, 4, stride=2, padding=1), nn.ReLU()]
             channels = width
         wide = max(64, values)
         self.plain = 3 if values > 3 else 0
         learned = values - self.plain
-        self.values = nn.Sequential(*layers, nn.Conv2d(channels, wide, 1), nn.ReLU(), nn.Conv2d(wide, learned, 1))
+        self.look = nn.Sequential(*layers)
+        self.values = nn.Sequential(
+            nn.Conv2d(channels + CHANNELS + extra, wide, 1), nn.ReLU(), nn.Conv2d(wide, learned, 1)
+        )
+        keep_variance(self.look)
         keep_variance(self.values)
         self.address = RayAddress(bins, extra)
         self.code, self.factor = bins * values + bins, 2 ** len(widths)
@@ -106,12 +110,13 @@ class ViewEncoder(nn.Module):
         if views == 0:
             return images.new_zeros(scenes, 0, self.code)
         size = images.shape[-1]
-        seen = torch.cat([4.0 * images - 2.0, ray_map(poses, size)], -3).flatten(0, 1)
-        value = self.values(seen)
+        seen = (4.0 * images - 2.0).flatten(0, 1)
+        rays = ray_map(poses, size // self.factor).flatten(0, 1)
+        value = self.values(torch.cat([self.look(seen), rays], 1))
         if self.plain:
-            value = torch.cat([functional.avg_pool2d(seen[:, :3], self.factor), value], 1)
+            value = torch.cat([functional.avg_pool2d(seen, self.factor), value], 1)
         value = value.flatten(-2)
-        share = self.address(ray_map(poses, size // self.factor).flatten(0, 1)).flatten(-2) / value.shape[-1]
+        share = self.address(rays).flatten(-2) / value.shape[-1]
         filed = torch.einsum("nkp,ncp->nkc", share, value).flatten(1)
         return torch.cat([filed, share.sum(-1)], -1).reshape(scenes, views, -1)
 

@@ -121,7 +121,9 @@ class SceneObjective(nn.Module):
         out: Any = 0.0
         weight = self.draft_weight if self.latents else 1.0
         if decoder.draft is not None and weight:
-            error = (decoder.picture(context.draft) - truth).square().sum((-3, -2, -1))
+            draft = model.shared.draft if model.shared.context is context else None
+            draft = decoder.picture(context.draft) if draft is None else draft
+            error = (draft - truth).square().sum((-3, -2, -1))
             error = error if mask is None else error * mask
             self.terms["draft_mse"] = error.detach().sum() / (queries * truth[0, 0].numel())
             out = out + weight * scale * error.sum()
