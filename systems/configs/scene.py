@@ -170,8 +170,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "sides": (1,),
         "symmetry": "all",
         "queries": 6,
-        "draft_steps": 900,
-        "steps": 400,
+        "draft_steps": 1_800,
+        "steps": 600,
         "sigma": 0.2,
     },
     # the published sizes: 8 steps of 16 x 16 states with 128 channels for pictures of 64 x 64 pixels

@@ -7,6 +7,7 @@ outside the context, in places never trained on.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from .recorder import Entry
 
 pytestmark = pytest.mark.learn
 Record = Callable[..., Entry]
+Kept = Callable[[str, int], Path | None]
 SAMPLE = Path(__file__).resolve().parents[3] / "shared" / "data" / "gqn-mazes" / "gqn_mazes_35x128_64.npz"
 ERROR = "squared error per pixel of the mean of 8 prior samples"
 
@@ -35,6 +37,34 @@ def add(fields: dict[str, Any], name: str, seed: int, value: float) -> None:
     fields.setdefault("more", {}).setdefault(name, {})[str(seed)] = round(value, 6)
     found = fields["more"][name].values()
     fields[name] = sum(found) / len(found)
+
+
+class Curve:
+    """Engine callback: a figure of the system in the making every so many steps, and the CPU time it was reached in.
+
+    Attributes:
+        points: [step, CPU seconds of training, figure].
+        looking: CPU seconds spent on the figures.
+    """
+
+    def __init__(self, figure: Callable[[Scene], float], every: int) -> None:
+        self.figure, self.every = figure, every
+        self.points: list[list[float]] = []
+        self.began, self.looking = time.process_time(), 0.0
+
+    system: Scene
+
+    def on_step(self, state: Any) -> None:
+        """Look."""
+        if state.step % self.every:
+            return
+        before = time.process_time()
+        self.system.model.eval()
+        value = self.figure(self.system)
+        self.system.model.train()
+        self.points.append([state.step, round(before - self.began - self.looking, 1), round(value, 5)])
+        print(self.points[-1], {k: round(v, 4) for k, v in state.metrics.items()}, flush=True)
+        self.looking += time.process_time() - before
 
 
 # ---- courts
@@ -163,8 +193,12 @@ def test_scene_matching(record: Record, memory: str) -> None:
 
 
 @pytest.mark.skipif(not SAMPLE.is_file(), reason="the developer sample of GQN mazes is not here")
-def test_scene_real_mazes(record: Record) -> None:
+def test_scene_real_mazes(record: Record, kept: Kept) -> None:
     data = datasets.load("gqn", path=str(SAMPLE))
+
+    def few() -> Any:
+        return report.episodes(curve.system, data.valid, total=200)
+
     entry = record(
         "scene",
         "real/gqn-mazes",
@@ -177,13 +211,20 @@ def test_scene_real_mazes(record: Record) -> None:
     )
     for seed in entry.seeds:
         with entry.measure(seed) as run:
-            system = Scene(preset="gqn-mazes").fit(data, seed=seed, progress="off")
+            curve = Curve(lambda s: mean(report.score(s, few(), posterior=False)["mean"]), 300)
+            system = Scene(preset="gqn-mazes")
+            curve.system = system
+            system.fit(data, seed=seed, progress="off", out=kept("scene-gqn-mazes", seed), callbacks=[curve])
             run.stop()
+            run.cpu_seconds -= curve.looking
             found = report.score(system, report.episodes(system, data.valid))
             run.value = mean(found["mean"])
-            add(entry.fields, "kl", seed, mean(found["kl"]))
+            for name in ("single", "draft", "best", "variance", "posterior", "kl"):
+                add(entry.fields, name, seed, mean(found[name]))
+            add(entry.fields, "gap", seed, mean(report.gap(found)))
             trivial = report.baselines(system, report.episodes(system, data.valid))
             entry.fields["baselines"] = {n.replace("_", " "): mean(rows) for n, rows in trivial.items()}
             entry.fields["n_test"] = len(found["mean"])
+            entry.fields.setdefault("curve", {})[str(seed)] = curve.points
         assert math.isfinite(entry.fields["kl"])
     entry.check()
