@@ -12,6 +12,7 @@ from torch import Tensor
 
 from phlogiston.distributions.mixture import temper_logits
 from phlogiston.distributions.mixture_joint import JointMixture
+from phlogiston.distributions.truncated_normal import normal_cdf
 from phlogiston.errors import ConfigError
 
 
@@ -49,3 +50,28 @@ def transport(
         raise ConfigError(f"sigma_temperature={sigma_temperature}, bias={bias}; neither may be negative")
     index = pick(temper_logits(mixture.logits * (1.0 + bias), pi_temperature), uniform)
     return mixture._place(index, math.sqrt(sigma_temperature) * math.exp(-bias) * noise)
+
+
+def squeeze(noise: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Press standard normals into an interval: through their cdf, and back through that of the restricted normal.
+
+    Means the same as `truncated_normal.standard_truncated`, without a branch that looks at data, so that programs which
+    use it can be exported.
+
+    Args:
+        noise: standard normals, any shape.
+        low: lower limits, finite, broadcastable.
+        high: upper limits, finite, broadcastable; `low < high`.
+
+    Returns:
+        Draws in [low, high], increasing in the noise, in its dtype.
+    """
+    a, b, z = torch.broadcast_tensors(low.double(), high.double(), noise.double())
+    mirrored = a + b > 0  # work on the lower side, where cdfs keep their digits
+    a, b = torch.where(mirrored, -b, a), torch.where(mirrored, -a, b)
+    v = normal_cdf(torch.where(mirrored, -z, z)).clamp_min(1e-300)
+    p = normal_cdf(a)
+    near = torch.special.ndtri((p + v * (normal_cdf(b) - p)).clamp_min(1e-300))
+    # beyond -30 the tail is that of an exponential in x^2 / 2
+    x = torch.where(b < -30.0, -(b * b - 2.0 * v.log()).sqrt(), near).maximum(a).minimum(b)
+    return torch.where(mirrored, -x, x).to(noise.dtype)

@@ -82,7 +82,7 @@ class Warped(TorchDistribution):
 
     @property
     def logits(self) -> Tensor:
-        """Of every choice a draw begins with: (..., C); choice c is component c mod K on lattice c div K, 0 for none."""
+        """Of every choice a draw begins with: (..., C); c is component c mod K on lattice c div K, 0 for none."""
         return self.base.logits if self.choices is None else self.choices
 
     @property

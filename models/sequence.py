@@ -5,7 +5,8 @@
 
 Every column is modelled in the coordinates that suit it: levels (a finger's place, a knob) by the step from the last
 level, positive times by their logarithm, offsets as they are; densities come out in the data's own units. With a
-`grid` steps are scored by the probability of the grid's cell (see `distributions.warped`).
+`grid` steps are scored by the probability of the grid's cell, within `bounds` and on the `lattices` of devices, where
+there are such (see `distributions.warped`).
 
 One object trains teacher-forced, generates step by step, and streams: `start`, `predict`, `observe` of
 `models.stepwise`.
@@ -66,6 +67,8 @@ class MDNRNN(Stepwise):
         kind: `"diag"`, `"bivariate"` (two targets) or `"full"`.
         grid: width of the cells steps are scored by; None for densities.
         min_scale: smallest standard deviation of a component, in units of its column.
+        bounds: what levels lie within, both ends included; None for no bounds.
+        lattices: numbers of places per unit that some devices report levels on; which one, if any, the network guesses.
 
     Buffers `centre` and `unit` (D,) standardise: location and scale of a column (of its logarithm, of its steps); and
     `level_centre`, `level_unit`, `fine`, `usual` (D,) serve the network's view of the past.
@@ -77,6 +80,7 @@ class MDNRNN(Stepwise):
     level_unit: Tensor
     fine: Tensor
     usual: Tensor
+    bounds: Tensor
     is_level: Tensor
     is_positive: Tensor
 
@@ -93,6 +97,8 @@ class MDNRNN(Stepwise):
         kind: str = "diag",
         grid: float | None = None,
         min_scale: float = 1e-3,
+        bounds: tuple[float, float] | None = None,
+        lattices: Sequence[int] = (),
     ) -> None:
         super().__init__()
         check(kind, num_components, targets)
@@ -102,7 +108,11 @@ class MDNRNN(Stepwise):
             raise ConfigError(f"cells of a grid have no closed form for kind {kind!r}; use 'diag'")
         if set(levels) & set(positive):
             raise ConfigError(f"columns {sorted(set(levels) & set(positive))} cannot be levels and positive at once")
-        self.targets, self.pen_states, self.num_components = targets, 2 if pen else 0, num_components
+        if (bounds is not None or lattices) and (grid is None or bounds is None or not levels):
+            raise ConfigError("bounds and lattices are for levels scored on a grid; lattices need bounds, too")
+        self.targets, self.pen_states = targets, 2 if pen else 0
+        self.mixture_size, self.num_components = num_components, num_components * (1 + len(lattices))
+        self.bounded, self.lattices = bounds is not None, tuple(lattices)
         self.kind, self.grid, self.min_scale = kind, grid, min_scale
         for name in ("centre", "level_centre", "usual"):
             self.register_buffer(name, torch.zeros(targets))
@@ -112,15 +122,24 @@ class MDNRNN(Stepwise):
             mark = torch.zeros(targets, dtype=torch.bool)
             mark[list(columns)] = True
             self.register_buffer(name, mark)
+        limits = torch.tensor([[-math.inf], [math.inf]]).repeat(1, targets)
+        if bounds is not None:
+            limits[:, sorted(levels)] = torch.tensor(bounds, dtype=limits.dtype).unsqueeze(-1)
+        self.register_buffer("bounds", limits)
         self._levels, self._positive = sorted(levels), sorted(positive)
         self.rnn = Recurrent(self.num_features, hidden, layers, cell)
-        self._outputs = (num_outputs(kind, num_components, targets), num_components if levels else 0, 1 if pen else 0)
+        self._outputs = (
+            num_outputs(kind, num_components, targets),
+            num_components if levels else 0,
+            1 + len(lattices) if lattices else 0,
+            1 if pen else 0,
+        )
         self.head = nn.Linear(hidden, sum(self._outputs))
 
     @property
     def num_features(self) -> int:
-        """What the network sees of the past: places, moves, both in detail, pen, beginning."""
-        return 3 * self.targets + (1 if self.pen_states else 0) + 2
+        """What the network sees of the past: places, moves, both in detail, lattices they lie on, pen, beginning."""
+        return 3 * self.targets + len(self.lattices) + (1 if self.pen_states else 0) + 2
 
     # ----- before training ----------------------------------------------------------------------------------------
 
@@ -154,7 +173,7 @@ class MDNRNN(Stepwise):
         self._start_head((steps[:: max(1, len(steps) // 20_000)] - self.centre) / self.unit)
 
     def _start_head(self, steps: Tensor) -> None:
-        k, d = self.num_components, self.targets
+        k, d = self.mixture_size, self.targets
         self.head.weight.mul_(0.3)
         bias = self.head.bias
         bias.zero_()
@@ -186,19 +205,27 @@ class MDNRNN(Stepwise):
         return torch.cat([found, torch.stack([first, second], -1).to(found.dtype)], -1)
 
     def _view(self, numbers: Tensor, step: Tensor, pen: Tensor) -> Tensor:
-        """Where things are, how they moved, both in detail, and the pen: (..., 3 D + pen)."""
+        """Where things are, how they moved, both in detail, lattices, and the pen: (..., 3 D + lattices + pen)."""
         warped = numbers
         if self._positive:
             warped = torch.where(self.is_positive, numbers.clamp_min(self.floor).log(), numbers)
         gap = torch.where(self.is_level, step, numbers - self.usual) if self._levels else numbers - self.usual
         level = (warped - self.level_centre) / self.level_unit
         coarse, fine = (step / self.unit).clamp(-10.0, 10.0), 0.4 * torch.asinh(gap / self.fine)
-        return torch.cat([level, coarse, fine, pen], -1)
+        return torch.cat([level, coarse, fine, *self._lies_on(numbers), pen], -1)
+
+    def _lies_on(self, numbers: Tensor) -> list[Tensor]:
+        """Whether all levels lie on a lattice, for every lattice: (..., 1) each."""
+        found = []
+        for count in self.lattices:
+            index = numbers[..., self._levels] * count
+            found.append(((index - index.round()).abs() < 0.02).all(-1, keepdim=True).to(numbers.dtype))
+        return found
 
     def prediction(self, out: Tensor, last: Tensor, before: Tensor, seen: Tensor) -> Prediction:
         """The law of the next step, from the network's output (..., hidden) and the last two steps (..., width)."""
-        raw, momentum, lifted = self.head(out).split(self._outputs, -1)
-        params = mixture_parameters(raw, self.kind, self.num_components, self.targets, "exp", self.min_scale)
+        raw, momentum, device, lifted = self.head(out).split(self._outputs, -1)
+        params = mixture_parameters(raw, self.kind, self.mixture_size, self.targets, "exp", self.min_scale)
         if self._levels:
             # what moves goes on moving: each component keeps a share of the last step, as far as the network says
             step = (last - before)[..., : self.targets] / self.unit
@@ -207,7 +234,14 @@ class MDNRNN(Stepwise):
         base = cast(JointMixture, mixture(params, validate_args=False))
         level = torch.where((seen > 0).unsqueeze(-1), last[..., : self.targets], self.level_centre)
         shift = torch.where(self.is_level, level, self.centre)
-        values = Warped(base, shift, self.unit, self.is_positive, self.grid, validate_args=False)
+        choices = None
+        if self.lattices:
+            weight = device.log_softmax(-1).unsqueeze(-1) + base.logits.log_softmax(-1).unsqueeze(-2)
+            choices = weight.flatten(-2)
+        values = Warped(
+            base, shift, self.unit, self.is_positive, self.grid, validate_args=False,
+            bounds=self.bounds if self.bounded else None, pitches=[1.0 / n for n in self.lattices], choices=choices,
+        )  # fmt: skip
         if not self.pen_states:
             return Prediction(values)
         return Prediction(values, torch.cat([torch.zeros_like(lifted), lifted], -1))
@@ -287,7 +321,7 @@ class MDNRNN(Stepwise):
             noise: of this step.
             choice: temperatures and bias.
         """
-        if seen < 2 or self.kind != "diag" or self.pen_states or choice.pi_temperature == 0:
+        if seen < 2 or self.kind != "diag" or self.pen_states or self.bounded or choice.pi_temperature == 0:
             law, after = self.predict(state)
             value = law.draw(noise, choice)
             return value, self.observe(after, value)
@@ -297,7 +331,7 @@ class MDNRNN(Stepwise):
         view = torch.cat([self._view(numbers, step, none[:, :0]), none], -1)
         out, hidden = self.rnn(view.unsqueeze(1), state.hidden)
         raw = self.head(out[:, 0])
-        k, d = self.num_components, self.targets
+        k, d = self.mixture_size, self.targets
         rows = torch.arange(len(raw)) if len(raw) > 1 else 0
         logits = raw[:, :k]
         if choice.pi_temperature != 1.0 or choice.bias:

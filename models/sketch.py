@@ -231,9 +231,8 @@ class SketchRNN(Stepwise):
                 z = pyro.sample("z", self.prior()) if self.latent else None
                 return self.unroll(self.start(count, z), steps if steps is not None else 200, x, length)
         assert length is not None
-        steps_in = torch.arange(x.shape[1], device=x.device)
-        is_step = cast(torch.BoolTensor, steps_in < length.unsqueeze(-1))
-        is_point = cast(torch.BoolTensor, steps_in < (length - 1).unsqueeze(-1))
+        is_step = cast(torch.BoolTensor, valid_steps(length, x.shape[1]))
+        is_point = cast(torch.BoolTensor, valid_steps(length - 1, x.shape[1]))
         with pyro.plate("data", len(x), dim=-2):
             z = pyro.sample("z", self.prior()) if self.latent else None  # (..., rows, 1, latent)
             found = self.predictions(x, None if z is None else z.squeeze(-2))

@@ -86,6 +86,8 @@ class SequenceModel(StepwiseSystem):
         schema: dict[str, Any] = {"columns": columns, "pen": pen, "levels": levels, "positive": positive}
         self.schema = schema  # sequences() reads it
         x, length = self.sequences(tensors["x"], tensors.get("length"))
+        if c.bounds and not levels:
+            raise ConfigError("bounds are for levels; these data have none")
         if c.kind == "bivariate" and len(numbers) != 2:
             raise ConfigError(f"kind 'bivariate' is for two columns of numbers; there are {len(numbers)}")
         if c.dequantise and positive:
@@ -94,7 +96,7 @@ class SequenceModel(StepwiseSystem):
         schema["limits"] = [
             [c.min_interval, None]
             if n in positive
-            else [float(v.min()), float(v.max())]
+            else list(c.bounds) or [float(v.min()), float(v.max())]
             if n in levels
             else [None, None]
             for n, v in zip(numbers, inside.unbind(-1), strict=False)
@@ -102,6 +104,24 @@ class SequenceModel(StepwiseSystem):
         schema["typical_steps"] = int(length.double().quantile(0.9))
         schema["mean_steps"] = float(length.double().mean())
         return schema
+
+    def sequences(self, x: Any, length: Any = None, **options: Any) -> tuple[Tensor, Tensor]:
+        """As `StepwiseSystem.sequences`.
+
+        Raises:
+            DataError: also a level outside the bounds of the configuration.
+        """
+        x, length = super().sequences(x, length, **options)
+        if self.config.bounds:
+            low, high = self.config.bounds
+            for name in self.schema["levels"]:
+                column = x[..., self.schema["columns"].index(name)][valid_steps(length, x.shape[1])]
+                if not bool(((column >= low) & (column <= high)).all()):
+                    raise DataError(
+                        f"column {name!r} runs from {float(column.min()):g} to {float(column.max()):g}; the bounds are "
+                        f"{low:g} and {high:g}"
+                    )
+        return x, length
 
     def prepare(self, split: Split) -> Any:
         """Windows of the training sequences, or whole validation sequences, as the program takes them."""
@@ -135,6 +155,8 @@ class SequenceModel(StepwiseSystem):
             kind,
             c.grid or None,
             c.min_scale,
+            (c.bounds[0], c.bounds[1]) if c.bounds else None,
+            c.lattices,
         )
         self.guide = None
 

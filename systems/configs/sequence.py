@@ -28,6 +28,10 @@ class Config:
             "bivariate" for pen strokes and "diag" for all else.
         grid: width of the cells by whose probability steps are scored; 0 scores densities.
         min_scale: smallest standard deviation of a component, in units of its column.
+        bounds: two numbers all levels lie between or on, such as the ends of a screen, where components are cut off.
+            Left empty, levels may lie anywhere. Needs a grid.
+        lattices: numbers of places per unit that devices report levels on: 600 for multiples of 1/600. A component may
+            then be a law of those alone; the network says how likely each lattice is. Needs bounds.
         window: steps of the pieces gradients flow through.
         carry: whether the network's state goes on from piece to piece. Otherwise every piece begins anew.
         min_interval: smallest positive value that is generated (seconds, where the column is `dt`).
@@ -50,6 +54,8 @@ class Config:
     kind: Literal["auto", "diag", "bivariate", "full"] = "auto"
     grid: float = 0.0
     min_scale: float = 0.001
+    bounds: tuple[float, ...] = ()
+    lattices: tuple[int, ...] = ()
     window: int = 50
     carry: bool = True
     min_interval: float = 0.001
@@ -75,15 +81,23 @@ class Config:
             raise ConfigError(f"warmup must lie between 0 and 1; got {self.warmup}")
         if self.grid and self.kind in ("bivariate", "full"):
             raise ConfigError(f"grid needs components with independent columns; kind is {self.kind!r}")
+        if self.bounds and (len(self.bounds) != 2 or not self.bounds[0] < self.bounds[1]):
+            raise ConfigError(f"bounds must be a smaller and a larger number; got {self.bounds}")
+        if self.bounds and not self.grid:
+            raise ConfigError("bounds need a grid; grid is 0")
+        if self.lattices and not self.bounds:
+            raise ConfigError("lattices need bounds; there are none")
+        if any(n < 1 for n in self.lattices):
+            raise ConfigError(f"lattices must be positive whole numbers; got {self.lattices}")
         if set(self.levels) & set(self.positive):
             raise ConfigError(f"a column cannot be level and positive at once: {set(self.levels) & set(self.positive)}")
 
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
-    # coordinates lie on grids of about 1/600: cells of 1/1000 keep the score bounded
-    "tinyperf": {"grid": 0.001, "min_scale": 0.0001, "steps": 2_500},
-    "control": {"grid": 0.001, "min_scale": 0.0001, "window": 50},
+    # places on a screen repeat and lie on devices' lattices: cells of 1/1000 keep the score bounded
+    "tinyperf": {"grid": 0.001, "min_scale": 0.0001, "bounds": (0.0, 1.0), "lattices": (600, 686), "steps": 2_500},
+    "control": {"grid": 0.001, "min_scale": 0.0001, "bounds": (0.0, 1.0)},
     "kanji": {"num_components": 20, "hidden": 128, "carry": False, "window": 80, "dequantise": 1.0},
     # sizes of IMPSY's models
     "xs": {"hidden": 16, "num_components": 5},

@@ -10,8 +10,8 @@ import torch
 from phlogiston.distributions.cells import log_cell
 from phlogiston.distributions.mixture_diagonal import DiagMixture
 from phlogiston.distributions.mixture_full import BivariateMixture
-from phlogiston.distributions.mixture_noise import transport
-from phlogiston.distributions.truncated_normal import log_interval_mass
+from phlogiston.distributions.mixture_noise import squeeze, transport
+from phlogiston.distributions.truncated_normal import log_interval_mass, standard_truncated
 from phlogiston.distributions.warped import Warped
 from phlogiston.errors import ConfigError
 
@@ -109,3 +109,82 @@ def test_cells_are_refused_for_correlated_components() -> None:
     mixture = BivariateMixture(torch.zeros(1), torch.zeros(1, 2), torch.ones(1, 2), torch.zeros(1))
     with pytest.raises(ConfigError, match="independent"):
         Warped(mixture, torch.zeros(2), torch.ones(2), torch.zeros(2, dtype=torch.bool), 0.1)
+
+
+def screen(pitches: tuple[float, ...] = (0.05, 0.02)) -> Warped:
+    """Two places on a screen and a time; some components lie far outside, some are far narrower than a cell."""
+    torch.manual_seed(1)
+    loc = torch.tensor([[0.0, 1.0, 0.0], [2.0, -9.0, 0.5], [-0.4, 0.3, -0.5]])
+    scale = torch.tensor([[0.5, 0.4, 0.5], [1e-3, 2.0, 0.6], [3.0, 0.05, 0.4]])
+    bounds = torch.tensor([[0.0, 0.0, -math.inf], [1.0, 1.0, math.inf]])
+    choices = torch.randn(3 * (1 + len(pitches)))
+    shift, unit = torch.tensor([0.7, 0.4, -1.0]), torch.tensor([0.2, 0.3, 0.3])
+    base = DiagMixture(torch.zeros(3).double(), loc.double(), scale.double())  # 475 deviations outside: no float32
+    return Warped(
+        base, shift.double(), unit.double(), torch.tensor([False, False, True]), 0.01,
+        bounds=bounds.double(), pitches=pitches, choices=choices.double(),
+    )  # fmt: skip
+
+
+def test_cells_of_a_screen_sum_to_one() -> None:
+    """Whatever lies outside, and whichever lattice a device reports: nothing is lost and nothing counted twice."""
+    law = screen()
+    places = torch.arange(101).double() * 0.01
+    value = torch.full((101, 3), 0.4).double()
+    for column in (0, 1):
+        value[:, column] = places
+        total = law.log_parts(value)[:, column].double().exp().sum()
+        assert float(total) == pytest.approx(1.0, abs=1e-4)
+    pairs = torch.cat([torch.cartesian_prod(places, places), torch.full((101**2, 1), 0.4).double()], -1)
+    total = law.log_prob(pairs).double().exp().sum()
+    assert float(total) == pytest.approx(float(law.log_parts(value)[0, 2].exp()), rel=1e-3)
+    outside = torch.tensor([1.02, 0.5, 0.4]).double()
+    assert float(law.log_prob(outside)) < -70
+
+
+def test_draws_lie_on_the_screen_and_fall_into_cells_as_often_as_said() -> None:
+    law, n = screen(), 60_000
+    drawn = law.sample((n,))
+    assert float(drawn[:, :2].min()) >= 0.0
+    assert float(drawn[:, :2].max()) <= 1.0
+    value = torch.full((101, 3), 0.4).double()
+    for column in (0, 1):
+        value[:, column] = torch.arange(101) * 0.01
+        expected = law.log_parts(value)[:, column].exp()
+        counted = torch.bincount((drawn[:, column] * 100).round().long(), minlength=101) / n
+        assert float((counted - expected).abs().max()) < 0.008
+    always = Warped(
+        law.base, law.shift, law.unit, law.positive, law.grid, bounds=law.bounds, pitches=(0.05,),
+        choices=torch.tensor([-1e9] * 3 + [0.0] * 3).double(),
+    )  # fmt: skip
+    index = always.sample((1000,))[:, :2] * 20
+    torch.testing.assert_close(index, index.round(), atol=1e-6, rtol=0)
+
+
+def test_what_is_known_of_a_place_leaves_the_right_rest() -> None:
+    """P(rest, known) = P(known) P(rest | known), and P(known) is the column by itself."""
+    law = screen()
+    value, known = torch.tensor([0.6, 0.4, 0.3]).double(), torch.tensor([True, False, False])
+    rest, evidence = law.given(value, known)
+    assert float(evidence) == pytest.approx(float(law.log_parts(value)[0]), abs=1e-4)
+    others = torch.logsumexp(rest.logits.log_softmax(-1) + rest._cells(value)[..., 1:].sum(-1), -1)
+    assert float(evidence + others) == pytest.approx(float(law.log_prob(value)), abs=1e-4)
+
+
+def test_noise_is_pressed_into_an_interval_as_by_the_exact_quantile() -> None:
+    noise = torch.randn(5_000)
+    low = torch.randn(5_000) * 10
+    high = low + torch.rand(5_000) * 20 + 0.01
+    exact = standard_truncated(torch.special.ndtr(noise.double()), low.double(), high.double())
+    torch.testing.assert_close(squeeze(noise, low, high).double(), exact, atol=2e-3, rtol=1e-3)
+    far = squeeze(noise, torch.full_like(noise, 200.0), torch.full_like(noise, 300.0))
+    assert bool(((far >= 200.0) & (far < 200.2)).all())
+    torch.testing.assert_close(squeeze(noise, torch.tensor(-40.0), torch.tensor(40.0)), noise, atol=1e-5, rtol=1e-5)
+
+
+def test_bounds_and_pitches_need_what_they_need() -> None:
+    law = screen()
+    with pytest.raises(ConfigError, match="grid"):
+        Warped(law.base, law.shift, law.unit, law.positive, bounds=law.bounds)
+    with pytest.raises(ConfigError, match="choices"):
+        Warped(law.base, law.shift, law.unit, law.positive, 0.01, bounds=law.bounds, pitches=(0.1,))

@@ -33,8 +33,10 @@ def stir(model: torch.nn.Module) -> Any:
     return model
 
 
-def touches(grid: float | None, cell: Any = "lstm", kind: str = "diag") -> MDNRNN:
-    model = MDNRNN(3, levels=[0, 1], positive=[2], hidden=8, cell=cell, num_components=4, grid=grid, kind=kind)
+def touches(grid: float | None, cell: Any = "lstm", kind: str = "diag", **options: Any) -> MDNRNN:
+    model = MDNRNN(
+        3, levels=[0, 1], positive=[2], hidden=8, cell=cell, num_components=4, grid=grid, kind=kind, **options
+    )
     model.initialise(torch.rand(ROWS, STEPS, 3), LENGTH)
     return stir(model)
 
@@ -66,6 +68,11 @@ MODELS: dict[str, tuple[Callable[[], Any], Callable[[], torch.Tensor], dict[str,
     "touches, density": (lambda: touches(None), lambda: torch.rand(ROWS, STEPS, 3), {}),
     "touches, gru": (lambda: touches(1e-3, "gru"), lambda: torch.rand(ROWS, STEPS, 3), {}),
     "touches, full": (lambda: touches(None, kind="full"), lambda: torch.rand(ROWS, STEPS, 3), {}),
+    "touches on a screen": (
+        lambda: touches(1e-3, bounds=(0.0, 1.0), lattices=(600, 100)),
+        lambda: (torch.rand(ROWS, STEPS, 3) * 100).round() / 100,
+        {},
+    ),
     "pen": (pen, strokes, {}),
     "sketch": (lambda: sketch(0), strokes, {}),
     "sketch with latent": (lambda: sketch(3), strokes, {}),

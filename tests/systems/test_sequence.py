@@ -198,6 +198,45 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path: Path) -> N
         assert torch.equal(a, b)
 
 
+def test_a_screen_has_borders_and_devices_have_lattices(fitted: SequenceModel, tmp_path: Path) -> None:
+    """Told of both, a model scores better, keeps what it draws inside by itself, and still fills gaps and exports."""
+    data = dataset()
+    for part in (data.train, data.valid, data.test):
+        part.tensors["x"][..., :2] = (part.tensors["x"][..., :2] * 200).round() / 200
+    options: dict[str, Any] = {
+        "hidden": 16, "layers": 1, "num_components": 4, "grid": 1e-3, "min_scale": 1e-4, "window": 20, "steps": 60,
+        "batch_size": 16, "learning_rate": 0.01,
+    }  # fmt: skip
+    plain = SequenceModel(**options).fit(data, progress="off")
+    told = SequenceModel(**options, bounds=(0.0, 1.0), lattices=(200,)).fit(data, progress="off")
+    scores = [m.evaluate(data, ["nats_per_step"])["nats_per_step"].value for m in (plain, told)]
+    assert scores[1] < scores[0] - 0.5
+    drawn = told.sample(10, steps=60, seed=0)
+    assert float(drawn["clipped"]) <= 1 / 60 + 1e-6, "only the first time, which the data put at 0"
+    x = data.test.tensors["x"][0, :12].double()
+    mask = torch.ones_like(x, dtype=torch.bool)
+    mask[11] = False
+    mask[11, 0] = True  # of the last touch one coordinate is known
+    answer = told.query({"x": Known(x, mask)}, num_samples=200, seed=0)
+    assert float(answer.ess) > 20
+    y = answer.samples["x"][:, 11, 1]
+    assert 0.0 <= float(y.min()) < float(y.max()) <= 1.0
+    told.save(tmp_path / "saved")
+    assert torch.equal(systems.load(tmp_path / "saved").log_prob(data).value, told.log_prob(data).value)
+    with pytest.raises(DataError, match="bounds"):
+        told.log_prob(np.full((5, 3), 1.5))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"bounds": (1.0, 0.0), "grid": 0.1}, {"bounds": (0.0, 1.0)}, {"lattices": (600,)},
+     {"lattices": (0,), "bounds": (0.0, 1.0), "grid": 0.1}],
+)  # fmt: skip
+def test_bounds_that_make_no_sense_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="bounds|lattices"):
+        SequenceModel(**options)
+
+
 def test_bad_sequences_are_refused(fitted: SequenceModel) -> None:
     with pytest.raises(ShapeError, match="2 columns"):
         fitted.log_prob(np.zeros((5, 2)))
