@@ -99,7 +99,7 @@ def _log_density(system: DRMM, depth: int, points: Any) -> Any:
 
 def recipes(quick: bool) -> list[dict[str, Any]]:
     """What `DRMM.demo` trains."""
-    steps = (300, 300, 120, 200) if quick else (2_000, 1_500, 400, 800)
+    steps = (250, 150, 120, 150) if quick else (2_000, 1_500, 400, 800)
     return [
         {
             "title": "DRMM on a noisy Swiss roll",
@@ -107,7 +107,7 @@ def recipes(quick: bool) -> list[dict[str, Any]]:
             "density sharpens from left to right. Below, one density asked five things.",
             "data": "swissroll",
             "data_options": {},
-            "options": {**PRESETS["swissroll"], "num_layers": 3, "steps": steps[0]},
+            "options": {**PRESETS["swissroll"], "num_layers": 2 if quick else 3, "steps": steps[0]},
         },
         {
             "title": "DRMM on handwritten digits",

@@ -402,9 +402,10 @@ class MDN(System):
                 "text": "The weights are random here. Where there are no data the networks drawn from the posterior "
                 "disagree: that part of the uncertainty more data would remove.",
                 "data": "arcsine",
-                "data_options": {"sizes": (150, 0, 1000)},
+                "data_options": {"sizes": (150, 0, 200 if quick else 400)},
                 "options": {
                     **PRESETS["bayesian"],
+                    "weight_samples": 20 if quick else 40,
                     "steps": 200 if quick else 1_000,
                     "posterior_steps": 200 if quick else 3_000,
                 },

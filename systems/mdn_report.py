@@ -176,7 +176,7 @@ def answers(system: MDN, inputs: Tensor, y: Tensor, resolution: int = 240) -> Fi
     return figure
 
 
-def ignorance(system: MDN, inputs: Tensor, y: Tensor, resolution: int = 160) -> Figure:
+def ignorance(system: MDN, inputs: Tensor, y: Tensor, resolution: int = 120) -> Figure:
     """Standard deviations by cause along the input, also beyond the data."""
     low, high = float(inputs.min()), float(inputs.max())
     reach = 0.6 * (high - low)
@@ -184,7 +184,7 @@ def ignorance(system: MDN, inputs: Tensor, y: Tensor, resolution: int = 160) -> 
     members = _members_at(system, grid.unsqueeze(1))
     from phlogiston.distributions.mixture_members import uncertainty
 
-    parts = uncertainty(members, 100, torch.Generator().manual_seed(0))
+    parts = uncertainty(members, 30, torch.Generator().manual_seed(0))  # 30 of each member are over a thousand in all
     figure = draw.new_figure(8.0, 3.4, "standard deviation from noise and from ignorance, along the input")
     left, right = figure.subplots(1, 2)
     for place in (left, right):
