@@ -161,7 +161,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "cpu": {},
     "pooled": {"memory": "pooled"},
-    "courts": {"draft_steps": 1_000, "steps": 600},
+    "courts": {"draft_steps": 1_500, "steps": 1_000},
     # no latents: for comparisons of memories
     "courts-short": {"layers": 0, "draft_steps": 600},
     "gqn-mazes": {

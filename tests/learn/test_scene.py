@@ -40,19 +40,23 @@ def add(fields: dict[str, Any], name: str, seed: int, value: float) -> None:
 
 
 class Curve:
-    """Engine callback: a figure of the system in the making every so many steps, and the CPU time it was reached in.
+    """Engine callback: the error of a system in the making every so many steps, and the CPU time it was reached in.
+
+    Args:
+        system: being trained.
+        split: places to score it on.
+        total: queries.
+        every: steps.
 
     Attributes:
-        points: [step, CPU seconds of training, figure].
-        looking: CPU seconds spent on the figures.
+        points: [step, CPU seconds of training, error].
+        looking: CPU seconds spent on the errors.
     """
 
-    def __init__(self, figure: Callable[[Scene], float], every: int) -> None:
-        self.figure, self.every = figure, every
+    def __init__(self, system: Scene, split: datasets.Split, total: int, every: int) -> None:
+        self.system, self.split, self.total, self.every = system, split, total, every
         self.points: list[list[float]] = []
         self.began, self.looking = time.process_time(), 0.0
-
-    system: Scene
 
     def on_step(self, state: Any) -> None:
         """Look."""
@@ -60,18 +64,18 @@ class Curve:
             return
         before = time.process_time()
         self.system.model.eval()
-        value = self.figure(self.system)
+        found = report.score(self.system, report.episodes(self.system, self.split, total=self.total))
         self.system.model.train()
-        self.points.append([state.step, round(before - self.began - self.looking, 1), round(value, 5)])
-        print(self.points[-1], {k: round(v, 4) for k, v in state.metrics.items()}, flush=True)
+        self.points.append([state.step, round(before - self.began - self.looking, 1), round(mean(found["mean"]), 5)])
+        print(self.points[-1], {name: round(mean(rows), 5) for name, rows in found.items()}, flush=True)
         self.looking += time.process_time() - before
 
 
 # ---- courts
 
 
-def test_scene_courts(record: Record) -> None:
-    data = datasets.load("courts")
+def test_scene_courts(record: Record, kept: Kept) -> None:
+    data = datasets.load("courts", views=24)
     entry = record(
         "scene",
         "courts/latents",
@@ -86,27 +90,36 @@ def test_scene_courts(record: Record) -> None:
     fields = entry.fields
     for seed in entry.seeds:
         with entry.measure(seed) as run:
-            system = Scene(preset="courts").fit(data, seed=seed, progress="off")
+            system = Scene(preset="courts")
+            curve = Curve(system, data.test, 288, 300)
+            system.fit(data, seed=seed, progress="off", out=kept("scene-courts", seed), callbacks=[curve])
             run.stop()
-            found = report.score(system, report.episodes(system, data.test))
+            run.cpu_seconds -= curve.looking
+            found = report.score(system, report.episodes(system, data.test, total=1152))
             run.value = mean(found["mean"])
-            for name in ("single", "best", "variance", "posterior", "kl"):
+            for name in ("single", "draft", "best", "variance", "posterior", "kl"):
                 add(fields, name, seed, mean(found[name]))
             add(fields, "gap", seed, mean(report.gap(found)))
-            three = report.score(system, report.episodes(system, data.test, 3, total=600), posterior=False)
-            add(fields, "3x3", seed, mean(three["mean"]))
-            for number in (4, 15):
-                few = report.score(system, report.episodes(system, data.test, 1, number), posterior=False)
-                add(fields, f"context {number}", seed, mean(few["mean"]))
+            for side, metric in report.hotel_sweep(system, data.test, (2, 3, 4, 5), total=600).items():
+                add(fields, f"{side}x{side}", seed, metric.value)
+            for number, metric in report.context_sweep(system, data.test, (1, 2, 4, 16), total=600).items():
+                add(fields, f"context {number}", seed, metric.value)
+            for number in (1, 2, 8):
+                covered = report.coverage(system, data.test, number)
+                add(fields, f"covered {number}", seed, covered.value)
+                add(fields, f"spread {number}", seed, covered.detail["spread"])
             trivial = report.baselines(system, report.episodes(system, data.test))
             fields["baselines"] = {name.replace("_", " "): mean(rows) for name, rows in trivial.items()}
             fields["n_test"], fields["steps"] = len(found["mean"]), system.config.draft_steps + system.config.steps
-        more = fields["more"]
-        key = str(seed)
+            fields.setdefault("curve", {})[str(seed)] = curve.points
+            print({name: values[str(seed)] for name, values in fields["more"].items()}, flush=True)
+    for seed in entry.seeds:
+        key, more, value = str(seed), fields["more"], entry.values[seed]
         assert 1 <= more["kl"][key] <= 60
-        assert more["3x3"][key] <= 1.2 * entry.values[seed]
-        knows = entry.values[seed] - more["posterior"][key]
-        assert more["single"][key] <= 1.25 * entry.values[seed] or more["gap"][key] < 0.25 * knows
+        assert more["3x3"][key] <= 1.2 * value
+        assert more["context 16"][key] <= 0.9 * more["context 4"][key]
+        knows = value - more["posterior"][key]
+        assert more["single"][key] <= 1.25 * value or more["gap"][key] < 0.25 * knows
     entry.check()
 
 
@@ -195,10 +208,6 @@ def test_scene_matching(record: Record, memory: str) -> None:
 @pytest.mark.skipif(not SAMPLE.is_file(), reason="the developer sample of GQN mazes is not here")
 def test_scene_real_mazes(record: Record, kept: Kept) -> None:
     data = datasets.load("gqn", path=str(SAMPLE))
-
-    def few() -> Any:
-        return report.episodes(curve.system, data.valid, total=200)
-
     entry = record(
         "scene",
         "real/gqn-mazes",
@@ -211,9 +220,8 @@ def test_scene_real_mazes(record: Record, kept: Kept) -> None:
     )
     for seed in entry.seeds:
         with entry.measure(seed) as run:
-            curve = Curve(lambda s: mean(report.score(s, few(), posterior=False)["mean"]), 300)
             system = Scene(preset="gqn-mazes")
-            curve.system = system
+            curve = Curve(system, data.valid, 200, 300)
             system.fit(data, seed=seed, progress="off", out=kept("scene-gqn-mazes", seed), callbacks=[curve])
             run.stop()
             run.cpu_seconds -= curve.looking

@@ -30,6 +30,7 @@ from phlogiston.systems import scene_report
 from phlogiston.systems.configs.scene import PRESETS
 from phlogiston.systems.scene import Scene
 from phlogiston.systems.scene_memory import Memory, tile
+from phlogiston.systems.scene_training import paint
 
 TINY: dict[str, Any] = {
     "nodes": "both", "bins": 8, "values": 4, "code": 8, "encoder": (6, 8), "steps_between": 2, "grid": 4, "hidden": 6,
@@ -492,6 +493,23 @@ def test_sweeps_cover_what_the_data_allow(system: Scene, data: Dataset) -> None:
     assert bool((found["kl_0"] >= 0).all())
     want = found["single"] - found["mean"] - found["variance"] * (1 - 1 / 8)
     assert float(want.abs().max()) < 1e-5  # single = mean + spread, query by query
+
+
+def test_coverage_counts_truths_between_the_samples_quantiles(system: Scene, data: Dataset) -> None:
+    """Truths drawn from the model itself are covered as often as promised, but for the finite number of samples."""
+    model, split = system.model, data.test
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        batches = []
+        for batch in scene_report.episodes(system, split, 1, 2, 60):
+            state = model.observe(batch["images"], batch["poses"], None, batch["origin"], batch["side"])
+            picture = paint(model.decoder, model.context(state, batch["query_poses"]), 1)[0]
+            batches.append({**batch, "query_images": picture + 0.2 * torch.randn_like(picture)})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scene_report, "episodes", lambda *_: iter(batches))
+        own = scene_report.coverage(system, split, 2, 0.8, samples=400)
+    assert own.value == pytest.approx(0.8, abs=0.015)
+    assert own.detail["spread"] > 0
 
 
 def test_a_data_set_meta_is_not_needed(data: Dataset) -> None:
