@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import json
-import re
-from pathlib import Path
+from typing import Any
 
 import pytest
 
+from phlogiston.errors import QueryWarning
 from phlogiston.inference.evidence_text import parse
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "drmm-queries.md"
+PAGE = "docs/drmm-queries.md"
 
 
-@pytest.mark.filterwarnings("ignore::phlogiston.errors.QueryWarning")
-def test_the_snippets_run_one_after_the_other(capsys: pytest.CaptureFixture[str]) -> None:
-    snippets = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.S)
-    assert len(snippets) == 2
-    names: dict[str, object] = {}
-    for snippet in snippets:
-        exec(compile(snippet, str(PAGE), "exec"), names)
+def test_the_snippets_run_one_after_the_other(page: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    queries = page(PAGE)
+    assert len(queries.snippets) == 2
+    queries.run(ignore=QueryWarning)
     assert "exact over 256 tuples" in capsys.readouterr().out
 
 
-def test_the_evidence_in_json_is_evidence() -> None:
-    statements, columns = (json.loads(t) for t in re.findall(r"```json\n(.*?)```", PAGE.read_text(), flags=re.S))
+def test_the_pictures_of_the_page_are_there(page: Any) -> None:
+    assert len(page(PAGE).pictures) >= 3
+    assert page(PAGE).pictures_are_there()
+
+
+def test_the_evidence_in_json_is_evidence(page: Any) -> None:
+    statements, columns = (json.loads(text) for text in page(PAGE).blocks("json"))
     labels = {"label": [str(i) for i in range(10)]}
     found = parse(statements, {"x": ["x0", "x1"]}, labels)
     assert set(found) == {"x", "label"}

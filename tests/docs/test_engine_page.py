@@ -1,19 +1,13 @@
-import re
+"""The page on the engine: its snippets run as they stand."""
+
+from __future__ import annotations
+
 from pathlib import Path
 from typing import Any
 
-import pytest
 
-PAGE = Path(__file__).parents[2] / "docs" / "engine.md"
-
-
-def test_the_snippets_of_the_engine_page_run_one_after_the_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    snippets = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.S)
-    assert len(snippets) >= 6
-    names: dict[str, Any] = {"__name__": "page"}
-    for snippet in snippets:
-        exec(compile(snippet, str(PAGE), "exec"), names)
-    assert (tmp_path / "runs" / "mine" / "config.json").is_file()
+def test_the_snippets_of_the_engine_page_run_one_after_the_other(page: Any) -> None:
+    engine = page("docs/engine.md")
+    assert len(engine.snippets) >= 6
+    engine.run()
+    assert Path("runs/mine/config.json").is_file()

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "evaluation.md"
+from phlogiston.errors import SampleSizeWarning
 
 
-@pytest.mark.filterwarnings("ignore::phlogiston.errors.SampleSizeWarning")
 def test_the_snippets_of_the_evaluation_page_run_one_after_the_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    page: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PHLOGISTON_CACHE", str(tmp_path / "cache"))
-    snippets = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.S)
-    assert len(snippets) == 7
-    names: dict[str, object] = {}
-    for snippet in snippets:
-        exec(compile(snippet, str(PAGE), "exec"), names)
-    assert (tmp_path / "report.html").stat().st_size > 10_000
-    assert (tmp_path / "comparison.html").is_file()
+    evaluation = page("docs/evaluation.md")
+    assert len(evaluation.snippets) == 7
+    evaluation.run(ignore=SampleSizeWarning)
+    assert Path("report.html").stat().st_size > 10_000
+    assert Path("comparison.html").is_file()
     printed = capsys.readouterr().out
     assert "True" in printed
     assert "False" in printed

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
+from typing import Any
 
-import pytest
+from phlogiston.errors import QueryWarning
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "mdn.md"
-
-
-@pytest.mark.filterwarnings("ignore::phlogiston.errors.QueryWarning")
-def test_the_snippets_of_the_page_run_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    snippets = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.S)
-    assert len(snippets) == 3
-    names: dict[str, object] = {}
-    for snippet in snippets:
-        exec(compile(snippet, str(PAGE), "exec"), names)
+PAGE = "docs/mdn.md"
 
 
-def test_the_pictures_of_the_page_are_there() -> None:
-    pictures = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", PAGE.read_text(encoding="utf-8"))
-    assert len(pictures) == 3
-    assert all((PAGE.parent / name).is_file() for name in pictures)
+def test_the_snippets_of_the_page_run_one_after_the_other(page: Any) -> None:
+    mdn = page(PAGE)
+    assert len(mdn.snippets) == 3
+    mdn.run(ignore=QueryWarning)
+
+
+def test_the_pictures_of_the_page_are_there(page: Any) -> None:
+    assert len(page(PAGE).pictures) == 3
+    assert page(PAGE).pictures_are_there()

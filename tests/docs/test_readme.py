@@ -2,38 +2,42 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.main import get_command
 
 from phlogiston.cli.main import app
-from phlogiston.systems.configs.drmm import PRESETS
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+from .reading import pages, shortened
 
 
-def test_the_python_of_the_readme_runs_as_printed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setitem(PRESETS["swissroll"], "steps", 40)  # fewer steps, the same words
-    monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    assert len(blocks) >= 2
-    exec(compile("\n".join(blocks), str(README), "exec"), {})
+def test_the_python_of_the_readme_runs_as_printed(page: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    readme = page("README.md")
+    assert len(readme.snippets) >= 2
+    with shortened(steps=40):
+        readme.run()
     assert "exact over 256 tuples" in capsys.readouterr().out
-    assert (tmp_path / "swissroll-model" / "config.json").is_file()
+    assert Path("swissroll-model/config.json").is_file()
 
 
-def test_the_commands_of_the_readme_exist_with_their_options() -> None:
-    lines = re.findall(r"^phlogiston (.+?)(?:\s+#.*)?$", README.read_text(), re.MULTILINE)
-    assert len(lines) >= 6
-    for line in lines:
-        words = shlex.split(line)
+def test_the_readme_has_its_commands(page: Any) -> None:
+    assert len(page("README.md").commands) >= 10
+
+
+@pytest.mark.parametrize("name", pages())
+def test_every_printed_command_exists_with_its_options(page: Any, name: str) -> None:
+    for line in page(name).commands:
+        words = shlex.split(line, comments=True)
+        if words.pop(0) != "phlogiston":
+            continue
+        if words[0] == "systems" and len(words) > 1 and name.endswith("sixth-system.md"):
+            continue
         command = get_command(app)
         while hasattr(command, "commands"):
+            assert words[0] in command.commands, f"{name}: {line}"
             command = command.commands[words.pop(0)]
         known = {option for parameter in command.params for option in parameter.opts}
-        assert {word for word in words if word.startswith("-")} <= known, line
+        assert {word for word in words if word.startswith("-")} <= known, f"{name}: {line}"

@@ -1,29 +1,19 @@
-"""The page on sequences: its snippets run as they stand."""
+"""The page on sequences: its snippets run as they stand, its pictures are there."""
 
 from __future__ import annotations
 
-import re
-import warnings
-from pathlib import Path
-
-import pytest
+from typing import Any
 
 from phlogiston.errors import PhlogistonWarning
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "sequences.md"
+PAGE = "docs/sequences.md"
 
 
-def test_the_snippets_of_the_page_run_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    snippets = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.S)
-    assert len(snippets) == 3
-    names: dict[str, object] = {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", PhlogistonWarning)  # so few steps teach a latent little
-        for snippet in snippets:
-            exec(compile(snippet, str(PAGE), "exec"), names)
+def test_the_snippets_of_the_page_run_one_after_the_other(page: Any) -> None:
+    sequences = page(PAGE)
+    assert len(sequences.snippets) == 3
+    sequences.run(ignore=PhlogistonWarning)  # so few steps teach a latent little
 
 
-def test_the_pictures_of_the_page_are_there() -> None:
-    pictures = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", PAGE.read_text(encoding="utf-8"))
-    assert all((PAGE.parent / name).is_file() for name in pictures)
+def test_the_pictures_of_the_page_are_there(page: Any) -> None:
+    assert page(PAGE).pictures_are_there()
