@@ -27,6 +27,9 @@ def train(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; a fresh one below runs/ by default.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, with its settings.")] = False,
+    lr_resume: Annotated[
+        float | None, typer.Option("--lr-resume", metavar="FACTOR", help="Learning rates times this, with --resume.")
+    ] = None,
     devices: Annotated[str, typer.Option(help="Processes or accelerators per machine: a number, or auto.")] = "1",
     nodes: Annotated[int, typer.Option(min=1, help="Number of machines.")] = 1,
     precision: Annotated[str, typer.Option(help="32-true, 64-true or bf16-mixed.")] = "32-true",
@@ -56,6 +59,7 @@ def train(
         seed=seed,
         out=out,
         resume=resume,
+        lr_resume=lr_resume,
         devices=devices,
         nodes=nodes,
         precision=precision,

@@ -37,6 +37,7 @@ def fit(
     seed: int = 0,
     out: str | Path | None = None,
     resume: bool | str = "auto",
+    lr_resume: float = 1.0,
     callbacks: Sequence[Any] = (),
     fabric: Any = None,
     valid: Any = None,
@@ -57,6 +58,7 @@ def fit(
         seed: determines data order and noise. The caller's own random state is left as it was found.
         out: run folder; None trains in memory, without checkpoints on disk.
         resume: `"auto"` goes on with an existing run of the same settings, True demands one, False refuses one.
+        lr_resume: factor on all learning rates from here on, if a run is gone on with; a fresh run never looks at it.
         callbacks: objects with some of `on_start`, `on_stage`, `on_step`, `on_checkpoint`, `on_end`; see `callbacks`.
         fabric: a launched Lightning Fabric (`parallel.make_fabric`) for accelerators, other precisions or several
             processes; None is one process where the modules are.
@@ -98,6 +100,8 @@ def fit(
     check_arguments(model, guide, recipe, checkpoint_every, log_every)
     if resume not in (True, False, "auto"):
         raise ConfigError(f"resume={resume!r}: choose 'auto', True or False.")
+    if not 0 < lr_resume < float("inf"):
+        raise ConfigError(f"lr_resume={lr_resume!r}: a positive factor on the learning rates is expected.")
     if out is None and resume is True:
         raise ConfigError("resume=True needs the run folder: give out=...")
     processes = Processes(fabric)
@@ -119,6 +123,7 @@ def fit(
             checkpoint_every=checkpoint_every,
             log_every=log_every,
             tensorboard=tensorboard,
+            lr_resume=float(lr_resume),
         )
         return loop.train(out, resume, dict(config or {}))
 

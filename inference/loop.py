@@ -41,6 +41,7 @@ class Loop:
         checkpoint_every: steps between checkpoints, None for the default.
         log_every: steps between records.
         tensorboard: True to write TensorBoard events into the run folder.
+        lr_resume: factor on all learning rates from a resume on.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Loop:
         checkpoint_every: int | None,
         log_every: int,
         tensorboard: bool,
+        lr_resume: float = 1.0,
     ) -> None:
         self.data, self.valid = data, valid
         self.stages = list(stages)
@@ -66,6 +68,7 @@ class Loop:
         self.progress = progress
         self.log_every = log_every
         self.tensorboard = tensorboard
+        self.lr_resume = lr_resume
         self.ends = [sum(s.steps for s in stages[: i + 1]) for i in range(len(stages))]
         self.total = self.ends[-1]
         self.checkpoint_every = checkpoint_every or min(2000, max(100, self.total // 20))
@@ -141,6 +144,7 @@ class Loop:
         self.step = int(saved["step"])
         self._begin(int(saved["stage_index"]))
         self.policy = Policy(**saved["policy"])
+        self.policy.factor *= self.lr_resume
         self.seconds = float(saved["seconds"])
         self._restore()
         self._tell()

@@ -42,6 +42,7 @@ def train(
     seed: int | None = None,
     out: Path | None = None,
     resume: bool = False,
+    lr_resume: float | None = None,
     devices: str = "1",
     nodes: int = 1,
     precision: str = "32-true",
@@ -60,6 +61,7 @@ def train(
         seed: 0 by default.
         out: run folder; `runs/<system>-<data>-<n>` with the first free n by default.
         resume: go on with the run in `out`; whatever is not given is taken from its config.json.
+        lr_resume: factor on the learning rates from here on; only with `resume`.
         devices: processes (CPU) or accelerators per machine, a number or "auto".
         nodes: machines.
         precision: see `inference.parallel.PRECISIONS`.
@@ -77,6 +79,8 @@ def train(
     """
     kind = systems.get(system)
     given = _options(system, preset, sets or {})
+    if lr_resume is not None and not resume:
+        raise ConfigError("--lr-resume is for a run that is gone on with: it needs --resume.")
     if resume:
         if out is None:
             raise ConfigError("--resume needs --out: the run folder to go on with.")
@@ -105,6 +109,7 @@ def train(
         resume="auto",  # who may go on with what is settled above, and alike on every process
         fabric=fabric,
         progress=progress,
+        **({} if lr_resume is None else {"lr_resume": lr_resume}),
     )
     history = configured.history
     if not processes.leader or history is None:

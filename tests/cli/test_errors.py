@@ -37,6 +37,7 @@ Command = Callable[..., Any]
         (["train", "drmm", "--devices", "none"], "a number from 1 on"),
         (["train", "drmm", "--precision", "16-mixed"], "32-true"),
         (["train", "drmm", "--resume"], "--resume needs --out"),
+        (["train", "drmm", "--lr-resume", "0.5"], "needs --resume"),
         (["systems", "drm"], "Did you mean 'drmm'"),
         (["data", "info", "digit"], "Did you mean 'digits'"),
         (["data", "get", "mnits"], "Did you mean 'mnist'"),

@@ -11,6 +11,7 @@ import pytest
 import torch
 from inference_pairs import flat, pair, rows
 
+from phlogiston.errors import ConfigError
 from phlogiston.inference import checkpoints, runs
 from phlogiston.inference.engine import EarlyStopping, Stage, fit
 
@@ -96,3 +97,20 @@ def test_callbacks_remember_across_a_resume(tmp_path: Path) -> None:
     assert {"event": "resume", "step": 20, "processes": 1} in events
     assert train([EarlyStopping(3, least=1e-6)]).steps[-1] == 40  # stopped early is finished, too
     assert runs.read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]["step"] == 40
+
+
+def test_a_resumed_run_may_learn_more_slowly_from_there_on_and_a_fresh_one_does_not(tmp_path: Path) -> None:
+    def train(name: str, factor: float, callbacks: Any = ()) -> Any:
+        model, guide = pair()
+        stage = Stage("a", 30, batch_size=16, learning_rate=0.01)
+        return fit(
+            model, guide, rows(), stages=stage, out=tmp_path / name, lr_resume=factor, callbacks=callbacks, log_every=10
+        )
+
+    with pytest.raises(KeyboardInterrupt):
+        train("run", 0.5, [Send(13, signal.SIGINT)])
+    rates = [r["learning_rate"] for r in train("run", 0.25).records]
+    assert rates == pytest.approx([0.01, 0.0025, 0.0025])
+    assert [r["learning_rate"] for r in train("fresh", 0.25).records] == pytest.approx([0.01] * 3)
+    with pytest.raises(ConfigError, match="lr_resume"):
+        train("other", 0.0)
