@@ -37,6 +37,7 @@ from phlogiston.models.stepwise import Choice, valid_steps
 from phlogiston.systems.base import coerce
 from phlogiston.systems.configs.sketch import PRESETS
 from phlogiston.systems.configs.sketch import Config as SketchConfig
+from phlogiston.systems.sketch_training import DecoderAlone
 from phlogiston.systems.stepwise import StepwiseSystem, make_choice
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 
 CHUNK = 200
 COLLAPSED = 0.5  # nats per drawing; a latent that says less says nothing
+ALONE = ("model.enter.*", "model.rnn.*", "model.head.*")  # what a decoder without a latent is made of
 PLACES = 64  # latents tried for a drawing that is to be completed
 
 
@@ -153,16 +155,26 @@ class Sketch(StepwiseSystem):
     _valid: Split | None = None
 
     def stages(self) -> list[Stage]:
-        """The bound with a floor under the divergence, whose weight rises; without latent the likelihood."""
+        """The bound with a floor under the divergence, whose weight rises; without latent the likelihood.
+
+        Before, if told so, the decoder by itself.
+        """
         c = self.config
         schedules: dict[str, Any] = {"learning_rate": warmup(c.warmup, cosine(1.0, 0.01), 0.05)}
         objective: Any = "elbo"
         if c.latent:
             objective = objectives.make("free_bits", nats=c.free_bits)
             schedules["scale.z"] = piecewise([(0.0, c.beta_start), (c.beta_warmup, c.beta), (1.0, c.beta)])
-        return [
+        stages = [
             Stage("fit", c.steps, objective, "adam", c.learning_rate, c.batch_size, schedules=schedules, clip=c.clip)
         ]
+        if c.alone_steps:
+            before = {"learning_rate": warmup(c.warmup, cosine(1.0, 0.1), 0.05)}
+            options: dict[str, Any] = {"trainable": ALONE, "schedules": before, "clip": c.clip}
+            stages.insert(
+                0, Stage("decoder", c.alone_steps, DecoderAlone, "adam", c.learning_rate, c.batch_size, **options)
+            )
+        return stages
 
     # ----- verbs --------------------------------------------------------------------------------------------------
 

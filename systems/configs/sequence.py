@@ -97,8 +97,10 @@ PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     # places on a screen repeat and lie on devices' lattices: cells of 1/1000 keep the score bounded
     "tinyperf": {"grid": 0.001, "min_scale": 0.0001, "bounds": (0.0, 1.0), "lattices": (600, 686), "steps": 2_500},
-    "control": {"grid": 0.001, "min_scale": 0.0001, "bounds": (0.0, 1.0)},
-    "kanji": {"num_components": 20, "hidden": 128, "carry": False, "window": 80, "dequantise": 1.0},
+    # knobs of seven bits
+    "control": {"grid": 0.001, "min_scale": 0.0001, "bounds": (0.0, 1.0), "lattices": (128,), "batch_size": 32,
+                "steps": 1_500},
+    "kanji": {"num_components": 20, "hidden": 128, "layers": 1, "carry": False, "window": 80, "steps": 1_500},
     # sizes of IMPSY's models
     "xs": {"hidden": 16, "num_components": 5},
     "s": {"hidden": 32, "num_components": 5},
@@ -106,4 +108,4 @@ PRESETS: dict[str, dict[str, Any]] = {
     "l": {"hidden": 128, "num_components": 5},
     "xl": {"hidden": 256, "num_components": 5},
     "cpu": {"steps": 800},
-}
+}  # fmt: skip

@@ -31,6 +31,7 @@ class Config:
         beta_start: the same at the beginning.
         beta_warmup: share of the steps it takes to get from one to the other.
         free_bits: nats per drawing below which the divergence costs nothing more.
+        alone_steps: optimiser steps the decoder takes before, without a latent.
         steps: optimiser steps.
         batch_size: drawings per step.
         learning_rate: peak of the schedule (a linear rise, then a cosine to a hundredth).
@@ -52,6 +53,7 @@ class Config:
     beta_start: float = 0.02
     beta_warmup: float = 0.6
     free_bits: float = 6.0
+    alone_steps: int = 0
     steps: int = 8_000
     batch_size: int = 100
     learning_rate: float = 0.003
@@ -68,6 +70,11 @@ class Config:
         for name in ("latent", "dequantise", "beta", "beta_start", "free_bits"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must not be negative; got {getattr(self, name)}")
+        if self.alone_steps < 0 or (self.alone_steps and not self.latent):
+            raise ConfigError(
+                f"alone_steps is {self.alone_steps}; it must not be negative, and without a latent there is nothing to "
+                "wait for"
+            )
         for name in ("beta_warmup", "warmup"):
             if not 0 < getattr(self, name) < 1:
                 raise ConfigError(f"{name} must lie between 0 and 1; got {getattr(self, name)}")
@@ -99,10 +106,10 @@ PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "unconditional": {"latent": 0},
     # whole pixels on a canvas of 105; drawings of at most 40 points
-    "omniglot": {"dequantise": 1.0},
+    "omniglot": {"dequantise": 1.0, "alone_steps": 4_000, "steps": 5_000},
     "omniglot-unconditional": {"dequantise": 1.0, "latent": 0},
     # what the latent says matters more than what it costs
-    "omniglot-codes": {"dequantise": 1.0, "beta": 0.25, "free_bits": 0.0},
+    "omniglot-codes": {"dequantise": 1.0, "beta": 0.25, "free_bits": 0.0, "alone_steps": 4_000, "steps": 5_000},
     "paper": {"latent": 128, "hidden": 512, "encoder_hidden": 256, "num_components": 20, "beta": 0.98,
               "free_bits": 25.6, "stretch": 0.15, "drop": 0.1, "max_points": 250, "learning_rate": 0.001},
     "cpu": {"steps": 1_500},

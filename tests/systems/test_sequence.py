@@ -233,7 +233,7 @@ def test_a_screen_has_borders_and_devices_have_lattices(fitted: SequenceModel, t
      {"lattices": (0,), "bounds": (0.0, 1.0), "grid": 0.1}],
 )  # fmt: skip
 def test_bounds_that_make_no_sense_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="bounds|lattices"):
+    with pytest.raises(ConfigError, match=r"bounds|lattices"):
         SequenceModel(**options)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -143,6 +144,23 @@ def test_a_missing_point_is_filled_in(fitted: Sketch, data: Dataset) -> None:
         answer = fitted.query({"x": Known(x, mask)}, num_samples=400, seed=0)
     assert tuple(answer.samples["x"].shape) == (400, 6, 3)
     assert bool((answer.samples["x"][:, mask] == x[mask].double()).all())
+
+
+def test_a_decoder_may_learn_alone_before(data: Dataset) -> None:
+    """In its steps the decoder learns what a decoder without a latent learns, and the latent's parts do not change."""
+    options: dict[str, Any] = {"latent": 3, "hidden": 12, "encoder_hidden": 8, "num_components": 3, "batch_size": 20}
+    untouched = Sketch(**options, steps=1, learning_rate=1e-9).fit(data, progress="off", seed=1)
+    waited = Sketch(**options, alone_steps=30, steps=1, learning_rate=1e-2).fit(data, progress="off", seed=1)
+    assert [stage.name for stage in waited.stages()] == ["decoder", "fit"]
+    x, length = waited.sequences(data.valid)
+    with torch.no_grad():
+        before, after = (float(s.model.log_likelihood(x, length).mean()) for s in (untouched, waited))
+    assert after > before + 1.0
+    for name, value in waited.model.named_parameters():
+        change = float((value.detach() - dict(untouched.model.named_parameters())[name].detach()).abs().max())
+        assert (change > 5e-3) == (not name.startswith("to_")), name
+    with pytest.raises(ConfigError, match="alone_steps"):
+        Sketch(latent=0, alone_steps=5)
 
 
 def test_thinning_leaves_the_drawing_where_it_is() -> None:
