@@ -1,4 +1,4 @@
-"""One picture of a data set: a scatter for two columns, a grid for pictures, histograms otherwise."""
+"""One picture of a data set: a scatter for two columns, grids of pictures, clips or sequences, histograms otherwise."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from phlogiston.datasets import preview_sequences
 from phlogiston.datasets.base import Array, Dataset
 from phlogiston.errors import DataError
 
@@ -20,11 +21,11 @@ def figure(data: Dataset) -> Figure:
 
     Args:
         data: must have a tensor `x` of shape (rows, features), or clips: `frames` (rows, T, C, H, W), or `x` with time
-            on axis 1, (rows, T, [C,] H, W).
+            on axis 1, (rows, T, [C,] H, W); or sequences, `x` (rows, steps, columns) with `length`.
 
     Returns:
-        A matplotlib figure: points coloured by the first categorical stream, up to 64 pictures, up to 36 columns, or
-        up to 8 clips over time.
+        A matplotlib figure: points coloured by the first categorical stream, up to 64 pictures, up to 36 columns, up to
+        8 clips over time, or up to 24 sequences.
 
     Raises:
         DataError: there is no such tensor.
@@ -34,6 +35,11 @@ def figure(data: Dataset) -> Figure:
     films = _films(data)
     if films is not None:
         return _clips(data, films)
+    if preview_sequences.holds(data):
+        drawing = Figure(figsize=(9, 7), layout="constrained")
+        preview_sequences.draw(drawing, data)
+        drawing.suptitle(f"{data.meta.title or data.meta.name}\n{len(data.train):,} training rows", fontsize=9)
+        return drawing
     if "x" not in data.train.tensors or data.train.tensors["x"].ndim != 2:
         raise DataError(f"data {data.meta.name!r} has no table 'x' to draw; it holds {sorted(data.train.tensors)}.")
     x = data.train.numpy()
