@@ -53,6 +53,7 @@ docs: dev        ## the documentation site, build/site/docs/index.html; warnings
 
 tables: setup    ## rewrite the tables of README and docs from docs/results
 	$(BIN)/python docs/tables.py
+	$(BIN)/python docs/checklist.py
 
 pictures: setup  ## redraw the pictures of README and docs from real runs
 	$(BIN)/python docs/pictures.py

@@ -69,6 +69,7 @@ def contents(app: Any, name: str, source: list[str]) -> None:
         "sixth-system",
         "engine",
         "evaluation",
+        "checklist",
         "design",
         "api/index",
         "results/README",

@@ -111,17 +111,22 @@ FEWER: Mapping[str, Mapping[str, Any]] = {
 def shortened(steps: int = 6) -> Iterator[None]:
     """Let every training stage end after a few steps and let built-in data be few, whatever the words ask for.
 
-    This is the one thing the ordinary tests alter: the engine's `Stage` takes `min(steps, 6)`, and `datasets.load` the
-    rows of `FEWER`. Not a character of a page is changed. `pytest tests/docs -m learn` alters nothing.
+    This is all the ordinary tests alter: the engine's `Stage` takes `min(steps, 6)`, a judge 2 epochs, `datasets.load`
+    the rows of `FEWER`. Not a character of a page is changed. `pytest tests/docs -m learn` alters nothing.
     """
     from phlogiston import datasets
+    from phlogiston.evaluate.judge import JudgeConfig
     from phlogiston.inference import stages
 
-    check, load = stages.Stage.__post_init__, datasets.load
+    check, check_judge, load = stages.Stage.__post_init__, JudgeConfig.__post_init__, datasets.load
 
     def fewer_steps(stage: Any) -> None:
         check(stage)
         object.__setattr__(stage, "steps", min(stage.steps, steps))
+
+    def fewer_epochs(judge: Any) -> None:
+        check_judge(judge)
+        object.__setattr__(judge, "epochs", min(judge.epochs, 2))
 
     def fewer_rows(name: Any, root: Any = None, **options: Any) -> Any:
         given = FEWER.get(name, {}) if isinstance(name, str) else {}
@@ -129,5 +134,6 @@ def shortened(steps: int = 6) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stages.Stage, "__post_init__", fewer_steps)
+        patch.setattr(JudgeConfig, "__post_init__", fewer_epochs)
         patch.setattr(datasets, "load", fewer_rows)
         yield

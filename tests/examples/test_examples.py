@@ -14,15 +14,21 @@ ROOT = Path(__file__).resolve().parents[2]
 SMOKE: dict[str, list[str]] = {
     "drmm_classification.py": ["--smoke"],
     "drmm_completion.py": ["--smoke"],
+    "drmm_depths.py": ["--smoke"],
     "drmm_kinematics.py": ["--smoke"],
+    "drmm_motion.py": ["--smoke"],
     "drmm_swissroll_queries.py": ["--smoke"],
     "drmm_trajectories.py": ["--smoke"],
     "handwriting_hello.py": ["--smoke", "--out", "hello"],
     "mdn_inverse_sine.py": ["--quick", "--out", "pictures"],
+    "mdn_spiral.py": ["--smoke"],
     "sqair_moving_digits.py": ["--quick", "--out", "pictures"],
+    "sqair_walkers.py": ["--smoke", "--out", "pictures"],
+    "scene_memories.py": ["--smoke"],
     "scene_turn.py": ["--smoke", "--out", "turn"],
     "sequence_streams.py": ["--smoke", "--out", "streams"],
     "sketch_letters.py": ["--smoke", "--out", "letters"],
+    "vdsm_pendulum.py": ["--smoke", "--out", "films"],
     "vdsm_swap.py": ["--smoke", "--out", "pictures"],
 }
 
