@@ -10,6 +10,7 @@ it): the "stroke-3" form. Two layouts of npz files are read:
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -73,7 +74,7 @@ def read_parts(path: Path) -> dict[str, Rows]:
 def is_sequences(path: Path) -> bool:
     """Say whether an npz file holds sequences in one of the two layouts."""
     try:
-        with np.load(path, allow_pickle=False) as content:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
             names = set(content.files)
             if {"values", "lengths"} <= names:
                 return True
@@ -83,7 +84,7 @@ def is_sequences(path: Path) -> bool:
                 return bool(content["train"].dtype == object)
             except ValueError:  # an object array, which numpy rightly refuses
                 return True
-    except (OSError, ValueError, EOFError):
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
         return False
 
 
