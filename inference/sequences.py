@@ -1,8 +1,8 @@
 """Rows that are sequences: batches of like length, and long streams cut into windows that follow one another.
 
-Both are what `fit` takes as data: `rows[LongTensor]` is a batch, and `arrange` says in which order the rows of an epoch
-come, which the engine asks rows that have it. Batches are cut to their longest sequence: time that is padding for all
-rows is never computed.
+Both, and `Endings`, are what `fit` takes as data: `rows[LongTensor]` is a batch, and `arrange` says in which order the
+rows of an epoch come, which the engine asks rows that have it. Batches are cut to their longest sequence: time that is
+padding for all rows is never computed.
 """
 
 from __future__ import annotations
@@ -130,3 +130,40 @@ class Windows:
         if longer:
             batches.append(torch.stack([track[steps] for track in tracks[:longer]]))
         return batches
+
+
+class Endings:
+    """Pieces that end at every step of every sequence, for models that predict one step from those before it.
+
+    A batch is that of `Windows`, without a `place`: pieces overlap, so that nothing can be carried from one to the
+    next. A piece holds the steps up to the one that is to be predicted, at most `window` of them before it, and never
+    crosses the border of a sequence.
+
+    Args:
+        x: (rows, steps, width), padded.
+        length: (rows,).
+        window: steps before the one to be predicted, at most.
+
+    Raises:
+        DataError: no rows, or a window below 1.
+    """
+
+    def __init__(self, x: Tensor, length: Tensor, window: int) -> None:
+        if not len(x) or window < 1:
+            raise DataError(f"{len(x)} sequences in pieces of {window} steps make no rows.")
+        self.window = window
+        self.x = torch.cat([x.new_zeros(len(x), 2, x.shape[2]), x, x.new_zeros(len(x), window, x.shape[2])], 1)
+        self.sizes = length
+        first = torch.repeat_interleave(length.cumsum(0) - length, length)
+        self.sequence = torch.repeat_interleave(torch.arange(len(x)), length)
+        self.end = torch.arange(len(self.sequence)) - first
+
+    def __len__(self) -> int:
+        return len(self.end)
+
+    def __getitem__(self, index: Tensor) -> Batch:
+        sequence, end = self.sequence[index], self.end[index]
+        start = (end - self.window).clamp_min(0)
+        at = start.unsqueeze(1) + torch.arange(self.window + 3)
+        found = self.x[sequence.unsqueeze(1), at]
+        return {"x": found[:, 2:], "length": end - start + 1, "last": found[:, :2], "seen": start}

@@ -24,7 +24,7 @@ from phlogiston.evaluate.metric import Metric
 from phlogiston.evaluate.score import Score
 from phlogiston.inference.engine import Stage
 from phlogiston.inference.schedules import cosine, warmup
-from phlogiston.inference.sequences import Sequences, Windows
+from phlogiston.inference.sequences import Endings, Sequences, Windows
 from phlogiston.models.generation import RowNoise, Stop, generate
 from phlogiston.models.sequence import MDNRNN
 from phlogiston.models.stepwise import Prediction, valid_steps
@@ -131,7 +131,7 @@ class SequenceModel(StepwiseSystem):
             length = length.clamp(max=most)
             order = length.argsort()
             return Sequences({"x": x[order, :most], "length": length[order]})
-        windows = Windows(x, length, self.config.window)
+        windows = (Endings if self.config.predict == "last" else Windows)(x, length, self.config.window)
         if not self.config.dequantise:
             return windows
         return _Noisy(windows, self.config.dequantise, len(self.schema["limits"]))
@@ -165,7 +165,7 @@ class SequenceModel(StepwiseSystem):
         windows = train.windows if isinstance(train, _Noisy) else train
         x = windows.x[:, 2:]
         self.model.initialise(x, windows.sizes)
-        self._mean_steps = windows.mean_length
+        self._mean_steps = windows.mean_length if isinstance(windows, Windows) else 1.0
         self._mean_valid = 1.0
         if self._valid is not None:
             length = self.sequences(self._valid)[1].clamp(max=self.config.valid_length)
@@ -191,7 +191,8 @@ class SequenceModel(StepwiseSystem):
             CarriedLikelihood,
             mean_steps=self._mean_steps,
             mean_valid_steps=self._mean_valid,
-            tracks=c.batch_size if c.carry else 0,
+            tracks=c.batch_size if c.carry and c.predict == "all" else 0,
+            last_only=c.predict == "last",
         )
         schedule = {"learning_rate": warmup(c.warmup, cosine(1.0, 0.01), 0.05)}
         return [
@@ -415,9 +416,10 @@ class SequenceModel(StepwiseSystem):
 class _Noisy:
     """Windows whose offsets get uniform noise at every step of training."""
 
-    def __init__(self, windows: Windows, width: float, targets: int) -> None:
+    def __init__(self, windows: Windows | Endings, width: float, targets: int) -> None:
         self.windows, self.width, self.targets = windows, width, targets
-        self.arrange = windows.arrange
+        if isinstance(windows, Windows):
+            self.arrange = windows.arrange
 
     def __len__(self) -> int:
         return len(self.windows)

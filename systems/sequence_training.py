@@ -23,6 +23,7 @@ class CarriedLikelihood(nn.Module):
         mean_steps: steps that count per training row.
         mean_valid_steps: the same for validation rows, which are whole sequences.
         tracks: rows of a batch; 0 carries nothing.
+        last_only: in training, count the last step of every row alone, for rows that are `Endings`.
     """
 
     state: Tensor
@@ -35,11 +36,12 @@ class CarriedLikelihood(nn.Module):
         mean_steps: float = 1.0,
         mean_valid_steps: float = 1.0,
         tracks: int = 0,
+        last_only: bool = False,
     ) -> None:
         super().__init__()
         assert isinstance(model, MDNRNN)
         self.model = model
-        self.mean_steps, self.mean_valid_steps = mean_steps, mean_valid_steps
+        self.mean_steps, self.mean_valid_steps, self.last_only = mean_steps, mean_valid_steps, last_only
         self.register_buffer("state", model.rnn.start(tracks).detach())
         self.register_buffer("place", torch.full((tracks, 2), -1))
 
@@ -52,6 +54,10 @@ class CarriedLikelihood(nn.Module):
         place: Tensor | None = None,
     ) -> Tensor:
         """Return the loss."""
+        if self.last_only and self.training:
+            found, _ = self.model.predictions(x, last, seen)
+            steps = found.log_prob(x).gather(1, (length - 1).unsqueeze(1))
+            return -steps.sum()
         if place is None or not len(self.state) or not self.training:
             found, _ = self.model.log_likelihood(x, length, last, seen)
             return -found.sum() / (self.mean_steps if self.training else self.mean_valid_steps)

@@ -34,6 +34,8 @@ class Config:
             then be a law of those alone; the network says how likely each lattice is. Needs bounds.
         window: steps of the pieces gradients flow through.
         carry: whether the network's state goes on from piece to piece. Otherwise every piece begins anew.
+        predict: "all" steps of a piece count in training, or the "last" one alone, given at most `window` steps before
+            it: sequence to one, as RoboJam was trained. Then nothing is carried.
         min_interval: smallest positive value that is generated (seconds, where the column is `dt`).
         dequantise: noise of this width (uniform) is added to offsets while training; 1 for offsets in whole pixels.
         steps: optimiser steps.
@@ -58,6 +60,7 @@ class Config:
     lattices: tuple[int, ...] = ()
     window: int = 50
     carry: bool = True
+    predict: Literal["all", "last"] = "all"
     min_interval: float = 0.001
     dequantise: float = 0.0
     steps: int = 3_000
@@ -77,6 +80,8 @@ class Config:
         for name in ("grid", "dequantise"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must not be negative; got {getattr(self, name)}")
+        if self.predict not in ("all", "last"):
+            raise ConfigError(f"predict is {self.predict!r}; choose 'all' or 'last'")
         if not 0 < self.warmup < 1:
             raise ConfigError(f"warmup must lie between 0 and 1; got {self.warmup}")
         if self.grid and self.kind in ("bivariate", "full"):

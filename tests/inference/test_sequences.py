@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from phlogiston.errors import DataError
 from phlogiston.inference.batches import Order
-from phlogiston.inference.sequences import Sequences, Windows
+from phlogiston.inference.sequences import Endings, Sequences, Windows
 
 
 def ragged(lengths: list[int], width: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
@@ -80,3 +80,20 @@ def test_empty_data_are_refused() -> None:
         Sequences({"x": torch.zeros(0, 3, 2), "length": torch.zeros(0, dtype=torch.long)})
     with pytest.raises(DataError, match="length"):
         Sequences({"x": torch.zeros(1, 3, 2), "length": torch.tensor([4])})
+
+
+def test_every_step_is_the_end_of_one_piece() -> None:
+    """Each piece ends with its own step, holds what came before and nothing of another sequence."""
+    x, length = ragged([5, 1, 3])
+    rows = Endings(x, length, 2)
+    assert len(rows) == 9
+    batch = rows[torch.arange(9)]
+    last = batch["x"][torch.arange(9), batch["length"] - 1, 0]
+    assert last.tolist() == [1, 2, 3, 4, 5, 101, 201, 202, 203]
+    assert batch["length"].tolist() == [1, 2, 3, 3, 3, 1, 1, 2, 3]
+    assert batch["seen"].tolist() == [0, 0, 0, 1, 2, 0, 0, 0, 0]
+    assert batch["x"][4, :, 0].tolist() == [3, 4, 5]
+    assert batch["last"][4, :, 0].tolist() == [1, 2]
+    assert batch["last"][8, :, 0].tolist() == [0, 0]
+    with pytest.raises(DataError, match="pieces"):
+        Endings(x, length, 0)

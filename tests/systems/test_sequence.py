@@ -198,6 +198,25 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path: Path) -> N
         assert torch.equal(a, b)
 
 
+def test_sequence_to_one_learns_the_same_law() -> None:
+    """Trained on last steps alone, its loss is the likelihood of one step, and it predicts as well as it should."""
+    data = dataset()
+    options: dict[str, Any] = {
+        "hidden": 16, "layers": 1, "num_components": 4, "grid": 1e-3, "min_scale": 1e-4, "learning_rate": 0.01,
+    }  # fmt: skip
+    begun = SequenceModel(**options, steps=1).fit(data, progress="off")
+    system = SequenceModel(**options, predict="last", window=10, batch_size=128, steps=120).fit(data, progress="off")
+    scores = [m.evaluate(data, ["nats_per_step"])["nats_per_step"].value for m in (begun, system)]
+    assert scores[1] < scores[0] - 2.0
+    loss = system.stages()[0].objective(system.model, None)
+    x, length = data.train.tensors["x"][:4], data.train.tensors["length"][:4]
+    law, _ = system.model.predictions(x)
+    each = law.log_prob(x)[torch.arange(4), length - 1]
+    torch.testing.assert_close(loss.train()(x, length), -each.sum(), rtol=1e-4, atol=1e-3)
+    with pytest.raises(ConfigError, match="predict"):
+        SequenceModel(predict="some")
+
+
 def test_a_screen_has_borders_and_devices_have_lattices(fitted: SequenceModel, tmp_path: Path) -> None:
     """Told of both, a model scores better, keeps what it draws inside by itself, and still fills gaps and exports."""
     data = dataset()
