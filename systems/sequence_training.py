@@ -55,9 +55,8 @@ class CarriedLikelihood(nn.Module):
     ) -> Tensor:
         """Return the loss."""
         if self.last_only and self.training:
-            found, _ = self.model.predictions(x, last, seen)
-            steps = found.log_prob(x).gather(1, (length - 1).unsqueeze(1))
-            return -steps.sum()
+            law, _ = self.model.predictions(x, last, seen)
+            return -law.log_prob(x).gather(1, (length - 1).unsqueeze(1)).sum()
         if place is None or not len(self.state) or not self.training:
             found, _ = self.model.log_likelihood(x, length, last, seen)
             return -found.sum() / (self.mean_steps if self.training else self.mean_valid_steps)
