@@ -47,18 +47,20 @@ def joints_of(pose: np.ndarray) -> np.ndarray:
 def walk(rows: int, rng: np.random.Generator) -> np.ndarray:
     """Rows of three successive poses and the pace, (rows, 28), each from a walk of its own."""
     pace, phase = rng.uniform(0.25, 0.6, (rows, 1)), rng.uniform(0, 2 * np.pi, (rows, 1))
-    crouch, sinking = rng.uniform(0, 1, (rows, 1)), rng.uniform(-0.08, 0.08, (rows, 1))
-    t = np.arange(3)
-    low = (crouch + sinking * t).clip(0, 1)
+    low = [rng.uniform(0, 1, (rows, 1)) * (rng.random((rows, 1)) < 0.7)]
+    for _ in range(2):  # who is left alone gets up again, some are pressed down
+        pressed = rng.uniform(0, 0.35, (rows, 1)) * (rng.random((rows, 1)) < 0.4)
+        low.append((0.8 * low[-1] + pressed).clip(0, 1))
+    t, sunk = np.arange(3), np.concatenate(low, 1)
     swing = np.sin(phase + pace * t)
     lift = np.maximum(np.cos(phase + pace * t), 0), np.maximum(-np.cos(phase + pace * t), 0)
-    bend = 0.9 * low
+    bend = 0.9 * sunk
     pose = np.stack(
         [
             *(0.45 * swing - bend, -0.45 * swing - bend),
             *(bend + 0.5 * lift[0], bend + 0.5 * lift[1]),
-            *(-0.5 * swing, 0.5 * swing),
-            *(0.5 * low, 0.7 - 0.22 * low),
+            *(1.3 - 0.4 * swing, -1.3 - 0.4 * swing),
+            *(0.5 * sunk, 0.7 - 0.22 * sunk),
         ],
         -1,
     )  # (rows, 3, 8)
