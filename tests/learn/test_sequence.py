@@ -1,4 +1,4 @@
-"""Full recipes of recurrent mixture density networks: touch music and controller streams, on the real recordings."""
+"""Full recipes of recurrent mixture density networks: touch music, controller streams and kanji, on real recordings."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from sklearn.mixture import GaussianMixture
 
 from phlogiston import datasets
+from phlogiston.datasets.base import Dataset
 from phlogiston.datasets.fetch import cache_folder
 from phlogiston.models.stepwise import valid_steps
 from phlogiston.systems.sequence import SequenceModel
@@ -29,6 +32,12 @@ def files(name: str, folder: str) -> Path:
         if (place / "train.npz").is_file():
             return place
     pytest.skip(f"the files of {name} are not here; see `phlogiston data info {name}`")
+
+
+def describe(entry: Entry, system: SequenceModel) -> None:
+    c, size = system.config, sum(p.numel() for p in system.model.parameters())
+    entry.fields["configuration"] = f"LSTM {c.hidden} x {c.layers}, K = {c.num_components}, {size:,} parameters"
+    entry.fields["steps"] = c.steps
 
 
 def test_sequence_touch_music(record: Record, kept: Kept) -> None:
@@ -70,10 +79,7 @@ def test_sequence_touch_music(record: Record, kept: Kept) -> None:
                 "taps_of_data": float((real > TAP).double().mean()),
             }
         )
-        size = sum(p.numel() for p in system.model.parameters())
-        c = system.config
-        entry.fields["configuration"] = f"LSTM {c.hidden} x {c.layers}, K = {c.num_components}, {size:,} parameters"
-        entry.fields["steps"] = c.steps
+        describe(entry, system)
         # measured once for comparison, on the same touches and machine class
         entry.fields["baselines"] = {"Keras example's recipe": 11.38}
         for key in checks[0]:
@@ -87,8 +93,27 @@ def test_sequence_touch_music(record: Record, kept: Kept) -> None:
     entry.check()
 
 
-def test_sequence_control_streams(record: Record) -> None:
-    """Nats per event of a controller, on cells of 1/1000, over five held-out recordings."""
+def without_memory(data: Dataset, columns: list[int], cell: float) -> float:
+    """Nats per step of one histogram per column, over steps (`dt`: over values), smoothed by one count in all."""
+    total = 0.0
+    for column in columns:
+        counts: dict[str, np.ndarray] = {}
+        for part in ("train", "valid"):
+            tensors = getattr(data, part).tensors
+            x, length = tensors["x"].double(), tensors["length"]
+            value = x[..., column]
+            if column:  # controls move from where they are; the first column is the time
+                value = torch.cat([value[:, :1], value.diff(dim=1)], 1)
+            kept = value[valid_steps(length, x.shape[1])]
+            index = (kept / cell).round().long().clamp(-6000, 6000) + 6000
+            counts[part] = torch.bincount(index, minlength=12_001).double().numpy()
+        law = counts["train"] + 1.0 / 12_001
+        total -= float((counts["valid"] * np.log(law / law.sum())).sum() / counts["valid"].sum())
+    return total
+
+
+def test_sequence_control_streams(record: Record, kept: Kept) -> None:
+    """Nats per event of a controller, on cells of 1/1000, over all events of five held-out recordings."""
     data = datasets.load("control", root=files("control", "control3"))
     entry = record(
         "sequence",
@@ -101,10 +126,47 @@ def test_sequence_control_streams(record: Record) -> None:
     )
     for seed in entry.seeds:
         with entry.measure(seed) as run:
-            system = SequenceModel(preset="control", steps=1500, batch_size=32).fit(data, seed=seed, progress="off")
+            system = SequenceModel(preset="control").fit(data, seed=seed, out=kept("control", seed), progress="off")
             run.stop()
             found: dict[str, Any] = system.evaluate(data, ["nats_per_step"])
             run.value = found["nats_per_step"].value
-        entry.fields["configuration"] = "LSTM 64 x 2, K = 10"
-        entry.fields["steps"] = system.config.steps
+        describe(entry, system)
+        entry.fields["baselines"] = {"histograms of steps": without_memory(data, [0, 1, 2, 3], 0.001)}
+        if set(entry.seeds) <= set(entry.values):
+            entry.save()
+    assert entry.mean < entry.fields["baselines"]["histograms of steps"] - 1.0
+    entry.check()
+
+
+def test_sequence_kanji(record: Record, kept: Kept) -> None:
+    """Nats per point of 600 held-out characters, offsets divided by their standard deviation, the pen included."""
+    data = datasets.load("kanji", root=files("kanji", "kanji"))
+    inside = [
+        p.tensors["x"][valid_steps(p.tensors["length"], p.tensors["x"].shape[1])] for p in (data.train, data.valid)
+    ]
+    unit = inside[0][:, :2].double().std(correction=0)
+    entry = record(
+        "sequence",
+        "kanji/points",
+        title="kanji, the next pen movement",
+        figure=f"nats per point, offsets divided by {float(unit):.3f}",
+        kind="exact",
+        higher_is_better=False,
+        n_test=len(inside[1]),
+    )
+    law = GaussianMixture(20, random_state=0).fit((inside[0][::10, :2] / unit).numpy())
+    lifted = inside[0][:, 2].double().mean()
+    pen = -(inside[1][:, 2] * lifted.log() + (1 - inside[1][:, 2]) * (1 - lifted).log()).mean()
+    alone = float(pen) - float(law.score((inside[1][:, :2] / unit).numpy()))
+    for seed in entry.seeds:
+        with entry.measure(seed) as run:
+            system = SequenceModel(preset="kanji").fit(data, seed=seed, out=kept("kanji", seed), progress="off")
+            run.stop()
+            found: dict[str, Any] = system.evaluate(data, ["nats_per_step"])
+            run.value = found["nats_per_step"].value - 2.0 * float(unit.log())
+        describe(entry, system)
+        entry.fields["baselines"] = {"a mixture of 20 normals without memory": alone}
+        if set(entry.seeds) <= set(entry.values):
+            entry.save()
+    assert entry.mean < alone - 1.0
     entry.check()
