@@ -85,7 +85,10 @@ class Painting:
 
 
 class Rays(nn.Module):
-    """The context of a query: its rays, what is filed under each of them, and what the memory says besides.
+    """The context of a query: its rays, what is filed under each of them, and what the memory says of the whole.
+
+    The latter is the mean over all drawers, and the lattice's word. Where nothing is filed by rays it is all there is,
+    and the rays weigh it channel by channel.
 
     Args:
         memory: the memory that is read.
@@ -98,8 +101,11 @@ class Rays(nn.Module):
         super().__init__()
         self.size, self.bins, self.values, self.hubs = size, memory.bins, memory.values, memory.hubs
         channels = CHANNELS + memory.extra
-        self.rays = nn.Sequential(nn.Conv2d(channels, width, 1), nn.ReLU(), nn.Conv2d(width, 2 * width, 1))
-        self.code = nn.Linear(memory.code, 2 * width)
+        self.gated = not self.hubs or memory.bins == 1
+        parts = 2 if self.gated else 1
+        self.rays = nn.Sequential(nn.Conv2d(channels, width, 1), nn.ReLU(), nn.Conv2d(width, parts * width, 1))
+        whole = memory.values + 1 if self.hubs else 0
+        self.code = nn.Linear(whole + memory.between, parts * width)
         if self.hubs:
             self.address = RayAddress(memory.bins, memory.extra)
             self.found = nn.Conv2d(memory.values + 1, width, 1)
@@ -107,15 +113,12 @@ class Rays(nn.Module):
             nn.Sequential(nn.ReLU(), nn.Conv2d(width, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, width, 1))
             for _ in range(blocks)
         )
-        for layer in (*self.rays, self.code, *([self.found] if self.hubs else [])):
-            if hasattr(layer, "weight"):
-                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
 
     def forward(self, code: Tensor, poses: Tensor) -> Tensor:
         """Combine codes (B, Q, R) and poses (B, Q, 6 + extra): (B, Q, width, s, s)."""
         rays = ray_map(poses, self.size)
         lead = rays.shape[:-3]
-        add, gate = apply_over(self.rays, rays).chunk(2, -3)
+        add = apply_over(self.rays, rays)
         found: Tensor | float = 0.0
         if self.hubs:
             filed, weight = code[..., : self.hubs].split((self.bins * self.values, self.bins), -1)
@@ -125,10 +128,14 @@ class Rays(nn.Module):
             seen = torch.einsum("...kp,...k->...p", share, weight)[..., None, :]
             what = torch.cat([total / (seen + 1e-4), torch.log1p(100.0 * seen)], -2)
             found = apply_over(self.found, what.reshape(*lead, -1, self.size, self.size))
-            means = (drawers / (weight[..., None] + 1e-4)).flatten(-2)
-            code = torch.cat([means, torch.log1p(100.0 * weight), code[..., self.hubs :]], -1)
-        said, weighed = self.code(code)[..., None, None].chunk(2, -3)
-        x = add + found + said + gate * weighed
+            whole = weight.sum(-1, keepdim=True)
+            mean = drawers.sum(-2) / (whole + 1e-4)
+            code = torch.cat([mean, torch.log1p(100.0 * whole), code[..., self.hubs :]], -1)
+        said = self.code(code)[..., None, None]
+        if self.gated:
+            (add, gate), (said, weighed) = add.chunk(2, -3), said.chunk(2, -3)
+            said = said + gate * weighed
+        x = add + found + said
         for block in self.blocks:
             x = x + apply_over(block, x)
         return torch.relu(x)

@@ -496,10 +496,8 @@ class Scene(System):
                     "places in it. Rooms laid side by side share one memory."
                 ),
                 "data": "courts",
-                "data_options": {"sizes": (400, 16, 64) if quick else (1200, 32, 96)},
-                "options": {
-                    "draft_steps": 45 if quick else 240,
-                    "steps": 15 if quick else 100,
-                },
+                "data_options": {"sizes": (400, 9, 18) if quick else (1200, 9, 48)},
+                # without latents when there is no time to wake them
+                "options": {"draft_steps": 90, "layers": 0} if quick else {"draft_steps": 320, "steps": 120},
             }
         ]

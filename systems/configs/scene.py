@@ -75,7 +75,7 @@ class Config:
     pool: Literal["mean", "sum"] = "mean"
     arena: int = 3
     bins: int = 128
-    values: int = 16
+    values: int = 24
     code: int = 128
     encoder: tuple[int, ...] = (24, 48)
     steps_between: int = 4
@@ -107,7 +107,7 @@ class Config:
     draft_steps: int = 1_500
     steps: int = 2_000
     batch_size: int = 8
-    learning_rate: float = 0.002
+    learning_rate: float = 0.003
     warmup: float = 0.03
     final_rate: float = 0.05
     clip: float = 0.1
@@ -161,7 +161,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "cpu": {},
     "pooled": {"memory": "pooled"},
-    "courts": {"draft_steps": 1_500, "steps": 1_000},
+    "courts": {"draft_steps": 1_200, "steps": 800},
     # no latents: for comparisons of memories
     "courts-short": {"layers": 0, "draft_steps": 600},
     "gqn-mazes": {
