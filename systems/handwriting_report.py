@@ -140,13 +140,17 @@ def _biases(system: HandwritingModel, phrase: str, x: Tensor, length: Tensor, te
 
 
 def _hands(system: HandwritingModel, phrase: str, x: Tensor, length: Tensor, text: Tensor) -> Figure:
-    count = min(4, len(x))
-    figure = new_figure(9.0, 1.3 * count, "examples of a hand, and a phrase written in each")
-    for r in range(count):
-        prime = (x[r, : int(length[r])], system.text_of(text[r]))
-        _line(figure.add_subplot(count, 2, 2 * r + 1), x[r], length[r], f"example: {prime[1]!r}", ACCENT)
-        line = system.write(phrase, prime=prime, bias=1.0, seed=r)
-        _line(figure.add_subplot(count, 2, 2 * r + 2), line["x"][0], line["length"][0], f"{phrase!r} in that hand")
+    """A word in the hands of lines short enough that both together are no longer than lines of the data."""
+    word = phrase.split(" ")[0]
+    letters = (text >= 0).sum(1)
+    short = (letters + 1 + len(word) <= text.shape[1]).nonzero().squeeze(-1)
+    chosen = (short if len(short) else letters.argsort())[:4].tolist()
+    figure = new_figure(9.0, 1.3 * len(chosen), "examples of a hand, and a word written in each")
+    for r, row in enumerate(chosen):
+        prime = (x[row, : int(length[row])], system.text_of(text[row]))
+        _line(figure.add_subplot(len(chosen), 2, 2 * r + 1), x[row], length[row], f"example: {prime[1]!r}", ACCENT)
+        line = system.write(word, prime=prime, bias=1.0, seed=r)
+        _line(figure.add_subplot(len(chosen), 2, 2 * r + 2), line["x"][0], line["length"][0], f"{word!r} in that hand")
     return figure
 
 
