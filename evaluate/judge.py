@@ -46,6 +46,8 @@ class JudgeConfig:
         halving: "pool": by pools, as above; "stride": by the convolutions themselves, 4 x 4, at a sixth of the cost.
         over_time: what of a recurrent cell's outputs over a clip counts: the "last", or their "mean".
         shift: training images are moved by up to so many pixels in either direction, at random; black moves in.
+        glimpse: share of a clip's frames, in their order, that each step of training sees; at least one.
+        gamma: exponent of intensities in [0, 1]; below 1 what is dark on a dark ground stands out.
     """
 
     epochs: int = 3
@@ -57,10 +59,12 @@ class JudgeConfig:
     halving: Literal["pool", "stride"] = "pool"
     over_time: Literal["last", "mean"] = "last"
     shift: int = 0
+    gamma: float = 1.0
+    glimpse: float = 1.0
 
     def describe(self) -> dict[str, Any]:
         """What determines the judge; options that came later are named only where they are used."""
-        later = {"halving", "over_time", "shift"}
+        later = {"halving", "over_time", "shift", "gamma", "glimpse"}
         found = {
             f.name: getattr(self, f.name)
             for f in fields(self)
@@ -71,6 +75,8 @@ class JudgeConfig:
     def __post_init__(self) -> None:
         if self.shift < 0 or self.halving not in ("pool", "stride") or self.over_time not in ("last", "mean"):
             raise ConfigError(f"{self}: shift must not be negative, halving pool or stride, over_time last or mean.")
+        if not 0 < self.gamma < math.inf or not 0 < self.glimpse <= 1:
+            raise ConfigError(f"{self}: gamma must be positive, glimpse above 0 and at most 1.")
         if self.epochs < 1 or self.batch_size < 2 or self.learning_rate <= 0 or self.features < 1 or not self.widths:
             raise ConfigError(f"{self}: epochs, batch_size, learning_rate, widths and features must be positive.")
 
@@ -87,7 +93,7 @@ class JudgeNetwork(nn.Module):
     def __init__(self, shape: Sequence[int], factors: Mapping[str, int], config: JudgeConfig):
         super().__init__()
         self.clips = len(shape) == 4
-        self.reading = config.over_time
+        self.reading, self.gamma = config.over_time, config.gamma
         channels, height, width = shape[-3:]
         widths = list(config.widths)
         while max(height, width) >> len(widths) > 8:
@@ -107,7 +113,8 @@ class JudgeNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return features (batch, features) and logits per factor (batch, classes) of uint8 images or clips."""
-        x = images.float() / 255.0 - 0.5
+        x = images.float() / 255.0
+        x = (x if self.gamma == 1.0 else x**self.gamma) - 0.5
         if self.over_time is not None:
             frames = self.trunk(x.flatten(0, 1)).unflatten(0, x.shape[:2])
             read = self.over_time(frames)[0]
@@ -412,7 +419,7 @@ def _train(
         total = 0.0
         for step in range(per_epoch):
             index = order[step * batch : (step + 1) * batch]
-            _, logits = network(_moved(rows[index], config.shift, draw))
+            _, logits = network(_moved(_glimpse(rows[index], config.glimpse, draw), config.shift, draw))
             losses = [F.cross_entropy(logits[n], codes[n][index], ignore_index=-1) for n in factors]
             loss = torch.stack(
                 [x for x in losses if bool(torch.isfinite(x))]
@@ -425,6 +432,15 @@ def _train(
         if progress and (epoch + 1) % max(1, config.epochs // 3) == 0:
             print(f"  epoch {epoch + 1}: loss {total / per_epoch:.4f}", file=sys.stderr, flush=True)
     return network
+
+
+def _glimpse(clips: Tensor, share: float, draw: torch.Generator) -> Tensor:
+    """Draw a share of the frames of every clip, (n, T, C, H, W), in their order; images are left as they are."""
+    if share == 1.0 or clips.ndim != 5:
+        return clips
+    count = max(1, math.ceil(share * clips.shape[1]))
+    chosen = torch.rand(clips.shape[:2], generator=draw).argsort(1)[:, :count].sort(1).values
+    return clips[torch.arange(len(clips))[:, None], chosen]
 
 
 def _moved(rows: Tensor, most: int, draw: torch.Generator) -> Tensor:

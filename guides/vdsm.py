@@ -12,6 +12,7 @@ dynamics' location has no activation, missing frames have no influence at all.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -88,9 +89,10 @@ class VDSMGuide(nn.Module):
         self.from_state = nn.Linear(looks, recurrent)
         self.step_loc, self.step_scale = nn.Linear(recurrent, z), nn.Linear(recurrent, z)
         with torch.no_grad():
-            for scale in (self.step_scale, self.identity_scale):
-                if scale is not None:
-                    scale.bias.fill_(-2.0)
+            self.step_scale.bias.fill_(-2.0)
+            if self.identity_scale is not None:
+                # a quarter of the prior's scale: wider, its noise would drown what the blend has to learn first
+                self.identity_scale.bias.fill_(math.log(math.expm1(0.25 / k)))
 
     # ----- parts --------------------------------------------------------------------------------------------------
 

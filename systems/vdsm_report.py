@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 ALL = ("judge", "error", "swap", "rollout", "samples", "probes", "fvd")
 DYNAMIC = "action"  # the label that belongs to the dynamics; all others belong to the identity
 JUDGE = JudgeConfig(
-    epochs=40, batch_size=32, widths=(24, 48, 64), features=96, learning_rate=3e-3, halving="stride", over_time="mean",
-    shift=1,
+    epochs=80, batch_size=32, widths=(24, 48, 64), features=96, learning_rate=3e-3, halving="stride", over_time="mean",
+    gamma=0.5, glimpse=0.5,
 )  # fmt: skip
 
 

@@ -95,18 +95,18 @@ class Config:
     chain: Literal["fused", "sites"] = "fused"
     pose_guide: Literal["bottleneck", "smoothing"] = "bottleneck"
     pool: Literal["mean", "product"] = "mean"
-    identity_share: float = 0.5
+    identity_share: float = 1.0
     pair_within_group: bool = True
-    agreement: float = 10.0
+    agreement: float = 5.0
     recolour: float = 0.0
-    frames_per_clip: int = 4
-    steps: int = 2_600
-    batch_size: int = 20
+    frames_per_clip: int = 2
+    steps: int = 3_200
+    batch_size: int = 40
     learning_rate: float = 3e-3
-    warm_steps: int = 800
+    warm_steps: int = 1_500
     warm_batch: int = 64
     warm_learning_rate: float = 3e-3
-    sequence_steps: int = 500
+    sequence_steps: int = 200
     sequence_batch: int = 16
     sequence_learning_rate: float = 1e-3
     finetune_steps: int = 0
@@ -114,7 +114,7 @@ class Config:
     cooldown: float = 0.2
     cooldown_factor: float = 0.3
     temperature: tuple[float, float, float] = (3.0, 10.0, 0.4)
-    identity_weight: tuple[float, float, float] = (0.05, 0.25, 1 / 3)
+    identity_weight: tuple[float, float, float] = (0.025, 0.12, 1 / 3)
     pose_weight: tuple[float, float, float, float] = (8.0, 2.0, 1.0, 1.0)
     pose_places: tuple[float, float] = (0.1, 0.3)
     sequence_pose_weight: tuple[float, float, float, float] = (0.1, 0.4, 0.4, 1.0)
@@ -124,7 +124,7 @@ class Config:
     epochs: int = 0
     stage1: str = ""
     clip: float = 5000.0
-    judge_epochs: int = 30
+    judge_epochs: int = 80
     aggregate: int = 16
 
     def __post_init__(self) -> None:
@@ -197,19 +197,41 @@ _FULL: dict[str, Any] = {
     "curve": "quadratic",
 }
 
+# without another clip of the same individual, identities are read from half of the frames drawn
+_WITHOUT_PAIRS: dict[str, Any] = {
+    "batch_size": 20,
+    "frames_per_clip": 4,
+    "identity_share": 0.5,
+    "identity_weight": (0.05, 0.25, 1 / 3),
+}
+
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     # frames of 32 pixels, minutes on two cores
     "cpu-figures": {},
     # a chain that goes on for longer than it was trained on: poses from the clip, what follows from the transitions
-    "cpu-pendulum": {"pose_guide": "smoothing", "steps": 800, "warm_steps": 2_000, "sequence_steps": 200},
-    "cpu-sprites": {"experts": 16, "pose": 20, "decoder_widths": (96, 64, 32), "steps": 3_000, "judge_epochs": 3},
+    "cpu-pendulum": {
+        **_WITHOUT_PAIRS,
+        "pose_guide": "smoothing",
+        "steps": 800,
+        "warm_steps": 2_000,
+        "sequence_steps": 200,
+    },
+    "cpu-sprites": {
+        "experts": 16,
+        "pose": 20,
+        "decoder_widths": (96, 64, 32),
+        "steps": 2_000,
+        "warm_steps": 1_000,
+        "sequence_steps": 100,
+        "judge_epochs": 6,
+    },
     # a minute on one core: enough to see it, not to measure it
     "cpu-demo": {
         "steps": 380,
         "warm_steps": 150,
         "sequence_steps": 40,
-        "batch_size": 16,
+        "batch_size": 32,
         "encoder_widths": (16, 24, 32),
         "decoder_widths": (64, 32, 16),
         "aggregate": 8,

@@ -15,7 +15,7 @@ from phlogiston import datasets
 from phlogiston.errors import ConfigError, DataError, DataWarning, ShapeError
 from phlogiston.evaluate import fid
 from phlogiston.evaluate.features import make_extractor
-from phlogiston.evaluate.judge import Judge, JudgeConfig, _moved, entropies, judge_of, train_judge
+from phlogiston.evaluate.judge import Judge, JudgeConfig, _glimpse, _moved, entropies, judge_of, train_judge
 
 QUICK = JudgeConfig(epochs=6, batch_size=32, widths=(8, 16), features=32)
 
@@ -184,6 +184,12 @@ def test_moving_leaves_nothing_behind_but_what_fell_off_the_edge() -> None:
     assert bool((places == places[:, :1, :1]).all())  # all frames and channels of a clip alike
     assert set(places[:, 0, 0].tolist()) == {6, 7, 8, 11, 12, 13, 16, 17, 18}
     assert _moved(rows, 0, torch.Generator()) is rows
+    frames = torch.arange(8, dtype=torch.uint8).reshape(1, 8, 1, 1, 1).expand(50, 8, 1, 2, 2)
+    seen = _glimpse(frames, 0.5, torch.Generator().manual_seed(0))[:, :, 0, 0, 0].long()
+    assert seen.shape == (50, 4)
+    assert bool((seen.diff(dim=1) > 0).all())
+    assert set(seen.flatten().tolist()) == set(range(8))
+    assert _glimpse(rows[:, 0], 0.5, torch.Generator()).shape == (200, 3, 5, 5)
     with pytest.raises(ConfigError, match="halving"):
         JudgeConfig(halving="fold")  # type: ignore[arg-type]
     assert "shift" not in JudgeConfig().describe()
