@@ -18,6 +18,9 @@ from phlogiston.errors import DataError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from phlogiston.datasets.base import Dataset
+    from phlogiston.systems.scene import Scene
+
 IMAGES = Path(__file__).resolve().parent / "images"
 
 
@@ -165,17 +168,7 @@ def vdsm_swap() -> Figure:
     from phlogiston.systems.vdsm_pictures import swap_figure
 
     data = datasets.load("figures", size=32)
-    system = VDSM(
-        preset="cpu-figures",
-        steps=1_300,
-        warm_steps=400,
-        sequence_steps=150,
-        agreement=10.0,
-        pose_weight=(8.0, 2.0, 1.0, 1.0),
-        pose_places=(0.1, 0.3),
-        identity_weight=(0.05, 0.25, 1 / 3),
-    )
-    return swap_figure(system.fit(data), data.test)
+    return swap_figure(VDSM(preset="cpu-figures").fit(data), data.test)
 
 
 def touch_music() -> Figure:
@@ -216,6 +209,39 @@ def handwriting_window() -> Figure:
     return _written()["window"]
 
 
+@cache
+def _courts() -> tuple[Scene, Dataset]:
+    """Courts, after five minutes of training."""
+    from phlogiston import datasets
+    from phlogiston.systems.scene import Scene
+
+    data = datasets.load("courts", views=24)
+    return Scene(preset="courts").fit(data), data
+
+
+def scene_views() -> Figure:
+    """Photographs seen, the truth, and what is painted instead."""
+    from phlogiston.systems.scene_report import views
+
+    system, data = _courts()
+    return views(system, data.test)
+
+
+def scene_turn() -> Figure:
+    """Turning round in rooms that stand side by side in one memory."""
+    from phlogiston.systems.scene_film import strip
+
+    return strip(_courts()[0])
+
+
+def scene_errors() -> Figure:
+    """Errors against the number of rooms, and of photographs."""
+    from phlogiston.systems.scene_report import context_sweep, curves, hotel_sweep
+
+    system, data = _courts()
+    return curves(system, data.test, hotel_sweep(system, data), context_sweep(system, data))
+
+
 PICTURES: dict[str, Callable[[], Figure]] = {
     draw.__name__.replace("_", "-"): draw
     for draw in (
@@ -223,6 +249,7 @@ PICTURES: dict[str, Callable[[], Figure]] = {
         *(mdn_answers, mdn_at_one_input, mdn_ignorance),
         vdsm_swap,
         *(sqair_tracked, sqair_predicted),
+        *(scene_views, scene_turn, scene_errors),
         *(touch_music, sketch_drawings, handwriting_biases, handwriting_window),
     )
 }

@@ -10,9 +10,12 @@ from torch import Tensor
 
 from phlogiston.datasets.base import Array
 from phlogiston.errors import ConfigError
+from phlogiston.evaluate import figures as draw
 from phlogiston.systems.scene_memory import Memory, tile
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from phlogiston.systems.scene import Scene
 
 SIDE = 192  # pixels of each half
@@ -49,6 +52,38 @@ def film(
             pictures, poses = system.turn(memory, xy, frames, temperature=temperature, seed=seed)
             out += [beside(p, ground, memory, pose) for p, pose in zip(pictures, poses, strict=True)]
     return torch.from_numpy(np.stack(out))
+
+
+def strip(system: Scene, side: int = 0, context: int = 8, rows: int = 3, frames: int = 6) -> Figure:
+    """Stills of the film: a turn in some of the places, one a row, and the map with what was asked on the right.
+
+    Args:
+        system: the fitted system.
+        side: places along a side of the memory; 0 for as many as were kept, up to 3.
+        context: photographs of each place that are seen.
+        rows: places shown, evenly spaced over all.
+        frames: per turn.
+    """
+    pictures = film(system, side, context, 1, frames, 1.0, 0).unflatten(0, (-1, frames))
+    chosen = torch.linspace(0, len(pictures) - 1, rows).round().long().tolist()
+    kept = round(len(pictures) ** 0.5)
+    figure = draw.new_figure(
+        1.1 * (frames + 1) + 0.2,
+        1.1 * rows + 0.25,
+        f"turning round in {rows} of {len(pictures)} places laid {kept} x {kept} in one memory: painted views, and the "
+        "map with the places' nodes",
+    )
+    places = figure.subplots(rows, frames + 1, squeeze=False)
+    figure.set_layout_engine("constrained", w_pad=0.02, h_pad=0.02, wspace=0.0, hspace=0.0)
+    for i, number in enumerate(chosen):
+        stills = [*pictures[number, :, :, :SIDE], pictures[number, frames // 2, :, SIDE:]]
+        for place, still in zip(places[i], stills, strict=True):
+            place.imshow(still.numpy(), interpolation="nearest")
+            place.set_axis_off()
+    for j in range(frames):
+        places[0, j].set_title(f"{round(360 * j / frames)}°", fontsize=8)
+    places[0, frames].set_title("map", fontsize=8)
+    return figure
 
 
 def remembered(system: Scene, side: int, context: int) -> Memory:

@@ -26,7 +26,7 @@ from phlogiston.errors import (
 )
 from phlogiston.inference.evidence import HalfSpace, Known, Near, Within
 from phlogiston.networks.view_rays import ray_map
-from phlogiston.systems import scene_report
+from phlogiston.systems import scene_film, scene_report
 from phlogiston.systems.configs.scene import PRESETS
 from phlogiston.systems.scene import Scene
 from phlogiston.systems.scene_memory import Memory, tile
@@ -343,6 +343,13 @@ def test_the_film_shows_every_place_and_the_command_writes_it(system: Scene, tmp
         assert film.n_frames == 2  # type: ignore[attr-defined]
     with pytest.raises(ConfigError, match="keeps 4"):
         system.sample(1, turn=True, side=3)
+
+
+def test_stills_of_the_film_show_a_turn_in_some_places(system: Scene) -> None:
+    figure = scene_film.strip(system, side=2, rows=2, frames=3)
+    assert len(figure.axes) == 2 * 4
+    assert [place.get_title() for place in figure.axes[:4]] == ["0°", "120°", "240°", "map"]
+    assert "2 of 4 places" in str(figure.get_label())
 
 
 def test_real_scenes_have_no_map_and_are_filmed_over_their_floors(data: Dataset) -> None:
