@@ -21,7 +21,7 @@ project = "phlogiston"
 author = "the phlogiston developers"
 copyright = "the phlogiston developers, Apache-2.0"
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "executed"]
 root_doc = "docs/index"
 include_patterns = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/**.md", "docs/api/*.rst"]
 exclude_patterns = ["build", ".venv", "runs"]

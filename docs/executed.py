@@ -1,0 +1,147 @@
+"""A Sphinx extension that runs the snippets of every page while the site is built, and shows what they print.
+
+The `python` blocks of a page run one after the other in an empty folder, in an interpreter of their own; below each
+block the site shows what it printed. A block that fails fails the build. Blocks that begin with `# file: NAME` are
+files of a system being added: they go into a copy of the rooms, and the page's other blocks run against that.
+
+Pages run side by side, as many as there are cores. `-D execute_snippets=0` leaves all of it out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+ROOMS = ("cli", "datasets", "distributions", "evaluate", "guides", "inference", "models", "networks", "systems")
+FENCED = re.compile(r"^```(python|bash)\n(.*?)^```$", flags=re.S | re.M)
+FILE = re.compile(r"# file: (\S+)\n(.*)", flags=re.S)
+MOST = 24  # lines of output shown below a block
+
+# Runs in the child: snippets in, what each printed out. Progress is silent off a terminal, warnings are not shown.
+DRIVER = """
+import contextlib, io, json, sys, warnings
+warnings.simplefilter("ignore")
+snippets, names, printed = json.load(open(sys.argv[1])), {"__name__": "page"}, []
+for snippet in snippets:
+    held = io.StringIO()
+    with contextlib.redirect_stdout(held):
+        exec(compile(snippet, sys.argv[2], "exec"), names)
+    printed.append(held.getvalue())
+json.dump(printed, open(sys.argv[1], "w"))
+"""
+
+
+def _child(command: list[str], folder: Path, house: Path | None) -> str:
+    """Run a command of a page, with the package as installed or from a copy of the rooms; return what it printed."""
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PHLOGISTON_CACHE": str(folder / ".cache")}
+    if house is not None:
+        env["PYTHONPATH"] = str(house)
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=900)
+    if done.returncode:
+        raise RuntimeError(f"`{shlex.join(command)[:200]}` failed:\n{done.stderr[-3000:]}")
+    return done.stdout
+
+
+def _rooms_with(files: dict[str, str], top: Path) -> Path:
+    """Copy the rooms and put a page's files into them."""
+    leave = shutil.ignore_patterns("__pycache__")
+    for room in ROOMS:
+        shutil.copytree(ROOT / room, top / room, ignore=leave)
+    shutil.copytree(ROOT / "phlogiston", top / "phlogiston", symlinks=True, ignore=leave)
+    for name, text in files.items():
+        (top / name).write_text(text, encoding="utf-8")
+    return top
+
+
+def run(text: str, name: str) -> list[str]:
+    """Run the blocks of a page; return what each of them printed, "" for files and where nothing was run.
+
+    Raises:
+        RuntimeError: a block failed; the message ends with its traceback.
+    """
+    blocks = FENCED.findall(text)
+    files = {found[1]: found[2] for kind, code in blocks if kind == "python" and (found := FILE.match(code))}
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made) / "here"
+        folder.mkdir()
+        house = _rooms_with(files, Path(made) / "house") if files else None
+        printed: list[str] = []
+        pending: list[int] = []  # positions of snippets that share one interpreter
+        if not files:
+            pending = [i for i, (kind, _) in enumerate(blocks) if kind == "python"]
+        for kind, code in blocks:
+            if files and kind == "bash":
+                lines = [shlex.split(line, comments=True) for line in code.splitlines() if line.strip()]
+                python = [sys.executable, "-P", "-m"]
+                printed.append("\n".join(_child([*python, *line], folder, house).rstrip() for line in lines))
+            elif files and not FILE.match(code):
+                printed.append(_snippets([code], name, folder, house)[0])
+            else:
+                printed.append("")
+        if pending:
+            for i, said in zip(pending, _snippets([blocks[i][1] for i in pending], name, folder, house), strict=True):
+                printed[i] = said
+        return printed
+
+
+def _snippets(snippets: list[str], name: str, folder: Path, house: Path | None) -> list[str]:
+    held = folder / ".snippets.json"
+    held.write_text(json.dumps(snippets), encoding="utf-8")
+    _child([sys.executable, "-P", "-c", DRIVER, str(held), name], folder, house)
+    return list(json.loads(held.read_text(encoding="utf-8")))
+
+
+def shown(text: str, printed: list[str]) -> str:
+    """Return a page with what its blocks printed below them."""
+    said = iter(printed)
+
+    def below(found: re.Match[str]) -> str:
+        lines = next(said, "").rstrip().splitlines()
+        if not lines:
+            return found[0]
+        lines = [*lines[:MOST], "..."] if len(lines) > MOST else lines
+        return "\n".join([found[0], "", "```{code-block} text", ":class: output", "", *lines, "```"])
+
+    return FENCED.sub(below, text)
+
+
+def _run_pages(app: Any, env: Any, names: list[str]) -> None:
+    """Start to run the pages that are about to be read; reading goes on meanwhile."""
+    app.printed = {}
+    pool = ThreadPoolExecutor(max(1, min(4, os.cpu_count() or 1)))
+    for name in names:
+        path = ROOT / f"{name}.md"
+        if (
+            app.config.execute_snippets
+            and path.is_file()
+            and any(k == "python" for k, _ in FENCED.findall(_read(path)))
+        ):
+            app.printed[name] = pool.submit(run, _read(path), name)
+
+
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+def _show(app: Any, name: str, source: list[str]) -> None:
+    """Put what was printed into a page's text."""
+    if running := getattr(app, "printed", {}).get(name):
+        source[0] = shown(source[0], running.result())
+
+
+def setup(app: Any) -> dict[str, bool]:
+    """Called by Sphinx."""
+    app.add_config_value("execute_snippets", True, "env", [bool, int, str])
+    app.connect("env-before-read-docs", _run_pages)
+    app.connect("source-read", _show, priority=400)
+    return {"parallel_read_safe": False, "parallel_write_safe": True}
