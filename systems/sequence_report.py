@@ -90,7 +90,8 @@ def figures(system: SequenceModel, data: Any) -> dict[str, Figure]:
         )
     elif {"x", "y", "dt"} <= set(columns):
         drawn = system.sample(6, seconds=5.0, seed=1)
-        reply = system.respond(x[:6, : int(length[:6].max())], seconds=5.0, seed=2)
+        heard = [row[: int(n)].numpy() for row, n in zip(x[:6], length[:6], strict=True)]
+        reply = system.respond(heard, seconds=5.0, seed=2)
         found["performances"] = performances(
             system, {"data": (x[:6], length[:6]), "generated": (drawn["x"], drawn["length"]),
                      "answers to the data above": (reply["x"], reply["length"])}

@@ -43,7 +43,7 @@ def seeds(request: pytest.FixtureRequest) -> list[int]:
 def kept(request: pytest.FixtureRequest) -> Callable[[str, int], Path | None]:
     """A function `kept(name, seed)`: the run folder of a long recipe, or None where runs are not kept.
 
-    A recipe that was interrupted goes on from there; its CPU time then counts the last part only.
+    A recipe that was interrupted goes on from there; `run.stop(folder)` adds up the time of finished parts.
     """
     folder = request.config.getoption("--runs", default=None)
     return lambda name, seed: None if folder is None else Path(folder) / f"{name}-{seed}"

@@ -128,9 +128,17 @@ class Measured:
     value: float | None = None
     cpu_seconds: float | None = None
 
-    def stop(self) -> None:
-        """Stop the clock, so that evaluation is not counted as training."""
+    def stop(self, kept: Path | None = None) -> None:
+        """Stop the clock, so that evaluation is not counted as training.
+
+        Args:
+            kept: folder of a run that may have been gone on with: the time of its earlier parts is added, and kept.
+        """
         self.cpu_seconds = cpu_time() - self.began
+        if kept is not None:
+            note = kept / "cpu_seconds.json"
+            self.cpu_seconds += json.loads(note.read_text()) if note.is_file() else 0.0
+            note.write_text(json.dumps(self.cpu_seconds))
 
 
 class Entry:

@@ -33,7 +33,7 @@ def test_handwriting_script(record: Record, kept: Kept) -> None:
     for seed in entry.seeds:
         with entry.measure(seed) as run:
             system = HandwritingModel().fit(data, seed=seed, out=kept("script", seed), progress="off")
-            run.stop()
+            run.stop(kept("script", seed))
             found = {name: metric.value for name, metric in system.evaluate(data).items()}
             run.value = found["legible_bias_1"]
         checks.append(found)

@@ -97,6 +97,12 @@ def test_the_clock_counts_processor_time_and_stops_when_told(tmp_path: Path) -> 
         work(0.2)
         run.value = 0.0
     assert 0.09 < run.cpu_seconds < 0.2
+    with made.measure(0) as rest:  # a kept run, gone on with twice
+        rest.stop(tmp_path)
+        rest.began -= 10.0
+        rest.stop(tmp_path)
+        rest.value = 0.0
+    assert 10.0 <= rest.cpu_seconds < 10.5
 
 
 def test_a_field_of_the_recorders_own_cannot_be_passed(tmp_path: Path) -> None:

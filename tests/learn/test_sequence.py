@@ -60,7 +60,7 @@ def test_sequence_touch_music(record: Record, kept: Kept) -> None:
     for seed in entry.seeds:
         with entry.measure(seed) as run:
             system = SequenceModel(preset="tinyperf").fit(data, seed=seed, out=kept("tinyperf", seed), progress="off")
-            run.stop()
+            run.stop(kept("tinyperf", seed))
             steps = torch.cat([torch.nn.functional.pad(v, (0, 400 - v.shape[1])) for v, _ in system._steps(x, length)])
             run.value = -float(steps[inside].double().mean())
         after = inside.clone()
@@ -127,7 +127,7 @@ def test_sequence_control_streams(record: Record, kept: Kept) -> None:
     for seed in entry.seeds:
         with entry.measure(seed) as run:
             system = SequenceModel(preset="control").fit(data, seed=seed, out=kept("control", seed), progress="off")
-            run.stop()
+            run.stop(kept("control", seed))
             found: dict[str, Any] = system.evaluate(data, ["nats_per_step"])
             run.value = found["nats_per_step"].value
         describe(entry, system)
@@ -161,7 +161,7 @@ def test_sequence_kanji(record: Record, kept: Kept) -> None:
     for seed in entry.seeds:
         with entry.measure(seed) as run:
             system = SequenceModel(preset="kanji").fit(data, seed=seed, out=kept("kanji", seed), progress="off")
-            run.stop()
+            run.stop(kept("kanji", seed))
             found: dict[str, Any] = system.evaluate(data, ["nats_per_step"])
             run.value = found["nats_per_step"].value - 2.0 * float(unit.log())
         describe(entry, system)

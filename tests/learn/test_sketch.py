@@ -59,7 +59,7 @@ def test_sketch_unconditional(record: Record, kept: Kept) -> None:
             system = Sketch(preset="omniglot-unconditional").fit(
                 data, seed=seed, out=kept("unconditional", seed), progress="off"
             )
-            run.stop()
+            run.stop(kept("unconditional", seed))
             run.value = system.evaluate(data, ["bound"])["negative_bound"].value
         assert math.isclose(float(system.model.unit[0]), 59.005, abs_tol=0.01), "the unit the figures are quoted in"
         describe(entry, system)
@@ -77,7 +77,7 @@ def conditional(
             with warnings.catch_warnings():
                 warnings.simplefilter("error", TrainingWarning)  # a collapsed latent is a failure
                 system = Sketch(preset=preset).fit(data, seed=seed, out=kept(name, seed), progress="off")
-            run.stop()
+            run.stop(kept(name, seed))
             metrics = system.evaluate(data)
             run.value = metrics["negative_bound"].value
         found.append({key: metric.value for key, metric in metrics.items()})
