@@ -201,9 +201,21 @@ class System:
         """What `phlogiston show` can lay out: name -> function (system, held-out split, n, seed) -> tensors by name."""
         return {}
 
+    def asked(self, data: Any) -> list[tuple[str, Answer]]:
+        """Questions a report shows, in words, with their answers: one or two that only a trained model can answer."""
+        return []
+
+    def baselines(self, data: Any) -> dict[str, Metric]:
+        """What simpler methods reach on held-out data, for the figures of merit that `evaluate` leaves alone."""
+        return {}
+
     @classmethod
     def demo(cls, quick: bool = False) -> list[dict[str, Any]]:
-        """The demo's recipes: `title`, `text`, `data`, `data_options`, `options` of each."""
+        """The demo's recipes.
+
+        Each has `title`, `text`, `data`, `data_options`, `options`; and if it likes `ask`, questions in the form of
+        `inference.evidence_text`, and `next`, pairs of a command (RUN stands for the run folder) and what it does.
+        """
         return []
 
     # ----- what every system has ----------------------------------------------------------------------------------

@@ -454,6 +454,12 @@ class DRMM(System):
         self._need_fit()
         return draw(self, data)
 
+    def baselines(self, data: Any) -> dict[str, Metric]:
+        """A Gaussian mixture with the components of one layer, where the rows are complete."""
+        from phlogiston.systems.drmm_report import baselines
+
+        return baselines(self, data)
+
     @classmethod
     def demo(cls, quick: bool = False) -> list[dict[str, Any]]:
         """The noisy Swiss roll, the digits, poses of a body, and flights."""

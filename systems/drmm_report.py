@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -93,6 +94,26 @@ def draw(system: DRMM, data: Any) -> dict[str, Figure]:
     return out
 
 
+def baselines(system: DRMM, data: Dataset) -> dict[str, Metric]:
+    """A Gaussian mixture of scikit-learn with as many components as one layer, on the same rows."""
+    from sklearn.mixture import GaussianMixture
+
+    train, test = (split.numpy("x")[:, list(system.varying)].astype(np.float64) for split in (data.train, data.test))
+    if not (np.isfinite(train).all() and len(test)):
+        return {}
+    scale = train.std(0) + 1e-12
+    kind = "full" if system.config.frame == "tril" else "diag"
+    components = min(system.config.num_components, len(train) // 4)
+    mixture = GaussianMixture(components, covariance_type=kind, random_state=0, reg_covar=1e-4, max_iter=50)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # fifty rounds are plenty here, converged or not
+        mixture.fit(train[:5000] / scale)
+    rows = mixture.score_samples(test / scale) - np.log(scale).sum()
+    detail = {"method": f"GaussianMixture of scikit-learn, {components} {kind} components, {len(train[:5000])} rows"}
+    error = float(rows.std() / np.sqrt(len(rows)))
+    return {"log_likelihood_of_a_mixture": Metric(float(rows.mean()), error, len(rows), "exact", True, detail)}
+
+
 def _log_density(system: DRMM, depth: int, points: Any) -> Any:
     return system.log_prob(points, depth=depth).value.numpy()
 
@@ -106,6 +127,8 @@ def recipes(quick: bool) -> list[dict[str, Any]]:
             "text": "A curve with noise in the plane. Each layer multiplies the number of Gaussians by 16: the "
             "density sharpens from left to right. Below, one density asked five things.",
             "data": "swissroll",
+            "ask": [["x0 = 2.5"], ["x0 ~ 0 +- 0.5"], ["x0 >= 0", "x0 <= 4", "2*x0 - x1 >= 0.3"]],
+            "next": [("phlogiston sample RUN -n 5000 --out points.csv", "rows to work with")],
             "data_options": {},
             "options": {**PRESETS["swissroll"], "num_layers": 2 if quick else 3, "steps": steps[0]},
         },
@@ -114,6 +137,8 @@ def recipes(quick: bool) -> list[dict[str, Any]]:
             "text": "The 8x8 digits of scikit-learn with their labels as a categorical stream: one model draws, "
             "scores, completes and names digits.",
             "data": "digits",
+            "ask": [["label in {3, 8}", "pixel_0_3 >= 0.4"], ["pixel_3_3 = 0", "pixel_4_4 = 0"]],
+            "next": [("phlogiston sample RUN -n 64 --out digits.png", "a picture of 64 new digits")],
             "data_options": {},
             "options": {**PRESETS["digits"], "steps": steps[1]},
         },
@@ -122,6 +147,11 @@ def recipes(quick: bool) -> list[dict[str, Any]]:
             "text": "Root, joint angles and limb positions of a body in the plane. To reach is to ask for angles given "
             "ends; below, the same samples after Gauss-Newton steps on the true kinematics.",
             "data": "poses",
+            "ask": [
+                ["right_hand_x = 0.6", "right_hand_y = 0.7"],
+                ["right_hand_x = 0.6", "right_hand_y = 0.7", "head_top_y <= 1.2"],
+            ],
+            "next": [("python examples/drmm_kinematics.py", "poses that reach exactly, in a picture")],
             "data_options": {"sizes": (6_000, 0, 500)},
             "options": {**PRESETS["poses"], "num_layers": 1, "num_components": 32, "steps": steps[2]},
         },
@@ -130,6 +160,8 @@ def recipes(quick: bool) -> list[dict[str, Any]]:
             "text": "Flights of an agent that falls unless it jumps: 32 heights and 32 speeds. Way-points are "
             "known heights, gaps between obstacles are boxes.",
             "data": "jumper",
+            "ask": [["y0 = 0.5", "y16 = 0.6", "y31 = 0.4"], ["y0 = 0.5", "y16 >= 0.7", "y24 <= 0.3"]],
+            "next": [("python examples/drmm_trajectories.py", "way-points and obstacles, in a picture")],
             "data_options": {"sizes": (8_000, 0, 500)},
             "options": {"frame": "diag", "num_layers": 3, "num_components": 64, "steps": steps[3]},
         },

@@ -22,6 +22,7 @@ from phlogiston.errors import ConfigError, DataError, ShapeError
 from phlogiston.evaluate.metric import Metric
 from phlogiston.evaluate.score import Score
 from phlogiston.inference.engine import Stage
+from phlogiston.inference.evidence import Known
 from phlogiston.inference.schedules import cosine, warmup
 from phlogiston.inference.sequences import Sequences
 from phlogiston.models.generation import RowNoise, Stream, generate
@@ -266,6 +267,16 @@ class HandwritingModel(StepwiseSystem):
 
         self._need_fit()
         return figures(self, data)
+
+    def asked(self, data: Any) -> list[tuple[str, Any]]:
+        """A point that was lost, given the text and the points around it."""
+        x, length, text = self.lines(data)
+        x = x[0, : min(12, int(length[0]))]
+        mask = torch.ones_like(x, dtype=torch.bool)
+        mask[len(x) // 2] = False
+        words = self.text_of(text[0])
+        answer = self.query({"x": Known(x, mask)}, text=words, num_samples=200, seed=0)
+        return [(f"the text '{words}' and {len(x)} points, one lost", answer)]
 
     @classmethod
     def demo(cls, quick: bool = False) -> list[dict[str, Any]]:

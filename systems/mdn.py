@@ -395,6 +395,8 @@ class MDN(System):
                 "mean, which is none of them; this one answers with a mixture that covers every branch.",
                 "data": "arcsine",
                 "data_options": {"sizes": (2550, 450, 2000)},
+                "ask": [["x = 0"], ["x = 0", "y >= 0"], ["x ~ 0 +- 2"]],
+                "next": [("phlogiston sample RUN -n 2000 --out draws.png", "draws in the plane")],
                 "options": {**PRESETS["arcsine"], "steps": 400 if quick else 3_000},
             },
             {
@@ -403,6 +405,7 @@ class MDN(System):
                 "disagree: that part of the uncertainty more data would remove.",
                 "data": "arcsine",
                 "data_options": {"sizes": (150, 0, 200 if quick else 400)},
+                "ask": [["x = 0"], ["x = 25"]],
                 "options": {
                     **PRESETS["bayesian"],
                     "weight_samples": 20 if quick else 40,

@@ -29,6 +29,7 @@ from phlogiston.evaluate.metric import Metric
 from phlogiston.evaluate.score import Score
 from phlogiston.guides.scene import SceneGuide
 from phlogiston.inference.engine import Stage
+from phlogiston.inference.evidence import Known
 from phlogiston.inference.schedules import constant, cosine, linear, piecewise, warmup
 from phlogiston.models.scene import SceneModel
 from phlogiston.networks.draw import DrawDecoder
@@ -484,6 +485,17 @@ class Scene(System):
 
         self._need_fit()
         return scene_report.figures(self, data)
+
+    def asked(self, data: Any) -> list[tuple[str, Any]]:
+        """The lower half of a photograph, given its upper half, its pose and eight photographs of the place."""
+        tensors = data.test.tensors
+        images, poses = tensors["images"][0], tensors["poses"][0]
+        memory = self.observe(images[:8], poses[:8])
+        photograph = images[8].permute(2, 0, 1).double() / 255
+        known = torch.zeros(photograph.shape, dtype=torch.bool)
+        known[:, : photograph.shape[1] // 2] = True
+        answer = self.query({"x": Known(photograph, known)}, ["x"], 50, memory=memory, pose=poses[8], seed=0)
+        return [("eight photographs, a pose, and the upper half of what is seen there", answer)]
 
     @classmethod
     def demo(cls, quick: bool = False) -> list[dict[str, Any]]:

@@ -23,12 +23,13 @@ from phlogiston.errors import ConfigError, DataError, ShapeError, unknown_name
 from phlogiston.evaluate.metric import Metric
 from phlogiston.evaluate.score import Score
 from phlogiston.inference.engine import Stage
+from phlogiston.inference.evidence import Known
 from phlogiston.inference.schedules import cosine, warmup
 from phlogiston.inference.sequences import Endings, Sequences, Windows
 from phlogiston.models.generation import RowNoise, Stop, generate
 from phlogiston.models.sequence import MDNRNN
 from phlogiston.models.stepwise import Prediction, valid_steps
-from phlogiston.systems.base import coerce
+from phlogiston.systems.base import coerce, rows_of
 from phlogiston.systems.configs.sequence import PRESETS
 from phlogiston.systems.configs.sequence import Config as SequenceConfig
 from phlogiston.systems.sequence_training import CarriedLikelihood
@@ -397,6 +398,15 @@ class SequenceModel(StepwiseSystem):
 
         self._need_fit()
         return figures(self, data)
+
+    def asked(self, data: Any) -> list[tuple[str, Any]]:
+        """A stretch that was lost, given what came before and after it."""
+        tensors = rows_of(data)
+        x = tensors["x"][0, : min(40, int(tensors["length"][0]))]
+        mask = torch.ones_like(x, dtype=torch.bool)
+        middle = len(x) // 2
+        mask[middle : middle + 2] = False
+        return [(f"{len(x)} steps, two in the middle lost", self.query({"x": Known(x, mask)}, num_samples=200, seed=0))]
 
     @classmethod
     def demo(cls, quick: bool = False) -> list[dict[str, Any]]:

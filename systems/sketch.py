@@ -29,12 +29,13 @@ from phlogiston.evaluate.score import Score
 from phlogiston.guides.sketch import SketchEncoder
 from phlogiston.inference import objectives
 from phlogiston.inference.engine import Stage
+from phlogiston.inference.evidence import Known
 from phlogiston.inference.schedules import cosine, piecewise, warmup
 from phlogiston.inference.sequences import Sequences
 from phlogiston.models.generation import RowNoise, generate, row_seed
 from phlogiston.models.sketch import SketchRNN
 from phlogiston.models.stepwise import Choice, valid_steps
-from phlogiston.systems.base import coerce
+from phlogiston.systems.base import coerce, rows_of
 from phlogiston.systems.configs.sketch import PRESETS
 from phlogiston.systems.configs.sketch import Config as SketchConfig
 from phlogiston.systems.sketch_training import DecoderAlone
@@ -449,6 +450,14 @@ class Sketch(StepwiseSystem):
 
         self._need_fit()
         return figures(self, data)
+
+    def asked(self, data: Any) -> list[tuple[str, Any]]:
+        """A point that was lost, given the others of its drawing."""
+        tensors = rows_of(data)
+        x = tensors["x"][0, : min(12, int(tensors["length"][0]))]
+        mask = torch.ones_like(x, dtype=torch.bool)
+        mask[len(x) // 2] = False
+        return [(f"{len(x)} points, one lost", self.query({"x": Known(x, mask)}, num_samples=400, seed=0))]
 
     @classmethod
     def demo(cls, quick: bool = False) -> list[dict[str, Any]]:

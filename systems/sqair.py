@@ -570,6 +570,12 @@ class SQAIR(System):
         self._need_fit()
         return figures(self, data)
 
+    def asked(self, data: Any) -> list[tuple[str, Any]]:
+        """How many there are at first, given two frames; and two frames of two objects, given nothing else."""
+        born = self.query({"x": self._films(data)[0, :2]}, ["t0/births"], 50, seed=0)
+        two = self.query({"t0/births": 2}, ["x"], num_samples=20, frames=2, seed=0)
+        return [("two frames; how many objects are there at first?", born), ("two objects, nothing else", two)]
+
     @classmethod
     def demo(cls, quick: bool = False) -> list[dict[str, Any]]:
         """Moving digits."""

@@ -29,6 +29,7 @@ from phlogiston.evaluate.score import Score
 from phlogiston.guides.vdsm import FrameGuide, LatentGuide, VDSMGuide
 from phlogiston.inference import objectives
 from phlogiston.inference.engine import Stage
+from phlogiston.inference.evidence import Known
 from phlogiston.inference.handlers import setting
 from phlogiston.inference.schedules import Schedule, four_point, half_cosine, piecewise
 from phlogiston.models.vdsm import VDSM as VDSMModel
@@ -632,6 +633,11 @@ class VDSM(System):
         from phlogiston.systems.vdsm_pictures import VIEWS
 
         return dict(VIEWS)
+
+    def asked(self, data: Any) -> list[tuple[str, Any]]:
+        """Clips of one person, all else left open."""
+        who = self.encode(data)["identity_loc"][0]
+        return [("who is seen", self.query({"identity": Known(who)}, ask=["frames"], num_samples=8, seed=0))]
 
     @classmethod
     def demo(cls, quick: bool = False) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The verbs of the command line as functions: train, sample, evaluate, runs, demo. They know every system by name only.
+"""The verbs of the command line as functions: train, sample, evaluate, runs. They know every system by name only.
 
 Each takes plain values, does the work through `System`, and returns what the command prints. Nothing of a user's is
 overwritten: training wants a fresh folder, or to be told to go on.
@@ -10,7 +10,7 @@ import contextlib
 import inspect
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,11 @@ from phlogiston.evaluate.likelihood import log_likelihood
 from phlogiston.evaluate.metric import Metric
 from phlogiston.evaluate.report import Report, write_metrics
 from phlogiston.evaluate.score import Score
-from phlogiston.files import write_json
 from phlogiston.inference.answer import Answer
 from phlogiston.inference.parallel import Processes, make_fabric
 from phlogiston.inference.runs import read_metrics
 from phlogiston.systems.base import System, validate_options
 from phlogiston.systems.export import Samples
-
-DEMO = "demo.json"
 
 
 def train(
@@ -102,6 +99,7 @@ def train(
     fabric = _fabric(devices, nodes, precision, accelerator)
     processes = Processes(fabric)
     folder = Path(processes.together(lambda: _run_folder(out, system, rows.meta.name, resume)))
+    slower: dict[str, Any] = {} if lr_resume is None else {"lr_resume": lr_resume}
     configured.fit(
         rows,
         out=folder,
@@ -109,7 +107,7 @@ def train(
         resume="auto",  # who may go on with what is settled above, and alike on every process
         fabric=fabric,
         progress=progress,
-        **({} if lr_resume is None else {"lr_resume": lr_resume}),
+        **slower,
     )
     history = configured.history
     if not processes.leader or history is None:
@@ -187,8 +185,8 @@ def query(
     summary = {"method": answer.method, "ess": ess, "log_evidence": found, "num_samples": answer.num_samples}
     lines = [
         f"method        {answer.method}",
-        f"samples       {answer.num_samples}, worth {_numbers(ess)} independent ones",
-        f"log evidence  {'unknown' if found is None else _numbers(found)} nats",
+        f"samples       {answer.num_samples}, worth {numbers(ess)} independent ones",
+        f"log evidence  {'unknown' if found is None else numbers(found)} nats",
     ]
     for site, names in columns.items():
         if site in answer.samples and answer.samples[site].ndim == 2:
@@ -202,7 +200,8 @@ def query(
     return answer, summary, "\n".join(lines)
 
 
-def _numbers(value: float | list[float]) -> str:
+def numbers(value: float | list[float]) -> str:
+    """Write a number, or the first eight of several."""
     values = value if isinstance(value, list) else [value]
     return ", ".join(f"{v:.4g}" for v in values[:8]) + (", ..." if len(values) > 8 else "")
 
@@ -233,7 +232,7 @@ def evaluate(
     path = Path(run)
     system = systems.load(path)
     rows = _data_of(path, data, data_options or {})
-    found = _score(system, rows, metrics)
+    found = score(system, rows, metrics)
     title = f"{system.name} on {rows.meta.title or rows.meta.name}"
     report = Report(title, f"Run {path.name}; {len(held_out(rows)):,} held-out rows.")
     report.section("Figures of merit", metrics=found)
@@ -313,47 +312,6 @@ def runs(folder: str | Path) -> list[dict[str, Any]]:
             }
         )
     return found
-
-
-def demo(out: str | Path, *, quick: bool = False, say: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
-    """Train every system's demo recipes and write one report.
-
-    Called again, it goes on where it was interrupted, and finished runs are not trained again.
-
-    Args:
-        out: folder for the runs and `report.html`; fresh, or of an earlier demo.
-        quick: fewer steps.
-        say: told what is going on, line by line.
-
-    Returns:
-        `report` and `runs`.
-
-    Raises:
-        ConfigError: the folder holds something else.
-    """
-    top = Path(out)
-    if top.exists() and (not top.is_dir() or (any(top.iterdir()) and not (top / DEMO).is_file())):
-        raise ConfigError(f"{str(top)!r} holds something that is no demo. Choose another --out.")
-    recipes = [(name, recipe) for name in systems.names() for recipe in systems.get(name).demo(quick)]
-    top.mkdir(parents=True, exist_ok=True)
-    write_json(top / DEMO, {"quick": quick, "recipes": [recipe["title"] for _, recipe in recipes]})
-    report = Report(
-        "phlogiston demo",
-        "Every system, trained on built-in data on this machine."
-        + (" This was the quick version: a fraction of the steps the systems need to show what they can." * quick),
-    )
-    folders = []
-    for i, (name, recipe) in enumerate(recipes, 1):
-        say(f"[{i}/{len(recipes)}] {recipe['title']}")
-        folder, system, rows = _demo_run(top, name, recipe, quick)
-        found = _score(system, rows, None)
-        for metric, value in list(found.items())[:2]:
-            say(f"      {metric.replace('_', ' ')}: {value}")
-        report.section(recipe["title"], recipe["text"], metrics=found, figures=system.figures(rows))
-        write_metrics(folder / "metrics.json", found, run=str(folder), data=rows.meta.name)
-        folders.append(str(folder))
-        report.write(top / "report.html")  # after each, so that an interrupted demo has something to show, too
-    return {"report": str(top / "report.html"), "runs": folders}
 
 
 def held_out(rows: Dataset) -> datasets.Split:
@@ -465,7 +423,7 @@ def _data_of(run: Path, data: str | None, data_options: Mapping[str, str]) -> Da
         raise type(error)(f"{error} The run was trained on it; give --data for other data.") from error
 
 
-def _score(system: System, rows: Dataset, metrics: Sequence[str] | None) -> dict[str, Metric]:
+def score(system: System, rows: Dataset, metrics: Sequence[str] | None) -> dict[str, Metric]:
     """Score a system, with the figure of the truth beside it where it is known."""
     found = dict(system.evaluate(rows, metrics))
     if metrics is None and rows.meta.truth is not None:
@@ -474,22 +432,6 @@ def _score(system: System, rows: Dataset, metrics: Sequence[str] | None) -> dict
         truth = rows.meta.truth(held_out(rows).numpy())
         found["log_likelihood_of_truth"] = log_likelihood(Score(torch.as_tensor(truth), "exact", None))
     return found
-
-
-def _demo_run(top: Path, name: str, recipe: Mapping[str, Any], quick: bool) -> tuple[Path, System, Dataset]:
-    """Train one recipe, or take up what an earlier demo left; a run of other settings is left alone."""
-    rows = datasets.load(recipe["data"], **recipe.get("data_options", {}))
-    words = re.findall(r"[a-z0-9]+", str(recipe["title"]).lower())
-    stem = "-".join([*words, "quick"] if quick else words)
-    for i in range(1, 1000):
-        folder = top / (stem if i == 1 else f"{stem}-{i}")
-        system = systems.get(name)(dict(recipe["options"]))
-        try:
-            return folder, system.fit(rows, out=folder, seed=0, resume="auto"), rows
-        except RunError as error:
-            if "another configuration" not in str(error):
-                raise
-    raise RunError(f"{top} holds a thousand runs called {stem}; choose another --out.")
 
 
 def _brief(metrics: Mapping[str, Metric]) -> dict[str, dict[str, Any]]:
