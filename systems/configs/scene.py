@@ -170,7 +170,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "sides": (1,),
         "symmetry": "all",
         "queries": 6,
-        "draft_steps": 1_800,
+        "draft_steps": 1_200,
         "steps": 600,
         "sigma": 0.2,
     },
