@@ -61,8 +61,8 @@ def test_sketch_unconditional(record: Record, kept: Kept) -> None:
             )
             run.stop(kept("unconditional", seed))
             run.value = system.evaluate(data, ["bound"])["negative_bound"].value
+            describe(entry, system)
         assert math.isclose(float(system.model.unit[0]), 59.005, abs_tol=0.01), "the unit the figures are quoted in"
-        describe(entry, system)
     entry.check()
 
 
