@@ -37,7 +37,7 @@ body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.55 C
 header, main, footer { max-width: 68rem; margin: 0 auto; padding: 0 1.25rem; }
 header { padding-top: 2.5rem; } h1 { font-size: 2rem; line-height: 1.2; margin: 0 0 .25rem; }
 h2 { font-size: 1.35rem; margin: 0 0 .5rem; padding-top: .25rem; } .when { color: var(--soft); margin: 0 0 1rem; }
-nav ol { display: flex; flex-wrap: wrap; gap: .25rem 1.5rem; padding: 0 0 0 1.2rem; margin: 0 0 1rem; }
+nav ol { columns: 20rem; padding: 0 0 0 1.8rem; margin: 0 0 1rem; }
 a { color: var(--accent); } section { background: var(--card); border: 1px solid var(--line); border-radius: 10px;
   padding: 1.25rem 1.5rem; margin: 0 0 1.5rem; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; margin: .75rem 0 1rem; font: 14px/1.45 system-ui,
@@ -49,7 +49,10 @@ td.number, th.number { text-align: right; } td.best { background: var(--good); f
 figure img { max-width: 100%; height: auto; background: #fff; border: 1px solid var(--line); border-radius: 6px; }
 figcaption { color: var(--soft); font: 14px/1.45 system-ui, sans-serif; margin-top: .3rem; }
 footer { color: var(--soft); font-size: 13px; padding-bottom: 2.5rem; }
-@media print { body { background: #fff; color: #000; } section { break-inside: avoid; border-color: #bbb; } }
+@media print { :root { color-scheme: light; --ink: #000000; --soft: #444444; --paper: #ffffff; --card: #ffffff;
+  --line: #bbbbbb; --accent: #7c2d12; --good: #eeeeee; } body { font-size: 12px; } section { border: 0; padding: 0; }
+  section + section { break-before: page; } h2 { break-after: avoid; } figure, tr { break-inside: avoid; }
+  figure img { max-height: 15cm; } .wide { overflow: visible; } table { font-size: 10.5px; } a { color: inherit; } }
 """
 
 _KINDS_EXPLAINED = (
@@ -86,6 +89,7 @@ class Report:
         metrics: Mapping[str, Metric] | None = None,
         figures: Mapping[str, Picture] | None = None,
         tables: Mapping[str, Rows] | None = None,
+        pictures_first: bool = False,
     ) -> Report:
         """Add a section.
 
@@ -96,6 +100,7 @@ class Report:
             figures: caption -> matplotlib Figure, or a PNG, JPEG or GIF as bytes or as a path. What a Figure's
                 `set_label` was given becomes the alternative text, else the caption does.
             tables: caption -> rows, each a dict of column -> cell; a `Metric` in a cell is written with its error.
+            pictures_first: pictures stand above the tables instead of below them.
 
         Returns:
             The report, so that calls chain.
@@ -103,12 +108,13 @@ class Report:
         Raises:
             DataError: a picture that is none of the known formats.
         """
-        parts = [_paragraphs(text)]
+        drawn = [_figure(caption, picture) for caption, picture in (figures or {}).items()]
+        parts = [_paragraphs(text), *(drawn if pictures_first else [])]
         if metrics:
             self.metrics.update(metrics)
             parts.append(_metric_table(metrics))
         parts += [_table(caption, rows) for caption, rows in (tables or {}).items()]
-        parts += [_figure(caption, picture) for caption, picture in (figures or {}).items()]
+        parts += [] if pictures_first else drawn
         self._sections.append((title, "\n".join(part for part in parts if part)))
         return self
 

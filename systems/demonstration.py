@@ -68,6 +68,7 @@ def demo(out: str | Path, *, quick: bool = False, say: Callable[[str], None] = l
             recipe["text"],
             metrics=found,
             figures=system.figures(rows),
+            pictures_first=True,
             tables={caption: content for caption, content in tables.items() if content},
         )
         write_metrics(folder / "metrics.json", found, run=str(folder), data=rows.meta.name)

@@ -81,10 +81,11 @@ def luminance(colour: str) -> float:
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-def test_text_is_legible_in_light_and_dark() -> None:
+def test_text_is_legible_in_light_and_dark_and_on_paper() -> None:
     html = full_report().html()
     schemes = re.findall(r":root \{([^}]*)\}", html)
-    assert len(schemes) == 2
+    assert len(schemes) == 3
+    assert "@media print" in html
     assert "prefers-color-scheme: dark" in html
     for scheme in schemes:
         colours = dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", scheme))
