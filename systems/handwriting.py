@@ -10,7 +10,7 @@ system.log_prob(data.test)                        nats per line
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -30,7 +30,7 @@ from phlogiston.models.handwriting import Handwriting
 from phlogiston.systems.base import rows_of
 from phlogiston.systems.configs.handwriting import PRESETS
 from phlogiston.systems.configs.handwriting import Config as HandwritingConfig
-from phlogiston.systems.stepwise import StepwiseSystem, make_choice
+from phlogiston.systems.stepwise import StepwiseSystem, consume_rows, make_choice
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -120,24 +120,25 @@ class HandwritingModel(StepwiseSystem):
 
     def write(
         self,
-        text: str,
+        text: str | Sequence[str],
         n: int = 1,
         *,
         bias: float = 1.0,
-        prime: tuple[Any, str] | None = None,
+        prime: tuple[Any, str] | Sequence[tuple[Any, str]] | None = None,
         pi_temperature: float = 1.0,
         sigma_temperature: float = 1.0,
         pen_temperature: float | None = None,
         max_points: int | None = None,
         seed: int | None = None,
     ) -> dict[str, Tensor]:
-        """Write a text.
+        """Write a text, or several at once.
 
         Args:
-            text: what to write, characters of the alphabet.
-            n: how many times.
+            text: what to write, characters of the alphabet; a list of texts makes a line of each.
+            n: how many times, for a single text.
             bias: 0 writes as freely as the data; 1 neatly; more still more neatly.
             prime: strokes (points, 3) and what they say: writes on in that hand. The prime is not part of the result.
+                For several texts one prime for all, or a list of as many.
             pi_temperature: divides logits of components.
             sigma_temperature: multiplies variances.
             pen_temperature: divides logits of the pen.
@@ -152,24 +153,42 @@ class HandwritingModel(StepwiseSystem):
         """
         if n < 1:
             raise ConfigError(f"n must be at least 1; got {n}")
-        codes = self.codes(
-            text if prime is None else f"{prime[1]}{' ' if ' ' in self.schema['alphabet'] else ''}{text}"
+        texts = [text] * n if isinstance(text, str) else list(text)
+        if not texts or (n > 1 and not isinstance(text, str)):
+            raise ConfigError(f"text is a list of {len(texts)}, n is {n}: give one text and n, or several texts")
+        primes: list[tuple[Any, str]] = []
+        if prime is not None:
+            one = isinstance(prime[1], str)
+            primes = [cast(tuple[Any, str], prime)] * len(texts) if one else list(cast(Sequence[Any], prime))
+            if len(primes) != len(texts):
+                raise ConfigError(f"there are {len(primes)} primes for {len(texts)} texts")
+        space = " " if " " in self.schema["alphabet"] else ""
+        said = [f"{p[1]}{space}{t}" for p, t in zip(primes, texts, strict=True)] if primes else texts
+        codes = torch.nn.utils.rnn.pad_sequence(
+            [self.codes(line)[0] for line in said], batch_first=True, padding_value=-1
         )
         seed = int(torch.randint(2**31, ())) if seed is None else seed
         choice = make_choice(pi_temperature, sigma_temperature, pen_temperature, bias)
-        most = max_points or min(
-            self.config.max_points, round(3 * self.schema["points_per_character"] * len(text)) + 40
-        )
+        longest = round(3 * self.schema["points_per_character"] * max(map(len, texts))) + 40
+        most = max_points or min(self.config.max_points, longest)
         self.model.eval()
         with torch.inference_mode():
-            state = self.model.start(n, codes)
-            if prime is not None:
-                x, length = self.sequences(prime[0])
-                if len(x) != 1:
-                    raise ShapeError(f"prime holds {len(x)} lines; give one")
-                state = self.model.consume(state, x[:, : int(length[0])].expand(n, -1, -1))
-        found = generate(self.model, state, most, RowNoise(self.model, n, seed), choice)
+            state = self.model.start(len(texts), codes)
+            if primes:
+                x, length = self._heard([strokes for strokes, _ in primes])
+                state = consume_rows(self.model, x, length, state)
+        found = generate(self.model, state, most, RowNoise(self.model, len(texts), seed), choice)
         return {"x": found.x, "length": found.length}
+
+    def _heard(self, primes: list[Any]) -> tuple[Tensor, Tensor]:
+        """Primes in any form, one line each, padded together."""
+        lines = []
+        for strokes in primes:
+            x, length = self.sequences(strokes)
+            if len(x) != 1:
+                raise ShapeError(f"prime holds {len(x)} lines; give one")
+            lines.append(x[0, : int(length[0])])
+        return torch.nn.utils.rnn.pad_sequence(lines, batch_first=True), torch.tensor([len(line) for line in lines])
 
     def sample(  # type: ignore[override]
         self, n: int, *, text: str = "", bias: float = 1.0, seed: int | None = None, max_points: int | None = None

@@ -55,21 +55,20 @@ def evaluate(system: HandwritingModel, data: Any, wanted: set[str]) -> dict[str,
 
 def legibility(system: HandwritingModel, texts: list[str], bias: float) -> Metric:
     """Share of characters that are read from what the system writes."""
-    shares = []
-    for i, text in enumerate(texts):
-        line = system.write(text, bias=bias, seed=i)
-        read = script_reader.read(line["x"][0].numpy(), int(line["length"][0]))
-        shares.append(script_reader.recovered(read, text))
+    lines = system.write(texts, bias=bias, seed=0)
+    rows = zip(lines["x"], lines["length"], texts, strict=True)
+    shares = [script_reader.recovered(script_reader.read(x.numpy(), int(n)), text) for x, n, text in rows]
     return from_rows(shares, "estimate", True, {"lines": len(texts), "bias": bias})
 
 
 def style(system: HandwritingModel, x: Tensor, length: Tensor, text: Tensor, slant: Tensor) -> Metric:
     """Correlation of the slant of primes with that of what is written after them."""
+    count = min(PRIMES, len(x))
+    primes = [(x[i, : int(length[i])].numpy(), system.text_of(text[i])) for i in range(count)]
+    lines = system.write(["hill the dill"] * count, bias=1.0, prime=primes, seed=0)
     found, given = [], []
-    for i in range(min(PRIMES, len(x))):
-        prime = (x[i, : int(length[i])].numpy(), system.text_of(text[i]))
-        line = system.write("hill the dill", bias=1.0, prime=prime, seed=i)
-        measured = slant_of(line["x"][0].numpy(), int(line["length"][0]))
+    for i in range(count):
+        measured = slant_of(lines["x"][i].numpy(), int(lines["length"][i]))
         if measured is not None:
             found.append(measured)
             given.append(float(slant[i]))

@@ -123,3 +123,19 @@ def test_it_saves_loads_and_exports(fitted: HandwritingModel, data: Dataset, tmp
 
 def test_pictures_are_drawn(fitted: HandwritingModel, data: Dataset) -> None:
     assert {"biases", "hands", "window", "training"} <= set(fitted.figures(data))
+
+
+def test_several_texts_are_written_at_once_as_one_by_one(fitted: HandwritingModel, data: Dataset) -> None:
+    """A line among others is the line alone, primes and lengths of texts notwithstanding."""
+    tensors = data.test.tensors
+    prime = (tensors["x"][0, : int(tensors["length"][0])], fitted.text_of(tensors["text"][0]))
+    for options in ({}, {"prime": prime}):
+        alone = fitted.write("hello", bias=1.0, seed=3, max_points=60, **options)
+        lines = fitted.write(["hello", "a word", "so"], bias=1.0, seed=3, max_points=60, **options)
+        n = int(alone["length"][0])
+        assert int(lines["length"][0]) == n
+        torch.testing.assert_close(lines["x"][0, :n], alone["x"][0, :n], rtol=1e-3, atol=1e-4)
+    with pytest.raises(ConfigError, match="several texts"):
+        fitted.write(["a", "b"], 2)
+    with pytest.raises(ConfigError, match="2 primes for 3"):
+        fitted.write(["a", "t", "s"], prime=[prime, prime])
