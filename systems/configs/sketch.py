@@ -106,10 +106,10 @@ PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "unconditional": {"latent": 0},
     # whole pixels on a canvas of 105; drawings of at most 40 points
-    "omniglot": {"dequantise": 1.0, "alone_steps": 4_000, "steps": 5_000},
+    "omniglot": {"dequantise": 1.0, "alone_steps": 3_000, "steps": 3_500},
     "omniglot-unconditional": {"dequantise": 1.0, "latent": 0},
     # what the latent says matters more than what it costs
-    "omniglot-codes": {"dequantise": 1.0, "beta": 0.25, "free_bits": 0.0, "alone_steps": 4_000, "steps": 5_000},
+    "omniglot-codes": {"dequantise": 1.0, "beta": 0.25, "free_bits": 0.0, "alone_steps": 3_000, "steps": 4_500},
     "paper": {"latent": 128, "hidden": 512, "encoder_hidden": 256, "num_components": 20, "beta": 0.98,
               "free_bits": 25.6, "stretch": 0.15, "drop": 0.1, "max_points": 250, "learning_rate": 0.001},
     "cpu": {"steps": 1_500},
