@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from phlogiston.cli import complete
 from phlogiston.cli.output import columns, emit, pairs, plain, progress, refuse_existing, say, write_whole
 
 app = typer.Typer(
@@ -44,7 +45,9 @@ def list_(as_json: AsJson = False) -> None:
 
 @app.command()
 def info(
-    name: Annotated[str, typer.Argument(help="A name from `data list`, or the path of data of yours.")],
+    name: Annotated[
+        str, typer.Argument(autocompletion=complete.data, help="A name from `data list`, or the path of data of yours.")
+    ],
     options: Options = None,
     root: Root = None,
     as_json: AsJson = False,
@@ -94,7 +97,9 @@ def info(
 
 @app.command()
 def get(
-    name: Annotated[str, typer.Argument(help="A name from `data list`.")], root: Root = None, as_json: AsJson = False
+    name: Annotated[str, typer.Argument(autocompletion=complete.data, help="A name from `data list`.")],
+    root: Root = None,
+    as_json: AsJson = False,
 ) -> None:
     """Fetch the files of a data set and check them.
 
@@ -111,7 +116,9 @@ def get(
 
 @app.command()
 def preview(
-    name: Annotated[str, typer.Argument(help="A name from `data list`, or the path of data of yours.")],
+    name: Annotated[
+        str, typer.Argument(autocompletion=complete.data, help="A name from `data list`, or the path of data of yours.")
+    ],
     out: Annotated[Path | None, typer.Option(help="The PNG file to write; NAME.png by default.")] = None,
     options: Options = None,
     root: Root = None,

@@ -7,13 +7,17 @@ from typing import Annotated
 
 import typer
 
+from phlogiston.cli import complete
 from phlogiston.cli.output import columns, emit, pairs
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    run: Annotated[Path, typer.Argument(autocompletion=complete.runs, help="A run folder.")],
     metrics: Annotated[str | None, typer.Option(help="Some of the system's metrics, separated by commas.")] = None,
-    data: Annotated[str | None, typer.Option(help="Other data than the run was trained on: a name or a path.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(autocompletion=complete.data, help="Other data than the run was trained on: a name or a path."),
+    ] = None,
     data_sets: Annotated[
         list[str] | None,
         typer.Option("--data-set", metavar="KEY=VALUE", help="An option of the data; may be repeated."),

@@ -30,7 +30,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,  # `phlogiston --install-completion`
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from phlogiston.cli import complete
 from phlogiston.cli.output import emit, pairs, refuse_existing, write_whole
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def query(
-    run: Annotated[Path, typer.Argument(help="A run folder, or what System.save wrote.")],
+    run: Annotated[Path, typer.Argument(autocompletion=complete.runs, help="A run folder, or what System.save wrote.")],
     evidence: Annotated[Path, typer.Option(help="What is known: .json (statements or an object), or .npz.")],
     n: Annotated[int, typer.Option("-n", min=1, help="How many samples.")] = 1000,
     out: Annotated[Path | None, typer.Option(help="Write the samples here (.npz); nothing is written without.")] = None,

@@ -8,11 +8,12 @@ from typing import Annotated
 
 import typer
 
+from phlogiston.cli import complete
 from phlogiston.cli.output import emit, pairs, refuse_existing, write_whole
 
 
 def sample(
-    run: Annotated[Path, typer.Argument(help="A run folder, or what System.save wrote.")],
+    run: Annotated[Path, typer.Argument(autocompletion=complete.runs, help="A run folder, or what System.save wrote.")],
     n: Annotated[int | None, typer.Option("-n", min=1, help="How many; 100, or 1 of a text.")] = None,
     out: Annotated[
         Path, typer.Option(help="File to write; .npz, .csv, .png, .gif, .mp4, .svg, .mid or .wav by its suffix.")

@@ -7,17 +7,21 @@ from typing import Annotated
 
 import typer
 
+from phlogiston.cli import complete
 from phlogiston.cli.output import emit, pairs, refuse_existing, write_whole
 
 
 def show(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    run: Annotated[Path, typer.Argument(autocompletion=complete.runs, help="A run folder.")],
     what: Annotated[str, typer.Argument(help="One of the system's views; a wrong one lists them.")],
     n: Annotated[int, typer.Option("-n", min=1, help="How many held-out rows to take.")] = 6,
     out: Annotated[
         Path | None, typer.Option(help="File to write: .gif, .mp4, .png or .npz; WHAT.gif by default.")
     ] = None,
-    data: Annotated[str | None, typer.Option(help="Other data than the run was trained on: a name or a path.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(autocompletion=complete.data, help="Other data than the run was trained on: a name or a path."),
+    ] = None,
     data_sets: Annotated[
         list[str] | None,
         typer.Option("--data-set", metavar="KEY=VALUE", help="An option of the data; may be repeated."),

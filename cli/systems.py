@@ -9,11 +9,15 @@ from typing import Annotated, Any
 
 import typer
 
+from phlogiston.cli import complete
 from phlogiston.cli.output import columns, emit
 
 
 def systems(
-    name: Annotated[str | None, typer.Argument(help="Show this system's options, defaults and presets.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(autocompletion=complete.systems, help="Show this system's options, defaults and presets."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """List the systems, or show the options of one.

@@ -7,15 +7,29 @@ from typing import Annotated
 
 import typer
 
+from phlogiston.cli import complete
 from phlogiston.cli.output import emit, pairs
 
 
 def train(
-    system: Annotated[str, typer.Argument(help="Which system; `phlogiston systems` lists them.")],
-    preset: Annotated[str | None, typer.Option(help="Start from this preset of the system.")] = None,
-    data: Annotated[str | None, typer.Option(help="A name from `phlogiston data list`, or a file or folder.")] = None,
+    system: Annotated[
+        str, typer.Argument(autocompletion=complete.systems, help="Which system; `phlogiston systems` lists them.")
+    ],
+    preset: Annotated[
+        str | None, typer.Option(autocompletion=complete.presets, help="Start from this preset of the system.")
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(autocompletion=complete.data, help="A name from `phlogiston data list`, or a file or folder."),
+    ] = None,
     sets: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the system; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            autocompletion=complete.options,
+            help="An option of the system; may be repeated. `phlogiston systems NAME` lists them.",
+        ),
     ] = None,
     data_sets: Annotated[
         list[str] | None,

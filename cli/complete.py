@@ -1,0 +1,66 @@
+"""What the shell offers after a Tab: names of systems, presets, data, options, run folders. It loads no torch."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from pathlib import Path
+
+
+def systems(incomplete: str) -> list[tuple[str, str]]:
+    """Systems, with what they are."""
+    from phlogiston import systems as room
+
+    return [(name, room.summary(name)) for name in room.names() if name.startswith(incomplete)]
+
+
+def presets(incomplete: str) -> list[str]:
+    """Presets of the system that was typed before."""
+    from phlogiston import systems as room
+
+    with contextlib.suppress(Exception):  # a Tab never complains
+        return [name for name in room.presets(_system()) if name.startswith(incomplete)]
+    return []
+
+
+def options(incomplete: str) -> list[tuple[str, str]]:
+    """`--set` of the system that was typed before: its options with their defaults."""
+    from phlogiston import systems as room
+
+    with contextlib.suppress(Exception):
+        fields = dataclasses.fields(room.config(_system()))
+        return [(f"{f.name}=", f"default {f.default}") for f in fields if f.name.startswith(incomplete)]
+    return []
+
+
+def data(incomplete: str) -> list[tuple[str, str]]:
+    """Registered data, and files and folders that begin so."""
+    from phlogiston import datasets
+
+    named = [(name, datasets.info(name).title) for name in datasets.names() if name.startswith(incomplete)]
+    return [*named, *((path, "") for path in _paths(incomplete))]
+
+
+def runs(incomplete: str) -> list[str]:
+    """Run folders: those that begin so, or folders on the way to them."""
+    return _paths(incomplete, folders=True) or [
+        str(path.parent) for path in Path("runs").glob("*/config.json") if str(path.parent).startswith(incomplete)
+    ]
+
+
+def _system() -> str:
+    """The system among the words typed so far; the shells' own variables hold them."""
+    from phlogiston import systems as room
+
+    words = (os.environ.get("COMP_WORDS") or os.environ.get("_TYPER_COMPLETE_ARGS") or "").split()
+    return next((word for word in words if word in room.names()), "")
+
+
+def _paths(incomplete: str, folders: bool = False) -> list[str]:
+    start = Path(incomplete or ".")
+    place = start if incomplete.endswith("/") or not incomplete else start.parent
+    with contextlib.suppress(OSError):
+        found = (place / path.name for path in sorted(place.iterdir()) if not path.name.startswith("."))
+        return [str(path) for path in found if str(path).startswith(incomplete) and (path.is_dir() or not folders)]
+    return []

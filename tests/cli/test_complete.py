@@ -1,0 +1,47 @@
+"""What a Tab offers, as the shell asks for it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def offered(words: str, folder: Path) -> list[str]:
+    """What bash would offer for the last of the words."""
+    environment = {
+        **os.environ,
+        "_PHLOGISTON_COMPLETE": "complete_bash",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(len(words.split(" ")) - 1),
+    }
+    command = [sys.executable, "-P", "-X", "importtime", "-m", "phlogiston"]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60)
+    assert " torch\n" not in done.stderr, "a Tab must not wait for torch"
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize(
+    ("words", "offers"),
+    [
+        ("phlogiston tr", {"train"}),
+        ("phlogiston train d", {"drmm"}),
+        ("phlogiston train drmm --preset sw", {"swissroll"}),
+        ("phlogiston train drmm --set num_l", {"num_layers="}),
+        ("phlogiston train drmm --data swi", {"swissroll"}),
+        ("phlogiston train drmm --data mea", {"measurements.csv"}),
+        ("phlogiston systems sq", {"sqair"}),
+        ("phlogiston data info mo", {"moving_digits"}),
+        ("phlogiston evaluate ", {"runs"}),
+        ("phlogiston sample runs/", {"runs/mine"}),
+        ("phlogiston train nobody --preset ", set()),
+        ("phlogiston train drmm --st", {"--steps"}),
+    ],
+)
+def test_a_tab_offers_what_fits(tmp_path: Path, words: str, offers: set[str]) -> None:
+    (tmp_path / "measurements.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    assert set(offered(words, tmp_path)) == offers
