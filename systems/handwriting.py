@@ -306,7 +306,10 @@ class HandwritingModel(StepwiseSystem):
                 "text": "A window slides over the text while the pen moves: nobody told the network which stroke "
                 "belongs to which letter. A bias makes it write neatly, an example makes it write in that hand.",
                 "data": "script",
-                "data_options": {"sizes": (1500, 50, 50), "letters": (2, 12)},
-                "options": {**PRESETS["default"], "hidden": 80, "batch_size": 40, "steps": 60 if quick else 350},
+                "data_options": {"sizes": (1500, 50, 50), "letters": (2, 5)},
+                "options": {
+                    **PRESETS["default"], "hidden": 80, "batch_size": 40, "learning_rate": 0.005,
+                    "steps": 50 if quick else 350,
+                },
             }
-        ]
+        ]  # fmt: skip

@@ -418,7 +418,7 @@ class SequenceModel(StepwiseSystem):
                 "the next pen movement as a mixture, draws one, and goes on from there.",
                 "data": "script",
                 "data_options": {"sizes": (600, 60, 60)},
-                "options": {**PRESETS["default"], "carry": False, "window": 80, "steps": 60 if quick else 350},
+                "options": {**PRESETS["default"], "carry": False, "window": 80, "steps": 40 if quick else 250},
             }
         ]
 

@@ -471,7 +471,7 @@ class Sketch(StepwiseSystem):
                 "data_options": {"sizes": (1500, 100, 100), "letters": (1, 1)},
                 "options": {
                     **PRESETS["default"], "hidden": 64, "encoder_hidden": 32, "latent": 8, "free_bits": 0.0,
-                    "beta": 0.2, "max_points": 40, "learning_rate": 0.005, "steps": 150 if quick else 1300,
+                    "beta": 0.2, "max_points": 40, "learning_rate": 0.005, "steps": 120 if quick else 1000,
                 },
             }
         ]  # fmt: skip
