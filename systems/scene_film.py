@@ -54,7 +54,7 @@ def film(
     return torch.from_numpy(np.stack(out))
 
 
-def strip(system: Scene, side: int = 0, context: int = 8, rows: int = 3, frames: int = 6) -> Figure:
+def strip(system: Scene, side: int = 0, context: int = 8, rows: int = 3, frames: int = 5) -> Figure:
     """Stills of the film: a turn in some of the places, one a row, and the map with what was asked on the right.
 
     Args:
@@ -64,19 +64,20 @@ def strip(system: Scene, side: int = 0, context: int = 8, rows: int = 3, frames:
         rows: places shown, evenly spaced over all.
         frames: per turn.
     """
-    pictures = film(system, side, context, 1, frames, 1.0, 0).unflatten(0, (-1, frames))
+    # the last frame of a turn is the first again
+    pictures = film(system, side, context, 1, frames + 1, 1.0, 0).unflatten(0, (-1, frames + 1))
     chosen = torch.linspace(0, len(pictures) - 1, rows).round().long().tolist()
     kept = round(len(pictures) ** 0.5)
     figure = draw.new_figure(
-        1.1 * (frames + 1) + 0.2,
-        1.1 * rows + 0.25,
+        1.5 * (frames + 1) + 0.2,
+        1.5 * rows + 0.25,
         f"turning round in {rows} of {len(pictures)} places laid {kept} x {kept} in one memory: painted views, and the "
         "map with the places' nodes",
     )
     places = figure.subplots(rows, frames + 1, squeeze=False)
     figure.set_layout_engine("constrained", w_pad=0.02, h_pad=0.02, wspace=0.0, hspace=0.0)
     for i, number in enumerate(chosen):
-        stills = [*pictures[number, :, :, :SIDE], pictures[number, frames // 2, :, SIDE:]]
+        stills = [*pictures[number, :frames, :, :SIDE], pictures[number, frames // 2, :, SIDE:]]
         for place, still in zip(places[i], stills, strict=True):
             place.imshow(still.numpy(), interpolation="nearest")
             place.set_axis_off()

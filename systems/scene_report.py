@@ -374,15 +374,19 @@ def curves(system: Scene, split: Split, hotels: dict[int, Metric], contexts: dic
         place.errorbar(at, height, yerr=errors, color=draw.INK, marker="o", markersize=4, capsize=2)
         place.set_xlabel(label)
         place.set_xticks(at)
-        for name, dash in (("mean_image", "-"), ("context_mean", "--")):
-            place.axhline(trivial[name], color=draw.SOFT, linewidth=1, linestyle=dash)
-            place.annotate(name.replace("_", " "), (1, trivial[name]), xycoords=("axes fraction", "data"), fontsize=7,
-                           ha="right", va="bottom", color=draw.SOFT)  # fmt: skip
+        lines = {trivial["mean_image"]: "mean image", trivial["context_mean"]: "context mean"}
+        if max(lines) < 1.05 * min(lines):  # the words would lie on each other
+            lines = {max(lines): "mean image, context mean"}
+        for level, words in lines.items():
+            place.axhline(level, color=draw.SOFT, linewidth=1)
+            place.annotate(words, (0.99, level), xycoords=("axes fraction", "data"), fontsize=8, xytext=(0, 2),
+                           textcoords="offset points", ha="right", va="bottom", color=draw.SOFT)  # fmt: skip
         place.grid(alpha=0.25)
     right.set_xscale("log", base=2)
     right.set_xticks(list(contexts), [str(k) for k in contexts])
     left.set_ylabel("squared error per pixel")
-    left.set_ylim(bottom=0)
+    shown = [metric.value for metric in (*hotels.values(), *contexts.values())]
+    left.set_ylim(0, 1.12 * max(*shown, trivial["mean_image"], trivial["context_mean"]))
     trained = max(system.config.sides)
     if len(hotels) > 1:
         left.axvspan(trained + 0.5, max(hotels) + 0.3, color=draw.SOFT, alpha=0.12, linewidth=0)
