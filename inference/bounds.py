@@ -41,6 +41,10 @@ class ParticleBound(ELBO):
     def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
         return get_importance_trace("flat", self.max_plate_nesting, model, guide, args, kwargs)
 
+    def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
+        """Return minus the bound, summed over rows and scaled, with the gradient of the estimate."""
+        raise NotImplementedError
+
     def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
         """Return minus the bound, summed over rows and scaled (nats)."""
         with torch.no_grad():
