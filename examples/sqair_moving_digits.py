@@ -62,8 +62,8 @@ def what_if(system: SQAIR, film: torch.Tensor) -> Figure:
     ids = sorted({int(i) for i in plain["ids"].flatten() if i >= 0})
     rows = {"as it was": plain["x"]}
     if ids:
-        rows[f"without {ids[0]}"] = system.edit(film, remove=ids[0])["x"]
-        rows[f"{ids[0]} 12 px lower"] = system.edit(film, move=(ids[0], 0.0, 12.0))["x"]
+        rows["without one"] = system.edit(film, remove=ids[0])["x"]
+        rows["12 px lower"] = system.edit(film, move=(ids[0], 0.0, 12.0))["x"]
     if len(ids) > 1:
         rows["looks swapped"] = system.edit(film, swap=(ids[0], ids[1]))["x"]
     pictures = torch.cat([part[0, :, 0] for part in rows.values()]).clamp(0, 1)
