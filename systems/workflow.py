@@ -264,6 +264,7 @@ def show(
 
     Raises:
         RunError: not a run folder.
+        ConfigError: the system has no views at all.
         UnknownNameError: the system has no such view.
         DataError: the data cannot be found or used.
     """
@@ -272,6 +273,10 @@ def show(
     path = Path(run)
     system = systems.load(path)
     views = system.views()
+    if not views:
+        raise ConfigError(
+            f"{system.name} has no views to show. `phlogiston sample` draws from it, `evaluate` scores it."
+        )
     if what not in views:
         raise unknown_name(f"view of {system.name}", what, views)
     rows = _data_of(path, data, data_options or {})

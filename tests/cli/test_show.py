@@ -32,6 +32,12 @@ def test_a_view_becomes_a_film_or_arrays(command: Any, run: Path) -> None:
         assert {"dynamics_loc", "regenerated", "invented", "action", "colour"} <= set(file.files)
 
 
+def test_a_system_without_views_says_what_to_do_instead(command: Any, trained: Path) -> None:
+    refused = command("show", trained, "grid")
+    assert refused.code == 2
+    assert "drmm has no views to show. `phlogiston sample` draws" in refused.err
+
+
 def test_what_cannot_be_shown_is_refused_in_one_line(command: Any, run: Path) -> None:
     wrong = command("show", run, "swapgrid", "--out", "grid.gif")
     assert wrong.code == 2
