@@ -275,7 +275,7 @@ def show(
     views = system.views()
     if not views:
         raise ConfigError(
-            f"{system.name} has no views to show. `phlogiston sample` draws from it, `evaluate` scores it."
+            f"{system.name} has no views to show. `phlogiston sample` draws from it, `evaluate` scores."
         )
     if what not in views:
         raise unknown_name(f"view of {system.name}", what, views)
