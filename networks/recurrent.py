@@ -62,9 +62,28 @@ class Recurrent(nn.Module):
         Returns:
             Outputs of the last layer (rows, time, hidden), and the state after the last step.
         """
+        if x.shape[1] == 1 and not torch.is_grad_enabled():
+            return self._step(x[:, 0], state)
         packed = state.transpose(0, 1).contiguous()
         if self.cell == "lstm":
             out, (h, c) = self.net(x, (packed[: self.layers], packed[self.layers :]))
             return out, torch.cat([h, c]).transpose(0, 1)
         out, h = self.net(x, packed)
         return out, h.transpose(0, 1)
+
+    def _step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """One step, where no gradient is asked for: the fused layers lay their weights out anew at every call.
+
+        At batch 1 that costs several times what the step itself does.
+        """
+        layers = state.unbind(1)
+        hidden, cells = layers[: self.layers], layers[self.layers :]
+        after_hidden, after_cells = [], []
+        for number, weights in enumerate(self.net.all_weights):
+            if self.cell == "lstm":
+                x, c = torch.lstm_cell(x, (hidden[number], cells[number]), *weights)
+                after_cells.append(c)
+            else:
+                x = torch.gru_cell(x, hidden[number], *weights)
+            after_hidden.append(x)
+        return x.unsqueeze(1), torch.stack([*after_hidden, *after_cells], 1)
