@@ -106,7 +106,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "unconditional": {"latent": 0},
     # whole pixels on a canvas of 105; drawings of at most 40 points
-    "omniglot": {"dequantise": 1.0, "alone_steps": 3_000, "steps": 3_500},
+    "omniglot": {"dequantise": 1.0, "free_bits": 5.5, "alone_steps": 3_000, "steps": 4_000},
     "omniglot-unconditional": {"dequantise": 1.0, "latent": 0},
     # what the latent says matters more than what it costs
     "omniglot-codes": {"dequantise": 1.0, "beta": 0.25, "free_bits": 0.0, "alone_steps": 3_000, "steps": 4_500},
