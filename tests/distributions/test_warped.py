@@ -161,6 +161,19 @@ def test_draws_lie_on_the_screen_and_fall_into_cells_as_often_as_said() -> None:
     torch.testing.assert_close(index, index.round(), atol=1e-6, rtol=0)
 
 
+def test_without_noise_components_stay_at_their_middle_or_at_the_border() -> None:
+    law = screen(())
+    law = Warped(law.base, law.shift, law.unit, law.positive, law.grid, bounds=law.bounds)
+    drawn = law.place(torch.rand(300, 3), torch.randn(300, 3), sigma_temperature=0.0)
+    middle = law.inverse(law.base.loc)
+    middle[:, :2] = middle[:, :2].clamp(0.0, 1.0)
+    distance = (drawn.unsqueeze(1) - middle).abs().amax(-1)
+    assert float(distance.amin(1).max()) < 1e-6
+    assert set(distance.argmin(1).tolist()) == {0, 1, 2}
+    with pytest.raises(ConfigError, match="negative"):
+        law.place(torch.rand(1, 3), torch.randn(1, 3), sigma_temperature=-1.0)
+
+
 def test_what_is_known_of_a_place_leaves_the_right_rest() -> None:
     """P(rest, known) = P(known) P(rest | known), and P(known) is the column by itself."""
     law = screen()
