@@ -585,7 +585,7 @@ class SQAIR(System):
                 "text": "Films of none, one or two moving digits; nothing is labelled. Boxes are coloured by identity: "
                 "a digit keeps its colour while it is followed.",
                 "data": "moving_digits",
-                "data_options": {"sizes": (2000, 64, 128)},
+                "data_options": {"sizes": (1000, 32, 64) if quick else (2000, 64, 128)},
                 "options": {"steps": 40 if quick else 160, "lengths": (3,), "shares": (1.0,)},
             }
         ]
