@@ -98,7 +98,7 @@ def test_figures_of_unseen_characters(record: Record, kept: Kept, figure: str) -
         judge = {n[6:]: m.value for n, m in found.items() if n.startswith("judge_")}
         entry.fields["judge_on_real_clips"] = judge
         chance = found.get(f"chance_{figure.rsplit('_', 1)[-1]}")
-        if chance is not None:
+        if chance is not None and figure.startswith(("probe_", "swap_")):
             entry.fields["baselines"] = {"chance": chance.value}
     entry.save()
     entry.check()
