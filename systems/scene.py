@@ -510,6 +510,6 @@ class Scene(System):
                 "data": "courts",
                 "data_options": {"sizes": (400, 9, 18) if quick else (1200, 9, 48)},
                 # without latents when there is no time to wake them
-                "options": {"draft_steps": 90, "layers": 0} if quick else {"draft_steps": 320, "steps": 120},
+                "options": {"draft_steps": 90, "layers": 0} if quick else {"draft_steps": 300, "steps": 90},
             }
         ]
