@@ -130,11 +130,13 @@ def angle_of(clips: torch.Tensor, size: int) -> np.ndarray:
 
 
 def period(angle: np.ndarray) -> float:
-    """Frames between upward crossings of the mean, averaged; NaN where there are none."""
-    x = angle - angle.mean()
-    up = np.flatnonzero((x[:-1] < 0) & (x[1:] >= 0))
-    exact = up + x[up] / (x[up] - x[up + 1])
-    return float(np.diff(exact).mean()) if len(exact) > 1 else float("nan")
+    """Twice the frames between crossings of the rest position, averaged; NaN where there are fewer than two.
+
+    Crossings in both directions, because 60 frames hold less than two periods of the slow swing.
+    """
+    at = np.flatnonzero((angle[:-1] < 0) != (angle[1:] < 0))
+    exact = at + angle[at] / (angle[at] - angle[at + 1])
+    return 2.0 * float(np.diff(exact).mean()) if len(exact) > 1 else float("nan")
 
 
 def physics(system: VDSM, rows: Dataset) -> dict[str, float]:
@@ -152,6 +154,7 @@ def physics(system: VDSM, rows: Dataset) -> dict[str, float]:
     close = [abs(period(made[i]) / period(real[i]) - 1) <= 0.15 for i in swinging]
     damped = np.flatnonzero(action == 2)
     shrinks = [np.ptp(made[i, -20:]) < 0.5 * np.ptp(made[i, :20]) for i in damped]
+    assert np.isfinite([period(real[i]) for i in swinging]).all()
     return {
         "centroid_error": float(np.median(error)),
         "period_kept": float(np.mean(close)),
