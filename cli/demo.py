@@ -11,7 +11,7 @@ from phlogiston.cli.output import emit, say
 
 
 def demo(
-    quick: Annotated[bool, typer.Option("--quick", help="A minute: fewer steps, rougher pictures.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Two or three minutes: a fraction of the steps.")] = False,
     out: Annotated[Path, typer.Option(help="Folder for the runs and report.html.")] = Path("runs/demo"),
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:

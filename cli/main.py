@@ -52,7 +52,7 @@ def top(
 
     \b
     Examples:
-      phlogiston demo --quick                          see everything at work in a minute
+      phlogiston demo --quick                          see everything at work in a few minutes
       phlogiston train drmm --data swissroll           train, and leave a run folder
       phlogiston evaluate runs/drmm-swissroll-1        numbers and an HTML report
       phlogiston sample runs/drmm-swissroll-1 -n 500 --out points.csv

@@ -100,18 +100,18 @@ def in_a_shell(line: str) -> str:
 # Rows of generated data where a page asks for no number of its own. Rendering and drawing thousands takes longer than
 # all else; the commands are the printed ones.
 FEWER: Mapping[str, Mapping[str, Any]] = {
-    "courts": {"sizes": (40, 9, 18)},
-    "figures": {"characters": (6, 0, 2)},
+    "courts": {"sizes": (24, 4, 9)},
+    "figures": {"characters": (4, 0, 2)},
     "script": {"sizes": (40, 8, 8)},
     "moving_digits": {"sizes": (64, 8, 8)},
 }
 
 
 @contextlib.contextmanager
-def shortened(steps: int = 6) -> Iterator[None]:
+def shortened(steps: int = 3) -> Iterator[None]:
     """Let every training stage end after a few steps and let built-in data be few, whatever the words ask for.
 
-    This is all the ordinary tests alter: the engine's `Stage` takes `min(steps, 6)`, a judge 2 epochs, `datasets.load`
+    This is all the ordinary tests alter: the engine's `Stage` takes `min(steps, 3)`, a judge 2 epochs, `datasets.load`
     the rows of `FEWER`. Not a character of a page is changed. `pytest tests/docs -m learn` alters nothing.
     """
     from phlogiston import datasets
