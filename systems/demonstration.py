@@ -56,6 +56,7 @@ def demo(out: str | Path, *, quick: bool = False, say: Callable[[str], None] = l
     for i, (name, recipe) in enumerate(recipes, 1):
         say(f"[{i}/{len(recipes)}] {recipe['title']}")
         folder, system, rows = _demo_run(top, name, recipe, quick)
+        say("      trained; scoring, asking and drawing")
         found = {**score(system, rows, None), **system.baselines(rows)}
         for metric, value in list(found.items())[:2]:
             say(f"      {metric.replace('_', ' ')}: {value}")
