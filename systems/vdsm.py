@@ -642,7 +642,7 @@ class VDSM(System):
     @classmethod
     def demo(cls, quick: bool = False) -> list[dict[str, Any]]:
         """Figures: who and what, swapped."""
-        shorter = {"steps": 60, "warm_steps": 30, "sequence_steps": 10, "aggregate": 4}
+        shorter = {"steps": 45, "warm_steps": 25, "sequence_steps": 8, "aggregate": 4}
         return [
             {
                 "title": "Who, what and how: drawn figures",
@@ -651,7 +651,7 @@ class VDSM(System):
                 "people and actions can be combined anew. Columns: the person; rows: the action. The characters shown "
                 "are combinations it was never trained on.",
                 "data": "figures",
-                "data_options": {"size": 32, "characters": (40, 0, 8) if quick else (96, 0, 16)},
+                "data_options": {"size": 32, "characters": (24, 0, 6) if quick else (96, 0, 16)},
                 "options": {**PRESETS["cpu-demo"], **(shorter if quick else {})},
             }
         ]

@@ -221,14 +221,14 @@ PRESETS: dict[str, dict[str, Any]] = {
         "experts": 16,
         "pose": 20,
         "decoder_widths": (96, 64, 32),
-        "steps": 1_600,
-        "warm_steps": 1_000,
+        "steps": 1_000,
+        "warm_steps": 800,
         "sequence_steps": 100,
         "judge_epochs": 6,
     },
     # a minute on one core: enough to see it, not to measure it
     "cpu-demo": {
-        "steps": 380,
+        "steps": 300,
         "warm_steps": 150,
         "sequence_steps": 40,
         "batch_size": 32,
