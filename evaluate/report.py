@@ -38,7 +38,8 @@ header, main, footer { max-width: 68rem; margin: 0 auto; padding: 0 1.25rem; }
 header { padding-top: 2.5rem; } h1 { font-size: 2rem; line-height: 1.2; margin: 0 0 .25rem; }
 h2 { font-size: 1.35rem; margin: 0 0 .5rem; padding-top: .25rem; } .when { color: var(--soft); margin: 0 0 1rem; }
 nav ol { columns: 20rem; column-gap: 3rem; padding: 0 0 0 1.8rem; margin: 0 0 1rem; }
-nav li { break-inside: avoid; } a { color: var(--accent); } section { background: var(--card); border: 1px solid var(--line); border-radius: 10px;
+nav li { break-inside: avoid; }
+a { color: var(--accent); } section { background: var(--card); border: 1px solid var(--line); border-radius: 10px;
   padding: 1.25rem 1.5rem; margin: 0 0 1.5rem; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; margin: .75rem 0 1rem; font: 14px/1.45 system-ui,
   sans-serif; font-variant-numeric: tabular-nums; } caption { text-align: left; color: var(--soft);
