@@ -274,9 +274,7 @@ def show(
     system = systems.load(path)
     views = system.views()
     if not views:
-        raise ConfigError(
-            f"{system.name} has no views to show. `phlogiston sample` draws from it, `evaluate` scores."
-        )
+        raise ConfigError(f"{system.name} has no views to show. `phlogiston sample` draws from it, `evaluate` scores.")
     if what not in views:
         raise unknown_name(f"view of {system.name}", what, views)
     rows = _data_of(path, data, data_options or {})
