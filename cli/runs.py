@@ -30,7 +30,7 @@ def runs(
         (
             r["run"],
             r["system"],
-            r["data"] or "-",
+            Path(r["data"]).name if r["data"] else "-",  # of a file of the user's, the name is enough
             "-" if r["steps"] is None else r["steps"],
             "-" if r["loss"] is None else f"{r['loss']:.4f}",
             ", ".join(f"{name} {value:.4g}" for name, value in r["metrics"].items()) or "not evaluated",
