@@ -143,12 +143,18 @@ def mdn_ignorance() -> Figure:
 
 @cache
 def _followed() -> dict[str, Figure]:
-    """Pictures of moving digits that were followed, after 150 steps: less than a minute of training."""
+    """Pictures of moving digits that were followed, after four minutes of training."""
     from phlogiston import datasets
     from phlogiston.systems.sqair import SQAIR
+    from phlogiston.systems.sqair_pictures import interesting
 
-    data = datasets.load("moving_digits", sizes=(3000, 16, 64))
-    return SQAIR(steps=150, lengths=(3,), shares=(1.0,)).fit(data).figures(data)
+    shown = example("sqair_moving_digits")
+    data = datasets.load("moving_digits")
+    system = SQAIR(preset="cpu").fit(data)
+    films = data.test.tensors["x"]
+    crowded = films[interesting(system, films, 3)]
+    edits, gaps = shown.what_if(system, crowded[:1]), shown.hidden(system, crowded)
+    return {**system.figures(data), "what-if": edits, "hidden": gaps}
 
 
 def sqair_tracked() -> Figure:
@@ -159,6 +165,16 @@ def sqair_tracked() -> Figure:
 def sqair_predicted() -> Figure:
     """Films of which five frames were seen, with two continuations each."""
     return _followed()["predicted"]
+
+
+def sqair_what_if() -> Figure:
+    """One film as it was, without one of its digits, with one moved, and with appearances swapped."""
+    return _followed()["what-if"]
+
+
+def sqair_hidden() -> Figure:
+    """Films of which two frames were hidden, above what was filled in."""
+    return _followed()["hidden"]
 
 
 def vdsm_swap() -> Figure:
@@ -248,7 +264,7 @@ PICTURES: dict[str, Callable[[], Figure]] = {
         *(swissroll, sierpinski, digits, queries, flights, kinematics, completion, classification),
         *(mdn_answers, mdn_at_one_input, mdn_ignorance),
         vdsm_swap,
-        *(sqair_tracked, sqair_predicted),
+        *(sqair_tracked, sqair_predicted, sqair_what_if, sqair_hidden),
         *(scene_views, scene_turn, scene_errors),
         *(touch_music, sketch_drawings, handwriting_biases, handwriting_window),
     )
