@@ -47,7 +47,7 @@ def describe(entry: Entry, system: Sketch) -> None:
     size = sum(p.numel() for m in modules for p in m.parameters())
     c = system.config
     entry.fields["configuration"] = f"LSTM {c.hidden}, K = {c.num_components}, {size:,} parameters"
-    entry.fields["steps"] = c.steps
+    entry.fields["steps"] = c.alone_steps + c.steps
     entry.fields["unit"] = float(system.model.unit[0])
 
 
