@@ -203,14 +203,20 @@ def test_pendulum(record: Record, kept: Kept, figure: str) -> None:
 
 # ---- sprites
 
+SPRITE_TITLES = {
+    "consistency_identity": "re-created: identity",
+    "consistency_action": "re-created: action",
+    "swap_identity": "swapped: identity of the donor",
+    "swap_action": "swapped: the action stays",
+}
 NOTES = "32 x 32 pixels instead of 64, six values of four attributes, 64 characters unseen in training, judge of ours"
 
 
 @pytest.mark.skipif(not SPRITES.is_dir(), reason="the prepared sprites are not beside the checkout")
-@pytest.mark.parametrize("figure", ["consistency_identity", "consistency_action", "swap_identity", "swap_action"])
+@pytest.mark.parametrize("figure", SPRITE_TITLES)
 def test_sprites(record: Record, kept: Kept, figure: str) -> None:
     entry = record(
-        "vdsm", f"sprites/{figure}", title=figure.replace("_", ": "), figure=figure, configuration="cpu-sprites",
+        "vdsm", f"sprites/{figure}", title=SPRITE_TITLES[figure], figure=figure, configuration="cpu-sprites",
         published={"VDSM, accuracy consistency": 0.9953}, different=NOTES,
     )  # fmt: skip
     names = ("skin", "bottomwear", "topwear", "hair")
