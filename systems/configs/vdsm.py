@@ -221,7 +221,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "experts": 16,
         "pose": 20,
         "decoder_widths": (96, 64, 32),
-        "steps": 1_600,
+        "steps": 3_200,
         "warm_steps": 1_000,
         "sequence_steps": 100,
         "judge_epochs": 6,
