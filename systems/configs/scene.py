@@ -17,8 +17,8 @@ class Config:
 
     Attributes:
         memory: "graph" (hubs and lattice nodes in space) or "pooled" (all views added up, as in GQN).
-        nodes: nodes of the graph: a "hub" per maze, a "lattice" on the ground, or "both". In a short run on mazes
-            the lattice added nothing to the hub, at more than a third more work: hence the default.
+        nodes: nodes of the graph: a "hub" per maze, a "lattice" on the ground, or "both". On courts and on
+            mazes the lattice added nothing to the hub, and costs more: hence the default.
         write: how views reach lattice nodes: "bilinear", or "soft" with learned positions of the nodes.
         pool: "mean" or "sum" of the views, for the pooled memory.
         arena: mazes along the side of the area the pooled memory's coordinates span, and hotels are placed in.
