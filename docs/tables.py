@@ -158,6 +158,19 @@ def cell(entry: Entry, column: str, digits: int) -> str:
 # ---------------------------------------------------------------------------------------------- tables
 
 
+def read_marker(kind: str, text: str, name: str, allowed: tuple[str, ...]) -> tuple[str, dict[str, str], int | None]:
+    """Split the words of a marker into its name, its options, and the number of digits among them."""
+    try:
+        chosen, *words = shlex.split(text)
+        options = dict(word.split("=", 1) for word in words)
+        digits = int(options.pop("digits")) if "digits" in options else None
+    except ValueError as error:
+        raise TableError(f"cannot read the {kind} marker {text!r}: write {name} option=value ...") from error
+    if unknown := sorted(set(options) - set(allowed)):
+        raise TableError(f"unknown option {unknown[0]!r} in the {kind} marker {text!r}: choose {', '.join(allowed)}")
+    return chosen, options, digits
+
+
 @dataclass(frozen=True)
 class Marker:
     """What a page asks for: a system, a group of its entries, the columns and how to print them."""
@@ -171,23 +184,14 @@ class Marker:
     @classmethod
     def parse(cls, text: str) -> Marker:
         """Read the words between `table:` and the end of the comment."""
-        try:
-            name, *words = shlex.split(text)
-            options = dict(word.split("=", 1) for word in words)
-        except ValueError as error:
-            raise TableError(f"cannot read the table marker {text!r}: write NAME option=value ...") from error
-        if unknown := sorted(set(options) - {"columns", "digits", "note"}):
-            raise TableError(
-                f"unknown option {unknown[0]!r} in the table marker {text!r}: choose columns, digits, note"
-            )
+        name, options, digits = read_marker("table", text, "NAME", ("columns", "digits", "note"))
         system, _, group = name.partition("/")
         columns = [column.partition(":") for column in options.get("columns", DEFAULT_COLUMNS).split(",")]
         named = [
             (field, heading or HEADINGS.get(field, field.split(".")[-1].replace("_", " ")))
             for field, _, heading in columns
         ]
-        digits = options.get("digits")
-        return cls(system, group, named, None if digits is None else int(digits), options.get("note", "yes") != "no")
+        return cls(system, group, named, digits, options.get("note", "yes") != "no")
 
 
 def note(entries: list[Entry]) -> str:
@@ -233,16 +237,8 @@ def figure(text: str, folder: Path) -> str:
     Raises:
         TableError: for a marker that cannot be read, or a field the entry does not have.
     """
-    try:
-        name, *words = shlex.split(text)
-        options = {"field": "mean"} | dict(word.split("=", 1) for word in words)
-        digits = int(options.pop("digits")) if "digits" in options else None
-    except ValueError as error:
-        raise TableError(f"cannot read the figure marker {text!r}: write SYSTEM/ENTRY option=value ...") from error
-    if unknown := sorted(set(options) - {"field", "percent", "error"}):
-        raise TableError(
-            f"unknown option {unknown[0]!r} in the figure marker {text!r}: choose field, digits, percent, error"
-        )
+    name, options, digits = read_marker("figure", text, "SYSTEM/ENTRY", ("field", "digits", "percent", "error"))
+    options.setdefault("field", "mean")
     system, _, group = name.partition("/")
     entry = next((dict(e) for e in load(system, folder) or [] if e["name"] == group), None)
     if entry is None:

@@ -69,6 +69,13 @@ class Sequences:
         return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
 
 
+def _with_room(x: Tensor, window: int, parts: str) -> Tensor:
+    """Two steps of nothing before and a window of nothing behind: (rows, 2 + steps + window, width)."""
+    if not len(x) or window < 1:
+        raise DataError(f"{len(x)} sequences in {parts} of {window} steps make no rows.")
+    return torch.cat([x.new_zeros(len(x), 2, x.shape[2]), x, x.new_zeros(len(x), window, x.shape[2])], 1)
+
+
 class Windows:
     """Long sequences cut into windows; row `r` of a batch goes on where row `r` of the batch before ended.
 
@@ -86,10 +93,8 @@ class Windows:
     """
 
     def __init__(self, x: Tensor, length: Tensor, window: int) -> None:
-        if not len(x) or window < 1:
-            raise DataError(f"{len(x)} sequences in windows of {window} steps make no rows.")
         self.window = window
-        self.x = torch.cat([x.new_zeros(len(x), 2, x.shape[2]), x, x.new_zeros(len(x), window, x.shape[2])], 1)
+        self.x = _with_room(x, window, "windows")
         self.sizes = length
         self.counts = (length + window - 1).div(window, rounding_mode="floor")
         sequence = torch.repeat_interleave(torch.arange(len(x)), self.counts)
@@ -149,10 +154,8 @@ class Endings:
     """
 
     def __init__(self, x: Tensor, length: Tensor, window: int) -> None:
-        if not len(x) or window < 1:
-            raise DataError(f"{len(x)} sequences in pieces of {window} steps make no rows.")
         self.window = window
-        self.x = torch.cat([x.new_zeros(len(x), 2, x.shape[2]), x, x.new_zeros(len(x), window, x.shape[2])], 1)
+        self.x = _with_room(x, window, "pieces")
         self.sizes = length
         first = torch.repeat_interleave(length.cumsum(0) - length, length)
         self.sequence = torch.repeat_interleave(torch.arange(len(x)), length)
