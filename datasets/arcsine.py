@@ -18,7 +18,7 @@ from typing import Literal
 
 import numpy as np
 
-from phlogiston.datasets.base import Array, Dataset, Info, Meta, Split, row_shapes, stream
+from phlogiston.datasets.base import Array, Dataset, Info, Split, sized_parts, stream
 from phlogiston.errors import DataError, ShapeError, unknown_name
 
 INFO = Info(
@@ -74,25 +74,18 @@ def load(
         raise DataError(f"noise_sd is {noise_sd}; it must be positive.")
     if direction not in ("inverse", "forward"):
         raise unknown_name("direction", direction, ("inverse", "forward"))
-    if len(sizes) != 3 or min(sizes) < 0:
-        raise DataError(f"sizes is {sizes}; expected three numbers of rows, for train, valid and test.")
     parts = []
-    for rows, part in zip(sizes, ("train", "valid", "test"), strict=True):
+    for part, rows in sized_parts(sizes):
         x, y = draw(rows, noise_sd, seed, part)
         pair = (x, y) if direction == "inverse" else (y, x)
         parts.append(Split({"x": pair[0][:, None], "y": pair[1][:, None]}))
-    meta = Meta(
-        name="arcsine",
-        title=INFO.title,
-        kind="built in",
-        licence=INFO.licence,
-        shapes=row_shapes(parts[0]),
+    return Dataset.of(
+        INFO,
+        parts,
+        {"sizes": sizes, "noise_sd": noise_sd, "direction": direction, "seed": seed},
         columns=("x",) if direction == "inverse" else ("y",),
-        options={"sizes": sizes, "noise_sd": noise_sd, "direction": direction, "seed": seed},
-        notes=INFO.notes,
         conditional_truth=partial(true_log_prob, noise_sd=noise_sd, direction=direction),
     )
-    return Dataset(parts[0], parts[1], parts[2], meta)
 
 
 def true_log_prob(

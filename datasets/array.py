@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from phlogiston.datasets import tables
-from phlogiston.datasets.base import Array, Dataset, Info, Meta, Split, part_rows, row_shapes, stream
+from phlogiston.datasets.base import Array, Dataset, Info, Split, part_rows, stream
 from phlogiston.datasets.tables import RESERVED, Table
 from phlogiston.errors import DataError, ShapeError, unknown_name
 
@@ -93,15 +93,10 @@ def load(
     order = np.arange(len(used)) if not count_valid + count_test else stream(seed, "array").permutation(len(used))
     testing, train, validation = (used.select(rows) for rows in np.split(order, [count_test, count_test + kept]))
     first = prepared[0]
-    meta = Meta(
-        name=str(read.path(data)) if isinstance(data, str | PathLike) else train_part.source,
-        title=Path(train_part.source).name,
-        kind="yours",
-        licence="yours",
-        shapes=row_shapes(train),
-        columns=first.names,
-        categorical=labels,
-        options={
+    return Dataset.of(
+        INFO,
+        (train, given_valid or validation, given_test or testing),
+        {
             "valid": valid,
             "test": test,
             "seed": seed,
@@ -117,9 +112,13 @@ def load(
                 if isinstance(part, str | PathLike)
             },
         },
+        name=str(read.path(data)) if isinstance(data, str | PathLike) else train_part.source,
+        title=Path(train_part.source).name,
+        notes="",
+        columns=first.names,
+        categorical=labels,
         image_shape=first.image_shape if columns is None else None,
     )
-    return Dataset(train, given_valid or validation, given_test or testing, meta)
 
 
 class _Reader:

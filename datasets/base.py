@@ -9,7 +9,7 @@ This module loads numpy only. Torch comes in with the first `Split`, so that lis
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+PARTS = ("train", "valid", "test")
 Kind: TypeAlias = Literal["built in", "fetched", "yours"]
 LogDensity: TypeAlias = Callable[[Array], Array]
 ConditionalLogDensity: TypeAlias = Callable[[Array, Array], Array]
@@ -183,6 +184,28 @@ class Dataset:
                         f"{part}: rows of {name!r} have shape {tuple(tensor.shape[1:])}, train {tuple(want)}."
                     )
 
+    @classmethod
+    def of(cls, info: Info, parts: Iterable[Split], options: Mapping[str, Any], **known: Any) -> Dataset:
+        """Put the parts of a source together with what it says about itself.
+
+        Args:
+            info: of the source.
+            parts: train, valid and test.
+            options: every option the source was loaded with, defaults included.
+            known: further attributes of `Meta`, or others than `info` says.
+        """
+        train, valid, test = parts
+        said: dict[str, Any] = {
+            "name": info.name,
+            "title": info.title,
+            "kind": info.kind,
+            "licence": info.licence,
+            "shapes": row_shapes(train),
+            "options": dict(options),
+            "notes": info.notes,
+        }
+        return cls(train, valid, test, Meta(**{**said, **known}))
+
     def __repr__(self) -> str:
         return f"Dataset({self.meta.name!r}: {len(self.train)} / {len(self.valid)} / {len(self.test)} rows)"
 
@@ -208,6 +231,21 @@ def stream(seed: int, *names: str) -> np.random.Generator:
         raise DataError(f"seed is {seed}; it must be 0 or more.")
     words = [seed, *(int.from_bytes(name.encode(), "little") for name in names)]
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(words)))
+
+
+def sized_parts(sizes: Sequence[int], what: str = "rows") -> list[tuple[str, int]]:
+    """Pair the names of the parts with the numbers asked for.
+
+    Args:
+        sizes: how many of train, valid and test.
+        what: what is counted.
+
+    Raises:
+        DataError: not three numbers, or negative ones.
+    """
+    if len(sizes) != 3 or min(sizes) < 0:
+        raise DataError(f"sizes is {sizes}; expected three numbers of {what}, for train, valid and test.")
+    return list(zip(PARTS, sizes, strict=True))
 
 
 def part_rows(rows: int, *, valid: int, test: int, what: str) -> int:

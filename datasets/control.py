@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from phlogiston.datasets import sequences
-from phlogiston.datasets.base import Array, Dataset, Info, stream
+from phlogiston.datasets.base import PARTS, Array, Dataset, Info, stream
 from phlogiston.errors import DataError
 
 INFO = Info(
@@ -61,9 +61,7 @@ def load(
         parts = {"valid": [rows[i] for i in order[:held]], "train": [rows[i] for i in order[held:]]}
     elif (folder / "train.npz").is_file():
         parts = {
-            part: sequences.read_flat(folder / f"{part}.npz")
-            for part in sequences.PARTS
-            if (folder / f"{part}.npz").is_file()
+            part: sequences.read_flat(folder / f"{part}.npz") for part in PARTS if (folder / f"{part}.npz").is_file()
         }
     else:
         raise DataError(

@@ -12,7 +12,7 @@ from os import PathLike
 
 import numpy as np
 
-from phlogiston.datasets.base import Array, Dataset, Info, Meta, Split, part_rows, row_shapes, stream
+from phlogiston.datasets.base import Array, Dataset, Info, Split, part_rows, stream
 
 INFO = Info(
     name="digits",
@@ -60,16 +60,11 @@ def load(
     # order = test, train, valid: what is tested stays the same whatever is carved from the rest
     parts: list[Array] = np.split(order, [test, test + kept])
     testing, train, validation = (Split({"x": x[rows], "label": label[rows]}, columns=columns) for rows in parts)
-    meta = Meta(
-        name="digits",
-        title=INFO.title,
-        kind="built in",
-        licence=INFO.licence,
-        shapes=row_shapes(train),
+    return Dataset.of(
+        INFO,
+        (train, validation, testing),
+        {"valid": valid, "test": test, "dequantise": dequantise, "seed": seed},
         columns=columns,
         categorical={"label": tuple(str(digit) for digit in range(10))},
-        options={"valid": valid, "test": test, "dequantise": dequantise, "seed": seed},
-        notes=INFO.notes,
         image_shape=(8, 8),
     )
-    return Dataset(train, validation, testing, meta)

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from phlogiston.datasets.base import Array, Dataset, Info, Meta, Split, row_shapes, stream
+from phlogiston.datasets.base import Array, Dataset, Info, Split, stream
 from phlogiston.errors import DataError
 
 INFO = Info(
@@ -82,17 +82,12 @@ def load(
     train, valid, test = characters
     chosen = (order[:train], order[train : train + valid], order[::-1][:test])
     parts = [_split(group, frames, size, seed) for group in chosen]
-    meta = Meta(
-        name="figures",
-        title=INFO.title,
-        kind="built in",
-        licence=INFO.licence,
-        shapes=row_shapes(parts[0]),
+    return Dataset.of(
+        INFO,
+        parts,
+        {"characters": characters, "frames": frames, "size": size, "seed": seed},
         categorical={"action": ACTIONS, **{name: tuple(COLOURS[name]) for name in ATTRIBUTES}},
-        options={"characters": characters, "frames": frames, "size": size, "seed": seed},
-        notes=INFO.notes,
     )
-    return Dataset(parts[0], parts[1], parts[2], meta)
 
 
 def attributes(group: Array) -> Array:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from phlogiston.datasets import scene_files
-from phlogiston.datasets.base import Array, Dataset, Info, Meta, Split, part_rows, row_shapes
+from phlogiston.datasets.base import Array, Dataset, Info, Split, part_rows
 from phlogiston.errors import DataError
 
 INFO = Info(
@@ -66,16 +66,9 @@ def load(
         train = train.select(slice(0, rows))
     nothing = train.select(slice(0, 0))
     options = {"path": str(place.absolute()), "size": size, "views": views, "valid": valid, "test": test}
-    meta = Meta(
-        name="gqn",
-        title=f"scenes of {place.name}",
-        kind="yours",
-        licence=INFO.licence,
-        shapes=row_shapes(train),
-        options=options,
-        notes=INFO.notes,
+    return Dataset.of(
+        INFO, (train, parts.get("valid", nothing), parts.get("test", nothing)), options, title=f"scenes of {place.name}"
     )
-    return Dataset(train, parts.get("valid", nothing), parts.get("test", nothing), meta)
 
 
 def _from_npz(place: Path, views: int) -> dict[str, Split]:

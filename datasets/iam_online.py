@@ -19,7 +19,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from phlogiston.datasets import sequences
-from phlogiston.datasets.base import Array, Dataset, Info, stream
+from phlogiston.datasets.base import PARTS, Array, Dataset, Info, stream
 from phlogiston.errors import DataError
 
 INFO = Info(
@@ -80,8 +80,8 @@ def load(
     alphabet = tuple(sorted({character for _, _, text in lines for character in text}))
     code = {character: i for i, character in enumerate(alphabet)}
     longest = max(len(text) for _, _, text in lines)
-    parts: dict[str, list[Array]] = {part: [] for part in sequences.PARTS}
-    texts: dict[str, list[Array]] = {part: [] for part in sequences.PARTS}
+    parts: dict[str, list[Array]] = {part: [] for part in PARTS}
+    texts: dict[str, list[Array]] = {part: [] for part in PARTS}
     place = _division(folder, sorted({form for form, _, _ in lines}), valid, test, seed)
     for form, row, text in lines:
         part = place.get(form, "train")

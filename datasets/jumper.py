@@ -15,8 +15,8 @@ from os import PathLike
 
 import numpy as np
 
-from phlogiston.datasets.base import Array, Dataset, Info, Meta, Split, row_shapes, stream
-from phlogiston.errors import DataError, ShapeError
+from phlogiston.datasets.base import Array, Dataset, Info, Split, sized_parts, stream
+from phlogiston.errors import ShapeError
 
 INFO = Info(
     name="jumper",
@@ -51,21 +51,8 @@ def load(
     Raises:
         DataError: `sizes` is not three numbers.
     """
-    if len(sizes) != 3 or min(sizes) < 0:
-        raise DataError(f"sizes is {sizes}; expected three numbers of rows, for train, valid and test.")
-    parts = (draw(n, seed, part) for n, part in zip(sizes, ("train", "valid", "test"), strict=True))
-    train, valid, test = (Split({"x": x}, columns=COLUMNS) for x in parts)
-    meta = Meta(
-        name="jumper",
-        title=INFO.title,
-        kind="built in",
-        licence=INFO.licence,
-        shapes=row_shapes(train),
-        columns=COLUMNS,
-        options={"sizes": sizes, "seed": seed},
-        notes=INFO.notes,
-    )
-    return Dataset(train, valid, test, meta)
+    parts = [Split({"x": draw(n, seed, part)}, columns=COLUMNS) for part, n in sized_parts(sizes)]
+    return Dataset.of(INFO, parts, {"sizes": sizes, "seed": seed}, columns=COLUMNS)
 
 
 def draw(n: int, seed: int = 0, part: str = "train") -> Array:

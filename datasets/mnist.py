@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from phlogiston.datasets.base import Array, Dataset, Info, Meta, Split, part_rows, row_shapes, stream
+from phlogiston.datasets.base import Array, Dataset, Info, Split, part_rows, stream
 from phlogiston.datasets.fetch import cache_folder, fetch
 from phlogiston.errors import DataError
 
@@ -73,19 +73,14 @@ def load(
     train = Split({"x": train_x[rows_of_train], "label": arrays[1][rows_of_train].astype(np.int64)})
     validation = Split({"x": train_x[rows_of_valid], "label": arrays[1][rows_of_valid].astype(np.int64)})
     test = Split({"x": test_x, "label": arrays[3].astype(np.int64)})
-    meta = Meta(
-        name="mnist",
-        title=INFO.title,
-        kind="fetched",
-        licence=INFO.licence,
-        shapes=row_shapes(train),
+    return Dataset.of(
+        INFO,
+        (train, validation, test),
+        {"valid": valid, "dequantise": dequantise, "seed": seed},
         columns=tuple(f"pixel_{row}_{column}" for row in range(28) for column in range(28)),
         categorical={"label": tuple(str(digit) for digit in range(10))},
-        options={"valid": valid, "dequantise": dequantise, "seed": seed},
-        notes=INFO.notes,
         image_shape=(28, 28),
     )
-    return Dataset(train, validation, test, meta)
 
 
 def get(root: str | PathLike[str] | None = None) -> Path:

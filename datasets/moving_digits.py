@@ -19,7 +19,7 @@ from typing import Literal
 
 import numpy as np
 
-from phlogiston.datasets.base import Array, Dataset, Info, Meta, Split, row_shapes, stream
+from phlogiston.datasets.base import Array, Dataset, Info, Split, sized_parts, stream
 from phlogiston.errors import DataError, unknown_name
 
 INFO = Info(
@@ -140,16 +140,15 @@ def load(
         raise unknown_name("source of moving digits", source, SOURCES)
     if occlusion not in OCCLUSION:
         raise unknown_name("occlusion", occlusion, OCCLUSION)
-    if frames < 1 or canvas < 8 or not counts or min(counts) < 0 or min(sizes) < 0:
+    if frames < 1 or canvas < 8 or not counts or min(counts) < 0:
         raise DataError(
-            f"frames={frames}, canvas={canvas}, counts={counts}, sizes={sizes}: at least 1 frame, 8 pixels, one count, "
-            "none negative."
+            f"frames={frames}, canvas={canvas}, counts={counts}: at least 1 frame, 8 pixels, one count, none negative."
         )
     if not 0.0 <= turnover <= 1.0:
         raise DataError(f"turnover={turnover}: a probability is expected.")
     motion = Motion(bounds, speed, acceleration, noise)
     parts = []
-    for name, rows, (pictures, labels) in zip(PARTS, sizes, _pictures(source, root), strict=True):
+    for (name, rows), (pictures, labels) in zip(sized_parts(sizes, "films"), _pictures(source, root), strict=True):
         templates = prepare_templates(pictures, labels, scale, canvas)
         parts.append(
             Split(
@@ -157,13 +156,10 @@ def load(
                 sequences=SEQUENCES,
             )
         )
-    meta = Meta(
-        name="moving_digits",
-        title=INFO.title,
-        kind="built in" if source == "digits" else "fetched",
-        licence=INFO.licence,
-        shapes=row_shapes(parts[0]),
-        options={
+    return Dataset.of(
+        INFO,
+        parts,
+        {
             "sizes": list(sizes),
             "source": source,
             "frames": frames,
@@ -179,13 +175,10 @@ def load(
             "colour": colour,
             "seed": seed,
         },
-        notes=INFO.notes,
+        kind="built in" if source == "digits" else "fetched",
     )
-    train, valid, test = parts
-    return Dataset(train, valid, test, meta)
 
 
-PARTS = ("train", "valid", "test")
 SEQUENCES = ("x", "count", "boxes", "present", "visible")
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from phlogiston.datasets import object_arrays
-from phlogiston.datasets.base import Array, Dataset, Info, Meta, Split, row_shapes, stream
+from phlogiston.datasets.base import Array, Dataset, Info, Split, stream
 from phlogiston.datasets.fetch import cache_folder
 from phlogiston.datasets.videos import scaled
 from phlogiston.errors import DataError
@@ -98,14 +98,10 @@ def load(
             k: np.concatenate([v, v[..., ::-1] if k == "frames" else v]) for k, v in train.items()
         }  # a clip, never a frame, is turned
     splits = [Split(part, sequences=("frames",)) for part in (train, {k: v[:0] for k, v in train.items()}, held)]
-    meta = Meta(
-        name="mug",
-        title=INFO.title,
-        kind="yours",
-        licence=INFO.licence,
-        shapes=row_shapes(splits[0]),
-        categorical={"action": ACTIONS},
-        options={
+    return Dataset.of(
+        INFO,
+        splits,
+        {
             "folder": str(place.absolute()),
             "frames": frames,
             "size": size,
@@ -115,9 +111,8 @@ def load(
             "mirror": mirror,
             "seed": seed,
         },
-        notes=INFO.notes,
+        categorical={"action": ACTIONS},
     )
-    return Dataset(splits[0], splits[1], splits[2], meta)
 
 
 def relabel(labels: Array) -> tuple[Array, Array, Array]:

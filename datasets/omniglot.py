@@ -12,7 +12,7 @@ from __future__ import annotations
 from os import PathLike
 
 from phlogiston.datasets import sequences
-from phlogiston.datasets.base import Dataset, Info
+from phlogiston.datasets.base import PARTS, Dataset, Info
 from phlogiston.errors import DataError
 
 INFO = Info(
@@ -58,9 +58,7 @@ def load_strokes(info: Info, root: str | PathLike[str] | None, scale: float, opt
     whole = next(iter(sorted(folder.glob(f"{info.name}*.npz"))), None) if folder.is_dir() else None
     if (folder / "train.npz").is_file():
         parts = {
-            part: sequences.read_flat(folder / f"{part}.npz")
-            for part in sequences.PARTS
-            if (folder / f"{part}.npz").is_file()
+            part: sequences.read_flat(folder / f"{part}.npz") for part in PARTS if (folder / f"{part}.npz").is_file()
         }
         change = sequences.stroke_change(scale, options["max_length"])
     elif whole is not None:

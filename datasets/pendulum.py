@@ -13,7 +13,7 @@ from os import PathLike
 
 import numpy as np
 
-from phlogiston.datasets.base import Array, Dataset, Info, Meta, Split, row_shapes, stream
+from phlogiston.datasets.base import Array, Dataset, Info, Split, sized_parts, stream
 from phlogiston.errors import DataError
 
 INFO = Info(
@@ -66,26 +66,18 @@ def load(
     Raises:
         DataError: sizes, frames or size out of range.
     """
-    if len(sizes) != 3 or min(sizes) < 0:
-        raise DataError(f"sizes is {sizes}; expected three numbers of rows, for train, valid and test.")
+    named = sized_parts(sizes)
     if size not in (16, 32, 64):
         raise DataError(f"size is {size}; choose 64, 32 or 16.")
     if frames < 1:
         raise DataError(f"frames is {frames}; a clip has at least one.")
-    train, valid, test = (
-        _split(n, frames, size, seed, part) for n, part in zip(sizes, ("train", "valid", "test"), strict=True)
-    )
-    meta = Meta(
-        name="pendulum",
-        title=INFO.title,
-        kind="built in",
-        licence=INFO.licence,
-        shapes=row_shapes(train),
+    parts = (_split(n, frames, size, seed, part) for part, n in named)
+    return Dataset.of(
+        INFO,
+        parts,
+        {"sizes": sizes, "frames": frames, "size": size, "seed": seed},
         categorical={"action": tuple(ACTIONS), "colour": tuple(COLOURS), "radius": tuple(RADII)},
-        options={"sizes": sizes, "frames": frames, "size": size, "seed": seed},
-        notes=INFO.notes,
     )
-    return Dataset(train, valid, test, meta)
 
 
 def _split(n: int, frames: int, size: int, seed: int, part: str) -> Split:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from phlogiston.datasets.base import Array, Dataset, Info, Meta, Split, row_shapes, stream
+from phlogiston.datasets.base import Array, Dataset, Info, Split, sized_parts, stream
 from phlogiston.datasets.floorplans import FloorPlans
 from phlogiston.datasets.raycast import render
 from phlogiston.errors import DataError
@@ -79,20 +79,7 @@ def assemble(
     Raises:
         DataError: sizes that cannot be.
     """
-    if len(sizes) != 3 or min(sizes) < 0:
-        raise DataError(f"sizes is {sizes}; expected three numbers of places, for train, valid and test.")
+    named = sized_parts(sizes, "places")
     if views < 1 or not 4 <= size <= 256:
         raise DataError(f"views={views} and size={size}; expected at least 1 view, and 4 to 256 pixels a side.")
-    train, valid, test = (
-        photograph(*make(count, part), size) for count, part in zip(sizes, ("train", "valid", "test"), strict=True)
-    )
-    meta = Meta(
-        name=info.name,
-        title=info.title,
-        kind=info.kind,
-        licence=info.licence,
-        shapes=row_shapes(train),
-        options=options,
-        notes=info.notes,
-    )
-    return Dataset(train, valid, test, meta)
+    return Dataset.of(info, (photograph(*make(count, part), size) for part, count in named), options)

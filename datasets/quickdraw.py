@@ -15,7 +15,7 @@ from os import PathLike
 import numpy as np
 
 from phlogiston.datasets import sequences
-from phlogiston.datasets.base import Array, Dataset, Info
+from phlogiston.datasets.base import PARTS, Array, Dataset, Info
 from phlogiston.errors import DataError
 
 INFO = Info(
@@ -58,8 +58,8 @@ def load(
     if not names:
         raise DataError(f"there is no .npz in {str(folder)!r}. Put the published CATEGORY.npz files there.")
     change = sequences.stroke_change(1.0, max_length)
-    parts: dict[str, list[Array]] = {part: [] for part in sequences.PARTS}
-    labels: dict[str, list[int]] = {part: [] for part in sequences.PARTS}
+    parts: dict[str, list[Array]] = {part: [] for part in PARTS}
+    labels: dict[str, list[int]] = {part: [] for part in PARTS}
     for code, name in enumerate(names):
         path = folder / f"{name}.npz"
         if not path.is_file():

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from phlogiston.datasets import sequences
-from phlogiston.datasets.base import Array, Dataset, Info, part_rows, stream
+from phlogiston.datasets.base import PARTS, Array, Dataset, Info, part_rows, stream
 from phlogiston.errors import DataError
 
 INFO = Info(
@@ -109,8 +109,7 @@ def load(
         order = stream(seed, "recordings").permutation(len(rows))
         cut = np.cumsum([first, held["valid"]])
         parts = {
-            part: [rows[i] for i in np.sort(chosen)]
-            for part, chosen in zip(sequences.PARTS, np.split(order, cut), strict=True)
+            part: [rows[i] for i in np.sort(chosen)] for part, chosen in zip(PARTS, np.split(order, cut), strict=True)
         }
     options = {"names": columns, "max_length": max_length, "min_length": min_length, "seed": seed}
     options |= {"data": str(data) if isinstance(data, str | PathLike) else None, "valid": valid, "test": test}
@@ -123,7 +122,7 @@ def _read(data: Any, root: str | PathLike[str] | None) -> tuple[str, dict[str, l
         return "sequences in memory", {"train": _from_arrays(data)}, ()
     path = Path(root or ".").expanduser() / Path(data).expanduser()
     if path.is_dir():
-        there = [part for part in sequences.PARTS if (path / f"{part}.npz").is_file()]
+        there = [part for part in PARTS if (path / f"{part}.npz").is_file()]
         return path.name, {part: sequences.read_flat(path / f"{part}.npz") for part in there}, ()
     if path.suffix.lower() == ".csv":
         columns, rows = _read_csv(path)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from phlogiston.datasets import sequences
-from phlogiston.datasets.base import Array, Dataset, Info, stream
+from phlogiston.datasets.base import Array, Dataset, Info, sized_parts, stream
 from phlogiston.errors import DataError
 
 INFO = Info(
@@ -103,12 +103,11 @@ def load(
     Raises:
         DataError: sizes or letters out of range.
     """
-    if len(sizes) != 3 or min(sizes) < 0:
-        raise DataError(f"sizes is {sizes}; expected three numbers of rows, for train, valid and test.")
+    named = sized_parts(sizes)
     if not 1 <= letters[0] <= letters[1] <= MOST_LETTERS:
         raise DataError(f"letters is {letters}; expected fewest and most, between 1 and {MOST_LETTERS}.")
     parts, extra = {}, {}
-    for part, n in zip(sequences.PARTS, sizes, strict=True):
+    for part, n in named:
         found = [_line(seed, part, i, letters) for i in range(n)]
         parts[part] = [row for row, _, _, _ in found]
         text = np.full((n, MOST_LETTERS), -1, dtype=np.int64)

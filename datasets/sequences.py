@@ -19,12 +19,11 @@ from typing import Any
 import numpy as np
 
 from phlogiston.datasets import object_arrays
-from phlogiston.datasets.base import Array, Dataset, Info, Meta, Split, row_shapes
+from phlogiston.datasets.base import PARTS, Array, Dataset, Info, Split
 from phlogiston.datasets.fetch import cache_folder
 from phlogiston.errors import DataError
 
 STROKES = ("dx", "dy", "pen")
-PARTS = ("train", "valid", "test")
 Rows = list[Array]
 Change = Callable[[Array], Array | None]
 
@@ -163,19 +162,9 @@ def dataset(
     splits = []
     for part in PARTS:  # parts must agree in shape: all are padded to the longest sequence there is
         splits.append(_widen(split_of(ready[part], columns, (extra or {}).get(part)), longest))
-    meta = Meta(
-        name=info.name,
-        title=described.pop("title", info.title),
-        kind=info.kind,
-        licence=info.licence,
-        shapes=row_shapes(splits[0]),
-        columns=tuple(columns),
-        options=dict(options),
-        notes=info.notes,
-        **described,
+    return Dataset.of(
+        info, splits, dict(options), title=described.pop("title", info.title), columns=tuple(columns), **described
     )
-    train, valid, test = splits
-    return Dataset(train, valid, test, meta)
 
 
 def _widen(split: Split, steps: int) -> Split:

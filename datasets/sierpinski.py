@@ -13,7 +13,7 @@ from os import PathLike
 
 import numpy as np
 
-from phlogiston.datasets.base import Array, Dataset, Info, Meta, Split, part_rows, row_shapes, stream
+from phlogiston.datasets.base import Array, Dataset, Info, Split, part_rows, stream
 from phlogiston.errors import DataError, ShapeError
 
 INFO = Info(
@@ -68,19 +68,15 @@ def load(
     kept = part_rows(rows, valid=valid, test=test, what="sierpinski")
     # Drawn points come in random order already, and stay in it so that a longer draw begins with a shorter one.
     shuffled = points[stream(seed, "sierpinski", "order").permutation(rows)] if n is None else points
-    train, validation, testing = (Split({"x": x}) for x in np.split(shuffled, [kept, kept + valid]))
-    meta = Meta(
-        name="sierpinski",
-        title=INFO.title,
-        kind="built in",
-        licence=INFO.licence,
-        shapes=row_shapes(train),
+    parts = (Split({"x": x}) for x in np.split(shuffled, [kept, kept + valid]))
+    return Dataset.of(
+        INFO,
+        parts,
+        {"n": n, "valid": valid, "test": test, "seed": seed},
         columns=("x0", "x1"),
-        options={"n": n, "valid": valid, "test": test, "seed": seed},
         truth=None if n is None else partial(true_log_prob, depth=DEPTH),
         notes="datasets.sierpinski.cell(points, depth=5) tells in which of the 3^5 = 243 triangles a point lies.",
     )
-    return Dataset(train, validation, testing, meta)
 
 
 def corner_points(depth: int = DEPTH) -> Array:

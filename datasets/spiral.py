@@ -13,7 +13,7 @@ from os import PathLike
 
 import numpy as np
 
-from phlogiston.datasets.base import Array, Dataset, Info, Meta, Split, row_shapes, stream
+from phlogiston.datasets.base import Array, Dataset, Info, Split, sized_parts, stream
 from phlogiston.errors import DataError, ShapeError
 
 INFO = Info(
@@ -65,24 +65,17 @@ def load(
     """
     if not (np.isfinite(noise_sd) and noise_sd > 0):
         raise DataError(f"noise_sd is {noise_sd}; it must be positive.")
-    if len(sizes) != 3 or min(sizes) < 0:
-        raise DataError(f"sizes is {sizes}; expected three numbers of rows, for train, valid and test.")
     parts = []
-    for rows, part in zip(sizes, ("train", "valid", "test"), strict=True):
+    for part, rows in sized_parts(sizes):
         z, points = draw(rows, noise_sd, seed, part)
         parts.append(Split({"x": points, "y": z[:, None]} if reverse else {"x": z[:, None], "y": points}))
-    meta = Meta(
-        name="spiral",
-        title=INFO.title,
-        kind="built in",
-        licence=INFO.licence,
-        shapes=row_shapes(parts[0]),
+    return Dataset.of(
+        INFO,
+        parts,
+        {"sizes": sizes, "noise_sd": noise_sd, "reverse": reverse, "seed": seed},
         columns=("a", "b") if reverse else ("z",),
-        options={"sizes": sizes, "noise_sd": noise_sd, "reverse": reverse, "seed": seed},
-        notes=INFO.notes,
         conditional_truth=None if reverse else partial(true_log_prob, noise_sd=noise_sd),
     )
-    return Dataset(parts[0], parts[1], parts[2], meta)
 
 
 def true_log_prob(target: Array, given: Array, noise_sd: float = 1.0) -> Array:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from phlogiston.datasets.base import Array, Dataset, Info, Meta, Split, row_shapes
+from phlogiston.datasets.base import Array, Dataset, Info, Split
 from phlogiston.datasets.fetch import cache_folder
 from phlogiston.errors import DataError
 
@@ -99,17 +99,12 @@ def load(
     part = np.where(for_training, 0, 2)
     part[aside] = 1
     splits = [_split(characters[part == i], clips[part == i]) for i in range(3)]
-    meta = Meta(
-        name="sprites",
-        title=INFO.title,
-        kind="yours",
-        licence=INFO.licence,
-        shapes=row_shapes(splits[0]),
+    return Dataset.of(
+        INFO,
+        splits,
+        {"folder": str(place.absolute()), "valid": valid, "size": size, "seed": seed},
         categorical={"action": ACTIONS, **{name: tuple(str(i) for i in range(VALUES)) for name in ATTRIBUTES}},
-        options={"folder": str(place.absolute()), "valid": valid, "size": size, "seed": seed},
-        notes=INFO.notes,
     )
-    return Dataset(splits[0], splits[1], splits[2], meta)
 
 
 def _split(characters: Array, clips: Array) -> Split:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from phlogiston.datasets.base import Array, Dataset, Info, Meta, Split, part_rows, row_shapes, stream
+from phlogiston.datasets.base import Array, Dataset, Info, Split, part_rows, sized_parts, stream
 from phlogiston.errors import DataError, ShapeError
 
 INFO = Info(
@@ -60,19 +60,13 @@ def load(
     if not (np.isfinite(noise_sd) and noise_sd >= 0):
         raise DataError(f"noise_sd is {noise_sd}; it must be 0 or more.")
     parts = _noise_free(seed) if noise_sd == 0 else _noisy(n, noise_sd, seed, sizes)
-    train, valid, test = (Split({"x": x}) for x in parts)
-    meta = Meta(
-        name="swissroll",
-        title=INFO.title,
-        kind="built in",
-        licence=INFO.licence,
-        shapes=row_shapes(train),
+    return Dataset.of(
+        INFO,
+        (Split({"x": x}) for x in parts),
+        {"n": n, "noise_sd": noise_sd, "seed": seed, "sizes": sizes},
         columns=("x0", "x1"),
-        options={"n": n, "noise_sd": noise_sd, "seed": seed, "sizes": sizes},
         truth=partial(true_log_prob, noise_sd=noise_sd) if noise_sd > 0 else None,
-        notes=INFO.notes,
     )
-    return Dataset(train, valid, test, meta)
 
 
 def draw(n: int, noise_sd: float = 0.1, seed: int = 0, part: str = "train") -> Array:
@@ -176,9 +170,7 @@ def _noisy(n: int, noise_sd: float, seed: int, sizes: tuple[int, int, int] | Non
             raise DataError(f"n is {n}; at least 7 rows are needed to divide them into parts.")
         test = round(n * 2 / 7)
         sizes = (n - test, n // 7, test)
-    if len(sizes) != 3 or min(sizes) < 0:
-        raise DataError(f"sizes is {sizes}; expected three numbers of rows, for train, valid and test.")
-    return [draw(rows, noise_sd, seed, part) for rows, part in zip(sizes, ("train", "valid", "test"), strict=True)]
+    return [draw(rows, noise_sd, seed, part) for part, rows in sized_parts(sizes)]
 
 
 def _noise_free(seed: int) -> list[Array]:

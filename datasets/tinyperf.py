@@ -16,7 +16,7 @@ from os import PathLike
 import numpy as np
 
 from phlogiston.datasets import object_arrays, sequences
-from phlogiston.datasets.base import Array, Dataset, Info, stream
+from phlogiston.datasets.base import PARTS, Array, Dataset, Info, stream
 from phlogiston.errors import DataError
 
 COLUMNS = ("x", "y", "dt")
@@ -68,7 +68,7 @@ def load(
         cut = np.cumsum([round(0.7 * len(rows)), round(0.15 * len(rows))])
         parts = {
             part: [np.asarray(rows[i], dtype=np.float64) for i in np.sort(chosen)]
-            for part, chosen in zip(sequences.PARTS, np.split(order, cut), strict=True)
+            for part, chosen in zip(PARTS, np.split(order, cut), strict=True)
         }
         return sequences.dataset(INFO, parts, COLUMNS, options, change)
     origin = f"Get {ORIGINAL} from the repository creative-prediction-datasets of cpmpercussion."

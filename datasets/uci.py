@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 
 from phlogiston.datasets import tables
-from phlogiston.datasets.base import Array, Dataset, Info, Meta, Split, part_rows, row_shapes, stream
+from phlogiston.datasets.base import Array, Dataset, Info, Split, part_rows, stream
 from phlogiston.datasets.fetch import cache_folder
 from phlogiston.errors import DataError, unknown_name
 
@@ -126,17 +126,13 @@ def load(
         "test": test_rows,
     }
     parts = {name: Split({"x": x[rows], "y": y[rows]}, columns=about.columns) for name, rows in chosen.items()}
-    meta = Meta(
-        name="uci",
+    return Dataset.of(
+        INFO,
+        (parts["train"], parts["valid"], parts["test"]),
+        {"table": table, "split": split, "valid": valid, "seed": seed},
         title=f"{about.listed}, split {split}",
-        kind="yours",
-        licence=INFO.licence,
-        shapes=row_shapes(parts["train"]),
         columns=about.columns,
-        options={"table": table, "split": split, "valid": valid, "seed": seed},
-        notes=INFO.notes,
     )
-    return Dataset(parts["train"], parts["valid"], parts["test"], meta)
 
 
 def split_rows(rows: int, split: int) -> tuple[Array, Array]:

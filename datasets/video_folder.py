@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from phlogiston.datasets.base import Array, Dataset, Info, Meta, Split, row_shapes
+from phlogiston.datasets.base import Array, Dataset, Info, Split
 from phlogiston.errors import DataError
 
 INFO = Info(
@@ -101,14 +101,10 @@ def load(
         )
     empty = np.zeros((0, *parts["train"][0].shape), np.uint8)
     splits = [Split({"x": np.stack(p) if p else empty}, sequences=("x",)) for p in parts.values()]
-    train, validation, testing = splits
-    meta = Meta(
-        name="video_folder",
-        title=f"films of {path.name}",
-        kind="yours",
-        licence="yours",
-        shapes=row_shapes(train),
-        options={
+    return Dataset.of(
+        INFO,
+        splits,
+        {
             "data": str(path.absolute()),
             "length": length,
             "stride": stride,
@@ -121,8 +117,9 @@ def load(
             "valid": valid,
             "test": test,
         },
+        title=f"films of {path.name}",
+        notes="",
     )
-    return Dataset(train, validation, testing, meta)
 
 
 def read_films(path: Path) -> list[tuple[str, Array]]:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from phlogiston.datasets import object_arrays
-from phlogiston.datasets.base import Array, Dataset, Info, Meta, Split, part_rows, row_shapes, stream
+from phlogiston.datasets.base import PARTS, Array, Dataset, Info, Split, part_rows, stream
 from phlogiston.errors import DataError, ShapeError
 
 INFO = Info(
@@ -35,7 +35,6 @@ INFO = Info(
 )
 
 FILMS = (".gif", ".mp4", ".avi", ".mov", ".webm", ".mkv", ".m4v")
-PARTS = ("train", "valid", "test")
 
 
 def accepts(data: Any) -> bool:
@@ -108,17 +107,16 @@ def load(
         ready = _divide(ready["all"], valid, test, by, seed)
     first = ready["train"]
     parts = [ready.get(part) or {k: v[:0] for k, v in first.items()} for part in PARTS]
-    train, validation, testing = (Split(part, sequences=("frames",)) for part in parts)
-    meta = Meta(
+    splits = (Split(part, sequences=("frames",)) for part in parts)
+    return Dataset.of(
+        INFO,
+        splits,
+        {"valid": valid, "test": test, "by": by, **options, "seed": seed},
         name=name,
         title=Path(name).name,
-        kind="yours",
-        licence="yours",
-        shapes=row_shapes(train),
+        notes="",
         categorical=labels,
-        options={"valid": valid, "test": test, "by": by, **options, "seed": seed},
     )
-    return Dataset(train, validation, testing, meta)
 
 
 # ---- reading

@@ -11,7 +11,7 @@ from os import PathLike
 
 import numpy as np
 
-from phlogiston.datasets.base import Array, Dataset, Info, Meta, Split, row_shapes, stream
+from phlogiston.datasets.base import Array, Dataset, Info, Split, sized_parts, stream
 from phlogiston.errors import DataError
 
 INFO = Info(
@@ -64,9 +64,9 @@ def load(
     Raises:
         DataError: options out of range.
     """
-    if min(sizes) < 0 or frames < 1 or min(height, width) < 24 or most < 1:
+    if frames < 1 or min(height, width) < 24 or most < 1:
         raise DataError(
-            f"sizes={sizes}, frames={frames}, height={height}, width={width}, most={most}: at least one frame, 24 "
+            f"frames={frames}, height={height}, width={width}, most={most}: at least one frame, 24 "
             "pixels and one walker are needed."
         )
     if background not in ("black", "street"):
@@ -78,16 +78,12 @@ def load(
             films(n, frames, height, width, most, speed, background, colour, noise, seed, part),
             sequences=("x", "count", "boxes", "present", "visible"),
         )
-        for part, n in zip(("train", "valid", "test"), sizes, strict=True)
+        for part, n in sized_parts(sizes, "films")
     ]
-    train, valid, test = parts
-    meta = Meta(
-        name="walkers",
-        title=INFO.title,
-        kind="built in",
-        licence=INFO.licence,
-        shapes=row_shapes(train),
-        options={
+    return Dataset.of(
+        INFO,
+        parts,
+        {
             "sizes": list(sizes),
             "frames": frames,
             "height": height,
@@ -99,9 +95,7 @@ def load(
             "noise": noise,
             "seed": seed,
         },
-        notes=INFO.notes,
     )
-    return Dataset(train, valid, test, meta)
 
 
 def street(height: int, width: int) -> Array:
