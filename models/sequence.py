@@ -29,8 +29,9 @@ from torch import Tensor, nn
 from phlogiston.distributions.mixture_from import mixture
 from phlogiston.distributions.mixture_joint import JointMixture
 from phlogiston.distributions.mixture_noise import pick
-from phlogiston.distributions.warped import TINY, Warped
+from phlogiston.distributions.warped import Warped
 from phlogiston.errors import ConfigError
+from phlogiston.models.sequence_start import standardise
 from phlogiston.models.stepwise import Choice, Noise, Prediction, Stepwise, check_steps, valid_steps
 from phlogiston.networks.mixture_heads import check, mixture_parameters, num_outputs
 from phlogiston.networks.recurrent import Recurrent
@@ -143,7 +144,6 @@ class MDNRNN(Stepwise):
 
     # ----- before training ----------------------------------------------------------------------------------------
 
-    @torch.no_grad()
     def initialise(self, x: Tensor, length: Tensor) -> None:
         """Standardise, and start with components of many widths around the middle.
 
@@ -151,42 +151,7 @@ class MDNRNN(Stepwise):
             x: (rows, steps, width).
             length: (rows,).
         """
-        valid = valid_steps(length, x.shape[1])
-        inside = valid.clone()
-        inside[:, 0] = False  # the first step follows nothing
-        if not bool(inside.any()):
-            inside = valid
-        numbers = x[..., : self.targets].double()
-        warped = torch.where(self.is_positive, numbers.clamp_min(self.floor).log(), numbers)
-        before = torch.cat([warped[:, :1], warped[:, :-1]], 1)
-        steps = torch.where(self.is_level, warped - before, warped)[inside]
-        levels = warped[valid]
-        self.centre.copy_(torch.where(self.is_level, 0.0, steps.mean(0)))
-        self.unit.copy_(_scale(steps))
-        self.level_centre.copy_(levels.mean(0))
-        self.level_unit.copy_(_scale(levels))
-        size = steps.abs()
-        typical = torch.stack([c[c > 0].median() if bool((c > 0).any()) else c.new_ones(()) for c in size.unbind(-1)])
-        # differences of the size of a cell must be seen, or of the steps most often taken
-        self.fine.copy_(typical if self.grid is None else torch.full_like(typical, 2.0 * self.grid))
-        self.usual.copy_(numbers[inside].median(0).values)
-        self._start_head((steps[:: max(1, len(steps) // 20_000)] - self.centre) / self.unit)
-
-    def _start_head(self, steps: Tensor) -> None:
-        k, d = self.mixture_size, self.targets
-        self.head.weight.mul_(0.3)
-        bias = self.head.bias
-        bias.zero_()
-        widths = torch.logspace(math.log10(0.02 if self.grid is not None else 0.1), 0.0, k)
-        levels = (torch.arange(k) + 0.5) / k
-        loc = torch.zeros(k, d)
-        for column in range(d):
-            if not bool(self.is_level[column]):
-                # narrow components where most of the data are, wide ones outside
-                order = (levels - 0.5).abs().argsort()
-                loc[:, column] = steps[:, column].quantile(levels[order].double()).float()
-        bias[k : k + k * d] = loc.flatten()
-        bias[k + k * d : k + 2 * k * d] = widths.log().unsqueeze(-1).expand(k, d).flatten()
+        standardise(self, x, length)
 
     @property
     def floor(self) -> float:
@@ -407,9 +372,3 @@ class MDNRNN(Stepwise):
     def extra_repr(self) -> str:
         """Say what is modelled how."""
         return f"targets={self.targets}, kind={self.kind!r}, levels={self._levels}, grid={self.grid}"
-
-
-def _scale(values: Tensor) -> Tensor:
-    """Standard deviation by column, 1 where a column never varies."""
-    scale = (values - values.mean(0)).square().mean(0).sqrt()
-    return torch.where(scale <= 1e-6 * values.abs().amax(0).clamp_min(TINY), 1.0, scale)

@@ -63,6 +63,7 @@ class SketchRNN(Stepwise):
         num_components: K.
         inputs: width of the decoder's input layer.
         min_scale: smallest standard deviation of a component, in units of the offsets' standard deviation.
+        forget: share of the steps before that the decoder does not see while it is trained; see `_forgotten`.
 
     Buffer `unit` (2,) is the standard deviation of offsets, the same for both.
     """
@@ -72,7 +73,13 @@ class SketchRNN(Stepwise):
     centre: Tensor
 
     def __init__(
-        self, latent: int = 32, hidden: int = 128, num_components: int = 10, inputs: int = 32, min_scale: float = 0.003
+        self,
+        latent: int = 32,
+        hidden: int = 128,
+        num_components: int = 10,
+        inputs: int = 32,
+        min_scale: float = 0.003,
+        forget: float = 0.0,
     ) -> None:
         super().__init__()
         if latent < 0 or min(hidden, num_components, inputs) < 1:
@@ -81,7 +88,7 @@ class SketchRNN(Stepwise):
                 "positive, latent may be 0"
             )
         self.targets, self.pen_states, self.num_components, self.latent = 2, 3, num_components, latent
-        self.min_scale = min_scale
+        self.min_scale, self.forget = min_scale, forget
         self.register_buffer("unit", torch.ones(2))
         self.register_buffer("centre", torch.zeros(2))
         self.register_buffer("positive", torch.zeros(2, dtype=torch.bool))
@@ -135,6 +142,16 @@ class SketchRNN(Stepwise):
         flags = torch.stack([down, lifted, over, first], -1)
         return torch.cat([scaled, place, flags], -1)
 
+    def _forgotten(self, seen: Tensor) -> Tensor:
+        """What is left of the steps before, (rows, steps, 8): each drawing loses a share of its own of them.
+
+        A decoder that sees all of the past hardly needs a latent: where the next point lies is mostly told by the last
+        ones. It has to listen where they are missing (Bowman et al., 2016). Shares run evenly from 0 to twice `forget`
+        and every step of a drawing is lost with that probability; what is lost looks like nothing else.
+        """
+        share = (2.0 * self.forget * torch.rand(len(seen), 1, 1)).clamp_max(1.0)
+        return seen * (torch.rand(*seen.shape[:2], 1) >= share).to(seen.dtype)
+
     def begin(self, z: Tensor | None, rows: int) -> tuple[Tensor, Tensor]:
         """The decoder's first state and what z adds to its inputs: (rows, depth, hidden), (rows, inputs)."""
         if not self.latent or z is None:
@@ -165,9 +182,8 @@ class SketchRNN(Stepwise):
         flat = None if z is None else z.reshape(-1, z.shape[-1])
         hidden, bias = self.begin(flat, rows)
         last = torch.cat([torch.zeros_like(x[:, :1]), x[:, :-1]], 1)
-        inputs = self.enter(
-            self._inputs(last, last[..., :2].cumsum(1), torch.arange(steps, device=x.device).expand(rows, -1))
-        )
+        seen = self._inputs(last, last[..., :2].cumsum(1), torch.arange(steps, device=x.device).expand(rows, -1))
+        inputs = self.enter(self._forgotten(seen) if self.training and self.forget else seen)
         if lead:
             inputs = inputs.expand(*lead, *inputs.shape).reshape(-1, steps, inputs.shape[-1])
         out, _ = self.rnn(torch.tanh(inputs + bias.unsqueeze(1)), hidden)

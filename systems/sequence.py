@@ -19,26 +19,26 @@ import torch
 from torch import Tensor
 
 from phlogiston.datasets.base import Meta, Split
-from phlogiston.errors import ConfigError, DataError, ShapeError, unknown_name
+from phlogiston.errors import ConfigError, DataError, ShapeError
 from phlogiston.evaluate.metric import Metric
 from phlogiston.evaluate.score import Score
 from phlogiston.inference.engine import Stage
 from phlogiston.inference.evidence import Known
 from phlogiston.inference.schedules import cosine, warmup
 from phlogiston.inference.sequences import Endings, Sequences, Windows
-from phlogiston.models.generation import RowNoise, Stop, generate
+from phlogiston.models.generation import RowNoise, generate
 from phlogiston.models.sequence import MDNRNN
 from phlogiston.models.stepwise import Prediction, valid_steps
 from phlogiston.systems.base import coerce, rows_of
 from phlogiston.systems.configs.sequence import PRESETS
 from phlogiston.systems.configs.sequence import Config as SequenceConfig
+from phlogiston.systems.sequence_rows import Noisy, clock, columns_of, limits_of
 from phlogiston.systems.sequence_training import CarriedLikelihood
 from phlogiston.systems.stepwise import StepwiseSystem, consume_rows, make_choice
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-OFFSETS = ("dt", "dx", "dy", "pen")
 CHUNK = 64
 
 
@@ -69,39 +69,9 @@ class SequenceModel(StepwiseSystem):
             raise ShapeError("sequences need a tensor 'x' of shape (rows, steps, columns)")
         if not len(train):
             raise DataError("x has no rows; at least one sequence is needed")
-        c = self.config
-        width = tensors["x"].shape[2]
-        columns = list(meta.columns) if meta is not None and len(meta.columns) == width else []
-        columns = columns or [f"x{i}" for i in range(width)]
-        pen = columns[-1] == "pen"
-        numbers = columns[:-1] if pen else columns
-        if not numbers:
-            raise DataError("x holds a pen and no numbers")
-        for option in ("levels", "positive"):
-            for name in getattr(c, option):
-                if name not in numbers:
-                    raise unknown_name(f"column in {option}", name, numbers)
-        positive = list(c.positive) or [n for n in numbers if n == "dt"]
-        levels = list(c.levels) or ([n for n in numbers if n not in OFFSETS] if c.relative else [])
-        levels = [n for n in levels if n not in positive]
-        schema: dict[str, Any] = {"columns": columns, "pen": pen, "levels": levels, "positive": positive}
-        self.schema = schema  # sequences() reads it
+        self.schema = schema = columns_of(self.config, tensors["x"].shape[2], meta)  # sequences() reads it
         x, length = self.sequences(tensors["x"], tensors.get("length"))
-        if c.bounds and not levels:
-            raise ConfigError("bounds are for levels; these data have none")
-        if c.kind == "bivariate" and len(numbers) != 2:
-            raise ConfigError(f"kind 'bivariate' is for two columns of numbers; there are {len(numbers)}")
-        if c.dequantise and positive:
-            raise ConfigError("dequantise is for offsets; these data have a positive column")
-        inside = x[valid_steps(length, x.shape[1])]
-        schema["limits"] = [
-            [c.min_interval, None]
-            if n in positive
-            else list(c.bounds) or [float(v.min()), float(v.max())]
-            if n in levels
-            else [None, None]
-            for n, v in zip(numbers, inside.unbind(-1), strict=False)
-        ]
+        schema["limits"] = limits_of(self.config, schema, x[valid_steps(length, x.shape[1])])
         schema["typical_steps"] = int(length.double().quantile(0.9))
         schema["mean_steps"] = float(length.double().mean())
         return schema
@@ -135,7 +105,7 @@ class SequenceModel(StepwiseSystem):
         windows = (Endings if self.config.predict == "last" else Windows)(x, length, self.config.window)
         if not self.config.dequantise:
             return windows
-        return _Noisy(windows, self.config.dequantise, len(self.schema["limits"]))
+        return Noisy(windows, self.config.dequantise, len(self.schema["limits"]))
 
     # ----- training -----------------------------------------------------------------------------------------------
 
@@ -163,7 +133,7 @@ class SequenceModel(StepwiseSystem):
 
     def initialise(self, train: Any, seed: int) -> None:
         """Standardise from the data; count steps, so that the loss is shown per step."""
-        windows = train.windows if isinstance(train, _Noisy) else train
+        windows = train.windows if isinstance(train, Noisy) else train
         x = windows.x[:, 2:]
         self.model.initialise(x, windows.sizes)
         self._mean_steps = windows.mean_length if isinstance(windows, Windows) else 1.0
@@ -305,7 +275,7 @@ class SequenceModel(StepwiseSystem):
                 raise ConfigError("seconds needs a column 'dt'; these data have none. Give steps instead")
             if not seconds > 0:
                 raise ConfigError(f"seconds is {seconds}; it must be positive")
-            stop = _clock(self.schema["columns"].index("dt"), seconds, rows)
+            stop = clock(self.schema["columns"].index("dt"), seconds, rows)
             steps = steps or min(20_000, max(50, round(1000 * seconds)))
         steps = steps or self.schema["typical_steps"]
         seed = int(torch.randint(2**31, ())) if seed is None else seed
@@ -421,37 +391,3 @@ class SequenceModel(StepwiseSystem):
                 "options": {**PRESETS["default"], "carry": False, "window": 80, "steps": 40 if quick else 250},
             }
         ]
-
-
-class _Noisy:
-    """Windows whose offsets get uniform noise at every step of training."""
-
-    def __init__(self, windows: Windows | Endings, width: float, targets: int) -> None:
-        self.windows, self.width, self.targets = windows, width, targets
-        if isinstance(windows, Windows):
-            self.arrange = windows.arrange
-
-    def __len__(self) -> int:
-        return len(self.windows)
-
-    def __getitem__(self, index: Tensor) -> dict[str, Tensor]:
-        batch = self.windows[index]
-        x = batch["x"]
-        noise = self.width * (torch.rand_like(x[..., : self.targets]) - 0.5)
-        inside = valid_steps(batch["length"], x.shape[1]).unsqueeze(-1)
-        x = torch.cat([x[..., : self.targets] + torch.where(inside, noise, 0.0), x[..., self.targets :]], -1)
-        return {**batch, "x": x}
-
-
-def _clock(column: int, seconds: float, rows: int) -> Stop:
-    """Stop a row before the step that would end after so many seconds; rows that ended are no longer asked about."""
-    passed = torch.zeros(rows)
-
-    def stop(step: Tensor, value: Tensor) -> Tensor:
-        nonlocal passed
-        passed = passed + value[:, column]
-        over = passed > seconds
-        passed = passed[~over]
-        return over
-
-    return stop

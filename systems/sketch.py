@@ -13,9 +13,8 @@
 
 from __future__ import annotations
 
-import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
@@ -34,20 +33,20 @@ from phlogiston.inference.schedules import cosine, piecewise, warmup
 from phlogiston.inference.sequences import Sequences
 from phlogiston.models.generation import RowNoise, generate, row_seed
 from phlogiston.models.sketch import SketchRNN
-from phlogiston.models.stepwise import Choice, valid_steps
+from phlogiston.models.stepwise import Choice
 from phlogiston.systems.base import coerce, rows_of
 from phlogiston.systems.configs.sketch import PRESETS
 from phlogiston.systems.configs.sketch import Config as SketchConfig
+from phlogiston.systems.sketch_latent import bound_parts, draw_alike, explain, importance_bound, slerp
+from phlogiston.systems.sketch_rows import noisy, varied
 from phlogiston.systems.sketch_training import DecoderAlone
 from phlogiston.systems.stepwise import StepwiseSystem, make_choice
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-CHUNK = 200
 COLLAPSED = 0.5  # nats per drawing; a latent that says less says nothing
 ALONE = ("model.enter.*", "model.rnn.*", "model.head.*")  # what a decoder without a latent is made of
-PLACES = 64  # latents tried for a drawing that is to be completed
 
 
 class Sketch(StepwiseSystem):
@@ -83,46 +82,19 @@ class Sketch(StepwiseSystem):
 
     def prepare(self, split: Split) -> Any:
         """Drawings in batches of like length; with noise, stretched and thinned while training, if so told."""
+        c = self.config
         x, length = self.sequences(split.tensors["x"], split.tensors.get("length"))
         if split is self._valid:
             order = length.argsort()
-            return Sequences({"x": self._noisy(x, length)[order], "length": length[order]})
-        return Sequences({"x": x, "length": length}, change=self._change())
-
-    def _noisy(self, x: Tensor, length: Tensor) -> Tensor:
-        """Drawings to be scored: with noise from a fixed seed where data lie on a grid."""
-        if not self.config.dequantise:
-            return x
-        generator = torch.Generator().manual_seed(0)
-        noise = self.config.dequantise * (torch.rand(x.shape[:2] + (2,), generator=generator) - 0.5)
-        inside = valid_steps(length, x.shape[1]).unsqueeze(-1)
-        return torch.cat([x[..., :2] + torch.where(inside, noise, 0.0), x[..., 2:]], -1)
-
-    def _change(self) -> Callable[[dict[str, Tensor]], dict[str, Tensor]] | None:
-        c = self.config
-        if not (c.dequantise or c.stretch or c.drop):
-            return None
-
-        def change(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-            x, length = batch["x"], batch["length"]
-            if c.drop:
-                x, length = thin(x, length, c.drop)
-            offsets = x[..., :2]
-            if c.dequantise:
-                offsets = offsets + c.dequantise * (torch.rand_like(offsets) - 0.5)
-            if c.stretch:
-                offsets = offsets * (1.0 + c.stretch * (2.0 * torch.rand(len(x), 1, 2) - 1.0))
-            inside = valid_steps(length, x.shape[1]).unsqueeze(-1)
-            return {**batch, "x": torch.cat([torch.where(inside, offsets, 0.0), x[..., 2:]], -1), "length": length}
-
-        return change
+            return Sequences({"x": noisy(x, length, c.dequantise)[order], "length": length[order]})
+        return Sequences({"x": x, "length": length}, change=varied(c.dequantise, c.stretch, c.drop))
 
     # ----- training -----------------------------------------------------------------------------------------------
 
     def build(self) -> None:
         """The decoder and, with a latent, the encoder."""
         c = self.config
-        self.model = SketchRNN(c.latent, c.hidden, c.num_components, c.inputs, c.min_scale)
+        self.model = SketchRNN(c.latent, c.hidden, c.num_components, c.inputs, c.min_scale, c.forget)
         self.guide = SketchEncoder(self.model, c.encoder_hidden) if c.latent else None
 
     def initialise(self, train: Any, seed: int) -> None:
@@ -284,7 +256,8 @@ class Sketch(StepwiseSystem):
         first, last = self.encode(a).mean[0], self.encode(b).mean[0]
         way = torch.linspace(0.0, 1.0, n).unsqueeze(-1)
         z = slerp(first, last, way) if kind == "slerp" else (1 - way) * first + way * last
-        return self._same_noise(z, temperature, seed)
+        with torch.inference_mode():
+            return draw_alike(self.model.eval(), z, make_choice(temperature=temperature), self.config.max_points, seed)
 
     def arithmetic(self, terms: Sequence[tuple[float, Any]], *, temperature: float = 0.1, seed: int = 0) -> Any:
         """Draw the weighted sum of drawings' latents: `[(1, cat_head), (1, body), (-1, head)]`."""
@@ -292,24 +265,6 @@ class Sketch(StepwiseSystem):
             raise ConfigError("arithmetic needs at least one (weight, drawing)")
         z = torch.stack([weight * self.encode(drawing).mean[0] for weight, drawing in terms]).sum(0, keepdim=True)
         return self.decode(z, temperature=temperature, seed=seed)
-
-    def _same_noise(self, z: Tensor, temperature: float, seed: int) -> dict[str, Tensor]:
-        choice = make_choice(temperature=temperature)
-        rows = [
-            generate(
-                self.model,
-                self._start(1, row.unsqueeze(0)),
-                self.config.max_points,
-                RowNoise(self.model, [0], seed),
-                choice,
-            )
-            for row in z
-        ]
-        length = torch.cat([row.length for row in rows])
-        x = torch.zeros(len(rows), max(1, int(length.max())), 3)
-        for place, row in zip(x, rows, strict=True):
-            place[: row.x.shape[1]] = row.x[0]
-        return {"x": x, "length": length}
 
     def complete(
         self,
@@ -343,7 +298,7 @@ class Sketch(StepwiseSystem):
         begun = x[:, : int(length[0])].expand(n, -1, -1)
         with torch.no_grad():
             if z is None and self.config.latent:
-                z = self._explain(x, n, seed)
+                z = explain(self.model, x, n, seed)
             state = self._start(n, z)
             for t in range(begun.shape[1]):
                 _, state = self.model.predict(state)
@@ -352,35 +307,12 @@ class Sketch(StepwiseSystem):
         rest = self._draw(state, n, make_choice(temperature=temperature), left, seed)
         return {"x": torch.cat([begun, rest["x"]], 1), "length": rest["length"] + begun.shape[1]}
 
-    def _explain(self, x: Tensor, n: int, seed: int) -> Tensor:
-        """Latents that could have begun like this: prior draws, weighed by the beginning's likelihood."""
-        generator = torch.Generator().manual_seed(row_seed(seed, -1))
-        z = torch.randn(n, PLACES, self.config.latent, generator=generator)
-        points = x.shape[1]
-        steps = self.model.steps_log_prob(x, torch.full((1,), points), z.reshape(-1, 1, self.config.latent))
-        weight = steps.sum(-1).reshape(n, PLACES)
-        chosen = torch.multinomial(weight.softmax(-1), 1, generator=generator).squeeze(-1)
-        return z[torch.arange(n), chosen]
-
     # ----- densities ----------------------------------------------------------------------------------------------
 
     def _parts(self, x: Tensor, length: Tensor, seed: int = 0) -> tuple[Tensor, Tensor]:
-        """Reconstruction log density and divergence of each drawing, in nats, one latent draw from a fixed seed."""
+        """Reconstruction log density and divergence of each drawing, in nats; see `sketch_latent.bound_parts`."""
         self.model.eval()
-        x = self._noisy(x, length)
-        generator = torch.Generator().manual_seed(seed)
-        found = []
-        with torch.no_grad():
-            for part, size in zip(x.split(CHUNK), length.split(CHUNK), strict=True):
-                part = part[:, : int(size.max())]
-                if self.guide is None:
-                    found.append((self.model.log_likelihood(part, size), torch.zeros(len(part))))
-                    continue
-                loc, scale = self.guide.encode(part, size)
-                z = loc + scale * torch.randn(loc.shape, generator=generator)
-                divergence = (0.5 * (loc.square() + scale.square() - 1.0) - scale.log()).sum(-1)
-                found.append((self.model.log_likelihood(part, size, z), divergence))
-        return torch.cat([a for a, _ in found]), torch.cat([b for _, b in found])
+        return bound_parts(self.model, self.guide, noisy(x, length, self.config.dequantise), length, seed)
 
     def log_prob(self, x: Any, length: Any = None, *, samples: int = 64, seed: int = 0) -> Score:  # type: ignore[override]
         """Log density of drawings in nats, per unit of the data's offsets.
@@ -391,18 +323,8 @@ class Sketch(StepwiseSystem):
         x, length = self.sequences(x, length)
         if self.guide is None:
             return Score(self._parts(x, length)[0], "exact")
-        x = self._noisy(x, length)
-        generator = torch.Generator().manual_seed(seed)
-        values = []
-        with torch.no_grad():
-            for part, size in zip(x.split(20), length.split(20), strict=True):
-                part = part[:, : int(size.max())]
-                loc, scale = self.guide.encode(part, size)
-                noise = torch.randn(samples, *loc.shape, generator=generator)
-                z = loc + scale * noise
-                gap = 0.5 * (noise.square() - z.square()).sum(-1) + scale.log().sum(-1)
-                values.append(torch.logsumexp(self.model.log_likelihood(part, size, z) + gap, 0) - math.log(samples))
-        return Score(torch.cat(values), "lower bound")
+        x = noisy(x, length, self.config.dequantise)
+        return Score(importance_bound(self.model, self.guide, x, length, samples, seed), "lower bound")
 
     def query(  # type: ignore[override]
         self,
@@ -475,38 +397,3 @@ class Sketch(StepwiseSystem):
                 },
             }
         ]  # fmt: skip
-
-
-def slerp(a: Tensor, b: Tensor, way: Tensor) -> Tensor:
-    """Points on the arc from `a` to `b`, (D,) each, at shares `way` (n, 1); a straight line if they hardly differ."""
-    cosine_of = (a @ b) / (a.norm() * b.norm()).clamp_min(1e-12)
-    angle = torch.arccos(cosine_of.clamp(-1.0, 1.0))
-    if float(angle) < 1e-4 or float(torch.sin(angle)) < 1e-4:  # the same direction, or opposite ones
-        return (1 - way) * a + way * b
-    return (torch.sin((1 - way) * angle) * a + torch.sin(way * angle) * b) / torch.sin(angle)
-
-
-def thin(x: Tensor, length: Tensor, probability: float) -> tuple[Tensor, Tensor]:
-    """Leave out points inside strokes of more than two; their offsets go to the next point, so that nothing moves.
-
-    Args:
-        x: (rows, points, 3).
-        length: (rows,).
-        probability: of leaving out a point that may be left out.
-
-    Returns:
-        The same with fewer points, and lengths.
-    """
-    lifted = x[..., 2] > 0.5
-    before = torch.cat([torch.ones_like(lifted[:, :1]), lifted[:, :-1]], 1)  # first point of a stroke
-    inner = ~lifted & ~before & valid_steps(length - 1, x.shape[1])  # nor is the last point left out
-    dropped = inner & (torch.rand(inner.shape) < probability)
-    place = x[..., :2].cumsum(1)
-    order = torch.argsort(dropped.to(torch.uint8), dim=1, stable=True)
-    place = place.gather(1, order.unsqueeze(-1).expand_as(place))
-    pen = x[..., 2].gather(1, order)
-    size = length - dropped.sum(1)
-    offsets = torch.cat([place[:, :1], place[:, 1:] - place[:, :-1]], 1)
-    inside = valid_steps(size, x.shape[1])
-    out = torch.cat([offsets, pen.unsqueeze(-1)], -1)
-    return torch.where(inside.unsqueeze(-1), out, 0.0), size

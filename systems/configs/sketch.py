@@ -26,6 +26,8 @@ class Config:
             are of offsets with such noise, from a fixed seed.
         stretch: while training, each axis of a drawing is scaled by a random factor within 1 +- this.
         drop: while training, a point inside a stroke is left out with this probability.
+        forget: share of the steps before that the decoder does not see while it is trained, half to all of which makes
+            it draw what the latent says; 0 lets it see everything.
         max_points: longest drawing that is generated.
         beta: weight of the latent's divergence at the end of training.
         beta_start: the same at the beginning.
@@ -48,6 +50,7 @@ class Config:
     dequantise: float = 0.0
     stretch: float = 0.0
     drop: float = 0.0
+    forget: float = 0.0
     max_points: int = 200
     beta: float = 1.0
     beta_start: float = 0.02
@@ -78,7 +81,7 @@ class Config:
         for name in ("beta_warmup", "warmup"):
             if not 0 < getattr(self, name) < 1:
                 raise ConfigError(f"{name} must lie between 0 and 1; got {getattr(self, name)}")
-        for name in ("stretch", "drop"):
+        for name in ("stretch", "drop", "forget"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name} must lie between 0 and 1; got {getattr(self, name)}")
 

@@ -17,7 +17,9 @@ from phlogiston.datasets.sequences import strokes_of
 from phlogiston.errors import ConfigError, DataError, ShapeError, TrainingWarning
 from phlogiston.inference.evidence import Known
 from phlogiston.systems.configs.sketch import reference_weight
-from phlogiston.systems.sketch import Sketch, slerp, thin
+from phlogiston.systems.sketch import Sketch
+from phlogiston.systems.sketch_latent import explain, slerp
+from phlogiston.systems.sketch_rows import thin
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +101,7 @@ def test_a_beginning_says_what_the_latent_may_be(fitted: Sketch, data: Dataset) 
     x = data.test.tensors["x"][:1, :5]
     length = torch.tensor([5])
     with torch.no_grad():
-        given = fitted._explain(x, 50, seed=0)
+        given = explain(fitted.model, x, 50, seed=0)
         free = torch.randn(50, 6, generator=torch.Generator().manual_seed(1))
         better, worse = (fitted.model.steps_log_prob(x, length, z.unsqueeze(1)).sum(-1).mean() for z in (given, free))
     assert float(better) > float(worse) + 1.0
