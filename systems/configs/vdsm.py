@@ -208,7 +208,13 @@ _WITHOUT_PAIRS: dict[str, Any] = {
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     # frames of 32 pixels, minutes on two cores
-    "cpu-figures": {},
+    "cpu-figures": {
+        "recolour": 1.0,
+        "steps": 4_500,
+        "cooldown": 0.3,
+        "warm_steps": 3_000,
+        "sequence_steps": 300,
+    },
     # a chain that goes on for longer than it was trained on: poses from the clip, what follows from the transitions
     "cpu-pendulum": {
         **_WITHOUT_PAIRS,
