@@ -6,19 +6,22 @@ Every row draws from a noise stream of its own, so that a row is the same whethe
 from __future__ import annotations
 
 import hashlib
+import math
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from phlogiston.errors import ConfigError
-from phlogiston.models.stepwise import PLAIN, Choice, Noise, Stepwise, rows_of, select
+from phlogiston.models.stepwise import PLAIN, Choice, Noise, Prediction, Stepwise, rows_of, select
 
 _BLOCK = 32  # steps of noise drawn at a time
 Constrain = Callable[[Tensor], Tensor]
 Stop = Callable[[Tensor, Tensor], Tensor]
+Unfinished = Callable[[Any], Tensor]
 
 
 def row_seed(seed: int, row: int) -> int:
@@ -83,6 +86,7 @@ def generate(
     constrain: Constrain | None = None,
     stop: Stop | None = None,
     tolerance: float = 0.0,
+    unfinished: Unfinished | None = None,
 ) -> Generated:
     """Draw steps until every row has ended.
 
@@ -97,6 +101,7 @@ def generate(
             step. Rows whose pen says so (state 2) end of their own accord.
         tolerance: changes by a constraint of no more than this do not count as clipped: half a cell, where steps are
             known no better than to a cell.
+        unfinished: called with the state a step is predicted from; the pen of rows where it is True does not end yet.
 
     Raises:
         ConfigError: no steps.
@@ -111,6 +116,8 @@ def generate(
     drawn, clipped = 0, 0
     for t in range(steps):
         prediction, state = model.predict(state)
+        if unfinished is not None:
+            prediction = _not_yet(prediction, unfinished(state))
         value = prediction.draw(noise.step(), choice)
         over = value[:, -1] > 1.5 if ends else torch.zeros(len(value), dtype=torch.bool)
         if constrain is not None:
@@ -131,6 +138,13 @@ def generate(
         state = model.observe(state, value)
     longest = int(length.max())
     return Generated(x[:, :longest].clone(), length, clipped / max(1, drawn), state if len(live) == rows else None)
+
+
+def _not_yet(prediction: Prediction, rows: Tensor) -> Prediction:
+    """The same law without the end, in some of the rows."""
+    assert prediction.pen is not None
+    ends = torch.arange(prediction.pen.shape[-1]) == 2
+    return replace(prediction, pen=prediction.pen.masked_fill(rows.unsqueeze(-1) & ends, -math.inf))
 
 
 class Stream:

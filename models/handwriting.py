@@ -241,6 +241,15 @@ class Handwriting(Stepwise):
         value = value.to(state.last.dtype)
         return state._replace(last=value, height=state.height + value[:, 1], seen=state.seen + 1)
 
+    def unfinished(self, state: WritingState) -> Tensor:
+        """Lines whose window has not come to the last character, bool (rows,): more is to be written.
+
+        Every lifted pen is a small chance of having ended, and a hand the model does not know well a larger one. What
+        is certain is the text.
+        """
+        letters = (state.text[..., : self.characters].sum((1, 2))).long()
+        return state.phi.argmax(-1) < letters - 1
+
     def consume(self, state: WritingState, x: Tensor) -> WritingState:
         """The state after known steps (rows, steps, 3)."""
         if x.shape[1] == 0:

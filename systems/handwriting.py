@@ -131,7 +131,7 @@ class HandwritingModel(StepwiseSystem):
         max_points: int | None = None,
         seed: int | None = None,
     ) -> dict[str, Tensor]:
-        """Write a text, or several at once.
+        """Write a text, or several at once. No line ends before the window has come to its last character.
 
         Args:
             text: what to write, characters of the alphabet; a list of texts makes a line of each.
@@ -177,7 +177,8 @@ class HandwritingModel(StepwiseSystem):
             if primes:
                 x, length = self._heard([strokes for strokes, _ in primes])
                 state = consume_rows(self.model, x, length, state)
-        found = generate(self.model, state, most, RowNoise(self.model, len(texts), seed), choice)
+        noise = RowNoise(self.model, len(texts), seed)
+        found = generate(self.model, state, most, noise, choice, unfinished=self.model.unfinished)
         return {"x": found.x, "length": found.length}
 
     def _heard(self, primes: list[Any]) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -57,6 +58,29 @@ def test_a_prime_is_read_and_not_written_again(fitted: HandwritingModel, data: D
     prime = (x[0, : int(length[0])], fitted.text_of(text[0]))
     one, other = fitted.write("oh", prime=prime, seed=1), fitted.write("oh", seed=1)
     assert one["x"].shape != other["x"].shape or not torch.equal(one["x"], other["x"])
+
+
+def test_no_line_ends_before_its_last_character(fitted: HandwritingModel, data: Dataset) -> None:
+    """However eager the pen is to end, with a prime and without."""
+    x, length, text = fitted.lines(data)
+    prime = (x[0, : int(length[0])], fitted.text_of(text[0]))
+    eager = HandwritingModel(**asdict(fitted.config))
+    eager.schema = fitted.schema
+    eager.build()
+    eager.model.load_state_dict(fitted.model.state_dict())
+    with torch.no_grad():
+        eager.model.head.bias[-1] += 50.0
+    for example in (None, prime):
+        written = eager.write("hello", 4, prime=example, seed=0)
+        said, before = "hello", torch.zeros(4, 0, 3)
+        if example is not None:
+            said, before = f"{example[1]} hello", example[0].expand(4, -1, -1)
+        last = len(said) - 1
+        for line, points in zip(written["x"], written["length"].tolist(), strict=True):
+            whole = torch.cat([before[0], line[:points]]).unsqueeze(0)
+            at, _ = eager.attention({"x": whole, "length": torch.tensor([whole.shape[1]]), "text": eager.codes(said)})
+            assert points > 5
+            assert int(at[0, -1]) >= last - 1, "the end came at the very next step, on the last character"
 
 
 def test_slant_is_measured() -> None:
