@@ -7,7 +7,6 @@ that takes the time the recipes take.
 
 from __future__ import annotations
 
-import importlib.util
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +17,8 @@ import pytest
 
 from phlogiston.errors import PhlogistonWarning
 
-from .reading import ROOT, Page, in_a_shell, in_this_process, pages, shortened
+from ..datasets.test_scene_files import record, scene
+from .reading import Page, in_a_shell, in_this_process, pages, shortened
 
 WITH_COMMANDS = [name for name in pages() if Page(name).commands]
 ELSEWHERE = {
@@ -54,15 +54,10 @@ def mazes() -> None:
     """What the reader of docs/scene.md has: official scene files, in the small."""
     from phlogiston.datasets import tfrecord
 
-    spec = importlib.util.spec_from_file_location("scene_files_of_tests", ROOT / "tests/datasets/test_scene_files.py")
-    assert spec is not None
-    assert spec.loader is not None
-    made = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(made)
     Path("mazes/train").mkdir(parents=True)
     for number in range(8):
-        frames, cameras = made.scene(views=20, seed=number, side=64)
-        Path(f"mazes/train/{number}.tfrecord").write_bytes(tfrecord.frame(made.record(frames, cameras)))
+        frames, cameras = scene(views=20, seed=number, side=64)
+        Path(f"mazes/train/{number}.tfrecord").write_bytes(tfrecord.frame(record(frames, cameras)))
 
 
 BRINGS: dict[str, Callable[[], None]] = {"docs/evaluation.md": photographs, "docs/scene.md": mazes}

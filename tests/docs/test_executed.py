@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+from collections.abc import Callable
 from types import ModuleType
 
 import pytest
@@ -26,13 +26,8 @@ print("three is", three)
 
 
 @pytest.fixture(scope="module")
-def executed() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("phlogiston_docs_executed", ROOT / "docs" / "executed.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def executed(script: Callable[[str], ModuleType]) -> ModuleType:
+    return script("docs/executed.py")
 
 
 def test_what_a_snippet_prints_stands_below_it(executed: ModuleType) -> None:

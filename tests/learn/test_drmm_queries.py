@@ -5,8 +5,7 @@ The recipes run the examples' own functions, so that what is measured is what a 
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -20,21 +19,9 @@ from phlogiston.systems.kinematics import HEAD, Kinematics, Poses
 
 pytestmark = [pytest.mark.learn, pytest.mark.timeout(7200)]  # a busy machine may need an hour
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
-
-def example(name: str) -> ModuleType:
-    """An example as a module."""
-    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_kinematics(record: Any) -> None:
-    shown = example("drmm_kinematics")
+def test_kinematics(record: Any, script: Callable[[str], ModuleType]) -> None:
+    shown = script("examples/drmm_kinematics.py")
     common: dict[str, Any] = {
         "configuration": "tril, 2 layers of 64",
         "steps": shown.OPTIONS["steps"],
@@ -95,8 +82,8 @@ def test_kinematics(record: Any) -> None:
         entry.check()
 
 
-def test_trajectories(record: Any) -> None:
-    shown = example("drmm_trajectories")
+def test_trajectories(record: Any, script: Callable[[str], ModuleType]) -> None:
+    shown = script("examples/drmm_trajectories.py")
     common: dict[str, Any] = {
         "configuration": "diag, 4 layers of 128",
         "steps": shown.OPTIONS["steps"],
@@ -140,8 +127,8 @@ def test_trajectories(record: Any) -> None:
         entry.check()
 
 
-def test_completion(record: Any) -> None:
-    shown = example("drmm_completion")
+def test_completion(record: Any, script: Callable[[str], ModuleType]) -> None:
+    shown = script("examples/drmm_completion.py")
     common: dict[str, Any] = {"configuration": shown.CONFIGURATION, "steps": shown.OPTIONS["steps"], "n_test": 397}
     error = record("drmm_queries", "completion/1-error", title="lower half of 8x8 digits, posterior mean",
                    figure="mean squared error of pixels in [0, 1]", higher_is_better=False, **common)  # fmt: skip
@@ -174,8 +161,8 @@ def test_completion(record: Any) -> None:
         entry.check()
 
 
-def test_classification(record: Any) -> None:
-    shown = example("drmm_classification")
+def test_classification(record: Any, script: Callable[[str], ModuleType]) -> None:
+    shown = script("examples/drmm_classification.py")
     common: dict[str, Any] = {"figure": "accuracy", "n_test": 397}
     full = record("drmm_queries", "classification/1-all", title="all 1,400 labels", configuration=shown.CONFIGURATION,
                   must=0.96, **common)  # fmt: skip
