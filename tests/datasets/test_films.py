@@ -8,25 +8,26 @@ import numpy as np
 import pytest
 
 from phlogiston import datasets
+from phlogiston.datasets import motion as physics
 from phlogiston.datasets import moving_digits, video_folder, walkers
 from phlogiston.errors import DataError, UnknownNameError
 
 
 @pytest.fixture(scope="module")
-def templates() -> moving_digits.Templates:
-    return moving_digits.prepare_templates(*moving_digits._pictures("digits", None)[0])
+def templates() -> physics.Templates:
+    return physics.prepare_templates(*moving_digits._pictures("digits", None)[0])
 
 
-@pytest.mark.parametrize("bounds", moving_digits.BOUNDS)
+@pytest.mark.parametrize("bounds", physics.BOUNDS)
 def test_films_are_the_same_again_and_do_not_depend_on_how_many_were_asked_for(templates: Any, bounds: str) -> None:
-    motion = moving_digits.Motion(bounds)
-    few, many = (moving_digits.films(n, templates, motion, frames=6) for n in (5, 140))
+    motion = physics.Motion(bounds)
+    few, many = (physics.films(n, templates, motion, frames=6) for n in (5, 140))
     for name, values in few.items():
         np.testing.assert_array_equal(values, many[name][:5], err_msg=name)
 
 
 def test_truth_fits_the_pictures(templates: Any) -> None:
-    films = moving_digits.films(200, templates, moving_digits.Motion("inside"))
+    films = physics.films(200, templates, physics.Motion("inside"))
     assert films["x"].shape == (200, 10, 50, 50)
     np.testing.assert_allclose(np.bincount(films["count"][:, 0], minlength=3) / 200, 1 / 3, atol=0.1)
     lit = films["x"] > 0
@@ -49,7 +50,7 @@ def test_truth_fits_the_pictures(templates: Any) -> None:
 
 
 def test_the_published_protocol_lets_digits_leave_and_still_counts_them(templates: Any) -> None:
-    films = moving_digits.films(256, templates, moving_digits.Motion("topleft"))
+    films = physics.films(256, templates, physics.Motion("topleft"))
     seen = films["visible"][films["present"]]
     assert 0.15 < (seen < 0.5).mean() < 0.35
     assert films["boxes"][..., :2].min() >= 0
@@ -58,34 +59,34 @@ def test_the_published_protocol_lets_digits_leave_and_still_counts_them(template
 
 def test_scale_colour_occlusion_and_turnover(templates: Any) -> None:
     pictures = moving_digits._pictures("digits", None)[0]
-    small = moving_digits.prepare_templates(*pictures, scale=(0.7, 0.7))
+    small = physics.prepare_templates(*pictures, scale=(0.7, 0.7))
     assert small.sizes.mean() == pytest.approx(0.7 * templates.sizes.mean(), rel=0.06)
-    mixed = moving_digits.prepare_templates(*pictures, scale=(0.6, 1.2))
+    mixed = physics.prepare_templates(*pictures, scale=(0.6, 1.2))
     assert mixed.pixels.shape[1] == 5
-    still = moving_digits.Motion("inside", speed=0.0, acceleration=0.0, noise=0.0)
+    still = physics.Motion("inside", speed=0.0, acceleration=0.0, noise=0.0)
     options: dict[str, Any] = {"counts": (2,), "frames": 4}
-    for occlusion in moving_digits.OCCLUSION:
-        film = moving_digits.films(4, templates, still, occlusion=occlusion, **options)["x"]
+    for occlusion in physics.OCCLUSION:
+        film = physics.films(4, templates, still, occlusion=occlusion, **options)["x"]
         assert (film == film[:, :1]).all()
-    painted = moving_digits.films(4, templates, still, colour=True, **options)["x"]
+    painted = physics.films(4, templates, still, colour=True, **options)["x"]
     assert painted.shape == (4, 4, 3, 50, 50)
-    changing = moving_digits.films(300, templates, still, turnover=0.8, counts=(1,), frames=10)
+    changing = physics.films(300, templates, still, turnover=0.8, counts=(1,), frames=10)
     assert 0.7 < (changing["count"].min(1) == 0).mean() < 0.9
     with pytest.raises(DataError, match="canvas"):
-        moving_digits.prepare_templates(*pictures, scale=(3.0, 3.0))
+        physics.prepare_templates(*pictures, scale=(3.0, 3.0))
 
 
 def test_the_parts_show_different_digits_and_bad_options_are_refused() -> None:
     data = datasets.load("moving_digits", sizes=(40, 20, 20), frames=2)
     assert len(data.train) == 40
-    assert data.train.sequences == frozenset(moving_digits.SEQUENCES)
+    assert data.train.sequences == frozenset(physics.SEQUENCES)
     assert data.meta.options["bounds"] == "inside"
     with pytest.raises(UnknownNameError, match="inside"):
         datasets.load("moving_digits", bounds="insid")
     with pytest.raises(DataError, match="turnover"):
         datasets.load("moving_digits", turnover=2.0)
     with pytest.raises(DataError, match="speed"):
-        moving_digits.Motion("inside", speed=-1.0)
+        physics.Motion("inside", speed=-1.0)
 
 
 def test_an_endless_stream_is_quick(templates: Any) -> None:
