@@ -75,7 +75,7 @@ def test_savings_of_the_decoder(name: str, options: dict[str, object], queries: 
     encoder = DrawEncoder(decoder, decoder.hidden, kernel, 32, "linear" if options else "conv", not options)
     code, poses = torch.rand(queries, memory.code), torch.rand(queries, 6)
     x = torch.rand(queries, 3, decoder.image, decoder.image)
-    noise = [torch.randn(queries, *decoder.shape) for _ in range(decoder.layers)]
+    noise = [torch.randn(queries, *shape) for shape in decoder.shapes]
 
     def quick() -> None:
         fast(decoder, encoder, code, poses, x, noise).square().sum().backward()

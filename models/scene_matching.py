@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from phlogiston.errors import ConfigError
 from phlogiston.models.scene import unit
-from phlogiston.networks.draw import Rays
+from phlogiston.networks.query_context import Rays
 from phlogiston.networks.scene_memory import Frame, SceneMemory, keep_variance
 
 

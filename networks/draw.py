@@ -24,17 +24,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from phlogiston.errors import ConfigError, unknown_name
+from phlogiston.networks.query_context import Expanded, Rays, apply_over
 from phlogiston.networks.scene_memory import SceneMemory
-from phlogiston.networks.view_rays import CHANNELS, VECTOR, RayAddress, pose_vector, ray_map
+from phlogiston.networks.view_rays import VECTOR
 
 LOW, HIGH = -8.0, 4.0  # log-variances are bent softly into this range
-
-
-def apply_over(layer: nn.Module, x: Tensor) -> Tensor:
-    """Apply a layer for (n, c, h, w) under any number of leading axes."""
-    lead = x.shape[:-3]
-    y: Tensor = layer(x.reshape(-1, *x.shape[-3:]))
-    return y.reshape(*lead, *y.shape[1:])
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
@@ -84,81 +78,30 @@ class Painting:
     total: Tensor
 
 
-class Rays(nn.Module):
-    """The context of a query: its rays, what is filed under each of them, and what the memory says of the whole.
+class Spread(nn.Module):
+    """A latent of the whole picture, laid out over the grid: its part of the generator's gates.
 
-    The latter is the mean over all drawers, and the lattice's word. Where nothing is filed by rays it is all there is,
-    and the rays weigh it channel by channel.
+    An object that is there or is not has to be the doing of few numbers: latents of the cells are independent before
+    the picture is known, and to agree on an object they would all have to be far from what their prior expects.
 
     Args:
-        memory: the memory that is read.
-        width: channels of the context.
+        length: of the latent.
+        hidden: channels of the generator's state.
         size: s.
-        blocks: residual blocks.
+        width: of the layer between.
     """
 
-    def __init__(self, memory: SceneMemory, width: int, size: int, blocks: int = 2) -> None:
+    def __init__(self, length: int, hidden: int, size: int, width: int = 64) -> None:
         super().__init__()
-        self.size, self.bins, self.values, self.hubs = size, memory.bins, memory.values, memory.hubs
-        channels = CHANNELS + memory.extra
-        self.gated = not self.hubs or memory.bins == 1
-        parts = 2 if self.gated else 1
-        self.rays = nn.Sequential(nn.Conv2d(channels, width, 1), nn.ReLU(), nn.Conv2d(width, parts * width, 1))
-        whole = memory.values + 1 if self.hubs else 0
-        self.code = nn.Linear(whole + memory.between, parts * width)
-        if self.hubs:
-            self.address = RayAddress(memory.bins, memory.extra)
-            self.found = nn.Conv2d(memory.values + 1, width, 1)
-        self.blocks = nn.ModuleList(
-            nn.Sequential(nn.ReLU(), nn.Conv2d(width, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, width, 1))
-            for _ in range(blocks)
+        self.shape = (4 * hidden, size, size)
+        self.layers = nn.Sequential(
+            nn.Linear(length, width), nn.ReLU(), nn.Linear(width, 4 * hidden * size**2, bias=False)
         )
 
-    def forward(self, code: Tensor, poses: Tensor) -> Tensor:
-        """Combine codes (B, Q, R) and poses (B, Q, 6 + extra): (B, Q, width, s, s)."""
-        rays = ray_map(poses, self.size)
-        lead = rays.shape[:-3]
-        add = apply_over(self.rays, rays)
-        found: Tensor | float = 0.0
-        if self.hubs:
-            filed, weight = code[..., : self.hubs].split((self.bins * self.values, self.bins), -1)
-            share = apply_over(self.address, rays).flatten(-2)  # (B, Q, K, cells)
-            drawers = filed.unflatten(-1, (self.bins, self.values))
-            total = torch.einsum("...kp,...kc->...cp", share, drawers)
-            seen = torch.einsum("...kp,...k->...p", share, weight)[..., None, :]
-            what = torch.cat([total / (seen + 1e-4), torch.log1p(100.0 * seen)], -2)
-            found = apply_over(self.found, what.reshape(*lead, -1, self.size, self.size))
-            whole = weight.sum(-1, keepdim=True)
-            mean = drawers.sum(-2) / (whole + 1e-4)
-            code = torch.cat([mean, torch.log1p(100.0 * whole), code[..., self.hubs :]], -1)
-        said = self.code(code)[..., None, None]
-        if self.gated:
-            (add, gate), (said, weighed) = add.chunk(2, -3), said.chunk(2, -3)
-            said = said + gate * weighed
-        x = add + found + said
-        for block in self.blocks:
-            x = x + apply_over(block, x)
-        return torch.relu(x)
-
-
-class Expanded(nn.Module):
-    """The context of the reference: pose and code, each blown up from a point to the grid by a dense map.
-
-    Args:
-        memory: the memory that is read.
-        width: channels it is blown up to.
-        size: s.
-    """
-
-    def __init__(self, memory: SceneMemory, width: int, size: int) -> None:
-        super().__init__()
-        self.pose = nn.ConvTranspose2d(VECTOR + memory.extra, VECTOR, size, stride=size)
-        self.code = nn.ConvTranspose2d(memory.code, width, size, stride=size)
-
-    def forward(self, code: Tensor, poses: Tensor) -> Tensor:
-        """Combine codes (B, Q, R) and poses (B, Q, 6): (B, Q, 9 + width, s, s)."""
-        vector = pose_vector(poses)[..., None, None]
-        return torch.cat([apply_over(self.pose, vector), apply_over(self.code, code[..., None, None])], -3)
+    def forward(self, z: Tensor) -> Tensor:
+        """Lay out (..., length, 1, 1): (..., 4 hidden, s, s)."""
+        out: Tensor = self.layers(z.flatten(-3))
+        return out.unflatten(-1, self.shape)
 
 
 class DrawDecoder(nn.Module):
@@ -180,6 +123,8 @@ class DrawDecoder(nn.Module):
         draft: begin from a state the context proposes, instead of nothing.
         prior_context: let the priors see the context.
         blocks: residual blocks of the context, with `poses="rays"`.
+        whole: length of a latent for the whole picture, which then is the first of the L, standard normal, its shape
+            (whole, 1, 1); 0: all latents have a part per cell.
 
     Raises:
         ConfigError: sizes that do not fit together.
@@ -202,6 +147,7 @@ class DrawDecoder(nn.Module):
         draft: bool = True,
         prior_context: bool = True,
         blocks: int = 2,
+        whole: int = 0,
     ) -> None:
         super().__init__()
         if image % size:
@@ -220,12 +166,17 @@ class DrawDecoder(nn.Module):
         self.static = nn.Conv2d(self.width, 4 * hidden, static_kernel, padding=static_kernel // 2)
         self.recurrent = nn.Conv2d(latent + hidden, 4 * hidden, kernel, padding=self.padding, bias=False)
         self.prior_head = nn.Conv2d(hidden, 2 * latent, kernel, padding=self.padding)
-        wanted = prior_context and layers > 0
-        self.prior_context = nn.Conv2d(self.width, 2 * latent * layers, 1, bias=False) if wanted else None
+        self.whole = whole if layers else 0
+        local = layers - (self.whole > 0)
+        self.prior_context = (
+            nn.Conv2d(self.width, 2 * latent * local, 1, bias=False) if prior_context and local else None
+        )
+        self.spread = Spread(self.whole, hidden, size) if self.whole else None
         self.draft = nn.Conv2d(self.width, hidden, static_kernel, padding=static_kernel // 2) if draft else None
         factor = image // size
         self.factor = factor
-        self.shape = torch.Size([latent, size, size])
+        cells = torch.Size([latent, size, size])
+        self.shapes = [torch.Size([whole, 1, 1]) if self.whole and not layer else cells for layer in range(layers)]
         if output == "shuffle":
             self.head = nn.Sequential(
                 nn.ReLU(),
@@ -257,7 +208,7 @@ class DrawDecoder(nn.Module):
             draft = apply_over(self.draft, values)
         prior = values.new_zeros(())
         if self.prior_context is not None:
-            prior = apply_over(self.prior_context, values).unflatten(-3, (self.layers, -1))
+            prior = apply_over(self.prior_context, values).unflatten(-3, (-1, 2 * self.latent))
         return Context(values, apply_over(self.static, values), prior, draft)
 
     def begin(self, context: Context) -> Painting:
@@ -266,20 +217,25 @@ class DrawDecoder(nn.Module):
         return Painting(context, 0, nothing, nothing, context.draft)
 
     def prior(self, painting: Painting) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of the next latent: (..., latent, s, s) each."""
+        """Mean and log-variance of the next latent: (..., *shapes[layer]) each."""
+        if self.whole and painting.layer == 0:
+            lead = painting.context.values.shape[:-3]
+            return (painting.total.new_zeros(*lead, self.whole, 1, 1),) * 2
         raw = apply_over(self.prior_head, painting.state)
         if self.prior_context is not None:
-            raw = raw + painting.context.prior[..., painting.layer, :, :, :]
+            raw = raw + painting.context.prior[..., painting.layer - (self.whole > 0), :, :, :]
         mean, logvar = raw.chunk(2, -3)
         return mean, bent(logvar)
 
     def advance(self, painting: Painting, z: Tensor) -> Painting:
-        """Take one step with a latent z, (..., latent, s, s); leading axes may have grown."""
+        """Take one step with a latent z, (..., *shapes[layer]); leading axes may have grown."""
         lead = torch.broadcast_shapes(z.shape[:-3], painting.state.shape[:-3])
         z = z.expand(*lead, *z.shape[-3:])
         if painting.layer:
             state = painting.state.expand(*lead, *painting.state.shape[-3:])
             total = apply_over(self.recurrent, torch.cat([z, state], -3))
+        elif self.spread is not None:
+            total = self.spread(z)
         else:  # the state is nothing yet
             total = convolve(z, self.recurrent.weight[:, : self.latent], None, self.padding)
         state, memory = gates(total + painting.context.generator, painting.memory)
@@ -349,12 +305,11 @@ class DrawEncoder(nn.Module):
         inputs = decoder.hidden + decoder.feedback + hidden
         self.recurrent = nn.Conv2d(inputs, 4 * hidden, kernel, padding=self.padding, bias=False)
         self.head = nn.Conv2d(hidden, 2 * decoder.latent, kernel, padding=self.padding)
+        self.summary = nn.Conv2d(hidden, 2 * decoder.whole, decoder.size) if decoder.whole else None
         if residual:  # near the prior, yet not on it: from there the latents would never wake
-            with torch.no_grad():
-                self.head.weight.mul_(0.5)
-                assert self.head.bias is not None
-                self.head.bias.zero_()
-                self.head.bias[decoder.latent :] = -1.0
+            for head in (self.head, self.summary):
+                if head is not None:
+                    _start_near(head)
         # the generator's channels are seen, not owned
         self._split = (decoder.hidden, decoder.feedback, hidden)
 
@@ -383,7 +338,17 @@ class DrawEncoder(nn.Module):
 
     def posterior(self, state: Tensor, prior: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of the next latent, given the prior's."""
-        mean, logvar = apply_over(self.head, state).chunk(2, -3)
+        head = self.head if self.summary is None or prior[0].shape[-1] > 1 else self.summary
+        mean, logvar = apply_over(head, state).chunk(2, -3)
         if self.residual:
             return prior[0] + mean, bent(prior[1] + logvar)
         return mean, bent(logvar)
+
+
+@torch.no_grad()
+def _start_near(head: nn.Conv2d) -> None:
+    """Let a head begin near the prior: half its weights, means as they are, log-variances 1 below."""
+    assert head.bias is not None
+    head.weight.mul_(0.5)
+    head.bias.zero_()
+    head.bias[len(head.bias) // 2 :] = -1.0

@@ -41,7 +41,7 @@ def run(
         code: (N, R).
         poses: (N, 6).
         images: (N, 3, H, W), with an encoder.
-        noise: one standard normal (N, latent, s, s) per layer.
+        noise: one standard normal (N, *shape) per layer, of the decoder's `shapes`.
     """
     cells, side = decoder.size, decoder.hidden
     nothing = code.new_zeros(len(code), side, cells, cells)
@@ -65,12 +65,19 @@ def run(
             inputs = torch.cat([encoder.look(seen), context, state, back, own], 1)
             kernels = (encoder.seen.weight, encoder.static.weight, encoder.recurrent.weight)
             own, own_memory = _cell(inputs, kernels, encoder.static.bias, own_memory)
-            raw = encoder.head(own)
-            mean, logvar = raw.chunk(2, 1)
+            head = encoder.summary if decoder.whole and layer == 0 else encoder.head
+            assert head is not None
+            mean, logvar = head(own).chunk(2, 1)
             chosen = (prior[0] + mean, bent(prior[1] + logvar)) if encoder.residual else (mean, bent(logvar))
         z = chosen[0] + (0.5 * chosen[1]).exp() * noise[layer]
-        inputs = torch.cat([context, z, state], 1)
-        state, memory = _cell(inputs, (decoder.static.weight, decoder.recurrent.weight), decoder.static.bias, memory)
+        local: Tensor = z
+        laid: Tensor | float = 0.0
+        if decoder.spread is not None and layer == 0:
+            local = z.new_zeros(len(z), decoder.latent, cells, cells)
+            laid = decoder.spread.layers(z[..., 0, 0]).reshape(len(z), 4 * side, cells, cells)
+        inputs = torch.cat([context, local, state], 1)
+        own_kernels = (decoder.static.weight, decoder.recurrent.weight)
+        state, memory = _cell(inputs, own_kernels, decoder.static.bias, memory, laid)
         canvas = canvas + (decoder.up(state) if decoder.output == "linear" else state)
         latents.append(z)
         priors.append(prior)
@@ -90,19 +97,25 @@ def _picture(decoder: DrawDecoder, canvas: Tensor) -> Tensor:
 
 
 def _prior(decoder: DrawDecoder, context: Tensor, state: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+    if decoder.whole and layer == 0:
+        return (context.new_zeros(len(context), decoder.whole, 1, 1),) * 2
     raw = decoder.prior_head(state)
     if decoder.prior_context is not None:
-        raw = raw + decoder.prior_context(context).unflatten(1, (decoder.layers, -1))[:, layer]
+        local = decoder.layers - (decoder.whole > 0)
+        raw = raw + decoder.prior_context(context).unflatten(1, (local, -1))[:, layer - decoder.layers + local]
     mean, logvar = raw.chunk(2, 1)
     return mean, bent(logvar)
 
 
-def _cell(inputs: Tensor, kernels: Sequence[Tensor], bias: Tensor | None, memory: Tensor) -> tuple[Tensor, Tensor]:
-    """A ConvLSTM cell over concatenated inputs, gate by gate; smaller kernels are widened by zeros."""
+def _cell(
+    inputs: Tensor, kernels: Sequence[Tensor], bias: Tensor | None, memory: Tensor, more: Tensor | float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """A ConvLSTM cell over concatenated inputs, gate by gate; smaller kernels are widened by zeros. `more` is added."""
     width = max(kernel.shape[-1] for kernel in kernels)
     whole = torch.cat([functional.pad(k, ((width - k.shape[-1]) // 2,) * 4) for k in kernels], 1)
     biases = bias.chunk(4) if bias is not None else (None,) * 4
     parts = zip(whole.chunk(4), biases, strict=True)
-    enter, keep, show, candidate = (functional.conv2d(inputs, k, b, padding=width // 2) for k, b in parts)
+    sums = torch.cat([functional.conv2d(inputs, k, b, padding=width // 2) for k, b in parts], 1)
+    enter, keep, show, candidate = (sums + more).chunk(4, 1)
     memory = torch.sigmoid(keep) * memory + torch.sigmoid(enter) * torch.tanh(candidate)
     return torch.sigmoid(show) * torch.tanh(memory), memory

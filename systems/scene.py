@@ -24,21 +24,16 @@ from torch import Tensor
 
 from phlogiston.datasets.base import Meta, Split
 from phlogiston.datasets.hotels import Hotels
-from phlogiston.errors import ConfigError, DataError, ShapeError
+from phlogiston.errors import ConfigError, ShapeError
 from phlogiston.evaluate.metric import Metric
 from phlogiston.evaluate.score import Score
-from phlogiston.guides.scene import SceneGuide
 from phlogiston.inference.engine import Stage
 from phlogiston.inference.evidence import Known
-from phlogiston.inference.schedules import constant, cosine, linear, piecewise, warmup
-from phlogiston.models.scene import SceneModel
-from phlogiston.networks.draw import DrawDecoder
-from phlogiston.networks.scene_memory import GraphMemory, PooledMemory
-from phlogiston.systems import scene_views
+from phlogiston.systems import scene_build, scene_stages, scene_views
 from phlogiston.systems.base import System, coerce
 from phlogiston.systems.configs.scene import Config as SceneConfig
 from phlogiston.systems.scene_memory import Memory, check_poses, check_views, observe
-from phlogiston.systems.scene_training import PixelNoise, Report, objective
+from phlogiston.systems.scene_training import Report
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -69,29 +64,7 @@ class Scene(System):
 
     def describe(self, train: Split, meta: Meta | None) -> dict[str, Any]:
         """Size of the pictures, and what is kept of places to show."""
-        rows = self.prepare(train)  # refuses what is no scene
-        height, width = rows.images.shape[2:4]
-        if height != width or height % self.config.grid:
-            raise ShapeError(
-                f"pictures are {height} x {width}; expected squares whose side is a multiple of grid={self.config.grid}"
-            )
-        c = self.config
-        low, high = c.corner, c.corner + c.tile
-        at = rows.poses[..., :2]
-        if bool((at < low).any()) or bool((at > high).any()):
-            place = at[((at < low) | (at > high)).any(-1)][0].tolist()
-            raise DataError(
-                f"a photograph was taken at ({place[0]:.3g}, {place[1]:.3g}), outside the tile [{low:g}, {high:g}]; "
-                "set options corner and tile to the extent of your places"
-            )
-        kept = self._shown if self._shown is not None else train
-        count = min(len(kept), c.keep_scenes)
-        shape = None
-        if count:
-            views = kept.tensors["images"].shape[1]
-            map_shape = list(kept.tensors["map"].shape[1:3]) if "map" in kept.tensors else [0, 0]
-            shape = [count, min(views, 16), *map_shape]
-        return {"image": int(height), "kept": shape}
+        return scene_build.describe(self, train)
 
     _shown: Split | None = None
 
@@ -118,110 +91,17 @@ class Scene(System):
 
     def initialise(self, train: Any, seed: int) -> None:
         """Keep the mean photograph, and photographs of a few places, with the model."""
-        rows = train.images[:2000].flatten(0, 1)
-        self.model.mean_image.copy_(
-            torch.stack([part.float().mean(0) for part in rows.split(4096)]).mean(0).permute(2, 0, 1) / 255
-        )
-        if self.schema["kept"] is None:
-            return
-        count, views = self.schema["kept"][:2]
-        source = self._shown if self._shown is not None else Split({"images": train.images, "poses": train.poses})
-        self.model.kept_images.copy_(source.tensors["images"][:count, :views])
-        poses = source.tensors["poses"][:count, :views]
-        self.model.kept_poses[..., : poses.shape[-1]].copy_(poses)
-        if "map" in source.tensors:
-            self.model.kept_maps.copy_(source.tensors["map"][:count])
+        scene_build.initialise(self, train)
 
     # ----- training -----------------------------------------------------------------------------------------------
 
     def build(self) -> None:
         """Memory, decoder, and the guide's encoder."""
-        c = self.config
-        memory: Any
-        if c.memory == "graph":
-            memory = GraphMemory(c.bins, c.values, c.code, c.nodes, c.steps_between, c.write, c.encoder)
-        else:
-            memory = PooledMemory(c.bins, c.values, c.pool, c.arena, c.tile, c.corner, c.encoder)
-        decoder = DrawDecoder(
-            memory,
-            self.schema["image"],
-            c.grid,
-            c.hidden,
-            c.latent,
-            c.layers,
-            c.kernel,
-            c.static_kernel,
-            c.width,
-            c.poses,
-            c.output,
-            c.canvas,
-            c.draft,
-            c.prior_context,
-            c.blocks,
-        )
-        self.model = SceneModel(memory, decoder, c.tile, c.likelihood, c.sigma)
-        self.guide = SceneGuide(self.model, c.hidden, c.kernel, c.hidden, c.reduce, c.residual)
-        side = self.schema["image"]
-        self.model.register_buffer("mean_image", torch.zeros(3, side, side))
-        if self.schema["kept"] is not None:
-            count, views, *extent = self.schema["kept"]
-            self.model.register_buffer("kept_images", torch.zeros(count, views, side, side, 3, dtype=torch.uint8))
-            self.model.register_buffer("kept_poses", torch.zeros(count, views, 6))
-            self.model.register_buffer("kept_maps", torch.zeros(count, *extent, 3, dtype=torch.uint8))
+        scene_build.build(self)
 
     def stages(self) -> list[Stage]:
         """The draft alone, then everything."""
-        c = self.config
-        pixels = 3 * self.schema["image"] ** 2
-        options: dict[str, Any] = {
-            "draft_weight": c.draft_weight,
-            "prior_share": c.prior_share,
-            "prior_weight": c.prior_weight,
-            "kl_weight": c.kl_weight,
-        }
-        shared: dict[str, Any] = {
-            "batch_size": c.batch_size,
-            "learning_rate": c.learning_rate,
-            "clip": c.clip * pixels / c.sigma**2,
-        }
-        found = []
-        if c.draft_steps:
-            last = ("head",) if c.output == "shuffle" else ("up", "out")
-            parts = ["memory", *(f"decoder.{name}" for name in ("expand", "draft", *last))]
-            found.append(
-                Stage(
-                    "draft",
-                    c.draft_steps,
-                    objective=objective(self._report, latents=False, **options),
-                    trainable=tuple(f"model.{part}.*" for part in parts),
-                    schedules={
-                        "learning_rate": warmup(c.warmup, constant(1.0) if c.layers else cosine(1.0, c.final_rate))
-                    },
-                    **shared,
-                )
-            )
-        if not c.layers:
-            return found
-        schedules: dict[str, Any] = {"learning_rate": warmup(c.warmup, cosine(1.0, c.final_rate))}
-        if c.kl_warmup:
-            rise = ((0.0, 0.01), (0.5 * c.kl_warmup, 0.1), (c.kl_warmup, 1.0))
-            points = [(progress, share * c.kl_weight) for progress, share in rise]
-            schedules["objective.kl_weight"] = piecewise(points)
-        handlers: dict[str, Any] = {}
-        if c.sigma_start:
-            handlers["noise"] = PixelNoise(c.sigma_start)
-            schedules["noise.scale"] = linear(c.sigma_start, c.sigma)
-        found.append(
-            Stage(
-                "all",
-                c.steps,
-                objective=objective(self._report, **options),
-                schedules=schedules,
-                handlers=handlers,
-                **shared,
-            )
-        )
-        return found
+        return scene_stages.stages(self, self._report)
 
     @property
     def _report(self) -> Report:

@@ -16,10 +16,8 @@ from phlogiston.datasets.base import Dataset, Split
 from phlogiston.datasets.hotels import Hotels
 from phlogiston.errors import DataError
 from phlogiston.evaluate import figures as draw
-from phlogiston.evaluate.image_error import image_error
 from phlogiston.evaluate.metric import Metric, from_rows
 from phlogiston.models.scene import unit
-from phlogiston.networks.draw import apply_over
 from phlogiston.systems.scene_training import paint
 
 if TYPE_CHECKING:
@@ -165,6 +163,8 @@ def baselines(system: Scene, batches: Iterator[dict[str, Tensor]]) -> dict[str, 
 
 def evaluate(system: Scene, data: Any, wanted: set[str]) -> dict[str, Metric]:
     """See `Scene.evaluate`."""
+    from phlogiston.systems.scene_quality import likeness
+
     split = split_of(data)
     out: dict[str, Metric] = {}
     if wanted & {"generation", "posterior"}:
@@ -175,7 +175,7 @@ def evaluate(system: Scene, data: Any, wanted: set[str]) -> dict[str, Metric]:
             out["single_sample_mse"] = from_rows(found["single"], "estimate", False, unit_)
             out["best_of_8_mse"] = from_rows(found["best"], "estimate", False, unit_)
             out["sample_variance"] = from_rows(found["variance"], "estimate", None, unit_)
-            out.update(_quality(system, split))
+            out.update(likeness(system, split))
         if "posterior" in wanted:
             out["posterior_mse"] = from_rows(found["posterior"], "estimate", False, unit_)
             out["kl"] = from_rows(found["kl"], "estimate", None, {"unit": "nats per picture"})
@@ -192,23 +192,6 @@ def gap(found: dict[str, Tensor], samples: int = SAMPLES) -> Tensor:
     """What the posterior knows and prior samples do not spread over: error of the mean of infinitely many samples, less
     the samples' variance and the posterior's error; per query."""
     return found["mean"] - found["variance"] / samples - found["variance"] - found["posterior"]
-
-
-def _quality(system: Scene, split: Split, total: int = 128) -> dict[str, Metric]:
-    """PSNR and SSIM of the mean of prior samples."""
-    pictures, truths = [], []
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        for batch in episodes(system, split, total=total):
-            model = system.model
-            state = model.observe(batch["images"], batch["poses"], None, batch["origin"], batch["side"])
-            drawn = paint(model.decoder, model.context(state, batch["query_poses"]), SAMPLES).mean(0)
-            pictures.append(drawn.flatten(0, 1).clamp(0, 1))
-            truths.append(unit(batch["query_images"], torch.float32).flatten(0, 1))
-            if sum(map(len, pictures)) >= total:
-                break
-    found = image_error(torch.cat(pictures), torch.cat(truths))
-    return {name: metric for name, metric in found.items() if name != "mse"}
 
 
 def _bound(system: Scene, split: Split, total: int = 64, particles: int = 16) -> Metric:
@@ -268,47 +251,6 @@ def context_sweep(
             rows = score(system, episodes(system, split, 1, number, total, seed), posterior=False)["mean"]
             found[number] = from_rows(rows, "estimate", False)
     return found
-
-
-def coverage(
-    system: Scene, data: Any, context: int, share: float = 0.9, samples: int = 64, total: int = 300, seed: int = 0
-) -> Metric:
-    """How often the truth lies where prior samples say it does.
-
-    A picture's cells of the decoder's grid have mean colours; the model's samples, with its pixel noise, give each an
-    interval that should hold `share` of the truths.
-
-    Args:
-        system: fitted, with a normal likelihood.
-        data: as for `evaluate`.
-        context: photographs seen.
-        share: of the samples inside the interval, between its outer quantiles.
-        samples: prior samples per query.
-        total: queries, at least as many as there are places.
-        seed: of photographs and samples.
-
-    Returns:
-        The share of cells' colours inside, query by query; `detail["spread"]` is the standard deviation between samples
-        of a cell's colour, without pixel noise.
-    """
-    model, split = system.model, split_of(data)
-    cell = model.decoder.factor
-    inside, spread = [], []
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        for batch in episodes(system, split, 1, context, total, seed):
-            state = model.observe(batch["images"], batch["poses"], None, batch["origin"], batch["side"])
-            drawn = paint(model.decoder, model.context(state, batch["query_poses"]), samples)
-            scale = model.likelihood(drawn[0]).base_dist.scale.expand_as(drawn[0])[..., :1, :1].mean((-2, -1))
-            drawn = apply_over(torch.nn.AvgPool2d(cell), drawn)
-            truth = apply_over(torch.nn.AvgPool2d(cell), unit(batch["query_images"], torch.float32))
-            spread.append(drawn.std(0).mean((-3, -2, -1)).flatten())
-            drawn = drawn + scale[..., None, None] / cell * torch.randn_like(drawn)
-            edges = torch.tensor([0.5 - 0.5 * share, 0.5 + 0.5 * share])
-            low, high = torch.quantile(drawn, edges, dim=0)
-            inside.append(((truth >= low) & (truth <= high)).float().mean((-3, -2, -1)).flatten())
-    detail = {"share": share, "context": context, "samples": samples, "spread": float(torch.cat(spread).mean())}
-    return from_rows(torch.cat(inside), "estimate", None, detail)
 
 
 # ---- pictures

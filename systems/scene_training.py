@@ -17,6 +17,7 @@ import torch
 from pyro.infer import ELBO
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
+from torch.nn import functional
 
 from phlogiston.guides.scene import SceneGuide
 from phlogiston.inference.bounds import MeanField
@@ -58,6 +59,7 @@ class SceneObjective(nn.Module):
         draft_weight: w_d.
         prior_share: share of the queries prior samples are painted for.
         prior_weight: w_p.
+        spread_weight: w_s.
         kl_weight: weight of the divergence.
 
     Attributes:
@@ -73,11 +75,13 @@ class SceneObjective(nn.Module):
         draft_weight: float = 0.5,
         prior_share: float = 0.25,
         prior_weight: float = 1.0,
+        spread_weight: float = 0.0,
         kl_weight: float = 1.0,
     ) -> None:
         super().__init__()
         self.model, self.guide, self.latents = model, guide, latents
         self.draft_weight, self.prior_share, self.prior_weight = draft_weight, prior_share, prior_weight
+        self.spread_weight = spread_weight
         self.bound = Bound(kl_weight)
         self.terms: dict[str, Tensor] = {}
 
@@ -131,11 +135,35 @@ class SceneObjective(nn.Module):
             flat = torch.ones(queries) if mask is None else mask.flatten().float()
             rows = torch.multinomial(flat, max(1, round(self.prior_share * queries)))
             chosen = truth.flatten(0, 1)[rows]
-            first, second = paint(decoder, pick(context, rows), 2) - chosen
-            error = (first * second).sum((-3, -2, -1))
+            errors = paint(decoder, pick(context, rows), 4 if self.spread_weight else 2) - chosen
+            error = (errors[0::2] * errors[1::2]).mean(0).sum((-3, -2, -1))
             self.terms["prior_mse"] = error.detach().mean() / chosen[0].numel()
-            out = out + self.prior_weight * self.prior_share * queries * scale * error.mean()
+            whole = self.prior_share * queries * scale
+            out = out + self.prior_weight * whole * error.mean()
+            if self.spread_weight:
+                out = out + self.spread_weight * whole * chosen[0].numel() * spread_error(errors, decoder.factor)
         return torch.as_tensor(out)
+
+
+def spread_error(errors: Tensor, cell: int, unit: float = 0.02) -> Tensor:
+    """How far the variance of samples is from the squared error of their mean, on average over pictures and scales.
+
+    With V the variance of a cell's colour and E its squared error expected given the context, an unbiased estimate of
+    (V - E)^2 / unit, but for what does not depend on V: with two pairs of samples both V^2 and V E are products of
+    independent parts. Cells are averages over squares of the grid, and of twice and four times its width: what samples
+    have in common over a whole object counts.
+
+    Args:
+        errors: (4, n, 3, H, W), samples less the truth.
+        cell: side of the smallest squares, in pixels.
+        unit: squared error, to give the result the unit of one.
+    """
+    out: Any = 0.0
+    for side in (cell, 2 * cell, 4 * cell):
+        first, second, third, fourth = functional.avg_pool2d(errors.flatten(0, 1), side).unflatten(0, errors.shape[:2])
+        one, two = 0.5 * (first - second).square(), 0.5 * (third - fourth).square()
+        out = out + (one * two - one * (third * fourth).detach() - two * (first * second).detach()).mean()
+    return torch.as_tensor(out / (3 * unit))
 
 
 def pick(context: Context, rows: Tensor) -> Context:

@@ -73,7 +73,7 @@ def sample_views(
     for name, value in keep.items():
         if name not in names:
             raise unknown_name("latent to keep", name, names)
-        want = (num_samples, len(poses), *model.decoder.shape)
+        want = (num_samples, len(poses), *model.decoder.shapes[names.index(name)])
         shape = tuple(value.shape)
         if shape not in (want, want[1:]):
             raise ShapeError(f"keep[{name!r}] has shape {shape}; expected {want[1:]} or {want}.")

@@ -32,6 +32,7 @@ class Config:
         grid: cells along the decoder's side.
         hidden: channels of the recurrent states.
         latent: channels of each latent.
+        whole: length of a latent for the whole picture, the first of the layers, for what is there or is not; 0: none.
         layers: latent layers; 0 for none: pictures are the draft, and `draft_steps` are all there is.
         kernel: side of the recurrent kernels, odd.
         static_kernel: side of the kernels through which a query's context enters, odd.
@@ -63,6 +64,8 @@ class Config:
         draft_weight: weight of the draft's own loss.
         prior_share: share of the queries whose prior samples are compared with the truth, too.
         prior_weight: weight of that comparison, per query of the share.
+        spread_weight: weight of a second comparison: of the variance of prior samples with the squared error of their
+            mean, in pictures of a few cells a side.
         kl_weight: weight of the divergence; 1 gives the bound.
         kl_warmup: share of the steps in which that weight rises from a hundredth, half of them below a tenth: latents
             that cost their full price before the decoder has a use for them fall asleep.
@@ -84,6 +87,7 @@ class Config:
     grid: int = 8
     hidden: int = 32
     latent: int = 4
+    whole: int = 0
     layers: int = 2
     kernel: int = 3
     static_kernel: int = 1
@@ -114,6 +118,7 @@ class Config:
     draft_weight: float = 0.5
     prior_share: float = 0.25
     prior_weight: float = 1.0
+    spread_weight: float = 0.0
     kl_weight: float = 1.0
     kl_warmup: float = 0.6
     keep_scenes: int = 9
@@ -130,7 +135,7 @@ class Config:
                 raise ConfigError(f"{name} must be positive; got {getattr(self, name)}")
         for name in (
             "layers", "steps_between", "blocks", "context", "least_context", "draft_steps", "draft_weight",
-            "prior_weight", "kl_weight", "keep_scenes", "sigma_start",
+            "prior_weight", "kl_weight", "keep_scenes", "sigma_start", "whole", "spread_weight",
         ):  # fmt: skip
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must not be negative; got {getattr(self, name)}")

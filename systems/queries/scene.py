@@ -48,7 +48,7 @@ class SceneQuery:
     def __init__(self, model: SceneModel, guide: SceneGuide, state: State, pose: Tensor) -> None:
         self.model, self.guide = model, guide
         self.layers = model.decoder.layers
-        self.shapes = {f"z_{i}": tuple(model.decoder.shape) for i in range(self.layers)}
+        self.shapes = {f"z_{i}": tuple(shape) for i, shape in enumerate(model.decoder.shapes)}
         side = model.decoder.image
         self.shapes["x"] = (3, side, side)
         with torch.no_grad():

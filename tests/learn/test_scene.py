@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 
 from phlogiston import datasets
+from phlogiston.evaluate import fid
+from phlogiston.systems import scene_quality as quality
 from phlogiston.systems import scene_report as report
 from phlogiston.systems.scene import Scene
 from phlogiston.systems.scene_matching import accuracy, train
@@ -105,7 +107,7 @@ def test_scene_courts(record: Record, kept: Kept) -> None:
             for number, metric in report.context_sweep(system, data.test, (1, 2, 4, 16), total=600).items():
                 add(fields, f"context {number}", seed, metric.value)
             for number in (1, 2, 8):
-                covered = report.coverage(system, data.test, number)
+                covered = quality.coverage(system, data.test, number)
                 add(fields, f"covered {number}", seed, covered.value)
                 add(fields, f"spread {number}", seed, covered.detail["spread"])
             trivial = report.baselines(system, report.episodes(system, data.test))
@@ -121,6 +123,39 @@ def test_scene_courts(record: Record, kept: Kept) -> None:
         knows = value - more["posterior"][key]
         assert more["single"][key] <= 1.25 * value or more["gap"][key] < 0.25 * knows
     entry.check()
+
+
+# ---- sets of pictures
+
+
+def test_scene_distances(record: Record, kept: Kept) -> None:
+    """Fréchet and kernel distances of 8 x 8 thumbnails: what is where, in which colour, and how much that varies."""
+    data = datasets.load("courts", views=24)
+    titles = {"sample": "one prior sample a viewpoint", "mean": "means of 8 prior samples",
+              "reconstructed": "reconstructions", "other": "other photographs of the same places"}  # fmt: skip
+    entries = {
+        name: record(
+            "scene",
+            f"distances/{name}",
+            title=title,
+            figure="Fréchet distance to photographs from the same viewpoints, features: 192 values of 8 x 8 thumbnails",
+            kind="estimate",
+            higher_is_better=False,
+        )
+        for name, title in titles.items()
+    }
+    for seed in entries["sample"].seeds:
+        system = Scene(preset="courts").fit(data, seed=seed, progress="off", out=kept("scene-courts", seed))
+        pictures = quality.gallery(system, data.test, 4000)
+        for name, entry in entries.items():
+            with entry.measure(seed) as run:
+                found = fid.compare(
+                    pictures["truth"], pictures[name], "pixels", size=(8, 8), metrics=("fid", "kid", "prdc"), keep=4000
+                )
+                run.value = found["fid"].value
+                for figure in ("kid", "precision", "recall"):
+                    add(entry.fields, figure, seed, found[figure].value)
+                entry.fields["n_test"] = len(pictures[name])
 
 
 # ---- places side by side
@@ -155,6 +190,37 @@ def test_scene_hotels(record: Record) -> None:
     graph, pooled = entries["graph"], entries["pooled"]
     assert graph.mean <= 1.2 * graph.fields["1x1"]
     assert pooled.mean >= 1.6 * graph.mean
+
+
+POOLED: dict[str, dict[str, Any]] = {
+    "rate 0.003": {},
+    "rate 0.0015": {"learning_rate": 0.0015},
+    "rate 0.006": {"learning_rate": 0.006},
+    "48 channels a drawer": {"values": 48},
+    "256 drawers": {"bins": 256},
+    "sum instead of mean": {"pool": "sum"},
+}
+
+
+@pytest.mark.parametrize("variant", POOLED)
+def test_scene_pooled_memory_is_tuned(record: Record, variant: str) -> None:
+    data = datasets.load("courts")
+    entry = record(
+        "scene",
+        f"pooled/{variant.replace(' ', '-')}",
+        title=variant,
+        figure=f"{ERROR}, 3 x 3 places, of the validation places",
+        kind="estimate",
+        higher_is_better=False,
+    )
+    for seed in entry.seeds:
+        with entry.measure(seed) as run:
+            system = Scene({"memory": "pooled", **POOLED[variant]}, preset="courts-short")
+            system.fit(data, seed=seed, progress="off")
+            run.stop()
+            for side, metric in report.hotel_sweep(system, data.valid, (1, 2, 3), total=600).items():
+                add(entry.fields, f"{side}x{side}", seed, metric.value)
+            run.value = entry.fields["more"]["3x3"][str(seed)]
 
 
 # ---- what hub and lattice are worth
@@ -204,9 +270,13 @@ def test_scene_matching(record: Record, memory: str) -> None:
             model = train(data, memory, 1500, seed=seed, **options)  # type: ignore[arg-type]
             run.stop()
             run.value = accuracy(model, data.test).value
-            add(entry.fields, "fresh candidates", seed, accuracy(model, data.test, fresh=True).value)
-            for side in (2, 3):
-                add(entry.fields, f"{side}x{side}", seed, accuracy(model, data.test, side).value)
+            add(entry.fields, "fresh", seed, accuracy(model, data.test, fresh=True).value)
+            for side in (2, 3, 4, 5):
+                found = accuracy(model, data.test, side)
+                add(entry.fields, f"{side}x{side}", seed, found.value)
+                entry.fields.setdefault("candidates", {})[f"{side}x{side}"] = found.detail["candidates"]
+            add(entry.fields, "5x5 fresh", seed, accuracy(model, data.test, 5, fresh=True).value)
+            entry.fields["steps"] = 1500
     entry.check()
 
 

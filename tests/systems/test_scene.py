@@ -13,8 +13,7 @@ import torch
 
 from phlogiston import datasets, systems
 from phlogiston.cli.main import main
-from phlogiston.datasets.base import Dataset, Meta, Split
-from phlogiston.datasets.hotels import Hotels, turned
+from phlogiston.datasets.base import Dataset, Meta
 from phlogiston.errors import (
     ConfigError,
     DataError,
@@ -25,12 +24,10 @@ from phlogiston.errors import (
     UnknownNameError,
 )
 from phlogiston.inference.evidence import HalfSpace, Known, Near, Within
-from phlogiston.networks.view_rays import ray_map
 from phlogiston.systems import scene_film, scene_report
 from phlogiston.systems.configs.scene import PRESETS
 from phlogiston.systems.scene import Scene
 from phlogiston.systems.scene_memory import Memory, tile
-from phlogiston.systems.scene_training import paint
 
 TINY: dict[str, Any] = {
     "nodes": "both", "bins": 8, "values": 4, "code": 8, "encoder": (6, 8), "steps_between": 2, "grid": 4, "hidden": 6,
@@ -75,6 +72,7 @@ def test_it_learns_to_paint_what_a_memory_holds() -> None:
     [
         {"nodes": "hub", "layers": 0},
         {"nodes": "lattice", "write": "soft"},
+        {"whole": 3, "spread_weight": 0.5},
         {"memory": "pooled", "pool": "sum"},
         {"likelihood": "discretized-logistic"},
         {"likelihood": "normal-learned-sigma", "least_context": 2},
@@ -120,101 +118,6 @@ def test_records_hold_the_terms_of_the_loss(data: Dataset) -> None:
     first, second = system.history.records
     assert "draft_mse" in first
     assert {"kl", "prior_mse", "draft_mse"} <= set(second)
-
-
-def test_the_price_of_prior_samples_is_the_error_of_their_mean() -> None:
-    torch.manual_seed(0)
-    mean, truth = torch.randn(50), torch.randn(50)
-    drawn = mean + 2.0 * torch.randn(2, 200_000, 50)
-    pairs = ((drawn[0] - truth) * (drawn[1] - truth)).sum(-1)
-    want = (mean - truth).square().sum()
-    error = 5 * float(pairs.std()) / math.sqrt(len(pairs))
-    assert float(pairs.mean()) == pytest.approx(float(want), abs=error)
-
-
-# ---- hotels
-
-
-def test_hotels_shift_photographs_to_where_their_place_stands(data: Dataset) -> None:
-    rows = Hotels(data.train, 3, 2, (2,))
-    torch.manual_seed(0)
-    batch = rows[torch.arange(8)]
-    assert batch["images"].shape == (2, 12, 3, 16, 16)
-    tiles = ((batch["poses"][..., :2] + 0.4) / 0.7).floor().long()
-    assert tiles.reshape(2, 4, 3, 2)[0, :, 0].tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
-    back = batch["poses"].reshape(8, 3, 6).clone()
-    place = torch.arange(8) % 4
-    back[..., 0] -= 0.7 * (place // 2)[:, None]
-    back[..., 1] -= 0.7 * (place % 2)[:, None]
-    for maze in range(8):
-        distance = (back[maze, :, None] - data.train.tensors["poses"][maze]).abs().amax(-1)
-        nearest = distance.argmin(1)
-        assert bool((distance.amin(1) < 1e-5).all())
-        want = data.train.tensors["images"][maze, nearest].permute(0, 3, 1, 2)
-        assert torch.equal(batch["images"].reshape(8, 3, 3, 16, 16)[maze], want)
-
-
-def test_queries_are_not_among_the_context_unless_allowed(data: Dataset) -> None:
-    torch.manual_seed(0)
-    for overlap in (False, True):
-        repeats = 0
-        for _ in range(20):
-            batch = Hotels(data.train, 5, 3, (1,), overlap=overlap)[torch.arange(16)]
-            same = (batch["poses"][:, :, None] == batch["query_poses"][:, None]).all(-1)
-            repeats += int(same.sum())
-        assert (repeats > 0) == overlap
-
-
-def test_numbers_of_photographs_and_places_vary_where_asked(data: Dataset) -> None:
-    torch.manual_seed(0)
-    rows = Hotels(data.train, 5, 1, (1, 2), least=2, arena=3)
-    seen, sides, origins = set(), set(), set()
-    for _ in range(40):
-        batch = rows[torch.arange(4)]
-        seen |= set(batch["obs_mask"].reshape(-1, 5).sum(1).tolist())
-        sides.add(int(batch["side"][0]))
-        origins.add(round(float(batch["origin"][0, 0]), 4))
-        assert float(batch["origin"].max()) <= -0.4 + (3 - int(batch["side"][0])) * 0.7 + 1e-6
-    assert seen == {2, 3, 4, 5}
-    assert sides == {1, 2}
-    assert len(origins) > 20
-    with pytest.raises(DataError, match="photographs"):
-        Hotels(data.train, 8, 1)
-    with pytest.raises(ConfigError, match="arena"):
-        Hotels(data.train, 2, 1, (3,), arena=2)
-    with pytest.raises(DataError, match="scenes need"):
-        Hotels(Split({"x": np.zeros((3, 2))}), 1, 1)
-
-
-def test_turned_and_mirrored_places_are_seen_along_turned_and_mirrored_rays() -> None:
-    """A picture is what its rays meet: poses and pixels must move together, or no place would fit them."""
-    torch.manual_seed(0)
-    poses = torch.cat([1.9 * torch.rand(8, 3, 2) - 0.95, torch.zeros(8, 3, 1), 3 * torch.randn(8, 3, 3)], -1)
-    pictures = torch.randint(256, (8, 3, 6, 6, 3), dtype=torch.uint8)
-    quarters, mirror = torch.arange(8) % 4, torch.arange(8) >= 4
-    images, moved = turned(pictures, poses, quarters, mirror, 0.0)
-    rays, seen = ray_map(poses, 6), ray_map(moved, 6)
-    sign = torch.where(mirror, -1.0, 1.0)[:, None, None, None]
-    rays = torch.where(mirror[:, None, None, None, None], rays.flip(-1), rays)
-    angle = 0.5 * math.pi * quarters[:, None, None, None]
-    for x, y in ((0, 1), (3, 4), (5, 6)):  # heading, camera, and where a ray leaves the tile
-        old_x, old_y = sign * rays[:, :, x], rays[:, :, y]
-        torch.testing.assert_close(seen[:, :, x], angle.cos() * old_x - angle.sin() * old_y, atol=1e-4, rtol=0)
-        torch.testing.assert_close(seen[:, :, y], angle.sin() * old_x + angle.cos() * old_y, atol=1e-4, rtol=0)
-    torch.testing.assert_close(seen[:, :, [2, 7, 8]], rays[:, :, [2, 7, 8]], atol=1e-4, rtol=0)
-    assert torch.equal(images[:4], pictures[:4])
-    assert torch.equal(images[4:], pictures[4:].flip(3))
-    assert float(moved[..., 3].abs().max()) <= math.pi + 1e-5
-
-
-def test_turning_places_keeps_them_in_their_tiles(data: Dataset) -> None:
-    torch.manual_seed(0)
-    batch = Hotels(data.train, 5, 1, (1,), symmetry="all")[torch.arange(16)]
-    own = data.train.tensors["poses"][:16]
-    assert float((batch["poses"][..., :2] + 0.05).abs().max()) <= 0.35
-    assert not bool((batch["poses"][:, :, None, :2] == own[:, None, :, :2]).all(-1).any(-1).all())
-    with pytest.raises(UnknownNameError, match="symmetry"):
-        Hotels(data.train, 5, 1, symmetry="mirror")
 
 
 # ---- memories
@@ -490,33 +393,6 @@ def test_data_that_are_no_scenes_are_refused(data: Dataset) -> None:
 @pytest.mark.parametrize("name", sorted(PRESETS))
 def test_presets_are_valid(name: str) -> None:
     assert Scene(preset=name).config
-
-
-def test_sweeps_cover_what_the_data_allow(system: Scene, data: Dataset) -> None:
-    assert set(scene_report.hotel_sweep(system, data, (1, 2, 3, 4), total=9)) == {1, 2, 3}
-    assert set(scene_report.context_sweep(system, data, (1, 4, 7, 8), total=9)) == {1, 4, 7}
-    found = scene_report.score(system, scene_report.episodes(system, data.test, total=20))
-    torch.testing.assert_close(found["kl"], found["kl_0"] + found["kl_1"])
-    assert bool((found["kl_0"] >= 0).all())
-    want = found["single"] - found["mean"] - found["variance"] * (1 - 1 / 8)
-    assert float(want.abs().max()) < 1e-5  # single = mean + spread, query by query
-
-
-def test_coverage_counts_truths_between_the_samples_quantiles(system: Scene, data: Dataset) -> None:
-    """Truths drawn from the model itself are covered as often as promised, but for the finite number of samples."""
-    model, split = system.model, data.test
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(3)
-        batches = []
-        for batch in scene_report.episodes(system, split, 1, 2, 60):
-            state = model.observe(batch["images"], batch["poses"], None, batch["origin"], batch["side"])
-            picture = paint(model.decoder, model.context(state, batch["query_poses"]), 1)[0]
-            batches.append({**batch, "query_images": picture + 0.2 * torch.randn_like(picture)})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scene_report, "episodes", lambda *_: iter(batches))
-        own = scene_report.coverage(system, split, 2, 0.8, samples=400)
-    assert own.value == pytest.approx(0.8, abs=0.015)
-    assert own.detail["spread"] > 0
 
 
 def test_a_data_set_meta_is_not_needed(data: Dataset) -> None:
