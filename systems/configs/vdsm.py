@@ -210,10 +210,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     # frames of 32 pixels, minutes on two cores
     "cpu-figures": {
         "recolour": 1.0,
-        "steps": 4_500,
+        "steps": 3_000,
         "cooldown": 0.3,
-        "warm_steps": 3_000,
-        "sequence_steps": 300,
+        "warm_steps": 2_500,
     },
     # a chain that goes on for longer than it was trained on: poses from the clip, what follows from the transitions
     "cpu-pendulum": {
