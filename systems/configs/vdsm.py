@@ -214,12 +214,16 @@ PRESETS: dict[str, dict[str, Any]] = {
         "cooldown": 0.3,
         "warm_steps": 2_500,
     },
-    # a chain that goes on for longer than it was trained on: poses from the clip, what follows from the transitions
+    # a chain that goes on for longer than it was trained on: poses from the clip, what follows from the transitions;
+    # transitions are learned from poses as they are guessed, and what is unsure about a pose makes swings die out, so
+    # that poses have to be sharp
     "cpu-pendulum": {
         **_WITHOUT_PAIRS,
         "pose_guide": "smoothing",
+        "pose_weight": (8.0, 2.0, 0.25, 0.25),
         "steps": 800,
-        "warm_steps": 2_000,
+        "cooldown": 0.3,
+        "warm_steps": 5_000,
         "sequence_steps": 200,
     },
     "cpu-sprites": {
