@@ -88,7 +88,7 @@ def test_figures_of_unseen_characters(record: Record, kept: Kept, figure: str) -
     title, bar, higher = FIGURES[figure]
     entry = record(
         "vdsm", f"figures/{figure}", title=title, figure=figure, must=bar, higher_is_better=higher, n_test=288,
-        configuration="cpu-figures: 96 characters, 32 unseen, pairs of clips per character",
+        configuration="cpu-figures: 96 characters, 32 unseen, pairs of clips, poses from recoloured frames",
     )  # fmt: skip
     for seed in entry.seeds:
         found, system, seconds, _ = run("figures", "cpu-figures", seed, kept("vdsm-figures", seed))
