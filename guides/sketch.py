@@ -4,6 +4,7 @@
 
 f is the last state of a network that reads forwards, b that of one that reads backwards. Both read exactly the steps
 there are: sequences are turned around within their own length, so that padding never changes a number, without packing.
+Where the latent makes a plan, the places of the first steps are read beside them.
 """
 
 from __future__ import annotations
@@ -35,8 +36,13 @@ class SketchEncoder(nn.Module):
         self.register_buffer("unit", model.unit)
         self.forwards = Recurrent(6, hidden)
         self.backwards = Recurrent(6, hidden)
-        self.to_loc = nn.Linear(2 * hidden, model.latent)
-        self.to_scale = nn.Linear(2 * hidden, model.latent)
+        self.plan = model.plan
+        features = 2 * hidden
+        if self.plan:
+            self.places = nn.Sequential(nn.Linear(3 * self.plan, 4 * hidden), nn.SiLU())
+            features += 4 * hidden
+        self.to_loc = nn.Linear(features, model.latent)
+        self.to_scale = nn.Linear(features, model.latent)
         with torch.no_grad():
             self.to_scale.weight.mul_(0.1)
             self.to_scale.bias.fill_(-3.0)  # precise at first, so that the decoder finds out z is worth listening to
@@ -55,8 +61,21 @@ class SketchEncoder(nn.Module):
             net(steps_of, net.start(len(x)))[0][torch.arange(len(x), device=x.device), ends]
             for net, steps_of in ((self.forwards, features), (self.backwards, reverse))
         ]
+        if self.plan:
+            seen.append(self.places(self._first_places(x, length)))
         both = torch.cat(seen, -1)
         return self.to_loc(both), (0.5 * self.to_scale(both)).clamp(-7.0, 3.0).exp()
+
+    def _first_places(self, x: Tensor, length: Tensor) -> Tensor:
+        """Where the pen is after each of the first steps, and whether it is lifted: (rows, 3 steps).
+
+        Behind the end of a drawing it stays where it was, lifted. Places that a plan is to name are read at a glance:
+        a network that adds them up one by one would have to remember all of them.
+        """
+        at = torch.minimum(torch.arange(self.plan, device=x.device), (length - 1).clamp_min(0).unsqueeze(-1))
+        places = 0.5 * x[..., :2].cumsum(1) / self.unit
+        steps = torch.cat([places, x[..., 2:]], -1)
+        return steps.gather(1, at.unsqueeze(-1).expand(-1, -1, 3)).flatten(1)
 
     def posterior(self, x: Tensor, length: Tensor) -> Any:
         """q(z | drawing), batch (rows,)."""

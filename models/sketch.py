@@ -1,13 +1,15 @@
 """SketchRNN: drawings as sequences of pen movements, with a latent that says what is drawn, or without one.
 
     z ~ N(0, I)                                       what the whole drawing is like (left out when latent = 0)
-    h_0 = tanh(W z + b);  h_t = rnn([step_{t-1}, place_{t-1}] + U z, h_{t-1})
+    h_0 = tanh(W z + b);  h_t = rnn([step_{t-1}, place_{t-1}, plan_t(z) - place_{t-1}] + U z, h_{t-1})
     pen_t ~ Categorical(head(h_t))                    0 stays down, 1 lifts after this point, 2 the drawing is over
     offset_t ~ bivariate mixture(head(h_t))           where the pen goes, unless the drawing is over
 
 The end is a step like any other and scored exactly once; padding never is. Beside the last step the network sees where
-the pen is, which it could only find out by adding up. Densities are per unit of the data's own offsets. The weight of
-the latent's divergence is a handler (`scale_sites({"z": beta})`), its floor an objective (`free_bits`).
+the pen is, which it could only find out by adding up. With a `plan` the latent also says where the pen is to be after
+each of the first steps, roughly, and what it does there; how far off that is leads the decoder back to what is to be
+drawn, where errors of steps would add up. Densities are per unit of the data's own offsets. The weight of the latent's
+divergence is a handler (`scale_sites({"z": beta})`), its floor an objective (`free_bits`).
 
 Differs on purpose from the reference: z enters as a bias of an input layer rather than tiled next to every step, which
 is the same map at a fraction of the cost, and steps behind the end are not trained on.
@@ -45,6 +47,8 @@ class SketchState(NamedTuple):
         position: (rows, 2), where the pen is, in data units.
         seen: (rows,), steps so far.
         bias: (rows, inputs), what the latent adds to every input.
+        plan: (rows, planned steps, 5), where the latent wants the pen to be after each step, in data units, and logits
+            of its states; one step of zeros where there is no plan.
     """
 
     hidden: Tensor
@@ -52,6 +56,7 @@ class SketchState(NamedTuple):
     position: Tensor
     seen: Tensor
     bias: Tensor
+    plan: Tensor
 
 
 class SketchRNN(Stepwise):
@@ -63,7 +68,9 @@ class SketchRNN(Stepwise):
         num_components: K.
         inputs: width of the decoder's input layer.
         min_scale: smallest standard deviation of a component, in units of the offsets' standard deviation.
-        forget: share of the steps before that the decoder does not see while it is trained; see `_forgotten`.
+        plan: steps the latent has a plan for; 0 for none.
+        wander: how far off, at most, the places are that the decoder sees while it is trained, in standard deviations
+            of offsets; see `_astray`.
 
     Buffer `unit` (2,) is the standard deviation of offsets, the same for both.
     """
@@ -79,7 +86,8 @@ class SketchRNN(Stepwise):
         num_components: int = 10,
         inputs: int = 32,
         min_scale: float = 0.003,
-        forget: float = 0.0,
+        plan: int = 0,
+        wander: float = 0.0,
     ) -> None:
         super().__init__()
         if latent < 0 or min(hidden, num_components, inputs) < 1:
@@ -88,16 +96,20 @@ class SketchRNN(Stepwise):
                 "positive, latent may be 0"
             )
         self.targets, self.pen_states, self.num_components, self.latent = 2, 3, num_components, latent
-        self.min_scale, self.forget = min_scale, forget
+        self.min_scale, self.wander = min_scale, wander
         self.register_buffer("unit", torch.ones(2))
         self.register_buffer("centre", torch.zeros(2))
         self.register_buffer("positive", torch.zeros(2, dtype=torch.bool))
+        self.plan = plan if latent else 0
         self.enter = nn.Linear(8, inputs)
         self.rnn = Recurrent(inputs, hidden)
         self.head = nn.Linear(hidden, num_outputs("bivariate", num_components, 2) + 3)
         if latent:
             self.to_state = nn.Linear(latent, self.rnn.depth * hidden)
             self.to_input = nn.Linear(latent, inputs, bias=False)
+        if self.plan:
+            self.to_plan = nn.Sequential(nn.Linear(latent, 2 * hidden), nn.SiLU(), nn.Linear(2 * hidden, 5 * plan))
+            self.to_gap = nn.Linear(5, inputs, bias=False)
 
     @torch.no_grad()
     def initialise(self, x: Tensor, length: Tensor) -> None:
@@ -134,6 +146,22 @@ class SketchRNN(Stepwise):
         ended[..., 2] = torch.where(at, END, ended[..., 2])
         return ended, length + 1
 
+    def planned(self, z: Tensor) -> Tensor:
+        """What latents (rows, latent) want of the first steps: (rows, steps, 5), see `SketchState`.
+
+        One step of zeros where there is no plan.
+        """
+        if not self.plan:
+            return z.new_zeros(len(z), 1, 5)
+        raw = self.to_plan(z).unflatten(-1, (self.plan, 5))
+        return torch.cat([raw[..., :2] * self.unit, raw[..., 2:]], -1)
+
+    def _lead(self, plan: Tensor, position: Tensor, seen: Tensor) -> Tensor:
+        """What a plan adds to the inputs of steps, (rows, steps, inputs): how far off its place is, and its pen."""
+        at = seen.clamp_max(plan.shape[1] - 1).unsqueeze(-1).expand(-1, -1, 5)
+        now = plan.gather(1, at)
+        return self.to_gap(torch.cat([(now[..., :2] - position) / self.unit, now[..., 2:].softmax(-1)], -1))
+
     def _inputs(self, last: Tensor, position: Tensor, seen: Tensor) -> Tensor:
         state = last[..., 2]
         first = (seen == 0).to(last.dtype)
@@ -142,16 +170,6 @@ class SketchRNN(Stepwise):
         flags = torch.stack([down, lifted, over, first], -1)
         return torch.cat([scaled, place, flags], -1)
 
-    def _forgotten(self, seen: Tensor) -> Tensor:
-        """What is left of the steps before, (rows, steps, 8): each drawing loses a share of its own of them.
-
-        A decoder that sees all of the past hardly needs a latent: where the next point lies is mostly told by the last
-        ones. It has to listen where they are missing (Bowman et al., 2016). Shares run evenly from 0 to twice `forget`
-        and every step of a drawing is lost with that probability; what is lost looks like nothing else.
-        """
-        share = (2.0 * self.forget * torch.rand(len(seen), 1, 1)).clamp_max(1.0)
-        return seen * (torch.rand(*seen.shape[:2], 1) >= share).to(seen.dtype)
-
     def begin(self, z: Tensor | None, rows: int) -> tuple[Tensor, Tensor]:
         """The decoder's first state and what z adds to its inputs: (rows, depth, hidden), (rows, inputs)."""
         if not self.latent or z is None:
@@ -159,12 +177,22 @@ class SketchRNN(Stepwise):
         hidden = torch.tanh(self.to_state(z)).unflatten(-1, (self.rnn.depth, self.rnn.hidden))
         return hidden, self.to_input(z)
 
-    def _prediction(self, out: Tensor) -> Prediction:
+    def _astray(self, x: Tensor) -> Tensor:
+        """How far off the decoder believes the pen to be after each step, (rows, steps, 2), in data units.
+
+        A decoder that has only seen true drawings does not know what to do when its own go wrong. So that it learns to
+        come back, it is shown points that lie off the line and asked for the next point of the line all the same. Half
+        of the drawings are shown as they are, the others wander by a deviation of their own, up to `wander`.
+        """
+        size = self.wander * (2.0 * torch.rand(len(x), 1, 1) - 1.0).clamp_min(0.0)
+        return size * torch.randn_like(x[..., :2]) * self.unit
+
+    def _prediction(self, out: Tensor, shift: Tensor | None = None) -> Prediction:
         raw = self.head(out)
         k = self.num_components
         params = mixture_parameters(raw[..., : 6 * k], "bivariate", k, 2, "exp", self.min_scale)
         base = cast(JointMixture, mixture(params, validate_args=False))
-        values = Warped(base, self.centre, self.unit, self.positive, validate_args=False)
+        values = Warped(base, self.centre if shift is None else shift, self.unit, self.positive, validate_args=False)
         return Prediction(values, raw[..., 6 * k :])
 
     def predictions(self, x: Tensor, z: Tensor | None = None) -> Prediction:
@@ -182,12 +210,23 @@ class SketchRNN(Stepwise):
         flat = None if z is None else z.reshape(-1, z.shape[-1])
         hidden, bias = self.begin(flat, rows)
         last = torch.cat([torch.zeros_like(x[:, :1]), x[:, :-1]], 1)
-        seen = self._inputs(last, last[..., :2].cumsum(1), torch.arange(steps, device=x.device).expand(rows, -1))
-        inputs = self.enter(self._forgotten(seen) if self.training and self.forget else seen)
+        astray = None
+        if self.training and self.wander:
+            off = torch.cat([torch.zeros_like(x[:, :1, :2]), self._astray(x)[:, :-1]], 1)
+            before = torch.cat([torch.zeros_like(off[:, :1]), off[:, :-1]], 1)
+            last = torch.cat([last[..., :2] + off - before, last[..., 2:]], -1)
+            astray = off
+        position, count = last[..., :2].cumsum(1), torch.arange(steps, device=x.device).expand(rows, -1)
+        inputs = self.enter(self._inputs(last, position, count))
         if lead:
             inputs = inputs.expand(*lead, *inputs.shape).reshape(-1, steps, inputs.shape[-1])
-        out, _ = self.rnn(torch.tanh(inputs + bias.unsqueeze(1)), hidden)
-        return self._prediction(out.unflatten(0, (*lead, rows)) if lead else out)
+        inputs = inputs + bias.unsqueeze(1)
+        if self.plan and flat is not None:
+            times = len(flat) // rows
+            inputs = inputs + self._lead(self.planned(flat), position.repeat(times, 1, 1), count.repeat(times, 1))
+        out, _ = self.rnn(torch.tanh(inputs), hidden)
+        # the law of the offset from where the pen truly is
+        return self._prediction(out.unflatten(0, (*lead, rows)) if lead else out, astray)
 
     def start(self, rows: int, z: Tensor | None = None) -> SketchState:
         """The state before the first step.
@@ -200,12 +239,16 @@ class SketchRNN(Stepwise):
             z = torch.randn(rows, self.latent, dtype=self.unit.dtype, device=self.unit.device)
         hidden, bias = self.begin(z, rows)
         seen = torch.zeros(rows, dtype=torch.long, device=hidden.device)
-        return SketchState(hidden, hidden.new_zeros(rows, 3), hidden.new_zeros(rows, 2), seen, bias)
+        plan = hidden.new_zeros(rows, 1, 5) if z is None else self.planned(z)
+        return SketchState(hidden, hidden.new_zeros(rows, 3), hidden.new_zeros(rows, 2), seen, bias, plan)
 
     def predict(self, state: SketchState) -> tuple[Prediction, SketchState]:
         """See `Stepwise.predict`."""
-        inputs = torch.tanh(self.enter(self._inputs(state.last, state.position, state.seen)) + state.bias)
-        out, hidden = self.rnn(inputs.unsqueeze(1), state.hidden)
+        inputs = self.enter(self._inputs(state.last, state.position, state.seen)) + state.bias
+        if self.plan:
+            at, count = state.position.unsqueeze(1), state.seen.unsqueeze(1)
+            inputs = inputs + self._lead(state.plan, at, count).squeeze(1)
+        out, hidden = self.rnn(torch.tanh(inputs).unsqueeze(1), state.hidden)
         return self._prediction(out[:, 0]), state._replace(hidden=hidden)
 
     def observe(self, state: SketchState, value: Tensor) -> SketchState:

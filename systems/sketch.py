@@ -26,10 +26,8 @@ from phlogiston.errors import ConfigError, DataError, ShapeError, TrainingWarnin
 from phlogiston.evaluate.metric import Metric
 from phlogiston.evaluate.score import Score
 from phlogiston.guides.sketch import SketchEncoder
-from phlogiston.inference import objectives
 from phlogiston.inference.engine import Stage
 from phlogiston.inference.evidence import Known
-from phlogiston.inference.schedules import cosine, piecewise, warmup
 from phlogiston.inference.sequences import Sequences
 from phlogiston.models.generation import RowNoise, generate, row_seed
 from phlogiston.models.sketch import SketchRNN
@@ -39,14 +37,13 @@ from phlogiston.systems.configs.sketch import PRESETS
 from phlogiston.systems.configs.sketch import Config as SketchConfig
 from phlogiston.systems.sketch_latent import bound_parts, draw_alike, explain, importance_bound, slerp
 from phlogiston.systems.sketch_rows import noisy, varied
-from phlogiston.systems.sketch_training import DecoderAlone
+from phlogiston.systems.sketch_training import stages_of
 from phlogiston.systems.stepwise import StepwiseSystem, make_choice
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLLAPSED = 0.5  # nats per drawing; a latent that says less says nothing
-ALONE = ("model.enter.*", "model.rnn.*", "model.head.*")  # what a decoder without a latent is made of
 
 
 class Sketch(StepwiseSystem):
@@ -94,7 +91,7 @@ class Sketch(StepwiseSystem):
     def build(self) -> None:
         """The decoder and, with a latent, the encoder."""
         c = self.config
-        self.model = SketchRNN(c.latent, c.hidden, c.num_components, c.inputs, c.min_scale, c.forget)
+        self.model = SketchRNN(c.latent, c.hidden, c.num_components, c.inputs, c.min_scale, c.plan, c.wander)
         self.guide = SketchEncoder(self.model, c.encoder_hidden) if c.latent else None
 
     def initialise(self, train: Any, seed: int) -> None:
@@ -128,26 +125,8 @@ class Sketch(StepwiseSystem):
     _valid: Split | None = None
 
     def stages(self) -> list[Stage]:
-        """The bound with a floor under the divergence, whose weight rises; without latent the likelihood.
-
-        Before, if told so, the decoder by itself.
-        """
-        c = self.config
-        schedules: dict[str, Any] = {"learning_rate": warmup(c.warmup, cosine(1.0, 0.01), 0.05)}
-        objective: Any = "elbo"
-        if c.latent:
-            objective = objectives.make("free_bits", nats=c.free_bits)
-            schedules["scale.z"] = piecewise([(0.0, c.beta_start), (c.beta_warmup, c.beta), (1.0, c.beta)])
-        stages = [
-            Stage("fit", c.steps, objective, "adam", c.learning_rate, c.batch_size, schedules=schedules, clip=c.clip)
-        ]
-        if c.alone_steps:
-            before = {"learning_rate": warmup(c.warmup, cosine(1.0, 0.1), 0.05)}
-            options: dict[str, Any] = {"trainable": ALONE, "schedules": before, "clip": c.clip}
-            stages.insert(
-                0, Stage("decoder", c.alone_steps, DecoderAlone, "adam", c.learning_rate, c.batch_size, **options)
-            )
-        return stages
+        """The bound, or without a latent the likelihood; see `sketch_training.stages_of`."""
+        return stages_of(self.config)
 
     # ----- verbs --------------------------------------------------------------------------------------------------
 
@@ -347,7 +326,7 @@ class Sketch(StepwiseSystem):
 
     # ----- evaluation ---------------------------------------------------------------------------------------------
 
-    METRICS: ClassVar[tuple[str, ...]] = ("bound", "log_likelihood", "recognition")
+    METRICS: ClassVar[tuple[str, ...]] = ("bound", "log_likelihood", "recognition", "frechet")
 
     def evaluate(self, data: Any, metrics: Sequence[str] | None = None) -> dict[str, Metric]:
         """Score on held-out drawings.
@@ -359,8 +338,9 @@ class Sketch(StepwiseSystem):
         Returns:
             In nats per drawing, of offsets divided by their standard deviation in the training data:
             `negative_bound`, `reconstruction`, `divergence` (the last two with a latent only), `log_likelihood` (with
-            a latent the importance-weighted bound over the first 200 drawings); and `recognised_share`: how many of
-            200 reconstructions are nearest to their own source among the 200.
+            a latent the importance-weighted bound over the first 200 drawings); `recognised_share`: how many of 200
+            reconstructions are nearest to their own source among the 200; and `frechet_0.2`, `frechet_0.6`,
+            `frechet_1`, of drawings at these temperatures, beside `frechet_real` (see `sketch_report.frechet`).
         """
         from phlogiston.systems.sketch_report import evaluate
 

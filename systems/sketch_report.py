@@ -11,6 +11,7 @@ from torch import Tensor
 
 from phlogiston.datasets.base import Array
 from phlogiston.evaluate.figures import ACCENT, INK, new_figure
+from phlogiston.evaluate.frechet import frechet_from_features, frechet_std_error
 from phlogiston.evaluate.metric import Metric, from_rows
 from phlogiston.systems.drawing import drawings_of, gallery, show
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 RECOGNISED = 200
 TEMPERATURES = (0.2, 0.6, 1.0)
+CELLS = 8  # a drawing as a picture for the Fréchet distance has so many rows and columns
 
 
 def evaluate(system: Sketch, data: Any, wanted: set[str]) -> dict[str, Metric]:
@@ -45,7 +47,51 @@ def evaluate(system: Sketch, data: Any, wanted: set[str]) -> dict[str, Metric]:
         found["log_likelihood"] = from_rows(score.value.double() + shift[some], score.kind, True, detail)
     if "recognition" in wanted and conditional:
         found["recognised_share"] = recognised(system, x[:RECOGNISED], length[:RECOGNISED])
+    if "frechet" in wanted and len(x) >= 8:
+        found.update(frechet(system, x, length))
     return found
+
+
+def frechet(system: Sketch, x: Tensor, length: Tensor) -> dict[str, Metric]:
+    """Fréchet distances of coarse pictures: to every other real drawing from the rest, and from as many invented ones.
+
+    No figure of other features compares with these; they compare with each other, the sets being of one size. The
+    distance of real drawings from real ones is what would be reached by inventions that could not be told from them.
+    """
+    rows = drawings_of(x, length)
+    size = max(float(np.abs(cloud(row)).max()) for row in rows)
+    known = pictures(rows[0::2], size)
+    sets = {"real": pictures(rows[1::2], size)}
+    for temperature in TEMPERATURES:
+        drawn = system.sample(len(rows[1::2]), temperature=temperature, seed=0)
+        sets[f"{temperature:g}"] = pictures(drawings_of(drawn["x"], drawn["length"]), size)
+    detail = {"features": f"ink on {CELLS} x {CELLS} cells", "real": len(known)}
+    return {
+        f"frechet_{name}": Metric(
+            frechet_from_features(known, some), frechet_std_error(known, some), len(some), "estimate", False, detail
+        )
+        for name, some in sets.items()
+    }
+
+
+def pictures(drawings: list[list[Array]], size: float) -> Array:
+    """Where the ink of centred drawings is, (drawings, CELLS * CELLS): points of a cloud shared among four cells each.
+
+    Args:
+        drawings: strokes of each.
+        size: half the side of the sheet, in data units; what lies beyond it is left at its border.
+    """
+    found = np.zeros((len(drawings), CELLS, CELLS))
+    for sheet, strokes in zip(found, drawings, strict=True):
+        points = cloud(strokes, 200)
+        at = ((points / size + 1.0) * 0.5 * (CELLS - 1)).clip(0.0, CELLS - 1 - 1e-6)
+        corner = at.astype(int)
+        share = at - corner
+        for right in (0, 1):
+            for down in (0, 1):
+                weight = np.prod(np.where([right, down], share, 1.0 - share), axis=1) / len(points)
+                np.add.at(sheet, (corner[:, 1] + down, corner[:, 0] + right), weight)
+    return CELLS * found.reshape(len(drawings), -1)
 
 
 def recognised(system: Sketch, x: Tensor, length: Tensor) -> Metric:

@@ -26,8 +26,10 @@ class Config:
             are of offsets with such noise, from a fixed seed.
         stretch: while training, each axis of a drawing is scaled by a random factor within 1 +- this.
         drop: while training, a point inside a stroke is left out with this probability.
-        forget: share of the steps before that the decoder does not see while it is trained, half to all of which makes
-            it draw what the latent says; 0 lets it see everything.
+        plan: first steps, the end being one, whose places and pens the latent names, to lead the decoder; 0 for none.
+        plan_steps: optimiser steps that latent and plan take before, without a decoder.
+        wander: while training, half of the drawings are shown to the decoder with their points off the line, up to so
+            many standard deviations of offsets, so that it learns to come back.
         max_points: longest drawing that is generated.
         beta: weight of the latent's divergence at the end of training.
         beta_start: the same at the beginning.
@@ -50,7 +52,9 @@ class Config:
     dequantise: float = 0.0
     stretch: float = 0.0
     drop: float = 0.0
-    forget: float = 0.0
+    plan: int = 0
+    plan_steps: int = 0
+    wander: float = 0.0
     max_points: int = 200
     beta: float = 1.0
     beta_start: float = 0.02
@@ -70,7 +74,7 @@ class Config:
         for name in ("min_scale", "learning_rate", "clip"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} must be positive; got {getattr(self, name)}")
-        for name in ("latent", "dequantise", "beta", "beta_start", "free_bits"):
+        for name in ("latent", "dequantise", "beta", "beta_start", "free_bits", "wander"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must not be negative; got {getattr(self, name)}")
         if self.alone_steps < 0 or (self.alone_steps and not self.latent):
@@ -78,10 +82,14 @@ class Config:
                 f"alone_steps is {self.alone_steps}; it must not be negative, and without a latent there is nothing to "
                 "wait for"
             )
+        if self.plan < 0 or (self.plan and not self.latent):
+            raise ConfigError(f"plan is {self.plan}; it must not be negative, and without a latent there is none")
+        if self.plan_steps < 0 or (self.plan_steps and not self.plan):
+            raise ConfigError(f"plan_steps is {self.plan_steps}; it must not be negative, and without a plan be 0")
         for name in ("beta_warmup", "warmup"):
             if not 0 < getattr(self, name) < 1:
                 raise ConfigError(f"{name} must lie between 0 and 1; got {getattr(self, name)}")
-        for name in ("stretch", "drop", "forget"):
+        for name in ("stretch", "drop"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name} must lie between 0 and 1; got {getattr(self, name)}")
 
@@ -112,7 +120,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "omniglot": {"dequantise": 1.0, "free_bits": 5.5, "alone_steps": 3_000, "steps": 4_000},
     "omniglot-unconditional": {"dequantise": 1.0, "latent": 0},
     # what the latent says matters more than what it costs
-    "omniglot-codes": {"dequantise": 1.0, "beta": 0.25, "free_bits": 0.0, "alone_steps": 3_000, "steps": 4_500},
+    "omniglot-codes": {"dequantise": 1.0, "latent": 64, "plan": 41, "plan_steps": 1_500, "wander": 0.5, "beta": 0.25,
+                       "beta_start": 0.25, "free_bits": 0.0, "steps": 4_000},
     "paper": {"latent": 128, "hidden": 512, "encoder_hidden": 256, "num_components": 20, "beta": 0.98,
               "free_bits": 25.6, "stretch": 0.15, "drop": 0.1, "max_points": 250, "learning_rate": 0.001},
     "cpu": {"steps": 1_500},

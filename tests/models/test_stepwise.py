@@ -45,8 +45,8 @@ def pen(kind: str = "bivariate") -> MDNRNN:
     return stir(MDNRNN(2, pen=True, hidden=8, num_components=3, kind=kind))
 
 
-def sketch(latent: int) -> SketchRNN:
-    model = SketchRNN(latent, 8, 3)
+def sketch(latent: int, plan: int = 0) -> SketchRNN:
+    model = SketchRNN(latent, 8, 3, plan=plan)
     model.initialise(strokes(), LENGTH)
     return stir(model)
 
@@ -76,6 +76,7 @@ MODELS: dict[str, tuple[Callable[[], Any], Callable[[], torch.Tensor], dict[str,
     "pen": (pen, strokes, {}),
     "sketch": (lambda: sketch(0), strokes, {}),
     "sketch with latent": (lambda: sketch(3), strokes, {}),
+    "sketch with a plan": (lambda: sketch(3, plan=4), strokes, {}),
     "handwriting": (hand, strokes, {"text": TEXT}),
 }
 
@@ -196,8 +197,9 @@ def test_generated_rows_are_complete_drawings() -> None:
 # ---- the latent
 
 
-def test_the_encoder_reads_exactly_the_steps_there_are() -> None:
-    model, x = sketch(3), strokes()
+@pytest.mark.parametrize("plan", [0, 4, 12])
+def test_the_encoder_reads_exactly_the_steps_there_are(plan: int) -> None:
+    model, x = sketch(3, plan), strokes()
     guide = SketchEncoder(model, 6)
     longer = torch.cat([x, torch.randn(ROWS, 3, 3)], 1)
     for a, b in zip(guide.encode(x, LENGTH), guide.encode(longer, LENGTH), strict=True):
@@ -205,6 +207,42 @@ def test_the_encoder_reads_exactly_the_steps_there_are() -> None:
     reverse = guide.encode(x.flip(1), torch.full((ROWS,), STEPS))[0]
     forwards = guide.encode(x, torch.full((ROWS,), STEPS))[0]
     assert float((reverse - forwards).detach().abs().max()) > 1e-3, "order matters"
+
+
+def test_a_plan_leads_back() -> None:
+    """Where the pen is makes no difference to the decoder but by how far it is from where the plan wants it."""
+    model, z = sketch(3, plan=4), torch.randn(ROWS, 3)
+    with torch.no_grad():
+        model.enter.weight.zero_()  # leaves what the latent says
+    state = model.start(ROWS, z)
+    moved = torch.randn(ROWS, 2)
+    there, _ = model.predict(state._replace(position=moved))
+    shift = torch.nn.functional.pad(moved, (0, 3)).unsqueeze(1)
+    planned, _ = model.predict(state._replace(plan=state.plan - shift))
+    torch.testing.assert_close(there.values.base.loc, planned.values.base.loc)
+    straight, _ = model.predict(state)
+    assert float((there.values.base.loc - straight.values.base.loc).detach().abs().max()) > 1e-3
+
+
+def test_a_decoder_is_led_astray_in_training_alone() -> None:
+    """It sees points that lie off the line, and is asked for the next point of the line all the same."""
+    model, x, z = sketch(3, plan=4), strokes(), torch.randn(ROWS, 3)
+    model.wander = 0.7
+    size = model._astray(torch.zeros(6000, STEPS, 3)).square().mean((1, 2)).sqrt() / float(model.unit[0])
+    assert float((size == 0).double().mean()) == pytest.approx(0.5, abs=0.03)
+    assert float(size[size > 0].mean()) == pytest.approx(0.35, abs=0.03)
+    torch.manual_seed(0)
+    found = model.train().steps_log_prob(x, LENGTH, z)
+    torch.manual_seed(0)
+    off = torch.cat([torch.zeros(ROWS, 1, 2), model._astray(x)], 1)  # how far off the pen is before each step
+    offsets = x[..., :2] + off[:, 1:] - off[:, :-1]
+    true = torch.cat([x[..., :2] - off[:, :-1], x[..., 2:]], -1)
+    with torch.no_grad():
+        law = model.eval().predictions(torch.cat([offsets, x[..., 2:]], -1), z)
+    inside = torch.arange(STEPS) < LENGTH.unsqueeze(1)
+    torch.testing.assert_close(found[inside], law.log_prob(true)[inside], rtol=1e-4, atol=1e-4)
+    plain = model.steps_log_prob(x, LENGTH, z)
+    torch.testing.assert_close(plain, model.steps_log_prob(x, LENGTH, z))
 
 
 def test_the_bound_is_reconstruction_minus_divergence() -> None:

@@ -19,6 +19,7 @@ from phlogiston.inference.evidence import Known
 from phlogiston.systems.configs.sketch import reference_weight
 from phlogiston.systems.sketch import Sketch
 from phlogiston.systems.sketch_latent import explain, slerp
+from phlogiston.systems.sketch_report import CELLS, pictures
 from phlogiston.systems.sketch_rows import thin
 
 
@@ -163,6 +164,59 @@ def test_a_decoder_may_learn_alone_before(data: Dataset) -> None:
         assert (change > 5e-3) == (not name.startswith("to_")), name
     with pytest.raises(ConfigError, match="alone_steps"):
         Sketch(latent=0, alone_steps=5)
+
+
+PLANNING: dict[str, Any] = {
+    "latent": 6, "hidden": 32, "encoder_hidden": 16, "num_components": 4, "plan": 12, "plan_steps": 250,
+    "batch_size": 50, "free_bits": 0.0, "beta": 0.1, "beta_start": 0.1, "learning_rate": 0.01, "max_points": 30,
+}  # fmt: skip
+
+
+def test_a_plan_names_places(data: Dataset) -> None:
+    """Before there is a decoder, planned places lie near the true ones, and planned pens are lifted where true ones."""
+    planner = Sketch(**PLANNING, steps=1).fit(data, progress="off")
+    assert [stage.name for stage in planner.stages()] == ["plan", "fit"]
+    x, length = planner.sequences(data)
+    ended, over = planner.model.finish(x, length)
+    with torch.no_grad():
+        plan = planner.model.planned(planner.encode(x, length).mean)
+    places, steps = x[..., :2].cumsum(1), min(12, x.shape[1])
+    inside = (torch.arange(steps) < length.unsqueeze(1)).unsqueeze(-1)
+    middle = (places[:, :steps] * inside).sum(0) / inside.sum(0).clamp_min(1)
+    near, far = (((places[:, :steps] - guess) * inside).square().sum() for guess in (plan[:, :steps, :2], middle))
+    assert float(near) < 0.4 * float(far)
+    counts = torch.arange(steps) < over.unsqueeze(1)
+    right = (plan[:, :steps, 2:].argmax(-1) == ended[:, :steps, 2])[counts]
+    assert float(right.double().mean()) > float((ended[:, :steps, 2] == 0)[counts].double().mean()) + 0.05
+    with pytest.raises(ConfigError, match="plan"):
+        Sketch(latent=0, plan=5)
+    with pytest.raises(ConfigError, match="plan_steps"):
+        Sketch(plan_steps=5)
+
+
+def test_a_drawing_follows_its_plan(data: Dataset) -> None:
+    planner = Sketch(**PLANNING, steps=200).fit(data, progress="off")
+    assert planner.evaluate(data, ["recognition"])["recognised_share"].value >= 0.3  # by chance: 1 in 40
+
+
+def test_pictures_for_distances_hold_all_of_the_ink() -> None:
+    """Whatever is drawn, the ink is shared out; what is centred in the sheet stays in the middle of it."""
+    dot = [np.array([[3.0, 4.0]])]
+    corner = [np.array([[0.0, 0.0], [2.0, 2.0]])]
+    found = pictures([dot, corner], 1.0).reshape(2, CELLS, CELLS)
+    np.testing.assert_allclose(found.sum((1, 2)), CELLS)
+    middle = found[0, CELLS // 2 - 1 : CELLS // 2 + 1, CELLS // 2 - 1 : CELLS // 2 + 1]
+    np.testing.assert_allclose(middle, CELLS / 4)
+    np.testing.assert_allclose(found[1], found[1].T, atol=1e-9)
+    assert found[1].diagonal().sum() > 0.5 * CELLS
+
+
+def test_drawings_of_a_trained_model_are_nearer_to_real_ones_than_careless_ones(fitted: Sketch, data: Dataset) -> None:
+    found = fitted.evaluate(data, ["frechet"])
+    assert set(found) == {"frechet_real", "frechet_0.2", "frechet_0.6", "frechet_1"}
+    assert all(metric.n == 20 and metric.value >= 0 for metric in found.values())
+    wild = Sketch(latent=0, hidden=8, num_components=2, steps=1).fit(data, progress="off")
+    assert found["frechet_1"].value < wild.evaluate(data, ["frechet"])["frechet_1"].value
 
 
 def test_thinning_leaves_the_drawing_where_it_is() -> None:
