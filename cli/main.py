@@ -18,7 +18,7 @@ import typer
 from typer.main import get_command
 
 import phlogiston
-from phlogiston.cli import data, demo, evaluate, fid, query, runs, sample, show, systems, train
+from phlogiston.cli import data, demo, evaluate, fid, practise, query, runs, sample, show, systems, train
 from phlogiston.errors import ConfigError, DataError, EvidenceError, PhlogistonError, PhlogistonWarning, ShapeError
 
 MISUSE = (ConfigError, ShapeError, DataError, EvidenceError)
@@ -67,6 +67,7 @@ app.command("train")(train.train)
 app.command("sample")(sample.sample)
 app.command("show")(show.show)
 app.command("query")(query.query)
+app.command("practise")(practise.practise)
 app.command("evaluate")(evaluate.evaluate)
 app.add_typer(data.app, name="data")
 app.command("runs")(runs.runs)

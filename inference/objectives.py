@@ -16,12 +16,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
+from pyro.distributions.util import scale_and_mask
 from pyro.infer import ELBO, RenyiELBO, TraceEnum_ELBO
 from pyro.poutine.runtime import effectful
 from torch import Tensor, nn
+from torch.distributions import kl_divergence
 
 from phlogiston.errors import ConfigError, unknown_name
 from phlogiston.inference.bounds import Elbo, MeanField, ParticleBound, divergence
@@ -106,10 +108,13 @@ class FreeBits(MeanField):
     """The mean-field bound with a floor under the Kullback-Leibler term of each latent site.
 
     A site inside the plate "data" contributes `max(mean over rows of KL, nats) * rows`: below the floor it costs a
-    constant and feels no pull towards the prior. Scales set by handlers multiply the term before the floor.
+    constant and feels no pull towards the prior. Scales set by handlers multiply the term before the floor. With
+    `each` the floor is under every term by itself, of every entry of every plate, `sum of max(KL, nats)`, as in Ha and
+    Schmidhuber, "World models", 2018.
 
     Args:
         nats: the floor, in nats per data point and site; not negative. A schedule may move it (`"objective.nats"`).
+        each: whether every entry has a floor of its own. Then guide and prior must have a closed divergence.
         num_particles: number of samples.
         max_plate_nesting: number of plate axes; only needed with `vectorize_particles`.
 
@@ -118,11 +123,13 @@ class FreeBits(MeanField):
         appendix.
     """
 
-    def __init__(self, nats: float = 0.5, num_particles: int = 1, max_plate_nesting: float = math.inf) -> None:
+    def __init__(
+        self, nats: float = 0.5, num_particles: int = 1, max_plate_nesting: float = math.inf, each: bool = False
+    ) -> None:
         super().__init__(num_particles=num_particles, max_plate_nesting=max_plate_nesting)
         if nats < 0:
             raise ConfigError(f"free_bits: nats={nats}; the floor must not be negative.")
-        self.nats = nats
+        self.nats, self.each = nats, each
 
     def _differentiable_loss_particle(self, model_trace: Any, guide_trace: Any) -> tuple[float, Any]:
         loss = self._particle(model_trace, guide_trace)
@@ -130,6 +137,10 @@ class FreeBits(MeanField):
 
     def _cost(self, name: str, model_trace: Any, guide_trace: Any) -> Tensor:
         site = model_trace.nodes[name]
+        if self.each and in_data_plate(site):
+            found = guide_trace.nodes[name]
+            terms = (kl_divergence(found["fn"], site["fn"]) * found["scale"]).clamp(min=self.nats)
+            return cast(Tensor, scale_and_mask(terms, mask=found["mask"])).sum()
         cost = divergence(name, model_trace, guide_trace)
         if not in_data_plate(site):
             return cost

@@ -21,6 +21,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "courts": {"sizes": (3, 1, 1)},
     "mazes": {"sizes": (3, 1, 1)},
     "ring": {"sizes": (3, 1, 1)},
+    "dodge": {"sizes": (6, 2, 2), "limit": 30},
 }
 
 

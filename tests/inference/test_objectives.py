@@ -165,6 +165,24 @@ def test_free_bits_lets_a_small_divergence_go_free() -> None:
         torch.testing.assert_close(free[name], parameter.grad, rtol=1e-4, atol=1e-5)
 
 
+def test_free_bits_of_each_row_are_a_floor_under_each_row() -> None:
+    model, guide = pair()
+    data = rows(count=7)
+    with torch.no_grad():
+        q = dist.Normal(guide.loc(data["x"]), guide.log_scale.exp().expand(7, 2))
+    each = torch.distributions.kl_divergence(q, torch.distributions.Normal(torch.zeros(7, 2), 1.0)).sum(1)
+    nats = float(each.median())
+    plain, floored = (objectives.bind(o, model, guide, 1) for o in (
+        objectives.make("free_bits", nats=0.0), objectives.make("free_bits", nats=nats, each=True),
+    ))  # fmt: skip
+    losses = []
+    for bound in (plain, floored):
+        torch.manual_seed(1)
+        losses.append(bound.module(**data).detach())
+    torch.testing.assert_close(losses[1] - losses[0], (each.clamp(min=nats) - each).sum(), rtol=1e-4, atol=1e-4)
+    assert float(losses[1] - losses[0]) > 0.01
+
+
 def test_unknown_names_and_options_are_told_with_what_would_work() -> None:
     with pytest.raises(UnknownNameError, match="Did you mean 'iwae'"):
         objectives.make("iwea")

@@ -105,9 +105,9 @@ def test_every_folder_linked_into_the_package_is_a_room_of_the_house() -> None:
 
 
 def system_names() -> list[str]:
-    """Names of systems, but for the one that is first of all a word of Python's and of everybody's."""
+    """Names of systems, but for those that are first of all words of everybody's (`world_size`, a sequence)."""
     stems = [path.stem for path in sorted((ROOT / "systems" / "configs").glob("*.py"))]
-    return [stem for stem in stems if stem not in ("__init__", "sequence")]
+    return [stem for stem in stems if stem not in ("__init__", "sequence", "world")]
 
 
 def words(tree: ast.AST) -> Iterator[tuple[int, str]]:

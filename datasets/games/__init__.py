@@ -1,0 +1,1 @@
+"""Games an agent can play: pure torch, any number of them side by side."""

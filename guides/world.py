@@ -1,0 +1,90 @@
+"""How the world model guesses: every frame is encoded by itself, as V of the paper does.
+
+    z_t | x_t ~ Normal(location(x_t), scale(x_t))
+
+Reference: Ha and Schmidhuber, "World models", 2018, section 2.1 and appendix A.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyro
+import pyro.distributions as dist
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from phlogiston.models.world import World, pixels, valid_steps
+from phlogiston.networks.frame_encoder import FrameEncoder
+
+FLOOR = 1e-4  # of every scale
+
+
+class WorldGuide(nn.Module):
+    """The inference program of `World`.
+
+    Args:
+        model: the model to guess for.
+        widths: channels of the encoder after each halving.
+        features: of a frame.
+    """
+
+    def __init__(self, model: World, widths: Sequence[int] = (16, 32), features: int = 256) -> None:
+        super().__init__()
+        self.encoder = FrameEncoder(model.channels, model.size, widths, features, "strided")
+        self.read = nn.Linear(features, 2 * model.code)
+        with torch.no_grad():
+            self.read.bias[model.code :].fill_(-2.0)
+
+    def encode(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Location and scale of the codes of frames (..., C, H, W): (..., Z) each."""
+        found = pixels(frames)
+        assert found is not None
+        loc, raw = self.read(self.encoder(found)).chunk(2, -1)
+        return loc, F.softplus(raw) + FLOOR
+
+    def forward(
+        self,
+        frames: Tensor | None = None,
+        action: Tensor | None = None,
+        done: Tensor | None = None,
+        length: Tensor | None = None,
+        *,
+        rows: int = 1,
+        steps: int = 16,
+    ) -> None:
+        """Propose codes where there are frames; arguments as `World.forward`."""
+        if frames is None:
+            return
+        rows, steps = frames.shape[:2]
+        loc, scale = self.encode(frames)
+        valid = valid_steps(length, rows, steps, loc.device)
+        with pyro.plate("data", rows, dim=-1):
+            pyro.sample("code", dist.Normal(loc, scale).to_event(1).mask(valid).to_event(1))
+
+
+class FrameGuide(nn.Module):
+    """The guide of `FrameModel`.
+
+    Args:
+        whole: the guide whose encoder it uses.
+    """
+
+    def __init__(self, whole: WorldGuide) -> None:
+        super().__init__()
+        self.whole = whole
+
+    def forward(self, frames: Tensor) -> None:
+        """Take frames (rows, n, C, H, W)."""
+        rows, count = frames.shape[:2]
+        loc, scale = self.whole.encode(frames)
+        with pyro.plate("data", rows, dim=-2), pyro.plate("time", count, dim=-1):
+            pyro.sample("code", dist.Normal(loc, scale).to_event(1))
+
+
+class NoGuide(nn.Module):
+    """The guide of a stage in which everything is known."""
+
+    def forward(self, **batch: Tensor) -> None:
+        """Propose nothing."""

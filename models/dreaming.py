@@ -1,0 +1,352 @@
+"""Agents and their dreams: whoever acts in the memory's own future, or in a game outside.
+
+    a_t = argmax W [z_t, h_t] + b                                      C of Ha and Schmidhuber, "World models", 2018
+
+Everything runs side by side: P agents in n rollouts each are the P * n rows of one batch, step after step. A rollout's
+score is the number of steps it lasted.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from phlogiston.errors import ConfigError, ShapeError, unknown_name
+from phlogiston.models.world import State, World
+
+Looks = Literal["zh", "z", "h"]
+LOOKS: tuple[str, ...] = ("zh", "z", "h")
+Ends = Literal["sampled", "rule"]
+ENDS: tuple[str, ...] = ("sampled", "rule")
+SHARE = 0.8  # of rows that must still be going for the others to be taken along
+
+
+class Agent(Protocol):
+    """Whoever acts."""
+
+    def act(self, code: Tensor, out: Tensor, generator: torch.Generator) -> Tensor:
+        """Choose actions, int64 (rows,), from codes (rows, Z) and the memory's outputs (rows, hidden)."""
+
+    def select(self, index: Tensor) -> Agent:
+        """Who acts in some of the rows, given by their places among the present ones."""
+
+
+class Game(Protocol):
+    """A game outside: states are named tuples of tensors with a row per game, any number of them."""
+
+    def reset(self, games: Any, seed: int = 0) -> Any:
+        """Begin games of these numbers."""
+
+    def step(self, state: Any, action: Tensor) -> tuple[Any, Tensor, Tensor]:
+        """State, reward (n,) and whether games are over, bool (n,)."""
+
+    def render(self, state: Any) -> Tensor:
+        """Frames (n, C, H, W) in [0, 1]."""
+
+
+class Linear:
+    """P linear controllers, each in charge of as many rows as the others, in order.
+
+    Args:
+        weights: (P, actions * (inputs + 1)): for every action its weights, then its bias.
+        world: whom they act in.
+        looks: what they look at: `"z"` the code, `"h"` the memory, `"zh"` both.
+
+    Raises:
+        ShapeError: another number of weights.
+    """
+
+    def __init__(self, weights: Tensor, world: World, looks: str = "zh") -> None:
+        size = num_weights(world, looks)
+        if weights.dim() != 2 or weights.shape[1] != size:
+            raise ShapeError(f"weights have shape {tuple(weights.shape)}; expected (controllers, {size})")
+        table = weights.to(world.zero.dtype).unflatten(1, (world.actions, -1))
+        self.weight, self.bias, self.looks = table[..., :-1], table[..., -1], looks
+        self._rows = 1  # of each controller, as they were last asked
+
+    def act(self, code: Tensor, out: Tensor, generator: torch.Generator) -> Tensor:
+        """See `Agent.act`."""
+        seen = {"zh": (code, out), "z": (code,), "h": (out,)}[self.looks]
+        rows = torch.cat(seen, -1).unflatten(0, (len(self.weight), -1))
+        value = rows @ self.weight.transpose(1, 2) + self.bias.unsqueeze(1)
+        self._rows = value.shape[1]
+        return value.argmax(-1).flatten()
+
+    def select(self, index: Tensor) -> Linear:
+        """See `Agent.select`."""
+        whose = index // self._rows
+        some = copy.copy(self)
+        some.weight, some.bias, some._rows = self.weight[whose], self.bias[whose], 1
+        return some
+
+
+class Random:
+    """Somebody who does not look: the last action again, or any.
+
+    Args:
+        actions: how many there are.
+        keep: probability of the last one.
+    """
+
+    def __init__(self, actions: int, keep: float = 0.0) -> None:
+        self.actions, self.keep = actions, keep
+        self._last: Tensor | None = None  # unknown before the first step
+
+    def act(self, code: Tensor, out: Tensor, generator: torch.Generator) -> Tensor:
+        """See `Agent.act`."""
+        fresh = torch.randint(self.actions, (len(code),), generator=generator)
+        again = torch.rand(len(code), generator=generator) < self.keep
+        last = self._last if self._last is not None and len(self._last) == len(code) else None
+        self._last = fresh if last is None else torch.where(again, last, fresh)
+        return self._last
+
+    def select(self, index: Tensor) -> Random:
+        """See `Agent.select`."""
+        some = Random(self.actions, self.keep)
+        some._last = None if self._last is None else self._last[index]
+        return some
+
+
+def num_weights(world: World, looks: str) -> int:
+    """Weights and biases of one controller.
+
+    Raises:
+        UnknownNameError: `looks` is none of `LOOKS`.
+    """
+    if looks not in LOOKS:
+        raise unknown_name("what a controller looks at", looks, LOOKS)
+    inputs = (world.code if "z" in looks else 0) + (world.hidden if "h" in looks else 0)
+    return world.actions * (inputs + 1)
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """What happened.
+
+    Attributes:
+        score: float (rows,), steps each rollout lasted.
+        ended: bool (rows,), whether it came to an end, rather than to the limit.
+        code: (rows, T + 1, Z), or None if not kept.
+        action: int64 (rows, T), or None.
+        frames: (rows, T + 1, C, H, W) of a game outside, or None.
+    """
+
+    score: Tensor
+    ended: Tensor
+    code: Tensor | None = None
+    action: Tensor | None = None
+    frames: Tensor | None = None
+
+    @property
+    def length(self) -> Tensor:
+        """Frames that count, int64 (rows,)."""
+        return self.score.long() + 1
+
+
+@torch.no_grad()
+def dream(
+    world: World,
+    agent: Agent,
+    rows: int,
+    steps: int,
+    *,
+    tau: float = 1.0,
+    ends: Ends = "sampled",
+    seed: int = 0,
+    keep: bool = False,
+    start: State | None = None,
+) -> Rollouts:
+    """Act in what the memory makes up.
+
+    Args:
+        world: whose memory.
+        agent: who acts.
+        rows: rollouts in all.
+        steps: longest rollout.
+        tau: temperature: logits of components are divided by it, variances multiplied.
+        ends: `"sampled"` draws the end from its probability; `"rule"` ends where the weighted law of the paper gives it
+            more than one half.
+        seed: of this dream.
+        keep: keep codes and actions.
+        start: state to go on from; the beginning by default.
+
+    Raises:
+        UnknownNameError: another rule for the end.
+        ConfigError: a temperature that is not positive, or no steps.
+    """
+    if ends not in ENDS:
+        raise unknown_name("rule for the end", ends, ENDS)
+    if not tau > 0:
+        raise ConfigError(f"tau is {tau}; it must be positive")
+    if min(rows, steps) < 1:
+        raise ConfigError(f"rows={rows}, steps={steps}; both must be at least 1")
+    generator = torch.Generator().manual_seed(seed)
+    state = world.start(rows) if start is None else start
+    shift = torch.tensor(world.end_weight).log()
+    present = torch.arange(rows)  # rollouts the rows are about: those that ended leave
+    alive = torch.ones(rows, dtype=torch.bool)
+    score = torch.zeros(rows)
+    codes: list[Tensor] = []
+    done: list[Tensor] = []
+    for t in range(steps + 1):
+        law = world.law(state)
+        code = law.code.draw(pi_temperature=tau, sigma_temperature=tau, generator=generator)
+        if t:
+            chance = torch.rand(len(code), generator=generator)
+            end = chance < law.end.sigmoid() if ends == "sampled" else law.end + shift > 0
+            score[present] += alive[present].to(score.dtype)
+            alive[present] &= ~end
+        if keep:
+            codes.append(code)
+        if t == steps or not bool(alive.any()):
+            break
+        stay = alive[present]
+        if not keep and int(stay.sum()) < SHARE * len(present):
+            index = stay.nonzero().squeeze(-1)
+            present, code, agent = present[index], code[index], agent.select(index)
+            state = State(*(part[index] for part in state))
+        action = agent.act(code, state.out, generator)
+        if keep:
+            done.append(action)
+        state = world.observe(state, code, action)
+    if not keep:
+        return Rollouts(score, ~alive)
+    return Rollouts(score, ~alive, torch.stack(codes, 1), torch.stack(done, 1))
+
+
+@torch.no_grad()
+def play(
+    world: World,
+    encode: Any,
+    agent: Agent,
+    game: Game,
+    games: Tensor,
+    steps: int,
+    *,
+    seed: int = 0,
+    keep: bool = False,
+) -> Rollouts:
+    """Act in a game outside, seen through the encoder and the memory.
+
+    Args:
+        world: whose memory.
+        encode: frames -> location and scale of their codes; locations are used.
+        agent: who acts.
+        game: where.
+        games: numbers of the games, (rows,).
+        steps: longest rollout.
+        seed: of the games, and of the agent's draws.
+        keep: keep codes, actions and frames.
+
+    Raises:
+        ConfigError: no steps.
+    """
+    if steps < 1:
+        raise ConfigError(f"steps is {steps}; it must be at least 1")
+    generator = torch.Generator().manual_seed(seed)
+    outside = game.reset(games, seed)
+    state = world.start(len(games))
+    present = torch.arange(len(games))
+    alive = torch.ones(len(games), dtype=torch.bool)
+    score = torch.zeros(len(games))
+    codes: list[Tensor] = []
+    seen: list[Tensor] = []
+    done: list[Tensor] = []
+    for t in range(steps + 1):
+        stay = alive[present]
+        if t and not keep and int(stay.sum()) < SHARE * len(present):
+            index = stay.nonzero().squeeze(-1)
+            present, agent = present[index], agent.select(index)
+            state, outside = (type(s)(*(part[index] for part in s)) for s in (state, outside))
+        if not len(present):
+            break
+        frame = game.render(outside)
+        code = encode(frame)[0]
+        if keep:
+            codes.append(code)
+            seen.append(frame)
+        if t == steps or not bool(alive.any()):
+            break
+        action = agent.act(code, state.out, generator)
+        if keep:
+            done.append(action)
+        outside, reward, over = game.step(outside, action)
+        score[present] += reward * alive[present]
+        alive[present] &= ~over
+        state = world.observe(state, code, action)
+    found = Rollouts(score, ~alive)
+    if not keep:
+        return found
+    return replace(found, code=torch.stack(codes, 1), action=torch.stack(done, 1), frames=torch.stack(seen, 1))
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where dreams stand.
+
+    Attributes:
+        memory: the state before the present frame.
+        code: (rows, Z), of the present frame.
+        over: bool (rows,), whether it is the end.
+    """
+
+    memory: State
+    code: Tensor
+    over: Tensor
+
+
+class DreamGame:
+    """The dream as a game that anybody can play, with the verbs of a game outside.
+
+    Args:
+        world: whose memory.
+        tau: as in `dream`.
+        ends: as in `dream`.
+    """
+
+    def __init__(self, world: World, tau: float = 1.0, ends: Ends = "sampled") -> None:
+        if ends not in ENDS:
+            raise unknown_name("rule for the end", ends, ENDS)
+        if not tau > 0:
+            raise ConfigError(f"tau is {tau}; it must be positive")
+        self.world, self.tau, self.ends = world, tau, ends
+        self._generator = torch.Generator()
+
+    @torch.no_grad()
+    def reset(self, games: Tensor | int, seed: int = 0) -> Moment:
+        """Begin so many dreams."""
+        rows = games if isinstance(games, int) else len(games)
+        self._generator.manual_seed(seed)
+        state = self.world.start(rows)
+        return Moment(state, self._draw(state)[0], torch.zeros(rows, dtype=torch.bool))
+
+    @torch.no_grad()
+    def step(self, state: Moment, action: Tensor) -> tuple[Moment, Tensor, Tensor]:
+        """Take one step in every dream; those that are over stay as they are."""
+        going = ~state.over
+        after = self.world.observe(state.memory, state.code, action)
+        code, end = self._draw(after)
+        memory = State(*(_where(going, new, old) for new, old in zip(after, state.memory, strict=True)))
+        moment = Moment(memory, _where(going, code, state.code), state.over | end)
+        return moment, going.float(), moment.over
+
+    @torch.no_grad()
+    def render(self, state: Moment) -> Tensor:
+        """Frames (rows, C, H, W) in [0, 1]."""
+        return self.world.picture(state.code)
+
+    def _draw(self, state: State) -> tuple[Tensor, Tensor]:
+        law = self.world.law(state)
+        code = law.code.draw(pi_temperature=self.tau, sigma_temperature=self.tau, generator=self._generator)
+        chance = torch.rand(len(code), generator=self._generator)
+        if self.ends == "sampled":
+            return code, chance < law.end.sigmoid()
+        return code, law.end + torch.tensor(self.world.end_weight).log() > 0
+
+
+def _where(mask: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    return torch.where(mask.reshape(-1, *[1] * (new.dim() - 1)), new, old)

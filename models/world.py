@@ -1,0 +1,349 @@
+"""World model: what an agent sees, given what it does, and when it is over (Ha and Schmidhuber, "World models", 2018).
+
+    z_t, e_t | past ~ mixture(head(h_t)), Bernoulli(head(h_t))      a code of the next frame; whether it is the end
+    h_{t+1} = lstm((z_t, a_t), h_t)                                 M, the memory
+    x_t | z_t ~ Normal(decoder(z_t), noise)                         V, what a code looks like
+
+V and M of the paper are one program here, in which M is the prior of V's codes over time. It is trained in two stages,
+each a program of its own that shares the parameters: `FrameModel`, a variational autoencoder of single frames with
+z ~ N(0, I), and `MemoryModel`, the memory alone, given codes. The memory predicts the first code, too, from a token
+that stands for the beginning; so dreams need no real frame to begin with.
+
+The end is rare. Where it comes its cost counts `end_weight` times, as in the paper; the law that this makes the best is
+known, and is taken back: with `l` the logit of the model's own law, the weighted cost is scored with `l + log w`, so
+that `l` itself stays calibrated. (The paper samples from the weighted law or compares it with a half.)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar, NamedTuple, cast
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from pyro.distributions import TorchDistribution
+from torch import Tensor, nn
+from torch.distributions import constraints
+
+from phlogiston.distributions.mixture import Mixture
+from phlogiston.distributions.mixture_from import mixture
+from phlogiston.errors import ConfigError
+from phlogiston.networks.frame_decoder import FrameDecoder
+from phlogiston.networks.mixture_heads import check, initial_outputs, mixture_parameters, num_outputs
+from phlogiston.networks.recurrent import Recurrent
+
+KINDS = ("factorised", "diag")
+
+
+class State(NamedTuple):
+    """What the memory keeps of the past.
+
+    Attributes:
+        hidden: (rows, depth, hidden), of the recurrent network.
+        out: (rows, hidden), its output `h_t`: what the past says about now.
+        code: (rows, Z), the last code.
+        seen: (rows,), how many there have been.
+    """
+
+    hidden: Tensor
+    out: Tensor
+    code: Tensor
+    seen: Tensor
+
+
+class Law(NamedTuple):
+    """What comes next.
+
+    Attributes:
+        code: distribution of the next code, event (Z,).
+        end: logit of it being the end, (...).
+    """
+
+    code: Mixture
+    end: Tensor
+
+
+class World(nn.Module):
+    """The generative program.
+
+    Args:
+        channels: of a frame.
+        size: of a frame, pixels.
+        actions: how many there are.
+        code: Z, size of a code.
+        widths: channels of the decoder before each doubling.
+        features: of its first layer.
+        hidden: units of the memory.
+        layers: of the memory.
+        num_components: K, of each mixture.
+        kind: `"factorised"`, a mixture for every coordinate by itself, or `"diag"`, one for the whole code.
+        noise: standard deviation of a pixel.
+        min_scale: smallest standard deviation of a component.
+        end_weight: how often the end counts in training.
+    """
+
+    def __init__(
+        self,
+        channels: int = 1,
+        size: int = 16,
+        actions: int = 3,
+        code: int = 16,
+        widths: Sequence[int] = (32, 16),
+        features: int = 256,
+        hidden: int = 96,
+        layers: int = 1,
+        num_components: int = 5,
+        kind: str = "factorised",
+        noise: float = 0.05,
+        min_scale: float = 0.01,
+        end_weight: float = 10.0,
+    ) -> None:
+        super().__init__()
+        check(kind, num_components, code)
+        if kind not in KINDS:
+            raise ConfigError(f"kind is {kind!r}; the memory takes one of {', '.join(KINDS)}")
+        if not (noise > 0 and min_scale > 0 and end_weight > 0):
+            raise ConfigError(f"noise={noise}, min_scale={min_scale}, end_weight={end_weight}; all must be positive")
+        self.channels, self.size, self.actions, self.code = channels, size, actions, code
+        self.num_components, self.kind, self.min_scale = num_components, kind, min_scale
+        self.noise, self.end_weight, self.hidden = noise, end_weight, hidden
+        self.decoder = FrameDecoder(code, channels, size, widths, features)
+        self.enter = nn.Sequential(nn.Linear(code + actions + 1, hidden), nn.SiLU())
+        self.rnn = Recurrent(hidden, hidden, layers)
+        outputs = num_outputs(kind, num_components, code) + 1
+        self.head = nn.Sequential(nn.Linear(hidden + code, hidden), nn.SiLU(), nn.Linear(hidden, outputs))
+        self.zero: Tensor
+        self.register_buffer("zero", torch.zeros(()), persistent=False)
+        self._initialise()
+
+    # ----- frames -------------------------------------------------------------------------------------------------
+
+    def picture(self, code: Tensor) -> Tensor:
+        """What codes (..., Z) look like: means of pixels (..., C, H, W)."""
+        return torch.sigmoid(self.decoder(code))
+
+    def likelihood(self, code: Tensor) -> dist.TorchDistribution:
+        """Distribution of the frames of codes (..., Z), event (C, H, W)."""
+        return dist.Normal(self.picture(code), self.noise, validate_args=False).to_event(3)
+
+    # ----- memory, one step at a time -----------------------------------------------------------------------------
+
+    def start(self, rows: int) -> State:
+        """The state before the first frame."""
+        out, hidden = self.rnn(self.enter(self._token(rows)), self.rnn.start(rows))
+        return State(hidden, out[:, 0], self.zero.new_zeros(rows, self.code), self.zero.new_zeros(rows))
+
+    def law(self, state: State) -> Law:
+        """What comes next."""
+        return self._law(state.out, state.code, state.seen > 0)
+
+    def observe(self, state: State, code: Tensor, action: Tensor) -> State:
+        """The state after a frame of this code (rows, Z), at which this was done, int64 (rows,)."""
+        out, hidden = self.rnn(self.enter(self._input(code, action).unsqueeze(1)), state.hidden)
+        return State(hidden, out[:, 0], code, state.seen + 1)
+
+    def _token(self, rows: int) -> Tensor:
+        """What the memory is told at the beginning, in place of a code and an action: (rows, 1, Z + actions + 1)."""
+        token = self.zero.new_zeros(rows, 1, self.code + self.actions + 1)
+        token[..., -1] = 1.0
+        return token
+
+    def _input(self, code: Tensor, action: Tensor) -> Tensor:
+        done = nn.functional.one_hot(action, self.actions).to(code.dtype)
+        return torch.cat([code, done, code.new_zeros(*code.shape[:-1], 1)], -1)
+
+    def _law(self, out: Tensor, last: Tensor, later: Tensor) -> Law:
+        last = torch.where(later.unsqueeze(-1), last, 0.0)
+        raw = self.head(torch.cat([out, last], -1))
+        params = mixture_parameters(
+            raw[..., :-1], self.kind, self.num_components, self.code, "softplus", self.min_scale
+        )
+        # what changes is predicted: components sit around the last code
+        params = params._replace(loc=params.loc + last.unsqueeze(-1 if self.kind == "factorised" else -2))
+        return Law(mixture(params, validate_args=False), raw[..., -1])
+
+    # ----- memory, all steps at once ------------------------------------------------------------------------------
+
+    def laws(self, code: Tensor, action: Tensor) -> tuple[Law, Tensor]:
+        """The laws of all steps of known sequences.
+
+        Args:
+            code: (..., T, Z).
+            action: int64 (..., T), what was done at each frame; the last is not used.
+
+        Returns:
+            The laws, batch (..., T), each given what came before; and the memory's outputs (..., T, hidden).
+        """
+        shape = code.shape[:-1]
+        flat = code.reshape(-1, *code.shape[-2:])
+        did = action.expand(shape).reshape(-1, shape[-1])
+        inputs = torch.cat([self._token(len(flat)), self._input(flat[:, :-1], did[:, :-1])], 1)
+        out, _ = self.rnn(self.enter(inputs), self.rnn.start(len(flat)))
+        last = torch.cat([torch.zeros_like(flat[:, :1]), flat[:, :-1]], 1)
+        later = torch.arange(shape[-1], device=code.device) > 0
+        out, last = out.reshape(*shape, -1), last.reshape(code.shape)
+        return self._law(out, last, later), out
+
+    @torch.no_grad()
+    def _initialise(self) -> None:
+        """Spread the components over how codes may change, and expect the end to be rare."""
+        last = self.head[-1]
+        assert isinstance(last, nn.Linear)
+        last.weight.mul_(0.3)
+        places = (torch.arange(999) + 1) / 1000
+        changes = 0.5 * torch.special.ndtri(places).unsqueeze(-1)
+        if self.kind == "factorised":
+            changes = changes.expand(-1, self.code)
+        else:  # components of a whole code differ in its size; which way, they learn
+            changes = changes * torch.randn(len(changes), self.code).sign()
+        last.bias[:-1] = initial_outputs(changes, self.kind, self.num_components, "softplus")
+        last.bias[-1] = -4.0
+
+    # ----- the program --------------------------------------------------------------------------------------------
+
+    def forward(
+        self,
+        frames: Tensor | None = None,
+        action: Tensor | None = None,
+        done: Tensor | None = None,
+        length: Tensor | None = None,
+        *,
+        rows: int = 1,
+        steps: int = 16,
+    ) -> Tensor:
+        """Run the program.
+
+        Args:
+            frames: (rows, T, C, H, W), bytes or floats in [0, 1]; None draws them.
+            action: int64 (rows, T), what was done: a covariate. None draws them, all alike.
+            done: bool or float (rows, T), whether a frame is the end; None draws it.
+            length: (rows,), frames that count; None for all.
+            rows: how many, where nothing is given.
+            steps: how many, where nothing is given.
+
+        Returns:
+            The frames' means, (..., rows, T, C, H, W).
+        """
+        for given in (frames, action, done):
+            if given is not None:
+                rows, steps = given.shape[:2]
+        valid = valid_steps(length, rows, steps, self.zero.device)
+        with pyro.plate("data", rows, dim=-1):
+            if action is None:
+                even = self.zero.expand(rows, steps, self.actions)
+                action = pyro.sample("action", dist.Categorical(logits=even).to_event(1))
+            code = pyro.sample("code", CodePath(self, action, valid))
+            law, _ = self.laws(code, action)
+            ends = dist.Bernoulli(logits=law.end, validate_args=False)
+            follows = valid & (torch.arange(steps, device=valid.device) > 0)  # nothing has ended at the first frame
+            pyro.sample("done", ends.mask(follows).to_event(1), obs=None if done is None else done.to(code.dtype))
+            picture = self.picture(code)
+            pixel = dist.Normal(picture, self.noise, validate_args=False).to_event(3).mask(valid).to_event(1)
+            pyro.sample("frames", pixel, obs=pixels(frames))
+        return picture
+
+
+class CodePath(TorchDistribution):
+    """The memory's distribution of whole sequences of codes, event (T, Z): drawn step by step, scored at once.
+
+    Args:
+        world: whose memory.
+        action: int64 (..., T).
+        valid: bool (rows, T), steps that count; broadcast against `action`.
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}
+    support = constraints.independent(constraints.real, 2)
+    has_rsample = False
+
+    def __init__(self, world: World, action: Tensor, valid: Tensor) -> None:
+        self.world = world
+        shape = torch.broadcast_shapes(action.shape, valid.shape)
+        self.action, self.valid = action.expand(shape), valid.expand(shape)
+        super().__init__(shape[:-1], torch.Size([shape[-1], world.code]), validate_args=False)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> CodePath:
+        """The same over more rows."""
+        shape = (*batch_shape, self.event_shape[0])
+        return CodePath(self.world, self.action.expand(shape), self.valid.expand(shape))
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Draw (*sample_shape, *batch, T, Z)."""
+        shape = (*sample_shape, *self.batch_shape)
+        steps = self.event_shape[0]
+        action = self.action.expand(*shape, steps).reshape(-1, steps)
+        with torch.no_grad():
+            state = self.world.start(len(action))
+            path = []
+            for t in range(steps):
+                path.append(self.world.law(state).code.draw())
+                if t + 1 < steps:
+                    state = self.world.observe(state, path[-1], action[:, t])
+        return torch.stack(path, 1).reshape(*shape, *self.event_shape)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log density, (...), in nats."""
+        law, _ = self.world.laws(value, self.action)
+        return torch.where(self.valid, law.code.log_prob(value), 0.0).sum(-1)
+
+
+class FrameModel(nn.Module):
+    """Stage V: single frames, whose codes know nothing of each other.
+
+    Args:
+        whole: the model whose decoder it uses.
+    """
+
+    def __init__(self, whole: World) -> None:
+        super().__init__()
+        self.whole = whole
+
+    def forward(self, frames: Tensor) -> None:
+        """Take frames (rows, n, C, H, W), some of each sequence."""
+        rows, count = frames.shape[:2]
+        whole = self.whole
+        with pyro.plate("data", rows, dim=-2), pyro.plate("time", count, dim=-1):
+            code = pyro.sample("code", dist.Normal(whole.zero.expand(whole.code), 1.0).to_event(1))
+            pyro.sample("frames", whole.likelihood(code), obs=pixels(frames))
+
+
+class MemoryModel(nn.Module):
+    """Stage M: sequences of codes, given what was done.
+
+    Args:
+        whole: the model whose memory it uses.
+    """
+
+    def __init__(self, whole: World) -> None:
+        super().__init__()
+        self.whole = whole
+
+    def forward(self, code: Tensor, action: Tensor, done: Tensor, length: Tensor) -> None:
+        """Take codes (rows, T, Z), actions and ends (rows, T) and lengths (rows,)."""
+        rows, steps = code.shape[:2]
+        whole = self.whole
+        valid = valid_steps(length, rows, steps, code.device)
+        law, _ = whole.laws(code, action)
+        weight = torch.where(done > 0.5, whole.end_weight, 1.0)
+        follows = valid & (torch.arange(steps, device=code.device) > 0)
+        with pyro.plate("data", rows, dim=-2), pyro.plate("time", steps, dim=-1):
+            with poutine.mask(mask=cast(torch.BoolTensor, valid)):
+                pyro.sample("code", law.code, obs=code)
+            with poutine.mask(mask=cast(torch.BoolTensor, follows)), poutine.scale(scale=weight):
+                shifted = law.end + math.log(whole.end_weight)  # what the weight does to the best law
+                pyro.sample("done", dist.Bernoulli(logits=shifted, validate_args=False), obs=done)
+
+
+def pixels(frames: Tensor | None) -> Tensor | None:
+    """Bytes as floats in [0, 1]; anything else as it is."""
+    return frames.float() / 255.0 if frames is not None and frames.dtype == torch.uint8 else frames
+
+
+def valid_steps(length: Tensor | None, rows: int, steps: int, device: torch.device) -> Tensor:
+    """Which steps count, bool (rows, steps)."""
+    if length is None:
+        return torch.ones(rows, steps, dtype=torch.bool, device=device)
+    return torch.arange(steps, device=length.device) < length.unsqueeze(-1)

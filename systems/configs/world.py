@@ -1,0 +1,109 @@
+"""Configuration of world models."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from phlogiston.errors import ConfigError
+
+SUMMARY = "world model: learns a game from watching, dreams it, and trains a player inside the dream"
+PAPER = "Ha and Schmidhuber, World models, arXiv 1803.10122"
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every option of the system.
+
+    Attributes:
+        code: Z, numbers a frame is described by.
+        widths: channels of the encoder after each halving of the frame, down to 4 x 4 pixels; the decoder mirrors them.
+            Left empty, 16, 32, 64 and so many at every further one.
+        features: of a frame, between encoder and code.
+        noise: standard deviation of a pixel. What is small in a frame, such as a ball, is seen only if it is small.
+        free_bits: nats per number of the code that cost nothing, for every frame by itself.
+        hidden: units of the memory.
+        layers: of the memory.
+        num_components: components K of each mixture.
+        kind: "factorised", a mixture for every number of the code by itself, or "diag", one for the whole code.
+        min_scale: smallest standard deviation of a component.
+        end_weight: how often a frame at which the game ends counts.
+        end_share: how many nats of the end count as much as one of the code.
+        frame_steps: optimiser steps of the first stage, on single frames.
+        frame_batch: games per step of the first stage.
+        frames_per_game: frames taken from each.
+        frame_learning_rate: peak of its schedule (a linear rise, then a cosine to nearly zero).
+        steps: optimiser steps of the second stage, on sequences of codes.
+        batch_size: games per step of the second stage.
+        learning_rate: peak of its schedule.
+        warmup: share of a stage's steps the rise takes.
+        clip: largest gradient norm.
+        looks: what the controller looks at: "z" the code, "h" the memory, "zh" both.
+        generations: of the controller's training in the dream at the end; 0 trains none.
+        population: controllers per generation.
+        rollouts: dreams of each.
+        spread: standard deviation the controllers' weights begin with.
+        tau: temperature of the dream they train in. Above 1 it is harder than the game.
+        ends: "sampled" draws the end of a dream, "rule" ends where the paper's weighted law gives it one half.
+        max_steps: longest dream and longest game; 0 for the longest game in the data.
+    """
+
+    code: int = 8
+    widths: tuple[int, ...] = ()
+    features: int = 256
+    noise: float = 0.05
+    free_bits: float = 0.5
+    hidden: int = 96
+    layers: int = 1
+    num_components: int = 5
+    kind: Literal["factorised", "diag"] = "factorised"
+    min_scale: float = 0.01
+    end_weight: float = 10.0
+    end_share: float = 4.0
+    frame_steps: int = 1_500
+    frame_batch: int = 32
+    frames_per_game: int = 2
+    frame_learning_rate: float = 0.004
+    steps: int = 1_200
+    batch_size: int = 32
+    learning_rate: float = 0.004
+    warmup: float = 0.05
+    clip: float = 10.0
+    looks: Literal["zh", "z", "h"] = "zh"
+    generations: int = 40
+    population: int = 32
+    rollouts: int = 8
+    spread: float = 0.3
+    tau: float = 1.15
+    ends: Literal["sampled", "rule"] = "sampled"
+    max_steps: int = 0
+
+    def __post_init__(self) -> None:
+        for name in (
+            "code", "features", "hidden", "layers", "num_components", "frame_steps", "frame_batch", "frames_per_game",
+            "steps", "batch_size", "rollouts",
+        ):  # fmt: skip
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1; got {getattr(self, name)}")
+        for name in (
+            "noise", "min_scale", "end_weight", "end_share", "frame_learning_rate", "learning_rate", "clip", "spread",
+            "tau",
+        ):  # fmt: skip
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} must be positive; got {getattr(self, name)}")
+        for name in ("free_bits", "generations", "max_steps"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} must not be negative; got {getattr(self, name)}")
+        if self.population < 4:
+            raise ConfigError(f"population must be at least 4; got {self.population}")
+        if not 0 < self.warmup < 1:
+            raise ConfigError(f"warmup must lie between 0 and 1; got {self.warmup}")
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "cpu": {"frame_steps": 600, "steps": 300, "generations": 20},
+    # sizes of the paper's models
+    "paper-carracing": {"code": 32, "hidden": 256, "generations": 1_800, "population": 64, "rollouts": 16},
+    "paper-doom": {"code": 64, "hidden": 512, "generations": 200, "population": 64, "rollouts": 16},
+}

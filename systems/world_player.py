@@ -1,0 +1,83 @@
+"""A player of its own: weights of a linear controller, how it was trained, and a file to keep it in."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from phlogiston.errors import ConfigError, RunError
+from phlogiston.files import write_json
+from phlogiston.models.dreaming import LOOKS
+
+FORMAT = "phlogiston world player 1"
+
+
+@dataclass(frozen=True)
+class Player:
+    """A linear controller.
+
+    Attributes:
+        weights: float (F,), for every action its weights, then its bias.
+        looks: what it looks at: "z" the code, "h" the memory, "zh" both.
+        inside: where it was trained: "dream" or "game".
+        tau: temperature of the dream.
+        ends: how dreams ended, "sampled" or "rule".
+        curve: for every generation the mean and the best score of its controllers, steps.
+    """
+
+    weights: Tensor
+    looks: str = "zh"
+    inside: str = "dream"
+    tau: float = 1.0
+    ends: str = "sampled"
+    curve: list[tuple[float, float]] = field(default_factory=list)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the player into a new JSON file, whole or not at all.
+
+        Raises:
+            RunError: the file exists; nothing is touched.
+        """
+        target = Path(path)
+        if target.exists():
+            raise RunError(f"{target} exists already; choose another name, nothing was written")
+        return write_json(target, {"format": FORMAT, **asdict(self), "weights": self.weights.tolist()})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Player:
+        """Read what `save` wrote.
+
+        Raises:
+            RunError: there is no such file, or it holds something else.
+        """
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            if content.pop("format") != FORMAT:
+                raise ValueError("another format")
+            content["weights"] = torch.tensor([float(v) for v in content["weights"]])
+            content["curve"] = [(float(a), float(b)) for a, b in content["curve"]]
+            found = cls(**content)
+        except FileNotFoundError:
+            raise RunError(f"there is no player {str(path)!r}; `phlogiston practise` trains one") from None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise RunError(f"{path} holds no player: {error}") from error
+        if found.looks not in LOOKS or not all(map(math.isfinite, found.weights.tolist())):
+            raise RunError(f"{path} holds no player: looks is {found.looks!r}, or a weight is not finite")
+        return found
+
+
+def beside(run: str | Path, name: str = "player") -> Path:
+    """A file for a new player in a run folder: the first free of players/NAME-1.json, NAME-2.json, ...
+
+    Raises:
+        ConfigError: a name with a slash in it.
+    """
+    if not name or Path(name).name != name:
+        raise ConfigError(f"name is {name!r}; expected a plain file name")
+    folder = Path(run) / "players"
+    return next(p for i in range(1, 1_000_000) if not (p := folder / f"{name}-{i}.json").exists())
