@@ -136,8 +136,7 @@ class SceneModel(nn.Module):
 
     def prior(self, painting: Painting) -> Any:
         """The prior of the next latent."""
-        mean, logvar = self.decoder.prior(painting)
-        return dist.Normal(mean, (0.5 * logvar).exp()).to_event(3)
+        return self.decoder.law(painting)
 
     def likelihood(self, picture: Tensor) -> Any:
         """The distribution of a photograph around the painted one."""

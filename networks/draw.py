@@ -18,11 +18,14 @@ supplement, section on the generation and inference architectures.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from phlogiston.distributions.mixed_normals import MixedNormals
 from phlogiston.errors import ConfigError, unknown_name
 from phlogiston.networks.query_context import Expanded, Rays, apply_over
 from phlogiston.networks.scene_memory import SceneMemory
@@ -104,6 +107,45 @@ class Spread(nn.Module):
         return out.unflatten(-1, self.shape)
 
 
+class Foresight(nn.Module):
+    """The prior of a latent of the whole picture: a mixture of normals, all of it the context's choice.
+
+    What may be there or not makes codes that lie apart: one normal would have to reach for the rare ones.
+
+    Args:
+        length: of the latent, at least 2.
+        parts: of the mixture.
+        width: channels of the context.
+        size: s.
+    """
+
+    def __init__(self, length: int, parts: int, width: int, size: int) -> None:
+        super().__init__()
+        self.length, self.parts = length, parts
+        self.pool = nn.AdaptiveAvgPool2d(min(4, size))
+        self.head = nn.Linear(width * min(4, size) ** 2, parts * (1 + 2 * length))
+        with torch.no_grad():
+            self.head.weight.mul_(0.1)
+            self.head.bias.zero_()
+            self.head.bias[parts : parts * (1 + length)].normal_()
+
+    def forward(self, values: Tensor) -> MixedNormals:
+        """The distribution given the context (..., width, s, s); events (length, 1, 1)."""
+        raw = self.head(apply_over(self.pool, values).flatten(-3))
+        logits, means, logvars = raw.split([self.parts, *[self.parts * self.length] * 2], -1)
+        means, logvars = (part.unflatten(-1, (self.parts, self.length)) for part in (means, bent(logvars)))
+        return MixedNormals(logits, means, (0.5 * logvars).exp(), trailing=2)
+
+
+def tempered(law: Any, temperature: float) -> Any:
+    """The prior of a latent with its standard deviations multiplied; those of all parts, where it is a mixture."""
+    if isinstance(law, MixedNormals):
+        return law.tempered(temperature)
+    while hasattr(law, "base_dist"):
+        law = law.base_dist
+    return dist.Normal(law.loc, (law.scale * temperature).clamp_min(1e-12)).to_event(3)
+
+
 class DrawDecoder(nn.Module):
     """The generator; see the module's description.
 
@@ -125,6 +167,7 @@ class DrawDecoder(nn.Module):
         blocks: residual blocks of the context, with `poses="rays"`.
         whole: length of a latent for the whole picture, which then is the first of the L, standard normal, its shape
             (whole, 1, 1); 0: all latents have a part per cell.
+        parts: of the mixture that is that latent's prior; 1: standard normal, whatever the context.
 
     Raises:
         ConfigError: sizes that do not fit together.
@@ -148,6 +191,7 @@ class DrawDecoder(nn.Module):
         prior_context: bool = True,
         blocks: int = 2,
         whole: int = 0,
+        parts: int = 1,
     ) -> None:
         super().__init__()
         if image % size:
@@ -172,9 +216,13 @@ class DrawDecoder(nn.Module):
             nn.Conv2d(self.width, 2 * latent * local, 1, bias=False) if prior_context and local else None
         )
         self.spread = Spread(self.whole, hidden, size) if self.whole else None
+        self.foresight = Foresight(self.whole, parts, self.width, size) if self.whole and parts > 1 else None
         self.draft = nn.Conv2d(self.width, hidden, static_kernel, padding=static_kernel // 2) if draft else None
         factor = image // size
         self.factor = factor
+        if self.whole and not local:  # no latent has a part per cell
+            for unused in (self.recurrent, self.prior_head):
+                unused.requires_grad_(False)
         cells = torch.Size([latent, size, size])
         self.shapes = [torch.Size([whole, 1, 1]) if self.whole and not layer else cells for layer in range(layers)]
         if output == "shuffle":
@@ -217,7 +265,7 @@ class DrawDecoder(nn.Module):
         return Painting(context, 0, nothing, nothing, context.draft)
 
     def prior(self, painting: Painting) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of the next latent: (..., *shapes[layer]) each."""
+        """Mean and log-variance of the next latent, (..., *shapes[layer]) each; where it is a mixture, 0 and 0."""
         if self.whole and painting.layer == 0:
             lead = painting.context.values.shape[:-3]
             return (painting.total.new_zeros(*lead, self.whole, 1, 1),) * 2
@@ -226,6 +274,13 @@ class DrawDecoder(nn.Module):
             raw = raw + painting.context.prior[..., painting.layer - (self.whole > 0), :, :, :]
         mean, logvar = raw.chunk(2, -3)
         return mean, bent(logvar)
+
+    def law(self, painting: Painting) -> Any:
+        """The prior of the next latent as a distribution."""
+        if self.foresight is not None and painting.layer == 0:
+            return self.foresight(painting.context.values)
+        mean, logvar = self.prior(painting)
+        return dist.Normal(mean, (0.5 * logvar).exp()).to_event(3)
 
     def advance(self, painting: Painting, z: Tensor) -> Painting:
         """Take one step with a latent z, (..., *shapes[layer]); leading axes may have grown."""
@@ -306,6 +361,7 @@ class DrawEncoder(nn.Module):
         self.recurrent = nn.Conv2d(inputs, 4 * hidden, kernel, padding=self.padding, bias=False)
         self.head = nn.Conv2d(hidden, 2 * decoder.latent, kernel, padding=self.padding)
         self.summary = nn.Conv2d(hidden, 2 * decoder.whole, decoder.size) if decoder.whole else None
+        self.head.requires_grad_(decoder.layers > (decoder.whole > 0))
         if residual:  # near the prior, yet not on it: from there the latents would never wake
             for head in (self.head, self.summary):
                 if head is not None:

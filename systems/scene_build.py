@@ -87,6 +87,7 @@ def build(system: Scene) -> None:
         c.prior_context,
         c.blocks,
         c.whole,
+        c.parts,
     )
     system.model = SceneModel(memory, decoder, c.tile, c.likelihood, c.sigma)
     system.guide = SceneGuide(system.model, c.hidden, c.kernel, c.hidden, c.reduce, c.residual)

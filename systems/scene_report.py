@@ -122,12 +122,22 @@ def score(
                 found["posterior"] = _mse(model_trace.nodes["x"]["fn"].mean, truth)
                 for layer in range(decoder.layers):
                     name = f"z_{layer}"
-                    found[f"kl_{layer}"] = kl_divergence(guide_trace.nodes[name]["fn"], model_trace.nodes[name]["fn"])
+                    found[f"kl_{layer}"] = _divergence(guide_trace.nodes[name], model_trace.nodes[name])
                 layers = [found[f"kl_{layer}"] for layer in range(decoder.layers)]
                 found["kl"] = torch.stack(layers).sum(0) if layers else torch.zeros_like(found["mean"])
             for name, value in found.items():
                 parts.setdefault(name, []).append(value.flatten())
     return {name: torch.cat(values) for name, values in parts.items()}
+
+
+def _divergence(guide_site: Any, model_site: Any) -> Tensor:
+    """KL of one latent; estimated from the guide's draw where the prior is a mixture."""
+    try:
+        return kl_divergence(guide_site["fn"], model_site["fn"])
+    except NotImplementedError:
+        z = guide_site["value"]
+        found: Tensor = guide_site["fn"].log_prob(z) - model_site["fn"].log_prob(z)
+        return found
 
 
 def _mse(one: Tensor, other: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from torch.nn import functional
 from phlogiston.guides.scene import SceneGuide
 from phlogiston.inference.bounds import MeanField
 from phlogiston.models.scene import SceneModel, fill, unit
-from phlogiston.networks.draw import Context, DrawDecoder
+from phlogiston.networks.draw import Context, DrawDecoder, tempered
 
 
 class Bound(MeanField):
@@ -181,9 +181,9 @@ def paint(decoder: DrawDecoder, context: Context, samples: int, temperature: flo
         picture = decoder.picture(painting.total)
         return picture.expand(samples, *picture.shape)
     for _ in range(decoder.layers):
-        mean, logvar = decoder.prior(painting)
-        shape = (samples, *mean.shape) if painting.layer == 0 else mean.shape
-        z = mean + temperature * (0.5 * logvar).exp() * torch.randn(shape, dtype=mean.dtype, device=mean.device)
+        law = decoder.law(painting)
+        law = law if temperature == 1.0 else tempered(law, temperature)
+        z = law.rsample((samples,) if painting.layer == 0 else ())
         painting = decoder.advance(painting, z)
     return decoder.picture(painting.total)
 

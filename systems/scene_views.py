@@ -13,6 +13,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from phlogiston.errors import ShapeError, unknown_name
+from phlogiston.networks.draw import tempered
 
 if TYPE_CHECKING:
     from phlogiston.systems.scene import Scene
@@ -34,13 +35,7 @@ class Temper(Messenger):
 
     def _pyro_sample(self, msg: Any) -> None:
         if not msg["is_observed"] and str(msg["name"]).startswith("z_"):
-            import pyro.distributions as dist
-
-            normal = msg["fn"]
-            while hasattr(normal, "base_dist"):
-                normal = normal.base_dist
-            scale = (normal.scale * self.temperature).clamp_min(1e-12)
-            msg["fn"] = dist.Normal(normal.loc, scale).to_event(3).expand(msg["fn"].batch_shape)
+            msg["fn"] = tempered(msg["fn"], self.temperature).expand(msg["fn"].batch_shape)
 
 
 @contextmanager

@@ -32,7 +32,9 @@ class Config:
         grid: cells along the decoder's side.
         hidden: channels of the recurrent states.
         latent: channels of each latent.
-        whole: length of a latent for the whole picture, the first of the layers, for what is there or is not; 0: none.
+        whole: length of a latent for the whole picture, the first of the layers: for what is there or is not. 0: none;
+            every layer then has a latent of `latent` channels per cell.
+        parts: of the mixture of normals that is its prior, given the query; 1: standard normal.
         layers: latent layers; 0 for none: pictures are the draft, and `draft_steps` are all there is.
         kernel: side of the recurrent kernels, odd.
         static_kernel: side of the kernels through which a query's context enters, odd.
@@ -66,7 +68,7 @@ class Config:
         prior_weight: weight of that comparison, per query of the share.
         spread_weight: weight of a second comparison: of the variance of prior samples with the squared error of their
             mean, in pictures of a few cells a side.
-        kl_weight: weight of the divergence; 1 gives the bound.
+        kl_weight: weight of the divergence; 1 gives the bound, more keeps codes where the prior draws them.
         kl_warmup: share of the steps in which that weight rises from a hundredth, half of them below a tenth: latents
             that cost their full price before the decoder has a use for them fall asleep.
         keep_scenes: held-out places whose photographs are kept with the model, to sample from without data.
@@ -87,8 +89,9 @@ class Config:
     grid: int = 8
     hidden: int = 32
     latent: int = 4
-    whole: int = 0
-    layers: int = 2
+    whole: int = 16
+    parts: int = 16
+    layers: int = 1
     kernel: int = 3
     static_kernel: int = 1
     width: int = 64
@@ -118,14 +121,14 @@ class Config:
     draft_weight: float = 0.5
     prior_share: float = 0.25
     prior_weight: float = 1.0
-    spread_weight: float = 0.0
-    kl_weight: float = 1.0
+    spread_weight: float = 0.3
+    kl_weight: float = 6.0
     kl_warmup: float = 0.6
     keep_scenes: int = 9
 
     def __post_init__(self) -> None:
         for name in (
-            "arena", "bins", "values", "code", "grid", "hidden", "latent", "kernel", "static_kernel", "width",
+            "arena", "bins", "values", "code", "grid", "hidden", "latent", "parts", "kernel", "static_kernel", "width",
             "canvas", "queries", "steps", "batch_size",
         ):  # fmt: skip
             if getattr(self, name) < 1:
@@ -158,18 +161,24 @@ class Config:
             raise ConfigError("draft_steps train the draft, but draft is off; set draft_steps=0")
         if self.memory == "pooled" and max(self.sides) > self.arena:
             raise ConfigError(f"arena ({self.arena}) is smaller than the largest of sides ({max(self.sides)})")
+        if self.whole == 1 and self.parts > 1:
+            raise ConfigError("a mixture needs a latent of at least 2 numbers: set whole to more, or parts=1")
         if self.sigma_start and self.likelihood != "normal":
             raise ConfigError("sigma_start is for likelihood 'normal'; the others learn their scale")
 
+
+# one latent per cell and layer, as published; the bound as it stands
+CELLS: dict[str, Any] = {"whole": 0, "layers": 2, "kl_weight": 1.0, "spread_weight": 0.0}
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "cpu": {},
     "pooled": {"memory": "pooled"},
-    "courts": {"draft_steps": 1_200, "steps": 800},
+    "courts": {"draft_steps": 1_700, "steps": 1_000},
     # no latents: for comparisons of memories
     "courts-short": {"layers": 0, "draft_steps": 600},
     "gqn-mazes": {
+        **CELLS,
         "encoder": (16, 24, 48),
         "grid": 8,
         "sides": (1,),
@@ -181,6 +190,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     # the published sizes: 8 steps of 16 x 16 states with 128 channels for pictures of 64 x 64 pixels
     "paper": {
+        **CELLS,
         "bins": 1,
         "values": 254,
         "code": 256,

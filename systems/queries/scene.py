@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import pyro.distributions as dist
 import torch
 from torch import Tensor
 
@@ -171,19 +172,21 @@ class SceneQuery:
             kernel = encoder.kernel(decoder)
         for layer in range(self.layers):
             name = f"z_{layer}"
-            prior = decoder.prior(painting)
-            mean, logvar = prior
+            law, prior = decoder.law(painting), decoder.prior(painting)
+            proposal = law
             if own is not None and own_memory is not None and static is not None and kernel is not None:
                 own, own_memory = encoder.advance(kernel, static, painting, own, own_memory)
                 mean, logvar = encoder.posterior(own, prior)
+                proposal = dist.Normal(mean, (0.5 * logvar).exp()).to_event(3)
             shape = (n, 1, 1, *self.shapes[name])
             if name in given:
-                z = given[name].to(mean.dtype).expand(shape)
-                weights = weights + _log_normal(z, *prior)
+                z = given[name].to(prior[0].dtype).expand(shape)
+                weights = weights + _log_density(law, z)
                 samples[name] = given[name].expand(n, *self.shapes[name])
             else:
-                z = mean + (0.5 * logvar).exp() * torch.randn(shape, dtype=mean.dtype)
-                weights = weights + _log_normal(z, *prior) - _log_normal(z, mean, logvar)
+                z = proposal.sample((n,) if len(proposal.batch_shape) == 2 else ())
+                if proposal is not law:
+                    weights = weights + _log_density(law, z) - _log_density(proposal, z)
                 samples[name] = z[:, 0, 0]
             painting = decoder.advance(painting, z)
         picture = decoder.picture(painting.total)
@@ -220,8 +223,7 @@ class SceneQuery:
         return x, factor
 
 
-def _log_normal(z: Tensor, mean: Tensor, logvar: Tensor) -> Tensor:
-    """Log density of latents, summed over all but particles: (n,)."""
-    z, mean, logvar = z.double(), mean.double(), logvar.double()
-    terms = -0.5 * ((z - mean).square() * (-logvar).exp() + logvar + math.log(2.0 * math.pi))
-    return terms.reshape(len(terms), -1).sum(1)
+def _log_density(law: Any, z: Tensor) -> Tensor:
+    """Log density of latents, one per particle: (n,)."""
+    found: Tensor = law.log_prob(z).double()
+    return found.reshape(len(z), -1).sum(1)

@@ -82,7 +82,7 @@ def test_scene_courts(record: Record, kept: Kept) -> None:
         "scene",
         "courts/latents",
         title="courts, 8 photographs seen",
-        configuration="hub, 2 latent layers, sigma 0.2",
+        configuration="hub, a latent of the whole picture with a mixture for a prior, sigma 0.2",
         figure=ERROR,
         kind="estimate",
         higher_is_better=False,
@@ -93,7 +93,7 @@ def test_scene_courts(record: Record, kept: Kept) -> None:
     for seed in entry.seeds:
         with entry.measure(seed) as run:
             system = Scene(preset="courts")
-            curve = Curve(system, data.test, 288, 300)
+            curve = Curve(system, data.test, 288, 600)
             system.fit(data, seed=seed, progress="off", out=kept("scene-courts", seed), callbacks=[curve])
             run.stop()
             run.cpu_seconds -= curve.looking
@@ -121,7 +121,7 @@ def test_scene_courts(record: Record, kept: Kept) -> None:
         assert more["3x3"][key] <= 1.2 * value
         assert more["context 16"][key] <= 0.9 * more["context 4"][key]
         knows = value - more["posterior"][key]
-        assert more["single"][key] <= 1.25 * value or more["gap"][key] < 0.25 * knows
+        assert more["gap"][key] < 0.25 * knows
     entry.check()
 
 

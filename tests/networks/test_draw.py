@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from phlogiston.distributions.mixed_normals import MixedNormals
 from phlogiston.errors import ConfigError, UnknownNameError
 from phlogiston.networks import draw_plain
-from phlogiston.networks.draw import HIGH, LOW, DrawDecoder, DrawEncoder, bent
+from phlogiston.networks.draw import HIGH, LOW, DrawDecoder, DrawEncoder, bent, tempered
 from phlogiston.networks.scene_memory import GraphMemory, PooledMemory
 from phlogiston.networks.view_rays import CHANNELS, RayAddress, ray_map
 
@@ -70,7 +71,7 @@ def test_gradients_agree_too(options: dict[str, Any]) -> None:
         fast(decoder, encoder, code, poses, x, noise)[0],
         draw_plain.run(decoder, encoder, code, poses, x, noise).pictures,
     ):
-        both = [p for module in (decoder, encoder) for p in module.parameters()]
+        both = [p for module in (decoder, encoder) for p in module.parameters() if p.requires_grad]
         grads.append(torch.autograd.grad(picture.square().sum(), both, allow_unused=True))
     for a, b in zip(*grads, strict=True):
         first, second = (torch.zeros(()) if grad is None else grad for grad in (a, b))  # left out: it meets zeros alone
@@ -140,3 +141,22 @@ def test_sizes_that_do_not_fit_are_refused() -> None:
         DrawDecoder(GraphMemory(), kernel=4)
     with pytest.raises(UnknownNameError, match="shuffle"):
         DrawDecoder(GraphMemory(), output="shufle")
+
+
+def test_a_mixture_over_the_whole_picture_is_drawn_tempered_and_expected_by_the_context() -> None:
+    decoder, _ = pair(whole=3, parts=4, layers=2)
+    context = decoder.context(torch.rand(2, 5, 9).double(), torch.randn(2, 5, 8).double())
+    painting = decoder.begin(context)
+    law = decoder.law(painting)
+    assert isinstance(law, MixedNormals)
+    assert law.batch_shape == (2, 5)
+    assert law.event_shape == decoder.shapes[0] == (3, 1, 1)
+    assert not torch.equal(law.logits[0, 0], law.logits[1, 0])
+    cold = tempered(law, 0.0).sample((30,))
+    assert float((cold.flatten(-3)[..., None, :] - law.means.detach()).square().sum(-1).amin(-1).max()) < 1e-12
+    painting = decoder.advance(painting, law.sample((7,)))
+    local = decoder.law(painting)
+    assert local.batch_shape == (7, 2, 5)
+    assert local.event_shape == decoder.shapes[1]
+    scale = tempered(local, 0.5).base_dist.scale
+    torch.testing.assert_close(scale, 0.5 * local.base_dist.scale)

@@ -31,7 +31,7 @@ from phlogiston.systems.scene_memory import Memory, tile
 
 TINY: dict[str, Any] = {
     "nodes": "both", "bins": 8, "values": 4, "code": 8, "encoder": (6, 8), "steps_between": 2, "grid": 4, "hidden": 6,
-    "latent": 2, "width": 12, "blocks": 1, "context": 4, "queries": 2, "batch_size": 4, "draft_steps": 3, "steps": 3,
+    "latent": 2, "whole": 0, "layers": 2, "width": 12, "blocks": 1, "context": 4, "queries": 2, "batch_size": 4, "draft_steps": 3, "steps": 3,
 }  # fmt: skip
 
 
@@ -72,7 +72,9 @@ def test_it_learns_to_paint_what_a_memory_holds() -> None:
     [
         {"nodes": "hub", "layers": 0},
         {"nodes": "lattice", "write": "soft"},
-        {"whole": 3, "spread_weight": 0.5},
+        {"whole": 3, "parts": 1, "spread_weight": 0.5},
+        {"whole": 3, "parts": 4, "layers": 1},
+        {"whole": 2, "prior_context": False},
         {"memory": "pooled", "pool": "sum"},
         {"likelihood": "discretized-logistic"},
         {"likelihood": "normal-learned-sigma", "least_context": 2},

@@ -1,0 +1,75 @@
+"""A mixture of normals of a vector, each with its own variance per entry, for codes that lie in several places.
+
+Pyro has `MixtureOfDiagNormals` for one mixture; this one serves batches of mixtures, and draws any number from each.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import torch
+from pyro.distributions import constraints
+from pyro.distributions.torch_distribution import TorchDistribution
+from torch import Tensor
+
+
+class MixedNormals(TorchDistribution):
+    """The density is sum_k w_k N(x; mean_k, diag sd_k^2).
+
+    Draws carry gradients to means and deviations of the part they come from, none to the weights.
+
+    Args:
+        logits: of the weights, (..., K).
+        means: (..., K, D).
+        deviations: positive, (..., K, D).
+        trailing: axes of length 1 after an event's D entries, for events that are maps of one cell.
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {
+        "logits": constraints.real_vector,
+        "means": constraints.independent(constraints.real, 2),
+        "deviations": constraints.independent(constraints.positive, 2),
+    }
+    has_rsample = True
+
+    def __init__(
+        self, logits: Tensor, means: Tensor, deviations: Tensor, trailing: int = 0, validate_args: Any = None
+    ) -> None:
+        self.logits, self.means, self.deviations, self.trailing = logits, means, deviations, trailing
+        super().__init__(logits.shape[:-1], torch.Size([means.shape[-1], *[1] * trailing]), validate_args=validate_args)
+
+    @constraints.dependent_property  # type: ignore[untyped-decorator]
+    def support(self) -> Any:
+        """Everything."""
+        return constraints.independent(constraints.real, 1 + self.trailing)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> MixedNormals:
+        """Repeat over further batch axes."""
+        shape = torch.Size(batch_shape)
+        parts = [part.expand(*shape, *part.shape[-2:]) for part in (self.means, self.deviations)]
+        return MixedNormals(self.logits.expand(*shape, -1), *parts, self.trailing, validate_args=False)
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        """Draw (*sample_shape, *batch_shape, D, 1, ...)."""
+        shape = self._extended_shape(torch.Size(sample_shape))
+        which = torch.distributions.Categorical(logits=self.logits).sample(torch.Size(sample_shape))
+        chosen = which[..., None, None].expand(*which.shape, 1, self.means.shape[-1])
+        mean, deviation = (
+            part.expand(*which.shape, *part.shape[-2:]).gather(-2, chosen).squeeze(-2)
+            for part in (self.means, self.deviations)
+        )
+        return (mean + deviation * torch.randn_like(mean)).reshape(shape)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log density, (..., *batch_shape)."""
+        x = value.flatten(-1 - self.trailing)[..., None, :]
+        terms = -0.5 * ((x - self.means) / self.deviations).square() - self.deviations.log()
+        parts = terms.sum(-1) + torch.log_softmax(self.logits, -1)
+        found: Tensor = torch.logsumexp(parts, -1) - 0.5 * math.log(2.0 * math.pi) * self.means.shape[-1]
+        return found
+
+    def tempered(self, temperature: float) -> MixedNormals:
+        """The same mixture with all deviations multiplied."""
+        deviations = (self.deviations * temperature).clamp_min(1e-12)
+        return MixedNormals(self.logits, self.means, deviations, self.trailing, validate_args=False)
