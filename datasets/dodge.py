@@ -8,9 +8,13 @@ learned from these rows can be checked against it.
 from __future__ import annotations
 
 from os import PathLike
+from typing import TYPE_CHECKING
 
 from phlogiston.datasets.base import Dataset, Info, Meta, Split, row_shapes
 from phlogiston.errors import DataError
+
+if TYPE_CHECKING:
+    from phlogiston.datasets.games.dodge import DodgeEnv
 
 INFO = Info(
     name="dodge",
@@ -30,6 +34,7 @@ def load(
     size: int = 16,
     balls: int = 1,
     limit: int = 200,
+    drift: float = 0.5,
     keep: float = 0.7,
     seed: int = 0,
 ) -> Dataset:
@@ -41,6 +46,7 @@ def load(
         size: of a frame, a multiple of 16.
         balls: 1 to 3.
         limit: steps after which a game ends without a hit.
+        drift: largest drift of a ball, units per step.
         keep: probability of an action to be the last one again, else it is any of the three.
         seed: equal seeds give equal bytes; parts have games of their own, and the first games of a part do not depend
             on how many are asked for.
@@ -54,36 +60,48 @@ def load(
         DataError: `sizes` is not three numbers, or `keep` is no probability.
         ConfigError: no such game.
     """
+    from phlogiston.datasets.games.dodge import DodgeEnv
+
     if len(sizes) != 3 or min(sizes) < 0:
         raise DataError(f"sizes is {sizes}; expected three numbers of games, for train, valid and test.")
     if not 0 <= keep <= 1:
         raise DataError(f"keep is {keep}; expected a probability.")
     if seed < 0:
         raise DataError(f"seed is {seed}; it must be 0 or more.")
-    train, valid, test = (_play(n, part, size, balls, limit, keep, seed) for part, n in enumerate(sizes))
+    train, valid, test = (
+        _play(n, part, DodgeEnv(size, balls, limit, drift), keep, seed) for part, n in enumerate(sizes)
+    )
     meta = Meta(
         name="dodge",
         title=INFO.title,
         kind="built in",
         licence=INFO.licence,
         shapes=row_shapes(train),
-        options={"sizes": sizes, "size": size, "balls": balls, "limit": limit, "keep": keep, "seed": seed},
+        options={
+            "sizes": sizes,
+            "size": size,
+            "balls": balls,
+            "limit": limit,
+            "drift": drift,
+            "keep": keep,
+            "seed": seed,
+        },
         notes=INFO.notes,
     )
     return Dataset(train, valid, test, meta)
 
 
-def _play(rows: int, part: int, size: int, balls: int, limit: int, keep: float, seed: int) -> Split:
+def _play(rows: int, part: int, game: DodgeEnv, keep: float, seed: int) -> Split:
     """Games of one part, all of them at once, a part of the numbers each."""
     import torch
 
-    from phlogiston.datasets.games.dodge import DodgeEnv, random_actions
+    from phlogiston.datasets.games.dodge import random_actions
 
+    size, limit = game.size, game.limit
     frames = torch.zeros(rows, limit + 1, 1, size, size, dtype=torch.uint8)
     action = torch.ones(rows, limit + 1, dtype=torch.long)
     done = torch.zeros(rows, limit + 1, dtype=torch.bool)
     length = torch.ones(rows, dtype=torch.long)
-    game = DodgeEnv(size, balls, limit)
     if rows:
         state = game.reset(torch.arange(rows) + part * (1 << 32), seed)
         chosen = random_actions(state, limit, keep)

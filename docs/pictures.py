@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from phlogiston.datasets.base import Dataset
     from phlogiston.systems.scene import Scene
+    from phlogiston.systems.world import WorldModel
 
 IMAGES = Path(__file__).resolve().parent / "images"
 
@@ -206,6 +207,26 @@ def sketch_drawings() -> Figure:
 
 
 @cache
+def _again() -> dict[str, Figure]:
+    """Pictures of drawings drawn again from their latents, after ten minutes of training."""
+    from phlogiston import datasets
+    from phlogiston.systems.sketch import Sketch
+
+    data = datasets.load("omniglot", max_length=40)
+    return Sketch(preset="omniglot-codes").fit(data).figures(data)
+
+
+def sketch_reconstructions() -> Figure:
+    """Omniglot: real characters, and the same drawn again from what the latent keeps of them."""
+    return _again()["reconstructions"]
+
+
+def sketch_interpolations() -> Figure:
+    """Omniglot: characters that lie between two others."""
+    return _again()["interpolations"]
+
+
+@cache
 def _written() -> dict[str, Figure]:
     """Pictures of handwriting, after a quarter of an hour of training."""
     from phlogiston import datasets
@@ -218,6 +239,11 @@ def _written() -> dict[str, Figure]:
 def handwriting_biases() -> Figure:
     """Lines from the data, and a phrase written at four biases."""
     return _written()["biases"]
+
+
+def handwriting_hands() -> Figure:
+    """Lines from the data, and a word written in the hand of each."""
+    return _written()["hands"]
 
 
 def handwriting_window() -> Figure:
@@ -258,6 +284,31 @@ def scene_errors() -> Figure:
     return curves(system, data.test, hotel_sweep(system, data), context_sweep(system, data))
 
 
+@cache
+def _dodge() -> tuple[WorldModel, Dataset]:
+    """Dodge, after five minutes of training."""
+    from phlogiston import datasets
+    from phlogiston.systems.world import WorldModel
+
+    data = datasets.load("dodge")
+    return WorldModel().fit(data), data
+
+
+def world_dream() -> Figure:
+    """Two games above dreams that begin like them."""
+    from phlogiston.systems.world_report import dream_figure
+
+    system, data = _dodge()
+    return dream_figure(system, data.test)
+
+
+def world_player() -> Figure:
+    """Players over generations in the dream, and the last one in the game."""
+    from phlogiston.systems.world_report import player_figure
+
+    return player_figure(_dodge()[0])
+
+
 PICTURES: dict[str, Callable[[], Figure]] = {
     draw.__name__.replace("_", "-"): draw
     for draw in (
@@ -266,7 +317,9 @@ PICTURES: dict[str, Callable[[], Figure]] = {
         vdsm_swap,
         *(sqair_tracked, sqair_predicted, sqair_what_if, sqair_hidden),
         *(scene_views, scene_turn, scene_errors),
-        *(touch_music, sketch_drawings, handwriting_biases, handwriting_window),
+        *(touch_music, sketch_drawings, sketch_reconstructions, sketch_interpolations),
+        *(handwriting_biases, handwriting_hands, handwriting_window),
+        *(world_dream, world_player),
     )
 }
 

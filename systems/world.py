@@ -80,7 +80,7 @@ class WorldModel(System):
             )
         own = None
         if meta is not None and meta.name == "dodge":
-            own = {name: meta.options[name] for name in ("size", "balls", "limit")}
+            own = {name: meta.options[name] for name in ("size", "balls", "limit", "drift")}
         return {
             "channels": int(channels),
             "size": int(height),
@@ -563,7 +563,7 @@ class WorldModel(System):
                 "to describe a frame by a few numbers, to predict the next from what is done, and when it is over. "
                 "A player was then trained without the game: only in what the model dreams.",
                 "data": "dodge",
-                "data_options": {"sizes": (60, 10, 20) if quick else (500, 20, 50)},
+                "data_options": {"sizes": (60, 10, 20) if quick else (600, 20, 50), "limit": 60 if quick else 100},
                 "options": {**PRESETS["cpu"], **(shorter if quick else {})},
             }
         ]

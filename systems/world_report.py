@@ -211,11 +211,11 @@ def player_figure(system: WorldModel) -> Figure:
     places[0].legend(frameon=False, fontsize=8)
     if playable:
         for policy, colour, label in (("random", SOFT, "at random"), (None, INK, "player from the dream")):
-            score = np.sort(system.play(policy, PLAYED).score.numpy())
-            left = 1.0 - np.arange(len(score)) / len(score)
-            places[1].step(
-                score, left, where="post", color=colour, linewidth=1.6, label=f"{label}: mean {score.mean():.0f}"
-            )
+            score = system.play(policy, PLAYED).score.numpy()
+            time = np.arange(system._most())
+            left = (score[:, None] > time).mean(0)  # whoever lasts to the limit never leaves
+            name = f"{label}: mean {score.mean():.0f}"
+            places[1].step(time, left, where="post", color=colour, linewidth=1.6, label=name)
         places[1].set(xlabel="steps in the game itself", ylabel="share still playing", ylim=(0, 1.02), xlim=(0, None))
         places[1].legend(frameon=False, fontsize=8)
     return figure

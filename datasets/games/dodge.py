@@ -25,7 +25,6 @@ from phlogiston.errors import ConfigError, ShapeError
 
 ACTIONS: tuple[str, ...] = ("left", "stay", "right")
 BALL, PLAYER = 3.0, 3.0  # widths in units
-DRIFT = 0.3  # largest, units per step
 WAIT = 4.0  # longest, steps a ball is away
 GREY = 0.6  # of the player
 _GOLDEN = -7046029254386353131  # 2^64 / golden ratio, as a signed number
@@ -64,6 +63,8 @@ class DodgeEnv:
         size: of a frame, a multiple of 16.
         balls: 1 to 3.
         limit: steps after which a game ends without a hit.
+        drift: largest drift of a ball to either side, units per step. The larger, the more it pays to have seen more
+            than one frame.
 
     Example:
         >>> game = DodgeEnv()
@@ -78,14 +79,16 @@ class DodgeEnv:
 
     actions = ACTIONS
 
-    def __init__(self, size: int = 16, balls: int = 1, limit: int = 200) -> None:
+    def __init__(self, size: int = 16, balls: int = 1, limit: int = 200, drift: float = 0.5) -> None:
         if size < 16 or size % 16:
             raise ConfigError(f"size is {size}; a frame's side must be a multiple of 16")
         if not 1 <= balls <= 3:
             raise ConfigError(f"balls is {balls}; there may be 1, 2 or 3")
         if limit < 1:
             raise ConfigError(f"limit is {limit}; a game needs at least 1 step")
-        self.size, self.balls, self.limit = size, balls, limit
+        if not 0 <= drift <= 1:
+            raise ConfigError(f"drift is {drift}; it must lie between 0 and 1")
+        self.size, self.balls, self.limit, self.drift = size, balls, limit, drift
 
     def reset(self, games: Tensor | int, seed: int = 0) -> Games:
         """Begin games.
@@ -168,7 +171,7 @@ class DodgeEnv:
         return state._replace(
             x=torch.where(which, (16.0 - BALL) * column, state.x),
             y=torch.where(which, -BALL - (WAIT * wait).floor(), state.y),
-            drift=torch.where(which, DRIFT * (2 * drift - 1), state.drift),
+            drift=torch.where(which, self.drift * (2 * drift - 1), state.drift),
             visits=state.visits + which,
         )
 

@@ -194,22 +194,22 @@ class _Walk:
         variance = torch.full_like(mean[0], self.world.noise**2)
         weight = torch.zeros(len(mean), dtype=torch.float64)
         for pixel, value, sd in self.soft.get(t, ()):
-            total: Tensor = variance[pixel] + sd**2
+            total = variance[pixel] + sd**2
             gap = value - mean[:, pixel]
             weight = weight - 0.5 * gap.square() / total - 0.5 * total.log() - _HALF_LOG_2PI
             mean = mean.clone()
             mean[:, pixel] += variance[pixel] / total * gap
             variance[pixel] = variance[pixel] * sd**2 / total
-        sd = variance.sqrt()
+        spread = variance.sqrt()
         known = self.known[t]
-        z = (self.values[t] - mean) / sd
-        inside = -0.5 * z.square() - sd.log() - _HALF_LOG_2PI
+        z = (self.values[t] - mean) / spread
+        inside = -0.5 * z.square() - spread.log() - _HALF_LOG_2PI
         weight = weight + torch.where(known, inside, 0.0).sum(1)
         uniform = torch.rand(mean.shape, generator=self.generator, dtype=torch.float64)
-        low, high = (self.lower[t] - mean) / sd, (self.upper[t] - mean) / sd
+        low, high = (self.lower[t] - mean) / spread, (self.upper[t] - mean) / spread
         drawn, mass = truncated_with_mass(uniform, low, high)
         weight = weight + torch.where(known, 0.0, mass).sum(1)
-        return torch.where(known, self.values[t], mean + sd * drawn), weight
+        return torch.where(known, self.values[t], mean + spread * drawn), weight
 
     def _act(self, t: int) -> Tensor:
         allowed = self.action[t].double()

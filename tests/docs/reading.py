@@ -104,6 +104,7 @@ FEWER: Mapping[str, Mapping[str, Any]] = {
     "figures": {"characters": (4, 0, 2)},
     "script": {"sizes": (40, 8, 8)},
     "moving_digits": {"sizes": (64, 8, 8)},
+    "dodge": {"sizes": (24, 4, 4), "limit": 30},
 }
 
 

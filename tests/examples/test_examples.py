@@ -30,6 +30,7 @@ SMOKE: dict[str, list[str]] = {
     "sketch_letters.py": ["--smoke", "--out", "letters"],
     "vdsm_pendulum.py": ["--smoke", "--out", "films"],
     "vdsm_swap.py": ["--smoke", "--out", "pictures"],
+    "world_dream.py": ["--smoke", "--out", "dodge"],
 }
 
 

@@ -1,0 +1,19 @@
+"""The page on world models: its snippets run as they stand, its pictures are there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from phlogiston.errors import PhlogistonWarning
+
+PAGE = "docs/world.md"
+
+
+def test_the_snippets_of_the_page_run_one_after_the_other(page: Any) -> None:
+    world = page(PAGE)
+    assert len(world.snippets) == 3
+    world.run(ignore=PhlogistonWarning)  # so few steps foresee little
+
+
+def test_the_pictures_of_the_page_are_there(page: Any) -> None:
+    assert page(PAGE).pictures_are_there()
