@@ -47,8 +47,8 @@ class MixedNormals(TorchDistribution):
     def expand(self, batch_shape: Any, _instance: Any = None) -> MixedNormals:
         """Repeat over further batch axes."""
         shape = torch.Size(batch_shape)
-        parts = [part.expand(*shape, *part.shape[-2:]) for part in (self.means, self.deviations)]
-        return MixedNormals(self.logits.expand(*shape, -1), *parts, self.trailing, validate_args=False)
+        means, deviations = (part.expand(*shape, *part.shape[-2:]) for part in (self.means, self.deviations))
+        return MixedNormals(self.logits.expand(*shape, -1), means, deviations, self.trailing, validate_args=False)
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         """Draw (*sample_shape, *batch_shape, D, 1, ...)."""

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from phlogiston.networks.draw import DrawDecoder, DrawEncoder, bent
+from phlogiston.networks.draw import DrawDecoder, DrawEncoder
+from phlogiston.networks.latents import bent
 
 
 class Run(NamedTuple):

@@ -22,7 +22,8 @@ from torch.nn import functional
 from phlogiston.guides.scene import SceneGuide
 from phlogiston.inference.bounds import MeanField
 from phlogiston.models.scene import SceneModel, fill, unit
-from phlogiston.networks.draw import Context, DrawDecoder, tempered
+from phlogiston.networks.draw import Context, DrawDecoder
+from phlogiston.networks.latents import tempered
 
 
 class Bound(MeanField):

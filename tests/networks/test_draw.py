@@ -12,7 +12,8 @@ from torch import Tensor
 from phlogiston.distributions.mixed_normals import MixedNormals
 from phlogiston.errors import ConfigError, UnknownNameError
 from phlogiston.networks import draw_plain
-from phlogiston.networks.draw import HIGH, LOW, DrawDecoder, DrawEncoder, bent, tempered
+from phlogiston.networks.draw import DrawDecoder, DrawEncoder
+from phlogiston.networks.latents import HIGH, LOW, bent, tempered
 from phlogiston.networks.scene_memory import GraphMemory, PooledMemory
 from phlogiston.networks.view_rays import CHANNELS, RayAddress, ray_map
 

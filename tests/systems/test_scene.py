@@ -31,7 +31,8 @@ from phlogiston.systems.scene_memory import Memory, tile
 
 TINY: dict[str, Any] = {
     "nodes": "both", "bins": 8, "values": 4, "code": 8, "encoder": (6, 8), "steps_between": 2, "grid": 4, "hidden": 6,
-    "latent": 2, "whole": 0, "layers": 2, "width": 12, "blocks": 1, "context": 4, "queries": 2, "batch_size": 4, "draft_steps": 3, "steps": 3,
+    "latent": 2, "whole": 0, "layers": 2, "width": 12, "blocks": 1, "context": 4, "queries": 2, "batch_size": 4,
+    "draft_steps": 3, "steps": 3,
 }  # fmt: skip
 
 
