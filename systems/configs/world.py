@@ -102,7 +102,7 @@ class Config:
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
-    "cpu": {"frame_steps": 600, "steps": 300, "generations": 20},
+    "cpu": {"frame_steps": 500, "steps": 250, "generations": 15},
     # sizes of the paper's models
     "paper-carracing": {"code": 32, "hidden": 256, "generations": 1_800, "population": 64, "rollouts": 16},
     "paper-doom": {"code": 64, "hidden": 512, "generations": 200, "population": 64, "rollouts": 16},

@@ -60,13 +60,13 @@ def tiny(run: Path) -> WorldModel:
 @pytest.fixture(scope="module")
 def learned() -> WorldModel:
     """Some fifteen seconds of one core."""
-    games = datasets.load("dodge", sizes=(300, 10, 40), limit=60)
-    options = {"code": 8, "hidden": 48, "frame_steps": 350, "steps": 120, "generations": 0}
+    games = datasets.load("dodge", sizes=(300, 10, 40), limit=40)
+    options = {"code": 8, "hidden": 48, "frame_steps": 320, "steps": 120, "generations": 0}
     return WorldModel(options).fit(games, progress="off")
 
 
 def test_it_sees_the_ball_foresees_the_end_and_predicts_codes(learned: WorldModel) -> None:
-    games = datasets.load("dodge", sizes=(1, 1, 60), limit=60)
+    games = datasets.load("dodge", sizes=(1, 1, 60), limit=40)
     found = learned.evaluate(games, ["frames", "memory"])
     plain = found["frame_error"].detail["of the mean frame"]
     assert found["frame_error"].value < 0.4 * plain, (
@@ -78,9 +78,9 @@ def test_it_sees_the_ball_foresees_the_end_and_predicts_codes(learned: WorldMode
 
 
 def test_it_knows_left_from_right(learned: WorldModel) -> None:
-    rows = learned.games(datasets.load("dodge", sizes=(1, 1, 60), limit=60))
+    rows = learned.games(datasets.load("dodge", sizes=(1, 1, 60), limit=40))
     code = learned.encode(rows["frames"])["code_loc"]
-    valid = torch.arange(61) < rows["length"].unsqueeze(1)
+    valid = torch.arange(41) < rows["length"].unsqueeze(1)
     with torch.no_grad():
         right, wrong = (
             learned.model.laws(code, a)[0].code.log_prob(code) for a in (rows["action"], 2 - rows["action"])
