@@ -245,7 +245,7 @@ def figure(text: str, folder: Path) -> str:
         return MISSING
     percent = options.get("percent") == "yes"
     if percent:
-        parts = ("mean", "std_error", "must", "aim")
+        parts = {"mean", "std_error", "must", "aim", options["field"]}
         entry |= {part: 100 * entry[part] for part in parts if isinstance(entry.get(part), int | float)}
     if options.get("error") == "no":
         entry.pop("std_error", None)

@@ -33,7 +33,15 @@ ENTRIES = [
         "versions": {"torch": "2.13.0", "numpy": "2.4.6"},
     },
     {"name": "density/plain", "title": "plain", "values": {"0": 1.0}, "mean": 1.0, "must": 2.0},
-    {"name": "error", "title": "error", "values": {"0": 0.5}, "mean": 0.5, "must": 0.6, "higher_is_better": False},
+    {
+        "name": "error",
+        "title": "error",
+        "values": {"0": 0.5},
+        "mean": 0.5,
+        "must": 0.6,
+        "higher_is_better": False,
+        "seen": 0.25,
+    },
 ]
 
 
@@ -121,6 +129,7 @@ def test_a_system_without_results_says_how_to_make_them(tables: ModuleType, site
         ("toy/density/roll field=baselines.mixture", "−2.860"),
         ("toy/density/roll field=steps", "3,000"),
         ("toy/error percent=yes digits=1", "50.0 %"),
+        ("toy/error field=seen percent=yes digits=0", "25 %"),
         ("toy/later", "not measured yet"),
         ("later/later", "not measured yet"),
     ],
