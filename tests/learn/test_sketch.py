@@ -76,7 +76,7 @@ def test_sketch_unconditional(record: Record, kept: Kept) -> None:
 
 
 def conditional(
-    record: Record, kept: Kept, name: str, preset: str, **fields: Any
+    record: Record, kept: Kept, name: str, options: dict[str, Any], **fields: Any
 ) -> tuple[Entry, list[dict[str, float]]]:
     data = omniglot()
     entry = begin(record, name, data, kind="upper bound", **fields)
@@ -85,7 +85,7 @@ def conditional(
         with entry.measure(seed) as run:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", TrainingWarning)  # a collapsed latent is a failure
-                system = Sketch(preset=preset).fit(data, seed=seed, out=kept(name, seed), progress="off")
+                system = Sketch(**options).fit(data, seed=seed, out=kept(name, seed), progress="off")
             run.stop(kept(name, seed))
             metrics = system.evaluate(data)
             run.value = metrics["negative_bound"].value
@@ -102,7 +102,7 @@ def conditional(
 
 def test_sketch_conditional(record: Record, kept: Kept) -> None:
     entry, found = conditional(
-        record, kept, "conditional", "omniglot", title="drawings with a latent, free bits", must=5.0
+        record, kept, "conditional", {"preset": "omniglot"}, title="drawings with a latent, free bits", must=5.0
     )
     assert all(f["divergence"] >= 5.0 for f in found), found
     entry.check()
@@ -116,3 +116,14 @@ def test_sketch_codes(record: Record, kept: Kept) -> None:
     assert all(f["divergence"] >= 8.0 for f in found), found
     assert all(f["reconstruction"] <= WITHOUT - 4.0 for f in found), found
     assert all(f["recognised_share"] >= 0.5 for f in found), found
+
+
+def test_sketch_without_a_plan(record: Record, kept: Kept) -> None:
+    """What the plan is worth: the decoder learns alone before, in its place, and the weight of the latent rises."""
+    options = {
+        "preset": "omniglot-codes", "latent": 32, "plan": 0, "plan_steps": 0, "wander": 0.0, "alone_steps": 3_000,
+        "beta_start": 0.02, "steps": 4_500,
+    }  # fmt: skip
+    entry, found = conditional(record, kept, "codes-without-plan", options, title="the same without a plan")
+    entry.check()
+    assert all(f["recognised_share"] < 0.2 for f in found), found
