@@ -73,7 +73,7 @@ class Config:
     generations: int = 60
     population: int = 32
     rollouts: int = 8
-    spread: float = 0.3
+    spread: float = 0.1
     tau: float = 1.15
     ends: Literal["sampled", "rule"] = "sampled"
     max_steps: int = 0
