@@ -110,7 +110,7 @@ def test_sketch_conditional(record: Record, kept: Kept) -> None:
 
 def test_sketch_codes(record: Record, kept: Kept) -> None:
     entry, found = conditional(
-        record, kept, "codes", "omniglot-codes", title="drawings with a latent and a plan, beta 1/4"
+        record, kept, "codes", {"preset": "omniglot-codes"}, title="drawings with a latent and a plan, beta 1/4"
     )
     entry.check()
     assert all(f["divergence"] >= 8.0 for f in found), found
