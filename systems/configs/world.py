@@ -70,7 +70,7 @@ class Config:
     warmup: float = 0.05
     clip: float = 10.0
     looks: Literal["zh", "z", "h"] = "zh"
-    generations: int = 60
+    generations: int = 40
     population: int = 32
     rollouts: int = 8
     spread: float = 0.1

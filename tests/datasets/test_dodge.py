@@ -114,6 +114,29 @@ def test_columns_are_uniform_and_random_players_are_hit_by_about_two_balls_in_fi
     assert 0.3 < float(after.hit.double().mean()) < 0.6
 
 
+def dodged(drift: float, knows: bool, games: int = 300) -> float:
+    """Mean score of a scripted player who steps out of where the ball will land, or of where it is now."""
+    game = DodgeEnv(drift=drift)
+    state = game.reset(games, seed=7)
+    total = torch.zeros(games)
+    room = 16 - BALL
+    for _ in range(game.limit):
+        left = (16 - BALL - state.y[:, 0]).clamp_min(0)
+        land = (state.x[:, 0] + state.drift[:, 0] * left * knows) % (2 * room)
+        land = torch.where(land > room, 2 * room - land, land)
+        places = (state.player + torch.tensor([[0.0], [-1.0], [1.0]])).clamp(0, 16 - PLAYER)
+        cost = (BALL + 0.6 - (land - places).abs()).clamp_min(0) + 1e-3 * (places - 6.5).abs()
+        state, reward, _ = game.step(state, torch.tensor([1, 0, 2])[cost.argmin(0)])
+        total += reward
+    return float(total.mean())
+
+
+def test_seeing_the_drift_pays_and_the_more_the_further_balls_drift() -> None:
+    near, far = (dodged(drift, True) / dodged(drift, False) for drift in (0.1, 0.5))
+    assert near < 1.15
+    assert far > 1.4
+
+
 def test_random_actions_are_even_and_kept_as_often_as_asked() -> None:
     action = random_actions(DodgeEnv().reset(500, seed=6), 200, keep=0.7)
     assert torch.bincount(action.flatten(), minlength=3).div(1e5).sub(1 / 3).abs().max() < 0.02
