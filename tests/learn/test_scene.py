@@ -18,6 +18,7 @@ from phlogiston import datasets
 from phlogiston.evaluate import fid
 from phlogiston.systems import scene_quality as quality
 from phlogiston.systems import scene_report as report
+from phlogiston.systems.configs.scene import CELLS
 from phlogiston.systems.scene import Scene
 from phlogiston.systems.scene_matching import accuracy, train
 
@@ -76,25 +77,35 @@ class Curve:
 # ---- courts
 
 
-def test_scene_courts(record: Record, kept: Kept) -> None:
+KINDS: dict[str, dict[str, Any]] = {
+    "whole": {},
+    "cells": {**CELLS, "draft_steps": 1200, "steps": 800},
+}
+
+
+@pytest.mark.parametrize("latents", KINDS)
+def test_scene_courts(record: Record, kept: Kept, latents: str) -> None:
     data = datasets.load("courts", views=24)
+    whole = latents == "whole"
     entry = record(
         "scene",
-        "courts/latents",
-        title="courts, 8 photographs seen",
-        configuration="hub, a latent of the whole picture with a mixture for a prior, sigma 0.2",
+        "courts/latents" if whole else "cells/latents",
+        title="courts, 8 photographs seen" if whole else "2 layers of latents per cell, normal priors",
+        configuration="hub, sigma 0.2, "
+        + ("a latent of the whole picture, its prior a mixture" if whole else "2 latent layers"),
         figure=ERROR,
         kind="estimate",
         higher_is_better=False,
-        must=0.021,
-        aim=0.016,
+        must=0.021 if whole else None,
+        aim=0.016 if whole else None,
     )
     fields = entry.fields
     for seed in entry.seeds:
         with entry.measure(seed) as run:
-            system = Scene(preset="courts")
+            system = Scene(KINDS[latents], preset="courts")
             curve = Curve(system, data.test, 288, 600)
-            system.fit(data, seed=seed, progress="off", out=kept("scene-courts", seed), callbacks=[curve])
+            folder = kept("scene-courts" if whole else "scene-courts-cells", seed)
+            system.fit(data, seed=seed, progress="off", out=folder, callbacks=[curve])
             run.stop()
             run.cpu_seconds -= curve.looking
             found = report.score(system, report.episodes(system, data.test, total=1152))
@@ -121,7 +132,8 @@ def test_scene_courts(record: Record, kept: Kept) -> None:
         assert more["3x3"][key] <= 1.2 * value
         assert more["context 16"][key] <= 0.9 * more["context 4"][key]
         knows = value - more["posterior"][key]
-        assert more["gap"][key] < 0.25 * knows
+        if whole:
+            assert more["gap"][key] < 0.25 * knows
     entry.check()
 
 
@@ -146,7 +158,7 @@ def test_scene_distances(record: Record, kept: Kept) -> None:
     }
     for seed in entries["sample"].seeds:
         system = Scene(preset="courts").fit(data, seed=seed, progress="off", out=kept("scene-courts", seed))
-        pictures = quality.gallery(system, data.test, 4000)
+        pictures = quality.gallery(system, data.test, 2100)
         for name, entry in entries.items():
             with entry.measure(seed) as run:
                 found = fid.compare(
@@ -204,6 +216,7 @@ POOLED: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("variant", POOLED)
 def test_scene_pooled_memory_is_tuned(record: Record, variant: str) -> None:
+    """Short runs, scored on validation places: what the comparison above could have been with other choices."""
     data = datasets.load("courts")
     entry = record(
         "scene",
@@ -215,12 +228,13 @@ def test_scene_pooled_memory_is_tuned(record: Record, variant: str) -> None:
     )
     for seed in entry.seeds:
         with entry.measure(seed) as run:
-            system = Scene({"memory": "pooled", **POOLED[variant]}, preset="courts-short")
+            system = Scene({"memory": "pooled", "draft_steps": 300, **POOLED[variant]}, preset="courts-short")
             system.fit(data, seed=seed, progress="off")
             run.stop()
-            for side, metric in report.hotel_sweep(system, data.valid, (1, 2, 3), total=600).items():
+            for side, metric in report.hotel_sweep(system, data.valid, (1, 2, 3), total=300).items():
                 add(entry.fields, f"{side}x{side}", seed, metric.value)
             run.value = entry.fields["more"]["3x3"][str(seed)]
+            entry.fields["steps"] = 300
 
 
 # ---- what hub and lattice are worth
