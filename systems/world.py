@@ -513,7 +513,7 @@ class WorldModel(System):
 
     # ----- evaluation ---------------------------------------------------------------------------------------------
 
-    METRICS: ClassVar[tuple[str, ...]] = ("frames", "memory", "survival", "log_likelihood")
+    METRICS: ClassVar[tuple[str, ...]] = ("survival", "frames", "memory", "log_likelihood")
 
     def evaluate(self, data: Any, metrics: Sequence[str] | None = None) -> dict[str, Metric]:
         """Score on held-out games.

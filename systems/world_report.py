@@ -28,12 +28,12 @@ def evaluate(system: WorldModel, data: Any, wanted: set[str]) -> dict[str, Metri
     """See `WorldModel.evaluate`."""
     games = system.games(data)
     found: dict[str, Metric] = {}
+    if "survival" in wanted:
+        found.update(_survival(system))
     if "frames" in wanted:
         found["frame_error"] = _frame_error(system, games)
     if "memory" in wanted:
         found.update(_memory(system, games))
-    if "survival" in wanted:
-        found.update(_survival(system))
     if "log_likelihood" in wanted:
         found["log_likelihood"] = system.log_prob(games).mean()
     return found
