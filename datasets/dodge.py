@@ -34,7 +34,7 @@ def load(
     size: int = 16,
     balls: int = 1,
     limit: int = 200,
-    drift: float = 0.3,
+    drift: float = 0.5,
     keep: float = 0.7,
     seed: int = 0,
 ) -> Dataset:

@@ -79,7 +79,7 @@ class DodgeEnv:
 
     actions = ACTIONS
 
-    def __init__(self, size: int = 16, balls: int = 1, limit: int = 200, drift: float = 0.3) -> None:
+    def __init__(self, size: int = 16, balls: int = 1, limit: int = 200, drift: float = 0.5) -> None:
         if size < 16 or size % 16:
             raise ConfigError(f"size is {size}; a frame's side must be a multiple of 16")
         if not 1 <= balls <= 3:
