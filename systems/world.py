@@ -13,17 +13,15 @@ Reference: Ha and Schmidhuber, "World models", arXiv 1803.10122.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from phlogiston.datasets.base import Dataset, Meta, Split
-from phlogiston.datasets.games.dodge import ACTIONS, DodgeEnv
-from phlogiston.errors import ConfigError, DataError, RunError, ShapeError, unknown_name
+from phlogiston.datasets.games.dodge import ACTIONS
+from phlogiston.errors import ShapeError
 from phlogiston.evaluate.metric import Metric
 from phlogiston.evaluate.score import Score
 from phlogiston.guides.world import FrameGuide, NoGuide, WorldGuide
@@ -31,14 +29,15 @@ from phlogiston.inference import objectives
 from phlogiston.inference.engine import Stage
 from phlogiston.inference.evidence import Known
 from phlogiston.inference.schedules import constant, cosine, warmup
-from phlogiston.models.dreaming import Agent, DreamGame, Ends, Linear, Random, Rollouts, dream, num_weights, play
-from phlogiston.models.world import FrameModel, MemoryModel, World, pixels
-from phlogiston.systems.base import System, coerce, rows_of
+from phlogiston.models.dreaming import Ends, num_weights
+from phlogiston.models.world import FrameModel, MemoryModel, World
+from phlogiston.systems.base import coerce, rows_of
 from phlogiston.systems.configs.world import PRESETS
 from phlogiston.systems.configs.world import Config as WorldConfig
 from phlogiston.systems.vdsm_clips import evaluating
-from phlogiston.systems.world_player import Player, beside
-from phlogiston.systems.world_training import DrawCodes, DrawFrames, Practise, Search, Watched, search
+from phlogiston.systems.world_games import check_frames, check_games, mean_colour
+from phlogiston.systems.world_practice import PlayerVerbs, at_least
+from phlogiston.systems.world_training import DrawCodes, DrawFrames, Practise, Watched
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -46,10 +45,9 @@ if TYPE_CHECKING:
 VISION = ("model.decoder.*", "guide.*")  # what stage V trains
 MEMORY = ("model.enter.*", "model.rnn.*", "model.head.*")  # what stage M trains
 CHUNK = 64  # games looked at together
-FIRST_GAME = 1 << 40  # games that players are trained and scored in; none of the data's
 
 
-class WorldModel(System):
+class WorldModel(PlayerVerbs):
     """World model; options in `systems.configs.world.Config`.
 
     Data hold `frames` uint8 (rows, T, C, H, W) or floats in [0, 1], `action` int64 (rows, T), what was done at each
@@ -89,7 +87,7 @@ class WorldModel(System):
             "longest": int(games["length"].max()) - 1 if own is None else int(own["limit"]),
             "keep": float(meta.options["keep"]) if own and meta is not None else 0.0,
             "game": own,
-            "mean": _mean_colour(games["frames"]),
+            "mean": mean_colour(games["frames"]),
         }
 
     def prepare(self, split: Split) -> Watched:  # type: ignore[override]
@@ -165,228 +163,6 @@ class WorldModel(System):
         """Training the player at the end."""
         return [Practise(self)] if self.config.generations else []
 
-    # ----- players ------------------------------------------------------------------------------------------------
-
-    @property
-    def player(self) -> Player | None:
-        """The player trained with the model, or None where there is none."""
-        self._need_fit()
-        c = self.config
-        if not c.generations:
-            return None
-        curve = [(float(a), float(b)) for a, b in self.model.curve.tolist()]
-        return Player(self.model.player.clone(), c.looks, "dream", c.tau, c.ends, curve)
-
-    def practise_inside(self) -> None:
-        """Train the player that is kept with the parameters; called at the end of training."""
-        c = self.config
-        found = self._search(c.looks, "dream", c.tau, c.ends, c.generations, c.population, c.rollouts, c.spread, 0, 0)
-        with torch.no_grad():
-            self.model.player.copy_(found.weights)
-            self.model.curve.copy_(torch.tensor(found.curve))
-
-    def practise(
-        self,
-        *,
-        looks: str | None = None,
-        inside: Literal["dream", "game"] = "dream",
-        tau: float | None = None,
-        ends: Ends | None = None,
-        generations: int | None = None,
-        population: int | None = None,
-        rollouts: int | None = None,
-        spread: float | None = None,
-        max_steps: int | None = None,
-        seed: int = 0,
-        out: str | Path | None = None,
-    ) -> Player:
-        """Train a player by evolution; what is not given is as configured.
-
-        Args:
-            looks: what it looks at: "z" the code, "h" the memory, "zh" both.
-            inside: "dream", the memory's; "game", the game itself, where the data say which it is.
-            tau: temperature of the dream.
-            ends: how dreams end, "sampled" or "rule".
-            generations: how many.
-            population: controllers in each.
-            rollouts: of each controller.
-            spread: standard deviation their weights begin with.
-            max_steps: longest rollout.
-            seed: of the search and of everything drawn.
-            out: file to keep the player in, JSON; None keeps it in memory.
-
-        Raises:
-            ConfigError: options out of range; a game that cannot be played here.
-            RunError: `out` exists; nothing is trained.
-        """
-        self._need_fit()
-        c = self.config
-        if out is not None and Path(out).exists():
-            raise RunError(f"{out} exists already; choose another name, nothing was written")
-        if inside not in ("dream", "game"):
-            raise unknown_name("place to practise", inside, ("dream", "game"))
-        chosen = (
-            looks if looks is not None else c.looks,
-            inside,
-            float(tau if tau is not None else c.tau),
-            ends if ends is not None else c.ends,
-            _at_least("generations", generations if generations is not None else c.generations or 60, 1),
-            _at_least("population", population if population is not None else c.population, 4),
-            _at_least("rollouts", rollouts if rollouts is not None else c.rollouts, 1),
-            float(spread if spread is not None else c.spread),
-            max_steps or 0,
-            seed,
-        )
-        found = self._search(*chosen)
-        player = Player(found.weights, chosen[0], inside, chosen[2], chosen[3], found.curve)
-        if out is not None:
-            player.save(out)
-        return player
-
-    def practise_beside(
-        self, run: str | Path, out: str | Path | None = None, seed: int = 0, **options: Any
-    ) -> tuple[Player, Path]:
-        """Train a player and keep it in a new file, by default the first free one beside a run.
-
-        Args:
-            run: the run folder.
-            out: file of the player; see `world_player.beside` for the default.
-            seed: as `practise`.
-            **options: as `practise`.
-        """
-        path = beside(run) if out is None else Path(out)
-        return self.practise(seed=seed, out=path, **options), path
-
-    def _search(
-        self,
-        looks: str,
-        inside: str,
-        tau: float,
-        ends: Ends,
-        generations: int,
-        population: int,
-        rollouts: int,
-        spread: float,
-        max_steps: int,
-        seed: int,
-    ) -> Search:
-        steps = max_steps or self._most()
-        world = copy.deepcopy(self.model).to("cpu").eval()
-        encode = copy.deepcopy(self.guide).to("cpu").eval().encode
-        game = self._game() if inside == "game" else None
-
-        def score(points: Tensor, number: int) -> Tensor:
-            agent, rows = Linear(points, world, looks), len(points) * rollouts
-            if game is None:
-                found = dream(world, agent, rows, steps, tau=tau, ends=ends, seed=number)
-            else:  # the same games for all, so that luck does not choose
-                games = (FIRST_GAME + number * rollouts + torch.arange(rollouts)).repeat(len(points))
-                found = play(world, encode, agent, game, games, steps)
-            return found.score.unflatten(0, (len(points), rollouts)).mean(1)
-
-        return search(score, world, looks, generations, population, spread, seed)
-
-    def _most(self) -> int:
-        return int(self.config.max_steps or self.schema["longest"])
-
-    def _game(self) -> Any:
-        if self.schema["game"] is None:
-            raise ConfigError("the game these data come from cannot be played here; pass one: play(..., game=...)")
-        return DodgeEnv(**self.schema["game"])
-
-    def _agent(self, policy: Any, looks: str | None) -> tuple[Agent, int]:
-        """Somebody who acts, and how many controllers that is."""
-        if policy is None:
-            policy = self.player if self.config.generations else "random"
-        if isinstance(policy, str | Path) and str(policy) != "random":
-            policy = Player.load(policy)
-        if isinstance(policy, str):
-            return Random(self.schema["actions"], self.schema["keep"]), 1
-        if isinstance(policy, Player):
-            policy, looks = policy.weights, policy.looks
-        weights = torch.as_tensor(policy, dtype=torch.float32)
-        weights = weights.unsqueeze(0) if weights.dim() == 1 else weights
-        return Linear(weights, self.model, looks or self.config.looks), len(weights)
-
-    def dream(
-        self,
-        policy: Any = None,
-        n_rollouts: int = 16,
-        *,
-        tau: float | None = None,
-        max_steps: int | None = None,
-        ends: Ends | None = None,
-        looks: str | None = None,
-        seed: int = 0,
-        keep: bool = False,
-    ) -> Rollouts:
-        """Let players act in the dream.
-
-        Args:
-            policy: weights (P, F) of P controllers, or (F,) of one; a `Player`, or the file of one; "random"; the
-                player trained with the model by default.
-            n_rollouts: dreams of each controller.
-            tau: temperature: logits of components are divided by it, variances multiplied; as configured by default.
-            max_steps: longest dream; the longest game by default.
-            ends: "sampled" or "rule".
-            looks: what weights look at; as configured by default.
-            seed: of everything drawn.
-            keep: keep codes and actions.
-
-        Returns:
-            P * n_rollouts rows, those of the first controller first.
-
-        Raises:
-            ConfigError: options out of range.
-            ShapeError: weights that do not fit.
-        """
-        self._need_fit()
-        agent, count = self._agent(policy, looks)
-        c, rows = self.config, count * _at_least("n_rollouts", n_rollouts, 1)
-        with evaluating(self.model):
-            return dream(
-                self.model, agent, rows, max_steps or self._most(), tau=c.tau if tau is None else tau,
-                ends=ends or c.ends, seed=seed, keep=keep,
-            )  # fmt: skip
-
-    def play(
-        self,
-        policy: Any = None,
-        n_games: int = 64,
-        *,
-        game: Any = None,
-        max_steps: int | None = None,
-        looks: str | None = None,
-        seed: int = 0,
-        keep: bool = False,
-    ) -> Rollouts:
-        """Let players play the game itself, which they see through encoder and memory.
-
-        Args:
-            policy: as in `dream`.
-            n_games: games of each controller, the same for all of them.
-            game: where to play: an object with `reset`, `step` and `render` (`models.dreaming.Game`); the one the data
-                come from by default.
-            max_steps: longest game.
-            looks: as in `dream`.
-            seed: of the games.
-            keep: keep codes, actions and frames.
-        """
-        self._need_fit()
-        agent, count = self._agent(policy, looks)
-        games = (2 * FIRST_GAME + torch.arange(_at_least("n_games", n_games, 1))).repeat(count)
-        with evaluating(self.model, self.guide):
-            return play(
-                self.model, self.guide.encode, agent, self._game() if game is None else game, games,
-                max_steps or self._most(), seed=seed, keep=keep,
-            )  # fmt: skip
-
-    def dream_game(self, tau: float = 1.0, ends: Ends = "sampled") -> DreamGame:
-        """The dream as a game with `reset`, `step` and `render`, for agents of your own."""
-        self._need_fit()
-        self.model.eval()
-        return DreamGame(self.model, tau, ends)
-
     # ----- drawing and scoring ------------------------------------------------------------------------------------
 
     @torch.no_grad()
@@ -416,7 +192,7 @@ class WorldModel(System):
         """
         self._need_fit()
         seed = int(torch.randint(2**31, ())) if seed is None else seed
-        found = self.dream(player, _at_least("n", n, 1), tau=tau, max_steps=steps, ends=ends, seed=seed, keep=True)
+        found = self.dream(player, at_least("n", n, 1), tau=tau, max_steps=steps, ends=ends, seed=seed, keep=True)
         assert found.code is not None
         assert found.action is not None
         place = torch.arange(found.code.shape[1])
@@ -458,7 +234,7 @@ class WorldModel(System):
         from phlogiston.systems.queries.world import log_likelihood
 
         games = self.games(x)
-        _at_least("n_samples", n_samples, 1)
+        at_least("n_samples", n_samples, 1)
         found = []
         block = max(1, 512 // n_samples)
         with evaluating(self.model, self.guide):
@@ -580,87 +356,3 @@ def memory_programs(model: nn.Module, guide: nn.Module) -> tuple[nn.Module, nn.M
     """What runs in stage M."""
     assert isinstance(model, World)
     return MemoryModel(model), NoGuide()
-
-
-def check_games(tensors: Mapping[str, Any], schema: Mapping[str, Any] | None = None) -> dict[str, Tensor]:
-    """Games as they are trained on: bytes, whole numbers, bools.
-
-    Raises:
-        ShapeError: a tensor is missing or has another shape.
-        DataError: no frames, an unknown action, or an end before the last frame.
-    """
-    for name in ("frames", "action"):
-        if name not in tensors:
-            raise ShapeError(
-                "a world model needs 'frames' (rows, T, C, H, W) and 'action' (rows, T); the data hold "
-                f"{sorted(tensors)}"
-            )
-    frames = check_frames(torch.as_tensor(tensors["frames"]), schema)
-    if frames.dim() != 5:
-        raise ShapeError(f"frames have shape {tuple(frames.shape)}; expected five axes, (rows, T, C, H, W)")
-    rows, steps = frames.shape[:2]
-    action = torch.as_tensor(tensors["action"])
-    done = torch.as_tensor(tensors.get("done", torch.zeros(rows, steps, dtype=torch.bool)))
-    length = torch.as_tensor(tensors.get("length", torch.full((rows,), steps)))
-    for name, value, shape in (
-        ("action", action, (rows, steps)),
-        ("done", done, (rows, steps)),
-        ("length", length, (rows,)),
-    ):
-        if tuple(value.shape) != shape:
-            raise ShapeError(f"{name} has shape {tuple(value.shape)}; expected {shape}")
-    if action.is_floating_point() or action.dtype == torch.bool or int(action.min()) < 0:
-        raise DataError("action must hold whole numbers from 0 on, one per frame")
-    if schema is not None and int(action.max()) >= schema["actions"]:
-        raise DataError(f"action holds {int(action.max())}; this model knows {schema['actions']} actions")
-    if int(length.min()) < 2 or int(length.max()) > steps:
-        row = int(((length < 2) | (length > steps)).nonzero()[0])
-        raise DataError(f"game {row} has length {int(length[row])}; expected 2 to {steps} frames")
-    done = done.bool()
-    early = done & (torch.arange(steps) < length.unsqueeze(1) - 1)
-    if bool(early.any()):
-        row = int(early.any(1).nonzero()[0])
-        raise DataError(f"game {row} goes on after its end: 'done' may be True at the last frame only")
-    found = frames if frames.dtype == torch.uint8 else (frames * 255.0).round().to(torch.uint8)
-    return {"frames": found, "action": action.long(), "done": done, "length": length.long()}
-
-
-def check_frames(frames: Tensor, schema: Mapping[str, Any] | None = None) -> Tensor:
-    """Refuse what are no frames, or frames of another form.
-
-    Raises:
-        ShapeError: wrong axes, channels or size.
-        DataError: no frames, or values outside [0, 1].
-    """
-    if frames.dim() < 4:
-        raise ShapeError(f"frames have shape {tuple(frames.shape)}; expected (..., C, H, W) with at least four axes")
-    if frames.shape[-3] not in (1, 3) and frames.shape[-1] in (1, 3):
-        raise ShapeError(
-            f"frames have shape {tuple(frames.shape)}: channels seem to be last. Move them: frames.movedim(-1, -3)"
-        )
-    if min(frames.shape) < 1:
-        raise DataError(f"frames have shape {tuple(frames.shape)}; at least one frame is needed")
-    if schema is not None:
-        want = (schema["channels"], schema["size"], schema["size"])
-        if tuple(frames.shape[-3:]) != want:
-            raise ShapeError(f"frames are {tuple(frames.shape[-3:])} (C, H, W); this model was trained on {want}")
-    if frames.dtype == torch.uint8:
-        return frames
-    if not frames.is_floating_point():
-        raise DataError(f"frames hold {frames.dtype} values; give bytes (uint8), or floats in [0, 1]")
-    if not bool(((frames >= 0) & (frames <= 1)).all()):
-        low, high = float(frames.min()), float(frames.max())
-        raise DataError(f"frames hold values from {low:.4g} to {high:.4g}; expected [0, 1], or bytes (uint8)")
-    return frames.float()
-
-
-def _mean_colour(frames: Tensor) -> list[float]:
-    found = pixels(frames[:: max(1, len(frames) // 256), 0])
-    assert found is not None
-    return [float(v) for v in found.mean((0, 2, 3))]
-
-
-def _at_least(name: str, value: int, least: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ConfigError(f"{name} is {value!r}; it must be a whole number from {least} on")
-    return value
