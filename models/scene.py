@@ -31,6 +31,7 @@ from torch.nn import functional
 
 from phlogiston.distributions.discretized_logistic import DiscretizedLogistic
 from phlogiston.errors import ShapeError, unknown_name
+from phlogiston.models.scene_latents import law
 from phlogiston.networks.draw import Context, DrawDecoder, Painting
 from phlogiston.networks.scene_memory import Frame, SceneMemory, State
 
@@ -136,7 +137,7 @@ class SceneModel(nn.Module):
 
     def prior(self, painting: Painting) -> Any:
         """The prior of the next latent."""
-        return self.decoder.law(painting)
+        return law(self.decoder, painting)
 
     def likelihood(self, picture: Tensor) -> Any:
         """The distribution of a photograph around the painted one."""

@@ -18,9 +18,7 @@ supplement, section on the generation and inference architectures.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -202,13 +200,6 @@ class DrawDecoder(nn.Module):
             raw = raw + painting.context.prior[..., painting.layer - (self.whole > 0), :, :, :]
         mean, logvar = raw.chunk(2, -3)
         return mean, bent(logvar)
-
-    def law(self, painting: Painting) -> Any:
-        """The prior of the next latent as a distribution."""
-        if self.foresight is not None and painting.layer == 0:
-            return self.foresight(painting.context.values)
-        mean, logvar = self.prior(painting)
-        return dist.Normal(mean, (0.5 * logvar).exp()).to_event(3)
 
     def advance(self, painting: Painting, z: Tensor) -> Painting:
         """Take one step with a latent z, (..., *shapes[layer]); leading axes may have grown."""

@@ -1,15 +1,11 @@
-"""Latents of a painted picture: their priors, and how one of the whole picture reaches its cells."""
+"""Latents of a painted picture: what their priors are made of, and how one of the whole picture reaches its cells."""
 
 from __future__ import annotations
 
-from typing import Any
-
-import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from phlogiston.distributions.mixed_normals import MixedNormals
 from phlogiston.networks.query_context import apply_over
 
 LOW, HIGH = -8.0, 4.0  # log-variances are bent softly into this range
@@ -68,18 +64,9 @@ class Foresight(nn.Module):
             self.head.bias.zero_()
             self.head.bias[parts : parts * (1 + length)].normal_()
 
-    def forward(self, values: Tensor) -> MixedNormals:
-        """The distribution given the context (..., width, s, s); events (length, 1, 1)."""
+    def forward(self, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits (..., parts), means and deviations (..., parts, length) given the context (..., width, s, s)."""
         raw = self.head(apply_over(self.pool, values).flatten(-3))
         logits, means, logvars = raw.split([self.parts, *[self.parts * self.length] * 2], -1)
         means, logvars = (part.unflatten(-1, (self.parts, self.length)) for part in (means, bent(logvars)))
-        return MixedNormals(logits, means, (0.5 * logvars).exp(), trailing=2)
-
-
-def tempered(law: Any, temperature: float) -> Any:
-    """The prior of a latent with its standard deviations multiplied; those of all parts, where it is a mixture."""
-    if isinstance(law, MixedNormals):
-        return law.tempered(temperature)
-    while hasattr(law, "base_dist"):
-        law = law.base_dist
-    return dist.Normal(law.loc, (law.scale * temperature).clamp_min(1e-12)).to_event(3)
+        return logits, means, (0.5 * logvars).exp()

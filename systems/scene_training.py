@@ -22,8 +22,8 @@ from torch.nn import functional
 from phlogiston.guides.scene import SceneGuide
 from phlogiston.inference.bounds import MeanField
 from phlogiston.models.scene import SceneModel, fill, unit
+from phlogiston.models.scene_latents import law, tempered
 from phlogiston.networks.draw import Context, DrawDecoder
-from phlogiston.networks.latents import tempered
 
 
 class Bound(MeanField):
@@ -182,9 +182,9 @@ def paint(decoder: DrawDecoder, context: Context, samples: int, temperature: flo
         picture = decoder.picture(painting.total)
         return picture.expand(samples, *picture.shape)
     for _ in range(decoder.layers):
-        law = decoder.law(painting)
-        law = law if temperature == 1.0 else tempered(law, temperature)
-        z = law.rsample((samples,) if painting.layer == 0 else ())
+        prior = law(decoder, painting)
+        prior = prior if temperature == 1.0 else tempered(prior, temperature)
+        z = prior.rsample((samples,) if painting.layer == 0 else ())
         painting = decoder.advance(painting, z)
     return decoder.picture(painting.total)
 

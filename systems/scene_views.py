@@ -13,7 +13,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from phlogiston.errors import ShapeError, unknown_name
-from phlogiston.networks.latents import tempered
+from phlogiston.models.scene_latents import tempered
 
 if TYPE_CHECKING:
     from phlogiston.systems.scene import Scene

@@ -26,6 +26,7 @@ from phlogiston.inference.answer import Answer, check_alive, evidence_error, sta
 from phlogiston.inference.evidence import Piece, normalise
 from phlogiston.inference.lowering import asked_sites, count_rows, lower_vector
 from phlogiston.models.scene import SceneModel
+from phlogiston.models.scene_latents import law
 from phlogiston.networks.draw import Context
 from phlogiston.networks.scene_memory import State
 
@@ -172,8 +173,8 @@ class SceneQuery:
             kernel = encoder.kernel(decoder)
         for layer in range(self.layers):
             name = f"z_{layer}"
-            law, prior = decoder.law(painting), decoder.prior(painting)
-            proposal = law
+            expected, prior = law(decoder, painting), decoder.prior(painting)
+            proposal = expected
             if own is not None and own_memory is not None and static is not None and kernel is not None:
                 own, own_memory = encoder.advance(kernel, static, painting, own, own_memory)
                 mean, logvar = encoder.posterior(own, prior)
@@ -181,12 +182,12 @@ class SceneQuery:
             shape = (n, 1, 1, *self.shapes[name])
             if name in given:
                 z = given[name].to(prior[0].dtype).expand(shape)
-                weights = weights + _log_density(law, z)
+                weights = weights + _log_density(expected, z)
                 samples[name] = given[name].expand(n, *self.shapes[name])
             else:
                 z = proposal.sample((n,) if len(proposal.batch_shape) == 2 else ())
-                if proposal is not law:
-                    weights = weights + _log_density(law, z) - _log_density(proposal, z)
+                if proposal is not expected:
+                    weights = weights + _log_density(expected, z) - _log_density(proposal, z)
                 samples[name] = z[:, 0, 0]
             painting = decoder.advance(painting, z)
         picture = decoder.picture(painting.total)

@@ -11,9 +11,11 @@ from torch import Tensor
 
 from phlogiston.distributions.mixed_normals import MixedNormals
 from phlogiston.errors import ConfigError, UnknownNameError
+from phlogiston.models.scene_latents import law as law_of
+from phlogiston.models.scene_latents import tempered
 from phlogiston.networks import draw_plain
 from phlogiston.networks.draw import DrawDecoder, DrawEncoder
-from phlogiston.networks.latents import HIGH, LOW, bent, tempered
+from phlogiston.networks.latents import HIGH, LOW, bent
 from phlogiston.networks.scene_memory import GraphMemory, PooledMemory
 from phlogiston.networks.view_rays import CHANNELS, RayAddress, ray_map
 
@@ -148,7 +150,7 @@ def test_a_mixture_over_the_whole_picture_is_drawn_tempered_and_expected_by_the_
     decoder, _ = pair(whole=3, parts=4, layers=2)
     context = decoder.context(torch.rand(2, 5, 9).double(), torch.randn(2, 5, 8).double())
     painting = decoder.begin(context)
-    law = decoder.law(painting)
+    law = law_of(decoder, painting)
     assert isinstance(law, MixedNormals)
     assert law.batch_shape == (2, 5)
     assert law.event_shape == decoder.shapes[0] == (3, 1, 1)
@@ -156,7 +158,7 @@ def test_a_mixture_over_the_whole_picture_is_drawn_tempered_and_expected_by_the_
     cold = tempered(law, 0.0).sample((30,))
     assert float((cold.flatten(-3)[..., None, :] - law.means.detach()).square().sum(-1).amin(-1).max()) < 1e-12
     painting = decoder.advance(painting, law.sample((7,)))
-    local = decoder.law(painting)
+    local = law_of(decoder, painting)
     assert local.batch_shape == (7, 2, 5)
     assert local.event_shape == decoder.shapes[1]
     scale = tempered(local, 0.5).base_dist.scale
