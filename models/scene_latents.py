@@ -13,7 +13,8 @@ from phlogiston.networks.draw import DrawDecoder, Painting
 def law(decoder: DrawDecoder, painting: Painting) -> Any:
     """Return the prior of the next latent: one normal, or a mixture of normals where the context foresees several."""
     if decoder.foresight is not None and painting.layer == 0:
-        return MixedNormals(*decoder.foresight(painting.context.values), trailing=2)
+        logits, means, deviations = decoder.foresight(painting.context.values)
+        return MixedNormals(logits, means, deviations, trailing=2)
     mean, logvar = decoder.prior(painting)
     return dist.Normal(mean, (0.5 * logvar).exp()).to_event(3)
 
