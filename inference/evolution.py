@@ -1,4 +1,4 @@
-"""Search without gradients: covariance matrix adaptation (CMA-ES), by asking and telling.
+"""Search without gradients: covariance matrix adaptation (CMA-ES), by asking and telling::
 
     search = CMAES(torch.zeros(10), 0.5, seed=0)
     while search.generation < 100:

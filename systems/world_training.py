@@ -150,7 +150,9 @@ def search(
         The mean of the last generation, which averages over the luck of single rollouts.
     """
     begin = torch.zeros(num_weights(world, looks)) if start is None else start
-    found = CMAES(begin, spread, population, seed)
+    # a whole covariance has more entries than so short a search has scores to learn them from
+    diagonal = generations * population < len(begin) ** 2
+    found = CMAES(begin, spread, population, seed, diagonal)
     curve = []
     for generation in range(generations):
         points = found.ask()
