@@ -217,5 +217,5 @@ def player_figure(system: WorldModel) -> Figure:
             name = f"{label}: mean {score.mean():.0f}"
             places[1].step(time, left, where="post", color=colour, linewidth=1.6, label=name)
         places[1].set(xlabel="steps in the game itself", ylabel="share still playing", ylim=(0, 1.02), xlim=(0, None))
-        places[1].legend(frameon=False, fontsize=8)
+        places[1].legend(frameon=False, fontsize=8, loc="upper right", bbox_to_anchor=(1.0, 0.57))
     return figure
