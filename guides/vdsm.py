@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 from phlogiston.distributions.gaussian_chain import GaussianChain
 from phlogiston.errors import ConfigError
-from phlogiston.models.vdsm import VDSM, active_steps, pixels, seen
-from phlogiston.networks.frame_encoder import FrameEncoder, FreeRun, Summary
+from phlogiston.models.vdsm import VDSM, active_steps, seen
+from phlogiston.networks.frame_encoder import FrameEncoder, FreeRun, Summary, pixels
 
 PoseGuide = Literal["bottleneck", "smoothing"]
 Pool = Literal["mean", "product"]

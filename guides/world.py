@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from phlogiston.models.world import World, pixels, valid_steps
-from phlogiston.networks.frame_encoder import FrameEncoder
+from phlogiston.models.world import World, valid_steps
+from phlogiston.networks.frame_encoder import FrameEncoder, pixels
 
 FLOOR = 1e-4  # of every scale
 

@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from phlogiston.distributions.gaussian_chain import GaussianChain
 from phlogiston.errors import ConfigError
 from phlogiston.networks.experts import BankKind, ExpertDecoder, Route
+from phlogiston.networks.frame_encoder import pixels
 
 IdentityKind = Literal["continuous", "discrete", "relaxed"]
 Likelihood = Literal["bernoulli", "continuous_bernoulli", "normal"]
@@ -329,11 +330,6 @@ class LatentModel(nn.Module):
                 pose = whole._sites(dynamics, length, active)
             with pyro.plate("time", length, dim=-1), seen(mask):
                 pyro.sample("encoding", dist.Normal(pose, error).to_event(1), obs=measured)
-
-
-def pixels(frames: Tensor | None) -> Tensor | None:
-    """Bytes as floats in [0, 1]; anything else as it is."""
-    return frames.float() / 255.0 if frames is not None and frames.dtype == torch.uint8 else frames
 
 
 def seen(mask: Tensor | None) -> Any:

@@ -32,6 +32,7 @@ from phlogiston.distributions.mixture import Mixture
 from phlogiston.distributions.mixture_from import mixture
 from phlogiston.errors import ConfigError
 from phlogiston.networks.frame_decoder import FrameDecoder
+from phlogiston.networks.frame_encoder import pixels
 from phlogiston.networks.mixture_heads import check, initial_outputs, mixture_parameters, num_outputs
 from phlogiston.networks.recurrent import Recurrent
 
@@ -335,11 +336,6 @@ class MemoryModel(nn.Module):
             with poutine.mask(mask=cast(torch.BoolTensor, follows)), poutine.scale(scale=weight):
                 shifted = law.end + math.log(whole.end_weight)  # what the weight does to the best law
                 pyro.sample("done", dist.Bernoulli(logits=shifted, validate_args=False), obs=done)
-
-
-def pixels(frames: Tensor | None) -> Tensor | None:
-    """Bytes as floats in [0, 1]; anything else as it is."""
-    return frames.float() / 255.0 if frames is not None and frames.dtype == torch.uint8 else frames
 
 
 def valid_steps(length: Tensor | None, rows: int, steps: int, device: torch.device) -> Tensor:

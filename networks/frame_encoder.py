@@ -169,3 +169,8 @@ class FreeRun(nn.Module):
                 x = states[i][0]
             out.append(x)
         return torch.stack(out, 1).reshape(*start.shape[:-1], length, -1)
+
+
+def pixels(frames: Tensor | None) -> Tensor | None:
+    """Bytes as floats in [0, 1]; anything else as it is."""
+    return frames.float() / 255.0 if frames is not None and frames.dtype == torch.uint8 else frames

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -19,6 +18,7 @@ from phlogiston.models.sqair import SQAIRModel
 from phlogiston.systems import sqair_films as films
 from phlogiston.systems import sqair_posterior as posterior
 from phlogiston.systems.base import System
+from phlogiston.systems.calls import seeded
 from phlogiston.systems.configs.sqair import Config as SQAIRConfig
 from phlogiston.systems.sqair_training import stages
 
@@ -184,7 +184,7 @@ class SQAIR(System):
         video = self._films(x)
         known = self._mask(mask, video)
         parts: list[dict[str, Tensor]] = []
-        with self._seeded(seed):
+        with seeded(seed):
             for films_, mask_ in posterior.chunks(video, known, CHUNK):
                 found = posterior.run(self.model, self.guide, films_, particles, mask=mask_)
                 if resample:
@@ -216,7 +216,7 @@ class SQAIR(System):
 
         video = self._films(x)
         out: list[list[Track]] = []
-        with self._seeded(seed):
+        with seeded(seed):
             for part, _ in posterior.chunks(video, None, CHUNK):
                 found = posterior.run(self.model, self.guide, part, particles, canvas=False)
                 out += tracks_of(found.pick(), self.model.shape)
@@ -251,7 +251,7 @@ class SQAIR(System):
             raise ConfigError(f"horizon={horizon}, n_samples={n_samples}: both must be at least 1.")
         video = self._films(x)
         parts = []
-        with self._seeded(seed):
+        with seeded(seed):
             for films_, _ in posterior.chunks(video, None, max(1, CHUNK // n_samples)):
                 found = posterior.run(self.model, self.guide, films_, particles, canvas=False)
                 start, _ = posterior.resampled(found, n_samples)
@@ -287,7 +287,7 @@ class SQAIR(System):
         self._need_fit()
         if n < 1 or frames < 1:
             raise ConfigError(f"n={n}, frames={frames}: both must be at least 1.")
-        with self._seeded(seed):
+        with seeded(seed):
             noisy, states = posterior.draw(self.model, n, frames, count)
         presence = torch.stack([s.presence for s in states], 1)
         where = torch.stack([s.where for s in states], 1)
@@ -316,7 +316,7 @@ class SQAIR(System):
         if known is None:
             raise ConfigError("impute needs a mask: True where pixels are known.")
         out = []
-        with self._seeded(seed):
+        with seeded(seed):
             for films_, mask_ in posterior.chunks(video, known, 16):
                 found = posterior.run(self.model, self.guide, films_, particles, mask=mask_)
                 assert found.canvas is not None
@@ -360,7 +360,7 @@ class SQAIR(System):
         video = self._films(x)
         if len(video) != 1:
             raise ShapeError(f"edit changes one film; x holds {len(video)}.")
-        with self._seeded(seed):
+        with seeded(seed):
             found = posterior.run(self.model, self.guide, video, particles)
             best = found.pick(best=True)
             scenes = posterior.edit(
@@ -407,7 +407,7 @@ class SQAIR(System):
         video = self._films(x)
         known = self._mask(mask, video)
         values, errors = [], []
-        with self._seeded(seed):
+        with seeded(seed):
             for films_, mask_ in posterior.chunks(video, known, 16):
                 batch = {"x": films_} if mask_ is None else {"x": films_, "mask": mask_}
                 weights = log_weights(self.model, self.guide, batch, particles, chunk=chunk, max_plate_nesting=1 + 1)
@@ -511,11 +511,3 @@ class SQAIR(System):
                 "options": {"steps": 40 if quick else 160, "lengths": (3,), "shares": (1.0,)},
             }
         ]
-
-    @staticmethod
-    @contextlib.contextmanager
-    def _seeded(seed: int | None) -> Iterator[None]:
-        with torch.random.fork_rng(enabled=seed is not None):
-            if seed is not None:
-                torch.manual_seed(seed)
-            yield

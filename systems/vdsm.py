@@ -28,9 +28,11 @@ from phlogiston.inference.engine import Stage
 from phlogiston.inference.evidence import Known
 from phlogiston.models.vdsm import VDSM as VDSMModel
 from phlogiston.systems.base import coerce
+from phlogiston.systems.calls import evaluating
 from phlogiston.systems.configs.vdsm import PRESETS
 from phlogiston.systems.configs.vdsm import Config as VDSMConfig
-from phlogiston.systems.vdsm_clips import check_mask, evaluating, mean_colour
+from phlogiston.systems.frames import mean_colour
+from phlogiston.systems.vdsm_clips import check_mask
 from phlogiston.systems.vdsm_stages import adopt, stages
 from phlogiston.systems.vdsm_training import Aggregate, Clips
 from phlogiston.systems.vdsm_verbs import ClipVerbs

@@ -15,7 +15,7 @@ from torch import Tensor
 from phlogiston.datasets.base import Dataset, Split
 from phlogiston.errors import ConfigError
 from phlogiston.evaluate.figures import loss_curve, new_figure
-from phlogiston.models.vdsm import pixels
+from phlogiston.networks.frame_encoder import pixels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -25,7 +25,7 @@ from phlogiston.evaluate.frechet import frechet_from_features, frechet_std_error
 from phlogiston.evaluate.judge import Judge, JudgeConfig, train_judge
 from phlogiston.evaluate.metric import Metric, from_rows
 from phlogiston.evaluate.probe import linear_probe
-from phlogiston.models.vdsm import pixels
+from phlogiston.networks.frame_encoder import pixels
 from phlogiston.systems.vdsm_pictures import held_out
 
 if TYPE_CHECKING:

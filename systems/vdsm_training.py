@@ -12,7 +12,7 @@ from torch import Tensor
 from phlogiston.errors import DataError
 from phlogiston.guides.vdsm import VDSMGuide
 from phlogiston.inference.callbacks import State
-from phlogiston.models.vdsm import pixels
+from phlogiston.networks.frame_encoder import pixels
 
 
 class Clips:

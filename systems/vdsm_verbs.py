@@ -17,10 +17,11 @@ from phlogiston.errors import ConfigError, ShapeError, unknown_name
 from phlogiston.evaluate.score import Score
 from phlogiston.guides.vdsm import VDSMGuide
 from phlogiston.models.vdsm import VDSM as VDSMModel
-from phlogiston.models.vdsm import pixels
+from phlogiston.networks.frame_encoder import pixels
 from phlogiston.systems.base import System
+from phlogiston.systems.calls import at_least, evaluating, seeded
 from phlogiston.systems.configs.vdsm import Config as VDSMConfig
-from phlogiston.systems.vdsm_clips import check_frames, check_mask, evaluating, positive, seeded
+from phlogiston.systems.vdsm_clips import check_frames, check_mask
 
 CHUNK = 32  # clips looked at together
 
@@ -188,7 +189,7 @@ class ClipVerbs(System):
         Returns:
             (rows, length, C, H, W).
         """
-        positive("length", length)
+        at_least("length", length, 1)
         frames, known = self._clips(x, mask)
         codes = self.codes_of(frames, known)
         return self._render(self._poses(codes, length), codes["blend"])
@@ -209,7 +210,7 @@ class ClipVerbs(System):
         Returns:
             (rows, horizon, C, H, W), what comes after the frames of `x`.
         """
-        positive("horizon", horizon)
+        at_least("horizon", horizon, 1)
         frames, known = self._clips(x, mask)
         codes = self.codes_of(frames, known)
         pose = self._poses(codes, frames.shape[1])[:, -1]
@@ -219,7 +220,7 @@ class ClipVerbs(System):
     @torch.no_grad()
     def rollout(self, x: Any, length: int, *, samples: bool = False, seed: int | None = None) -> Tensor:
         """Run the prior's transitions from the first pose of clips and their dynamics code: (rows, length, C, H, W)."""
-        positive("length", length)
+        at_least("length", length, 1)
         frames, known = self._clips(x)
         codes = self.codes_of(frames, known)
         first = self._poses(codes, frames.shape[1])[:, :1]
@@ -286,9 +287,9 @@ class ClipVerbs(System):
             ConfigError: no such prior, or codes of another size.
         """
         self._need_fit()
-        positive("n", n)
+        at_least("n", n, 1)
         length = length if length is not None else self.schema["length"]
-        positive("length", length)
+        at_least("length", length, 1)
         if prior not in ("standard", "aggregate"):
             raise unknown_name("prior", prior, ("standard", "aggregate"))
         if chain not in ("prior", "guide"):
@@ -333,7 +334,7 @@ class ClipVerbs(System):
         """
         from phlogiston.inference.objectives import IWAE
 
-        positive("n_samples", n_samples)
+        at_least("n_samples", n_samples, 1)
         frames, known = self._clips(x, mask)
         if self.config.identity != "continuous":
             raise ConfigError("log_prob needs a continuous identity; one-hot ones are not reparameterised")

@@ -32,11 +32,12 @@ from phlogiston.inference.schedules import constant, cosine, warmup
 from phlogiston.models.dreaming import Ends, num_weights
 from phlogiston.models.world import FrameModel, MemoryModel, World
 from phlogiston.systems.base import coerce, rows_of
+from phlogiston.systems.calls import at_least, evaluating
 from phlogiston.systems.configs.world import PRESETS
 from phlogiston.systems.configs.world import Config as WorldConfig
-from phlogiston.systems.vdsm_clips import evaluating
-from phlogiston.systems.world_games import check_frames, check_games, mean_colour
-from phlogiston.systems.world_practice import PlayerVerbs, at_least
+from phlogiston.systems.frames import mean_colour
+from phlogiston.systems.world_games import check_frames, check_games
+from phlogiston.systems.world_practice import PlayerVerbs
 from phlogiston.systems.world_training import DrawCodes, DrawFrames, Practise, Watched
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ class WorldModel(PlayerVerbs):
             "longest": int(games["length"].max()) - 1 if own is None else int(own["limit"]),
             "keep": float(meta.options["keep"]) if own and meta is not None else 0.0,
             "game": own,
-            "mean": mean_colour(games["frames"]),
+            "mean": mean_colour(games["frames"][:, :1]),
         }
 
     def prepare(self, split: Split) -> Watched:  # type: ignore[override]

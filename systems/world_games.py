@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from phlogiston.errors import DataError, ShapeError
-from phlogiston.models.world import pixels
+from phlogiston.systems.frames import fit_frames
 
 
 def check_games(tensors: Mapping[str, Any], schema: Mapping[str, Any] | None = None) -> dict[str, Tensor]:
@@ -70,21 +70,4 @@ def check_frames(frames: Tensor, schema: Mapping[str, Any] | None = None) -> Ten
         )
     if min(frames.shape) < 1:
         raise DataError(f"frames have shape {tuple(frames.shape)}; at least one frame is needed")
-    if schema is not None:
-        want = (schema["channels"], schema["size"], schema["size"])
-        if tuple(frames.shape[-3:]) != want:
-            raise ShapeError(f"frames are {tuple(frames.shape[-3:])} (C, H, W); this model was trained on {want}")
-    if frames.dtype == torch.uint8:
-        return frames
-    if not frames.is_floating_point():
-        raise DataError(f"frames hold {frames.dtype} values; give bytes (uint8), or floats in [0, 1]")
-    if not bool(((frames >= 0) & (frames <= 1)).all()):
-        low, high = float(frames.min()), float(frames.max())
-        raise DataError(f"frames hold values from {low:.4g} to {high:.4g}; expected [0, 1], or bytes (uint8)")
-    return frames.float()
-
-
-def mean_colour(frames: Tensor) -> list[float]:
-    found = pixels(frames[:: max(1, len(frames) // 256), 0])
-    assert found is not None
-    return [float(v) for v in found.mean((0, 2, 3))]
+    return fit_frames(frames, schema)

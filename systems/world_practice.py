@@ -13,8 +13,8 @@ from phlogiston.datasets.games.dodge import DodgeEnv
 from phlogiston.errors import ConfigError, RunError, unknown_name
 from phlogiston.models.dreaming import Agent, DreamGame, Ends, Linear, Random, Rollouts, dream, play
 from phlogiston.systems.base import System
+from phlogiston.systems.calls import at_least, evaluating
 from phlogiston.systems.configs.world import Config as WorldConfig
-from phlogiston.systems.vdsm_clips import evaluating
 from phlogiston.systems.world_player import Player, beside
 from phlogiston.systems.world_training import Search, search
 
@@ -247,9 +247,3 @@ class PlayerVerbs(System):
         self._need_fit()
         self.model.eval()
         return DreamGame(self.model, tau, ends)
-
-
-def at_least(name: str, value: int, least: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ConfigError(f"{name} is {value!r}; it must be a whole number from {least} on")
-    return value

@@ -13,7 +13,8 @@ from phlogiston.guides.world import WorldGuide
 from phlogiston.inference.callbacks import State
 from phlogiston.inference.evolution import CMAES
 from phlogiston.models.dreaming import num_weights
-from phlogiston.models.world import World, pixels
+from phlogiston.models.world import World
+from phlogiston.networks.frame_encoder import pixels
 
 
 class Watched:

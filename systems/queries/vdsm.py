@@ -18,7 +18,8 @@ from phlogiston.errors import ConfigError, ShapeError
 from phlogiston.guides.vdsm import VDSMGuide
 from phlogiston.inference.answer import Answer
 from phlogiston.inference.query import query
-from phlogiston.models.vdsm import VDSM, pixels
+from phlogiston.models.vdsm import VDSM
+from phlogiston.networks.frame_encoder import pixels
 
 
 class OneClip(nn.Module):

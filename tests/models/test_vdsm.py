@@ -17,7 +17,8 @@ from phlogiston.errors import ConfigError
 from phlogiston.guides.vdsm import FrameGuide, LatentGuide, VDSMGuide
 from phlogiston.inference import objectives
 from phlogiston.inference.handlers import scale_sites
-from phlogiston.models.vdsm import VDSM, CodeMixture, FrameModel, LatentModel, active_steps, pixels
+from phlogiston.models.vdsm import VDSM, CodeMixture, FrameModel, LatentModel, active_steps
+from phlogiston.networks.frame_encoder import pixels
 
 K, Z, D, T = 3, 2, 4, 5
 
