@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from phlogiston.cli import complete
 from phlogiston.cli.output import columns, emit, pairs, plain, progress, refuse_existing, say, write_whole
+
+if TYPE_CHECKING:
+    from phlogiston.datasets import Dataset
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -61,8 +64,8 @@ def info(
     """
     from phlogiston import datasets
 
-    if name in datasets.names():
-        about = datasets.info(name)
+    about = datasets.info(name) if name in datasets.names() else None
+    if about is not None and not (options and about.kind == "yours"):
         content = {
             key: getattr(about, key)
             for key in ("name", "title", "licence", "rows", "shape", "state", "notes", "options")
@@ -71,28 +74,37 @@ def info(
         defaults = [("  " + option, default) for option, default in about.options.items()]
         emit(as_json, content, columns(lines) + "\n\noptions (--set key=value):\n" + columns(defaults))
         return
-    data = datasets.load(name, root=root, **datasets.read_options(name, pairs(options)))
+    found, lines = _found(datasets.load(name, root=root, **datasets.read_options(name, pairs(options))))
+    emit(as_json, found, columns(lines))
+
+
+def _found(data: Dataset) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """What was found in data of the user's, and what was decided about them: for machines, and as lines of text."""
+    meta, tensors = data.meta, data.train.tensors
     parts = {"train": len(data.train), "valid": len(data.valid), "test": len(data.test)}
-    missing = float(1.0 - data.train.numpy("mask").mean()) if "mask" in data.train.tensors else 0.0
+    missing = float(1.0 - data.train.numpy("mask").mean()) if "mask" in tensors else 0.0
+    shapes = {name: f"{'x'.join(map(str, t.shape[1:])) or '1'} {str(t.dtype)[6:]}" for name, t in tensors.items()}
     found = {
-        "name": data.meta.name,
+        "name": meta.name,
         "rows": parts,
-        "columns": list(data.meta.columns),
-        "categorical": plain(dict(data.meta.categorical)),
-        "image_shape": data.meta.image_shape,
+        "tensors": shapes,
+        "columns": list(meta.columns),
+        "categorical": plain(dict(meta.categorical)),
+        "image_shape": meta.image_shape,
         "missing": missing,
+        "decisions": [{"topic": d.topic, "found": d.found, "option": d.option} for d in meta.decisions],
     }
-    text = [
-        ("name", data.meta.name),
+    names = f"{len(meta.columns)}: {', '.join(meta.columns[:12])}{' ...' * (len(meta.columns) > 12)}"
+    lines = [
+        ("name", meta.name),
         ("rows", " / ".join(f"{count:,}" for count in parts.values()) + "  (train / valid / test)"),
-        (
-            "columns",
-            f"{len(data.meta.columns)}: {', '.join(data.meta.columns[:12])}{' ...' * (len(data.meta.columns) > 12)}",
-        ),
-        *((f"stream {key}", f"{len(labels)} categories") for key, labels in data.meta.categorical.items()),
+        *((f"tensor {name}", shape) for name, shape in shapes.items()),
+        *([("columns", names)] if meta.columns else []),
+        *((f"stream {key}", f"{len(labels)} categories") for key, labels in meta.categorical.items()),
         ("missing", f"{missing:.1%} of the entries"),
+        *((d.topic, d.found + (f"; otherwise --set {d.option}" if d.option else "")) for d in meta.decisions),
     ]
-    emit(as_json, found, columns(text))
+    return found, lines
 
 
 @app.command()

@@ -27,10 +27,10 @@ from typing import Any
 
 import numpy as np
 
-from phlogiston.datasets.base import Dataset, Info, Meta, Split
+from phlogiston.datasets.base import Dataset, Decision, Info, Meta, Split
 from phlogiston.errors import ConfigError, DataError, unknown_name
 
-__all__ = ["Dataset", "Info", "Meta", "Split", "get", "info", "load", "names", "read_options"]
+__all__ = ["Dataset", "Decision", "Info", "Meta", "Split", "get", "info", "load", "names", "read_options"]
 
 
 @cache

@@ -55,6 +55,21 @@ class Info:
 
 
 @dataclass(frozen=True)
+class Decision:
+    """One thing a source decided about data of the user's, for the whole collection, and how to decide otherwise.
+
+    Attributes:
+        topic: what it is about: `"values"`, `"axes"`, `"missing"`, `"labels"`, `"skipped"`, ...
+        found: what was found and done, in words: `"0 and 1 (uint8): black and white"`.
+        option: the option of `load` that changes it, with an example: `"scale=255"`; "" where nothing does.
+    """
+
+    topic: str
+    found: str
+    option: str = ""
+
+
+@dataclass(frozen=True)
 class Meta:
     """What is known about a loaded data set.
 
@@ -72,6 +87,7 @@ class Meta:
         image_shape: (height, width) or (height, width, channels) when a row of `x` is a flattened image.
         conditional_truth: where rows have targets `y`, the true log p(y | x), called with y (n, targets) and x (n,
             features) -> (n,) in nats, or None.
+        decisions: what the source decided about the user's data (value range, axes, labels, files skipped), for people.
     """
 
     name: str
@@ -86,6 +102,7 @@ class Meta:
     notes: str = ""
     image_shape: tuple[int, ...] | None = None
     conditional_truth: ConditionalLogDensity | None = field(default=None, compare=False)
+    decisions: tuple[Decision, ...] = ()
 
 
 class Split:
