@@ -192,8 +192,9 @@ class Stepper:
 
     def sound(self) -> bool:
         """Say whether every trainable parameter is finite: an update may overflow where loss and gradient did not."""
-        norms = torch._foreach_norm([parameter.detach() for parameter in self.parameters], float("inf"))
-        return bool(torch.isfinite(torch.stack(norms)).all())
+        # an empty parameter (the triangle of a 1 x 1 matrix, for one) has no largest entry, and nothing to overflow
+        norms = torch._foreach_norm([p.detach() for p in self.parameters if p.numel()], float("inf"))
+        return not norms or bool(torch.isfinite(torch.stack(norms)).all())
 
     def _check(self) -> None:
         self._unchecked = False

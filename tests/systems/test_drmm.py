@@ -314,6 +314,15 @@ def test_bad_data_is_refused_before_any_work(data: object, error: type[Phlogisto
         DRMM(TINY).fit(data)
 
 
+@pytest.mark.parametrize("constant", [False, True])
+def test_one_varying_column_trains_with_full_covariances(constant: bool) -> None:
+    x = torch.randn(300, 1, generator=torch.Generator().manual_seed(0))
+    data = torch.cat([x, torch.full((300, 1), 7.0)], 1) if constant else x
+    options = {"num_layers": 1, "num_components": 2, "steps": 60}
+    scores = [DRMM(options, frame=frame).fit(data).log_prob(data).mean().value for frame in ("diag", "tril")]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-4)  # with one column both frames are the same model
+
+
 def test_fewer_rows_than_components_works() -> None:
     system = DRMM(TINY, num_components=8, frame="tril").fit(torch.randn(5, 2))
     assert torch.isfinite(system.log_prob(torch.randn(3, 2)).value).all()
