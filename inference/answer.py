@@ -32,7 +32,10 @@ class Answer:
         log_evidence_error: its standard error, same shape; zero where exact.
         method: how it was computed, in words.
         ess: effective sample size, () or (rows,), of all draws made, before dead ones were replaced.
-        details: further tensors by name, first axis n where they belong to samples (`log_prob`, `component`).
+        details: what else the method tells: tensors by name, first axis n where they belong to samples (`log_prob`,
+            `component`) and figures of the whole run otherwise (`r_hat`); texts say why a figure is missing
+            (`log_evidence_error` when there is an evidence without an error bar). With several rows figures are
+            (rows,) and texts are tuples.
     """
 
     samples: Mapping[str, Tensor]
@@ -41,7 +44,7 @@ class Answer:
     log_evidence_error: Tensor | None
     method: str
     ess: Tensor
-    details: Mapping[str, Tensor] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         parts = [f"{name}: {tuple(value.shape)}" for name, value in self.samples.items()]
@@ -137,7 +140,8 @@ class Answer:
             wide = index.reshape(*index.shape, *(1,) * (value.dim() - rows))
             return value.gather(0, wide.expand(*index.shape, *value.shape[rows:]))
 
-        own = {k: v for k, v in self.details.items() if v.shape[: self.log_weights.dim()] == self.log_weights.shape}
+        shape = self.log_weights.shape
+        own = {k: v for k, v in self.details.items() if isinstance(v, Tensor) and v.shape[: len(shape)] == shape}
         return replace(
             self,
             samples={k: pick(v) for k, v in self.samples.items()},
@@ -228,5 +232,17 @@ def stack(answers: list[Answer]) -> Answer:
         torch.stack(errors) if len(errors) == len(answers) else None,
         first.method,
         torch.stack([a.ess for a in answers]),
-        {name: join(lambda a, name=name: a.details[name]) for name in first.details},
+        {
+            name: _stack_detail([a.details.get(name, "") for a in answers], n)
+            for name in {key: None for a in answers for key in a.details}
+        },
     )
+
+
+def _stack_detail(values: list[Any], n: int) -> Any:
+    """Join one detail of several rows: samples' by the second axis, figures by the only one, texts as a tuple."""
+    if not all(isinstance(v, Tensor) for v in values):
+        return tuple(values)
+    if all(v.dim() == 0 for v in values):
+        return torch.stack(values)
+    return torch.stack([v[:n] for v in values], 1)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from phlogiston.distributions.truncated_normal import TruncatedNormal, log_interval_mass
 from phlogiston.errors import ConfigError, EvidenceError, QueryWarning, UnknownNameError
-from phlogiston.inference.answer import Answer
+from phlogiston.inference.answer import Answer, stack
 from phlogiston.inference.evidence import HalfSpace, Known, Near, OneOf, Within
 from phlogiston.inference.query import query
 
@@ -322,3 +322,16 @@ def test_answers_are_written_whole(tmp_path: Path) -> None:
         assert np.array_equal(file["z"], answer.samples["z"].numpy())
         assert str(file["method"]) == answer.method
     assert [p.name for p in tmp_path.iterdir()] == ["answer.npz"]
+
+
+def test_rows_keep_figures_and_texts_of_their_details() -> None:
+    def one(value: float, note: dict[str, str]) -> Answer:
+        drawn = torch.full((5,), value)
+        details = {"own": drawn, "r_hat": torch.tensor(value), **note}
+        return Answer({"x": drawn}, torch.zeros(5), None, None, "made up", torch.tensor(5.0), details)
+
+    answer = stack([one(1.0, {}), one(2.0, {"log_evidence_error": "too few"})])
+    assert answer.details["own"].shape == (5, 2)
+    assert answer.details["r_hat"].tolist() == [1.0, 2.0]
+    assert answer.details["log_evidence_error"] == ("", "too few")
+    assert answer.resampled(7).details["own"].shape == (7, 2)
