@@ -1,17 +1,14 @@
-"""Normals restricted to an interval, safe from the centre to the farthest tail.
+"""Normals restricted to an interval, safe from the centre to the farthest tail, in single and double precision.
 
-Three building blocks on standardised limits `a < b` (either may be infinite), all in float64 when given float64:
+Building blocks on standardised limits `a < b` (either may be infinite), computed in float64 whatever comes in:
 
 - `log_interval_mass(a, b)`  = log(Phi(b) - Phi(a)), differentiable, relative accuracy near rounding everywhere;
 - `standard_truncated(u, a, b)`: the value whose truncated cdf is `u`, differentiable in all three
   (`truncated_with_mass` gives both at once);
 - `confine(z, a, b)`: turns draws of the standard normal into draws of the restricted one, leaving those inside alone;
-- `TruncatedNormal(loc, scale, low, high)`: the torch/Pyro distribution made of them.
+- `TruncatedNormal(loc, scale, low, high)`: the torch/Pyro distribution.
 
-Hazards met here once, so that nobody else meets them: `torch.special.ndtr` has no correct digit left below -8 standard
-deviations (we use `erfc`), a difference of cdfs cancels in the upper tail (we always work on the lower-tail side) and
-in narrow intervals (there we integrate the density), and below -30 the cdf itself runs out of numbers (there we
-invert its logarithm, starting from `x^2 = b^2 + 2 Exp(1)`).
+`normal_interval` holds the arithmetic and names its hazards.
 """
 
 from __future__ import annotations
@@ -19,74 +16,28 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.utils import broadcast_all
 
-HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
-_TAIL = -30.0  # below this the cdf is inverted in log space
-_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(10)
+from phlogiston.distributions.normal_interval import (
+    HALF_LOG_2PI,
+    Sides,
+    log_mass,
+    log_normal_density,
+    log_scaled_mass,
+    nodes,
+    normal_cdf,
+    quantile_offset,
+    sides,
+)
 
-
-def log_normal_density(x: Tensor) -> Tensor:
-    """Return the log density of the standard normal at `x` (any shape), `-inf` at infinite `x`."""
-    return -0.5 * x * x - HALF_LOG_2PI
-
-
-def normal_cdf(x: Tensor) -> Tensor:
-    """Return the standard normal cdf by `erfc`, with full relative accuracy in the lower tail."""
-    return 0.5 * torch.erfc(x * -math.sqrt(0.5))
-
-
-def _cdf(x: Tensor) -> Tensor:
-    """The same without gradients and without copies."""
-    return (x * -math.sqrt(0.5)).erfc_().mul_(0.5)
-
-
-def _to_lower_side(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mirror intervals that lie mostly above zero; returns (a, b, mirrored)."""
-    mirrored = a + b > 0  # nan for (-inf, inf), which stays as it is
-    return torch.where(mirrored, -b, a), torch.where(mirrored, -a, b), mirrored
-
-
-class _Sides(NamedTuple):
-    """An interval mirrored to the lower side, with the cdf at its ends: what masses and draws have in common."""
-
-    low: Tensor
-    high: Tensor
-    mirrored: Tensor
-    p_low: Tensor
-    mass: Tensor
-
-
-def _sides(a: Tensor, b: Tensor) -> _Sides:
-    low, high, mirrored = _to_lower_side(a, b)
-    p_low = _cdf(low)
-    return _Sides(low, high, mirrored, p_low, _cdf(high).sub_(p_low))
-
-
-def _log_mass(a: Tensor, b: Tensor, sides: _Sides | None = None) -> Tensor:
-    """Compute log(Phi(b) - Phi(a)) without gradients; -inf where a >= b."""
-    low, high, _, _, mass = sides or _sides(a, b)
-    width = b - a
-    # Central intervals: the difference of two erfc loses nothing; the delicate ones are redone below.
-    result = mass.log()
-    # |width * slope| small: the difference cancels. high < -30: the logarithm keeps digits the mass does not have.
-    narrow = width * (1.0 - high).clamp_min(1.0) < 1.0
-    tail = (high < _TAIL) & ~narrow
-    if bool(narrow.any()):
-        middle, half = 0.5 * (low + high)[narrow], 0.5 * width[narrow]
-        nodes = torch.as_tensor(_NODES, dtype=a.dtype, device=a.device) * half.unsqueeze(-1)
-        log_weights = torch.as_tensor(np.log(_WEIGHTS), dtype=a.dtype, device=a.device)
-        inner = torch.logsumexp(log_weights - nodes * middle.unsqueeze(-1) - 0.5 * nodes * nodes, -1)
-        result[narrow] = log_normal_density(middle) + half.log() + inner
-    if bool(tail.any()):
-        log_high = torch.special.log_ndtr(high[tail])
-        result[tail] = log_high + torch.log(-torch.expm1(torch.special.log_ndtr(low[tail]) - log_high))
-    return torch.where(a < b, result, -math.inf)
+__all__ = [
+    "TruncatedNormal", "confine", "log_interval_mass", "log_normal_density", "normal_cdf", "standard_truncated",
+    "truncated_with_mass",
+]  # fmt: skip
 
 
 class _LogIntervalMass(torch.autograd.Function):
@@ -94,16 +45,22 @@ class _LogIntervalMass(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
-        result = _log_mass(a, b)
-        ctx.save_for_backward(a, b, result)
-        return result
+        interval = sides(a, b)
+        scaled, c = log_scaled_mass(interval), interval.distance()
+        ctx.save_for_backward(a, b, c, scaled)
+        return torch.addcmul(scaled, c, c, value=-0.5)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
-        a, b, result = ctx.saved_tensors
-        empty = torch.isneginf(result)
-        base = torch.where(empty, math.inf, result)  # an empty interval has no gradient rather than a NaN
-        return -grads[0] * torch.exp(log_normal_density(a) - base), grads[0] * torch.exp(log_normal_density(b) - base)
+        a, b, c, scaled = ctx.saved_tensors
+        base = torch.where(torch.isneginf(scaled), math.inf, scaled)  # empty: no gradient rather than a NaN
+        at_a, at_b = (torch.exp(_gain(t, c) - HALF_LOG_2PI - base) for t in (a, b))
+        return -grads[0] * at_a, grads[0] * at_b
+
+
+def _gain(x: Tensor, c: Tensor) -> Tensor:
+    """(c^2 - x^2) / 2 without squaring what may be large; -inf at infinite x."""
+    return torch.where(torch.isinf(x), -math.inf, 0.5 * (c - x.abs()) * (c + x.abs()))
 
 
 def log_interval_mass(a: Tensor, b: Tensor) -> Tensor:
@@ -114,42 +71,21 @@ def log_interval_mass(a: Tensor, b: Tensor) -> Tensor:
         b: upper limits, broadcastable with `a`, `inf` allowed.
 
     Returns:
-        Tensor of the broadcast shape in nats; `-inf` where `a >= b`. Differentiable in both limits.
+        Tensor of the broadcast shape in nats, in the dtype of the limits; `-inf` where `a >= b`. Differentiable in
+        both limits.
     """
-    a, b = torch.broadcast_tensors(a, b)
+    dtype = torch.promote_types(a.dtype, b.dtype)
+    a, b = torch.broadcast_tensors(a.double(), b.double())
     if torch.is_grad_enabled() and (a.requires_grad or b.requires_grad):
-        return _LogIntervalMass.apply(a, b)  # type: ignore[no-any-return]
-    return _log_mass(a, b)
+        return _LogIntervalMass.apply(a, b).to(dtype)  # type: ignore[no-any-return]
+    return log_mass(sides(a, b)).to(dtype)
 
 
-def _quantile(u: Tensor, a: Tensor, b: Tensor, sides: _Sides | None = None) -> Tensor:
-    """Invert the truncated cdf without gradients; results lie in [a, b]."""
-    low, high, mirrored, p_low, mass = sides or _sides(a, b)
-    v = torch.where(mirrored, 1 - u, u).clamp_min(torch.finfo(u.dtype).tiny)
-    x = torch.special.ndtri(torch.addcmul(p_low, v, mass))
-    far = high < _TAIL
-    if bool(far.any()):
-        x[far] = _tail_quantile(v[far], low[far], high[far])
-    flat = (high - low) * high.abs().clamp_min(1.0) < 1e-8  # narrower than the cdf can resolve, and uniform
-    x = torch.where(flat, low + v * torch.where(flat, high - low, 0.0), x)
-    return torch.where(mirrored, -x, x).clamp(a, b)
-
-
-def _tail_quantile(v: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Invert below -30: an exponential in x^2 / 2, then two Newton steps on the log cdf."""
-    # P(X <= x | X <= high) = v' with v' = ratio + v (1 - ratio), ratio = Phi(low) / Phi(high)
-    log_high = torch.special.log_ndtr(high)
-    log_ratio = torch.special.log_ndtr(low) - log_high
-    log_v = torch.logaddexp(log_ratio, v.log() + torch.log(-torch.expm1(log_ratio)))
-    x = -(high * high - 2 * log_v).sqrt()
-    # Beyond 1e5 sd the start is exact to 1e-10 and log cdfs of order 1e10 would only add rounding.
-    steps = (high > -1e5).to(x.dtype)
-    for _ in range(2):
-        log_cdf = torch.special.log_ndtr(x)
-        error = (log_cdf - log_high) - log_v
-        slope = torch.exp(log_normal_density(x) - log_cdf)
-        x = x - steps * torch.where(slope > 0, error / slope, 0.0)
-    return x
+def _quantile(u: Tensor, a: Tensor, b: Tensor, interval: Sides | None = None) -> Tensor:
+    """Invert the truncated cdf without gradients; results lie in [a, b]. All float64."""
+    interval = interval or sides(a, b)
+    x, _ = quantile_offset(u, interval)
+    return torch.where(interval.mirrored, -x, x).clamp(a, b)
 
 
 class _StandardTruncated(torch.autograd.Function):
@@ -157,17 +93,16 @@ class _StandardTruncated(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, u: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        z = _quantile(u, a, b)
-        ctx.save_for_backward(u, a, b, z)
+        interval = sides(a, b)
+        z = _quantile(u, a, b, interval)
+        ctx.save_for_backward(u, a, b, z, log_scaled_mass(interval), interval.distance())
         return z
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        u, a, b, z = ctx.saved_tensors
-        log_density = log_normal_density(z)
-        grad_u = torch.exp(_log_mass(a, b) - log_density)
-        grad_a = (1 - u) * torch.exp(log_normal_density(a) - log_density)
-        grad_b = u * torch.exp(log_normal_density(b) - log_density)
+        u, a, b, z, scaled, c = ctx.saved_tensors
+        grad_u = torch.exp(scaled + HALF_LOG_2PI - _gain(z, c))
+        grad_a, grad_b = (1 - u) * torch.exp(_gain(a, z.abs())), u * torch.exp(_gain(b, z.abs()))
         return grads[0] * grad_u, grads[0] * grad_a, grads[0] * grad_b
 
 
@@ -180,12 +115,14 @@ def standard_truncated(u: Tensor, a: Tensor, b: Tensor) -> Tensor:
         b: upper limits, broadcastable with `u`, `inf` allowed; `a <= b`.
 
     Returns:
-        Draws in [a, b] (never outside, not even by rounding), increasing in `u`; differentiable in all arguments.
+        Draws in [a, b] (never outside, not even by rounding), increasing in `u`, in the dtype of the arguments;
+        differentiable in all of them.
     """
-    u, a, b = torch.broadcast_tensors(u, a, b)
+    dtype = torch.promote_types(u.dtype, torch.promote_types(a.dtype, b.dtype))
+    u, a, b = torch.broadcast_tensors(u.double(), a.double(), b.double())
     if torch.is_grad_enabled() and (u.requires_grad or a.requires_grad or b.requires_grad):
-        return _StandardTruncated.apply(u, a, b)  # type: ignore[no-any-return]
-    return _quantile(u, a, b)
+        return _StandardTruncated.apply(u, a, b).to(dtype)  # type: ignore[no-any-return]
+    return _quantile(u, a, b).to(dtype)
 
 
 @torch.no_grad()
@@ -200,8 +137,10 @@ def truncated_with_mass(u: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor
     Returns:
         Draws and log masses in nats, without gradients.
     """
-    sides = _sides(a, b)
-    return _quantile(u, a, b, sides), _log_mass(a, b, sides)
+    dtype = torch.promote_types(u.dtype, torch.promote_types(a.dtype, b.dtype))
+    u, a, b = u.double(), a.double(), b.double()
+    interval = sides(a, b)
+    return _quantile(u, a, b, interval).to(dtype), log_mass(interval).to(dtype)
 
 
 @torch.no_grad()
@@ -222,22 +161,106 @@ def confine(z: Tensor, a: Tensor, b: Tensor, generator: torch.Generator | None =
     outside = torch.nonzero(((z < a) | (z > b)).reshape(-1)).squeeze(-1)
     if len(outside) == 0:
         return z
-    low, high = a.reshape(-1).index_select(0, outside), b.reshape(-1).index_select(0, outside)
-    u = torch.rand(len(outside), dtype=z.dtype, device=z.device, generator=generator)
-    return z.reshape(-1).index_copy(0, outside, _quantile(u, low, high)).reshape(z.shape)
+    low, high = (t.reshape(-1).index_select(0, outside).double() for t in (a, b))
+    u = torch.rand(len(outside), dtype=torch.double, device=z.device, generator=generator)
+    return z.reshape(-1).index_copy(0, outside, _quantile(u, low, high).to(z.dtype)).reshape(z.shape)
+
+
+class _Reference(NamedTuple):
+    """A standardised interval told from the point nearest to zero: x = anchor + scale t, low <= t <= high.
+
+    Attributes:
+        c: standardised position of the anchor, 0 if the interval contains zero.
+        low: lower limit of `t`, 0 if the anchor is the lower limit.
+        high: upper limit of `t`, 0 if the anchor is the upper limit.
+        anchor: in the data's units.
+    """
+
+    c: Tensor
+    low: Tensor
+    high: Tensor
+    anchor: Tensor
+
+    def log_scaled_mass(self) -> Tensor:
+        """Log of the integral of exp(-c t - t^2 / 2) over t, over the root of 2 pi; differentiable."""
+        return _LogScaledMass.apply(*self[:3])  # type: ignore[no-any-return]
+
+    def gain(self, t: Tensor) -> Tensor:
+        """Log of the density at `t` over that at the anchor."""
+        return -t * (self.c + 0.5 * t)
+
+
+class _LogScaledMass(torch.autograd.Function):
+    """`_Reference.log_scaled_mass`; its derivative by c is minus the mean of t."""
+
+    @staticmethod
+    def forward(ctx: Any, c: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        scaled = log_scaled_mass(sides(c + low, c + high, high - low))
+        ctx.save_for_backward(c, low, high, scaled)
+        return scaled
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        c, low, high, scaled = ctx.saved_tensors
+        t, weight = nodes(c, low, high)
+        at_low, at_high = (
+            torch.where(torch.isinf(t), 0.0, torch.exp(-t * (c + 0.5 * t) - HALF_LOG_2PI - scaled)) for t in (low, high)
+        )
+        return -grads[0] * (weight * t).sum(-1), -grads[0] * at_low, grads[0] * at_high
+
+
+class _Draw(torch.autograd.Function):
+    """The quantile in the data's units, with the gradients that its cdf implies."""
+
+    @staticmethod
+    def forward(ctx: Any, u: Tensor, scale: Tensor, c: Tensor, low: Tensor, high: Tensor, anchor: Tensor) -> Tensor:
+        interval = sides(c + low, c + high, high - low)
+        x, inward = quantile_offset(u, interval)
+        t = torch.where(interval.mirrored, -x, x) - c
+        if inward is not None:
+            near = torch.where(interval.mirrored, low + inward, high - inward)
+            t = torch.where(torch.isnan(inward), t, near)
+        t = torch.where(u <= 0, low, torch.where(u >= 1, high, t.clamp(low, high)))
+        ctx.save_for_backward(u, scale, c, low, high, t, log_scaled_mass(interval))
+        return anchor + scale * t
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
+        u, scale, c, low, high, t, scaled = ctx.saved_tensors
+        here = -t * (c + 0.5 * t)  # log density at t, c, low and high all measured from that at the anchor
+        by_u = torch.exp(scaled + HALF_LOG_2PI - here)
+        by_low, by_high = (
+            p * torch.where(torch.isinf(e), 0.0, torch.exp(-e * (c + 0.5 * e) - here))
+            for p, e in ((1 - u, low), (u, high))
+        )
+        # raising c at fixed low and high: what lies below t gains less than the whole
+        nodes_t, weight = nodes(c, low, torch.minimum(t, high))
+        below = (weight * nodes_t).sum(-1)
+        nodes_t, weight = nodes(c, low, high)
+        by_c = u * by_u * (below - (weight * nodes_t).sum(-1))
+        by_scale = torch.where(torch.isfinite(t), t, 0.0)
+        return (
+            grads[0] * scale * by_u, grads[0] * by_scale, grads[0] * scale * by_c,
+            grads[0] * scale * by_low, grads[0] * scale * by_high, grads[0],
+        )  # fmt: skip
 
 
 class TruncatedNormal(TorchDistribution):
     """A normal restricted to `low <= x <= high` and renormalised, elementwise.
 
     Use it for interval priors and for draws under box constraints. Sampling inverts the cdf, so it costs the same in
-    the centre and 1,000 standard deviations out, and `rsample` is differentiable in all four parameters.
+    the centre and 1,000 standard deviations out, and `rsample` is differentiable in all four parameters. Whatever the
+    dtype of the parameters, arithmetic is done in float64 relative to the limit nearest to `loc`: densities, moments
+    and quantiles hold at any distance, in any unit.
 
     Args:
         loc: mean of the untruncated normal, any shape.
         scale: its standard deviation, positive, broadcastable.
         low: lower limits, broadcastable, `-inf` allowed.
         high: upper limits, broadcastable, `inf` allowed; `low < high`.
+
+    Raises:
+        ValueError: parameters outside their constraints, or `low >= high`, when validation is on.
 
     Example:
         >>> TruncatedNormal(0.0, 1.0, 0.0, float("inf")).mean
@@ -270,6 +293,26 @@ class TruncatedNormal(TorchDistribution):
         """The closed interval [low, high]."""
         return constraints.interval(self.low, self.high)
 
+    def _reference(self) -> _Reference:
+        loc, scale, low, high = (t.double() for t in (self.loc, self.scale, self.low, self.high))
+        # infinite limits are replaced before arithmetic, which would make their gradients NaN
+        low_open, high_open = torch.isinf(low), torch.isinf(high)
+        low, high = torch.where(low_open, loc, low), torch.where(high_open, loc, high)
+        a = torch.where(low_open, -math.inf, (low - loc) / scale)
+        b = torch.where(high_open, math.inf, (high - loc) / scale)
+        width = torch.where(low_open | high_open, math.inf, (high - low) / scale)
+        above, below = a > 0, b < 0
+        return _Reference(
+            torch.where(above, a, torch.where(below, b, 0.0)),
+            torch.where(above, 0.0, torch.where(below, -width, a)),
+            torch.where(above, width, torch.where(below, 0.0, b)),
+            torch.where(above, low, torch.where(below, high, loc)),
+        )
+
+    def _confine(self, value: Tensor) -> Tensor:
+        """Values in the parameters' dtype, inside the limits."""
+        return torch.clamp(value.to(self.loc.dtype), self.low, self.high)
+
     @property
     def limits(self) -> tuple[Tensor, Tensor]:
         """Standardised limits `((low - loc) / scale, (high - loc) / scale)`."""
@@ -278,25 +321,34 @@ class TruncatedNormal(TorchDistribution):
     @property
     def log_mass(self) -> Tensor:
         """Log probability of [low, high] under the untruncated normal, in nats."""
-        return log_interval_mass(*self.limits)
+        reference = self._reference()
+        return (reference.log_scaled_mass() - 0.5 * reference.c.square()).to(self.loc.dtype)
 
     @property
     def mean(self) -> Tensor:
         """Mean of the truncated normal; inside [low, high]."""
-        a, b = self.limits
-        log_mass = log_interval_mass(a, b)
-        shift = torch.exp(log_normal_density(a) - log_mass) - torch.exp(log_normal_density(b) - log_mass)
-        return torch.clamp(self.loc + self.scale * shift, self.low, self.high)
+        reference = self._reference()
+        t, weight = nodes(*reference[:3])
+        return self._confine(reference.anchor + self.scale.double() * (weight * t).sum(-1))
+
+    @property
+    def stddev(self) -> Tensor:
+        """Standard deviation, also in units whose squares leave the range of the dtype."""
+        t, weight = nodes(*self._reference()[:3])
+        gap = t - (weight * t).sum(-1, keepdim=True)
+        return (self.scale.double() * (weight * gap * gap).sum(-1).sqrt()).to(self.loc.dtype)
 
     @property
     def variance(self) -> Tensor:
         """Variance of the truncated normal, never negative."""
-        a, b = self.limits
-        log_mass = log_interval_mass(a, b)
-        ratio_a, ratio_b = (torch.exp(log_normal_density(t) - log_mass) for t in (a, b))
-        # an infinite limit contributes nothing: 0 * inf
-        edge = torch.where(ratio_a > 0, a, 0.0) * ratio_a - torch.where(ratio_b > 0, b, 0.0) * ratio_b
-        return self.scale**2 * (1 + edge - (ratio_a - ratio_b) ** 2).clamp_min(0.0)
+        return self.stddev.square()
+
+    def entropy(self) -> Tensor:
+        """Differential entropy, in nats."""
+        reference = self._reference()
+        t, weight = nodes(*reference[:3])
+        gain = (weight * -t * (reference.c.unsqueeze(-1) + 0.5 * t)).sum(-1)
+        return (self.scale.double().log() + HALF_LOG_2PI + reference.log_scaled_mass() - gain).to(self.loc.dtype)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> TruncatedNormal:
         """Return the same distribution over a larger batch."""
@@ -309,24 +361,38 @@ class TruncatedNormal(TorchDistribution):
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         """Draw with gradients to all parameters; every draw lies in [low, high]."""
-        u = torch.rand(self._extended_shape(torch.Size(sample_shape)), dtype=self.loc.dtype, device=self.loc.device)
-        a, b = self.limits
-        return torch.clamp(self.loc + self.scale * standard_truncated(u, a, b), self.low, self.high)
+        shape = self._extended_shape(torch.Size(sample_shape))
+        u = torch.rand(shape, dtype=torch.double, device=self.loc.device)
+        return self.icdf(u.clamp_min(torch.finfo(torch.double).tiny))
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log density at `value`; `-inf` outside the interval (an error there when validation is on)."""
         if self._validate_args:
             self._validate_sample(value)
-        z = (value - self.loc) / self.scale
+        dtype = torch.promote_types(value.dtype, self.loc.dtype)
         inside = (value >= self.low) & (value <= self.high)
-        return torch.where(inside, log_normal_density(z) - self.scale.log() - self.log_mass, -math.inf)
+        reference, scale = self._reference(), self.scale.double()
+        t = (torch.where(inside, value.double(), reference.anchor) - reference.anchor) / scale
+        found = reference.gain(t) - HALF_LOG_2PI - scale.log() - reference.log_scaled_mass()
+        return torch.where(inside, found, -math.inf).to(dtype)
 
     def cdf(self, value: Tensor) -> Tensor:
         """Probability of [low, value]."""
-        a, b = self.limits
-        z = torch.clamp((value - self.loc) / self.scale, a, b)
-        return torch.exp(log_interval_mass(a, z) - log_interval_mass(a, b)).clamp(0.0, 1.0)
+        dtype = torch.promote_types(value.dtype, self.loc.dtype)
+        c, low, high, anchor = reference = self._reference()
+        inside = (value > self.low) & (value < self.high)
+        middle = 0.5 * (low.clamp_min(-1.0) + high.clamp_max(1.0))  # for values whose answer is known, and no gradient
+        t = torch.where(inside, (torch.where(inside, value.double(), anchor) - anchor) / self.scale.double(), middle)
+        # the point of [low, t] nearest to the mode: the anchor, or t itself
+        near = torch.where(c > 0, 0.0, t.clamp_max(0.0))
+        part = _LogScaledMass.apply(c + near, low - near, t - near) + reference.gain(near)
+        share = torch.exp(part - reference.log_scaled_mass()).clamp(0.0, 1.0)
+        return torch.where(inside, share, (value >= self.high).double()).to(dtype)
 
     def icdf(self, value: Tensor) -> Tensor:
-        """Quantile at probability `value` in [0, 1]."""
-        return torch.clamp(self.loc + self.scale * standard_truncated(value, *self.limits), self.low, self.high)
+        """Quantile at probability `value`; NaN outside [0, 1]."""
+        c, low, high, anchor = self._reference()
+        u, scale, *rest = torch.broadcast_tensors(value.double(), self.scale.double(), c, low, high, anchor)
+        known = (u >= 0) & (u <= 1)
+        found = self._confine(_Draw.apply(torch.where(known, u, 0.5), scale, *rest))
+        return torch.where(known, found, math.nan)
