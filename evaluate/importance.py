@@ -23,6 +23,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from phlogiston.distributions.pyro_modules import own_parameters
 from phlogiston.errors import ConfigError, DataError, SampleSizeWarning, ShapeError
 from phlogiston.evaluate.metric import Metric, from_rows
 from phlogiston.evaluate.score import Score
@@ -181,6 +182,7 @@ def log_weights(
 
 def plate_nesting(model: Program, guide: Program, batch: Batch) -> int:
     """Return how many batch dimensions the plates of a pair take."""
+    own_parameters(model, guide)
     with torch.no_grad():
         proposed = poutine.trace(guide).get_trace(**batch)
         target = poutine.trace(poutine.replay(model, trace=proposed)).get_trace(**batch)
@@ -257,6 +259,7 @@ def simulate(model: Program, batch: Batch, seed: int | None = None) -> tuple[dic
     Raises:
         ConfigError: an observed site's value is not an entry of the batch, so that it cannot be replaced.
     """
+    own_parameters(model)
     with torch.no_grad(), torch.random.fork_rng(enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)

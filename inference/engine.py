@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import nn
 
+from phlogiston.distributions.pyro_modules import own_parameters
 from phlogiston.errors import ConfigError
 from phlogiston.inference.batches import as_rows
 from phlogiston.inference.callbacks import Callbacks, EarlyStopping, State
@@ -105,6 +106,7 @@ def fit(
     if out is None and resume is True:
         raise ConfigError("resume=True needs the run folder: give out=...")
     processes = Processes(fabric)
+    own_parameters(model, guide)
     with world_as_found(processes.device), modes_as_found([model, guide]):
         for module in (model, guide):
             if processes.device is not None or processes.dtype is not None:

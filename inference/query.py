@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from phlogiston.distributions.linear_constraints import settle
+from phlogiston.distributions.pyro_modules import own_parameters
 from phlogiston.distributions.resampling import effective_size, log_mean, replace_dead
 from phlogiston.errors import ConfigError, unknown_name
 from phlogiston.inference.answer import Answer, check_alive, evidence_error, stack, warn_if_poor
@@ -82,6 +83,7 @@ def query(
     if method not in METHODS:
         raise unknown_name("query method", method, METHODS)
     question = normalise(evidence)
+    own_parameters(model, guide)
     with torch.random.fork_rng(enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)

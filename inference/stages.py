@@ -19,6 +19,7 @@ from pyro.infer import ELBO
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
+from phlogiston.distributions.pyro_modules import own_parameters
 from phlogiston.errors import ConfigError, unknown_name
 from phlogiston.inference import objectives
 from phlogiston.inference.handlers import PerDatum, ScaleSites
@@ -132,6 +133,7 @@ class Stage:
         if self.programs is None:
             return model, guide
         made = self.programs(model, guide)
+        own_parameters(*made)
         for program, origin in zip(made, (model, guide), strict=True):
             program.train(origin.training)
         return made

@@ -20,7 +20,7 @@ from torch import nn
 def world_as_found(device: torch.device | None) -> Iterator[None]:
     """Put random states (Python, NumPy, torch, the device's), Pyro's settings and warning filters back.
 
-    Inside, Pyro's validation is off, and its parameters belong to their modules instead of the global store.
+    Inside, Pyro's validation is off and its global store empty; what the store held is put back untouched.
 
     Args:
         device: the device training runs on, None for where the modules are.
@@ -33,7 +33,7 @@ def world_as_found(device: torch.device | None) -> Iterator[None]:
         with (
             warnings.catch_warnings(),
             pyro.validation_enabled(False),
-            pyro.settings.context(module_local_params=True),
+            pyro.get_param_store().scope(),
         ):
             # the engine looks at every loss itself
             warnings.filterwarnings("ignore", message="Encountered NaN", category=UserWarning)
