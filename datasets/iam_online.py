@@ -19,7 +19,8 @@ from xml.etree import ElementTree
 import numpy as np
 
 from phlogiston.datasets import sequences
-from phlogiston.datasets.base import PARTS, Array, Dataset, Info, stream
+from phlogiston.datasets.base import PARTS, Array, Dataset, Decision, Info, stream
+from phlogiston.datasets.skipped import Skipped
 from phlogiston.errors import DataError
 
 INFO = Info(
@@ -60,7 +61,8 @@ def load(
         the characters that occur, -1 after the end.
 
     Raises:
-        DataError: folders are missing, a file is no XML of the database, or no line has a text.
+        DataError: folders are missing, no file is an XML of the database, or no line has a text. A file that cannot be
+            read among others that can is left out with a `DataWarning`.
     """
     if max_length < 0 or max_text < 1 or not 0 <= valid + test < 1 or min(valid, test) < 0:
         raise DataError(f"max_length={max_length}, max_text={max_text}, valid={valid}, test={test}: out of range.")
@@ -71,10 +73,22 @@ def load(
             "Handwriting Database, and unpack lineStrokes-all.tar.gz and ascii-all.tar.gz there."
         )
     lines = []
+    skipped, reasons = Skipped("lines"), {"no text": 0, "max_text": 0, "max_length": 0}
     for path in sorted((folder / "lineStrokes").glob("*/*/*.xml")):
-        row, text = _strokes(path), _text(folder, path)
-        if text and len(text) <= max_text and (not max_length or len(row) <= max_length):
+        row, text = skipped.read(path.name, _strokes, path), _text(folder, path)
+        if row is None:
+            continue
+        if not text or len(text) > max_text or 0 < max_length < len(row):
+            reasons["no text" if not text else "max_text" if len(text) > max_text else "max_length"] += 1
+        else:
             lines.append((path.stem.rsplit("-", 1)[0], row, text))
+    told = list(skipped.decisions())
+    limits = {
+        "no text": ("have no text in ascii/", ""),
+        "max_text": (f"have more than {max_text} characters", "max_text=..."),
+    }
+    limits["max_length"] = (f"have more than {max_length} points", "max_length=0")
+    told += [Decision("left out", f"{n:,} lines {limits[key][0]}", limits[key][1]) for key, n in reasons.items() if n]
     if not lines:
         raise DataError(f"no line in {str(folder)!r} has both strokes and a text within the limits.")
     alphabet = tuple(sorted({character for _, _, text in lines for character in text}))
@@ -91,7 +105,9 @@ def load(
         texts[part].append(codes)
     extra = {part: {"text": np.array(rows, dtype=np.int64).reshape(-1, longest)} for part, rows in texts.items()}
     options = {"max_length": max_length, "max_text": max_text, "valid": valid, "test": test, "seed": seed}
-    return sequences.dataset(INFO, parts, sequences.STROKES, options, extra=extra, categorical={"text": alphabet})
+    return sequences.dataset(
+        INFO, parts, sequences.STROKES, options, extra=extra, categorical={"text": alphabet}, decisions=tuple(told)
+    )
 
 
 def _strokes(path: Path) -> Array:

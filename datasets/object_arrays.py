@@ -57,12 +57,12 @@ def _member(file: BinaryIO) -> list[Array] | Array:
     header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, fortran, dtype = header(file)
     if dtype.hasobject:
-        if dtype != np.dtype(object) or len(shape) != 1:
+        if dtype != np.dtype(object) or not shape:
             raise DataError(f"it holds {dtype} of shape {shape}; expected a list of arrays.")
         value = to_array(interpret(file.read()))
         if isinstance(value, np.ndarray):  # rows of equal length are sometimes stored as one array
             value = list(value)
-        if len(value) != shape[0]:
+        if len(value) != shape[0] and len(value) != np.prod(shape):  # arrays in a table are taken in its order
             raise DataError(f"it holds {len(value)} arrays where its header promises {shape[0]}.")
         return value
     content = file.read()

@@ -37,6 +37,19 @@ class Name:
     text: str
 
 
+@dataclass(frozen=True)
+class Persistent:
+    """A storage kept outside the program, which only names it.
+
+    Attributes:
+        key: its name.
+        kind: what type of storage it is, as the program would have imported it.
+    """
+
+    key: str
+    kind: str
+
+
 _MARK = object()
 _ARRAYS = {
     "numpy.core.multiarray _reconstruct",
@@ -47,13 +60,21 @@ _SCALARS = {"numpy.core.multiarray scalar", "numpy._core.multiarray scalar"}
 _TYPES = {"numpy dtype"}
 
 
-def to_array(node: Any) -> Any:
-    """Turn the note of an array into an array (of numbers), or a list of them (of objects)."""
+def to_array(node: Any, text: bool = False) -> Any:
+    """Turn the note of an array into an array (of numbers), or a list of them (of objects).
+
+    An array of objects that are all numbers, as `np.array(list, dtype=object)` makes of arrays of equal length, is an
+    array of numbers.
+
+    Args:
+        node: the note.
+        text: whether byte strings of one length are read, too.
+    """
     if isinstance(node, Call) and node.name in _SCALARS and len(node.arguments) == 2:
         return np.frombuffer(to_bytes(node.arguments[1]), dtype=_dtype(node.arguments[0]), count=1)[0]
     if isinstance(node, Call) and node.name in _BUFFERS and len(node.arguments) == 4:
         content, kind, shape, order = node.arguments
-        return _shaped(np.frombuffer(to_bytes(content), dtype=_dtype(kind)), shape, order == "F")
+        return shaped_array(np.frombuffer(to_bytes(content), dtype=_dtype(kind)), shape, order == "F")
     if not (isinstance(node, Call) and node.name in _ARRAYS and isinstance(node.state, tuple)):
         what = node.name if isinstance(node, Call) else type(node).__name__
         raise DataError(f"it holds a {what}; only arrays of numbers are read.")
@@ -62,21 +83,45 @@ def to_array(node: Any) -> Any:
     if isinstance(content, list):
         if not isinstance(shape, tuple) or len(content) != int(np.prod(shape)):
             raise DataError("an array of arrays in it holds another number of them than it claims.")
-        return [to_array(entry) for entry in content]
-    return _shaped(np.frombuffer(to_bytes(content), dtype=_dtype(dtype)), shape, bool(fortran))
+        if content and all(isinstance(entry, bool | int | float) for entry in content):
+            return shaped_array(np.array(content), shape)  # object arrays are listed in C order whatever their layout
+        entries = [_entry(entry) for entry in content]
+        if len(shape) > 1 and entries and all(np.ndim(entry) == 0 for entry in entries):
+            return shaped_array(np.array(entries), shape)
+        return entries
+    return shaped_array(np.frombuffer(to_bytes(content), dtype=_dtype(dtype, text)), shape, bool(fortran))
 
 
-def _shaped(array: Array, shape: Any, fortran: bool) -> Array:
+def _entry(node: Any) -> Any:
+    """An entry of an array of objects: a number, an array, or a list of numbers or arrays."""
+    if isinstance(node, bool | int | float):
+        return np.asarray(node)
+    if isinstance(node, list | tuple):
+        return np.array([_entry(entry) for entry in node])
+    return to_array(node)
+
+
+def shaped(shape: Any) -> tuple[int, ...]:
+    """Return a shape (or strides) that a program claims, once it is one.
+
+    Raises:
+        DataError: it is none.
+    """
     if not (isinstance(shape, tuple) and all(isinstance(n, int) and 0 <= n < 1 << 40 for n in shape)):
         raise DataError(f"an array in it claims the shape {shape!r}.")
-    return array.reshape(shape, order="F" if fortran else "C")
+    return shape
 
 
-def _dtype(node: Any) -> np.dtype[Any]:
+def shaped_array(array: Array, shape: Any, fortran: bool = False) -> Array:
+    """Fold numbers into a shape that a program claims."""
+    return array.reshape(shaped(shape), order="F" if fortran else "C")
+
+
+def _dtype(node: Any, text: bool = False) -> np.dtype[Any]:
     if not (isinstance(node, Call) and node.name in _TYPES and node.arguments and isinstance(node.arguments[0], str)):
         raise DataError("a number in it has no readable type.")
     dtype = np.dtype(node.arguments[0])
-    if dtype.kind not in _KINDS:
+    if dtype.kind not in (_KINDS + "S" if text else _KINDS):
         raise DataError(f"it holds entries of type {dtype}; expected numbers.")
     order: Any = node.state[1] if isinstance(node.state, tuple) and len(node.state) > 1 else "|"
     return dtype.newbyteorder(order) if order in ("<", ">") else dtype
@@ -156,6 +201,8 @@ def interpret(program: bytes | IO[bytes]) -> Any:
                 if not isinstance(name, Name) or not isinstance(arguments, tuple):
                     raise DataError("it asks for a call that makes no sense.")
                 stack.append(Call(name.text, arguments))
+            case "BINPERSID":
+                stack.append(_persistent(stack.pop()))
             case "BUILD":
                 state = stack.pop()
                 if not isinstance(stack[-1], Call):
@@ -180,12 +227,19 @@ def _instructions(program: bytes | IO[bytes]) -> Iterator[tuple[str, Any]]:
         "PROTO", "FRAME", "STOP", "MARK", "GLOBAL", "STACK_GLOBAL", "NONE", "NEWTRUE", "NEWFALSE", "EMPTY_TUPLE",
         "EMPTY_LIST", "EMPTY_DICT", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "APPEND", "APPENDS", "MEMOIZE", "PUT",
         "BINPUT", "LONG_BINPUT", "GET", "BINGET", "LONG_BINGET", "REDUCE", "NEWOBJ", "BUILD", "SETITEM",
-        "SETITEMS",
+        "SETITEMS", "BINPERSID",
     }  # fmt: skip
     for opcode, argument, _ in pickletools.genops(program):
         if opcode.name not in allowed and opcode.name not in structure:
             raise DataError(f"it uses the instruction {opcode.name}, which no data need.")
         yield opcode.name, argument
+
+
+def _persistent(named: Any) -> Persistent:
+    """A storage as torch names it: ("storage", type, key, location, size, ...)."""
+    if not (isinstance(named, tuple) and len(named) >= 3 and named[0] == "storage" and isinstance(named[1], Name)):
+        raise DataError("it names something outside itself that is no storage.")
+    return Persistent(str(named[2]), named[1].text)
 
 
 def _to_mark(stack: list[Any]) -> list[Any]:

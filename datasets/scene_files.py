@@ -1,12 +1,12 @@
 """Scene files of other programs: official GQN TFRecords, and the `.pt` and `.pt.gz` files made of them.
 
-`.pt` files are five pickles in a row, the fourth a namedtuple of JPEG strings and camera numbers. A pickle may run any
-code when it is loaded; here pickles are read without running them (`datasets.pickle_notes`).
+`.pt` files are what `torch.save` wrote of a namedtuple (or pair, or dictionary) of pictures and camera numbers, or of a
+list of such; pictures are JPEG strings or arrays. A pickle may run any code when it is loaded; here pickles are read
+without running them (`datasets.torch_files`).
 """
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import io
 import zlib
@@ -14,15 +14,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
-from phlogiston.datasets import pickle_notes, tfrecord
+from phlogiston.datasets import tfrecord
 from phlogiston.datasets.base import Array
+from phlogiston.datasets.pickle_notes import Call, to_bytes, to_list
+from phlogiston.datasets.pixels import Ranges, range_of
+from phlogiston.datasets.torch_files import TorchFile, refuse_calls
 from phlogiston.errors import DataError
 
 SUFFIXES = (".tfrecord", ".pt", ".pt.gz")
+_MOST = 1 << 31  # bytes an archive may unpack to
 
 
 @dataclass(frozen=True)
@@ -54,19 +58,22 @@ class RawScene:
     """A scene as files hold it.
 
     Attributes:
-        frames: JPEG strings.
+        frames: encoded pictures (JPEG, PNG), or pictures (height, width, 3) or (3, height, width) of numbers.
         cameras: float32 (views, 5): x, y, z, yaw, pitch.
     """
 
-    frames: tuple[bytes, ...]
+    frames: tuple[bytes | Array, ...]
     cameras: Array
 
-    def images(self, size: int | None = None, views: Sequence[int] | None = None) -> Array:
+    def images(
+        self, size: int | None = None, views: Sequence[int] | None = None, ranges: Ranges | None = None
+    ) -> Array:
         """Decode frames: uint8 (views, size, size, 3).
 
         Args:
             size: resize to so many pixels a side (bilinear, antialiased); None leaves them.
             views: decode these only.
+            ranges: of frames that are numbers, where more than this scene is to decide it.
 
         Raises:
             DataError: a frame is no picture.
@@ -74,11 +81,16 @@ class RawScene:
         from PIL import Image, UnidentifiedImageError
 
         chosen = range(len(self.frames)) if views is None else views
+        ranges = ranges or range_of(self.arrays(), "the scene")
         out = []
         for i in chosen:
+            frame = self.frames[i]
             try:
-                with Image.open(io.BytesIO(self.frames[i])) as picture:
-                    shown = picture.convert("RGB")
+                if isinstance(frame, np.ndarray):
+                    shown = Image.fromarray(_coloured(ranges.of(frame).to_bytes(frame)))
+                else:
+                    with Image.open(io.BytesIO(frame)) as picture:
+                        shown = picture.convert("RGB")
             except (UnidentifiedImageError, OSError) as error:
                 raise DataError(f"frame {i} is no picture: {error}.") from error
             if size is not None and shown.size != (size, size):
@@ -87,6 +99,21 @@ class RawScene:
         if len({picture.shape for picture in out}) > 1:
             raise DataError("the frames of this scene differ in size; give the size to bring them to.")
         return np.stack(out) if out else np.zeros((0, size or 0, size or 0, 3), dtype=np.uint8)
+
+    def arrays(self) -> list[Array]:
+        """The frames that are numbers."""
+        return [frame for frame in self.frames if isinstance(frame, np.ndarray)]
+
+
+def _coloured(picture: Array) -> Array:
+    """A picture as (height, width, 3), wherever its colours stood."""
+    if picture.ndim == 3 and picture.shape[-1] not in (1, 3, 4) and picture.shape[0] in (1, 3, 4):
+        picture = np.moveaxis(picture, 0, -1)
+    if picture.ndim == 2:
+        picture = picture[..., None]
+    if picture.ndim != 3 or picture.shape[-1] not in (1, 3, 4):
+        raise DataError(f"a frame has shape {picture.shape}; expected (height, width, 3).")
+    return np.ascontiguousarray(np.broadcast_to(picture[..., :3], (*picture.shape[:2], 3)))
 
 
 def read(path: str | PathLike[str]) -> Iterator[RawScene]:
@@ -99,7 +126,7 @@ def read(path: str | PathLike[str]) -> Iterator[RawScene]:
     if name.endswith(".tfrecord"):
         yield from _from_records(Path(path))
     elif name.endswith((".pt", ".pt.gz")):
-        yield _from_pickle(Path(path))
+        yield from _from_torch(Path(path))
     else:
         raise DataError(f"{Path(path).name}: scene files end in {', '.join(SUFFIXES)}.")
 
@@ -114,9 +141,13 @@ def _from_records(path: Path) -> Iterator[RawScene]:
 
 
 def _scene(where: str, frames: Any, cameras: Any) -> RawScene:
-    flat = np.asarray(frames, dtype=object).reshape(-1).tolist() if isinstance(frames, np.ndarray) else list(frames)
-    if not flat or not all(isinstance(f, bytes) for f in flat):
-        raise DataError(f"{where}: its frames are not byte strings.")
+    flat = (
+        list(np.asarray(frames).reshape(-1))
+        if isinstance(frames, np.ndarray) and frames.dtype == object
+        else list(frames)
+    )
+    if not flat or not all(isinstance(f, bytes | np.ndarray) for f in flat):
+        raise DataError(f"{where}: its frames are neither byte strings nor pictures.")
     numbers = np.asarray(cameras)
     if numbers.dtype.kind != "f" or numbers.size != 5 * len(flat):
         raise DataError(f"{where}: {len(flat)} frames need 5 camera numbers each; found {numbers.shape}.")
@@ -126,43 +157,88 @@ def _scene(where: str, frames: Any, cameras: Any) -> RawScene:
     return RawScene(tuple(flat), numbers)
 
 
-# ---- pickles
+# ---- files of torch.save
+
+_FRAMES, _CAMERAS = ("frames", "images"), ("cameras", "viewpoints", "poses")
 
 
-def _from_pickle(path: Path) -> RawScene:
-    with _opened(path) as file:
-        try:
-            *header, found = [pickle_notes.interpret(file) for _ in range(4)]
-            for part in header:
-                _refuse_calls(part)
-            if not (isinstance(found, pickle_notes.Call) and found.name.split(" ")[-1] in ("Scene", "Context")):
-                _refuse_calls(found)
-                raise DataError(f"the fourth pickle holds a {type(found).__name__}, not a scene.")
-            if len(found.arguments) != 2:
-                raise DataError(f"its scene has {len(found.arguments)} parts; expected frames and cameras.")
-            frames = [pickle_notes.to_bytes(frame) for frame in pickle_notes.to_list(found.arguments[0])]
-            cameras = pickle_notes.to_array(found.arguments[1])
-        except DataError as error:
-            raise DataError(f"{path.name}: {error}") from None
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise DataError(f"{path.name}: the file is truncated or damaged ({error}).") from error
-        except Exception as error:  # whatever a damaged pickle may run into
-            raise DataError(f"{path.name}: this is no scene file ({type(error).__name__}: {error}).") from error
-    return _scene(path.name, frames, cameras)
+def _from_torch(path: Path) -> list[RawScene]:
+    try:
+        file = TorchFile(_content(path))
+        return _scenes(file, file.content)
+    except DataError as error:
+        raise DataError(f"{path.name}: {error}") from None
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"{path.name}: the file is truncated or damaged ({error}).") from error
+    except Exception as error:  # whatever a damaged pickle may run into
+        raise DataError(f"{path.name}: this is no scene file ({type(error).__name__}: {error}).") from error
 
 
-def _refuse_calls(part: Any) -> None:
-    """Nothing would be run, but a file that asks for it is not what it claims to be."""
-    if isinstance(part, pickle_notes.Call | pickle_notes.Name):
-        name = part.name if isinstance(part, pickle_notes.Call) else part.text
-        raise DataError(f"it asks for {name.replace(' ', '.')}, which is no data.")
+def _content(path: Path) -> bytes:
+    if not path.name.endswith(".gz"):
+        return path.read_bytes()
+    with gzip.open(path, "rb") as file:
+        content = file.read(_MOST + 1)
+    if len(content) > _MOST:
+        raise DataError(f"it unpacks to more than {_MOST:,} bytes.")
+    return content
 
 
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[IO[bytes]]:
-    with path.open("rb") as file:
-        if path.name.endswith(".gz"):
-            with gzip.open(file, "rb") as inner:
-                yield io.BufferedReader(inner)  # type: ignore[arg-type]
-        else:
-            yield file
+def _scenes(file: TorchFile, node: Any) -> list[RawScene]:
+    """The scene of a namedtuple, pair or dictionary of frames and cameras; or those of a list of such."""
+    parts = _pair(file, node)
+    if parts is not None:
+        return [_scene("its scene", _frames(file, parts[0]), file.array(parts[1]))]
+    if isinstance(node, list | tuple) and node and all(_pair(file, entry) is not None for entry in node):
+        return [scene for entry in node for scene in _scenes(file, entry)]
+    refuse_calls(node)
+    raise DataError(f"it holds a {type(node).__name__}, not a scene: frames and cameras.")
+
+
+def _pair(file: TorchFile, node: Any) -> tuple[Any, Any] | None:
+    """Frames and cameras of what may be a scene."""
+    if isinstance(node, Call) and node.name.split(" ")[-1] in ("Scene", "Context"):
+        if len(node.arguments) != 2:
+            raise DataError(f"its scene has {len(node.arguments)} parts; expected frames and cameras.")
+        return node.arguments[0], node.arguments[1]
+    if isinstance(node, dict):
+        found = [next((node[key] for key in keys if key in node), None) for keys in (_FRAMES, _CAMERAS)]
+        return (found[0], found[1]) if found[0] is not None and found[1] is not None else None
+    if isinstance(node, list | tuple) and len(node) == 2 and _are_numbers(file, node[1]):
+        return node[0], node[1]
+    return None
+
+
+def _are_numbers(file: TorchFile, node: Any) -> bool:
+    """Say whether a part could be cameras: numbers, and neither calls of others nor scenes."""
+    if not isinstance(node, list | tuple):
+        return isinstance(node, int | float) or file.is_array(node)
+    if not node or not all(_are_numbers(file, entry) for entry in node):
+        return False
+    try:
+        return bool(file.array(node).size)
+    except ValueError:  # arrays of different shapes: pictures and cameras of a scene
+        return False
+
+
+def _frames(file: TorchFile, node: Any) -> list[Any]:
+    """Encoded pictures, or pictures as arrays."""
+    if file.is_array(node):
+        found = _array_or_none(file, node)
+        if found is not None and found.dtype.kind == "S":
+            return list(found.reshape(-1).tolist())
+        if found is not None and found.ndim >= 3:
+            return list(found.reshape(-1, *found.shape[-3:]))
+    entries = to_list(node)
+    if len(entries) == 1 and isinstance(entries[0], list | tuple):  # a batch of one scene
+        entries = list(entries[0])
+    return [file.array(entry) if file.is_array(entry) else to_bytes(entry) for entry in entries]
+
+
+def _array_or_none(file: TorchFile, node: Any) -> Array | None:
+    """An array of numbers or byte strings; None for one of Python objects."""
+    try:
+        found = file.array(node)
+    except DataError:
+        return None
+    return found if isinstance(found, np.ndarray) else None

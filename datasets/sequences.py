@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from phlogiston.datasets import object_arrays
-from phlogiston.datasets.base import PARTS, Array, Dataset, Info, Split
+from phlogiston.datasets.base import PARTS, Array, Dataset, Decision, Info, Split
 from phlogiston.datasets.fetch import cache_folder
 from phlogiston.errors import DataError
 
@@ -80,7 +80,8 @@ def is_sequences(path: Path) -> bool:
             if "train" not in names:
                 return False
             try:
-                return bool(content["train"].dtype == object)
+                train = content["train"]
+                return bool(train.dtype == object or (train.ndim == 3 and train.shape[2] == 3))
             except ValueError:  # an object array, which numpy rightly refuses
                 return True
     except (OSError, ValueError, EOFError, zipfile.BadZipFile):
@@ -148,13 +149,17 @@ def dataset(
         steps: pad to at least this many steps, whatever there is.
         **described: further fields of `Meta`.
 
+    How many sequences `change` left out is said in `Meta.decisions`.
+
     Raises:
         DataError: sequences that cannot be used.
     """
     ready: dict[str, list[Array]] = {}
+    left_out = 0
     for part in PARTS:
         rows = [change(row) if change is not None else row for row in parts.get(part, ())]
         ready[part] = [row for row in rows if row is not None]
+        left_out += len(rows) - len(ready[part])
         check(ready[part], columns, f"{info.name}, {part}")
     if not ready["train"]:
         raise DataError(f"{info.name}: no training sequence is left. Loosen the options.")
@@ -162,6 +167,12 @@ def dataset(
     splits = []
     for part in PARTS:  # parts must agree in shape: all are padded to the longest sequence there is
         splits.append(_widen(split_of(ready[part], columns, (extra or {}).get(part)), longest))
+    if left_out:
+        limits = {name: options[name] for name in ("max_length", "min_length") if options.get(name)}
+        option = ", ".join(f"{name}={value}" for name, value in limits.items())
+        first = next(iter(limits), "")
+        found = Decision("left out", f"{left_out:,} sequences beyond {option}", first and first + "=...")
+        described["decisions"] = (*described.get("decisions", ()), found)
     return Dataset.of(
         info, splits, dict(options), title=described.pop("title", info.title), columns=tuple(columns), **described
     )
