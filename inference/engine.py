@@ -75,10 +75,10 @@ def fit(
         The history: loss and other records over the whole run, including what was done before a resume.
 
     Raises:
-        ConfigError: for arguments that contradict each other or the pair.
+        ConfigError: for arguments that contradict each other or the pair, and for `pyro.param` in a program.
         DataError: for data the engine cannot read.
         RunError: if the run folder is in use, holds something else, or another configuration.
-        TrainingError: if trainable parameters get no gradient, or losses stay non-finite.
+        TrainingError: if a trainable parameter gets no gradient over a window of steps, or losses stay non-finite.
         KeyboardInterrupt: after Ctrl-C, once a checkpoint is written.
         SystemExit: after SIGTERM (code 143), once a checkpoint is written.
 

@@ -253,6 +253,8 @@ class Loop:
         if self.step % self.log_every == 0 or end_of_stage or over:
             self._log(rate)
         self.owed = self.owed or self.step % self.checkpoint_every == 0
+        if end_of_stage:
+            self.stepper.received.finish()
         if end_of_stage or over or number is not None or (self.owed and outcome.finite):
             if not self.stepper.sound():
                 self._go_back(giving_up=self.policy.unsound() == "stop")
@@ -342,6 +344,7 @@ class Loop:
             "seed": self.seed,
             "processes": self.processes.size,
             "optimizer": numbers,
+            "gradients": self.stepper.received.state_dict(),
             "callbacks": self.callbacks.state_dict(),
         }
         self.good = (tensors, state)
@@ -362,6 +365,8 @@ class Loop:
         checkpoints.restore(named, own, source, ignore="" if same_stage else "objective.")
         moments, numbers = (tensors, state["optimizer"]) if same_stage else ({}, {})
         checkpoints.restore_optimizer(active.optimizer, active.optimizer_names, moments, numbers)
+        if same_stage and "gradients" in state:
+            self.stepper.received.load_state_dict(state["gradients"])
         self.step = int(state["step"])
         self.interval = Interval(**state["interval"])
         self.stretch = Interval()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import pyro
 import torch
@@ -36,13 +37,22 @@ class Site:
     depth: int
 
 
-def inspect(model: nn.Module, guide: nn.Module, batch: dict[str, Tensor]) -> list[Site]:
+def inspect(
+    model: nn.Module, guide: nn.Module, batch: dict[str, Tensor], trained: Iterable[nn.Module] | None = None
+) -> list[Site]:
     """Run guide and model once, without gradients, and list their sites (deterministic ones left out).
 
     This also creates parameters that modules make at their first call.
 
+    Args:
+        model: the generative program.
+        guide: the inference program.
+        batch: what both are called with.
+        trained: modules whose parameters are trained, where these two are not all.
+
     Raises:
-        ConfigError: if the plate over data points subsamples by itself: batches are the engine's work.
+        ConfigError: if the plate over data points subsamples by itself: batches are the engine's work; or if a
+            parameter belongs to neither program.
     """
     out = []
     with torch.no_grad(), pyro.validation_enabled(False):
@@ -53,6 +63,8 @@ def inspect(model: nn.Module, guide: nn.Module, batch: dict[str, Tensor]) -> lis
         else:
             guide_trace = poutine.trace(guide).get_trace(**batch)
             model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(**batch)
+    modules = (model, guide) if trained is None else trained
+    check_parameters([p for module in modules for p in module.parameters()], (model_trace, guide_trace))
     for program, trace in (("model", model_trace), ("guide", guide_trace)):
         for name, site in trace.nodes.items():
             if site["type"] != "sample" or site_is_subsample(site) or site["infer"].get("_deterministic"):
@@ -68,6 +80,46 @@ def inspect(model: nn.Module, guide: nn.Module, batch: dict[str, Tensor]) -> lis
             depth = max((-frame.dim for frame in site["cond_indep_stack"] if frame.dim is not None), default=0)
             out.append(Site(name, program, bool(site["is_observed"]), in_data_plate(site), free, depth))
     return out
+
+
+def check_parameters(own: Iterable[nn.Parameter], traces: Iterable[Any] = ()) -> int:
+    """Refuse parameters that programs use and that belong to neither of them: nothing would train or save them.
+
+    Args:
+        own: the parameters of model and guide.
+        traces: of the two, where `PyroModule`s that are nobody's attribute show.
+
+    Returns:
+        How many parameters Pyro's global store holds (those of `pyro.module`, all of them the modules' own).
+
+    Raises:
+        ConfigError: naming the first one, and what to write instead.
+    """
+    known = {id(parameter) for parameter in own}
+    stored = pyro.get_param_store()
+    for name, value in stored.named_parameters():
+        if id(value) in known:
+            continue
+        head, _, tail = name.partition("$$$")
+        if tail:
+            raise ConfigError(
+                f"the parameter {tail!r} of pyro.module({head!r}, ...) is no parameter of model or guide, so that fit "
+                f"neither trains nor saves it. Make the module an attribute of the program that uses it: "
+                f"`self.{head} = ...` in its __init__."
+            )
+        raise ConfigError(
+            f"pyro.param({name!r}) lives in Pyro's global store, where fit neither trains nor saves it. Make it an "
+            "attribute of model or guide: an nn.Parameter, or `self.name = pyro.nn.PyroParam(value, constraint)` in a "
+            "pyro.nn.PyroModule."
+        )
+    for name, site in ((name, site) for trace in traces for name, site in trace.nodes.items()):
+        value = getattr(site.get("value"), "unconstrained", lambda site=site: site.get("value"))()
+        if site["type"] == "param" and isinstance(value, nn.Parameter) and id(value) not in known:
+            raise ConfigError(
+                f"{name!r} is a parameter of a PyroModule that is no attribute of model or guide, so that fit neither "
+                "trains nor saves it. Assign the module itself to an attribute, or a list of them as an nn.ModuleList."
+            )
+    return len(stored)
 
 
 def check_plate(sites: list[Site]) -> None:

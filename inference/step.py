@@ -12,12 +12,13 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from phlogiston.errors import PhlogistonError, TrainingError
+from phlogiston.errors import PhlogistonError
 from phlogiston.inference import sites
 from phlogiston.inference.batches import Order, mix, prepare
+from phlogiston.inference.gradients import Received
 from phlogiston.inference.parallel import Processes, Reducer
 from phlogiston.inference.policy import first_bad_gradient, first_bad_site
-from phlogiston.inference.stages import Active, Stage
+from phlogiston.inference.stages import Active, Stage, named_parameters
 
 _START, _VALIDATION = -1, -2  # where a step number stands in a seed, for noise that belongs to no step
 
@@ -55,9 +56,11 @@ class Stepper:
 
     Attributes:
         active: the stage at work.
+        received: which of its parameters have got a gradient.
     """
 
     active: Active
+    received: Received
 
     def __init__(self, model: nn.Module, guide: nn.Module, data: Any, seed: int, processes: Processes) -> None:
         self.model = model
@@ -77,13 +80,16 @@ class Stepper:
         self._reseed(_START, index)  # parameters made at the first call come out alike on every process
         rows = torch.arange(min(len(self.data), self._order.batch_size))
         with self._precision():
-            found = sites.inspect(*stage.pair(self.model, self.guide), self._rows(rows, stage))
+            found = sites.inspect(
+                *stage.pair(self.model, self.guide), self._rows(rows, stage), (self.model, self.guide)
+            )
+        self._stored = len(pyro.get_param_store())
         if isinstance(stage.objective, str) or hasattr(stage.objective, "loss_and_grads"):
             sites.check_plate(found)
         self.active = Active(stage, index, start, self.model, self.guide, found, processes.device)
         self.parameters = list(self.active.parameters.values())
         self._reducer = Reducer(self.parameters, extras=6) if processes.size > 1 else None
-        self._unchecked = True  # the first finite step shows whether every parameter gets a gradient
+        self.received = Received(f"stage {stage.name!r}", self.active.parameters, self._order.per_epoch)
         self._validating = True
 
     def _reseed(self, *numbers: int) -> None:
@@ -129,8 +135,8 @@ class Stepper:
                 if share != 1 and grads:
                     torch._foreach_div_(grads, share)
                 return loss / share, False
-            if not getattr(loss, "requires_grad", False):
-                raise TrainingError(f"stage {active.stage.name!r}: the loss depends on no trainable parameter.")
+            if not getattr(loss, "requires_grad", False):  # nothing to learn from these rows; see `Received`
+                return loss / share, False
             loss.backward(torch.full_like(loss, 1.0 / share))  # cheaper than dividing the loss
             return loss.detach() / share, False
         except (ValueError, RuntimeError) as error:
@@ -149,8 +155,7 @@ class Stepper:
             number: the signal this process got, or None.
 
         Raises:
-            TrainingError: if the loss depends on no trainable parameter, or at the first finite step of the stage some
-                trainable parameter got no gradient.
+            TrainingError: if some trainable parameter has got no gradient by the end of a window of steps.
         """
         index, size = self._order.batch(step - self.active.start)
         rows = len(index)
@@ -176,10 +181,12 @@ class Stepper:
         self.grads = [p.grad for p in self.parameters if p.grad is not None]
         if self._reducer is not None and self.grads:
             torch._foreach_div_(self.grads, size)
+        if len(pyro.get_param_store()) != self._stored:  # a pyro.param that the first look did not come across
+            self._stored = sites.check_parameters(named_parameters(self.active.modules).values())
         value, norm = _numbers(loss, self.grads)
         finite = not failed and abs(value) < float("inf") and norm < float("inf")
-        if finite and self._unchecked:
-            self._check()
+        if finite:
+            self.received.note()
         self._validating = False
         return Outcome(value, norm, size, finite, stop, number)
 
@@ -195,18 +202,6 @@ class Stepper:
         # an empty parameter (the triangle of a 1 x 1 matrix, for one) has no largest entry, and nothing to overflow
         norms = torch._foreach_norm([p.detach() for p in self.parameters if p.numel()], float("inf"))
         return not norms or bool(torch.isfinite(torch.stack(norms)).all())
-
-    def _check(self) -> None:
-        self._unchecked = False
-        lacking = [name for name, p in self.active.parameters.items() if p.grad is None]
-        if lacking:
-            shown = ", ".join(lacking[:8]) + (" ..." if len(lacking) > 8 else "")
-            raise TrainingError(
-                f"stage {self.active.stage.name!r}: {len(lacking)} trainable parameters got no gradient at the first "
-                f"step: {shown}. Usual causes: the module is never called in forward; its output is detached, or "
-                "sampled without reparameterisation under an objective that needs it; or this stage should not train "
-                "it (Stage(trainable=...))."
-            )
 
     def first_bad(self) -> str | None:
         """Name the first site of the last step that is not finite, or else the first such parameter or gradient."""

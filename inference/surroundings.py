@@ -37,6 +37,8 @@ def world_as_found(device: torch.device | None) -> Iterator[None]:
         ):
             # the engine looks at every loss itself
             warnings.filterwarnings("ignore", message="Encountered NaN", category=UserWarning)
+            # pyro.module says so of parameters that a stage has frozen
+            warnings.filterwarnings("ignore", message=".* was not registered in the param store", category=UserWarning)
             yield
     finally:
         random.setstate(python)
