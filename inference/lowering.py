@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from phlogiston.distributions.linear_constraints import LinearEvidence, Rows
+from phlogiston.distributions.linear_constraints import LinearEvidence, Rows, simplify
 from phlogiston.distributions.truncated_normal import log_normal_density
 from phlogiston.errors import EvidenceError, unknown_name
 from phlogiston.inference.evidence import HalfSpace, Known, Near, OneOf, Piece, Within, unknown_message
@@ -228,6 +228,87 @@ def lower_category(name: str, pieces: Sequence[Piece], labels: Sequence[str], ro
     if not bool(allowed.any()):
         raise EvidenceError(f"the evidence is impossible: no value is left for {name!r}")
     return allowed if said else None
+
+
+def lower_discrete(
+    name: str, pieces: Sequence[Piece], support: Tensor, entries: int, row: int = 0
+) -> tuple[Tensor, LinearEvidence | None, Tensor]:
+    """Turn pieces about a site with few possible values into a table of factors.
+
+    Args:
+        name: the site, for messages.
+        pieces: what is said about it; a known -1 means missing.
+        support: the values of one entry (V, E): E is 1 for numbers 0 .. V-1, and V for one-hot vectors.
+        entries: number of independent entries, D.
+        row: which row, where pieces hold several.
+
+    Returns:
+        Log factors (D, V), `-inf` for values that are excluded; half-spaces over several entries, or None; log factors
+        (shape ()) that hold whatever the entries are.
+
+    Raises:
+        EvidenceError: values that do not exist, sizes that do not fit, or nothing left.
+    """
+    values, width = support.shape
+    labels = [str(v) for v in range(values)]
+    table = torch.zeros(entries, values, dtype=torch.float64)
+    rest: list[Piece] = []
+    for piece in pieces:
+        if isinstance(piece, OneOf):
+            chosen = [_category(name, v, labels) for v in piece.values]
+        elif isinstance(piece, Known) and (isinstance(piece.value, str) or (entries == 1 and _is_number(piece, width))):
+            category = _known_category(piece, row)
+            if category == -1:
+                continue
+            chosen = [_category(name, category, labels)]
+        else:
+            rest.append(_without_missing(piece, width))
+            continue
+        outside = torch.ones(values, dtype=torch.bool)
+        outside[chosen] = False
+        table = table.masked_fill(outside, -math.inf)
+    linear, constant = lower_vector(name, rest, entries * width, row)
+    if bool((linear.soft_fraction > 0).any()):
+        raise EvidenceError(f"site {name!r}: masks between 0 and 1 need a system with an exact path")
+    table = table + _factors(linear, support, entries)
+    if bool(torch.isneginf(table).all(1).any()):
+        raise EvidenceError(
+            f"the evidence is impossible: no value is left for {name!r}; its values are 0 to {values - 1}"
+            + (" (one-hot)" if width > 1 else "")
+        )
+    if entries == 1 or not len(linear.rows):
+        return table, None, constant
+    nothing = LinearEvidence.nothing(linear.dim)
+    coupled = LinearEvidence(nothing.known, nothing.values, linear.lower, linear.upper, nothing.box_weight, linear.rows)
+    simplify(coupled)  # contradictions are found here, before anything runs
+    return table, coupled, constant
+
+
+def _is_number(piece: Known, width: int) -> bool:
+    """A known value that names a category, rather than all entries of a one-hot vector."""
+    return width == 1 or piece.value.numel() == 1
+
+
+def _without_missing(piece: Piece, width: int) -> Piece:
+    """Mask known entries of -1: numbers of categories are not negative."""
+    if not isinstance(piece, Known) or width > 1 or not bool((piece.value == -1).any()):
+        return piece
+    there = (piece.value != -1).double()
+    return Known(piece.value, there if piece.mask is None else there * piece.mask)
+
+
+def _factors(e: LinearEvidence, support: Tensor, entries: int) -> Tensor:
+    """Log factors (D, V) that linear evidence gives each value of each entry."""
+    width = support.shape[1]
+    known, values, lower, upper = (t.reshape(entries, 1, width) for t in (e.known, e.values, e.lower, e.upper))
+    fits = torch.where(known, values == support, (support >= lower) & (support <= upper)).all(-1)
+    table = torch.zeros(fits.shape, dtype=torch.float64)
+    for i, mean, sd in zip(e.soft.tolist(), e.soft_mean, e.soft_sd, strict=True):
+        z = (mean - support[:, i % width]) / sd
+        table[i // width] += log_normal_density(z) - sd.log()
+    if entries == 1 and len(e.rows):
+        fits = fits & ~(e.rows.violation(support) > 0).any(1)
+    return table.masked_fill(~fits, -math.inf)
 
 
 def _known_category(piece: Known, row: int) -> int | str:

@@ -29,6 +29,8 @@ from phlogiston.inference.answer import Answer, check_alive, evidence_error, sta
 from phlogiston.inference.evidence import Piece, normalise
 from phlogiston.inference.lowering import asked_sites, count_rows
 from phlogiston.inference.program import Program
+from phlogiston.inference.proposals import GlobalLatents
+from phlogiston.inference.vectorised import check_vectorised
 
 Method = Literal["importance", "smc", "hmc"]
 METHODS = ("importance", "smc", "hmc")
@@ -44,6 +46,7 @@ def query(
     *,
     batch: Mapping[str, Any] | None = None,
     vectors: Iterable[str] | None = None,
+    global_latents: GlobalLatents = "posterior",
     seed: int | None = None,
     **options: Any,
 ) -> Answer:
@@ -89,10 +92,12 @@ def query(
             torch.manual_seed(seed)
         names = _vectors(model, batch, question) if vectors is None else list(vectors)
         rows = count_rows(question, names)
-        answers = [
-            _answer(Program(model, guide, question, batch, row), num_samples, method, options)
-            for row in range(rows or 1)
-        ]
+        answers = []
+        for row in range(rows or 1):
+            program = Program(model, guide, question, batch, row, global_latents=global_latents)
+            if row == 0:
+                check_vectorised(program)
+            answers.append(_answer(program, num_samples, method, options))
     answer = answers[0] if rows is None else stack(answers)
     wanted = asked_sites(ask, answer.samples)
     warn_if_poor(answer.ess, num_samples, f"query ({answer.method})")
@@ -170,15 +175,17 @@ def finish(
     n = len(log_weights)
     samples = {name: value.detach() for name, value in values.items()}
     for name, found in program.evidence.items():
-        if found.linear is None:
+        if found.linear is None or found.table is not None:
             continue
         flat, good = settle(samples[name].reshape(n, -1).double(), found.linear)
         samples[name] = flat.reshape(n, *program.shapes[name])
         log_weights = torch.where(good, log_weights, -math.inf)
+    latent, deterministic = program.complete(samples)
+    computed = {name: value.detach() for name, value in deterministic.items() if value is not None}
     check_alive(log_weights.unsqueeze(1), "query")
     index, weights = replace_dead(log_weights)
     return Answer(
-        {name: value[index] for name, value in samples.items()},
+        {name: value[index] for name, value in {**latent, **computed}.items()},
         weights,
         log_evidence,
         log_evidence_error,

@@ -29,23 +29,56 @@ class SiteEvidence:
     """What is said about one site.
 
     Attributes:
-        linear: for continuous sites, evidence about the flattened entries of one particle.
+        linear: evidence about the flattened entries of one particle; for sites with a table, half-spaces alone.
         log_constant: log factors that hold whatever the entries are.
-        allowed: for categorical sites, bool (V,).
+        table: for sites with few possible values, log factors (D, V) of each value of each entry, `-inf` if excluded.
+        one_hot: the values of such a site are one-hot vectors, not numbers.
     """
 
     linear: LinearEvidence | None
     log_constant: Tensor
-    allowed: Tensor | None = None
+    table: Tensor | None = None
+    one_hot: bool = False
 
     @property
     def complete(self) -> bool:
         """True when every entry is known."""
+        if self.table is not None:
+            return bool((torch.isfinite(self.table).sum(1) == 1).all())
         return self.linear is not None and bool(self.linear.known.all())
+
+    @property
+    def fixes(self) -> bool:
+        """True when some entry is known, or values of a table are excluded."""
+        if self.table is not None:
+            return bool(torch.isneginf(self.table).any())
+        return self.linear is not None and bool(self.linear.known.any())
+
+    def known_value(self) -> Tensor:
+        """The flattened entries of a complete site, float64 (D,)."""
+        if self.table is not None:
+            index = torch.isfinite(self.table).double().argmax(1)
+            if self.one_hot:
+                return torch.eye(self.table.shape[1], dtype=torch.float64)[index].reshape(-1)
+            return index.double()
+        assert self.linear is not None
+        return self.linear.values
+
+    def _factors(self, flat: Tensor) -> Tensor:
+        """The table's log factors at entries (n, ...): (n, D)."""
+        assert self.table is not None
+        entries, values = self.table.shape
+        index = flat.reshape(len(flat), entries, values).argmax(-1) if self.one_hot else flat.long()
+        inside = (index >= 0) & (index < values)
+        found = self.table[torch.arange(entries), index.clamp(0, values - 1)]
+        return found.masked_fill(~inside, -math.inf)
 
     def soft(self, flat: Tensor) -> Tensor:
         """Log soft factors of entries (n, D): (n,)."""
         total = self.log_constant.expand(len(flat)).double()
+        if self.table is not None:
+            factors = self._factors(flat)
+            return total + torch.where(torch.isneginf(factors), 0.0, factors).sum(1)
         e = self.linear
         if e is not None and len(e.soft):
             z = (e.soft_mean - flat[:, e.soft].double()) / e.soft_sd
@@ -54,13 +87,16 @@ class SiteEvidence:
 
     def violations(self, flat: Tensor) -> Tensor:
         """How far entries (n, D) lie outside each hard constraint: (n, C), zeros inside."""
-        if self.allowed is not None:
-            return (~self.allowed[flat.long()]).double()
+        parts = [torch.zeros(len(flat), 0, dtype=torch.float64)]
+        if self.table is not None:
+            parts.append(torch.isneginf(self._factors(flat)).any(1, keepdim=True).double())
         e = self.linear
-        assert e is not None
-        x = flat.double()
-        box = torch.maximum(e.lower - x, x - e.upper).clamp_min(0.0)[:, ~e.known]
-        return torch.cat([box, e.rows.violation(x)], 1)
+        if e is not None:
+            x = flat.double()
+            if self.table is None:
+                parts.append(torch.maximum(e.lower - x, x - e.upper).clamp_min(0.0)[:, ~e.known])
+            parts.append(e.rows.violation(x))
+        return torch.cat(parts, 1)
 
 
 def _flatten(value: Tensor, n: int) -> Tensor:
@@ -72,6 +108,27 @@ def entry_law(fn: Any) -> Any:
     while isinstance(fn, torch.distributions.Independent):
         fn = fn.base_dist
     return fn
+
+
+_MOST_VALUES = 10_000
+
+
+def few_values(fn: Any) -> Tensor | None:
+    """The values of a site's entries, (V, E), if they are few: numbers from 0 (E = 1) or one-hot vectors (E = V)."""
+    base = entry_law(fn)
+    if not getattr(base, "has_enumerate_support", False) or isinstance(base, dist.Delta):
+        return None
+    try:
+        support = base.enumerate_support(expand=False).reshape(-1, *base.event_shape).double()
+    except NotImplementedError:
+        return None
+    if len(support) > _MOST_VALUES:
+        return None
+    if support.dim() == 1 and torch.equal(support, torch.arange(len(support)).double()):
+        return support.unsqueeze(1)
+    if support.dim() == 2 and torch.equal(support, torch.eye(len(support), dtype=torch.float64)):
+        return support
+    return None
 
 
 class Restrict(Messenger):
@@ -101,7 +158,7 @@ class KnownMass(Messenger):
 
     def _pyro_post_sample(self, msg: Any) -> None:
         found = self.evidence.get(msg["name"])
-        if found is not None and found.linear is not None and bool(found.linear.known.any()):
+        if found is not None and found.fixes:
             self.mass[msg["name"]] = known_mass(msg["name"], msg["fn"], found, msg["value"], self.n)
 
 
@@ -134,14 +191,14 @@ def restrict(name: str, fn: Any, found: SiteEvidence, n: int, only_known: bool) 
     Returns:
         Value, and log weights (n,): what the site contributes to importance weights instead of zero.
     """
-    if found.allowed is not None:
-        return _restrict_category(fn, found.allowed, n)
-    e = found.linear
-    assert e is not None
     shape = fn.batch_shape + fn.event_shape
     if found.complete:
-        value = e.values.to(_dtype(fn)).reshape(shape[1:] if len(shape) else shape).expand(shape)
-        return value, sum_per_particle(fn.log_prob(value), n) + found.soft(_flatten(value, n))
+        value = found.known_value().to(_dtype(fn)).reshape(shape[1:]).expand(shape)
+        return value, supported_sum(fn, value, n) + (0.0 if only_known else found.soft(_flatten(value, n)))
+    if found.table is not None:
+        return _restrict_table(fn, found, n, only_known)
+    e = found.linear
+    assert e is not None
     used = _only_known(e) if only_known else e
     constant = 0.0 if only_known else found.log_constant
     gaussian = _gaussian(fn, n)
@@ -154,7 +211,7 @@ def restrict(name: str, fn: Any, found: SiteEvidence, n: int, only_known: bool) 
     if bool(e.known.any()):
         flat[:, e.known] = e.values[e.known].to(flat.dtype)
         value = flat.reshape(shape)
-        log_weight = known_mass(name, fn, found, value, n)
+        log_weight = known_mass(name, fn, found, value, n).masked_fill(outside_support(fn, value, n), -math.inf)
     if not only_known:
         log_weight = log_weight + found.soft(flat)
         log_weight = log_weight.masked_fill((found.violations(flat) > 0).any(1), -math.inf)
@@ -162,6 +219,8 @@ def restrict(name: str, fn: Any, found: SiteEvidence, n: int, only_known: bool) 
 
 
 def _dtype(fn: Any) -> torch.dtype:
+    if isinstance(entry_law(fn), torch.distributions.Categorical):
+        return torch.long
     for name in ("loc", "logits", "probs", "concentration", "rate"):
         value = getattr(entry_law(fn), name, None)
         if isinstance(value, Tensor):
@@ -177,23 +236,44 @@ def _restrict_gaussian(means: Tensor, factors: Tensor, e: LinearEvidence) -> tup
     return x, log_weight
 
 
-def _restrict_category(fn: Any, allowed: Tensor, n: int) -> tuple[Tensor, Tensor]:
+def _table_log_probs(fn: Any, found: SiteEvidence, n: int, hard: bool) -> tuple[Tensor, Tensor]:
+    """Support of a site with a table, and log probability plus log factor of each value, (n, D, V)."""
+    assert found.table is not None
     base = entry_law(fn)
-    support = base.enumerate_support(expand=False).reshape(-1)
-    log_probs = torch.stack([base.log_prob(v.expand(base.batch_shape)) for v in support], -1)
-    log_probs = log_probs.masked_fill(~allowed, -math.inf)
+    support = base.enumerate_support(expand=False).reshape(-1, *base.event_shape)
+    if len(support) != found.table.shape[1]:
+        raise EvidenceError(
+            f"a site with {found.table.shape[1]} values has {len(support)} of them in another draw; evidence about it "
+            f"can only be a known value or a box"
+        )
+    shape = base.batch_shape + base.event_shape
+    log_probs = torch.stack([base.log_prob(v.expand(shape)) for v in support], -1).double()
+    factors = torch.where(torch.isneginf(found.table), found.table, 0.0) if hard else found.table
+    return support, log_probs.reshape(n, -1, len(support)) + factors
+
+
+def _restrict_table(fn: Any, found: SiteEvidence, n: int, only_known: bool) -> tuple[Tensor, Tensor]:
+    support, log_probs = _table_log_probs(fn, found, n, only_known)
     log_mass = log_probs.logsumexp(-1)
     index = torch.multinomial(log_probs.softmax(-1).nan_to_num(1.0).reshape(-1, len(support)), 1)
-    value = support[index].reshape(base.batch_shape).to(support.dtype)
-    return value, _flatten(log_mass.double(), n).sum(1)
+    base = entry_law(fn)
+    value = support[index].reshape(base.batch_shape + base.event_shape)
+    log_weight = log_mass.sum(1)
+    if not only_known:
+        log_weight = log_weight + found.log_constant
+        outside = found.violations(_flatten(value, n))
+        log_weight = log_weight.masked_fill((outside > 0).any(1), -math.inf)
+    return value, log_weight
 
 
 def known_mass(name: str, fn: Any, found: SiteEvidence, value: Tensor, n: int) -> Tensor:
-    """Log density of a site's known entries alone, (n,)."""
-    e = found.linear
-    assert e is not None
+    """Log density of a site's known entries alone, or log mass of the values not excluded, (n,)."""
     if found.complete:
         return sum_per_particle(fn.log_prob(value), n)
+    if found.table is not None:
+        return _table_log_probs(fn, found, n, hard=True)[1].logsumexp(-1).sum(1)
+    e = found.linear
+    assert e is not None
     gaussian = _gaussian(fn, n)
     if gaussian is not None:
         return condition(*gaussian, _only_known(e)).log_terms.sum(-1)
@@ -207,6 +287,23 @@ def known_mass(name: str, fn: Any, found: SiteEvidence, value: Tensor, n: int) -
             f"ways the generic path cannot condition on; make all of it known, or none"
         )
     return _flatten(base.log_prob(value), n)[:, e.known].double().sum(1)
+
+
+def outside_support(fn: Any, value: Tensor, n: int) -> Tensor:
+    """Whether a particle's value lies outside the support, bool (n,): densities themselves do not check it."""
+    nowhere = torch.zeros(n, dtype=torch.bool)
+    if isinstance(fn, dist.MaskedDistribution):
+        return nowhere  # what is masked may hold anything
+    try:
+        inside = fn.support.check(value)
+    except NotImplementedError:
+        return nowhere
+    return ~inside.reshape(n, -1).all(1) if inside.dim() and len(inside) == n else ~inside.all().expand(n)
+
+
+def supported_sum(fn: Any, value: Tensor, n: int) -> Tensor:
+    """Log density of a site per particle, (n,); `-inf` outside its support."""
+    return sum_per_particle(fn.log_prob(value), n).masked_fill(outside_support(fn, value, n), -math.inf)
 
 
 def sum_per_particle(log_prob: Any, n: int) -> Tensor:
