@@ -71,6 +71,11 @@ def is_delta(fn: Any) -> bool:
     return isinstance(fn, dist.Delta)
 
 
+def _is_masked(site: Any) -> bool:
+    """Say whether a site's density is switched off: its author counts it elsewhere, as with a seed of other sites."""
+    return site["mask"] is False or getattr(site["fn"], "_mask", None) is False
+
+
 def choose_proposal(
     guide: Callable[..., Any] | None,
     model: Callable[..., Any],
@@ -128,7 +133,7 @@ def choose_proposal(
     if points:
         _refuse_points(guide, points, law)
     deltas = [name for name in deltas if name not in points]
-    random_auxiliary = [name for name in auxiliary if not is_delta(own[name]["fn"])]
+    random_auxiliary = [name for name in auxiliary if not is_delta(own[name]["fn"]) and not _is_masked(own[name])]
     _check_dimensions(own, nodes, random_auxiliary, points)
     drawn = [name for name in fits if name not in deltas and name not in points]
     private = {name: f"{name}_unconstrained" for name in deltas if f"{name}_unconstrained" in random_auxiliary}
