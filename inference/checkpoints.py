@@ -22,8 +22,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from phlogiston.distributions.pyro_modules import own_parameters
 from phlogiston.errors import CheckpointError, RunError, TrainingWarning
 from phlogiston.files import sync_folder
+from phlogiston.inference.lazy import call_once, make_room
 
 FORMAT = 1
 FOLDER = "checkpoints"
@@ -79,7 +81,10 @@ def restore(named: Mapping[str, Tensor], saved: Mapping[str, Tensor], source: st
         if missing:
             parts.append(f"it lacks {', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}")
         if extra:
-            parts.append(f"it has {', '.join(extra[:5])}{' ...' if len(extra) > 5 else ''}, unknown here")
+            parts.append(
+                f"it has {', '.join(extra[:5])}{' ...' if len(extra) > 5 else ''}, unknown here (modules that make "
+                "parameters at their first call must be called once before, or load_parameters given a batch)"
+            )
         parts += [f"{n} is {tuple(saved[n].shape)} there, {tuple(named[n].shape)} here" for n in other[:5]]
         raise CheckpointError(f"{source} does not fit this model and guide: {'; '.join(parts)}.")
     with torch.no_grad():
@@ -288,15 +293,23 @@ def find(run_or_file: str | Path, which: str = "newest") -> Path:
 
 
 def load_parameters(
-    run_or_file: str | Path, model: nn.Module, guide: nn.Module | None = None, which: str = "newest"
+    run_or_file: str | Path,
+    model: nn.Module,
+    guide: nn.Module | None = None,
+    which: str = "newest",
+    batch: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Load the parameters and buffers of a trained pair, in place.
+
+    Lazy `torch.nn` modules and fresh AutoGuides may be loaded into before their first call. Other modules that make
+    parameters at their first call need the `batch`; an AutoGuide needs it, or a call, before `guide.median()`.
 
     Args:
         run_or_file: a run folder (a damaged newest checkpoint is passed over, with a warning) or one checkpoint file.
         model: the model, built as it was for training.
         guide: the guide; without it only the model is loaded.
         which: `"newest"` or `"best"`; ignored for a file.
+        batch: rows of the data; the pair is called on them once before its parameters are loaded.
 
     Returns:
         The checkpoint's JSON part: `step`, `stage`, `loss`, ...
@@ -316,7 +329,11 @@ def load_parameters(
         except CheckpointError as error:
             raise CheckpointError(f"{error}{_alternative(path)}") from error
     modules = {"model": model} if guide is None else {"model": model, "guide": guide}
-    wanted = {n: t for n, t in tensors.items() if n.split(".", 1)[0] in modules}
+    wanted = {n: tensors[n] for n in state.get("names", tensors) if n.split(".", 1)[0] in modules}
+    own_parameters(*modules.values())
+    if batch is not None:
+        call_once(model, guide, batch)
+    make_room(modules, wanted, state)
     restore(named_tensors(modules), wanted, str(path))
     return state
 

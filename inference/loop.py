@@ -328,7 +328,8 @@ class Loop:
         """Remember the present state as the last good one, and write it."""
         active = self.stepper.active
         moments, numbers = checkpoints.optimizer_tensors(active.optimizer, active.optimizer_names)
-        tensors = checkpoints.capture({**checkpoints.named_tensors(active.modules), **moments}, self.good[0])
+        named = checkpoints.named_tensors(active.modules)
+        tensors = checkpoints.capture({**named, **moments}, self.good[0])
         state = {
             "step": self.step,
             "stage": active.stage.name,
@@ -344,6 +345,9 @@ class Loop:
             "seed": self.seed,
             "processes": self.processes.size,
             "optimizer": numbers,
+            "names": list(named),  # in the modules' own order, which the file does not keep
+            "buffers": [name for name, value in named.items() if not isinstance(value, torch.nn.Parameter)],
+            "latents": self.stepper.latents,
             "gradients": self.stepper.received.state_dict(),
             "callbacks": self.callbacks.state_dict(),
         }

@@ -57,10 +57,12 @@ class Stepper:
     Attributes:
         active: the stage at work.
         received: which of its parameters have got a gradient.
+        latents: names of the model's latent sites.
     """
 
     active: Active
     received: Received
+    latents: list[str]
 
     def __init__(self, model: nn.Module, guide: nn.Module, data: Any, seed: int, processes: Processes) -> None:
         self.model = model
@@ -83,6 +85,7 @@ class Stepper:
             found = sites.inspect(
                 *stage.pair(self.model, self.guide), self._rows(rows, stage), (self.model, self.guide)
             )
+        self.latents = [site.name for site in found if site.program == "model" and not site.observed]
         self._stored = len(pyro.get_param_store())
         if isinstance(stage.objective, str) or hasattr(stage.objective, "loss_and_grads"):
             sites.check_plate(found)
