@@ -6,7 +6,7 @@ more coordinate, and the coordinates left are those of the conditional Gaussian.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from phlogiston.distributions.linear_constraints import LinearEvidence, Rows
 from phlogiston.distributions.truncated_normal import log_normal_density
 
 _UNROLL = 4  # up to this many rows plain vector operations beat batched LAPACK
+_MAX_FLOATS = 2**23  # numbers that the tables of the components conditioned at once may hold
 
 
 def orthogonalise(matrix: Tensor) -> tuple[Tensor, Tensor]:
@@ -108,7 +109,8 @@ class Conditioned:
         centre = self.mean @ rows.coefficients.T
         if self.diagonal:
             return centre, (self.factor.square() @ rows.coefficients.square().T).sqrt()
-        return centre, (rows.coefficients @ self.factor).norm(dim=-1)
+        size = max(1, _MAX_FLOATS // (len(rows) * self.factor.shape[-1]))
+        return centre, torch.cat([(rows.coefficients @ part).norm(dim=-1) for part in self.factor.split(size)])
 
     def subset(self, index: Tensor) -> Conditioned:
         """The components at `index`, without their log terms."""
@@ -134,7 +136,19 @@ def condition(means: Tensor, factors: Tensor, evidence: LinearEvidence) -> Condi
         soft_sd = torch.where(evidence.soft_fraction > 0, relative, soft_sd)
     if diagonal:
         return _condition_diagonal(means, factors, evidence, soft_sd)
-    return _condition_full(means, factors, evidence, soft_sd)
+    width = factors.shape[-1] + len(evidence.soft)
+    if len(means) * means.shape[1] * width <= _MAX_FLOATS or not (len(evidence.soft) or bool(evidence.known.any())):
+        return _condition_full(means, factors, evidence, soft_sd)
+    size = max(1, _MAX_FLOATS // (means.shape[1] * width))
+    parts = [
+        _condition_large(mean, factor, evidence, sd)
+        for mean, factor, sd in zip(means.split(size), factors.split(size), soft_sd.split(size), strict=True)
+    ]
+    return Conditioned(
+        torch.cat([p.log_terms for p in parts]),
+        torch.cat([p.mean for p in parts]),
+        torch.cat([p.factor for p in parts]),
+    )
 
 
 def _condition_diagonal(means: Tensor, sd: Tensor, evidence: LinearEvidence, soft_sd: Tensor) -> Conditioned:
@@ -150,6 +164,29 @@ def _condition_diagonal(means: Tensor, sd: Tensor, evidence: LinearEvidence, sof
         means = means.index_add(1, soft, shift)
         sd = sd.index_copy(1, soft, sd[:, soft] * soft_sd / total)
     return Conditioned(terms, means[:, ~known], sd[:, ~known])
+
+
+def _condition_large(means: Tensor, factors: Tensor, evidence: LinearEvidence, soft_sd: Tensor) -> Conditioned:
+    """The same for few components of many entries: soft evidence by information matrices, without columns of noise."""
+    spread = factors[:, evidence.soft].norm(dim=-1)
+    if len(evidence.soft) == 0 or bool((soft_sd < 1e-5 * spread).any()):  # squares would lose too many digits
+        return _condition_full(means, factors, evidence, soft_sd)
+    nothing = evidence.soft[:0]
+    first = _condition_full(means, factors, replace(evidence, soft=nothing, soft_mean=evidence.soft_mean[:0]), soft_sd)
+    place = (~evidence.known).cumsum(0)[evidence.soft] - 1
+    rows, mean, factor = first.factor[:, place], first.mean, first.factor
+    lower = torch.linalg.cholesky(rows @ rows.mT + torch.diag_embed(soft_sd.square()))
+    gap = evidence.soft_mean - mean[:, place]
+    eta = _solve_lower(lower, gap)
+    terms = log_normal_density(eta) - lower.diagonal(dim1=-2, dim2=-1).log()
+    gain = torch.cholesky_solve(gap.unsqueeze(-1), lower)
+    mean = mean + (factor @ (rows.mT @ gain)).squeeze(-1)
+    scaled = rows / soft_sd.unsqueeze(-1)
+    information = scaled.mT @ scaled
+    information.diagonal(dim1=-2, dim2=-1).add_(1.0)
+    root = torch.linalg.cholesky(information)
+    factor = torch.linalg.solve_triangular(root, factor.mT, upper=False).mT  # F C^-T, covariance F (C C^T)^-1 F^T
+    return Conditioned(torch.cat([first.log_terms, terms], 1), mean, factor)
 
 
 def _condition_full(means: Tensor, factors: Tensor, evidence: LinearEvidence, soft_sd: Tensor) -> Conditioned:

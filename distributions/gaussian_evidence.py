@@ -27,16 +27,19 @@ from torch import Tensor
 from phlogiston.distributions.corner_tilting import tilt_first
 from phlogiston.distributions.gaussian_conditioning import condition
 from phlogiston.distributions.linear_constraints import LinearEvidence, RowPlan, Rows, plan, simplify
-from phlogiston.distributions.resampling import compact, effective_size, systematic
+from phlogiston.distributions.resampling import compact, effective_size, group_sizes, grouped_error, systematic
 from phlogiston.distributions.sequential_draws import draw_rows
 from phlogiston.distributions.truncated_normal import log_interval_mass
 
-_LIVE = math.log(1e-8)  # components whose proposal is this far below the best get no pilot
+_LIVE = math.log(1e-8)  # components whose mass is certain to be this far below the best are left as they are
 _TRIAL = 256  # draws that decide how many candidates each final draw needs
 _MAX_TRIES = 16
 _MAX_WORK = 2**22  # draws times candidates beyond which evidence counts as too improbable
 _CORNER = -6.0  # components with less log mass than this in one of two rows are tilted
-_PILOT_ROWS = 8  # with more rows than this a pilot of a few draws adds noise rather than knowledge
+_PILOT_WORK = 2**22  # components times draws times rows of each of the pilot's two rounds
+_HARD_ROWS = 4  # with more rows than this a component's mass takes more draws to estimate
+_CLOSER = 8  # times as many draws for components that hold a share of the mass
+_DEFENCE = (0.85, 0.10, 0.05)  # shares of draws by the pilot, by upper bounds, by the twist
 _SPARE = 0.03  # share of draws that may be wasted on components with a bound in the place of a mass
 _FEW = 256  # so many components are refined at once, without first finding the best of them
 _SETTLED = 0.1  # components whose mass is known this well (nats) whatever their correlations need no pilot
@@ -51,12 +54,17 @@ class Draws:
         x: (n, D) float64, known entries exact; rows of weight zero may hold anything.
         log_weights: (n,), log importance weights; their log mean is the log evidence.
         exact: True when all weights are equal by construction.
+        error: (), standard error of the log mean weight, from the spread between independent groups of draws; 0 when
+            exact, None with too few draws for groups.
+        shares: (P,), the components' shares of the mass, as exactly as they are known; they sum to 1.
     """
 
     component: Tensor
     x: Tensor
     log_weights: Tensor
     exact: bool
+    error: Tensor | None
+    shares: Tensor
 
 
 class ConditionedMixture:
@@ -102,7 +110,8 @@ class ConditionedMixture:
             # a weight of zero times a mass of zero counts as no evidence
             powers = torch.where(rows.weight == 0, 0.0, row_mass * rows.weight)
             self.log_twist = self._product = tempered + powers.sum(-1)
-            self._upper = tempered + powers.amin(-1)  # no set of rows has more mass than one of them
+            # no set of rows has more mass than one of them
+            self._upper = tempered + powers.amin(-1) if temper else self.log_equal + row_mass.amin(-1)
             if not self.exact:
                 self._settled = _settled(row_mass, rows.weight)
         else:
@@ -156,6 +165,11 @@ class ConditionedMixture:
         local = self.conditioned.subset(index)
         place = torch.arange(len(index))
         _, log_rows = draw_rows(local, self.rows, self.plan, place, False, True, None, values=False)
+        if len(self.rows) > 2 and len(index) * len(self.rows) * _MAX_TRIES <= _PILOT_WORK:
+            # means alone run into corners that a few draws walk around
+            seeded = torch.Generator().manual_seed(0)
+            _, drawn = draw_rows(local, self.rows, self.plan, place, True, True, seeded, _MAX_TRIES, values=False)
+            log_rows = torch.maximum(log_rows, drawn)
         return torch.where(torch.isfinite(log_rows), log_equal[index] + log_rows, self._product[index])
 
     def _row_masses(self, rows: Rows) -> Tensor:
@@ -194,10 +208,10 @@ class ConditionedMixture:
 
         Args:
             n: how many.
-            pilot: sequential draws per live component that improve the proposal over components; 0 for none.
-                Used only where masses are not in closed form. By default 8, or 32 where more rows than free
-                directions make empty intersections likely: a component that a pilot misses altogether gets a few
-                draws of enormous weight.
+            pilot: sequential draws per component, as far as it may matter, that improve the proposal over components;
+                0 for none. Used only where masses are not in closed form. By default 8, or 32 where many rows, or
+                more rows than free directions, make a mass hard to estimate. Components that may hold a share of the
+                mass get some more; others keep a share of the draws by an upper bound of their mass.
             noise: False draws components only and returns their constrained means.
             generator: source of randomness; the global one by default.
 
@@ -207,22 +221,26 @@ class ConditionedMixture:
         log_q = self.log_twist
         if not bool(torch.isfinite(log_q.max())):
             return self._nothing(n)
-        if pilot is None:
-            pilot = 8 if self.exact or len(self.plan.independent) == len(self.rows) else 32
-        if not self.exact and pilot > 0:
-            log_q = self._pilot(log_q, pilot, generator)
+        if not self.exact:
+            log_q = self._propose(log_q, pilot, generator)
         log_q = log_q.log_softmax(0)
-        # systematic selection leaves neighbours sharing components: shuffle
         probs = log_q.exp()
-        component = systematic(probs, n, generator)[torch.randperm(n, generator=generator)]
+        same = self.exact and not bool((self.log_twist != self.log_mass).any())
+        # groups that know nothing of each other tell the error; systematic selection leaves neighbours sharing
+        # components: shuffle
+        sizes = [n] if same else group_sizes(n)
+        chosen = [systematic(probs, size, generator)[torch.randperm(size, generator=generator)] for size in sizes]
+        component = torch.cat(chosen)
         x_free, log_rows = self._draw_free(component, probs, noise, generator)
         x = self._with_known(x_free)
         if self.exact:
             total = self.log_twist if self.temper else self.log_mass
             weights = (total - log_q).index_select(0, component)  # equal unless tempered twists are being corrected
-            return Draws(component, x, weights, not bool((self.log_twist != self.log_mass).any()))
+            error = weights.new_zeros(()) if same else grouped_error(weights, sizes)
+            return Draws(component, x, weights, same, error, total.softmax(0))
         base = (self._tempered_equal if self.temper else self.log_equal) - log_q
-        return Draws(component, x, base.index_select(0, component) + log_rows, False)
+        weights = base.index_select(0, component) + log_rows
+        return Draws(component, x, weights, False, grouped_error(weights, sizes), probs)
 
     def _with_known(self, x_free: Tensor) -> Tensor:
         """Put the known entries among the free ones: (n, U) -> (n, D)."""
@@ -289,28 +307,78 @@ class ConditionedMixture:
 
     def _nothing(self, n: int) -> Draws:
         dead = torch.full((n,), -math.inf, dtype=self.means.dtype)
-        return Draws(torch.zeros(n, dtype=torch.long), self.means[:1].repeat(n, 1), dead, False)
+        return Draws(
+            torch.zeros(n, dtype=torch.long),
+            self.means[:1].repeat(n, 1),
+            dead,
+            False,
+            None,
+            torch.zeros_like(self.log_prior),
+        )
 
-    def _pilot(self, log_twist: Tensor, draws: int, generator: torch.Generator | None) -> Tensor:
-        """Propose components by a few sequential draws each, mixed with 5 % of the twist and of the plain product."""
-        live = torch.nonzero((log_twist > log_twist.max() + _LIVE) & ~self._settled).squeeze(-1)
-        if (
-            self._bounded
-            or len(self.rows) > _PILOT_ROWS
-            or len(live) == 0
-            or len(live) * draws * len(self.rows) > 2**25
-        ):
+    def _propose(self, log_twist: Tensor, draws: int | None, generator: torch.Generator | None) -> Tensor:
+        """Propose components by a pilot's estimates of their masses, mixed with upper bounds and the twist.
+
+        A component that the twist gives up may hold most of the mass: none is left without a share of the draws.
+        """
+        if self._bounded:
             return log_twist
-        local = self.conditioned.subset(live)
-        place = torch.arange(len(live))
-        tilt = None if self._tilt is None else self._tilt[live]
+        upper = torch.where(self._settled, -math.inf, self._upper)
+        spent = torch.ones_like(upper)
+        parts = [log_twist]
+        if draws is None:
+            hard = len(self.rows) > _HARD_ROWS or len(self.plan.independent) < len(self.rows)
+            draws = 32 if hard else 8
+        if draws > 0:
+            found, spent = self._pilot(log_twist, upper, draws, generator)
+            if bool(torch.isfinite(found.max())):
+                parts = [found, log_twist]
+        if bool(torch.isfinite(upper.max())):
+            # what so many draws have not found can hardly be more than a share of the bound
+            parts.insert(-1, upper - spent.log())
+        shares = _DEFENCE[-len(parts) :]
+        mixed = [p.log_softmax(0) + math.log(share / sum(shares)) for p, share in zip(parts, shares, strict=True)]
+        return torch.logsumexp(torch.stack(mixed), 0)
+
+    def _pilot(
+        self, log_twist: Tensor, upper: Tensor, draws: int, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
+        """Estimate masses by sequential draws, in two rounds: all components that may matter, then those that do.
+
+        Returns:
+            Log estimates (P,), `-inf` where nothing was found, and how many draws they rest on (P,), at least 1.
+        """
+        found = torch.where(self._settled, log_twist, -math.inf)
+        spent = torch.ones_like(found)
+        first = torch.maximum(log_twist, self._product).masked_fill(self._settled, -math.inf).topk(min(64, len(found)))
+        self._look(first.indices[torch.isfinite(first.values)], draws, found, spent, generator)
+        total = found.logsumexp(0)
+        live = torch.nonzero((upper > total + _LIVE) & (spent == 1)).squeeze(-1)
+        most = max(64, _PILOT_WORK // (draws * len(self.rows)))
+        if len(live) > most:
+            live = live[torch.maximum(log_twist, self._product)[live].topk(most).indices]
+        self._look(live, draws, found, spent, generator)
+        total = found.logsumexp(0)
+        held = (found > total - math.log(1e3)) | (torch.isneginf(found) & (upper > total - math.log(1e2)))
+        again = torch.nonzero(held & (spent > 1)).squeeze(-1)
+        if 0 < len(again) * len(self.rows) * draws <= _PILOT_WORK:
+            more = min(_CLOSER * draws, _PILOT_WORK // (len(again) * len(self.rows)))
+            self._look(again, more, found, spent, generator)
+        return found, spent
+
+    def _look(self, index: Tensor, draws: int, found: Tensor, spent: Tensor, generator: torch.Generator | None) -> None:
+        """Estimate the masses of the components at `index` by so many more draws each, in place."""
+        if len(index) == 0:
+            return
+        tilt = None if self._tilt is None else self._tilt[index]
+        place = torch.arange(len(index))
+        local = self.conditioned.subset(index)
         _, mass = draw_rows(local, self.rows, self.plan, place, True, self.temper, generator, draws, False, tilt)
-        found = (self._tempered_equal if self.temper else self.log_equal)[live] + mass
-        pilot = torch.where(self._settled, log_twist, -math.inf).index_copy(0, live, found)
-        if not bool(torch.isfinite(pilot.max())):
-            return log_twist
-        log_q = torch.logaddexp(log_twist.log_softmax(0), self._product.log_softmax(0)) + math.log(0.025)
-        return torch.logaddexp(log_q, pilot.log_softmax(0) + math.log(0.95))
+        mass = mass + (self._tempered_equal if self.temper else self.log_equal)[index]
+        before = torch.where(spent[index] > 1, spent[index], 0.0)
+        together = before + draws
+        found[index] = torch.logaddexp(found[index] + (before / together).log(), mass + (draws / together).log())
+        spent[index] = together
 
 
 def _settled(row_mass: Tensor, weight: Tensor) -> Tensor:

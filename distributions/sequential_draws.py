@@ -16,6 +16,7 @@ from torch import Tensor
 
 from phlogiston.distributions.gaussian_conditioning import Conditioned, orthogonalise
 from phlogiston.distributions.linear_constraints import RowPlan, Rows
+from phlogiston.distributions.resampling import compact
 from phlogiston.distributions.truncated_normal import (
     confine,
     log_interval_mass,
@@ -23,6 +24,10 @@ from phlogiston.distributions.truncated_normal import (
     standard_truncated,
     truncated_with_mass,
 )
+
+_MAX_FLOATS = 2**22  # numbers that the tables of one pass over the draws may hold
+_MANY = 16  # coordinates from which on they are kept in one table
+_MAX_GATHERED = 2**20  # above this many numbers factors are applied component by component
 
 
 def draw_rows(
@@ -46,6 +51,26 @@ def draw_rows(
     n, mean, factor = len(place), conditioned.mean, conditioned.factor
     if mean.shape[1] == 0:  # everything is known
         return mean.new_zeros(n, 0), mean.new_zeros(n)
+    parts = _parts(conditioned, rows, row_plan, place, tries)
+    if len(parts) > 1:
+        x, log_rows = mean.new_zeros(n if values else 0, mean.shape[1]), mean.new_zeros(n)
+        for part in parts:
+            used, local = compact(place[part], len(mean))
+            some, log_rows[part] = draw_rows(
+                conditioned.subset(used),
+                rows,
+                row_plan,
+                local,
+                noise,
+                temper,
+                generator,
+                tries,
+                values,
+                None if tilt is None else tilt[used],
+            )
+            if values:
+                x[part] = some
+        return x, log_rows
     if row_plan is None:
         x = mean.index_select(0, place)
         if noise:
@@ -56,12 +81,11 @@ def draw_rows(
         return _draw_box(conditioned, rows, place, noise, temper, generator)
     centre, row_factor = conditioned.row_factors(rows)
     lower, q = orthogonalise(row_factor.index_select(1, row_plan.independent))
-    wide = torch.diag_embed(factor) if conditioned.diagonal else factor
-    square = q.shape[1] == wide.shape[2]  # the rows touch every direction
+    square = q.shape[1] == factor.shape[-1]  # the rows touch every direction
     first = eps = own = None
     if noise and values:
         # without inequalities x would be mean + F eps, whose coordinates along the rows are Q eps
-        eps = torch.randn(n, wide.shape[2], dtype=mean.dtype, generator=generator)
+        eps = torch.randn(n, factor.shape[-1], dtype=mean.dtype, generator=generator)
         own = eps if square else _apply(q, place, eps)
     if noise and (tries > 1 or not values):
         first = _strata(n, tries, generator)
@@ -82,8 +106,34 @@ def draw_rows(
     found = torch.stack(coordinates, 1)
     x = mean.index_select(0, place)
     if eps is not None and own is not None and not square:
-        x, found = x + _apply(wide, place, eps), found - own
-    return x + _apply(wide @ q.mT, place, found), log_rows
+        x, found = x + _apply(factor, place, eps), found - own
+    along = factor.unsqueeze(-1) * q.mT if conditioned.diagonal else factor @ q.mT  # (S, U, k)
+    return x + _apply(along, place, found), log_rows
+
+
+def _parts(
+    conditioned: Conditioned, rows: Rows, row_plan: RowPlan | None, place: Tensor, tries: int
+) -> tuple[Tensor, ...]:
+    """Positions of the draws that are made at once, so that no table holds more than some `_MAX_FLOATS` numbers.
+
+    Neighbours in a part share components, so that each component's factors are worked out in one part, or few.
+    """
+    free, width = conditioned.mean.shape[1], conditioned.factor.shape[-1]
+    count, directions = len(rows), 0 if row_plan is None else len(row_plan.independent)
+    if conditioned.diagonal and bool(((rows.coefficients != 0).sum(1) == 1).all()):
+        count = directions = 0  # entries are drawn without factors
+    each = count * width + (count + free) * directions  # per component
+    per_draw = 2 * tries * directions + 4 * (free + width)
+    n = len(place)
+    components = min(n, len(conditioned.mean))
+    if components * each + n * per_draw <= _MAX_FLOATS:
+        return (torch.arange(n, device=place.device),)
+    order = place.argsort(stable=True)
+    rank = torch.diff(place[order], prepend=place.new_full((1,), -1)).ne(0).cumsum(0) - 1
+    together = max(1, _MAX_FLOATS // (2 * max(each, 1)))
+    sizes = torch.bincount(rank // together).tolist()
+    most = max(1, _MAX_FLOATS // (2 * per_draw))
+    return tuple(part for parts in order.split(sizes) for part in parts.split(most))
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,7 +184,15 @@ def _apply(factor: Tensor, place: Tensor, eps: Tensor) -> Tensor:
                 total = total.addcmul_(columns[i * w + j], noise[j])
             parts.append(total)
         return torch.stack(parts, 1)
-    return (factor.index_select(0, place) @ eps.unsqueeze(-1)).squeeze(-1)
+    if len(place) * u * w <= _MAX_GATHERED:
+        return (factor.index_select(0, place) @ eps.unsqueeze(-1)).squeeze(-1)
+    product = eps.new_empty(len(place), u)  # component by component: a factor for every draw would fill the memory
+    order = place.argsort(stable=True)
+    counts = torch.bincount(place, minlength=len(factor))
+    for component, draws in enumerate(order.split(counts.tolist())):
+        if len(draws):
+            product[draws] = eps[draws] @ factor[component].mT
+    return product
 
 
 def _draw_box(
@@ -158,6 +216,13 @@ def _draw_box(
     a, b = (low - m) / s, (high - m) / s
     inside = confine(e, a, b, generator) if noise else truncated_mean(a, b, log_interval_mass(a, b))
     return mean + sd * (inside if every else eps.index_copy(1, index, inside)), mean.new_zeros(n)
+
+
+def _along(slopes: Tensor, place: Tensor, coordinates: Tensor) -> Tensor:
+    """Sum each draw's coordinates (n, k) times the slopes (S, k) of its component: (n,)."""
+    if len(slopes) == 1:
+        return coordinates @ slopes[0]
+    return (slopes.index_select(0, place) * coordinates).sum(1)
 
 
 def _strata(n: int, tries: int, generator: torch.Generator | None) -> Tensor:
@@ -201,6 +266,8 @@ def _sequence(
     """
     every = row_plan.combination @ lower if len(rows) > lower.shape[1] else lower  # (S, R, k)
     coordinates: list[Tensor] = []
+    # with many coordinates one product per row beats one operation per pair of them
+    drawn = centre.new_empty(len(place), lower.shape[1]) if lower.shape[1] > _MANY else None
     log_weight = centre.new_zeros(len(place))
 
     def spread(value: Tensor) -> Tensor:
@@ -213,7 +280,9 @@ def _sequence(
             rest, slope = centre[:, r], every[:, r, k]
             if k > 0:
                 rest, slope = spread(rest), spread(slope)
-            for j in range(k):
+            if drawn is not None and k > 0:
+                rest = rest + _along(every[:, r, :k], place, drawn[:, :k])
+            for j in range(k if drawn is None else 0):
                 entry = every[:, r, j]
                 if len(rows) == lower.shape[1] or bool(row_plan.combination[r, j:].any()):
                     rest = torch.addcmul(rest, spread(entry), coordinates[j])
@@ -243,6 +312,8 @@ def _sequence(
             coordinate = coordinate + along
             mass = mass + along * (0.5 * along - coordinate)
         coordinates.append(coordinate)
+        if drawn is not None:
+            drawn[:, k] = coordinate
         power = rows.weight[group[0]]
         log_weight = log_weight + (mass * power if temper and power != 1 else mass)
     return coordinates, log_weight

@@ -21,12 +21,12 @@ from phlogiston.distributions.gaussian_evidence import ConditionedMixture
 from phlogiston.distributions.linear_constraints import is_feasible, settle
 from phlogiston.distributions.resampling import effective_size, log_mean, replace_dead
 from phlogiston.errors import ConfigError, EvidenceError, unknown_name
-from phlogiston.inference.answer import Answer, check_alive, evidence_error, stack, warn_if_poor
+from phlogiston.inference.answer import Answer, check_alive, judge_error, stack, warn_if_poor
 from phlogiston.inference.evidence import Known, Piece, normalise
 from phlogiston.inference.lowering import asked_sites, count_rows
 from phlogiston.models.drmm import DRMM
 from phlogiston.systems.queries.drmm_question import Lowering, Question
-from phlogiston.systems.queries.drmm_tuples import MAX_FLOATS, Tuples, TupleSource
+from phlogiston.systems.queries.drmm_tuples import MAX_FLOATS, Tuples, TupleSource, thinning_error
 
 
 class DRMMQuery:
@@ -171,8 +171,16 @@ class DRMMQuery:
                 log_probs = log_probs.masked_fill(~q.allowed[name], -math.inf)
             samples[name] = torch.multinomial(log_probs.softmax(-1), 1, generator=generator).squeeze(-1)
         log_evidence = log_mean(draws.log_weights) + q.log_constant.detach()
-        error = evidence_error(draws.log_weights) if tuples.all else None
         ess = effective_size(log_weights)
+        error, reason = draws.error, f"{n} samples are too few to tell it"
+        if tuples.thinnings:
+            lost, worth = thinning_error(tuples.thinnings, draws.shares)
+            ess = 1 / (1 / ess.clamp_min(1e-300) + 1 / worth)  # draws cannot be worth more than the tuples left
+            if lost is None:
+                error, reason = None, "too few prefixes of tuples were kept to tell it; raise particles"
+            elif error is not None:
+                error = torch.hypot(error, lost)
+        error, why = judge_error(error, reason)
         if bool(torch.isneginf(log_weights).any()):
             index, log_weights = replace_dead(log_weights, generator)
             samples, codes = {name: value[index] for name, value in samples.items()}, codes[index]
@@ -184,7 +192,7 @@ class DRMMQuery:
             error,
             method,
             ess,
-            {"codes": codes},
+            {"codes": codes, **why},
         )
 
     def _check(self, log_weights: Tensor, mixture: ConditionedMixture, q: Question) -> None:

@@ -6,7 +6,8 @@ prefixes survive each layer without bias: Fearnhead and Clifford's thinning, see
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,12 +15,67 @@ from torch import Tensor
 
 from phlogiston.distributions.gaussian_evidence import ConditionedMixture
 from phlogiston.distributions.paths import tuple_gaussian
-from phlogiston.distributions.resampling import resample_distinct
+from phlogiston.distributions.resampling import resample_distinct, student_quantile
 from phlogiston.errors import ConfigError, EvidenceError, unknown_name
 from phlogiston.models.drmm import DRMM
 from phlogiston.systems.queries.drmm_question import Question
 
+_EVEN = 0.2  # share of the chances of prefixes that goes by the square root of their weights, which are guesses
+_FEWEST = 64  # fewer prefixes than this do not tell what was left out
 MAX_FLOATS = 2**25  # what the covariance factors of all tuples under consideration may hold
+
+
+@dataclass(frozen=True, eq=False)
+class Thinning:
+    """How the prefixes of one layer were thinned.
+
+    Attributes:
+        ancestor: int64 (P,), which of the prefixes kept each tuple descends from.
+        chance: (kept,), the probability each of these had to be kept.
+    """
+
+    ancestor: Tensor
+    chance: Tensor
+
+
+def thinning_error(thinnings: Sequence[Thinning], shares: Tensor) -> tuple[Tensor | None, Tensor]:
+    """What leaving tuples out costs.
+
+    The relative variance of the sum of the tuples' masses is that of a sample with unequal probabilities and fixed
+    size (Deville, "Variance estimation for complex statistics and estimators", Survey Methodology 25, 1999), summed
+    over the layers. Its square root is stretched by Student's quantile with as many degrees of freedom as the terms
+    are worth (Satterthwaite).
+
+    Args:
+        thinnings: of every layer.
+        shares: (P,), the tuples' shares of the mass, corrected for the thinning; they sum to 1.
+
+    Returns:
+        The standard error of the log evidence, (), or None where it rests on too few prefixes; and the effective
+        sample size of infinitely many draws from the tuples left.
+    """
+    variance = squares = spread = 0.0
+    told = True
+    for thinning in thinnings:
+        light = thinning.chance < 1
+        if not bool(light.any()):
+            continue
+        share = shares.new_zeros(len(thinning.chance)).index_add(0, thinning.ancestor, shares)[light]
+        missing = 1 - thinning.chance[light]
+        spread += float((missing * share.square()).sum())
+        count = len(share)
+        if len(thinning.chance) < _FEWEST or count < 2:
+            told = False
+            continue
+        centre = (missing * share).sum() / missing.sum()
+        terms = missing * (share - centre).square() * (count / (count - 1))
+        variance += float(terms.sum())
+        squares += float(terms.square().sum())
+    ess = shares.new_tensor(1 / max(spread, 1e-300))
+    if not told:
+        return None, ess
+    freedom = max(1, round(variance**2 / max(squares, 1e-300)) - 1)
+    return shares.new_tensor(math.sqrt(variance) * student_quantile(freedom) / student_quantile(10**6)), ess
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +89,7 @@ class Tuples:
         factors: (P, D, D), or (P, D) when diagonal.
         method: how they were chosen, in words.
         all: True when nothing was left out.
+        thinnings: how prefixes were left out, layer by layer.
     """
 
     codes: Tensor
@@ -41,6 +98,7 @@ class Tuples:
     factors: Tensor
     method: str
     all: bool
+    thinnings: tuple[Thinning, ...] = ()
 
     def given(self, question: Question, streams: Mapping[str, Tensor], temper: bool = False) -> ConditionedMixture:
         """The tuples' mixture given a question; `streams` holds the log probabilities (P, V) of those restricted."""
@@ -100,11 +158,12 @@ class TupleSource:
         codes = torch.zeros(1, 0, dtype=torch.long)
         log_prior = torch.zeros(1, dtype=torch.float64)
         correction = torch.zeros(1, dtype=torch.float64)  # kept weight over the prefix's own score
-        complete = True
+        thinnings: list[Thinning] = []
         for l, k in enumerate(model.sizes):
             step = model.prior.log_conditional(codes).expand(len(codes), k)
             log_prior = (log_prior.unsqueeze(1) + step).reshape(-1)
             correction = correction.repeat_interleave(k)
+            thinnings = [Thinning(t.ancestor.repeat_interleave(k), t.chance) for t in thinnings]
             choice = torch.arange(k).repeat(len(codes)).unsqueeze(1)
             codes = torch.cat([codes.repeat_interleave(k, 0), choice], 1)
             means, factors = tuple_gaussian([*model.layers], codes)  # type: ignore[list-item]
@@ -117,10 +176,11 @@ class TupleSource:
             score = prefixes.given(question, streams).log_twist
             if not bool(torch.isfinite(score.max())):
                 raise EvidenceError("the evidence is impossible, or too improbable to tell tuples apart")
-            index, kept = resample_distinct(correction + score, particles, generator)
-            complete = False
+            index, kept, chance = resample_distinct(correction + score, particles, generator, _EVEN)
             codes, log_prior, correction = codes[index], log_prior[index], kept - score[index]
+            thinnings = [Thinning(t.ancestor[index], t.chance) for t in thinnings]
+            thinnings.append(Thinning(torch.arange(len(index)), chance))
         method = f"SMC over {model.num_layers} layers, {particles} particles"
-        if complete:
+        if not thinnings:
             method = f"exact over {len(codes)} tuples"
-        return Tuples(codes, log_prior + correction, means, factors, method, complete)
+        return Tuples(codes, log_prior + correction, means, factors, method, not thinnings, tuple(thinnings))

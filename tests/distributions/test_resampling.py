@@ -42,7 +42,7 @@ def test_inclusion_probabilities_sum_to_n(logs: list[float], n: int) -> None:
 @given(weights_strategy, st.integers(1, 40), st.integers(0, 1000))
 def test_thinning_keeps_at_most_n_and_heavy_items_exactly(logs: list[float], n: int, seed: int) -> None:
     log_weights = torch.tensor(logs, dtype=torch.float64)
-    index, new = resample_distinct(log_weights, n, torch.Generator().manual_seed(seed))
+    index, new, _ = resample_distinct(log_weights, n, torch.Generator().manual_seed(seed))
     assert len(index) <= n
     assert len(index.unique()) == len(index)
     assert len(index) >= min(n, len(logs)) - 1
@@ -59,7 +59,7 @@ def test_expected_weights_equal_the_inputs() -> None:
     total = torch.zeros(40, dtype=torch.float64)
     runs = 4000
     for _ in range(runs):
-        index, new = resample_distinct(log_weights, 12)
+        index, new, _ = resample_distinct(log_weights, 12)
         total[index] += new.exp()
     weights = log_weights.exp()
     c = _threshold(weights, 12)
@@ -71,13 +71,13 @@ def test_expected_weights_equal_the_inputs() -> None:
 
 def test_weights_of_very_different_size_do_not_break_the_threshold() -> None:
     log_weights = torch.cat([torch.zeros(100), torch.full((5000,), -40.0)]).double()
-    index, _ = resample_distinct(log_weights, 150)
+    index, _, _ = resample_distinct(log_weights, 150)
     assert 149 <= len(index) <= 150
     assert set(range(100)) <= set(index.tolist())
 
 
 def test_thinning_drops_impossible_items() -> None:
-    index, new = resample_distinct(torch.tensor([0.0, -math.inf, 1.0]), 5)
+    index, new, _ = resample_distinct(torch.tensor([0.0, -math.inf, 1.0]), 5)
     assert index.tolist() == [0, 2]
     assert new.tolist() == [0.0, 1.0]
 
