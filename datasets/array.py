@@ -243,7 +243,7 @@ def _splits(parts: Sequence[Table], labels: Mapping[str, tuple[str, ...]]) -> li
             code = {label: i for i, label in enumerate(values)}
             tensors[name] = np.array([-1 if v is None else code[v] for v in part.text[name]], dtype=np.int64)
         try:
-            splits.append(Split(tensors, columns=part.names))
+            splits.append(Split(tensors, columns=part.names, double=("x", "y")))
         except DataError as error:
             raise DataError(f"{part.source}: {error}") from error
     return splits

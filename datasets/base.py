@@ -1,8 +1,9 @@
 """What every source of data hands over: three `Split`s of equal rows and a `Meta` that says what they are.
 
-Tabular batches hold `x` float32 (batch, features); optionally `mask` bool (batch, features), True where the entry is
-known (`x` holds 0.0 where it is not); one int64 tensor (batch,) per categorical stream, -1 where missing; optionally
-`weight` float32 (batch,), the row weights. Images are flattened into `x` and `Meta.image_shape` folds them back.
+Tabular batches hold `x` (batch, features), float64 for tables of the user's and float32 otherwise; optionally `mask`
+bool (batch, features), True where the entry is known (`x` holds 0.0 where it is not); one int64 tensor (batch,) per
+categorical stream, -1 where missing; optionally `weight` float32 (batch,), the row weights. Images are flattened into
+`x` and `Meta.image_shape` folds them back.
 
 This module loads numpy only. Torch comes in with the first `Split`, so that listing the data sets stays instant.
 """
@@ -113,6 +114,8 @@ class Split:
             (uint8 stays, so that pictures stay small), bools stay.
         sequences: names whose axis 1 is time.
         columns: names of `x`'s columns, used in messages only.
+        double: names whose numbers keep the digits of float64: integers and bools become float64, too. Tables need it,
+            for the columns of a table may lie anywhere (Julian dates, unix times), and are standardised later.
 
     An empty split is allowed (a user may ask for no validation rows) and counts as false: `if dataset.valid: ...`.
 
@@ -131,10 +134,14 @@ class Split:
         tensors: Mapping[str, Tensor | Array],
         sequences: Collection[str] = (),
         columns: Sequence[str] = (),
+        double: Collection[str] = (),
     ) -> None:
         if not tensors:
             raise DataError("a split needs at least one tensor, for example {'x': array of shape (rows, features)}.")
-        self.tensors: dict[str, Tensor] = {name: _as_tensor(name, value) for name, value in tensors.items()}
+        self.double: frozenset[str] = frozenset(double)
+        self.tensors: dict[str, Tensor] = {
+            name: _as_tensor(name, value, name in self.double) for name, value in tensors.items()
+        }
         self.sequences: frozenset[str] = frozenset(sequences)
         for name in self.sequences - self.tensors.keys():
             raise unknown_name("sequence", name, self.tensors)
@@ -175,7 +182,13 @@ class Split:
 
     def select(self, index: Any) -> Split:
         """Return a split of the rows `index` selects (see `__getitem__`)."""
-        return Split(self[index], self.sequences)
+        return Split(self[index], self.sequences, double=self.double)
+
+    def narrowed(self, keep: Collection[str] = ()) -> Split:
+        """Return the split with float64 in the tensors named in `keep` only, and float32 in place of it elsewhere."""
+        if not self.double - set(keep):
+            return self
+        return Split(self.tensors, self.sequences, double=self.double & set(keep))
 
 
 @dataclass
@@ -277,7 +290,7 @@ def part_rows(rows: int, *, valid: int, test: int, what: str) -> int:
     return train
 
 
-def _as_tensor(name: str, value: Any) -> Tensor:
+def _as_tensor(name: str, value: Any, double: bool = False) -> Tensor:
     """Convert to a tensor of one of the few dtypes batches are made of."""
     import torch
 
@@ -297,6 +310,8 @@ def _as_tensor(name: str, value: Any) -> Tensor:
         raise ShapeError(f"{name!r} is a single number; expected one entry per row.")
     if tensor.is_complex():
         raise DataError(f"{name!r} holds complex values; expected real numbers.")
+    if double and (tensor.dtype == torch.float64 or not tensor.is_floating_point()):
+        return tensor.to(torch.float64)
     if tensor.is_floating_point():
         return _to_float32(name, tensor)
     return tensor if tensor.dtype in (torch.bool, torch.uint8) else tensor.to(torch.int64)

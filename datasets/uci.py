@@ -102,7 +102,7 @@ def load(
         seed: of that draw.
 
     Returns:
-        `x` float32 (rows, inputs) and `y` float32 (rows, 1), in the tables' own units.
+        `x` float64 (rows, inputs) and `y` float64 (rows, 1), in the tables' own units.
 
     Raises:
         UnknownNameError: no such table.
@@ -125,7 +125,10 @@ def load(
         "train": np.sort(train_rows[order[count:]]),
         "test": test_rows,
     }
-    parts = {name: Split({"x": x[rows], "y": y[rows]}, columns=about.columns) for name, rows in chosen.items()}
+    parts = {
+        name: Split({"x": x[rows], "y": y[rows]}, columns=about.columns, double=("x", "y"))
+        for name, rows in chosen.items()
+    }
     return Dataset.of(
         INFO,
         (parts["train"], parts["valid"], parts["test"]),

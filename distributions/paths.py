@@ -165,18 +165,22 @@ class ResidualNormal(TorchDistribution):
         shape = torch.Size(sample_shape) + self.batch_shape
         codes = self.codes.expand(*shape, self.codes.shape[-1])
         with torch.no_grad():
-            noise = torch.randn(*shape, len(self.location), dtype=self.location.dtype, device=self.location.device)
+            like = self.layers[0].mean
+            noise = torch.randn(*shape, len(self.location), dtype=like.dtype, device=like.device)
             return self.location + self.scale * compose(self.layers, codes, noise)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log p(x | z) in the data's own units: (...)."""
-        u = (value - self.location) / self.scale
+        u = ((value - self.location) / self.scale).to(self.layers[0].mean.dtype)
+        if self.known is not None:
+            u = u.masked_fill(~self.known.bool(), 0.0)  # whatever stands there, its square must be finite
         features = len(self.location)
         depth = self.codes.shape[-1]
         if self.known is not None and self.layers[0].full and not bool(self.known.all()):
             return self._marginal(u)
         known = torch.ones((), dtype=u.dtype) if self.known is None else self.known.to(u.dtype)
-        log_det = -self.scale.log() * known
+        log_scale = self.scale.log().to(u.dtype)
+        log_det = -log_scale * known
         for frame, code in zip(self.layers[:depth], self.codes.unbind(-1), strict=True):
             u, part = frame.whiten(u, code)
             log_det = log_det + part * known
@@ -196,7 +200,11 @@ class ResidualNormal(TorchDistribution):
         gap = gap.expand(*torch.broadcast_shapes(gap.shape[:-2], cholesky.shape[:-2]), *gap.shape[-2:])
         eta = torch.linalg.solve_triangular(cholesky, gap, upper=False).squeeze(-1)
         log_det = cholesky.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        return -0.5 * (eta.square().sum(-1) + known.sum(-1) * LOG_2PI) - log_det - (self.scale.log() * known).sum(-1)
+        return (
+            -0.5 * (eta.square().sum(-1) + known.sum(-1) * LOG_2PI)
+            - log_det
+            - (self.scale.log().to(u.dtype) * known).sum(-1)
+        )
 
 
 def compose(layers: Sequence[Frame], codes: Tensor, noise: Tensor) -> Tensor:

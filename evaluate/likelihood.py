@@ -12,7 +12,7 @@ from phlogiston.evaluate.score import Score
 
 
 def log_likelihood(score: Score) -> Metric:
-    """Average log densities over held-out rows.
+    """Average log densities over held-out rows, by their weights where they have some.
 
     The standard error covers the choice of rows *and* the Monte Carlo noise of each (both show in the spread between
     rows); the noise alone is in `detail["monte_carlo_std_error"]`. One row with no density makes the mean -inf:
@@ -30,12 +30,15 @@ def log_likelihood(score: Score) -> Metric:
     if len(score) == 0:
         raise DataError("the score has no rows; there is nothing to average.")
     detail: dict[str, object] = {"unit": "nats per row"}
-    impossible = int(torch.isneginf(score.value).sum())
+    counts = torch.ones(len(score), dtype=torch.float64) if score.weight is None else score.weight.double()
+    impossible = int((torch.isneginf(score.value) & (counts > 0)).sum())
     if impossible:
         detail["impossible_rows"] = impossible
     if score.std_error is not None:
-        detail["monte_carlo_std_error"] = float(score.std_error.double().square().sum().sqrt()) / len(score)
-    return from_rows(score.value, score.kind, higher_is_better=True, detail=detail)
+        detail["monte_carlo_std_error"] = float(
+            (counts * score.std_error.double()).square().sum().sqrt() / counts.sum()
+        )
+    return from_rows(score.value, score.kind, higher_is_better=True, detail=detail, weight=score.weight)
 
 
 def bits_per_dimension(score: Score, features: int, bin_width: float = 1.0) -> Metric:

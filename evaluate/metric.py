@@ -113,23 +113,53 @@ def from_rows(
     kind: str = "estimate",
     higher_is_better: bool | None = None,
     detail: Mapping[str, Any] | None = None,
+    weight: Any = None,
 ) -> Metric:
     """Average one number per independent row; the standard error is the sample deviation over sqrt(rows).
+
+    With weights, a row of weight 3 is three rows and a common factor changes nothing; `n` counts the copies. Weights
+    that stand for no copies (see `datasets.weights.copies`) give the weighted mean with the error
+    sqrt(sum w^2 (row - mean)^2) / sum w, and `n` counts rows of positive weight.
 
     Args:
         rows: array or tensor (n,), n at least 1.
         kind: see `Metric`.
         higher_is_better: see `Metric`.
         detail: see `Metric`.
+        weight: (n,), how much each row counts, 0 or more; equal if not given.
 
     Raises:
-        DataError: no rows.
+        DataError: no rows, or none of positive weight.
     """
     import numpy as np
+
+    from phlogiston.datasets.weights import copies
 
     array = np.asarray(rows.detach().cpu() if hasattr(rows, "detach") else rows, dtype=np.float64).reshape(-1)
     if array.size == 0:
         raise DataError("cannot average over no rows.")
+    weights = None if weight is None else np.asarray(weight, dtype=np.float64).reshape(-1)
+    if weights is not None:
+        if weights.shape != array.shape:
+            raise DataError(f"{weights.size} weights were given for {array.size} rows.")
+        if not weights.max() > 0:
+            raise DataError("no row has a positive weight; there is nothing to average.")
+        number = copies(weights)
+        if number is None:
+            return _weighted(array[weights > 0], weights[weights > 0], kind, higher_is_better, dict(detail or {}))
+        array = np.repeat(array, number)
     mean = float(array.mean())
     error = float(array.std(ddof=1) / math.sqrt(array.size)) if array.size > 1 and math.isfinite(mean) else None
     return Metric(mean, error, int(array.size), kind, higher_is_better, dict(detail or {}))
+
+
+def _weighted(array: Any, weights: Any, kind: str, higher_is_better: bool | None, detail: dict[str, Any]) -> Metric:
+    """Average rows whose weights stand for no copies."""
+    import numpy as np
+
+    share = weights / weights.sum()
+    mean = float((share * array).sum())
+    error = None
+    if array.size > 1 and math.isfinite(mean):
+        error = math.sqrt(float((np.square(share * (array - mean))).sum()) * array.size / (array.size - 1))
+    return Metric(mean, error, int(array.size), kind, higher_is_better, detail)

@@ -24,10 +24,11 @@ class Score:
         value: (n,) log densities; -inf where the model excludes a row.
         kind: `"exact"`, `"lower bound"` (in expectation), or `"estimate"`.
         std_error: (n,) Monte Carlo standard error of each row's value, or None when there is no Monte Carlo in it.
+        weight: (n,) how much each row counts in averages, or None for equal weights.
 
     Raises:
         ConfigError: an unknown kind.
-        ShapeError: `value` has not one axis, or `std_error` another shape.
+        ShapeError: `value` has not one axis, or `std_error` or `weight` another shape.
         DataError: a NaN, or +inf.
 
     Example:
@@ -38,6 +39,7 @@ class Score:
     value: Tensor
     kind: str = "exact"
     std_error: Tensor | None = None
+    weight: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -47,6 +49,10 @@ class Score:
         if self.std_error is not None and self.std_error.shape != self.value.shape:
             raise ShapeError(
                 f"std_error has shape {tuple(self.std_error.shape)}; expected that of value, {tuple(self.value.shape)}."
+            )
+        if self.weight is not None and self.weight.shape != self.value.shape:
+            raise ShapeError(
+                f"weight has shape {tuple(self.weight.shape)}; expected that of value, {tuple(self.value.shape)}."
             )
         bad = torch.isnan(self.value) | (self.value == float("inf"))
         if bool(bad.any()):

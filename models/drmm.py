@@ -43,12 +43,13 @@ from phlogiston.errors import ConfigError, ShapeError, unknown_name
 from phlogiston.networks.beam import Beam, StreamTables, search
 from phlogiston.networks.frames import FRAMES, Frame, FrameName
 from phlogiston.networks.path_priors import AutoregressivePrior, LatentClassPrior
+from phlogiston.networks.precision import KeepsFloat64
 
 MAX_TABLE = 4_000_000
 """Floats of the covariance factors up to which `generate` keeps every tuple's Gaussian at hand."""
 
 
-class DRMM(nn.Module):
+class DRMM(KeepsFloat64):
     """The generative program.
 
     Args:
@@ -63,8 +64,11 @@ class DRMM(nn.Module):
             which is what the autoregressive guide pairs with.
 
     Attributes:
-        location: buffer (D,), subtracted from the data.
-        scale: buffer (D,), the data are divided by it.
+        location: buffer float64 (D,), subtracted from the data.
+        scale: buffer float64 (D,), the data are divided by it.
+
+    Data may come in any precision, best in float64: they are standardised in float64, and rounded to the precision of
+    the parameters afterwards. Draws are in the data's units again, in float64.
 
     Raises:
         ConfigError: an unknown frame or prior, or sizes that are not positive.
@@ -109,8 +113,8 @@ class DRMM(nn.Module):
             }
         )
         self._cached: tuple[Any, tuple[Tensor, Tensor, Tensor, Tensor]] | None = None
-        self.register_buffer("location", torch.zeros(features))
-        self.register_buffer("scale", torch.ones(features))
+        self.register_buffer("location", torch.zeros(features, dtype=torch.float64))
+        self.register_buffer("scale", torch.ones(features, dtype=torch.float64))
 
     @property
     def frames(self) -> list[Frame]:
@@ -210,16 +214,20 @@ class DRMM(nn.Module):
             )
             for name in self.categorical
         }
-        u = (x - self.location) / self.scale
         return search(
             self.frames,
             self.prior,
-            u,
+            self.standardise(x, mask),
             width=width or self.num_paths,
             mask=mask,
             streams=tables,
             depth=depth,
         )
+
+    def standardise(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Rows as the layers take them: (..., D), in the precision of the parameters, 0 where `mask` is False."""
+        u = ((x - self.location) / self.scale).to(self.frames[0].mean.dtype)
+        return u if mask is None else u.masked_fill(~mask, 0.0)
 
     def log_children(
         self,
@@ -275,7 +283,7 @@ class DRMM(nn.Module):
         """
         shape = (*codes.shape[:-1], self.features)
         make = torch.randn if noise else torch.zeros
-        eps = make(shape, dtype=self.location.dtype, device=self.location.device)
+        eps = make(shape, dtype=self.frames[0].mean.dtype, device=self.location.device)
         return self.location + self.scale * compose(self.frames, codes, eps)
 
     def generate(self, n: int, depth: int | None = None, *, noise: bool = True) -> tuple[Tensor, Tensor]:
@@ -296,7 +304,7 @@ class DRMM(nn.Module):
         slot = torch.multinomial(probs, n, replacement=True)
         x = means.index_select(0, slot)
         if noise:
-            eps = torch.randn(n, self.features, dtype=x.dtype, device=x.device)
+            eps = torch.randn(n, self.features, dtype=self.frames[0].mean.dtype, device=x.device)
             factor = factors.index_select(0, slot)
             x = x + (factor * eps if factor.dim() == 2 else (factor * eps.unsqueeze(-2)).sum(-1))
         return every.index_select(0, slot), x

@@ -35,9 +35,10 @@ from phlogiston.distributions.mixture_members import merge
 from phlogiston.errors import ConfigError, ShapeError, unknown_name
 from phlogiston.networks.dense import Dense
 from phlogiston.networks.mixture_heads import SCALES, check, initial_outputs, mixture_parameters, num_outputs
+from phlogiston.networks.precision import KeepsFloat64
 
 
-class MDN(nn.Module):
+class MDN(KeepsFloat64):
     """The generative program.
 
     Args:
@@ -55,9 +56,13 @@ class MDN(nn.Module):
         component: `"marginal"` has one site `y`; `"enumerate"` has a site `component`, too.
 
     Attributes:
-        x_location, x_scale: buffers (features,).
-        y_location, y_scale: buffers (D,).
-        inputs: buffer (kept, features), inputs to draw from where none are given; empty unless the owner keeps some.
+        x_location, x_scale: buffers float64 (features,).
+        y_location, y_scale: buffers float64 (D,).
+        inputs: buffer float64 (kept, features), inputs to draw from where none are given; empty unless the owner keeps
+            some.
+
+    Data may come in any precision, best in float64: they are standardised in float64, and rounded to the precision of
+    the network afterwards. What the model says about y is in the data's units again, in float64.
 
     Raises:
         ConfigError: sizes, kinds and options that do not fit together.
@@ -98,11 +103,11 @@ class MDN(nn.Module):
         self.grid, self.component = grid, component
         sizes = [features, *hidden, num_outputs(kind, num_components, targets)]
         self.net = Dense(sizes, activation, members)
-        self.register_buffer("x_location", torch.zeros(features))
-        self.register_buffer("x_scale", torch.ones(features))
-        self.register_buffer("y_location", torch.zeros(targets))
-        self.register_buffer("y_scale", torch.ones(targets))
-        self.register_buffer("inputs", torch.zeros(0, features))
+        self.register_buffer("x_location", torch.zeros(features, dtype=torch.float64))
+        self.register_buffer("x_scale", torch.ones(features, dtype=torch.float64))
+        self.register_buffer("y_location", torch.zeros(targets, dtype=torch.float64))
+        self.register_buffer("y_scale", torch.ones(targets, dtype=torch.float64))
+        self.register_buffer("inputs", torch.zeros(0, features, dtype=torch.float64))
 
     # ----- where to start -----------------------------------------------------------------------------------------
 
@@ -114,16 +119,25 @@ class MDN(nn.Module):
             y: (rows, D), in the data's units.
             seed: of the search for centres when there are several targets.
         """
-        standard = (y - self.y_location) / self.y_scale
+        standard = ((y - self.y_location) / self.y_scale).to(self.net.biases[-1].dtype)
         start = initial_outputs(standard, self.kind, self.num_components, self.scale, seed)
         self.net.biases[-1].copy_(start.expand_as(self.net.biases[-1]))
         self.net.weights[-1].mul_(0.3)
 
     # ----- densities ----------------------------------------------------------------------------------------------
 
-    def standard(self, x: Tensor, given: Mapping[str, Tensor] | None = None) -> Mixture:
-        """The mixture of standardised targets: batch (rows,), or (members, rows)."""
-        raw = self.net((x - self.x_location) / self.x_scale, given)
+    def standard(
+        self, x: Tensor, given: Mapping[str, Tensor] | None = None, dtype: torch.dtype | None = None
+    ) -> Mixture:
+        """The mixture of standardised targets: batch (rows,), or (members, rows).
+
+        Args:
+            x: (rows, features).
+            given: parameters of `net` by name that replace its own.
+            dtype: of the mixture; the network's by default.
+        """
+        raw = self.net(((x - self.x_location) / self.x_scale).to(self.net.biases[-1].dtype), given)
+        raw = raw if dtype is None else raw.to(dtype)
         params = mixture_parameters(raw, self.kind, self.num_components, self.targets, self.scale, self.min_scale)
         return mixture(params, validate_args=False)
 
@@ -134,7 +148,7 @@ class MDN(nn.Module):
             x: (rows, features).
             given: parameters of `net` by name that replace its own; see `networks.dense.Dense`.
         """
-        standard = self.standard(x, given)
+        standard = self.standard(x, given, torch.float64)
         return standard.affine(self.y_location, self.y_scale)  # type: ignore[attr-defined]
 
     def predictive(self, x: Tensor) -> JointMixture:
@@ -150,9 +164,10 @@ class MDN(nn.Module):
         The same number as the site's, without the program around it: this is what trains fast.
         """
         standard = self.standard(x, given)
-        value = (y - self.y_location) / self.y_scale
+        like = self.net.biases[-1].dtype
+        value = ((y - self.y_location) / self.y_scale).to(like)
         if self.grid is not None:
-            return standard.interval_log_prob(value, self.grid / self.y_scale)  # type: ignore[attr-defined]
+            return standard.interval_log_prob(value, (self.grid / self.y_scale).to(like))  # type: ignore[attr-defined]
         return standard.log_prob(value) - self.y_scale.log().sum()
 
     # ----- the program --------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, get_args, get_origin, get_type_hints
 
@@ -99,6 +99,7 @@ class System:
 
     name: ClassVar[str] = ""
     METRICS: ClassVar[tuple[str, ...]] = ()  # the groups of figures that `evaluate` can compute
+    DOUBLE: ClassVar[tuple[str, ...]] = ()  # tensors of the data that keep float64: the system standardises them
 
     def __init__(
         self, config: Any | Mapping[str, Any] | None = None, *, preset: str | None = None, **options: Any
@@ -251,7 +252,7 @@ class System:
             DataError, ShapeError: data that cannot be used, before any work.
             RunError: `out` exists and is something else.
         """
-        train, valid, meta = coerce(data)
+        train, valid, meta = coerce(data, self.DOUBLE)
         if steps is not None:
             self.config = validate_options(self.name, {**dataclasses.asdict(self.config), "steps": steps})
         self.schema = self.describe(train, meta)
@@ -315,7 +316,7 @@ class System:
         best: Self | None = None
         for options in candidates:
             system = cls(options).fit(data, **fit_options)
-            figure = float(system.log_prob(valid).value.mean())
+            figure = system.log_prob(valid).mean().value
             if best is None or figure > max(value for _, value in table):
                 best = system
             table.append((dict(options), figure))
@@ -379,22 +380,26 @@ class System:
         return system
 
 
-def coerce(data: Any) -> tuple[Split, Split | None, Meta | None]:
+def coerce(data: Any, double: Collection[str] = ()) -> tuple[Split, Split | None, Meta | None]:
     """Take data in any accepted form apart: training rows, validation rows or None, description or None.
+
+    Args:
+        data: see `System.fit`.
+        double: names of the tensors that keep float64; the others are rounded to float32.
 
     Raises:
         ShapeError: not an array with rows and columns.
         ConfigError: not data at all.
     """
     if isinstance(data, Dataset):
-        return data.train, data.valid, data.meta
+        return data.train.narrowed(double), data.valid.narrowed(double), data.meta
     if isinstance(data, Split):
-        return data, None, None
+        return data.narrowed(double), None, None
     if isinstance(data, Mapping):
-        return Split(data), None, None
+        return Split(data, double=double), None, None
     if isinstance(data, str | os.PathLike):
         raise ConfigError(f"data is the text {str(data)!r}; load it first: phlogiston.datasets.load({str(data)!r})")
-    return Split({"x": as_rows(data)}), None, None
+    return Split({"x": as_rows(data)}, double=double), None, None
 
 
 def as_rows(x: Any) -> Any:
@@ -409,13 +414,19 @@ def as_rows(x: Any) -> Any:
     return array
 
 
-def rows_of(x: Any, **extra: Any) -> dict[str, Tensor]:
-    """Held-out rows in any accepted form, checked like training rows, as one dict of tensors."""
+def rows_of(x: Any, *, double: Collection[str] = (), **extra: Any) -> dict[str, Tensor]:
+    """Held-out rows in any accepted form, checked like training rows, as one dict of tensors.
+
+    Args:
+        x: a dataset (its test rows, else its validation rows), split, mapping of arrays, or one array.
+        double: names of the tensors that keep float64; the others are rounded to float32.
+        **extra: tensors to add, or to put in the place of others.
+    """
     if isinstance(x, Dataset):
         x = x.test if len(x.test) else x.valid
     if isinstance(x, Split):
-        return {**x.tensors, **extra}
+        return {**x.narrowed(double).tensors, **extra}
     if isinstance(x, Mapping):
-        return Split({**x, **extra}).tensors
+        return Split({**x, **extra}, double=double).tensors
     extra = {name: value for name, value in extra.items() if value is not None}
-    return Split({"x": as_rows(x), **extra}).tensors
+    return Split({"x": as_rows(x), **extra}, double=double).tensors

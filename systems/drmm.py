@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from phlogiston.datasets.base import Meta, Split
+from phlogiston.datasets.base import Dataset, Meta, Split
+from phlogiston.datasets.standardise import rounding, standardise, tell_wild
+from phlogiston.datasets.weights import written_out
 from phlogiston.errors import ConfigError, DataError, ShapeError, unknown_name
 from phlogiston.evaluate.metric import Metric
 from phlogiston.evaluate.score import Score
@@ -56,6 +58,7 @@ class DRMM(System):
     """
 
     name: ClassVar[str] = "drmm"
+    DOUBLE: ClassVar[tuple[str, ...]] = ("x",)
     Config = DRMMConfig
     config: DRMMConfig
 
@@ -70,23 +73,20 @@ class DRMM(System):
             )
         if not len(train):
             raise DataError("x has no rows; DRMM needs at least one to fit")
-        x = tensors["x"].double()
-        mask = tensors.get("mask", torch.ones_like(x, dtype=torch.bool))
+        x, mask, weight = tensors["x"], tensors.get("mask"), tensors.get("weight")
         columns = list(meta.columns) if meta is not None and meta.columns else [f"x{i}" for i in range(x.shape[1])]
-        constant: dict[str, float] = {}
-        location, scale = [], []
-        for i, name in enumerate(columns):
-            known = x[:, i][mask[:, i]]
-            if not len(known):
-                raise DataError(f"column {name!r} of x holds no known value; leave it out")
-            low, high = float(known.min()), float(known.max())
-            if high - low <= max(1e-6 * max(abs(low), abs(high)), 1e-12):
-                constant[str(i)] = low
-            else:
-                location.append(float(known.mean()))
-                scale.append(float(known.std(correction=0)))
-        if not scale:
+        precision = "float32" if x.dtype == torch.float32 else "float64"
+        found = standardise(
+            x.double().numpy(),
+            None if mask is None else mask.numpy(),
+            None if weight is None else weight.numpy(),
+            columns,
+            precision,
+        )
+        varies = ~found.constant
+        if not varies.any():
             raise DataError("every column of x is constant: there is no density to learn")
+        tell_wild(found.wild, columns, left_out="these cells")
         categorical: dict[str, list[str]] = {}
         for name, tensor in tensors.items():
             if name in RESERVED or tensor.dtype != torch.int64 or tensor.ndim != 1:
@@ -95,9 +95,11 @@ class DRMM(System):
             categorical[name] = labels or [str(v) for v in range(int(tensor.max()) + 1)]
         return {
             "columns": columns,
-            "constant": constant,
-            "location": location,
-            "scale": scale,
+            "constant": {str(i): float(found.location[i]) for i in found.constant.nonzero()[0]},
+            "location": found.location[varies].tolist(),
+            "scale": found.scale[varies].tolist(),
+            "precision": precision,
+            "limits": {str(i): list(limits) for i, limits in found.limits.items()},
             "categorical": categorical,
             "image_shape": list(meta.image_shape) if meta is not None and meta.image_shape else None,
         }
@@ -108,15 +110,20 @@ class DRMM(System):
         return [i for i in range(len(self.schema["columns"])) if str(i) not in self.schema["constant"]]
 
     def prepare(self, split: Split) -> Split:
-        """The varying columns, with the streams, masks and weights that the programs take."""
-        keep = self.varying
-        batch: dict[str, Tensor] = {"x": split.tensors["x"][:, keep]}
-        if "mask" in split.tensors and not bool(split.tensors["mask"].all()):
-            batch["mask"] = split.tensors["mask"][:, keep]
+        """The varying columns, with streams, masks and weights as the programs take them; wild cells are missing."""
+        keep, x = self.varying, split.tensors["x"]
+        known = split.tensors.get("mask", torch.ones_like(x, dtype=torch.bool))
+        for i, (low, high) in self.schema.get("limits", {}).items():
+            column = x[:, int(i)]
+            known = known.clone()
+            known[:, int(i)] &= (column >= low) & (column <= high)
+        batch: dict[str, Tensor] = {"x": x[:, keep] if x.is_floating_point() else x[:, keep].double()}
+        if not bool(known.all()):
+            batch["mask"] = known[:, keep]
         for name in ("weight", *self.schema["categorical"]):
             if name in split.tensors:
                 batch[name] = split.tensors[name]
-        return Split(batch)
+        return written_out(Split(batch, double=self.DOUBLE))
 
     # ----- training -----------------------------------------------------------------------------------------------
 
@@ -133,8 +140,8 @@ class DRMM(System):
             {name: len(labels) for name, labels in self.schema["categorical"].items()},
             sites="layers" if c.guide == "autoregressive" else "path",
         )
-        self.model.location.copy_(torch.tensor(self.schema["location"]))
-        self.model.scale.copy_(torch.tensor(self.schema["scale"]))
+        self.model.location.copy_(torch.tensor(self.schema["location"], dtype=torch.float64))
+        self.model.scale.copy_(torch.tensor(self.schema["scale"], dtype=torch.float64))
         if c.guide == "exact":
             self.guide = ExactGuide(self.model, c.max_enum)
         elif c.guide == "beam":
@@ -200,7 +207,8 @@ class DRMM(System):
             seed: of this call; None draws from torch's generator.
 
         Returns:
-            `x` float32 (n, features) with constant columns in place, and int64 (n,) per categorical stream.
+            `x` (n, features), in the precision of the data that were fitted and with constant columns in place, and
+            int64 (n,) per categorical stream.
 
         Raises:
             ConfigError: n below 1, or a depth the model does not have.
@@ -215,7 +223,8 @@ class DRMM(System):
             if seed is not None:
                 torch.manual_seed(seed)
             codes, x = self.model.generate(n, depth, noise=noise == "model")
-            out = {"x": self._insert(x)}
+            # dtype in, dtype out; models from before it was written down had seen float32
+            out = {"x": self._insert(x).to(getattr(torch, self.schema.get("precision", "float32")))}
             for name in self.schema["categorical"]:
                 probs = self.model.stream_logits(name, codes).softmax(-1)
                 out[name] = torch.multinomial(probs, 1).squeeze(-1)
@@ -272,7 +281,6 @@ class DRMM(System):
             kept = particles if method == "importance" else None if method == "exact" else width or 4 * self.config.beam
             for rows, agrees in self._chunks(x, mask, kept, depth):
                 known, streams = rows.get("mask"), {k: rows[k] for k in self.schema["categorical"] if k in rows}
-                jacobian = self.model.log_jacobian(known)
                 if method == "importance":
                     value, error = self._importance(rows["x"], known, depth, particles)
                     errors.append(error)
@@ -280,8 +288,9 @@ class DRMM(System):
                     beam = self.model.find(
                         rows["x"], width=kept, mask=known, depth=depth, streams=streams if joint else None
                     )
-                    value = beam.nested[:, -1] + sum(n[:, -1] for n in beam.nested_streams.values()) + jacobian
-                values.append(torch.where(agrees, value, -math.inf))
+                    value = beam.nested[:, -1] + sum(n[:, -1] for n in beam.nested_streams.values())
+                    value = value.double() + self.model.log_jacobian(known)
+                values.append(torch.where(agrees, value.double(), -math.inf))
         kind: Literal["exact", "lower bound", "estimate"] = "exact"
         if method != "exact":
             kind = "lower bound" if method == "beam" else "estimate"
@@ -292,7 +301,7 @@ class DRMM(System):
                 and kept >= math.prod(self.model.sizes[: (depth or len(self.model.sizes)) - 1])
             ):
                 kind = "exact"
-        return Score(torch.cat(values), kind, torch.cat(errors) if errors else None)
+        return Score(torch.cat(values), kind, torch.cat(errors) if errors else None, self._weights(x))
 
     def _importance(self, x: Tensor, mask: Tensor | None, depth: int | None, k: int) -> tuple[Tensor, Tensor]:
         """Log mean of p(z, x) / q(z | x) over k tuples drawn layer by layer, and its standard error."""
@@ -413,6 +422,7 @@ class DRMM(System):
                 self.model,
                 columns=self.schema["columns"],
                 constant={int(i): value for i, value in self.schema["constant"].items()},
+                precision=self.schema.get("precision", "float32"),
                 categorical=self.schema["categorical"],
                 max_enum=self.config.max_enum,
             )
@@ -473,6 +483,17 @@ class DRMM(System):
         if depth is not None and not 1 <= depth <= self.config.num_layers:
             raise ConfigError(f"depth must be between 1 and num_layers={self.config.num_layers}; got {depth}")
 
+    @staticmethod
+    def _weights(x: Any) -> Tensor | None:
+        """The weights that came with rows in any accepted form."""
+        return rows_of(x).get("weight") if isinstance(x, Dataset | Split | Mapping) else None
+
+    def _slack(self, value: float, dtype: torch.dtype = torch.float64) -> float:
+        """What a number may differ by from a constant column's `value` and still agree: the rounding of its records."""
+        # models trained before their precision was written down had seen float32
+        narrow = dtype == torch.float32 or self.schema.get("precision", "float32") == "float32"
+        return rounding(value, "float32" if narrow else "float64")
+
     def _insert(self, x: Tensor) -> Tensor:
         """Put the constant columns back: (..., varying) -> (..., features)."""
         if not self.schema["constant"]:
@@ -488,7 +509,7 @@ class DRMM(System):
     ) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
         """Checked rows in chunks that keep memory bounded, with whether each agrees with the constant columns."""
         extra = {} if mask is None else {"mask": torch.as_tensor(mask, dtype=torch.bool)}
-        tensors = rows_of(x, **extra)
+        tensors = rows_of(x, double=self.DOUBLE, **extra)
         if "x" not in tensors:
             raise ShapeError("the rows to score need a tensor 'x'")
         features = len(self.schema["columns"])
@@ -498,14 +519,15 @@ class DRMM(System):
                 f"({', '.join(self.schema['columns'][:4])}{', ...' if features > 4 else ''}). "
                 f"Pass x of shape (rows, {features})."
             )
+        x = tensors["x"] if tensors["x"].is_floating_point() else tensors["x"].double()
         known = tensors.get("mask")
-        agrees = torch.ones(len(tensors["x"]), dtype=torch.bool)
+        agrees = torch.ones(len(x), dtype=torch.bool)
         for i, value in self.schema["constant"].items():
-            column = tensors["x"][:, int(i)]
-            same = (column - value).abs() <= max(1e-6 * abs(value), 1e-12)
+            column = x[:, int(i)]
+            same = (column - value).abs() <= self._slack(value, column.dtype)
             agrees &= same if known is None else same | ~known[:, int(i)]
         keep = self.varying
-        rows: dict[str, Tensor] = {"x": tensors["x"][:, keep]}
+        rows: dict[str, Tensor] = {"x": x[:, keep]}
         if known is not None and not bool(known[:, keep].all()):
             rows["mask"] = known[:, keep]
         for name in self.schema["categorical"]:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from phlogiston.datasets.base import Dataset
-from phlogiston.evaluate.metric import Metric
+from phlogiston.datasets.base import Dataset, Split
+from phlogiston.datasets.weights import written_out
+from phlogiston.evaluate.metric import Metric, from_rows
 from phlogiston.systems.base import rows_of
 from phlogiston.systems.configs.drmm import PRESETS
 from phlogiston.systems.drmm_panels import panels
@@ -20,39 +21,55 @@ if TYPE_CHECKING:
 
     from phlogiston.systems.drmm import DRMM
 
+MOST_COMPARED = 2000
+"""Rows at most that precision and recall compare with as many samples: all pairs are formed."""
+
 
 def score(system: DRMM, data: Any, wanted: set[str]) -> dict[str, Metric]:
     """The metrics `DRMM.evaluate` promises."""
     from phlogiston.evaluate.neighbours import precision_recall
 
-    rows = rows_of(data)
+    rows = rows_of(data, double=system.DOUBLE)
     out: dict[str, Metric] = {}
     if "log_likelihood" in wanted:
         out["log_likelihood"] = system.log_prob(rows).mean()
     if "depths" in wanted:
         for depth in range(1, system.model.num_layers):
             out[f"log_likelihood_depth_{depth}"] = system.log_prob(rows, depth=depth).mean()
-    complete = rows["mask"].all(-1) if "mask" in rows else torch.ones(len(rows["x"]), dtype=torch.bool)
-    real = rows["x"][complete][:, system.varying][:2000]
+    weight = rows.get("weight")
+    real = _compared(rows)[:, system.varying]
     if "precision_recall" in wanted and len(real) > 4:
         generated = system.sample(len(real), seed=0)["x"][:, system.varying]
-        scale = system.model.scale
-        out.update(precision_recall(real / scale, generated / scale, k=3))
+        standard = system.model.standardise
+        found = precision_recall(standard(real), standard(generated), k=3)
+        rest = len(rows["x"]) - len(real)
+        if rest > 0:  # complete rows of positive weight, and at most MOST_COMPARED of them
+            for metric in found.values():
+                metric.detail["rows_not_compared"] = rest
+        out.update(found)
     if "accuracy" in wanted:
         for name in system.schema["categorical"]:
             labels = rows.get(name)
             if labels is not None and bool((labels >= 0).any()):
-                hit = (system.predict_proba(name, rows).argmax(-1) == labels)[labels >= 0].double()
-                error = float((hit.mean() * (1 - hit.mean()) / len(hit)).sqrt())
-                out[f"accuracy_{name}"] = Metric(float(hit.mean()), error, len(hit), "estimate", True, {})
+                seen = labels >= 0
+                hit = (system.predict_proba(name, rows).argmax(-1) == labels)[seen].double()
+                out[f"accuracy_{name}"] = from_rows(hit, "estimate", True, {}, None if weight is None else weight[seen])
     return out
+
+
+def _compared(rows: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The rows that samples are compared with: complete ones, written out where they have weights."""
+    named = {name: value for name, value in rows.items() if name in ("x", "mask", "weight")}
+    split = written_out(Split(named, double=("x",)))
+    x = split.tensors["x"]
+    return (x[split.tensors["mask"].all(-1)] if "mask" in split.tensors else x)[:MOST_COMPARED]
 
 
 def draw(system: DRMM, data: Any) -> dict[str, Figure]:
     """The pictures `DRMM.figures` promises."""
     from phlogiston.evaluate import figures
 
-    rows = rows_of(data)
+    rows = rows_of(data, double=system.DOUBLE)
     x = rows["x"]
     generator = torch.Generator().manual_seed(0)
     shown = x[torch.randperm(len(x), generator=generator)[:4000]].numpy()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -43,9 +44,17 @@ def residual_kmeans(
 
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randperm(len(x), generator=generator)[:MAX_INITIAL_ROWS]
-    u = ((x[rows] - model.location) / model.scale).double()
-    if mask is not None:
-        u = u * mask[rows]
+    u = model.standardise(x[rows], None if mask is None else mask[rows]).double()
+    share = torch.ones(len(u), dtype=u.dtype) if weight is None else weight[rows].double().clamp(min=1e-12)
+    total = float(len(u))
+    given = [
+        u,
+        *([] if mask is None else [mask[rows].to(u)]),
+        *(known[rows, None].to(u) for known in (streams or {}).values()),
+    ]
+    distinct, share = _distinct(torch.cat(given, 1), share)
+    u, rows = u[distinct], rows[distinct]
+    share = share * (total / share.sum())
     n, features = u.shape
     # Labels pull clusters apart: one-hot columns as far apart as typical rows are, nothing where the label is missing.
     # Where most are missing they must not, for the few labelled rows would become clusters of their own.
@@ -53,13 +62,11 @@ def residual_kmeans(
         torch.nn.functional.one_hot(known[rows].clamp(min=0), int(known.max()) + 1).double()
         * (known[rows] >= 0).unsqueeze(-1)
         * LABEL_DISTANCE
-        * float((known[rows] >= 0).double().mean())
+        * float(((known[rows] >= 0) * share).sum() / total)
         * features**0.5
         for known in (streams or {}).values()
         if bool((known >= 0).any())
     ]
-    share = torch.ones(n, dtype=u.dtype) if weight is None else weight[rows].double().clamp(min=1e-12)
-    share = share * (n / share.sum())
     for l, frame in enumerate(model.frames):
         k = frame.num_components
         u = u + 1e-6 * torch.randn(u.shape, generator=generator, dtype=u.dtype)
@@ -78,7 +85,7 @@ def residual_kmeans(
         if spare.any():
             mean[spare] = u[torch.randint(n, (int(spare.sum()),), generator=generator)]
         gap = u - mean[labels]
-        pooled = (gap * share.unsqueeze(-1)).T @ gap / n + 1e-6 * torch.eye(features, dtype=u.dtype)
+        pooled = (gap * share.unsqueeze(-1)).T @ gap / total + 1e-6 * torch.eye(features, dtype=u.dtype)
         scatter = torch.einsum("nk,nd,ne->kde", one_hot, gap, gap) if features <= 64 else None
         shrink = 2.0 if not frame.full else 2.0 + features
         if scatter is None:
@@ -88,16 +95,33 @@ def residual_kmeans(
             covariance = (scatter + shrink * pooled) / (counts + shrink)[:, None, None]
         noise = jitter * torch.randn(mean.shape, generator=generator, dtype=mean.dtype)
         frame.place((mean + noise * pooled.diagonal().sqrt()).to(frame.mean), covariance)
-        model.prior.place(l, ((counts + 1) / (n + k)).to(frame.mean))
+        model.prior.place(l, ((counts + 1) / (total + k)).to(frame.mean))
         for name, known in (streams or {}).items():
-            _place_stream(model, name, l, labels, known[rows])
+            _place_stream(model, name, l, labels, known[rows], share)
         u, _ = frame.whiten(u.to(frame.mean), labels)
         u = u.double()
         if mask is not None:
             u = u * mask[rows]
 
 
-def _place_stream(model: DRMM, name: str, l: int, clusters: Tensor, known: Tensor) -> None:
+def _distinct(rows: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows that occur once each, with what they and their copies weigh: three copies then start like one of weight 3.
+
+    Args:
+        rows: (N, columns).
+        share: (N,), what each weighs.
+
+    Returns:
+        Positions of the distinct rows, in order of their values if there are copies at all; and their weights.
+    """
+    values = rows.numpy()
+    if len({row.tobytes() for row in values}) == len(values):
+        return torch.arange(len(values)), share
+    _, first, where = np.unique(values, axis=0, return_index=True, return_inverse=True)
+    return torch.from_numpy(first), torch.from_numpy(np.bincount(where.reshape(-1), weights=share.numpy()))
+
+
+def _place_stream(model: DRMM, name: str, l: int, clusters: Tensor, known: Tensor, share: Tensor) -> None:
     """Set a stream's table to the log label frequencies of the clusters, relative to the overall ones."""
     table, bias = model.stream_tables[f"{name}_{l}"], model.stream_bias[name]
     seen = known >= 0
@@ -105,7 +129,7 @@ def _place_stream(model: DRMM, name: str, l: int, clusters: Tensor, known: Tenso
         return
     k, v = table.shape
     counts = torch.zeros(k, v, dtype=table.dtype)
-    counts.index_put_((clusters[seen], known[seen]), torch.ones(int(seen.sum()), dtype=table.dtype), accumulate=True)
+    counts.index_put_((clusters[seen], known[seen]), share[seen].to(table.dtype), accumulate=True)
     overall = (counts.sum(0) + 1) / (counts.sum() + v)
     if l == 0:
         bias.copy_(overall.log())
@@ -167,11 +191,11 @@ class DeadComponents:
         beam = model.find(x, width=self.width, mask=mask, streams=streams)
         posterior = beam.log_posterior().exp()
         worst = beam.nested[:, -1].argsort()[: max(1, len(x) // 20)]
-        u = (x - model.location) / model.scale
+        u = model.standardise(x, mask)
         best = beam.codes.gather(1, posterior.argmax(-1)[:, None, None].expand(-1, 1, beam.codes.shape[-1])).squeeze(1)
         for l, frame in enumerate(model.frames):
             k = frame.num_components
-            share = torch.zeros(k, device=x.device, dtype=x.dtype)
+            share = torch.zeros(k, device=u.device, dtype=u.dtype)
             share.index_put_((beam.codes[..., l].flatten(),), posterior.flatten().to(share), accumulate=True)
             share = share / share.sum()
             state.metrics[f"usage_{l + 1}"] = float(torch.exp(-(share * share.clamp(min=1e-30).log()).sum()))

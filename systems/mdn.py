@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from phlogiston.datasets.base import Meta, Split
+from phlogiston.datasets.weights import written_out
 from phlogiston.distributions.mixture import Mixture
 from phlogiston.distributions.mixture_factorised import FactorisedMixture
 from phlogiston.distributions.mixture_joint import JointMixture
@@ -64,6 +65,7 @@ class MDN(System):
     """
 
     name: ClassVar[str] = "mdn"
+    DOUBLE: ClassVar[tuple[str, ...]] = ("x", "y")
     Config: ClassVar[type] = MDNConfig
     config: MDNConfig
 
@@ -80,11 +82,13 @@ class MDN(System):
         return mdn_rows.targets(self.schema, tensors)
 
     def prepare(self, split: Split) -> Split:
-        """Inputs, targets and row weights, as the programs take them."""
+        """Inputs, targets and row weights, as the programs take them; rows with wild cells are left out."""
         tensors = {"x": self._inputs(split.tensors), "y": self._targets(split.tensors)}
         if "weight" in split.tensors:
             tensors["weight"] = split.tensors["weight"]
-        return Split(tensors)
+        rows = Split(tensors, double=self.DOUBLE)
+        keep = mdn_rows.tame(self.schema, tensors["x"], tensors["y"])
+        return written_out(rows if bool(keep.all()) else rows.select(keep))
 
     # ----- training -----------------------------------------------------------------------------------------------
 
@@ -106,7 +110,7 @@ class MDN(System):
         for side in ("x", "y"):
             for part in ("location", "scale"):
                 getattr(network, f"{side}_{part}").copy_(torch.tensor(schema[side][part], dtype=torch.double))
-        network.inputs = torch.zeros(schema.get("kept", 0), network.features)
+        network.inputs = torch.zeros(schema.get("kept", 0), network.features, dtype=torch.float64)
         self.model, self.guide = network, None
         if c.weights != "point":
             self.model = BayesianMDN(network, c.random, c.prior_sd)
@@ -129,7 +133,7 @@ class MDN(System):
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
         kept = rows["x"][order[: self.config.keep_inputs]]
         self.schema["kept"] = len(kept)
-        self.network.inputs = kept.clone()
+        self.network.inputs = kept.double()
         self._keeper = None
         if self._valid is not None:
             c = self.config
@@ -137,7 +141,7 @@ class MDN(System):
 
     def fit(self, data: Any, **options: Any) -> Self:
         """Train on data; see `System.fit`. Validation rows choose each member's best parameters."""
-        _, valid, _ = coerce(data)
+        _, valid, _ = coerce(data, self.DOUBLE)
         self._valid = valid if valid is not None and len(valid) else None
         try:
             return super().fit(data, **options)
@@ -238,7 +242,8 @@ class MDN(System):
     def predict(self, x: Any) -> Tensor:
         """Mean of the targets: (rows, targets)."""
         self._need_fit()
-        return torch.cat([self._predictive(part).mean for part in self._rows(x).split(CHUNK)])
+        found = torch.cat([self._predictive(part).mean for part in self._rows(x).split(CHUNK)])
+        return found.to(mdn_rows.precision(self.schema, "y"))
 
     def uncertainty(self, x: Any, draws: int = 200, seed: int = 0) -> Uncertainty:
         """Split what is not known about y into noise (aleatoric) and ignorance (epistemic).
@@ -267,7 +272,8 @@ class MDN(System):
             seed: of this call; None draws from torch's generator.
 
         Returns:
-            `x` and `y`: (n, features) and (n, targets), or with inputs given (rows, features) and (n, rows, targets).
+            `x` and `y`, in the precision of the data that were fitted: (n, features) and (n, targets), or with inputs
+            given (rows, features) and (n, rows, targets).
 
         Raises:
             ConfigError: n below 1, or no inputs given and none kept.
@@ -287,7 +293,7 @@ class MDN(System):
             y = torch.cat(parts, 0 if own else 1)
         if self.config.grid:
             y = torch.round(y / self.config.grid) * self.config.grid
-        return {"x": rows, "y": y}
+        return {"x": rows.to(mdn_rows.precision(self.schema, "x")), "y": y.to(mdn_rows.precision(self.schema, "y"))}
 
     def log_prob(self, x: Any, *, y: Any = None, seed: int = 0) -> Score:  # type: ignore[override]
         """Log density of targets given inputs, in nats and in the data's units.
@@ -313,7 +319,7 @@ class MDN(System):
                 else:
                     values.append(found.log_prob(goal))
         kind = "exact" if self.config.weights == "point" else "estimate"
-        return Score(torch.cat(values), kind)
+        return Score(torch.cat(values), kind, weight=tensors.get("weight"))
 
     def query(  # type: ignore[override]
         self,
@@ -352,11 +358,7 @@ class MDN(System):
     def vocabulary(self) -> tuple[dict[str, Sequence[str]], dict[str, Sequence[str]]]:
         """Names evidence may be written in: the inputs as `x` (labels of categories one by one), the targets as `y`."""
         self._need_fit()
-        target = set(self.schema["target"] or ())
-        inputs = [name for i, name in enumerate(self.schema["columns"]) if i not in target]
-        for name, labels in self.schema["categorical"].items():
-            inputs += [f"{name}={label}" for label in labels]
-        return {"x": tuple(inputs), "y": tuple(self.schema["targets"])}, {}
+        return {"x": tuple(mdn_rows.input_names(self.schema)), "y": tuple(self.schema["targets"])}, {}
 
     # ----- evaluation ---------------------------------------------------------------------------------------------
 
@@ -419,13 +421,13 @@ class MDN(System):
 
     def _tensors(self, x: Any, y: Any = None) -> dict[str, Tensor]:
         if y is None:
-            return rows_of(x)
+            return rows_of(x, double=self.DOUBLE)
         y = y if isinstance(y, Tensor) else torch.as_tensor(y)
         y = y.unsqueeze(1) if y.ndim == 1 else y
         if isinstance(x, Split):
-            return Split({**x.tensors, "y": y}).tensors
-        return rows_of(x, y=y)
+            return Split({**x.tensors, "y": y}, double=self.DOUBLE).tensors
+        return rows_of(x, double=self.DOUBLE, y=y)
 
     def _rows(self, x: Any) -> Tensor:
         """Inputs in any accepted form, as the network takes them."""
-        return self._inputs(rows_of(x))
+        return self._inputs(rows_of(x, double=self.DOUBLE))

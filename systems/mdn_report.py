@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from phlogiston.datasets.base import Dataset
+from phlogiston.datasets.weights import effective_rows
 from phlogiston.distributions.mixture import Mixture
 from phlogiston.evaluate import figures as draw
 from phlogiston.evaluate.likelihood import log_likelihood
@@ -30,8 +31,8 @@ BINS = 20
 
 def evaluate(system: MDN, data: Any, wanted: set[str]) -> dict[str, Metric]:
     """See `MDN.evaluate`."""
-    tensors = rows_of(data)
-    y = system._targets(tensors)
+    tensors = rows_of(data, double=system.DOUBLE)
+    y, weight = system._targets(tensors), tensors.get("weight")
     out: dict[str, Metric] = {}
     if "log_likelihood" in wanted:
         out["log_likelihood"] = system.log_prob(tensors).mean()
@@ -40,7 +41,7 @@ def evaluate(system: MDN, data: Any, wanted: set[str]) -> dict[str, Metric]:
         truth = data.meta.conditional_truth if isinstance(data, Dataset) else None
         if truth is not None:
             values = torch.as_tensor(truth(y.numpy(), tensors["x"].numpy()))
-            out["log_likelihood_of_truth"] = log_likelihood(Score(values, "exact"))
+            out["log_likelihood_of_truth"] = log_likelihood(Score(values, "exact", weight=weight))
     parts: dict[str, list[Tensor]] = {}
     components = system.predictive({name: value[:1] for name, value in tensors.items()}).num_components
     size = max(8, min(CHUNK, PAIRS // components**2))
@@ -51,20 +52,21 @@ def evaluate(system: MDN, data: Any, wanted: set[str]) -> dict[str, Metric]:
                 parts.setdefault(name, []).append(value)
     rows_by_name = {name: torch.cat(values).double() for name, values in parts.items()}
     if "rmse" in wanted:
-        square = rows_by_name["square"]
-        root = float(square.mean().sqrt())
-        error = float(square.std() / math.sqrt(len(square)) / (2 * root)) if len(square) > 1 and root > 0 else None
-        out["rmse"] = Metric(root, error, len(square), "exact", False, {"unit": "units of the target"})
+        square = from_rows(rows_by_name["square"], "exact", False, weight=weight)
+        root = math.sqrt(square.value)
+        error = square.std_error / (2 * root) if square.std_error is not None and root > 0 else None
+        out["rmse"] = Metric(root, error, square.n, "exact", False, {"unit": "units of the target"})
     if "draw" in wanted:
         detail = {"unit": "squared units of the target"}
-        out["mse_of_draw"] = from_rows(rows_by_name["draw"], "estimate", False, detail)
+        out["mse_of_draw"] = from_rows(rows_by_name["draw"], "estimate", False, detail, weight)
     if "crps" in wanted:
-        out["crps"] = from_rows(rows_by_name["crps"], "exact", False, {"unit": "units of the target"})
+        out["crps"] = from_rows(rows_by_name["crps"], "exact", False, {"unit": "units of the target"}, weight)
     if "coverage" in wanted:
-        out["coverage_90"] = from_rows(rows_by_name["central"], "estimate", None, {"level": 0.9})
-        out["coverage_hpd_90"] = from_rows(rows_by_name["region"], "estimate", None, {"level": 0.9})
+        out["coverage_90"] = from_rows(rows_by_name["central"], "estimate", None, {"level": 0.9}, weight)
+        out["coverage_hpd_90"] = from_rows(rows_by_name["region"], "estimate", None, {"level": 0.9}, weight)
     if "pit" in wanted:
-        out["pit_deviation"] = _deviation(rows_by_name["pit"].numpy())
+        each = None if weight is None else weight.repeat_interleave(y.shape[1]).numpy()
+        out["pit_deviation"] = _deviation(rows_by_name["pit"].numpy(), each)
     return out
 
 
@@ -103,11 +105,19 @@ def pit(system: MDN, found: Mixture, y: Tensor) -> Tensor:
     return low + (high - low) * torch.rand(y.shape, generator=torch.Generator().manual_seed(0))
 
 
-def _deviation(values: np.ndarray) -> Metric:
-    from scipy.stats import kstest
+def _deviation(values: np.ndarray, weight: np.ndarray | None = None) -> Metric:
+    """Largest distance of the (weighted) distribution of values from the uniform one, with Kolmogorov's p-value."""
+    from scipy.stats import kstwo
 
-    test = kstest(values, "uniform")
-    return Metric(float(test.statistic), None, len(values), "estimate", False, {"p_value": float(test.pvalue)})
+    weight = np.ones(len(values)) if weight is None else weight.astype(np.float64)
+    values, weight = values[weight > 0], weight[weight > 0]
+    order = np.argsort(values)
+    reached = np.cumsum(weight[order]) / weight.sum()
+    before = np.concatenate([[0.0], reached[:-1]])
+    distance = float(max((reached - values[order]).max(), (values[order] - before).max()))
+    n = round(effective_rows(weight))
+    detail = {"p_value": float(kstwo.sf(distance, n))}
+    return Metric(distance, None, n, "estimate", False, detail)
 
 
 # ---- pictures
@@ -115,7 +125,7 @@ def _deviation(values: np.ndarray) -> Metric:
 
 def figures(system: MDN, data: Any) -> dict[str, Figure]:
     """See `MDN.figures`."""
-    tensors = rows_of(data)
+    tensors = rows_of(data, double=system.DOUBLE)
     y = system._targets(tensors)
     order = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))[:2000]
     shown = {name: value[order] for name, value in tensors.items()}

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from phlogiston.datasets.base import Meta
+from phlogiston.datasets.standardise import standardise, tell_wild
 from phlogiston.errors import ConfigError, DataError, ShapeError, unknown_name
 
 RESERVED = ("x", "y", "mask", "weight")
@@ -48,13 +49,21 @@ def describe(tensors: Mapping[str, Tensor], meta: Meta | None, target: Sequence[
         if name not in RESERVED and tensor.dtype == torch.int64 and tensor.ndim == 1:
             labels = list(meta.categorical.get(name, ())) if meta is not None else []
             schema["categorical"][name] = labels or [str(v) for v in range(int(tensor.max()) + 1)]
-    x, y = inputs(schema, tensors).double(), targets(schema, tensors).double()
+    x, y = inputs(schema, tensors), targets(schema, tensors)
     if not x.shape[1]:
         raise DataError(f"no input is left beside the target {columns[schema['target'][0]]!r}")
     own = schema["target"]
     schema["targets"] = [columns[i] for i in own] if own is not None else _names(y.shape[1])
-    schema["x"], schema["y"] = _location_and_scale(x), _location_and_scale(y)
+    schema["x"] = _found(x, tensors, input_names(schema), "x")
+    schema["y"] = _found(y, tensors, schema["targets"], "y" if own is None else "x")
     return schema
+
+
+def input_names(schema: Mapping[str, Any]) -> list[str]:
+    """Names of the inputs: continuous columns, then the labels of categories one by one."""
+    target = set(schema["target"] or ())
+    names = [name for i, name in enumerate(schema["columns"]) if i not in target]
+    return names + [f"{name}={label}" for name, labels in schema["categorical"].items() for label in labels]
 
 
 def inputs(schema: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Tensor:
@@ -81,13 +90,13 @@ def inputs(schema: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Tensor:
     if "mask" in tensors and not bool(tensors["mask"][:, used].all()):
         row = int((~tensors["mask"][:, used].all(1)).nonzero()[0])
         raise DataError(f"x has a missing input in row {row}; MDN needs complete rows. Fill it in, or query with Near")
-    parts = [x[:, used]]
+    parts = [x[:, used] if x.is_floating_point() else x[:, used].double()]
     for name, labels in schema["categorical"].items():
         if name not in tensors:
             raise DataError(f"the categorical input {name!r} is missing from the rows")
         codes = tensors[name]
         one_hot = functional.one_hot(codes.clamp(min=0), max(len(labels), int(codes.max()) + 1))
-        parts.append((one_hot[:, : len(labels)] * (codes >= 0).unsqueeze(1)).to(x.dtype))
+        parts.append((one_hot[:, : len(labels)] * (codes >= 0).unsqueeze(1)).to(parts[0].dtype))
     return torch.cat(parts, 1)
 
 
@@ -108,8 +117,9 @@ def targets(schema: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Tensor:
         raise ShapeError("the rows hold no targets 'y'")
     y = tensors["y"]
     y = y.unsqueeze(1) if y.ndim == 1 else y
-    if y.ndim != 2 or not y.is_floating_point():
-        raise ShapeError(f"y has shape {tuple(y.shape)} and type {y.dtype}; expected real numbers (rows, targets)")
+    if y.ndim != 2:
+        raise ShapeError(f"y has shape {tuple(y.shape)}; expected real numbers (rows, targets)")
+    y = y if y.is_floating_point() else y.double()
     want = len(schema.get("targets", [])) or y.shape[1]
     if y.shape[1] != want:
         raise ShapeError(f"y has {y.shape[1]} columns; this model was fitted on {want}")
@@ -137,9 +147,31 @@ def _names(count: int) -> list[str]:
     return ["y"] if count == 1 else [f"y{i}" for i in range(count)]
 
 
-def _location_and_scale(values: Tensor) -> dict[str, list[float]]:
-    """Mean and standard deviation by column; 1 where a column never varies (up to rounding)."""
-    location = values.mean(0)
-    scale = (values - location).square().mean(0).sqrt()
-    flat = scale <= 1e-6 * values.abs().amax(0)
-    return {"location": location.tolist(), "scale": torch.where(flat, 1.0, scale).tolist()}
+def precision(schema: Mapping[str, Any], side: str) -> torch.dtype:
+    """The number format in which the inputs (`"x"`) or targets (`"y"`) were fitted, and are drawn."""
+    found: torch.dtype = getattr(torch, schema[side].get("precision", "float32"))  # older models had seen float32
+    return found
+
+
+def _found(values: Tensor, tensors: Mapping[str, Tensor], names: Sequence[str], where: str) -> dict[str, Any]:
+    """Location and scale by column, and the limits of those with wild cells; 1 where a column never varies."""
+    precision = "float32" if values.dtype == torch.float32 else "float64"
+    weight = tensors.get("weight")
+    weights = None if weight is None else weight.numpy()
+    found = standardise(values.double().numpy(), None, weights, names, precision, where)
+    tell_wild(found.wild, names, where, left_out="these rows")
+    return {
+        "location": found.location.tolist(),
+        "scale": found.scale.tolist(),
+        "limits": {str(i): list(limits) for i, limits in found.limits.items()},
+        "precision": precision,
+    }
+
+
+def tame(schema: Mapping[str, Any], x: Tensor, y: Tensor) -> Tensor:
+    """Which rows hold no wild cell: bool (rows,)."""
+    keep = torch.ones(len(x), dtype=torch.bool)
+    for side, values in (("x", x), ("y", y)):
+        for i, (low, high) in schema[side].get("limits", {}).items():
+            keep &= (values[:, int(i)] >= low) & (values[:, int(i)] <= high)
+    return keep

@@ -37,6 +37,7 @@ class DRMMQuery:
         columns: names of all columns of x, constant ones included; the model's own count when None.
         constant: position -> value of the columns that never vary and that the model does not hold.
         categorical: stream -> names of its values; numbers by default.
+        precision: the number format the constant values were seen in: evidence agrees with them up to its rounding.
         max_enum: weigh every tuple when there are at most this many.
 
     Example:
@@ -52,6 +53,7 @@ class DRMMQuery:
         columns: Sequence[str] | None = None,
         constant: Mapping[int, float] | None = None,
         categorical: Mapping[str, Sequence[str]] | None = None,
+        precision: str = "float64",
         max_enum: int = 65536,
     ) -> None:
         self.model = copy.deepcopy(model).cpu().double().eval().requires_grad_(False)
@@ -65,7 +67,7 @@ class DRMMQuery:
             name: list((categorical or {}).get(name, map(str, range(size)))) for name, size in model.categorical.items()
         }
         location, scale = self.model.location, self.model.scale
-        self.lower = Lowering(self.columns, self.constant, self.categorical, location, scale)
+        self.lower = Lowering(self.columns, self.constant, self.categorical, location, scale, precision)
         self.varying = self.lower.varying
         self.tuples = TupleSource(self.model, max_enum)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from phlogiston.datasets.standardise import rounding
 from phlogiston.distributions.linear_constraints import LinearEvidence, Rows
 from phlogiston.errors import EvidenceError
 from phlogiston.inference.evidence import Piece
@@ -40,6 +41,7 @@ class Lowering:
         categorical: stream -> names of its values.
         location: (varying columns,), what the model subtracts.
         scale: (varying columns,), what it divides by.
+        precision: the number format the constant values were seen in.
     """
 
     def __init__(
@@ -49,7 +51,9 @@ class Lowering:
         categorical: Mapping[str, Sequence[str]],
         location: Tensor,
         scale: Tensor,
+        precision: str = "float64",
     ) -> None:
+        self.precision = precision
         self.columns, self.constant, self.categorical = columns, constant, categorical
         self.location, self.scale = location, scale
         self.varying = torch.tensor([i for i in range(len(columns)) if i not in constant])
@@ -94,7 +98,7 @@ class Lowering:
             return evidence, log_constant
         known, values = evidence.known.clone(), evidence.values.clone()
         for i, value in self.constant.items():
-            slack = max(1e-6 * abs(value), 1e-12)
+            slack = rounding(value, self.precision)
             said = float(values[i])
             if bool(known[i]) and abs(said - value) > slack:
                 raise EvidenceError(

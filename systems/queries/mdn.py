@@ -110,7 +110,7 @@ class MDNQuery:
         exact = bool(about_x.known.all())
         count = 1 if exact else particles or max(500, n)
         x, log_x = self._inputs(about_x, count, generator)
-        found = _gaussians(self.predict(x.float()))
+        found = _gaussians(self.predict(x))
         k = found.num_components
         log_prior = found.logits.log_softmax(-1).double() + (log_x - math.log(count)).unsqueeze(-1)
         factors = found.factors() if isinstance(found, FullMixture | BivariateMixture) else found.component_scales()

@@ -176,7 +176,7 @@ def test_predict_proba_is_bayes_rule_over_the_joint() -> None:
         ],
         -1,
     )
-    torch.testing.assert_close(probability, joint.softmax(-1), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(probability.double(), joint.softmax(-1), atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(joint.logsumexp(-1), system.log_prob(x[:20]).value, atol=1e-5, rtol=1e-5)
 
 
