@@ -207,13 +207,20 @@ class Mixture(TorchDistribution):
         return (logits.softmax(-1) * loc).sum(-1).expand(self.batch_shape + self.event_shape)
 
     @property
-    def variance(self) -> Tensor:
-        """Per coordinate, (..., D)."""
+    def stddev(self) -> Tensor:
+        """Per coordinate, (..., D); in any unit, where the variance may leave the range of the dtype."""
         logits, loc, scale = self.marginal_parameters()
         weight = logits.softmax(-1)
-        centre = (weight * loc).sum(-1, keepdim=True)
         # around the mean, not as a difference of squares: components far from zero keep their digits
-        return (weight * (scale.square() + (loc - centre).square())).sum(-1).expand(self.batch_shape + self.event_shape)
+        gap = loc - (weight * loc).sum(-1, keepdim=True)
+        unit = torch.maximum(scale, gap.abs()).amax(-1, keepdim=True).detach()
+        square = (weight * ((scale / unit).square() + (gap / unit).square())).sum(-1)
+        return (unit.squeeze(-1) * square.sqrt()).expand(self.batch_shape + self.event_shape)
+
+    @property
+    def variance(self) -> Tensor:
+        """Per coordinate, (..., D); the square of `stddev`, which is 0 or infinite where the dtype does not hold it."""
+        return self.stddev.square()
 
     def marginal_log_prob(self, value: Any) -> Tensor:
         """Log density of each coordinate by itself: value (..., D) -> (..., D)."""
