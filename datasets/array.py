@@ -19,8 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from phlogiston.datasets import tables
+from phlogiston.datasets import pictures, tables
 from phlogiston.datasets.base import Array, Dataset, Info, Split, part_rows, stream
+from phlogiston.datasets.pixels import as_range
 from phlogiston.datasets.tables import RESERVED, Table
 from phlogiston.errors import DataError, ShapeError, unknown_name
 
@@ -50,6 +51,8 @@ def load(
     weight: str | None = None,
     header: bool | None = None,
     delimiter: str | None = None,
+    size: int = 0,
+    value_range: tuple[float, float] | None = None,
 ) -> Dataset:
     """Load the user's own data.
 
@@ -67,6 +70,8 @@ def load(
         weight: the column that holds row weights; an array called `weight` in an npz file is taken without being told.
         header: whether the first csv line holds names; by default it does when it contains no number.
         delimiter: of csv fields; by default the most frequent of comma, semicolon and tab in the first line.
+        size: of pictures in a folder: cut the middle square out and scale it to so many pixels a side; 0 leaves them.
+        value_range: values of black and white in pictures; found out from all of them by default.
 
     Raises:
         DataError: the data cannot be used; the message names file, row and column.
@@ -74,7 +79,10 @@ def load(
     """
     if data is None:
         raise DataError("no data given. Pass a path instead of a name: datasets.load('table.csv'), or data=...")
-    options = {"header": header, "delimiter": delimiter, "categorical": _names(categorical)}
+    options: dict[str, Any] = {"header": header, "delimiter": delimiter, "categorical": _names(categorical)}
+    if size < 0:
+        raise DataError(f"size is {size}; expected pixels a side, or 0.")
+    options |= {"size": size, "value_range": as_range(value_range)}
     read = _Reader(root, names, {**options, "columns": None if columns is None else _names(columns)})
     train_part, valid_part, test_part = read.parts(data)
     valid_part = read.table(valid_data) if valid_data is not None else valid_part
@@ -106,6 +114,8 @@ def load(
             "weight": weight,
             "header": header,
             "delimiter": delimiter,
+            "size": size,
+            "value_range": None if value_range is None else list(value_range),
             **{
                 key: str(read.path(part))
                 for key, part in (("valid_data", valid_data), ("test_data", test_data))
@@ -118,6 +128,7 @@ def load(
         columns=first.names,
         categorical=labels,
         image_shape=first.image_shape if columns is None else None,
+        decisions=tuple(dict.fromkeys(decision for part in prepared for decision in part.decisions)),
     )
 
 
@@ -141,15 +152,20 @@ class _Reader:
 
     def table(self, data: Any) -> Table:
         """Read one table."""
+        white = self.options["value_range"]
         if isinstance(data, str | PathLike):
             path = self.path(data)
             if not path.exists():
                 raise DataError(f"there is no file or folder {str(path)!r}.")
-            table = tables.read_images(path) if path.is_dir() else tables.read(path, **self.options)
+            options = dict(self.options)
+            size = options.pop("size")
+            if size and not path.is_dir():
+                raise DataError(f"size is for folders of pictures; {str(path)!r} is a file.")
+            table = pictures.read_folder(path, size, white) if path.is_dir() else tables.read(path, **options)
         elif isinstance(data, Mapping):
-            table = tables.from_arrays(data, "the arrays given")
+            table = tables.from_arrays(data, "the arrays given", white)
         else:
-            table = tables.from_arrays({"x": data}, "the array given")
+            table = tables.from_arrays({"x": data}, "the array given", white)
         if self.names is not None:
             if len(self.names) != len(table.names):
                 raise ShapeError(f"names has {len(self.names)} entries for {len(table.names)} columns: {table.names}.")
@@ -193,7 +209,7 @@ def _prepare(table: Table, columns: tuple[str, ...] | None, categorical: Sequenc
     if "mask" in extra and extra["mask"].shape == table.x.shape:
         extra["mask"] = extra["mask"][:, kept]
     names = tuple(table.names[i] for i in kept)
-    return Table(table.source, table.x[:, kept], names, text, extra, table.image_shape)
+    return Table(table.source, table.x[:, kept], names, text, extra, table.image_shape, table.decisions)
 
 
 def _weights(table: Table, name: str) -> Array:

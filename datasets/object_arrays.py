@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zipfile
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -52,10 +52,33 @@ def read(path: str | Path, *, most: int = _MOST) -> dict[str, list[Array] | Arra
     return found
 
 
-def _member(file: BinaryIO) -> list[Array] | Array:
+def array_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Read the shapes of an npz or npy file's arrays without reading the arrays; {} where it is no such file."""
+    try:
+        if path.suffix.lower() == ".npy":
+            with path.open("rb") as plain:
+                return {"array": _header(plain)[0]}
+        if path.suffix.lower() != ".npz":
+            return {}
+        found = {}
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                if name.endswith(".npy"):
+                    with archive.open(name) as file:
+                        found[name[:-4]] = _header(file)[0]  # type: ignore[arg-type]
+        return found
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile):
+        return {}
+
+
+def _header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     version = np.lib.format.read_magic(file)
     header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = header(file)
+    return header(file)
+
+
+def _member(file: BinaryIO) -> list[Array] | Array:
+    shape, fortran, dtype = _header(file)
     if dtype.hasobject:
         if dtype != np.dtype(object) or not shape:
             raise DataError(f"it holds {dtype} of shape {shape}; expected a list of arrays.")

@@ -16,7 +16,7 @@ import numpy as np
 from phlogiston.datasets.base import Array, Decision
 from phlogiston.errors import DataError
 
-OVERSHOOT = 0.1  # of the range: resizing by splines leaves it by so much
+OVERSHOOT = 0.1  # of the range: resizing by splines leaves it by so much; clipped where the user gives the range
 _OPTION = "value_range=0,255"
 _SIXTEEN = 65535.0
 
@@ -83,7 +83,8 @@ class Values:
             return
         low, high = float(values.min()), float(values.max())
         if not (np.isfinite(low) and np.isfinite(high)):
-            raise DataError(f"{where} holds NaN or infinity, which are no pixels.")
+            row = int((~np.isfinite(values.reshape(len(values), -1))).any(1).argmax()) if values.ndim else 0
+            raise DataError(f"{where} holds NaN or infinity in entry {row}, which are no pixels.")
         kind = "float" if values.dtype.kind == "f" else values.dtype.name
         before = self._extremes.get(kind, (low, high))
         self._extremes[kind] = (min(low, before[0]), max(high, before[1]))
@@ -105,7 +106,7 @@ class Values:
         slack = OVERSHOOT * (white - black)
         for kind, (low, high) in self._extremes.items():
             if low < black - slack or high > white + slack:
-                raise DataError(f"{self.what} holds {kind} values from {low:g} to {high:g}; {value_range=} was given.")
+                raise DataError(f"{self.what}: {kind} values from {low:.9g} to {high:.9g}; {value_range=} was given.")
         return Ranges({kind: Range(black, white, "value_range was given") for kind in self._extremes})
 
 
@@ -138,12 +139,12 @@ def range_of(arrays: Iterable[Array], what: str, value_range: tuple[float, float
 
 
 def _decide(kind: str, low: float, high: float, what: str) -> Range:
-    span = f"{kind} values from {low:.6g} to {high:.6g}"
+    span = f"{kind} values from {low:.9g} to {high:.9g}"
     if kind == "bool":
         return Range(0.0, 1.0, "true and false")
     if kind == "float":
-        white = 1.0 if high <= 1.0 + OVERSHOOT else 255.0 if 2.0 <= high <= 255.0 * (1 + OVERSHOOT) else None
-        if white is not None and low >= -OVERSHOOT * white:
+        white = 1.0 if high <= 1.0 else 255.0 if 2.0 <= high <= 255.0 else None
+        if white is not None and low >= 0:
             return Range(0.0, white, span)
     elif low >= 0:
         if high == 1:
@@ -152,9 +153,11 @@ def _decide(kind: str, low: float, high: float, what: str) -> Range:
             return Range(0.0, 255.0, span)
         if kind == "uint16":
             return Range(0.0, _SIXTEEN, span)
-    likely = "-1,1" if -1 - OVERSHOOT <= low < 0 and high <= 1 + OVERSHOOT else f"{low:.6g},{high:.6g}"
+    slack = 1.0 + OVERSHOOT
+    likely = "0,1" if low >= -OVERSHOOT and high <= slack else "-1,1" if -slack <= low < 0 and high <= slack else ""
+    likely = likely or ("0,255" if low >= -255 * OVERSHOOT and 2 <= high <= 255 * slack else f"{low:.6g},{high:.6g}")
     raise DataError(
-        f"{what} holds {span}; pixels are 0 to 255 or 0 to 1. Say which are black and white, for example "
+        f"{what}: {span}; pixels are 0 to 255 or 0 to 1. Say which are black and white, for example "
         f"value_range={likely}."
     )
 

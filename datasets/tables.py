@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from phlogiston.datasets.base import Array
+from phlogiston.datasets.base import Array, Decision
+from phlogiston.datasets.picture_arrays import as_pictures
 from phlogiston.errors import DataError, ShapeError
 
 MISSING = frozenset({"", "?", "NA", "N/A", "n/a", "NaN", "nan", "NAN", "null", "NULL"})
 TABLES = (".npz", ".npy", ".csv", ".tsv")
-IMAGES = (".png", ".jpg", ".jpeg", ".bmp")
 RESERVED = frozenset({"x", "mask", "weight"})
 
 
@@ -36,6 +36,7 @@ class Table:
         text: name -> the entries of a text column, None where missing.
         extra: name -> other arrays with one entry per row, passed on as they are (`mask` and `weight` among them).
         image_shape: shape of a picture when `x` holds flattened pictures.
+        decisions: what was decided about the data, for people.
     """
 
     source: str
@@ -44,6 +45,7 @@ class Table:
     text: dict[str, list[str | None]] = field(default_factory=dict)
     extra: dict[str, Array] = field(default_factory=dict)
     image_shape: tuple[int, ...] | None = None
+    decisions: list[Decision] = field(default_factory=list)
 
     @property
     def rows(self) -> int:
@@ -57,6 +59,7 @@ def read(
     delimiter: str | None = None,
     categorical: Collection[str] = (),
     columns: Collection[str] | None = None,
+    value_range: tuple[float, float] | None = None,
 ) -> Table:
     """Read one table file, chosen by its suffix.
 
@@ -67,7 +70,7 @@ def read(
     if suffix in (".csv", ".tsv", ".txt"):
         return read_csv(path, header=header, delimiter=delimiter, categorical=categorical, columns=columns)
     if suffix in (".npz", ".npy"):
-        return from_arrays(_load_arrays(path), str(path))
+        return from_arrays(_load_arrays(path), str(path), value_range)
     raise DataError(
         f"{str(path)!r}: cannot read {suffix or 'a file without a suffix'}. Use one of: {', '.join(TABLES)}."
     )
@@ -147,11 +150,11 @@ def read_csv(
     return Table(str(path), x, tuple(numeric), text)
 
 
-def from_arrays(arrays: Mapping[str, Any], source: str) -> Table:
+def from_arrays(arrays: Mapping[str, Any], source: str, value_range: tuple[float, float] | None = None) -> Table:
     """Read a mapping of arrays: `x` and its companions, or one array per column.
 
-    `x` of more than two axes holds pictures, which are flattened; uint8 pictures are divided by 255. `columns` names
-    the columns of `x`. Integer and text arrays of one axis are categorical streams.
+    `x` of more than two axes holds pictures, which are brought into [0, 1] (see `picture_arrays`) and flattened.
+    `columns` names the columns of `x`. Integer and text arrays of one axis are categorical streams.
 
     Raises:
         DataError: object arrays, no numbers, no rows, or no array that could be `x`.
@@ -178,13 +181,17 @@ def from_arrays(arrays: Mapping[str, Any], source: str) -> Table:
         raise ShapeError(f"{source}: 'x' has shape {x.shape}; expected (rows, features). One column is x[:, None].")
     if not x.size:
         raise DataError(f"{source}: 'x' has shape {x.shape}; the table is empty.")
-    image_shape = x.shape[1:] if x.ndim > 2 else None
-    flat = x.reshape(len(x), -1).astype(np.float64) / (255.0 if image_shape and x.dtype == np.uint8 else 1.0)
+    given_shape: tuple[int, ...] = x.shape
+    image_shape: tuple[int, ...] | None = None
+    told: list[Decision] = []
+    if x.ndim > 2:
+        x, image_shape, told = as_pictures(x, f"'x' of {source}", value_range)
+    flat = x.reshape(len(x), -1).astype(np.float64)
     if names and len(names) != flat.shape[1]:
         raise ShapeError(f"{source}: 'columns' has {len(names)} names for {flat.shape[1]} columns.")
     names = names or _default_names(flat.shape[1])
     _check_names(names, source)
-    table = Table(source, flat, names, image_shape=image_shape)
+    table = Table(source, flat, names, image_shape=image_shape, decisions=told)
     for name, value in given.items():
         if len(value) != table.rows:
             raise ShapeError(
@@ -198,41 +205,11 @@ def from_arrays(arrays: Mapping[str, Any], source: str) -> Table:
             raise DataError(f"{source}: {name!r} holds text of shape {value.shape}; expected one entry per row.")
     if "mask" in table.extra and table.extra["mask"].dtype != np.bool_:
         table.extra["mask"] = _as_bool(table.extra["mask"], source)
-    if "mask" in table.extra and table.extra["mask"].shape == x.shape:
-        table.extra["mask"] = table.extra["mask"].reshape(flat.shape)
-    return table
-
-
-def read_images(folder: Path) -> Table:
-    """Read every picture below `folder`, in order of path; sub-folders of the first level give the stream `label`.
-
-    Raises:
-        DataError: there is none, or one cannot be read.
-        ShapeError: they differ in size.
-    """
-    import imageio.v3 as iio
-
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGES and p.is_file())
-    if not files:
-        wanted = ", ".join(TABLES + IMAGES)
-        raise DataError(
-            f"{str(folder)!r} holds no data. Expected train.csv (or .npz), or pictures; readable: {wanted}."
-        )
-    pictures: list[Array] = []
-    for file in files:
-        try:
-            picture = np.asarray(iio.imread(file))
-        except Exception as error:  # a decoder raises whatever it likes
-            raise DataError(f"{str(file)!r} cannot be read as a picture: {error}") from error
-        if pictures and picture.shape != pictures[0].shape:
-            raise ShapeError(
-                f"{str(file)!r} has shape {picture.shape}, {files[0].name} {pictures[0].shape}. Make them equal."
-            )
-        pictures.append(picture)
-    table = from_arrays({"x": np.stack(pictures)}, str(folder))
-    labels: list[str | None] = [p.relative_to(folder).parts[0] if p.parent != folder else None for p in files]
-    if any(label is not None for label in labels):
-        table.text["label"] = labels
+    if "mask" in table.extra and table.extra["mask"].shape == given_shape:
+        mask = table.extra["mask"]
+        if given_shape != x.shape and sorted(given_shape) == sorted(x.shape):  # colours were moved to the end
+            mask = np.moveaxis(mask, 1, -1)
+        table.extra["mask"] = mask[..., : x.shape[-1]].reshape(flat.shape)
     return table
 
 

@@ -1,7 +1,9 @@
 """Films of your own: a folder of videos or of frames, or arrays, cut into clips with the background taken away.
 
 A film is a video file (mp4, avi, mov, webm, mkv, gif), a sub-folder of pictures in the order of their names, or an
-array (frames, height, width[, 3]) in an npy file or under any name in an npz file. The background is the median over
+array (frames, height, width[, 3]), or (films, frames, height, width[, 3]), in an npy file or under any name in an npz
+file; frames or colours may come first instead. Axes and range of arrays are decided once for all, told by `data info`,
+and changed by `layout` and `value_range`. The background is the median over
 time of each film: what does not move vanishes, what moves stays as the difference from it. Training, validation and
 test clips are divided by time, the last ones being tested: neighbouring clips of one film are too alike to be divided
 at random.
@@ -9,13 +11,18 @@ at random.
 
 from __future__ import annotations
 
+import zipfile
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from phlogiston.datasets.base import Array, Dataset, Info, Split
+from phlogiston.datasets import axes, pictures
+from phlogiston.datasets.base import Array, Dataset, Decision, Info, Split
+from phlogiston.datasets.pixels import BYTES, Range, Ranges, Values, as_range, range_of
+from phlogiston.datasets.skipped import Skipped
 from phlogiston.errors import DataError
 
 INFO = Info(
@@ -28,8 +35,6 @@ INFO = Info(
     notes="pass data=FOLDER (on the command line --data-option data=FOLDER).",
 )
 
-VIDEOS = {".mp4", ".avi", ".mov", ".webm", ".mkv", ".gif"}
-PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}
 ARRAYS = {".npz", ".npy"}
 
 
@@ -45,6 +50,8 @@ def load(
     colour: bool = False,
     background: Literal["median", "none"] = "median",
     contrast: float = 0.0,
+    layout: str = "auto",
+    value_range: tuple[float, float] | None = None,
     valid: float = 0.1,
     test: float = 0.1,
 ) -> Dataset:
@@ -61,6 +68,8 @@ def load(
         colour: keep three channels.
         background: `"median"` shows the difference from each film's median over time, `"none"` leaves films alone.
         contrast: divide by the standard deviation within so many pixels; 0 for not at all.
+        layout: order of the axes of arrays, such as THW, NTHW or TNHW (time first); found out by default.
+        value_range: values of black and white of arrays; found out by default.
         valid: share of each film's clips for validation.
         test: share of each film's clips, its last ones, for test.
 
@@ -68,7 +77,8 @@ def load(
         Splits with `x` uint8 (clips, length, [3,] height, width).
 
     Raises:
-        DataError: no such folder, no films in it, films of unlike frames, or too short ones.
+        DataError: no such folder, no films in it, films of unlike frames, or too short ones. A film that cannot be
+            read among others that can is left out with a `DataWarning`.
     """
     if data is None:
         raise DataError("video_folder reads films of yours: give data=FOLDER.")
@@ -77,22 +87,33 @@ def load(
     path = Path(root or ".") / Path(data).expanduser()
     if not path.exists():
         raise DataError(f"no file or folder {str(path)!r}.")
+    value_range = as_range(value_range)
+    films, told = read_films(path, layout)
+    ranges, decided = _ranges(films, value_range)
+    told += decided
     parts: dict[str, list[Array]] = {"train": [], "valid": [], "test": []}
     shapes: dict[tuple[int, ...], str] = {}
-    for name, film in read_films(path):
-        ready = prepare(film[::every], size, crop, colour, background, contrast)
+    short = 0
+    for name, film in films:
+        said = ranges.of(film) if Path(name).suffix.lower() in ARRAYS or value_range is not None else BYTES
+        ready = prepare(film[::every], size, crop, colour, background, contrast, said)
         shapes.setdefault(ready.shape[1:], name)
         starts = range(0, len(ready) - length + 1, stride)
         clips = [ready[start : start + length] for start in starts]
+        short += not clips
         last = round(test * len(clips))
         before = round(valid * len(clips))
         cut = len(clips) - last
         parts["train"] += clips[: cut - before]
         parts["valid"] += clips[cut - before : cut]
         parts["test"] += clips[cut:]
+    if short:
+        told.append(
+            Decision("left out", f"{short:,} of {len(films):,} films shorter than {length} frames", "length=...")
+        )
     if len(shapes) > 1:
-        told = ", ".join(f"{name}: {shape}" for shape, name in shapes.items())
-        raise DataError(f"films have frames of different shapes ({told}); give size=(height, width).")
+        listed = ", ".join(f"{name}: {shape}" for shape, name in shapes.items())
+        raise DataError(f"films have frames of different shapes ({listed}); give size=(height, width).")
     if not parts["train"]:
         raise DataError(
             f"no film in {str(path)!r} has {length} frames"
@@ -114,62 +135,89 @@ def load(
             "colour": colour,
             "background": background,
             "contrast": contrast,
+            "layout": layout,
+            "value_range": None if value_range is None else list(value_range),
             "valid": valid,
             "test": test,
         },
         title=f"films of {path.name}",
         notes="",
+        decisions=tuple(told),
     )
 
 
-def read_films(path: Path) -> list[tuple[str, Array]]:
-    """Read all films of a folder, or one film: name and frames (frames, height, width[, 3]), uint8 or float.
+def _ranges(
+    films: Sequence[tuple[str, Array]], value_range: tuple[float, float] | None
+) -> tuple[Ranges, list[Decision]]:
+    """What black and white are, from all arrays together; files of videos and pictures hold 8 bits."""
+    values = Values("the films")
+    for name, film in films:
+        if Path(name).suffix.lower() in ARRAYS or value_range is not None:
+            values.see(film, name)
+    ranges = values.ranges(value_range)
+    return ranges, list(ranges.decisions())
+
+
+def read_films(path: Path, layout: str = "auto") -> tuple[list[tuple[str, Array]], list[Decision]]:
+    """Read all films of a folder, or one film.
+
+    Args:
+        path: a folder or a file.
+        layout: order of the axes of arrays.
+
+    Returns:
+        Name and frames (frames, height, width[, 3]) of each, and what was decided.
 
     Raises:
-        DataError: nothing there that is a film.
+        DataError: nothing there that is a film, or none that can be read.
     """
+    told: list[Decision] = []
     if path.is_file():
-        return [(path.name, film) for film in _read(path)]
+        return [(path.name, film) for film in _read(path, layout, told)], told
+    skipped = Skipped("films")
     films: list[tuple[str, Array]] = []
-    if any(p.suffix.lower() in PICTURES for p in path.iterdir()):
-        films.append((path.name, _frames(path)))
-    for place in sorted(path.iterdir()):
-        if place.is_dir() and any(p.suffix.lower() in PICTURES for p in place.iterdir()):
-            films.append((place.name, _frames(place)))
-        elif place.suffix.lower() in VIDEOS | ARRAYS:
-            films += [(place.name, film) for film in _read(place)]
+    if any(pictures.is_picture(p) for p in path.iterdir()):
+        films += [(path.name, film) for film in [skipped.read(path.name, _frames, path)] if film is not None]
+    for inside in sorted(path.iterdir()):
+        if inside.is_dir() and any(pictures.is_picture(p) for p in inside.iterdir()):
+            found: list[Array] | None = [f for f in [skipped.read(inside.name, _frames, inside)] if f is not None]
+        elif inside.suffix.lower() in ARRAYS or (
+            inside.suffix.lower() in pictures.VIDEOS and not pictures.is_picture(inside)
+        ):
+            found = skipped.read(inside.name, _read, inside, layout, told)
+        else:
+            continue
+        films += [(inside.name, film) for film in found or []]
+    told += skipped.decisions()
     if not films:
-        kinds = ", ".join(sorted(VIDEOS | ARRAYS))
+        kinds = ", ".join(sorted({*pictures.VIDEOS, *ARRAYS}))
         raise DataError(f"no films in {str(path)!r}: expected {kinds} files, or folders of pictures.")
-    return films
+    return films, list(dict.fromkeys(told))
 
 
 def _frames(folder: Path) -> Array:
-    from PIL import Image
-
-    frames = []
-    for place in sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURES):
-        with Image.open(place) as picture:
-            frames.append(np.asarray(picture.convert("RGB")))
-    if len({frame.shape for frame in frames}) > 1:
+    files = sorted(p for p in folder.iterdir() if pictures.is_picture(p))
+    frames = [pictures.to_bytes(pictures.read(file), file) for file in files]
+    if len({frame.shape[:2] for frame in frames}) > 1:
         raise DataError(f"the pictures in {str(folder)!r} have different sizes.")
-    return np.stack(frames)
+    coloured = any(frame.ndim == 3 for frame in frames)
+    return np.stack([np.repeat(f[..., None], 3, -1) if coloured and f.ndim == 2 else f for f in frames])
 
 
-def _read(path: Path) -> list[Array]:
+def _read(path: Path, layout: str, told: list[Decision]) -> list[Array]:
     suffix = path.suffix.lower()
     if suffix in ARRAYS:
         try:
             content = np.load(path, allow_pickle=False)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise DataError(f"{str(path)!r} cannot be read: {error}") from None
-        found = [content[name] for name in content.files] if suffix == ".npz" else [content]
-        films = [film for array in found for film in (array if _is_many(array) else [array]) if _is_film(film)]
+        found = {name: content[name] for name in content.files} if suffix == ".npz" else {"": content}
+        films = [film for name, array in found.items() for film in _films_of(array, name, path, layout, told)]
         if not films:
             raise DataError(f"{str(path)!r} holds no array of shape (frames, height, width) or with 3 colours behind.")
         return films
-    if suffix not in VIDEOS:
-        raise DataError(f"{str(path)!r} is no film: expected one of {', '.join(sorted(VIDEOS | ARRAYS))}.")
+    if suffix not in pictures.VIDEOS:
+        raise DataError(f"{str(path)!r} is no film: expected one of {', '.join(sorted({*pictures.VIDEOS, *ARRAYS}))}.")
     import imageio.v3 as iio
 
     try:
@@ -178,13 +226,18 @@ def _read(path: Path) -> list[Array]:
         raise DataError(f"{str(path)!r} cannot be decoded: {error}") from None
 
 
-def _is_many(array: Array) -> bool:
-    """Films, not one film: (films, frames, height, width[, 3])."""
-    return array.ndim == 5 or (array.ndim == 4 and array.shape[-1] not in (3, 4))
-
-
-def _is_film(array: Array) -> bool:
-    return array.ndim == 3 or (array.ndim == 4 and array.shape[-1] in (3, 4))
+def _films_of(array: Array, name: str, path: Path, layout: str, told: list[Decision]) -> list[Array]:
+    """The films an array holds, (frames, height, width, colours); none where it holds something else."""
+    if not 3 <= array.ndim <= 5 or array.dtype.kind not in "biuf":
+        if name:
+            told.append(Decision("left out", f"{path.name}: {name} {array.dtype} {array.shape} is no film"))
+        return []
+    found, why = (
+        (layout, "layout was given") if layout != "auto" else axes.find_layout(array, f"{path.name} {name}".strip())
+    )
+    clips = axes.to_clips(array, found)
+    told.append(axes.decision(axes.check_layout(found), array.shape, why))
+    return list(clips)
 
 
 def prepare(
@@ -194,26 +247,24 @@ def prepare(
     colour: bool = False,
     background: str = "median",
     contrast: float = 0.0,
+    range_: Range | None = None,
 ) -> Array:
     """Turn one film into what a model reads: uint8 (frames, [3,] height, width).
 
     Args:
-        film: (frames, height, width[, 3 or 4]), uint8, or floats in 0 .. 1.
+        film: (frames, height, width[, 1, 3 or 4]).
         size: see `load`; as are the others.
         crop: see `load`.
         colour: see `load`.
         background: see `load`.
         contrast: see `load`.
+        range_: which values are black and white; from this film alone by default.
 
     Raises:
         DataError: NaN, or a part that lies outside the frames.
     """
-    frames = np.asarray(film, np.float32)
-    if not np.isfinite(frames).all():
-        bad = int((~np.isfinite(frames)).reshape(len(frames), -1).any(1).argmax())
-        raise DataError(f"frame {bad} of a film holds NaN or infinity.")
-    if film.dtype.kind in "ui" or frames.max(initial=0.0) > 1.5:
-        frames = frames / 255.0
+    range_ = range_ or range_of([film], "the film").of(film)
+    frames = range_.to_unit(film).astype(np.float32)
     frames = frames[..., None] if frames.ndim == 3 else frames[..., :3]
     if crop is not None:
         y, x, h, w = crop

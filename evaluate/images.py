@@ -2,7 +2,8 @@
 
 Every source yields uint8 tensors (block, channels, height, width), or (1, time, channels, height, width) when clips are
 asked for, and holds no more than a few blocks in memory. Floats are taken as [0, 1] and rounded to eight bits, so that
-real and generated images are quantised alike.
+real and generated images are quantised alike. Integers that are 0 and 1 throughout are black and white; what else they
+may mean is decided once for a whole source, or said by `value_range`.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from phlogiston.datasets import pictures
+from phlogiston.datasets.pixels import BYTES, Range, Values
+from phlogiston.datasets.skipped import Skipped
 from phlogiston.errors import ConfigError, DataError, ShapeError
 
-PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
-VIDEOS = {".mp4", ".gif", ".avi", ".mov", ".webm", ".mkv"}
 BLOCK = 256
 _KEYS = ("images", "x", "frames", "samples", "arr_0")
 
@@ -46,7 +48,14 @@ class Source(Protocol):
         """Return a checksum of the content, or None where caching makes no sense."""
 
 
-def open_source(images: Any, *, key: str | None = None, shape: Sequence[int] | None = None, name: str = "") -> Source:
+def open_source(
+    images: Any,
+    *,
+    key: str | None = None,
+    shape: Sequence[int] | None = None,
+    name: str = "",
+    value_range: tuple[float, float] | None = None,
+) -> Source:
     """Make a source of whatever the user has.
 
     Args:
@@ -55,6 +64,7 @@ def open_source(images: Any, *, key: str | None = None, shape: Sequence[int] | N
         key: which array of an .npz; found by name (images, x, frames, samples) or by being alone, if not given.
         shape: (height, width) or (height, width, channels) of flattened rows; squares are recognised.
         name: what messages call it.
+        value_range: values of black and white in arrays; found out by default.
 
     Raises:
         DataError: nothing there, or nothing that could be images.
@@ -68,17 +78,24 @@ def open_source(images: Any, *, key: str | None = None, shape: Sequence[int] | N
         if not path.exists():
             raise DataError(f"{str(path)!r} does not exist; expected a folder of images, or an .npz or .npy file.")
         if path.suffix in (".npz", ".npy"):
-            return ArrayFile(path, key, shape)
+            return ArrayFile(path, key, shape, value_range)
         raise DataError(f"{str(path)!r} is neither a folder nor an .npz or .npy file.")
-    return Rows(images, shape, name or "the array")
+    return Rows(images, shape, name or "the array", value_range)
 
 
 class Rows:
     """Images in memory: (n, [time,] height, width[, channels]), channels first or last, or flattened rows."""
 
-    def __init__(self, values: Any, shape: Sequence[int] | None = None, name: str = "the array"):
+    def __init__(
+        self,
+        values: Any,
+        shape: Sequence[int] | None = None,
+        name: str = "the array",
+        value_range: tuple[float, float] | None = None,
+    ):
         self.name = name
         self.shape = shape
+        self.value_range = value_range
         self.values = values if isinstance(values, Tensor) else np.asarray(values)
 
     def count(self, clips: bool) -> int:
@@ -87,15 +104,17 @@ class Rows:
         return sum(len(block) for block in self.blocks(clips)) if self.values.ndim == 5 else len(self.values)
 
     def blocks(self, clips: bool) -> Iterator[Tensor]:
+        parts = (self.values[start : start + BLOCK] for start in range(0, len(self.values), BLOCK))
+        pixels = decide(parts, self.name, self.value_range)
         for start in range(0, len(self.values), BLOCK):
             part = self.values[start : start + BLOCK]
-            yield from _as_asked(to_uint8(part, self.shape, self.name, start), clips, self.name)
+            yield from _as_asked(to_uint8(part, self.shape, self.name, start, pixels), clips, self.name)
 
     def fingerprint(self) -> str | None:
         values = np.ascontiguousarray(
             self.values.detach().cpu().numpy() if isinstance(self.values, Tensor) else self.values
         )
-        told = f"{values.dtype}{values.shape}{self.shape}"
+        told = f"{values.dtype}{values.shape}{self.shape}{self.value_range or ''}"
         return hashlib.sha256(told.encode() + hashlib.sha256(values.data).digest()).hexdigest()
 
 
@@ -129,8 +148,14 @@ class Draws:
 class ArrayFile:
     """One array of an .npz or .npy file, read through in blocks without ever being whole in memory."""
 
-    def __init__(self, path: Path, key: str | None = None, shape: Sequence[int] | None = None):
-        self.path, self.shape, self.name = path, shape, str(path)
+    def __init__(
+        self,
+        path: Path,
+        key: str | None = None,
+        shape: Sequence[int] | None = None,
+        value_range: tuple[float, float] | None = None,
+    ):
+        self.path, self.shape, self.name, self.value_range = path, shape, str(path), value_range
         self.key = _choose_key(path, key) if path.suffix == ".npz" else None
         with self._open() as file:
             self.array_shape, self._fortran, self.dtype = _header(file, self.name)
@@ -149,8 +174,9 @@ class ArrayFile:
 
     def blocks(self, clips: bool) -> Iterator[Tensor]:
         start = 0
+        pixels = decide(self._arrays(), self.name, self.value_range)
         for part in self._arrays():
-            yield from _as_asked(to_uint8(part, self.shape, self.name, start), clips, self.name)
+            yield from _as_asked(to_uint8(part, self.shape, self.name, start, pixels), clips, self.name)
             start += len(part)
 
     def _arrays(self) -> Iterator[np.ndarray]:
@@ -168,26 +194,28 @@ class ArrayFile:
                 yield np.frombuffer(content, self.dtype).reshape(rows, *self.array_shape[1:])
 
     def fingerprint(self) -> str | None:
-        return _digest([self.path], f"{self.key}{self.shape}")
+        return _digest([self.path], f"{self.key}{self.shape}{self.value_range or ''}")
 
 
 class Folder:
-    """Pictures or videos below a folder, in the order of their names.
+    """Pictures or videos below a folder, in the order of their names; a GIF is a video where it moves.
 
-    With clips asked for, each video is one, and where there are no videos each folder of pictures is one.
+    With clips asked for, each video is one, and where there are no videos each folder of pictures is one. Files that
+    cannot be read among others that can are left out with a `DataWarning`.
     """
 
     def __init__(self, path: Path):
         self.path, self.name = path, str(path)
-        files = sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
-        self.pictures = [file for file in files if file.suffix.lower() in PICTURES]
-        self.videos = [file for file in files if file.suffix.lower() in VIDEOS]
+        self.pictures = sorted(file for file in path.rglob("*") if pictures.is_picture(file))
+        self.videos = pictures.videos_of(path)
         if self.pictures and self.videos:
             raise DataError(
                 f"{self.name} holds pictures ({len(self.pictures)}) and videos ({len(self.videos)}); separate them."
             )
         if not self.pictures and not self.videos:
-            raise DataError(f"{self.name} holds no images; looked for {' '.join(sorted(PICTURES | VIDEOS))}.")
+            raise DataError(
+                f"{self.name} holds no images; looked for {' '.join((*pictures.PICTURES, *pictures.VIDEOS))}."
+            )
 
     def count(self, clips: bool) -> int:
         if self.pictures:
@@ -195,17 +223,24 @@ class Folder:
         return len(self.videos) if clips else sum(len(block) for block in self.blocks(False))
 
     def blocks(self, clips: bool) -> Iterator[Tensor]:
+        skipped = Skipped(f"{'videos' if self.videos else 'clips' if clips else 'pictures'} of {self.name!r}")
         if self.videos:
-            for clip in _ahead(read_video, self.videos, most=2):
+            for clip in _ahead(read_video, self.videos, most=2, skipped=skipped):
                 yield clip.unsqueeze(0) if clips else clip
         elif clips:
             for folder in sorted({file.parent for file in self.pictures}):
-                frames = [read_picture(file) for file in self.pictures if file.parent == folder]
-                if len({frame.shape for frame in frames}) > 1:
-                    raise DataError(f"the frames of the clip {str(folder)!r} differ in size or colours.")
-                yield torch.stack(frames).unsqueeze(0)
+                frames = skipped.read(str(folder), self._clip, folder)
+                if frames is not None:
+                    yield frames.unsqueeze(0)
         else:
-            yield from _group(_ahead(read_picture, self.pictures, most=32))
+            yield from _group(_ahead(read_picture, self.pictures, most=32, skipped=skipped))
+        skipped.decisions()
+
+    def _clip(self, folder: Path) -> Tensor:
+        frames = [read_picture(file) for file in self.pictures if file.parent == folder]
+        if len({frame.shape for frame in frames}) > 1:
+            raise DataError(f"the frames of the clip {str(folder)!r} differ in size or colours.")
+        return torch.stack(frames)
 
     def fingerprint(self) -> str | None:
         return _digest(self.pictures or self.videos, "", self.path)
@@ -214,22 +249,13 @@ class Folder:
 def read_picture(path: Path) -> Tensor:
     """Read one picture as uint8 (channels, height, width): grey stays one channel, transparency is dropped.
 
+    The rotation a camera noted is followed; of 16 bits per channel the upper 8 are kept.
+
     Raises:
         DataError: it cannot be read.
     """
-    from PIL import Image
-
-    try:
-        with Image.open(path) as picture:
-            grey = picture.mode in ("1", "L", "LA")
-            if picture.mode.startswith(("I", "F")):
-                raise DataError(f"{str(path)!r} has more than 8 bits per channel; convert it to 8 bits first.")
-            values = np.array(picture.convert("L" if grey else "RGB"))
-    except DataError:
-        raise
-    except Exception as error:  # each format has errors of its own; all mean the same to the user
-        raise DataError(f"{str(path)!r} is no readable image: {error}") from error
-    return torch.from_numpy(values[None] if grey else np.moveaxis(values, -1, 0).copy())
+    values = pictures.to_bytes(pictures.read(path), path)
+    return torch.from_numpy(values[None] if values.ndim == 2 else np.moveaxis(values, -1, 0).copy())
 
 
 def read_video(path: Path) -> Tensor:
@@ -251,7 +277,39 @@ def read_video(path: Path) -> Tensor:
     return torch.from_numpy(np.moveaxis(frames[..., :3], -1, 1).copy())
 
 
-def to_uint8(values: Any, shape: Sequence[int] | None = None, name: str = "the array", start: int = 0) -> Tensor:
+def decide(parts: Iterable[Any], name: str, value_range: tuple[float, float] | None = None) -> Range | None:
+    """Decide what the numbers of a source mean, from all of its blocks.
+
+    Args:
+        parts: its blocks.
+        name: what messages call it.
+        value_range: values of black and white, where the user says so.
+
+    Returns:
+        The range of integers, or the one given; None for booleans and for floats, which are taken as [0, 1].
+
+    Raises:
+        DataError: integers that are no pixels, or values outside `value_range`.
+    """
+    values = Values(name)
+    for part in parts:
+        array = part.detach().cpu().numpy() if isinstance(part, Tensor) else np.asarray(part)
+        if value_range is None and array.dtype.kind not in "iu":
+            return None
+        values.see(array)
+        if value_range is None and array.dtype == np.uint8 and array.size and array.max() > 1:
+            return BYTES
+    found = list(values.ranges(value_range).by_kind.values())
+    return found[0] if found else None
+
+
+def to_uint8(
+    values: Any,
+    shape: Sequence[int] | None = None,
+    name: str = "the array",
+    start: int = 0,
+    pixels: Range | None = None,
+) -> Tensor:
     """Bring a block of images to uint8 (n, [time,] channels, height, width).
 
     Args:
@@ -259,13 +317,16 @@ def to_uint8(values: Any, shape: Sequence[int] | None = None, name: str = "the a
         shape: (height, width) or (height, width, channels) of flattened rows.
         name: what messages call it.
         start: number of the first row, for messages.
+        pixels: which values are black and white; by default as above.
 
     Raises:
         ShapeError: not a batch of images.
         DataError: NaN, or values out of range.
     """
-    tensor = values.detach().cpu() if isinstance(values, Tensor) else torch.from_numpy(np.array(values))
+    tensor = values.detach().cpu() if isinstance(values, Tensor) else torch.from_numpy(_readable(np.array(values)))
     tensor = _channels_first(tensor, shape, name)
+    if pixels is not None:
+        return torch.from_numpy(np.ascontiguousarray(pixels.to_bytes(tensor.numpy())))
     if tensor.dtype == torch.uint8:
         return tensor.contiguous()
     if tensor.dtype == torch.bool:
@@ -281,9 +342,15 @@ def to_uint8(values: Any, shape: Sequence[int] | None = None, name: str = "the a
         raise DataError(f"{name} holds NaN or infinite pixels in image {row}.")
     if low < -0.01 or high > 1.01:
         raise DataError(
-            f"{name} holds floats from {low:.3g} to {high:.3g}; pixels are 0 to 1. Rescale them or give uint8."
+            f"{name} holds floats from {low:.3g} to {high:.3g}; pixels are 0 to 1. Rescale them, give uint8, or say "
+            "which values are black and white: evaluate.images.open_source(..., value_range=(0, 255))."
         )
     return (tensor.clamp(0.0, 1.0) * 255.0).round().to(torch.uint8)
+
+
+def _readable(values: np.ndarray) -> np.ndarray:
+    """Numbers of a type torch can hold."""
+    return values if values.dtype.isnative else values.astype(values.dtype.newbyteorder("="))
 
 
 def _channels_first(tensor: Tensor, shape: Sequence[int] | None, name: str) -> Tensor:
@@ -326,10 +393,10 @@ def _as_asked(block: Tensor, clips: bool, name: str) -> Iterator[Tensor]:
     yield block.flatten(0, 1) if block.ndim == 5 and not clips else block
 
 
-def _group(pictures: Iterable[Tensor]) -> Iterator[Tensor]:
+def _group(images: Iterable[Tensor]) -> Iterator[Tensor]:
     """Stack neighbours of equal size; grey ones beside coloured ones are repeated to three channels."""
     waiting: list[Tensor] = []
-    for picture in pictures:
+    for picture in images:
         if waiting and (picture.shape[1:] != waiting[0].shape[1:] or len(waiting) == BLOCK):
             yield _stack(waiting)
             waiting = []
@@ -338,22 +405,27 @@ def _group(pictures: Iterable[Tensor]) -> Iterator[Tensor]:
         yield _stack(waiting)
 
 
-def _stack(pictures: list[Tensor]) -> Tensor:
-    if len({len(picture) for picture in pictures}) > 1:
-        pictures = [picture.expand(3, -1, -1) for picture in pictures]
-    return torch.stack(pictures)
+def _stack(images: list[Tensor]) -> Tensor:
+    if len({len(image) for image in images}) > 1:
+        images = [image.expand(3, -1, -1) for image in images]
+    return torch.stack(images)
 
 
-def _ahead(read: Callable[[Path], Tensor], files: Sequence[Path], most: int) -> Iterator[Tensor]:
-    """Read files in their order, a few of them ahead of the one in use."""
+def _ahead(read: Callable[[Path], Tensor], files: Sequence[Path], most: int, skipped: Skipped) -> Iterator[Tensor]:
+    """Read files in their order, a few of them ahead of the one in use; those that cannot be read are left out."""
+
+    def taken(file: Path, future: Future[Tensor]) -> Iterator[Tensor]:
+        found = skipped.read(str(file), future.result)
+        return iter(() if found is None else (found,))
+
     with ThreadPoolExecutor(max_workers=4) as pool:
-        waiting: deque[Future[Tensor]] = deque()
+        waiting: deque[tuple[Path, Future[Tensor]]] = deque()
         for file in files:
-            waiting.append(pool.submit(read, file))
+            waiting.append((file, pool.submit(read, file)))
             if len(waiting) > most:
-                yield waiting.popleft().result()
+                yield from taken(*waiting.popleft())
         while waiting:
-            yield waiting.popleft().result()
+            yield from taken(*waiting.popleft())
 
 
 class _Member:

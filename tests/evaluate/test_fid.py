@@ -7,6 +7,7 @@ import json
 import warnings
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -104,15 +105,47 @@ def test_nan_is_located_in_a_later_block() -> None:
         list(Rows(values).blocks(False))
 
 
-def test_an_unreadable_image_is_named(tmp_path: Path) -> None:
+def test_an_unreadable_image_is_left_out_and_named(tmp_path: Path) -> None:
     folder = save_folder(tmp_path / "real", pictures(5))
-    (folder / "00003.png").write_bytes(b"not a picture")
-    with pytest.raises(DataError, match=r"00003\.png' is no readable image"):
-        fid.compare(folder, pictures(5), "pixels")
     whole = (folder / "00002.png").read_bytes()
-    (folder / "00003.png").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match=r"00003\.png' is no readable image"):
+    for content in (b"not a picture", whole[: len(whole) // 2]):
+        (folder / "00003.png").write_bytes(content)
+        with pytest.warns(DataWarning, match=r"1 of 5 pictures of .*00003\.png' is no readable image"):
+            found = fid.compare(folder, pictures(5), "pixels")
+        assert found["fid"].detail["n_real"] == 4
+    for file in folder.iterdir():
+        file.write_bytes(b"not a picture")
+    with pytest.raises(DataError, match="none of the 5 pictures"):
         fid.compare(folder, pictures(5), "pixels")
+
+
+@pytest.mark.parametrize("dtype", [bool, np.uint8, np.int64, np.uint16, np.float32])
+@pytest.mark.parametrize("stored", ["array", "tensor", "npy", "npz", "flat"])
+def test_black_and_white_are_black_and_white_in_any_numbers(dtype: type, stored: str, tmp_path: Path) -> None:
+    """Zeros and ones are no two greys of 256, wherever they come from and however late the first one comes."""
+    images = (pictures(400, size=(4, 4)) > 127) & (np.arange(400) >= 300)[:, None, None]
+    values: Any = images.astype(dtype)
+    if stored == "tensor":
+        values = torch.tensor(values.astype(np.int32) if dtype is np.uint16 else values)
+    elif stored == "flat":
+        values = values.reshape(400, 16)
+    elif stored in ("npy", "npz"):
+        (np.save if stored == "npy" else np.savez)(tmp_path / f"a.{stored}", values)
+        values = tmp_path / f"a.{stored}"
+    found = torch.cat(list(open_source(values).blocks(False)))
+    assert np.array_equal(found[:, 0].numpy(), images * np.uint8(255))
+
+
+def test_sixteen_bits_and_ranges_that_are_said(tmp_path: Path) -> None:
+    deep = (pictures(5).astype(np.uint16) * 257)[..., None]
+    assert np.array_equal(torch.cat(list(Rows(deep).blocks(False)))[:, 0].numpy(), pictures(5))
+    np.save(tmp_path / "a.npy", pictures(5) * 4.0 - 100)
+    with pytest.raises(DataError, match="value_range"):
+        list(open_source(tmp_path / "a.npy").blocks(False))
+    said = open_source(tmp_path / "a.npy", value_range=(-100.0, 920.0))
+    assert np.array_equal(torch.cat(list(said.blocks(False)))[:, 0].numpy(), pictures(5))
+    with pytest.raises(DataError, match="value_range"):
+        list(Rows(pictures(5) * 4.0, value_range=(0.0, 255.0)).blocks(False))
 
 
 def test_mixed_sizes_are_refused_unless_a_size_is_given(tmp_path: Path) -> None:
