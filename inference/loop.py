@@ -24,6 +24,8 @@ from phlogiston.inference.stages import Stage
 from phlogiston.inference.step import Outcome, Stepper
 from phlogiston.inference.surroundings import Signals
 
+_MEMORY = "remembered."  # prefix of the tensors an objective remembers from step to step
+
 
 class Loop:
     """One call of `fit`, from opening the run folder to the history it returns.
@@ -136,6 +138,7 @@ class Loop:
 
         if not self.processes.together(look):
             self._begin(0)
+            self.stepper.foresee(self.stages[1:])
             self.processes.align(list(self.stepper.active.modules.values()))
             self._keep(None, finished=False)
             return
@@ -329,7 +332,9 @@ class Loop:
         active = self.stepper.active
         moments, numbers = checkpoints.optimizer_tensors(active.optimizer, active.optimizer_names)
         named = checkpoints.named_tensors(active.modules)
-        tensors = checkpoints.capture({**named, **moments}, self.good[0])
+        memory, remembered = active.bound.state()
+        memory = {f"{_MEMORY}{name}": value for name, value in memory.items()}
+        tensors = checkpoints.capture({**named, **moments, **memory}, self.good[0])
         state = {
             "step": self.step,
             "stage": active.stage.name,
@@ -349,6 +354,7 @@ class Loop:
             "buffers": [name for name, value in named.items() if not isinstance(value, torch.nn.Parameter)],
             "latents": self.stepper.latents,
             "gradients": self.stepper.received.state_dict(),
+            "objective": remembered,
             "callbacks": self.callbacks.state_dict(),
         }
         self.good = (tensors, state)
@@ -360,7 +366,7 @@ class Loop:
         """Put modules, optimiser, callbacks and step back to the last good state; what the policy counted stays."""
         tensors, state = self.good
         active = self.stepper.active
-        own = {name: value for name, value in tensors.items() if not name.startswith("optimizer.")}
+        own = {name: value for name, value in tensors.items() if not name.startswith(("optimizer.", _MEMORY))}
         named = checkpoints.named_tensors(active.modules)
         same_stage = state["stage_index"] == active.index
         if not same_stage:  # an objective's own tensors, and the optimiser, belong to one stage
@@ -371,6 +377,9 @@ class Loop:
         checkpoints.restore_optimizer(active.optimizer, active.optimizer_names, moments, numbers)
         if same_stage and "gradients" in state:
             self.stepper.received.load_state_dict(state["gradients"])
+        if same_stage:
+            memory = {n.removeprefix(_MEMORY): value for n, value in tensors.items() if n.startswith(_MEMORY)}
+            active.bound.load_state(memory, state.get("objective", {}))
         self.step = int(state["step"])
         self.interval = Interval(**state["interval"])
         self.stretch = Interval()

@@ -2,7 +2,7 @@
 
 Every objective is a `pyro.infer.ELBO` whose `differentiable_loss(model, guide, **batch)` is the loss in nats, summed
 over the rows of the batch. `bind` turns any of the forms a `Stage` accepts (a name, an ELBO, a callable) into one
-module the engine can call.
+module the engine can call. `validity` has the table of the guides each is valid for, and refuses the others.
 
     elbo         Pyro's Trace_ELBO: samples, score-function terms where a site is not reparameterised
     mean_field   Pyro's TraceMeanField_ELBO: analytic Kullback-Leibler terms where they exist
@@ -20,12 +20,14 @@ from typing import Any, cast
 
 import torch
 from pyro.distributions.util import scale_and_mask
-from pyro.infer import ELBO, RenyiELBO, TraceEnum_ELBO
+from pyro.infer import ELBO, TraceEnum_ELBO
+from pyro.infer.util import is_validation_enabled
 from pyro.poutine.runtime import effectful
 from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
 from phlogiston.errors import ConfigError, unknown_name
+from phlogiston.inference import objective_state
 from phlogiston.inference.bounds import Elbo, MeanField, ParticleBound, divergence
 from phlogiston.inference.handlers import DATA_PLATE, in_data_plate
 from phlogiston.inference.vimco import VIMCO
@@ -80,6 +82,11 @@ class IWAE(ParticleBound):
                             f"iwae weights each data point by itself; the latent site {name!r} lies outside the plate "
                             f"{DATA_PLATE!r}. Use objective 'elbo', or move the site inside the plate."
                         )
+                    if particles and is_validation_enabled() and _varies(log_prob, particles):
+                        raise ConfigError(
+                            f"iwae weights each data point by itself; the observed site {name!r} lies outside the "
+                            f"plate {DATA_PLATE!r} and depends on what lies inside. Use objective 'vimco' or 'elbo'."
+                        )
                     rest = rest + (log_prob.sum() / self.num_particles if particles else log_prob.sum())
                     continue
                 rows = next(f.dim for f in site["cond_indep_stack"] if f.name == DATA_PLATE)
@@ -94,6 +101,13 @@ class IWAE(ParticleBound):
         weights, rest = self.log_weights(model, guide, *args, **kwargs)
         bound = torch.logsumexp(weights, 0) - math.log(self.num_particles)
         return -(bound.sum() + rest)
+
+
+def _varies(log_prob: Tensor, particles: int) -> bool:
+    """Say whether a density is another for another particle."""
+    if log_prob.dim() < -particles:
+        return False
+    return not bool((log_prob == log_prob.narrow(particles, 0, 1)).all())
 
 
 def _reduce(log_prob: Tensor, particles: int | None, rows: int) -> Tensor:
@@ -151,7 +165,7 @@ class FreeBits(MeanField):
 _MAKERS: dict[str, Callable[..., ELBO]] = {
     "elbo": Elbo,
     "mean_field": MeanField,
-    "enum": lambda max_plate_nesting=1, **options: TraceEnum_ELBO(max_plate_nesting=max_plate_nesting, **options),
+    "enum": TraceEnum_ELBO,
     "iwae": IWAE,
     "vimco": VIMCO,
     "free_bits": FreeBits,
@@ -168,8 +182,9 @@ def make(name: str, **options: Any) -> ELBO:
 
     Args:
         name: one of `names()`.
-        options: for the objective's constructor: `num_particles`, `max_plate_nesting` (default 1 for `enum`), and for
-            Pyro's own classes whatever they accept (`vectorize_particles=True` runs all particles at once).
+        options: for the objective's constructor: `num_particles`, `max_plate_nesting` (found from the pair if left
+            out), and for Pyro's own classes whatever they accept (`vectorize_particles=True` runs all particles at
+            once).
 
     Raises:
         UnknownNameError: for a name that is not in `names()`.
@@ -186,7 +201,7 @@ def make(name: str, **options: Any) -> ELBO:
 
 
 class Bound(nn.Module):
-    """An objective tied to a pair: `loss(batch)` for training, `evaluate(batch)` without gradients.
+    """An objective tied to a pair: `module(**batch)` for training, `evaluate(batch)` for its value alone.
 
     Attributes:
         module: the `nn.Module` behind it, holding model and guide (and whatever an objective brings along).
@@ -194,18 +209,56 @@ class Bound(nn.Module):
         own_backward: True if computing the loss also adds the gradients (ELBOs with `loss_and_grads` only).
     """
 
-    def __init__(self, module: nn.Module, target: Any, own_backward: bool) -> None:
+    def __init__(self, module: nn.Module, target: Any, own_backward: bool, depth: float | None = None) -> None:
         super().__init__()
+        self._told = getattr(target, "max_plate_nesting", None)
+        if depth is not None and self._told == math.inf:
+            target.max_plate_nesting = depth
         self.module = module
         self.target = target
         self.own_backward = own_backward
+        self._before = objective_state.capture(target) if isinstance(target, ELBO) else ({}, {})
 
     def evaluate(self, batch: dict[str, Tensor]) -> float:
-        """Return the loss of one batch, summed over its rows (nats), leaving gradients alone."""
-        with torch.no_grad():
-            if isinstance(self.module, _LossAndGrads):
-                return float(self.target.loss(self.module.model, self.module.guide, **batch))
-            return float(self.module(**batch))
+        """Return the loss of one batch, summed over its rows (nats), leaving gradients alone.
+
+        It is computed as in training: some objectives (`enum`, a callable that differentiates something) cannot do
+        without gradients.
+        """
+        if isinstance(self.module, _LossAndGrads):
+            return self.module.evaluate(batch)
+        with torch.enable_grad():
+            return float(self.module(**batch).detach())
+
+    def state(self) -> objective_state.State:
+        """Return what an ELBO remembers from step to step: tensors by name, and JSON."""
+        if not isinstance(self.target, ELBO):
+            return {}, {}  # a module keeps what it remembers in its buffers
+        tensors, numbers = objective_state.changes(self.target, self._before)
+        if isinstance(self.module, _LossAndGrads):
+            own = objective_state.capture(self.module.averages)
+            tensors.update({f"{_AVERAGES}.{name}": value for name, value in own[0].items()})
+            numbers[_AVERAGES] = own[1]
+        return tensors, numbers
+
+    def release(self) -> None:
+        """Leave the objective as it was before it was bound."""
+        self.load_state({}, {})
+        if isinstance(self.target, ELBO):
+            self.target.max_plate_nesting = self._told
+
+    def load_state(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
+        """Take up what `state` returned; with nothing in it, what the ELBO began with."""
+        if not isinstance(self.target, ELBO):
+            return
+        inner = {n.removeprefix(f"{_AVERAGES}."): t for n, t in tensors.items() if n.startswith(f"{_AVERAGES}.")}
+        attributes = {key: value for key, value in numbers.items() if key != _AVERAGES}
+        objective_state.put_back(self.target, (tensors, attributes), self._before)
+        if isinstance(self.module, _LossAndGrads):
+            objective_state.put_back(self.module.averages, (inner, numbers.get(_AVERAGES, {"values": {}})))
+
+
+_AVERAGES = "averages of TraceGraph_ELBO"
 
 
 class _LossAndGrads(nn.Module):
@@ -216,9 +269,25 @@ class _LossAndGrads(nn.Module):
         self.model = model
         self.guide = guide
         self.elbo = elbo
+        self.averages = objective_state.Averages()
 
     def forward(self, **batch: Any) -> float:
-        return float(self.elbo.loss_and_grads(self.model, self._visible_guide, **batch))
+        with self.averages.in_store(next((len(value) for value in batch.values()), 0)):
+            return float(self.elbo.loss_and_grads(self.model, self._visible_guide, **batch))
+
+    def evaluate(self, batch: dict[str, Tensor]) -> float:
+        """Return the loss alone; gradients and averages stay as they are."""
+        if hasattr(self.elbo, "loss"):
+            return float(self.elbo.loss(self.model, self.guide, **batch))
+        before, grads = objective_state.capture(self.averages), [(p, p.grad) for p in self.parameters()]
+        for parameter, _ in grads:
+            parameter.grad = None
+        with torch.enable_grad():
+            loss = self(**batch)
+        for parameter, grad in grads:
+            parameter.grad = grad
+        objective_state.put_back(self.averages, before)
+        return loss
 
     def _visible_guide(self, **batch: Any) -> Any:
         # Some Pyro objectives leave out the backward pass unless a "param" site was traced; our modules register none.
@@ -229,6 +298,41 @@ class _LossAndGrads(nn.Module):
 @effectful(type="param")
 def _mark() -> Tensor:
     return torch.zeros(())
+
+
+_REFUSED: dict[str, str] = {
+    "ReweightedWakeSleep": "it has two losses and gives a whole batch one weight. Use objective 'vimco' (any guide) or "
+    "'iwae' (reparameterised guides), which weight each data point",
+    "TraceTailAdaptive_ELBO": "it reports no loss. Use objective 'iwae', or pyro.infer.RenyiELBO",
+    "EnergyDistance": "it is no sum over data points. Wrap it: a function (model, guide) -> nn.Module whose "
+    "forward(**batch) is the loss",
+    "MMD": "it is no sum over data points. Wrap it: a function (model, guide) -> nn.Module whose forward(**batch) is "
+    "the loss",
+    "SVGD": "it moves particles by itself. Use its own step()",
+    "CSIS": "it trains on batches it draws itself. Use its own step()",
+    "SVI": "it is a training loop of its own. Give its loss, such as pyro.infer.Trace_ELBO()",
+}
+
+
+def refuse(objective: Any) -> None:
+    """Refuse what the engine cannot train with, in one line that says what to use.
+
+    Raises:
+        ConfigError: if so.
+    """
+    if isinstance(objective, type) and issubclass(objective, ELBO):
+        raise ConfigError(f"objective={objective.__name__}: give an instance, {objective.__name__}().")
+    for base in type(objective).__mro__:
+        name = base.__name__
+        if not base.__module__.startswith("pyro."):
+            continue
+        if name in _REFUSED:
+            raise ConfigError(f"objective={type(objective).__name__}(...): {_REFUSED[name]}.")
+        if name.startswith("Jit"):
+            raise ConfigError(
+                f"objective={type(objective).__name__}(...): it compiles programs of positional arguments, and batches "
+                f"come by name. Use {name.removeprefix('Jit')}(...)."
+            )
 
 
 def bind(objective: Any, model: nn.Module, guide: nn.Module, depth: int | None = None) -> Bound:
@@ -243,17 +347,13 @@ def bind(objective: Any, model: nn.Module, guide: nn.Module, depth: int | None =
             which would draw random numbers at a step of its choosing.
 
     Raises:
-        ConfigError: if `objective` is none of these.
+        ConfigError: if `objective` is none of these, or was told of fewer plate axes than there are.
     """
     if isinstance(objective, str):
         objective = make(objective)
+    refuse(objective)
     if isinstance(objective, ELBO):
-        if depth is not None and objective.max_plate_nesting == math.inf:
-            many = objective.vectorize_particles and objective.num_particles > 1
-            objective.max_plate_nesting = depth + int(many)
-        if hasattr(objective, "differentiable_loss"):
-            return Bound(objective(model, guide), objective, own_backward=False)
-        return Bound(_LossAndGrads(model, guide, objective), objective, own_backward=True)
+        return _bind_elbo(objective, model, guide, depth)
     if not callable(objective):
         raise ConfigError(
             f"objective={objective!r}: give a name ({', '.join(names())}), a pyro.infer.ELBO, or a callable "
@@ -265,9 +365,24 @@ def bind(objective: Any, model: nn.Module, guide: nn.Module, depth: int | None =
     return Bound(module, module, own_backward=False)
 
 
-def needs_reparameterised_guide(objective: Any) -> bool:
-    """Say whether an objective gives silently wrong gradients to guide sites that are not reparameterised."""
-    return isinstance(objective, RenyiELBO)
+def _bind_elbo(objective: Any, model: nn.Module, guide: nn.Module, depth: int | None) -> Bound:
+    found = objective.max_plate_nesting
+    if depth is not None:
+        # with particles as a plate of their own, that one counts
+        depth += int(objective.vectorize_particles and objective.num_particles > 1)
+        if found < depth:
+            raise ConfigError(
+                f"{type(objective).__name__}: max_plate_nesting={found}, but the plates of this pair reach to axis "
+                f"-{depth}. Leave max_plate_nesting out: the engine finds it."
+            )
+    if hasattr(objective, "differentiable_loss"):
+        return Bound(objective(model, guide), objective, own_backward=False, depth=depth)
+    if hasattr(objective, "loss_and_grads"):
+        return Bound(_LossAndGrads(model, guide, objective), objective, own_backward=True, depth=depth)
+    raise ConfigError(
+        f"objective={type(objective).__name__}(...): it has neither differentiable_loss(model, guide, **batch) nor "
+        "loss_and_grads(model, guide, **batch)."
+    )
 
 
 def describe(objective: Any) -> Any:

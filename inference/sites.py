@@ -7,9 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyro
+import pyro.distributions as dist
 import torch
 from pyro import poutine
+from pyro.distributions.torch_distribution import ExpandedDistribution, TorchDistributionMixin
+from pyro.distributions.util import is_identically_zero, scale_and_mask
 from pyro.poutine.util import site_is_subsample
+from pyro.util import check_site_shape
 from torch import Tensor, nn
 
 from phlogiston.errors import ConfigError, unknown_name
@@ -27,6 +31,9 @@ class Site:
         local: True if it lies inside the plate over data points.
         reparameterised: True if gradients pass through its samples.
         depth: number of batch axes its plates reach to, counted from the right.
+        auxiliary: True for a site the guide draws for its own use, which the model has no counterpart of.
+        enumerated: `"parallel"` or `"sequential"` if it is marked for enumeration, else None.
+        kind: class of its distribution.
     """
 
     name: str
@@ -35,10 +42,17 @@ class Site:
     local: bool
     reparameterised: bool
     depth: int
+    auxiliary: bool = False
+    enumerated: str | None = None
+    kind: str = "distribution"
 
 
 def inspect(
-    model: nn.Module, guide: nn.Module, batch: dict[str, Tensor], trained: Iterable[nn.Module] | None = None
+    model: nn.Module,
+    guide: nn.Module,
+    batch: dict[str, Tensor],
+    trained: Iterable[nn.Module] | None = None,
+    shapes: bool = False,
 ) -> list[Site]:
     """Run guide and model once, without gradients, and list their sites (deterministic ones left out).
 
@@ -49,10 +63,12 @@ def inspect(
         guide: the inference program.
         batch: what both are called with.
         trained: modules whose parameters are trained, where these two are not all.
+        shapes: whether to refuse a site whose log-density has axes that no plate accounts for. Only this look can see
+            all of them: with particles or enumeration on an axis further left Pyro no longer checks those to its right.
 
     Raises:
-        ConfigError: if the plate over data points subsamples by itself: batches are the engine's work; or if a
-            parameter belongs to neither program.
+        ConfigError: if the plate over data points subsamples by itself: batches are the engine's work; if a parameter
+            belongs to neither program; and for a site of the wrong shape.
     """
     out = []
     with torch.no_grad(), pyro.validation_enabled(False):
@@ -76,9 +92,23 @@ def inspect(
                         f"{frame.size} rows itself. The engine makes the batches: declare "
                         f"pyro.plate({DATA_PLATE!r}, number of rows in the batch)."
                     )
-            free = bool(getattr(site["fn"], "has_rsample", False))
+            if shapes:
+                _check_shape(site, program)
+            infer = site["infer"]
             depth = max((-frame.dim for frame in site["cond_indep_stack"] if frame.dim is not None), default=0)
-            out.append(Site(name, program, bool(site["is_observed"]), in_data_plate(site), free, depth))
+            out.append(
+                Site(
+                    name=name,
+                    program=program,
+                    observed=bool(site["is_observed"]),
+                    local=in_data_plate(site),
+                    reparameterised=_reparameterised(site),
+                    depth=depth,
+                    auxiliary=bool(infer.get("is_auxiliary")),
+                    enumerated=infer.get("enumerate"),
+                    kind=type(_innermost(site["fn"])).__name__,
+                )
+            )
     return out
 
 
@@ -120,6 +150,42 @@ def check_parameters(own: Iterable[nn.Parameter], traces: Iterable[Any] = ()) ->
                 "trains nor saves it. Assign the module itself to an attribute, or a list of them as an nn.ModuleList."
             )
     return len(stored)
+
+
+def _innermost(fn: Any) -> Any:
+    """Return the distribution inside the wrappers that plates, masks and `to_event` put around it."""
+    while isinstance(fn, dist.Independent | dist.MaskedDistribution | ExpandedDistribution):
+        fn = fn.base_dist
+    return fn
+
+
+def _reparameterised(site: Any) -> bool:
+    """Say whether the gradient of a draw passes through its value alone, with no score-function term left over."""
+    fn = site["fn"]
+    if not getattr(fn, "has_rsample", False):
+        return False
+    own = getattr(type(_innermost(fn)), "score_parts", TorchDistributionMixin.score_parts)
+    if own is TorchDistributionMixin.score_parts:
+        return True
+    with torch.no_grad():  # a sampler with rejections: partly reparameterised
+        return is_identically_zero(fn.score_parts(site["value"]).score_function)
+
+
+def _check_shape(site: Any, program: str) -> None:
+    """Refuse a site whose log-density has an axis that belongs to no plate."""
+    with torch.no_grad():
+        log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+        log_prob = scale_and_mask(log_prob, site["scale"], site["mask"])
+    try:
+        check_site_shape({**site, "log_prob": log_prob}, 1000)  # beyond any axis: nothing is left unchecked
+    except ValueError as error:
+        plates = {frame.name: frame.size for frame in site["cond_indep_stack"] if frame.dim is not None}
+        inside = ", ".join(f"{name!r} ({size})" for name, size in plates.items()) or "none"
+        raise ConfigError(
+            f"site {site['name']!r} of the {program}: its log-density has shape {tuple(log_prob.shape)}, which its "
+            f"plates do not account for: {inside}. Put the site under `with pyro.plate({DATA_PLATE!r}, number of "
+            "rows):`, under one plate per batch axis, or make the axes part of one event with .to_event(n)."
+        ) from error
 
 
 def check_plate(sites: list[Site]) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from phlogiston.distributions.pyro_modules import own_parameters
 from phlogiston.errors import ConfigError, unknown_name
-from phlogiston.inference import objectives
+from phlogiston.inference import objectives, validity
 from phlogiston.inference.handlers import PerDatum, ScaleSites
 from phlogiston.inference.schedules import Schedule
 from phlogiston.inference.sites import Site, check_names
@@ -95,6 +95,7 @@ class Stage:
             raise unknown_name(f"optimizer in {where}", self.optimizer, _OPTIMIZERS)
         if isinstance(self.objective, str) and self.objective not in objectives.names():
             raise unknown_name(f"objective in {where}", self.objective, objectives.names())
+        objectives.refuse(self.objective)
         for key, schedule in self.schedules.items():
             if not callable(schedule):
                 raise ConfigError(
@@ -166,7 +167,7 @@ class Active:
         start: global number of its first step.
         model: the generative program.
         guide: the inference program.
-        sites: what `sites.inspect` found in the pair.
+        sites: what `sites.inspect` found in the programs of the stage.
         device: where to put what the objective brings along, None for where it is.
 
     Attributes:
@@ -194,8 +195,9 @@ class Active:
         self._undo: list[Callable[[], Any]] = []
         where = f"stage {stage.name!r}"
         self.programs = stage.pair(model, guide)
+        validity.check(stage.objective, sites, where)
         self.bound = objectives.bind(stage.objective, *self.programs, max((site.depth for site in sites), default=0))
-        self._check_objective(sites)
+        self._undo.append(self.bound.release)
         if device is not None:
             self.bound.to(device)
         self.modules: dict[str, nn.Module] = {"model": model, "guide": guide, "objective": self.bound.module}
@@ -216,16 +218,6 @@ class Active:
         except BaseException:
             self.close()
             raise
-
-    def _check_objective(self, sites: list[Site]) -> None:
-        if objectives.needs_reparameterised_guide(self.stage.objective):
-            for site in sites:
-                if site.program == "guide" and not site.reparameterised:
-                    raise ConfigError(
-                        f"stage {self.stage.name!r}: Pyro's {type(self.stage.objective).__name__} silently gives no "
-                        f"gradient to guide sites such as {site.name!r}, which is not reparameterised; use 'elbo' or "
-                        "'enum'."
-                    )
 
     def _select(self, where: str) -> dict[str, nn.Parameter]:
         every = named_parameters(self.modules)

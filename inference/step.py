@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyro
 import torch
+from pyro.infer import ELBO
 from torch import Tensor, nn
 
 from phlogiston.errors import PhlogistonError
-from phlogiston.inference import sites
+from phlogiston.inference import sites, validity
 from phlogiston.inference.batches import Order, mix, prepare
 from phlogiston.inference.gradients import Received
 from phlogiston.inference.parallel import Processes, Reducer
@@ -81,19 +82,30 @@ class Stepper:
         self._order = Order(len(self.data), stage.batch_size, self.seed, index, processes.rank, processes.size, arrange)
         self._reseed(_START, index)  # parameters made at the first call come out alike on every process
         rows = torch.arange(min(len(self.data), self._order.batch_size))
+        densities = isinstance(stage.objective, str | ELBO)  # what a callable makes of the programs is its own affair
         with self._precision():
-            found = sites.inspect(
-                *stage.pair(self.model, self.guide), self._rows(rows, stage), (self.model, self.guide)
-            )
+            batch, trained = self._rows(rows, stage), (self.model, self.guide)
+            found = sites.inspect(*stage.pair(self.model, self.guide), batch, trained, shapes=densities)
         self.latents = [site.name for site in found if site.program == "model" and not site.observed]
         self._stored = len(pyro.get_param_store())
-        if isinstance(stage.objective, str) or hasattr(stage.objective, "loss_and_grads"):
+        if densities:
             sites.check_plate(found)
+        self._sites = found
         self.active = Active(stage, index, start, self.model, self.guide, found, processes.device)
         self.parameters = list(self.active.parameters.values())
         self._reducer = Reducer(self.parameters, extras=6) if processes.size > 1 else None
         self.received = Received(f"stage {stage.name!r}", self.active.parameters, self._order.per_epoch)
         self._validating = True
+
+    def foresee(self, later: Sequence[Stage]) -> None:
+        """Refuse a recipe with a later stage whose objective is not valid for the pair, before its first step.
+
+        Stages that run programs of their own are looked at when they begin.
+        """
+        if self.active.stage.programs is None:
+            for stage in later:
+                if stage.programs is None:
+                    validity.check(stage.objective, self._sites, f"stage {stage.name!r}")
 
     def _reseed(self, *numbers: int) -> None:
         seed = mix(self.seed, *numbers)
