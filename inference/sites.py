@@ -177,7 +177,8 @@ def _check_shape(site: Any, program: str) -> None:
         log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
         log_prob = scale_and_mask(log_prob, site["scale"], site["mask"])
     try:
-        check_site_shape({**site, "log_prob": log_prob}, 1000)  # beyond any axis: nothing is left unchecked
+        whole: Any = {**site, "log_prob": log_prob}
+        check_site_shape(whole, 1000)  # beyond any axis: nothing is left unchecked
     except ValueError as error:
         plates = {frame.name: frame.size for frame in site["cond_indep_stack"] if frame.dim is not None}
         inside = ", ".join(f"{name!r} ({size})" for name, size in plates.items()) or "none"

@@ -92,8 +92,8 @@ def test_a_killed_run_ends_with_the_parameters_of_a_whole_one(case: str, tmp_pat
 
     def run(out: Any, objective: Any = shared, callbacks: Any = ()) -> Tensor:
         model, guide = make()
-        stage = Stage("a", 60, objective=objective, batch_size=20, learning_rate=0.02)  # 20, 20, 10 rows
-        options = {"checkpoint_every": 10, "tensorboard": False, "progress": "off"}
+        stage = Stage("a", 45, objective=objective, batch_size=20, learning_rate=0.02)  # 20, 20, 10 rows
+        options = {"checkpoint_every": 20, "tensorboard": False, "progress": "off"}
         fit(model, guide, data, stages=stage, out=out, callbacks=callbacks, **options)  # type: ignore[arg-type]
         return flat(model, guide)
 
