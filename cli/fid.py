@@ -89,7 +89,7 @@ def fid(
         "metrics": {name: metric.to_json() for name, metric in found.items()},
     }
     rows = [(name, metric.text(), _arrow(metric.higher_is_better)) for name, metric in found.items()]
-    told = {key: value for key, value in first.detail.items() if key not in ("std_error_by", "subsets", "subset_size")}
+    told = {key: value for key, value in first.detail.items() if key != "std_error_by"}
     emit(as_json, content, f"{columns(rows)}\n\n{columns([(k.replace('_', ' '), str(v)) for k, v in told.items()])}")
 
 

@@ -113,7 +113,7 @@ def compare(
     if "fid_infinity" in metrics:
         out["fid_infinity"] = frechet_infinity(_kept(one, "fid_infinity"), _kept(two, "fid_infinity"), seed=seed)
     if "prdc" in metrics:
-        out.update(neighbours.all_four(_kept(one, "prdc"), _kept(two, "prdc"), k, seed=seed))
+        out.update(neighbours.all_four(_kept(one, "prdc"), _kept(two, "prdc"), k))
     if "inception_score" in metrics:
         out["inception_score"] = _score(two, extractor, seed)
     return {name: replace(metric, detail={**about, **metric.detail}) for name, metric in out.items()}

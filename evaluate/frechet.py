@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +17,9 @@ from torch import Tensor
 
 from phlogiston.errors import ConfigError, DataError, ShapeError
 from phlogiston.evaluate.metric import Metric
+
+_PAIRS = 300_000_000  # kernel values of one U-statistic; sets with more are divided into blocks
+_BLOCK_NUMBERS = 8_000_000  # kernel values in memory at a time
 
 
 @dataclass(frozen=True)
@@ -181,7 +184,8 @@ def frechet_infinity(real: Any, generated: Any, *, sizes: int = 8, repeats: int 
 
     Chong and Forsyth, *Effectively unbiased FID and Inception score and where to find them*, 2020: the distance is
     regressed on 1/N over random subsets of both sets (from a quarter to all of them) and the intercept reported, with
-    the standard error of the regression. Subsets overlap, so that the error bar is on the small side.
+    the standard error of the regression. Subsets overlap, so that the error bar is on the small side. Sets of unequal
+    size are thinned by the same share: the bias falls with the share whatever the sizes, and no row is left out.
 
     Args:
         real: features (n, d).
@@ -197,19 +201,19 @@ def frechet_infinity(real: Any, generated: Any, *, sizes: int = 8, repeats: int 
     if sizes < 5 or repeats < 1:
         raise ConfigError(f"sizes is {sizes} and repeats {repeats}; at least 5 and 1 are needed.")
     a, b = _rows(real, "real"), _rows(generated, "generated")
-    most = min(len(a), len(b))
-    if most < 20:
-        raise DataError(f"extrapolating needs at least 20 rows on both sides; the smaller has {most}.")
+    fewer = min(len(a), len(b))
+    if fewer < 20:
+        raise DataError(f"extrapolating needs at least 20 rows on both sides; the smaller has {fewer}.")
     draw = torch.Generator().manual_seed(seed)
     counts, values = [], []
-    for count in np.linspace(most // 4, most, sizes).round().astype(int).tolist():
-        for _ in range(repeats if count < most else 1):
-            one, two = (rows[torch.randperm(len(rows), generator=draw)[:count]] for rows in (a, b))
+    for count in np.linspace(fewer // 4, fewer, sizes).round().astype(int).tolist():
+        for _ in range(repeats if count < fewer else 1):
+            parts = (rows[torch.randperm(len(rows), generator=draw)[: count * len(rows) // fewer]] for rows in (a, b))
             counts.append(count)
-            values.append(frechet_from_features(one, two))
+            values.append(frechet_from_features(*parts))
     slope, intercept, error = _regress(1.0 / np.array(counts), np.array(values))
-    detail = {"slope": slope, "sizes": sorted(set(counts)), "repeats": repeats}
-    return Metric(intercept, error, most, "estimate", False, detail)
+    detail = {"slope": slope, "sizes": sorted(set(counts)), "repeats": repeats, "n_real": len(a), "n_generated": len(b)}
+    return Metric(intercept, error, fewer, "estimate", False, detail)
 
 
 def _regress(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
@@ -222,61 +226,103 @@ def _regress(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
     return float(solution[0]), float(solution[1]), math.sqrt(covariance[1, 1])
 
 
-def kernel_distance(
-    real: Any, generated: Any, *, subsets: int = 100, subset_size: int = 1000, seed: int = 0, degree: int = 3
-) -> Metric:
+def kernel_distance(real: Any, generated: Any, *, seed: int = 0, degree: int = 3) -> Metric:
     """Compute the kernel (Inception) distance: unbiased squared MMD with the kernel (x.y / d + 1)^3.
 
-    Bińkowski et al., *Demystifying MMD GANs*, 2018. Unbiased at any sample size, so it may be negative. Both sets are
-    cut at random into disjoint blocks and these are averaged (several times over, until `subsets` are used); the
-    standard error is the blocks' deviation over the square root of the number of *disjoint* blocks. Too few rows
-    for two blocks: one value over all rows, without an error bar.
+    Bińkowski et al., *Demystifying MMD GANs*, 2018. Unbiased at any sample size, so it may be negative. Every row of
+    both sets is used. Up to about 10,000 rows on either side this is the U-statistic over all pairs, whatever the seed;
+    larger sets are divided at random into disjoint blocks, whose values are averaged. The standard error is that of the
+    U-statistic, both of its orders: it holds for sets of unequal size and where the two laws agree.
 
     Args:
         real: features (n, d).
         generated: features (m, d).
-        subsets: how many pairs of blocks to average.
-        subset_size: rows per block, 1000 by custom.
-        seed: of the blocks.
+        seed: of the division into blocks.
         degree: of the polynomial.
 
-    Raises:
-        ConfigError: no subsets, or blocks of fewer than two rows.
+    Returns:
+        The distance; without an error bar where a set has fewer than four rows.
     """
-    if subsets < 1 or subset_size < 2:
-        raise ConfigError(f"subsets is {subsets} and subset_size {subset_size}; at least 1 and 2 are needed.")
     a, b = _rows(real, "real"), _rows(generated, "generated")
     if a.shape[1] != b.shape[1]:
         raise ShapeError(f"the features have {a.shape[1]} and {b.shape[1]} dimensions; they must agree.")
-    size = min(subset_size, len(a), len(b))
-    disjoint = min(len(a), len(b)) // size
-    if disjoint < 2 and subset_size > 20:  # rather smaller blocks with an error bar than one without
-        smaller = min(len(a), len(b)) // 10
-        if smaller >= 20:
-            size, disjoint = smaller, min(len(a), len(b)) // smaller
-    draw = torch.Generator().manual_seed(seed)
-    values: list[float] = []
-    while len(values) < subsets:
-        order_a, order_b = (torch.randperm(len(rows), generator=draw) for rows in (a, b))
-        for i in range(min(disjoint, subsets - len(values))):
-            block = slice(i * size, (i + 1) * size)
-            values.append(mmd(a[order_a[block]], b[order_b[block]], degree))
-        if disjoint < 2:
-            break
-    spread = float(np.std(values, ddof=1)) / math.sqrt(min(disjoint, len(values))) if len(values) > 1 else None
-    detail = {"subsets": len(values), "subset_size": size, "degree": degree}
-    return Metric(float(np.mean(values)), spread, min(len(a), len(b)), "estimate", False, detail)
+    n, m = len(a), len(b)
+    blocks = max(1, min(math.ceil((n * n + m * m + n * m) / _PAIRS), n // 4, m // 4))
+    if blocks > 1:
+        draw = torch.Generator().manual_seed(seed)
+        a, b = (rows[torch.randperm(len(rows), generator=draw)] for rows in (a, b))
+    pairs = zip(a.tensor_split(blocks), b.tensor_split(blocks), strict=True)
+    values, variances = zip(*(_mmd(*pair, degree) for pair in pairs), strict=True)
+    error = None if min(n, m) < 4 else math.sqrt(sum(variances)) / blocks
+    detail = {"n_real": n, "n_generated": m, "blocks": blocks, "degree": degree}
+    return Metric(sum(values) / blocks, error, min(n, m), "estimate", False, detail)
 
 
 def mmd(a: Tensor, b: Tensor, degree: int = 3) -> float:
     """Unbiased squared MMD of rows (n, d) and (m, d) under the polynomial kernel."""
-    n, m, scale = len(a), len(b), 1.0 / a.shape[1]
-    within_a = (a @ a.T * scale + 1.0) ** degree
-    within_b = (b @ b.T * scale + 1.0) ** degree
-    across = (a @ b.T * scale + 1.0) ** degree
-    own_a = (within_a.sum() - within_a.diagonal().sum()) / (n * (n - 1))
-    own_b = (within_b.sum() - within_b.diagonal().sum()) / (m * (m - 1))
-    return float(own_a + own_b - 2.0 * across.mean())
+    return _mmd(a, b, degree)[0]
+
+
+def _mmd(a: Tensor, b: Tensor, degree: int) -> tuple[float, float]:
+    """The U-statistic of squared MMD and an estimate of its variance.
+
+    The variance has two orders (Hoeffding, 1948): that of the rows' influence, and that of the kernel with its row and
+    column means taken away, which is all that is left where both sets follow one law. The variance of the estimated
+    influences holds the second order twice over, so it is taken off once.
+    """
+    n, m = len(a), len(b)
+    within_a, within_b, across = _sums(a, a, degree), _sums(b, b, degree), _sums(a, b, degree)
+    of_a, of_b = within_a.rows / (n - 1), within_b.rows / (m - 1)
+    to_b, to_a = across.rows / m, across.columns / n
+    value = float(of_a.mean() + of_b.mean() - to_b.mean() - to_a.mean())
+    if min(n, m) < 4:
+        return value, math.nan
+    second = (
+        2.0 * _own_spread(within_a.squares, of_a) / (n * (n - 1.0))
+        + 2.0 * _own_spread(within_b.squares, of_b) / (m * (m - 1.0))
+        + 4.0 * _cross_spread(across.squares, to_b, to_a) / (n * m)
+    )
+    influence = 4.0 * float((of_a - to_b).var() / n + (of_b - to_a).var() / m)
+    return value, max(influence - second, 0.5 * second)
+
+
+class _Sums(NamedTuple):
+    """Sums over a kernel matrix (its diagonal left out where a set meets itself): by row, by column, of squares."""
+
+    rows: Tensor
+    columns: Tensor
+    squares: float
+
+
+def _sums(a: Tensor, b: Tensor, degree: int) -> _Sums:
+    """Kernel sums in blocks of rows: memory does not grow with the number of pairs."""
+    rows, columns, squares = a.new_empty(len(a)), b.new_zeros(len(b)), 0.0
+    step = max(1, _BLOCK_NUMBERS // len(b))
+    for start in range(0, len(a), step):
+        kernel = torch.addmm(a.new_ones(()), a[start : start + step], b.T, alpha=1.0 / a.shape[1]).pow_(degree)
+        if a is b:
+            kernel.diagonal(start).zero_()
+        rows[start : start + step] = kernel.sum(1)
+        columns += kernel.sum(0)
+        squares += float(kernel.square_().sum())
+    return _Sums(rows, columns, squares)
+
+
+def _own_spread(squares: float, mean: Tensor) -> float:
+    """Mean square of a set's kernel with row and column means (n,) taken away, diagonal left out.
+
+    Unbiased: Székely and Rizzo, "Partial distance correlation with methods for dissimilarities", Ann. Stat. 42, 2014.
+    """
+    n, whole = len(mean), float(mean.mean())
+    around = float((mean - whole).square().sum())
+    return max(0.0, squares - n * (n - 1) * whole**2 - 2.0 * (n - 1) ** 2 / (n - 2) * around) / (n * (n - 3.0))
+
+
+def _cross_spread(squares: float, rows: Tensor, columns: Tensor) -> float:
+    """The same for the kernel between two sets, with means (n,) and (m,)."""
+    n, m, whole = len(rows), len(columns), float(rows.mean())
+    around = m * float((rows - whole).square().sum()) + n * float((columns - whole).square().sum())
+    return max(0.0, squares - n * m * whole**2 - around) / ((n - 1.0) * (m - 1.0))
 
 
 def inception_score(logits: Any, *, splits: int = 10, seed: int = 0) -> Metric:

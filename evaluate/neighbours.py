@@ -8,8 +8,9 @@
 Precision and recall after Kynkäänniemi et al., *Improved precision and recall metric for assessing generative models*,
 2019, equations 1-2; density and coverage after Naeem et al., *Reliable fidelity and diversity metrics for generative
 models*, 2020, equations 5-6. A ball reaches to the k-th neighbour, the point itself not counted, its surface included.
-Both sets are cut to the same size by a random draw, because every one of these figures moves with it. Distances are
-taken in blocks, in float64 unless the features come as float32: memory does not grow with the square of the samples.
+Every row of both sets is used, and both sizes are told with each figure: all of them move with the number of rows the
+balls are drawn around, so compare only figures of equal sizes. Distances are taken in blocks, in float64 unless the
+features come as float32: memory does not grow with the square of the samples.
 """
 
 from __future__ import annotations
@@ -29,33 +30,33 @@ _BLOCK_BYTES = 1 << 26
 _FEW_FEATURES = 32  # up to here differences are formed one by one: no cancellation, and as fast as a matrix product
 
 
-def precision_recall(real: Any, generated: Any, k: int = 3, *, seed: int = 0) -> dict[str, Metric]:
+def precision_recall(real: Any, generated: Any, k: int = 3) -> dict[str, Metric]:
     """Measure precision, recall and their harmonic mean.
 
     Args:
         real: reference features (n, d), array or tensor.
         generated: features (m, d) of what is judged.
         k: which neighbour a ball reaches to.
-        seed: of the draw that cuts the larger set to the size of the smaller.
 
     Returns:
-        `precision`, `recall`, `f1`, in [0, 1], higher is better. Standard errors are binomial, given the balls.
+        `precision`, `recall`, `f1`, in [0, 1], higher is better, with `n_real` and `n_generated` in their details.
+        Standard errors are binomial, given the balls.
 
     Raises:
         ShapeError: not two sets of rows with equally many features.
         DataError: NaN or infinite features, or not more than k rows.
         ConfigError: k below 1.
     """
-    real, generated = _prepare(real, generated, k, seed)
+    real, generated = _prepare(real, generated, k)
     inside, _, _ = _counts(generated, real, _radii(real, k))
     recalled, _, _ = _counts(real, generated, _radii(generated, k))
-    detail = {"k": k, "dimensions": real.shape[1]}
+    detail = _detail(real, generated, k)
     precision = _share(inside > 0, detail)
     recall = _share(recalled > 0, detail)
     return {"precision": precision, "recall": recall, "f1": _harmonic(precision, recall)}
 
 
-def density_coverage(real: Any, generated: Any, k: int = 5, *, seed: int = 0) -> dict[str, Metric]:
+def density_coverage(real: Any, generated: Any, k: int = 5) -> dict[str, Metric]:
     """Measure density and coverage.
 
     Args and Raises as for `precision_recall`.
@@ -63,22 +64,26 @@ def density_coverage(real: Any, generated: Any, k: int = 5, *, seed: int = 0) ->
     Returns:
         `density` (1 when the sets have one law; may exceed it) and `coverage` in [0, 1], higher is better.
     """
-    real, generated = _prepare(real, generated, k, seed)
+    real, generated = _prepare(real, generated, k)
     inside, nearest, radii = _counts(generated, real, _radii(real, k))
-    detail = {"k": k, "dimensions": real.shape[1]}
+    detail = _detail(real, generated, k)
     return {
         "density": from_rows(inside.double() / k, "estimate", True, detail),
         "coverage": _share(nearest <= radii, detail),
     }
 
 
-def all_four(real: Any, generated: Any, k: int = 5, *, seed: int = 0) -> dict[str, Metric]:
+def all_four(real: Any, generated: Any, k: int = 5) -> dict[str, Metric]:
     """Measure precision, recall, density and coverage (and F1) with one k, as sample-quality tables do."""
-    return {**precision_recall(real, generated, k, seed=seed), **density_coverage(real, generated, k, seed=seed)}
+    return {**precision_recall(real, generated, k), **density_coverage(real, generated, k)}
 
 
-def _prepare(real: Any, generated: Any, k: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Check both sets, bring them to one dtype (never below float32) and one size."""
+def _detail(real: Tensor, generated: Tensor, k: int) -> dict[str, Any]:
+    return {"k": k, "dimensions": real.shape[1], "n_real": len(real), "n_generated": len(generated)}
+
+
+def _prepare(real: Any, generated: Any, k: int) -> tuple[Tensor, Tensor]:
+    """Check both sets, bring them to one dtype (never below float32), centre and unit."""
     if k < 1:
         raise ConfigError(f"k is {k}; a ball reaches to the first neighbour at least.")
     sets = []
@@ -98,14 +103,12 @@ def _prepare(real: Any, generated: Any, k: int, seed: int) -> tuple[Tensor, Tens
     if a.shape[1] != b.shape[1]:
         raise ShapeError(f"real has {a.shape[1]} features and generated {b.shape[1]}; they must agree.")
     dtype = torch.promote_types(a.dtype, b.dtype)
-    size = min(len(a), len(b))
-    generator = torch.Generator().manual_seed(seed)
-    a, b = (
-        (x if len(x) == size else x[torch.randperm(len(x), generator=generator)[:size].to(x.device)]).to(dtype)
-        for x in (a, b)
-    )
-    centre = a.mean(0)  # distances do not change; the rounding of the matrix product does
-    return a - centre, b.to(a.device) - centre
+    a, b = a.to(dtype), b.to(dtype).to(a.device)
+    # a power of two divided out and a centre taken off: shares do not change, and no square leaves the dtype's range
+    unit = torch.exp2(torch.frexp(torch.maximum(a.abs().max(), b.abs().max())).exponent.to(dtype))
+    a, b = a / unit, b / unit
+    centre = a.mean(0)
+    return a - centre, b - centre
 
 
 def _distances(points: Tensor, reference: Tensor) -> Iterator[tuple[slice, Tensor]]:

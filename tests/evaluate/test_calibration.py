@@ -42,6 +42,19 @@ def test_the_crps_of_a_normal_is_the_closed_form_and_unbiased_for_few_draws() ->
     assert np.allclose(np.mean(few, 0), wanted, atol=0.03)
 
 
+@pytest.mark.parametrize("unit", [1e-150, 1e-30, 1.0, 1e30, 1e150])
+def test_the_crps_follows_units_and_origin(unit: float) -> None:
+    random = np.random.default_rng(0)
+    steps = random.integers(-2000, 2000, (30, 5)) / 1024.0  # exact beside the offset, so nothing is lost in the data
+    truth, log_weights = random.integers(-2000, 2000, 5) / 1024.0, random.normal(size=(30, 5))
+    for weights in (None, log_weights):
+        wanted = crps(steps, truth, weights)
+        scale = 2.0 ** round(math.log2(unit))
+        moved = crps((steps + 2.0**40) * scale, (truth + 2.0**40) * scale, weights)
+        assert moved / scale == pytest.approx(wanted, rel=1e-9)
+        assert crps(steps * unit, truth * unit, weights) / unit == pytest.approx(wanted, rel=1e-9)
+
+
 def test_torchmetrics_agrees_on_the_crps() -> None:
     from torchmetrics.regression import ContinuousRankedProbabilityScore
 

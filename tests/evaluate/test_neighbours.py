@@ -72,14 +72,26 @@ def test_density_is_one_in_expectation_for_equal_laws() -> None:
     assert abs(found["density"].value - 1.0) < 5 * found["density"].std_error
 
 
-def test_the_larger_set_is_cut_at_random_to_the_size_of_the_smaller() -> None:
+@pytest.mark.parametrize(("n", "m"), [(200, 60), (40, 90)])
+def test_every_row_of_sets_of_unequal_size_counts(n: int, m: int) -> None:
     random = np.random.default_rng(0)
-    real = np.concatenate([random.normal(size=(100, 2)), random.normal(50, 1, (100, 2))])
-    found = precision_recall(real, random.normal(size=(60, 2)))
-    assert found["precision"].n == 60
-    assert 0.3 < found["recall"].value < 0.7, "the first rows alone would give 1"
-    again = precision_recall(real, random.normal(size=(60, 2)))
-    assert again["recall"].n == 60
+    real = np.concatenate([random.normal(size=(n // 2, 2)), random.normal(50, 1, (n // 2, 2))])
+    fake = random.normal(size=(m, 2))
+    found = all_four(real, fake, 3)
+    for name, value in brute(real, fake, 3).items():
+        assert found[name].value == pytest.approx(value), name
+        assert found[name].n == (m if name in ("precision", "density") else n)
+        assert found[name].detail["n_real"] == n
+        assert found[name].detail["n_generated"] == m
+
+
+@pytest.mark.parametrize("unit", [1e-30, 1e30])
+def test_the_figures_know_no_units(unit: float) -> None:
+    random = np.random.default_rng(0)
+    real, fake = random.normal(size=(60, 40)), random.normal(0.3, 1.0, (50, 40))
+    found = all_four(torch.tensor(real * unit).float(), torch.tensor(fake * unit).float())
+    for name, value in brute(real, fake, 5).items():
+        assert found[name].value == pytest.approx(value), name
 
 
 def test_features_of_low_precision_are_widened_and_memory_stays_in_blocks() -> None:
