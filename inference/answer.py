@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from phlogiston.distributions.resampling import effective_size, systematic
+from phlogiston.distributions.resampling import effective_size, group_sizes, grouped_error, systematic
 from phlogiston.errors import EvidenceError, QueryWarning, ShapeError, unknown_name
 from phlogiston.files import write_bytes
 
@@ -212,6 +212,23 @@ def judge_error(error: Tensor | None, reason: str) -> tuple[Tensor | None, dict[
     if not float(error) < UNEVEN:
         return None, {"log_evidence_error": f"weights are too uneven to tell it (about {float(error):.1f} nats)"}
     return error, {}
+
+
+FEWEST_EFFECTIVE = 50
+"""Effective draws below which a spread between groups of independent draws understates the error."""
+
+
+def judge_weights(log_weights: Tensor) -> tuple[Tensor | None, dict[str, str]]:
+    """Standard error of the log of the mean of independent weights (n,), or None and why; see `judge_error`."""
+    sizes = group_sizes(len(log_weights))
+    if bool((log_weights == log_weights[0]).all()):
+        return torch.zeros((), dtype=log_weights.dtype), {}
+    worth = float(effective_size(log_weights))
+    if len(sizes) > 1 and worth < FEWEST_EFFECTIVE:
+        return judge_error(None, f"{worth:.0f} effective samples are too few to tell it; raise num_samples")
+    return judge_error(
+        grouped_error(log_weights, sizes), f"{len(log_weights)} samples are too few to tell it; raise num_samples"
+    )
 
 
 def check_alive(log_weights: Tensor, what: str) -> None:

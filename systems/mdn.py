@@ -28,6 +28,7 @@ from phlogiston.distributions.mixture_members import Uncertainty, merge, uncerta
 from phlogiston.errors import ConfigError
 from phlogiston.evaluate.metric import Metric
 from phlogiston.evaluate.score import Score
+from phlogiston.evaluate.weights import mean_and_error
 from phlogiston.guides.mdn import LowRankGuide, MeanFieldGuide
 from phlogiston.inference import objectives
 from phlogiston.inference.engine import Stage
@@ -304,12 +305,15 @@ class MDN(System):
             seed: of the weights' draws, where they are random.
 
         Returns:
-            Scores (rows,): exact; an estimate where weights are random. With `config.grid` the log probability of the
-            grid's cell, otherwise the log density.
+            Scores (rows,): exact; an estimate where weights are random, with standard errors from the spread between
+            the weights' draws, which all rows share. With `config.grid` the log probability of the grid's cell,
+            otherwise the log density.
         """
         self._need_fit()
         tensors = self._tensors(x, y)
         rows, targets = self._inputs(tensors), self._targets(tensors)
+        if isinstance(self.model, BayesianMDN):
+            return self._random_log_prob(rows, targets, seed, tensors.get("weight"))
         values = []
         for part, goal in zip(rows.split(CHUNK), targets.split(CHUNK), strict=True):
             with torch.no_grad():
@@ -318,8 +322,23 @@ class MDN(System):
                     values.append(found.interval_log_prob(goal, self.config.grid))  # type: ignore[union-attr]
                 else:
                     values.append(found.log_prob(goal))
-        kind = "exact" if self.config.weights == "point" else "estimate"
-        return Score(torch.cat(values), kind, weight=tensors.get("weight"))
+        return Score(torch.cat(values), "exact", weight=tensors.get("weight"))
+
+    def _random_log_prob(self, rows: Tensor, targets: Tensor, seed: int, weight: Tensor | None) -> Score:
+        """Log density under random weights: the log of the mean over draws of them, with its error."""
+        values, errors = [], []
+        for part, goal in zip(rows.split(CHUNK), targets.split(CHUNK), strict=True):
+            with torch.no_grad():
+                found = self._members(part, seed)
+                if self.config.grid:
+                    each = found.interval_log_prob(goal, self.config.grid)  # type: ignore[union-attr]
+                else:
+                    each = found.log_prob(goal)  # (draws, rows)
+            value, error = mean_and_error(each)
+            values.append(value)
+            errors.append(error)
+        told = len(each) > 1  # one draw of the weights tells no error
+        return Score(torch.cat(values), "estimate", torch.cat(errors) if told else None, weight=weight)
 
     def query(  # type: ignore[override]
         self,
@@ -352,7 +371,15 @@ class MDN(System):
 
         self._need_fit()
         network = self.network
-        answerer = MDNQuery(self._predictive, network.features, network.targets, network.inputs)
+        weights_seed = int(torch.randint(2**31, ())) if seed is None else seed
+        random = isinstance(self.model, BayesianMDN)
+        answerer = MDNQuery(
+            lambda x: self._predictive(x, weights_seed),
+            network.features,
+            network.targets,
+            network.inputs,
+            self.config.weight_samples if random else 1,
+        )
         return answerer.ask(evidence, ask, num_samples, particles=particles, seed=seed)
 
     def vocabulary(self) -> tuple[dict[str, Sequence[str]], dict[str, Sequence[str]]]:

@@ -14,7 +14,6 @@ Memories grow (`add`), shrink (`forget`), spread (`extend`) and are joined (`til
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -27,6 +26,7 @@ from phlogiston.datasets.hotels import Hotels
 from phlogiston.errors import ConfigError, ShapeError
 from phlogiston.evaluate.metric import Metric
 from phlogiston.evaluate.score import Score
+from phlogiston.evaluate.weights import mean_and_error
 from phlogiston.inference.engine import Stage
 from phlogiston.inference.evidence import Known
 from phlogiston.systems import scene_build, scene_stages, scene_views
@@ -188,7 +188,8 @@ class Scene(System):
         """
         pictures, wanted = check_views(self, images, poses, memory)
         weights = scene_views.log_weights(self, memory, pictures, wanted, num_particles, seed)
-        return Score(torch.logsumexp(weights, 0) - math.log(num_particles), "lower bound")
+        value, error = mean_and_error(weights.double())
+        return Score(value, "lower bound", error if num_particles > 1 else None)
 
     def localise(
         self, memory: Memory, image: Any, candidates: Any, *, num_particles: int = 16, seed: int | None = 0

@@ -303,7 +303,8 @@ class Sketch(StepwiseSystem):
         if self.guide is None:
             return Score(self._parts(x, length)[0], "exact")
         x = noisy(x, length, self.config.dequantise)
-        return Score(importance_bound(self.model, self.guide, x, length, samples, seed), "lower bound")
+        value, error = importance_bound(self.model, self.guide, x, length, samples, seed)
+        return Score(value, "lower bound", error)
 
     def query(  # type: ignore[override]
         self,

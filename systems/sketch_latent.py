@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from phlogiston.evaluate.weights import mean_and_error
 from phlogiston.models.generation import RowNoise, generate, row_seed
 from phlogiston.models.sketch import SketchRNN
 from phlogiston.models.stepwise import Choice
@@ -44,18 +44,24 @@ def bound_parts(
 @torch.no_grad()
 def importance_bound(
     model: SketchRNN, guide: SketchEncoder, x: Tensor, length: Tensor, samples: int, seed: int
-) -> Tensor:
-    """Importance-weighted lower bound on the log density of drawings, (rows,) in nats (Burda et al., 2016)."""
+) -> tuple[Tensor, Tensor | None]:
+    """Importance-weighted lower bound on the log density of drawings (Burda et al., 2016).
+
+    Returns:
+        Bounds (rows,) in nats, and their standard errors (rows,); None with one sample, which tells no error.
+    """
     generator = torch.Generator().manual_seed(seed)
-    values = []
+    values, errors = [], []
     for part, size in zip(x.split(20), length.split(20), strict=True):
         part = part[:, : int(size.max())]
         loc, scale = guide.encode(part, size)
         noise = torch.randn(samples, *loc.shape, generator=generator)
         z = loc + scale * noise
         gap = 0.5 * (noise.square() - z.square()).sum(-1) + scale.log().sum(-1)
-        values.append(torch.logsumexp(model.log_likelihood(part, size, z) + gap, 0) - math.log(samples))
-    return torch.cat(values)
+        value, error = mean_and_error((model.log_likelihood(part, size, z) + gap).double())
+        values.append(value)
+        errors.append(error)
+    return torch.cat(values), torch.cat(errors) if samples > 1 else None
 
 
 def explain(model: SketchRNN, x: Tensor, n: int, seed: int) -> Tensor:

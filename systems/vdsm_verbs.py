@@ -15,6 +15,7 @@ from torch import Tensor
 from phlogiston.datasets.base import Dataset, Split
 from phlogiston.errors import ConfigError, ShapeError, unknown_name
 from phlogiston.evaluate.score import Score
+from phlogiston.evaluate.weights import mean_and_error
 from phlogiston.guides.vdsm import VDSMGuide
 from phlogiston.models.vdsm import VDSM as VDSMModel
 from phlogiston.networks.frame_encoder import pixels
@@ -338,7 +339,7 @@ class ClipVerbs(System):
         frames, known = self._clips(x, mask)
         if self.config.identity != "continuous":
             raise ConfigError("log_prob needs a continuous identity; one-hot ones are not reparameterised")
-        found = []
+        found, errors = [], []
         bound = IWAE(num_particles=n_samples, max_plate_nesting=2 + int(n_samples > 1))
         block = max(1, 200 // n_samples)
         with seeded(seed), evaluating(self.model, self.guide):
@@ -347,8 +348,10 @@ class ClipVerbs(System):
                 if known is not None:
                     batch["mask"] = known[i : i + block]
                 weights, _ = bound.log_weights(self.model, self.guide, **batch)
-                found.append(torch.logsumexp(weights, 0) - torch.log(torch.tensor(float(n_samples))))
-        return Score(torch.cat(found), "lower bound")
+                value, error = mean_and_error(weights.double())
+                found.append(value)
+                errors.append(error)
+        return Score(torch.cat(found), "lower bound", torch.cat(errors) if n_samples > 1 else None)
 
     # ----- inside ---------------------------------------------------------------------------------------------------
 

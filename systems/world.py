@@ -230,13 +230,13 @@ class WorldModel(PlayerVerbs):
 
         Returns:
             Scores (rows,), nats per game. The probability is estimated without bias, so its logarithm is, on average,
-            a lower bound.
+            a lower bound. Standard errors come from 32 particles on: below, there are too few to tell them.
         """
         from phlogiston.systems.queries.world import log_likelihood
 
         games = self.games(x)
         at_least("n_samples", n_samples, 1)
-        found = []
+        found, errors = [], []
         block = max(1, 512 // n_samples)
         with evaluating(self.model, self.guide):
             for i in range(0, len(games["length"]), block):
@@ -244,8 +244,11 @@ class WorldModel(PlayerVerbs):
                 most = int(part["length"].max())
                 part = {n: v if n == "length" else v[:, :most] for n, v in part.items()}
                 part["frames"] = part["frames"].float() / 255.0
-                found.append(log_likelihood(self.model, self.guide, part, n_samples, seed + i))
-        return Score(torch.cat(found), "lower bound")
+                value, error = log_likelihood(self.model, self.guide, part, n_samples, seed + i)
+                found.append(value)
+                errors.append(error)
+        told = [e for e in errors if e is not None]
+        return Score(torch.cat(found), "lower bound", torch.cat(told) if len(told) == len(errors) else None)
 
     def query(  # type: ignore[override]
         self,

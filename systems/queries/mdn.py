@@ -31,10 +31,10 @@ from phlogiston.distributions.mixture_diagonal import DiagMixture
 from phlogiston.distributions.mixture_factorised import FactorisedMixture
 from phlogiston.distributions.mixture_full import BivariateMixture, FullMixture
 from phlogiston.distributions.mixture_joint import JointMixture
-from phlogiston.distributions.resampling import effective_size, log_mean
+from phlogiston.distributions.resampling import effective_size, log_mean, spread_error
 from phlogiston.distributions.truncated_normal import log_interval_mass, standard_truncated
 from phlogiston.errors import ConfigError, EvidenceError
-from phlogiston.inference.answer import Answer, check_alive, evidence_error, stack, warn_if_poor
+from phlogiston.inference.answer import Answer, check_alive, judge_error, stack, warn_if_poor
 from phlogiston.inference.evidence import normalise
 from phlogiston.inference.lowering import asked_sites, count_rows, lower_vector
 
@@ -49,12 +49,20 @@ class MDNQuery:
         features: number of inputs.
         targets: number of targets.
         inputs: (kept, features), inputs to draw from where nothing is said about them.
+        members: of how many equally probable mixtures, drawn at random, the one that `predict` gives is made; 1 where
+            it is no Monte Carlo figure. Components come member by member.
     """
 
     def __init__(
-        self, predict: Callable[[Tensor], JointMixture | FactorisedMixture], features: int, targets: int, inputs: Tensor
+        self,
+        predict: Callable[[Tensor], JointMixture | FactorisedMixture],
+        features: int,
+        targets: int,
+        inputs: Tensor,
+        members: int = 1,
     ) -> None:
         self.predict, self.features, self.targets, self.inputs = predict, features, targets, inputs
+        self.members = members
 
     @torch.no_grad()
     def ask(
@@ -130,24 +138,30 @@ class MDNQuery:
         component = order[draws.component]
         chosen = component // k
         log_evidence = log_mean(draws.log_weights) + log_constant
-        error = evidence_error(draws.log_weights)
-        ess = effective_size(log_weights)
+        # shares of the inputs and members in the evidence: draws that have one of them in common share its luck
+        shares = draws.shares[order.argsort()].reshape(count, self.members, -1).sum(-1)
+        error, ess = draws.error, effective_size(log_weights)
         method = "exact" if mixture.exact else "sequential conditioning"
         if not exact:
-            # how many different inputs the evidence leaves: the draws cannot be worth more
-            share = mixture.log_mass[order.argsort()].reshape(count, k).logsumexp(-1)
-            left = effective_size(share)
-            error = torch.hypot(error, ((count / left - 1).clamp_min(0.0) / count).sqrt())
-            ess = ess * (left / count).clamp_max(1.0) if left < n else ess
+            by_input = shares.sum(1)
+            error = _join(error, spread_error(by_input.log()))
+            ess = torch.minimum(ess, 1 / by_input.square().sum())
             method = f"{method} given {count} inputs drawn"
+        if self.members > 1:
+            by_member = shares.sum(0)
+            error = _join(error, spread_error(by_member.log()))
+            between = _between(y[:, ~about_y.known], log_weights, component % k * self.members // k, self.members)
+            ess = 1 / ((1 - between) / ess + between * by_member.square().sum())
+            method = f"{method} given {self.members} draws of the weights"
+        error, why = judge_error(error, f"{n} samples and {self.members} draws of the weights are too few to tell it")
         return Answer(
             {"x": x[chosen], "y": y},
-            log_weights,
+            log_weights + log_constant,
             log_evidence,
             error,
             method,
             ess,
-            {"component": component % k},
+            {"component": component % k, **why},
         )
 
     def _inputs(self, about: LinearEvidence, count: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
@@ -184,6 +198,34 @@ class MDNQuery:
             log_weight = log_weight + log_interval_mass(a, b)
         x, _ = settle(x, about)
         return x, log_weight
+
+
+def _join(error: Tensor | None, other: Tensor | None) -> Tensor | None:
+    """One error of two independent ones; None where either is unknown."""
+    return None if error is None or other is None else torch.hypot(error, other)
+
+
+def _between(values: Tensor, log_weights: Tensor, group: Tensor, groups: int) -> Tensor:
+    """Largest share of a column's variance that lies between groups of draws (intraclass correlation), ().
+
+    Args:
+        values: (n, D).
+        log_weights: (n,).
+        group: int64 (n,), in [0, groups).
+        groups: how many there are.
+    """
+    if values.shape[1] == 0:
+        return values.new_zeros(())
+    weights = log_weights.softmax(0)
+    mass = values.new_zeros(groups).index_add(0, group, weights)
+    mean = values.new_zeros(groups, values.shape[1]).index_add(0, group, weights.unsqueeze(1) * values)
+    mean = mean / mass.clamp_min(1e-300).unsqueeze(1)
+    total = (weights.unsqueeze(1) * (values - weights @ values).square()).sum(0)
+    between = (mass.unsqueeze(1) * (mean - mass @ mean).square()).sum(0)
+    # of what the groups' means differ, their finite sizes explain a part
+    chance = (values.new_zeros(groups).index_add(0, group, weights.square()) / mass.clamp_min(1e-300)).sum()
+    excess = (between - chance * (total - between)).clamp_min(0.0)
+    return (excess / total.clamp_min(1e-300)).max().clamp_max(1.0)
 
 
 def _gaussians(found: Mixture) -> DiagMixture | Any:

@@ -22,7 +22,7 @@ from phlogiston.distributions.linear_constraints import LinearEvidence
 from phlogiston.distributions.resampling import effective_size, log_mean
 from phlogiston.distributions.truncated_normal import log_interval_mass, log_normal_density, standard_truncated
 from phlogiston.errors import ConfigError, EvidenceError
-from phlogiston.inference.answer import Answer, check_alive, evidence_error, stack, warn_if_poor
+from phlogiston.inference.answer import Answer, check_alive, judge_weights, stack, warn_if_poor
 from phlogiston.inference.evidence import Piece, normalise
 from phlogiston.inference.lowering import asked_sites, count_rows, lower_vector
 from phlogiston.models.scene import SceneModel
@@ -134,14 +134,16 @@ class SceneQuery:
         constant = torch.stack([found[name][1] for name in self.shapes]).sum()
         weights = torch.cat([part[1] for part in parts]) + constant
         check_alive(weights.unsqueeze(1), "query")
+        error, why = judge_weights(weights)
         who = "prior" if look is None else "guide"
         return Answer(
             samples,
             weights,
             log_mean(weights),
-            evidence_error(weights),
+            error,
             f"memory and importance sampling, proposals from the {who}",
             effective_size(weights),
+            dict(why),
         )
 
     @staticmethod

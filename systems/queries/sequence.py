@@ -3,8 +3,8 @@
 Particles walk from the first step to the last. At a step whose columns are partly known the mixture is conditioned on
 them in closed form: the particle's weight is multiplied by the probability of what is known, and the rest is drawn from
 what that leaves. Boxes and soft values weigh what was drawn. When the weights have become uneven, particles are
-resampled, whole paths at a time, so that what came before knows what came after (smoothing by ancestors). The product
-of the mean weights estimates the probability of the evidence without bias.
+resampled within independent islands, whole paths at a time, so that what came before knows what came after (smoothing
+by ancestors). The mean weight estimates the probability of the evidence without bias, and the islands tell how well.
 
 Reference: Doucet, de Freitas and Gordon, "Sequential Monte Carlo methods in practice", 2001.
 """
@@ -19,12 +19,13 @@ import torch
 from torch import Tensor
 
 from phlogiston.distributions.linear_constraints import LinearEvidence
-from phlogiston.distributions.resampling import effective_size, log_mean, replace_dead, systematic
+from phlogiston.distributions.resampling import replace_dead
 from phlogiston.distributions.truncated_normal import log_normal_density
 from phlogiston.distributions.warped import Warped
 from phlogiston.errors import ConfigError, EvidenceError
 from phlogiston.inference.answer import Answer, check_alive, warn_if_poor
 from phlogiston.inference.evidence import Piece, normalise
+from phlogiston.inference.islands import Islands
 from phlogiston.inference.lowering import lower_vector
 from phlogiston.models.stepwise import Prediction, Stepwise, select
 
@@ -134,10 +135,11 @@ def _walk(
         item = (entry % width, float(about.soft_mean[place]), float(about.soft_sd[place]))
         soft.setdefault(entry // width, []).append(item)
     path = torch.zeros(n, steps, width)
-    weights = torch.zeros(n, dtype=torch.float64)
     ended = torch.zeros(n, dtype=torch.bool)
     over = torch.tensor([0.0] * model.targets + [2.0] * (width - model.targets))
-    evidence, variance = 0.0, 0.0
+    islands = Islands(n, generator)
+    if any(part.dim() and bool((part != part[:1]).any()) for part in state):
+        islands.remember()  # a latent for every particle
     for t in range(steps):
         prediction, state = model.predict(state)
         drawn, gain = _step(prediction, model, known[t], values[t], n, generator)
@@ -153,37 +155,29 @@ def _walk(
         for column, mean, sd in soft.get(t, ()):
             z = (drawn[:, column].double() - mean) / sd
             gain = gain + log_normal_density(z) - math.log(sd)
-        weights = weights + gain
-        check_alive(weights.unsqueeze(1), f"query, step {t}")
+        islands.log_weights = islands.log_weights + gain
+        check_alive(islands.log_weights.unsqueeze(1), f"query, step {t}")
         path[:, t] = drawn
         state = model.observe(state, drawn)
         if model.pen_states == 3:
             ended = ended | (drawn[:, -1] > 1.5)
-        size = float(effective_size(weights))
-        if size < 0.5 * n and t + 1 < steps:
-            evidence += float(log_mean(weights))
-            variance += max(0.0, n / size - 1) / n
-            index = systematic(weights.softmax(0), n, generator)
+        if not bool(known[t].all()):
+            islands.remember()
+        index = islands.resample() if t + 1 < steps else None
+        if index is not None:
             state, path, ended = select(state, index), path[index], ended[index]
-            weights = torch.zeros_like(weights)
-    evidence += float(log_mean(weights))
-    size = float(effective_size(weights))
-    variance += max(0.0, n / size - 1) / n
-    distinct = len(torch.unique(path[:, : max(1, steps // 2)].reshape(n, -1), dim=0))
-    # early unknown steps survive in few versions once particles were resampled: the answer is worth no more than those
-    unknown_early = bool((~known[: max(1, steps // 2)]).any())
-    ess = torch.tensor(min(size, distinct) if unknown_early else size, dtype=torch.float64)
+    ess, (error, why) = islands.effective_size(), islands.error()
     warn_if_poor(ess, n, "query (particle filter)")
-    index, weights = replace_dead(weights)
+    index, weights = replace_dead(islands.log_weights)
     path = path[index]
     return Answer(
         {"x": path.double().where(~known, about.values.reshape(steps, width))},
-        weights,
-        torch.tensor(evidence + constant, dtype=torch.float64),
-        torch.tensor(math.sqrt(variance), dtype=torch.float64),
+        weights + constant,
+        islands.log_evidence() + constant,
+        error,
         "particle filter",
         ess,
-        {},
+        dict(why),
     )
 
 

@@ -3,8 +3,8 @@
 Particles walk from the first frame to the last. A frame that is known in whole is met by a code drawn from the encoder;
 otherwise the memory draws the code, and known pixels weigh it. Given its code a frame's pixels are independent normals,
 so known pixels, soft values and boxes weigh by their exact probability, and what is left open is drawn from what they
-leave. When weights have become uneven particles are resampled, whole paths at a time. The product of the mean weights
-estimates the probability of the evidence without bias.
+leave. When weights have become uneven particles are resampled within independent islands, whole paths at a time. The
+mean weight estimates the probability of the evidence without bias, and the islands tell how well.
 
 A game is over at its end: nothing is known of, and nothing happens in, what would follow; the last frame stays. What
 was done is a condition: known actions have no probability, others are drawn, all alike.
@@ -22,18 +22,20 @@ import torch
 from torch import Tensor
 
 from phlogiston.distributions.linear_constraints import LinearEvidence
-from phlogiston.distributions.resampling import effective_size, log_mean, replace_dead, systematic
+from phlogiston.distributions.resampling import effective_size, log_mean, replace_dead, spread_error
 from phlogiston.distributions.truncated_normal import truncated_with_mass
 from phlogiston.errors import ConfigError, EvidenceError
 from phlogiston.guides.world import WorldGuide
 from phlogiston.inference.answer import Answer, check_alive, warn_if_poor
 from phlogiston.inference.evidence import Known, OneOf, Piece, normalise
+from phlogiston.inference.islands import Islands
 from phlogiston.inference.lowering import lower_vector
 from phlogiston.models.world import State, World
 
 SITES = ("frames", "action", "done", "code")
 _FIELDS = ("value", "mask", "mean", "sd", "lower", "upper")
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+_ISLAND = 8  # particles of a game that walk together when it is scored
 
 
 @torch.no_grad()
@@ -69,22 +71,22 @@ def filter_games(
     done = _about_ends(question.get("done", ()), count)
     seed = int(torch.randint(2**31, ())) if seed is None else seed
     generator = torch.Generator().manual_seed(seed)
-    found = _Walk(world, guide, about, action, done, particles, generator).run()
-    path, weights, evidence_log, error, ess = found
+    path, islands = _Walk(world, guide, about, action, done, particles, generator, "code" in wanted).run()
+    ess, (error, why) = islands.effective_size(), islands.error()
     warn_if_poor(ess, particles, "query (particle filter)")
-    index, weights = replace_dead(weights)
+    index, weights = replace_dead(islands.log_weights)
     samples = {name: path[name][index] for name in wanted}
     if "frames" in samples:  # bit for bit
         exact = about.values.reshape(count, *path["frames"].shape[2:])
         samples["frames"] = samples["frames"].double().where(~about.known.reshape(exact.shape), exact)
     return Answer(
         samples,
-        weights,
-        torch.tensor(evidence_log + constant, dtype=torch.float64),
-        torch.tensor(error, dtype=torch.float64),
+        weights + constant,
+        islands.log_evidence() + constant,
+        error,
         "particle filter",
         ess,
-        {},
+        dict(why),
     )
 
 
@@ -100,7 +102,9 @@ class _Walk:
         done: Tensor,
         particles: int,
         generator: torch.Generator,
+        codes: bool,
     ) -> None:
+        self.codes = codes  # asked for: then they are open even where all else is known
         self.world, self.guide, self.n, self.generator = world, guide, particles, generator
         self.steps = len(done)
         self.shape = (world.channels, world.size, world.size)
@@ -116,8 +120,8 @@ class _Walk:
         boxed = (torch.isfinite(self.lower) | torch.isfinite(self.upper)).any(1)
         self.told = self.known.any(1) | boxed | torch.tensor([t in self.soft for t in range(self.steps)])
 
-    def run(self) -> tuple[dict[str, Tensor], Tensor, float, float, Tensor]:
-        """Walk; return paths, log weights, log evidence, its error and the effective sample size."""
+    def run(self) -> tuple[dict[str, Tensor], Islands]:
+        """Walk; return paths, and weights and ancestors."""
         n, steps = self.n, self.steps
         state = self.world.start(n)
         path = {
@@ -126,9 +130,9 @@ class _Walk:
             "done": torch.zeros(n, steps, dtype=torch.bool),
             "code": torch.zeros(n, steps, self.world.code),
         }
-        weights = torch.zeros(n, dtype=torch.float64)
+        islands = Islands(n, self.generator)
+        islands.random = True  # codes are drawn whatever is known
         ended = torch.zeros(n, dtype=torch.bool)
-        total, variance = 0.0, 0.0
         for t in range(steps):
             code, frame, end, gain = self._frame(state, t)
             if t:
@@ -140,28 +144,23 @@ class _Walk:
                 gain = torch.where(ended, over, gain)
                 ended = ended | end
             action = self._act(t)
-            weights = weights + gain
-            check_alive(weights.unsqueeze(1), f"query, frame {t}")
+            islands.log_weights = islands.log_weights + gain
+            check_alive(islands.log_weights.unsqueeze(1), f"query, frame {t}")
             for name, value in (("frames", frame), ("action", action), ("done", ended), ("code", code)):
                 path[name][:, t] = value
             state = self.world.observe(state, code, action)
-            size = float(effective_size(weights))
-            if size < 0.5 * n and t + 1 < steps:
-                total += float(log_mean(weights))
-                variance += max(0.0, n / size - 1) / n
-                index = systematic(weights.softmax(0), n, self.generator)
+            if self.codes or self._open(t):
+                islands.remember()
+            index = islands.resample() if t + 1 < steps else None
+            if index is not None:
                 state = State(*(part[index] for part in state))
                 path, ended = {name: value[index] for name, value in path.items()}, ended[index]
-                weights = torch.zeros_like(weights)
-        total += float(log_mean(weights))
-        size = float(effective_size(weights))
-        variance += max(0.0, n / size - 1) / n
-        half = max(1, steps // 2)
-        # what is open early survives in few versions once particles were resampled: no answer is worth more than those
-        open_early = not bool(self.known[:half].all())
-        distinct = len(torch.unique(path["code"][:, :half].reshape(n, -1), dim=0))
-        ess = torch.tensor(min(size, distinct) if open_early else size, dtype=torch.float64)
-        return path, weights, total, math.sqrt(variance), ess
+        return path, islands
+
+    def _open(self, t: int) -> bool:
+        """Tell whether anything of step t is to be found out."""
+        told = bool(self.known[t].all()) and int(self.action[t].sum()) == 1
+        return not told or (t > 0 and int(self.done[t]) < 0)
 
     def _frame(self, state: State, t: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Draw the code and the frame of step t, and whether it is the end; and what the evidence says of them."""
@@ -223,21 +222,26 @@ def log_likelihood(
     games: dict[str, Tensor],
     particles: int,
     seed: int,
-) -> Tensor:
-    """Estimate log p(frames, done | action) of whole games, (rows,) in nats, all games side by side.
+) -> tuple[Tensor, Tensor | None]:
+    """Estimate log p(frames, done | action) of whole games, all games side by side.
 
     Args:
         world: whose probability.
         guide: proposes codes.
         games: `frames` floats (rows, T, C, H, W), `action`, `done` (rows, T), `length` (rows,).
-        particles: per game.
+        particles: per game; from 32 on they walk in islands of 8, whose spread tells the error.
         seed: of the draws.
+
+    Returns:
+        Log probabilities (rows,) in nats, and their standard errors (rows,), None below 32 particles.
     """
     generator = torch.Generator().manual_seed(seed)
     rows, steps = games["action"].shape
+    islands = particles // _ISLAND if particles >= 4 * _ISLAND else 1
+    size = particles // islands
+    particles = islands * size
     state = world.start(rows * particles)
-    total = torch.zeros(rows, dtype=torch.float64)
-    weights = torch.zeros(rows, particles, dtype=torch.float64)
+    weights = torch.zeros(rows, islands, size, dtype=torch.float64)
     for t in range(steps):
         counts = t < games["length"]
         if not bool(counts.any()):
@@ -253,16 +257,19 @@ def log_likelihood(
         if t:
             sign = torch.where(games["done"][:, t].repeat_interleave(particles, 0), 1.0, -1.0)
             gain = gain + torch.nn.functional.logsigmoid(sign * law.end).double()
-        weights = torch.where(counts.unsqueeze(1), weights + gain.unflatten(0, (rows, particles)), weights)
+        weights = torch.where(counts[:, None, None], weights + gain.reshape(weights.shape), weights)
         state = world.observe(state, code, games["action"][:, t].repeat_interleave(particles, 0))
-        uneven = effective_size(weights, 1) < 0.5 * particles
-        total = torch.where(uneven, total + log_mean(weights, 1), total)
-        chosen = torch.multinomial(weights.softmax(1), particles, replacement=True, generator=generator)
-        index = torch.where(uneven.unsqueeze(1), chosen, torch.arange(particles))
-        weights = torch.where(uneven.unsqueeze(1), 0.0, weights)
-        flat = (index + particles * torch.arange(rows).unsqueeze(1)).flatten()
+        uneven = (effective_size(weights, 2) < 0.5 * size).unsqueeze(2)
+        chosen = torch.multinomial(weights.softmax(2).flatten(0, 1), size, replacement=True, generator=generator)
+        index = torch.where(uneven, chosen.reshape(weights.shape), torch.arange(size))
+        weights = torch.where(uneven, log_mean(weights, 2).unsqueeze(2), weights)  # the island's, for all its particles
+        flat = (index.flatten(0, 1) + size * torch.arange(rows * islands).unsqueeze(1)).flatten()
         state = State(*(part[flat] for part in state))
-    return total + log_mean(weights, 1)
+    means = log_mean(weights, 2)
+    if islands == 1:
+        return means[:, 0], None
+    errors = [error for row in means if (error := spread_error(row)) is not None]
+    return log_mean(means, 1), torch.stack(errors)
 
 
 # ---- evidence

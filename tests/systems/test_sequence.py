@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from phlogiston import datasets, systems
-from phlogiston.errors import ConfigError, DataError, EvidenceError, ShapeError, UnknownNameError
+from phlogiston.errors import ConfigError, DataError, EvidenceError, QueryWarning, ShapeError, UnknownNameError
 from phlogiston.inference.evidence import Known, Near, Within
 from phlogiston.systems.sequence import SequenceModel
 
@@ -111,7 +112,9 @@ def test_missing_steps_are_filled_with_what_later_steps_demand(fitted: SequenceM
     x = data["x"][1, :20].double()
     mask = torch.ones_like(x, dtype=torch.bool)
     mask[10:14] = False
-    answer = fitted.query({"x": Known(x, mask)}, num_samples=1500, seed=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", QueryWarning)  # few of the paths drawn lead to where the gap ends
+        answer = fitted.query({"x": Known(x, mask)}, num_samples=1500, seed=1)
     middle = float(answer.mean("x")[12, 0])
     straight = float(x[9, 0] + (x[14, 0] - x[9, 0]) * 3 / 5)
     assert middle == pytest.approx(straight, abs=0.02)
