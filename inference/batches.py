@@ -86,8 +86,9 @@ class Order:
     """The rows each step of one stage sees.
 
     Each epoch is one pass over a fresh permutation, cut into consecutive batches; the last batch of an epoch may be
-    smaller. Rank `r` of `W` takes rows `r, r + W, ...` of each batch, possibly none. Rows that have a method
-    `arrange(generator, batch_size) -> batches` order their epochs themselves, always in as many batches.
+    smaller. A batch of all rows keeps them in order. Rank `r` of `W` takes rows `r, r + W, ...` of each batch, possibly
+    none. Rows that have a method `arrange(generator, batch_size) -> batches` order their epochs themselves, always in
+    as many batches.
 
     Args:
         rows: number of rows in the data.
@@ -124,7 +125,9 @@ class Order:
         epoch, place = divmod(step, self.per_epoch)
         if epoch != self._epoch:
             generator = torch.Generator().manual_seed(mix(*self._key, epoch))
-            if self._arrange is None:
+            if self._arrange is None and self.per_epoch == 1:
+                self._permutation = torch.arange(self.rows)
+            elif self._arrange is None:
                 self._permutation = torch.randperm(self.rows, generator=generator)
             else:
                 self._batches = self._checked(self._arrange(generator, self.batch_size))

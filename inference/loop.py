@@ -74,7 +74,7 @@ class Loop:
         self.ends = [sum(s.steps for s in stages[: i + 1]) for i in range(len(stages))]
         self.total = self.ends[-1]
         self.checkpoint_every = checkpoint_every or min(2000, max(100, self.total // 20))
-        self.stepper = Stepper(model, guide, data, seed, processes)
+        self.stepper = Stepper(model, guide, data, seed, processes, valid is not None)
         self.signals = Signals()
         self.policy = Policy()
         self.interval = Interval()  # since the last record

@@ -47,6 +47,16 @@ class Site:
     kind: str = "distribution"
 
 
+def run_pair(model: nn.Module, guide: nn.Module, batch: dict[str, Tensor]) -> tuple[Any, Any]:
+    """Return the traces of the model, run on the guide's values, and of the guide."""
+    get_traces = getattr(poutine.unwrap(guide), "get_traces", None)
+    if get_traces is not None:  # a guide that runs the model itself
+        guide(**batch)
+        return get_traces()
+    guide_trace = poutine.trace(guide).get_trace(**batch)
+    return poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(**batch), guide_trace
+
+
 def inspect(
     model: nn.Module,
     guide: nn.Module,
@@ -72,13 +82,7 @@ def inspect(
     """
     out = []
     with torch.no_grad(), pyro.validation_enabled(False):
-        get_traces = getattr(poutine.unwrap(guide), "get_traces", None)
-        if get_traces is not None:  # a guide that runs the model itself
-            guide(**batch)
-            model_trace, guide_trace = get_traces()
-        else:
-            guide_trace = poutine.trace(guide).get_trace(**batch)
-            model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(**batch)
+        model_trace, guide_trace = run_pair(model, guide, batch)
     modules = (model, guide) if trained is None else trained
     check_parameters([p for module in modules for p in module.parameters()], (model_trace, guide_trace))
     for program, trace in (("model", model_trace), ("guide", guide_trace)):

@@ -13,8 +13,8 @@ import torch
 from pyro.infer import ELBO
 from torch import Tensor, nn
 
-from phlogiston.errors import PhlogistonError
-from phlogiston.inference import sites, validity
+from phlogiston.errors import ConfigError, PhlogistonError
+from phlogiston.inference import per_row, sites, validity
 from phlogiston.inference.batches import Order, mix, prepare
 from phlogiston.inference.gradients import Received
 from phlogiston.inference.parallel import Processes, Reducer
@@ -54,6 +54,7 @@ class Stepper:
         data: training rows.
         seed: seed of the run.
         processes: the processes it runs on.
+        others: whether rows that are not in `data` will be validated on.
 
     Attributes:
         active: the stage at work.
@@ -65,7 +66,10 @@ class Stepper:
     received: Received
     latents: list[str]
 
-    def __init__(self, model: nn.Module, guide: nn.Module, data: Any, seed: int, processes: Processes) -> None:
+    def __init__(
+        self, model: nn.Module, guide: nn.Module, data: Any, seed: int, processes: Processes, others: bool = False
+    ) -> None:
+        self.others = others
         self.model = model
         self.guide = guide
         self.data = data
@@ -81,11 +85,10 @@ class Stepper:
         arrange = getattr(self.data, "arrange", None)
         self._order = Order(len(self.data), stage.batch_size, self.seed, index, processes.rank, processes.size, arrange)
         self._reseed(_START, index)  # parameters made at the first call come out alike on every process
-        rows = torch.arange(min(len(self.data), self._order.batch_size))
+        pair = stage.pair(self.model, self.guide)
         densities = isinstance(stage.objective, str | ELBO)  # what a callable makes of the programs is its own affair
-        with self._precision():
-            batch, trained = self._rows(rows, stage), (self.model, self.guide)
-            found = sites.inspect(*stage.pair(self.model, self.guide), batch, trained, shapes=densities)
+        self._numbered = per_row.asks(*pair)
+        found = self._look(stage, pair, densities)
         self.latents = [site.name for site in found if site.program == "model" and not site.observed]
         self._stored = len(pyro.get_param_store())
         if densities:
@@ -96,6 +99,36 @@ class Stepper:
         self._reducer = Reducer(self.parameters, extras=6) if processes.size > 1 else None
         self.received = Received(f"stage {stage.name!r}", self.active.parameters, self._order.per_epoch)
         self._validating = True
+        if arrange is None:
+            with self._precision():
+                per_row.check(
+                    f"stage {stage.name!r}",
+                    self.active.programs,
+                    self.active.parameters,
+                    lambda index: self._rows(index, stage),
+                    -(-self._order.batch_size // processes.size),
+                    len(self.data),
+                    self.others,
+                )
+
+    def _look(self, stage: Stage, pair: tuple[nn.Module, nn.Module], shapes: bool) -> list[sites.Site]:
+        """Run a pair on the first rows and list its sites."""
+        size, total = self._order.batch_size, len(self.data)
+        if self._numbered and self.others:
+            raise ConfigError(
+                f"stage {stage.name!r}: the programs look things up by the number of a training row "
+                f"({per_row.ROW_INDEX}); the rows of valid=... have no such number. Leave valid out."
+            )
+        batch = self._rows(torch.arange(size), stage)
+        try:
+            with self._precision():
+                return sites.inspect(*pair, batch, (self.model, self.guide), shapes=shapes)
+        except (ValueError, RuntimeError) as error:
+            named = named_parameters({"model": self.model, "guide": self.guide})
+            text = per_row.explain(error, named, size, total)
+            if isinstance(error, PhlogistonError) or text is None:
+                raise
+            raise ConfigError(f"stage {stage.name!r}: {text}") from error
 
     def foresee(self, later: Sequence[Stage]) -> None:
         """Refuse a recipe with a later stage whose objective is not valid for the pair, before its first step.
@@ -117,7 +150,10 @@ class Stepper:
         rows = self.data if rows is None else rows
         names = getattr(rows, "sequences", ())
         batch = prepare(rows[index], self.processes.device, self.processes.dtype, names, stage.sequence_length)
-        return batch if stage.transform is None else stage.transform(batch)
+        batch = batch if stage.transform is None else stage.transform(batch)
+        if self._numbered and per_row.ROW_INDEX not in batch:
+            batch = {**batch, per_row.ROW_INDEX: index.to(self.processes.device)}
+        return batch
 
     def _precision(self) -> Any:
         fabric = self.processes.fabric
