@@ -86,11 +86,13 @@ class Conditioned:
         log_terms: (P, E), log density of each equality given the ones before it, in nats.
         mean: (P, U).
         factor: (P, U, W), or (P, U) when diagonal.
+        square: (P,), squared distance of the equalities from what each component expects, in standard deviations.
     """
 
     log_terms: Tensor
     mean: Tensor
     factor: Tensor
+    square: Tensor
 
     @property
     def diagonal(self) -> bool:
@@ -114,7 +116,8 @@ class Conditioned:
 
     def subset(self, index: Tensor) -> Conditioned:
         """The components at `index`, without their log terms."""
-        return Conditioned(self.log_terms[:0], self.mean.index_select(0, index), self.factor.index_select(0, index))
+        parts = (part.index_select(0, index) for part in (self.mean, self.factor, self.square))
+        return Conditioned(self.log_terms[:0], *parts)
 
 
 def condition(means: Tensor, factors: Tensor, evidence: LinearEvidence) -> Conditioned:
@@ -148,22 +151,25 @@ def condition(means: Tensor, factors: Tensor, evidence: LinearEvidence) -> Condi
         torch.cat([p.log_terms for p in parts]),
         torch.cat([p.mean for p in parts]),
         torch.cat([p.factor for p in parts]),
+        torch.cat([p.square for p in parts]),
     )
 
 
 def _condition_diagonal(means: Tensor, sd: Tensor, evidence: LinearEvidence, soft_sd: Tensor) -> Conditioned:
     known, soft = evidence.known, evidence.soft
     target = evidence.values[known]
-    terms = log_normal_density((target - means[:, known]) / sd[:, known]) - sd[:, known].log()
+    gap = (target - means[:, known]) / sd[:, known]
+    terms, square = log_normal_density(gap) - sd[:, known].log(), gap.square().sum(-1)
     if len(soft):
         total = torch.hypot(sd[:, soft], soft_sd)
         z = (evidence.soft_mean - means[:, soft]) / total
         terms = torch.cat([terms, log_normal_density(z) - total.log()], 1)
+        square = square + z.square().sum(-1)
         shift = sd[:, soft].square() / total * z
         # out of place, so that gradients reach the evidence; entries of `soft` are distinct
         means = means.index_add(1, soft, shift)
         sd = sd.index_copy(1, soft, sd[:, soft] * soft_sd / total)
-    return Conditioned(terms, means[:, ~known], sd[:, ~known])
+    return Conditioned(terms, means[:, ~known], sd[:, ~known], square)
 
 
 def _condition_large(means: Tensor, factors: Tensor, evidence: LinearEvidence, soft_sd: Tensor) -> Conditioned:
@@ -186,14 +192,14 @@ def _condition_large(means: Tensor, factors: Tensor, evidence: LinearEvidence, s
     information.diagonal(dim1=-2, dim2=-1).add_(1.0)
     root = torch.linalg.cholesky(information)
     factor = torch.linalg.solve_triangular(root, factor.mT, upper=False).mT  # F C^-T, covariance F (C C^T)^-1 F^T
-    return Conditioned(torch.cat([first.log_terms, terms], 1), mean, factor)
+    return Conditioned(torch.cat([first.log_terms, terms], 1), mean, factor, first.square + eta.square().sum(-1))
 
 
 def _condition_full(means: Tensor, factors: Tensor, evidence: LinearEvidence, soft_sd: Tensor) -> Conditioned:
     known, soft = torch.nonzero(evidence.known).squeeze(-1), evidence.soft
     free = ~evidence.known
     if len(known) + len(soft) == 0:
-        return Conditioned(means.new_zeros(len(means), 0), means, factors)
+        return Conditioned(means.new_zeros(len(means), 0), means, factors, means.new_zeros(len(means)))
     noise = len(soft)
     rows = factors[:, torch.cat([known, soft])]
     loose = factors[:, free]
@@ -210,4 +216,4 @@ def _condition_full(means: Tensor, factors: Tensor, evidence: LinearEvidence, so
     factor = loose - along @ q
     if 0 < factor.shape[1] <= min(_UNROLL, factor.shape[2] - 1):
         factor = orthogonalise(factor)[0]  # as many columns as rows: less noise to draw
-    return Conditioned(terms, mean, factor)
+    return Conditioned(terms, mean, factor, eta.square().sum(-1))

@@ -255,9 +255,8 @@ class HandwritingModel(StepwiseSystem):
 
         codes = self.codes(text)
         typical = round(self.schema["points_per_character"] * len(text)) + 1
-        return filter_particles(
-            self.model, evidence, ask, num_samples, steps, typical, seed, lambda n: self.model.start(n, codes)
-        )
+        start, columns = lambda n: self.model.start(n, codes), self.schema["columns"]
+        return filter_particles(self.model, evidence, ask, num_samples, steps, typical, seed, start, columns)
 
     # ----- evaluation ---------------------------------------------------------------------------------------------
 

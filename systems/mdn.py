@@ -379,6 +379,7 @@ class MDN(System):
             network.targets,
             network.inputs,
             self.config.weight_samples if random else 1,
+            self.vocabulary()[0],
         )
         return answerer.ask(evidence, ask, num_samples, particles=particles, seed=seed)
 

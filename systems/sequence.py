@@ -340,7 +340,17 @@ class SequenceModel(StepwiseSystem):
         from phlogiston.systems.queries.sequence import filter_particles
 
         self._need_fit()
-        return filter_particles(self.model, evidence, ask, num_samples, steps, self.schema["typical_steps"], seed)
+        return filter_particles(
+            self.model,
+            evidence,
+            ask,
+            num_samples,
+            steps,
+            self.schema["typical_steps"],
+            seed,
+            None,
+            self.schema["columns"],
+        )
 
     # ----- evaluation ---------------------------------------------------------------------------------------------
 

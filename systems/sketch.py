@@ -323,7 +323,17 @@ class Sketch(StepwiseSystem):
         from phlogiston.systems.queries.sequence import filter_particles
 
         self._need_fit()
-        return filter_particles(self.model, evidence, ask, num_samples, steps, self.schema["longest"] + 1, seed)
+        return filter_particles(
+            self.model,
+            evidence,
+            ask,
+            num_samples,
+            steps,
+            self.schema["longest"] + 1,
+            seed,
+            None,
+            self.schema["columns"],
+        )
 
     # ----- evaluation ---------------------------------------------------------------------------------------------
 

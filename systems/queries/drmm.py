@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -19,11 +19,13 @@ from torch import Tensor
 
 from phlogiston.distributions.gaussian_evidence import ConditionedMixture
 from phlogiston.distributions.linear_constraints import is_feasible, settle
+from phlogiston.distributions.remoteness import remoteness
 from phlogiston.distributions.resampling import effective_size, log_mean, replace_dead
 from phlogiston.errors import ConfigError, EvidenceError, unknown_name
 from phlogiston.inference.answer import Answer, check_alive, judge_error, stack, warn_if_poor
 from phlogiston.inference.evidence import Known, Piece, normalise
 from phlogiston.inference.lowering import asked_sites, count_rows
+from phlogiston.inference.remoteness import FAR, warn_if_far
 from phlogiston.models.drmm import DRMM
 from phlogiston.systems.queries.drmm_question import Lowering, Question
 from phlogiston.systems.queries.drmm_tuples import MAX_FLOATS, Tuples, TupleSource, thinning_error
@@ -134,10 +136,14 @@ class DRMMQuery:
         rows = count_rows(question, ["x"])
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         answers = []
+        distances: dict[str, float] = {}
         for r in range(rows or 1):
             q = self.lower(question, r)
             tuples = self.tuples.find(q, method, particles or max(256, num_samples), generator)
-            answers.append(self._answer(q, tuples, num_samples, pilot, noise == "model", temper, generator))
+            mixture = tuples.given(q, self._streams(tuples, q.allowed), temper)
+            self._measure(mixture, distances)
+            answers.append(self._answer(q, tuples, mixture, num_samples, pilot, noise == "model", temper, generator))
+        warn_if_far(distances)
         if sort or prune > 0:
             answers = [self._plausibility(a).sorted(keep=1 - prune) for a in answers]
             if not sort:  # pruned, but in random order
@@ -153,11 +159,36 @@ class DRMMQuery:
         drawn = answer.resampled(generator=generator)
         return drawn.sorted() if sort else drawn
 
+    def _streams(self, tuples: Tuples, names: Iterable[str]) -> dict[str, Tensor]:
+        """Log probabilities (P, V) of streams' values by tuple."""
+        return {name: self.model.stream_logits(name, tuples.codes).log_softmax(-1) for name in names}
+
+    def _measure(self, mixture: ConditionedMixture, distances: dict[str, float]) -> None:
+        """Note how far the evidence lies from everything the model knows, the worst of all rows of evidence."""
+        found = remoteness(mixture)
+        said = {
+            f"column {self.columns[i]!r}": float(d)
+            for i, d in zip(self.varying.tolist(), found.entries, strict=True)
+            if d > FAR
+        }
+        if float(found.together) > FAR and not said:
+            said["the known values together"] = float(found.together)
+        said |= {f"inequality {i}": float(d) for i, d in enumerate(found.rows) if d > FAR}
+        for name, distance in said.items():
+            distances[name] = max(distance, distances.get(name, 0.0))
+
     def _answer(
-        self, q: Question, tuples: Tuples, n: int, pilot: int | None, noise: bool, temper: bool, generator: Any
+        self,
+        q: Question,
+        tuples: Tuples,
+        mixture: ConditionedMixture,
+        n: int,
+        pilot: int | None,
+        noise: bool,
+        temper: bool,
+        generator: Any,
     ) -> Answer:
-        streams = {name: self.model.stream_logits(name, tuples.codes).log_softmax(-1) for name in self.categorical}
-        mixture = tuples.given(q, streams, temper)
+        streams = self._streams(tuples, self.categorical)
         draws = mixture.sample(n, pilot=pilot, noise=noise, generator=generator)
         x = self.model.location + self.model.scale * draws.x
         if self.constant:
@@ -258,12 +289,14 @@ class DRMMQuery:
         rows = count_rows(question, ["x"])
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         found = []
+        distances: dict[str, float] = {}
         for r in range(rows or 1):
             q = self.lower(question, r)
             with torch.no_grad():
                 tuples = self.tuples.find(q, "auto", particles or 1024, generator)
-                streams = {name: self.model.stream_logits(name, tuples.codes).log_softmax(-1) for name in q.allowed}
+                streams = self._streams(tuples, q.allowed)
             mixture = tuples.given(q, streams)
+            self._measure(mixture, distances)
             if mixture.exact:
                 value = mixture.log_evidence
             else:
@@ -271,6 +304,7 @@ class DRMMQuery:
                 self._check(draws.log_weights, mixture, q)
                 value = log_mean(draws.log_weights)
             found.append(value + q.log_constant)
+        warn_if_far(distances)
         return found[0] if rows is None else torch.stack(found)
 
     def conditional_log_prob(self, target: Mapping[str, Any], evidence: Mapping[str, Any], **options: Any) -> Tensor:
@@ -341,11 +375,13 @@ class DRMMQuery:
         rows = count_rows(question, ["x"])
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         found = []
+        distances: dict[str, float] = {}
         for r in range(rows or 1):
             q = self.lower(question, r)
             tuples = self.tuples.find(q, "auto", 1024, generator)
-            streams = {name: self.model.stream_logits(name, tuples.codes).log_softmax(-1) for name in self.categorical}
+            streams = self._streams(tuples, self.categorical)
             mixture = tuples.given(q, streams)
+            self._measure(mixture, distances)
             if mixture.exact:
                 weights, log_probs = mixture.log_posterior, streams[stream]
             else:
@@ -355,4 +391,5 @@ class DRMMQuery:
             if stream in q.allowed:
                 log_probs = log_probs.masked_fill(~q.allowed[stream], -math.inf).log_softmax(-1)
             found.append((weights.unsqueeze(1) + log_probs).logsumexp(0).exp())
+        warn_if_far(distances)
         return found[0] if rows is None else torch.stack(found)

@@ -31,12 +31,14 @@ from phlogiston.distributions.mixture_diagonal import DiagMixture
 from phlogiston.distributions.mixture_factorised import FactorisedMixture
 from phlogiston.distributions.mixture_full import BivariateMixture, FullMixture
 from phlogiston.distributions.mixture_joint import JointMixture
+from phlogiston.distributions.remoteness import remoteness
 from phlogiston.distributions.resampling import effective_size, log_mean, spread_error
 from phlogiston.distributions.truncated_normal import log_interval_mass, standard_truncated
 from phlogiston.errors import ConfigError, EvidenceError
 from phlogiston.inference.answer import Answer, check_alive, judge_error, stack, warn_if_poor
 from phlogiston.inference.evidence import normalise
 from phlogiston.inference.lowering import asked_sites, count_rows, lower_vector
+from phlogiston.inference.remoteness import warn_if_far
 
 SITES = ("x", "y")
 
@@ -51,6 +53,7 @@ class MDNQuery:
         inputs: (kept, features), inputs to draw from where nothing is said about them.
         members: of how many equally probable mixtures, drawn at random, the one that `predict` gives is made; 1 where
             it is no Monte Carlo figure. Components come member by member.
+        names: of the inputs and of the targets, for messages; numbered by default.
     """
 
     def __init__(
@@ -60,9 +63,13 @@ class MDNQuery:
         targets: int,
         inputs: Tensor,
         members: int = 1,
+        names: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self.predict, self.features, self.targets, self.inputs = predict, features, targets, inputs
         self.members = members
+        sizes = {"x": features, "y": targets}
+        self.names = names or {site: [f"{site}{i}" for i in range(size)] for site, size in sizes.items()}
+        self._distances: dict[str, float] = {}
 
     @torch.no_grad()
     def ask(
@@ -98,10 +105,12 @@ class MDNQuery:
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         rows = count_rows(question, SITES)
         answers = []
+        self._distances = {}
         for row in range(rows or 1):
             about_x, constant_x = lower_vector("x", question.get("x", ()), self.features, row)
             about_y, constant_y = lower_vector("y", question.get("y", ()), self.targets, row)
             answers.append(self._answer(about_x, about_y, constant_x + constant_y, num_samples, particles, generator))
+        warn_if_far(self._distances)
         answer = answers[0] if rows is None else stack(answers)
         warn_if_poor(answer.ess, num_samples, f"query ({answer.method})")
         return replace(answer, samples={name: answer.samples[name] for name in wanted})
@@ -131,6 +140,7 @@ class MDNQuery:
             factors.double().reshape(-1, *factors.shape[-(2 if factors.dim() == 4 else 1) :])[order],
             about_y,
         )
+        self._measure(about_x, mixture)
         draws = mixture.sample(n, generator=generator)
         y, good = settle(draws.x, about_y)
         log_weights = torch.where(good, draws.log_weights, -math.inf)
@@ -163,6 +173,25 @@ class MDNQuery:
             ess,
             {"component": component % k, **why},
         )
+
+    def _measure(self, about_x: LinearEvidence, mixture: ConditionedMixture) -> None:
+        """Note how far inputs lie outside the training inputs kept, and targets from every component."""
+        found = {"y": remoteness(mixture).entries}
+        if len(self.inputs) > 1:
+            kept = self.inputs.double()
+            said = about_x.known | (about_x.lower > -math.inf) | (about_x.upper < math.inf)
+            low, high = (torch.where(about_x.known, about_x.values, v) for v in (about_x.lower, about_x.upper))
+            low, high = low.clone(), high.clone()
+            for i, mean, sd in zip(about_x.soft.tolist(), about_x.soft_mean, about_x.soft_sd, strict=True):
+                said[i] = True
+                low[i], high[i] = torch.maximum(low[i], mean - 2 * sd), torch.minimum(high[i], mean + 2 * sd)
+            spread = kept.std(0).clamp_min(1e-300)
+            gap = torch.maximum(low - kept.amax(0), kept.amin(0) - high).clamp_min(0.0) / spread
+            found["x"] = torch.where(said & (kept.std(0) > 0), gap, 0.0)
+        for site, distances in found.items():
+            for name, distance in zip(self.names[site], distances.tolist(), strict=True):
+                what = f"{'input' if site == 'x' else 'target'} {name!r}"
+                self._distances[what] = max(distance, self._distances.get(what, 0.0))
 
     def _inputs(self, about: LinearEvidence, count: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         """Draw inputs from what is said about them: (count, features), and log weights (count,)."""

@@ -25,6 +25,7 @@ from phlogiston.errors import ConfigError, EvidenceError
 from phlogiston.inference.answer import Answer, check_alive, judge_weights, stack, warn_if_poor
 from phlogiston.inference.evidence import Piece, normalise
 from phlogiston.inference.lowering import asked_sites, count_rows, lower_vector
+from phlogiston.inference.remoteness import warn_if_far
 from phlogiston.models.scene import SceneModel
 from phlogiston.models.scene_latents import law
 from phlogiston.networks.draw import Context
@@ -54,6 +55,7 @@ class SceneQuery:
         side = model.decoder.image
         self.shapes["x"] = (3, side, side)
         with torch.no_grad():
+            self._beyond = 0.0
             self.context: Context = model.context(state, pose[None, None])
 
     @torch.no_grad()
@@ -89,6 +91,7 @@ class SceneQuery:
         wanted = asked_sites(ask, self.shapes)
         rows = count_rows(question, self.shapes)
         answers = []
+        self._beyond = 0.0
         with torch.random.fork_rng(devices=[], enabled=seed is not None):
             if seed is not None:
                 torch.manual_seed(seed)
@@ -98,6 +101,7 @@ class SceneQuery:
                     for name, shape in self.shapes.items()
                 }
                 answers.append(self._answer(found, num_samples))
+        warn_if_far({"a pixel of 'x'": self._beyond})
         answer = answers[0] if rows is None else stack(answers)
         warn_if_poor(answer.ess, num_samples, f"query ({answer.method})")
         return replace(answer, samples={name: answer.samples[name] for name in wanted})
@@ -206,6 +210,10 @@ class SceneQuery:
         scale = scale.expand(len(loc), *self.shapes["x"]).reshape(len(loc), -1).double()
         known = about.known
         values = about.values[known]
+        told = torch.cat([values, about.soft_mean])
+        if len(told):  # a photograph's pixels lie between 0 and 1
+            beyond = torch.maximum(told - 1, -told).max().clamp_min(0.0)
+            self._beyond = max(self._beyond, float(beyond / scale.max()))
         factor = (log_normal_density((values - loc[:, known]) / scale[:, known]) - scale[:, known].log()).sum(-1)
         mean, sd = loc.clone(), scale.clone()
         if len(about.soft):

@@ -12,7 +12,7 @@ Reference: Doucet, de Freitas and Gordon, "Sequential Monte Carlo methods in pra
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -27,6 +27,7 @@ from phlogiston.inference.answer import Answer, check_alive, warn_if_poor
 from phlogiston.inference.evidence import Piece, normalise
 from phlogiston.inference.islands import Islands
 from phlogiston.inference.lowering import lower_vector
+from phlogiston.inference.remoteness import FAR, warn_if_far
 from phlogiston.models.stepwise import Prediction, Stepwise, select
 
 _FIELDS = ("value", "mask", "mean", "sd", "lower", "upper", "weight")
@@ -42,6 +43,7 @@ def filter_particles(
     typical: int,
     seed: int | None,
     start: Callable[[int], Any] | None = None,
+    columns: Sequence[str] | None = None,
 ) -> Answer:
     """Sample sequences given evidence about any of their entries; see `SequenceModel.query`.
 
@@ -54,6 +56,7 @@ def filter_particles(
         typical: length where the evidence says nothing of it.
         seed: of the draws.
         start: makes the first state of so many rows; the model's own by default.
+        columns: names of a step's columns, for messages; numbered by default.
 
     Raises:
         EvidenceError: malformed evidence, half-spaces, or evidence no particle satisfies.
@@ -84,7 +87,8 @@ def filter_particles(
     with torch.random.fork_rng():
         torch.manual_seed(seed)  # a model may draw a latent for every particle
         state = (start or model.start)(particles)
-    return _walk(model, state, about, float(constant), particles, count, generator)
+    names = list(columns) if columns is not None else [str(i) for i in range(model.width)]
+    return _walk(model, state, about, float(constant), particles, count, generator, names)
 
 
 def _flat(piece: Piece, width: int) -> Piece:
@@ -125,7 +129,14 @@ def _longer(piece: Piece, told: int, count: int, width: int) -> Piece:
 
 
 def _walk(
-    model: Stepwise, state: Any, about: LinearEvidence, constant: float, n: int, steps: int, generator: torch.Generator
+    model: Stepwise,
+    state: Any,
+    about: LinearEvidence,
+    constant: float,
+    n: int,
+    steps: int,
+    generator: torch.Generator,
+    names: Sequence[str],
 ) -> Answer:
     width = model.width
     known, values = about.known.reshape(steps, width), about.values.reshape(steps, width).float()
@@ -138,10 +149,14 @@ def _walk(
     ended = torch.zeros(n, dtype=torch.bool)
     over = torch.tensor([0.0] * model.targets + [2.0] * (width - model.targets))
     islands = Islands(n, generator)
+    distances: dict[str, float] = {}
     if any(part.dim() and bool((part != part[:1]).any()) for part in state):
         islands.remember()  # a latent for every particle
     for t in range(steps):
         prediction, state = model.predict(state)
+        told = {i: (float(values[t, i]), 0.0) for i in torch.nonzero(known[t]).flatten().tolist()}
+        told |= {column: (mean, sd) for column, mean, sd in soft.get(t, ())}
+        _measure(prediction.values, told, t, names, distances)
         drawn, gain = _step(prediction, model, known[t], values[t], n, generator)
         if bool(ended.any()):  # nothing follows the end: evidence of more excludes a particle
             agrees = bool((values[t] == over)[known[t]].all())
@@ -167,6 +182,7 @@ def _walk(
         if index is not None:
             state, path, ended = select(state, index), path[index], ended[index]
     ess, (error, why) = islands.effective_size(), islands.error()
+    warn_if_far(distances, "query (particle filter)")
     warn_if_poor(ess, n, "query (particle filter)")
     index, weights = replace_dead(islands.log_weights)
     path = path[index]
@@ -179,6 +195,35 @@ def _walk(
         ess,
         dict(why),
     )
+
+
+def _measure(
+    law: Warped,
+    told: Mapping[int, tuple[float, float]],
+    t: int,
+    names: Sequence[str],
+    distances: dict[str, float],
+) -> None:
+    """Note how far values (and their standard deviations) lie from all that any particle expects of step t."""
+    base = law.base
+    width = base.loc.shape[-1]
+    numbers = [column for column in told if column < width]
+    if not numbers:
+        return
+    full = torch.zeros(width)
+    full[numbers] = torch.tensor([told[column][0] for column in numbers])
+    slack = torch.zeros(width)
+    slack[numbers] = torch.tensor([told[column][1] for column in numbers])
+    slack = torch.where(law.positive, 0.0, slack / law.unit)
+    if law.grid is not None:  # all of a cell is one value
+        slack = slack + law.forward(full + law.grid) - law.forward(full - law.grid)
+    scale = torch.hypot(base.component_scales(), slack.unsqueeze(-2))
+    gap = ((law.forward(full).unsqueeze(-2) - base.loc) / scale).abs()  # (n, K, D)
+    nearest = gap.reshape(-1, width).amin(0)
+    for column in numbers:
+        if float(nearest[column]) > FAR:
+            what = f"column {names[column]!r}"
+            distances[f"{what} of step {t}"] = float(nearest[column])
 
 
 def _step(

@@ -30,6 +30,7 @@ from phlogiston.inference.answer import Answer, check_alive, warn_if_poor
 from phlogiston.inference.evidence import Known, OneOf, Piece, normalise
 from phlogiston.inference.islands import Islands
 from phlogiston.inference.lowering import lower_vector
+from phlogiston.inference.remoteness import warn_if_far
 from phlogiston.models.world import State, World
 
 SITES = ("frames", "action", "done", "code")
@@ -67,6 +68,10 @@ def filter_games(
     if steps is not None and steps < told:
         raise EvidenceError(f"steps is {steps}, but the evidence is about {told} frames")
     about, constant = _about_frames(question.get("frames", ()), count, world)
+    pixels = torch.cat([about.values[about.known], about.soft_mean])
+    if len(pixels):  # a picture's lie between 0 and 1
+        beyond = torch.maximum(pixels - 1, -pixels).max().clamp_min(0.0)
+        warn_if_far({"a pixel of 'frames'": float(beyond) / world.noise}, "query (particle filter)")
     action = _about_actions(question.get("action", ()), count, world.actions)
     done = _about_ends(question.get("done", ()), count)
     seed = int(torch.randint(2**31, ())) if seed is None else seed
@@ -78,7 +83,9 @@ def filter_games(
     samples = {name: path[name][index] for name in wanted}
     if "frames" in samples:  # bit for bit
         exact = about.values.reshape(count, *path["frames"].shape[2:])
-        samples["frames"] = samples["frames"].double().where(~about.known.reshape(exact.shape), exact)
+        free = samples["frames"].double()
+        free = free.maximum(about.lower.reshape(exact.shape)).minimum(about.upper.reshape(exact.shape))  # of rounding
+        samples["frames"] = free.where(~about.known.reshape(exact.shape), exact)
     return Answer(
         samples,
         weights + constant,

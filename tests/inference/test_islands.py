@@ -150,3 +150,10 @@ def test_an_island_of_zero_weight_stays_and_counts() -> None:
     islands.resample()
     assert bool(torch.isneginf(islands.log_weights[:8]).all())
     assert float(islands.log_evidence()) == pytest.approx(math.log(56 / 64))
+
+
+def test_a_step_far_from_anything_particles_expect_is_named() -> None:
+    value = VALUE.clone()
+    value[2] = 1e9
+    with pytest.warns(QueryWarning, match=r"column 'pace' of step 2"):
+        filter_particles(Walk(), {"x": Known(value, MASK)}, None, 200, STEPS, STEPS, 0, columns=["pace"])
