@@ -12,7 +12,8 @@ tables, or pictures (in sub-folders named after their label).
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,10 @@ from typing import Any
 import numpy as np
 
 from phlogiston.datasets import pictures, tables
-from phlogiston.datasets.base import Array, Dataset, Info, Split, part_rows, stream
+from phlogiston.datasets.base import Array, Dataset, Decision, Info, Meta, Split, part_rows, stream
+from phlogiston.datasets.labels import codes_of
 from phlogiston.datasets.pixels import as_range
+from phlogiston.datasets.standardise import wild_cells
 from phlogiston.datasets.tables import RESERVED, Table
 from phlogiston.errors import DataError, ShapeError, unknown_name
 
@@ -128,8 +131,104 @@ def load(
         columns=first.names,
         categorical=labels,
         image_shape=first.image_shape if columns is None else None,
-        decisions=tuple(dict.fromkeys(decision for part in prepared for decision in part.decisions)),
+        decisions=(*dict.fromkeys(d for part in prepared for d in part.decisions), *_told(prepared)),
     )
+
+
+def whole(data: Any, numeric: Collection[str] = ()) -> tuple[Split, Meta]:
+    """Read data in memory as one split, without dividing it.
+
+    Args:
+        data: an array (rows, features), a mapping of arrays, a data frame or structured array, as `load` takes them.
+        numeric: companions of `x` that are numbers, whatever they look like: the targets of a regression.
+
+    Returns:
+        The rows, and names, categories and decisions about them.
+
+    Raises:
+        DataError, ShapeError: the data cannot be used; the message names array, row and column.
+    """
+    table = _prepare(tables.from_memory(data, numeric), None, (), None)
+    labels = _labels([table])
+    split = _splits([table], labels)[0]
+    meta = Meta(
+        table.source,
+        columns=table.names,
+        categorical=labels,
+        image_shape=table.image_shape,
+        decisions=(*table.decisions, *_told([table])),
+    )
+    return split, meta
+
+
+def fitting(
+    data: Any,
+    columns: Sequence[str],
+    categorical: Mapping[str, Sequence[str]],
+    numeric: Collection[str] = (),
+    optional: Collection[str] = (),
+) -> dict[str, Any]:
+    """Read data in memory as tensors that fit what a model was trained on.
+
+    Args:
+        data: as `whole` takes them. Columns that have names are put in order by them.
+        columns: names of the columns of `x` in training.
+        categorical: categories of every label in training, in the order of their codes.
+        numeric: companions of `x` that are numbers.
+        optional: columns that may be missing from data with names, all of them together.
+
+    Raises:
+        DataError, ShapeError: the data cannot be used, lack a column, or hold a category that was not in training.
+    """
+    table = tables.from_memory(data, numeric)
+    if tables.named(data):
+        table = _in_order(table, columns, optional)
+    else:
+        table = replace(table, names=tuple(columns) if table.x.shape[1] == len(columns) else table.names)
+    known = {name: table.text.pop(name) for name in categorical if name in table.text}
+    for name in [name for name in categorical if name in table.extra]:
+        raise DataError(
+            f"{table.source}: {name!r} holds no labels: {table.extra[name].dtype} {table.extra[name].shape}."
+        )
+    table.text.clear()  # what was not there in training says nothing to the model
+    split = _splits([table], {}, fit=False)[0]
+    codes = {
+        name: codes_of(name, entries, categorical[name], name in table.whole, table.source)
+        for name, entries in known.items()
+    }
+    return Split({**split.tensors, **codes}, double=split.double).tensors
+
+
+def _in_order(table: Table, columns: Sequence[str], optional: Collection[str]) -> Table:
+    """The columns of `x` in the order of training."""
+    lacking = [name for name in columns if name not in table.names]
+    if set(lacking) == set(optional):
+        columns = [name for name in columns if name not in lacking]
+        lacking = []
+    if lacking:
+        raise DataError(f"{table.source} lacks the column {lacking[0]!r}; it has {', '.join(table.names)}.")
+    x = table.x[:, [table.names.index(name) for name in columns]]
+    return replace(table, x=x, names=tuple(columns))
+
+
+def _told(parts: Sequence[Table]) -> list[Decision]:
+    """What was found about missing entries, and about wild ones."""
+    told: list[Decision] = []
+    missing = sum(int(np.isnan(part.x).sum()) for part in parts)
+    if missing:
+        count = sum(part.x.size for part in parts)
+        told.append(Decision("missing", f"{missing:,} of {count:,} entries of x: an empty field, ?, NA, NaN or a mask"))
+    for part in parts:
+        for j, name in enumerate(part.names if part.image_shape is None else ()):
+            for cell in wild_cells(part.x[:, j]):
+                told.append(
+                    Decision(
+                        "wild",
+                        f"column {name!r}, row {cell.row}: {cell.value:.6g} is {cell.sds:.3g} standard deviations from "
+                        "the rest; its column is standardised without it",
+                    )
+                )
+    return told
 
 
 class _Reader:
@@ -162,10 +261,8 @@ class _Reader:
             if size and not path.is_dir():
                 raise DataError(f"size is for folders of pictures; {str(path)!r} is a file.")
             table = pictures.read_folder(path, size, white) if path.is_dir() else tables.read(path, **options)
-        elif isinstance(data, Mapping):
-            table = tables.from_arrays(data, "the arrays given", white)
         else:
-            table = tables.from_arrays({"x": data}, "the array given", white)
+            table = tables.from_memory(data, value_range=white)
         if self.names is not None:
             if len(self.names) != len(table.names):
                 raise ShapeError(f"names has {len(self.names)} entries for {len(table.names)} columns: {table.names}.")
@@ -185,7 +282,7 @@ def _prepare(table: Table, columns: tuple[str, ...] | None, categorical: Sequenc
     for name in (*(columns or ()), *asked, *((weight,) if weight else ())):
         if name not in known:
             raise unknown_name(f"column of {table.source}", name, known)
-    extra, text = dict(table.extra), dict(table.text)
+    extra, text, decisions = dict(table.extra), dict(table.text), list(table.decisions)
     if weight and weight in table.names:
         extra["weight"] = _weights(table, weight)
     elif weight and weight in extra:
@@ -196,6 +293,7 @@ def _prepare(table: Table, columns: tuple[str, ...] | None, categorical: Sequenc
         if name in table.names:
             values = table.x[:, table.names.index(name)]
             text[name] = [None if np.isnan(value) else f"{value:.15g}" for value in values]
+            decisions.append(Decision("labels", f"column {name!r}: {len(set(text[name]) - {None})} categories"))
     kept = [
         i for i, n in enumerate(table.names) if n not in asked and n != weight and (columns is None or n in columns)
     ]
@@ -209,7 +307,7 @@ def _prepare(table: Table, columns: tuple[str, ...] | None, categorical: Sequenc
     if "mask" in extra and extra["mask"].shape == table.x.shape:
         extra["mask"] = extra["mask"][:, kept]
     names = tuple(table.names[i] for i in kept)
-    return Table(table.source, table.x[:, kept], names, text, extra, table.image_shape, table.decisions)
+    return replace(table, x=table.x[:, kept], names=names, text=text, extra=extra, decisions=decisions)
 
 
 def _weights(table: Table, name: str) -> Array:
@@ -231,8 +329,8 @@ def _labels(parts: Sequence[Table]) -> dict[str, tuple[str, ...]]:
     return labels
 
 
-def _splits(parts: Sequence[Table], labels: Mapping[str, tuple[str, ...]]) -> list[Split]:
-    """Build one split per part; all have a mask as soon as one needs it."""
+def _splits(parts: Sequence[Table], labels: Mapping[str, tuple[str, ...]], fit: bool = True) -> list[Split]:
+    """Build one split per part; all have a mask as soon as one needs it. To `fit`, every column needs a known entry."""
     first = parts[0]
     for part in parts[1:]:
         if part.names != first.names or set(part.text) != set(first.text) or set(part.extra) != set(first.extra):
@@ -243,7 +341,9 @@ def _splits(parts: Sequence[Table], labels: Mapping[str, tuple[str, ...]]) -> li
     masked = any("mask" in part.extra or np.isnan(part.x).any() for part in parts)
     splits = []
     for part in parts:
-        tensors: dict[str, Array] = {"x": part.x, **part.extra}
+        narrow = part.precision == "float32" or part.image_shape is not None
+        x = part.x.astype(np.float32) if narrow else part.x
+        tensors: dict[str, Array] = {"x": x, **part.extra}
         if masked:
             given = part.extra.get("mask", np.ones(part.x.shape, dtype=np.bool_))
             if given.shape != part.x.shape:
@@ -251,10 +351,10 @@ def _splits(parts: Sequence[Table], labels: Mapping[str, tuple[str, ...]]) -> li
                     f"{part.source}: 'mask' has shape {given.shape}; expected that of 'x', {part.x.shape}."
                 )
             known = given & ~np.isnan(part.x)
-            if part is first and not known.any(axis=0).all():
+            if fit and part is first and not known.any(axis=0).all():
                 name = part.names[int((~known.any(axis=0)).argmax())]
                 raise DataError(f"{part.source}: column {name!r} has no known entry. Leave it out with columns=(...).")
-            tensors |= {"x": np.where(known, part.x, 0.0), "mask": known}
+            tensors |= {"x": np.where(known, x, x.dtype.type(0)), "mask": known}
         for name, values in labels.items():
             code = {label: i for i, label in enumerate(values)}
             tensors[name] = np.array([-1 if v is None else code[v] for v in part.text[name]], dtype=np.int64)

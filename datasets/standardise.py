@@ -121,6 +121,20 @@ def standardise(
     return Standardisation(location, scale, constant, limits, tuple(wild))
 
 
+def wild_cells(values: Array) -> list[Wild]:
+    """The wild cells of one column, (rows,), NaN where missing."""
+    rows = np.flatnonzero(np.isfinite(values))
+    if len(rows) < 2:
+        return []
+    known, weights = values[rows], np.ones(len(rows))
+    limit = _limits(known, weights, *_moments(known, weights))
+    if limit is None:
+        return []
+    inside = (known >= limit[0]) & (known <= limit[1])
+    mean, sd = _moments(known[inside], weights[inside])
+    return [Wild(0, int(rows[i]), float(known[i]), float(abs(known[i] - mean) / sd)) for i in np.flatnonzero(~inside)]
+
+
 def tell_wild(cells: Sequence[Wild], names: Sequence[str], where: str = "x", left_out: str = "the cell") -> None:
     """Warn of wild cells by column, row and distance.
 

@@ -59,7 +59,7 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
         verbose: whether to show a progress bar on a terminal.
 
     Attributes:
-        system_: the fitted `phlogiston.systems.mdn.MDN` over standardised columns, which offers more verbs.
+        system_: the fitted `phlogiston.systems.mdn.MDN`, which offers more verbs, in the units of `X` and `y`.
         x_location_, x_scale_: ndarray (n_features,), what inputs are standardised with; scale 1 where one never varies.
         y_location_, y_scale_: ndarray (n_targets,), the same for targets.
         n_iter_: optimiser steps done.
@@ -145,6 +145,7 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
 
         if not 0 < self.validation_fraction < 1:
             raise ConfigError(f"validation_fraction is {self.validation_fraction}; it must lie between 0 and 1")
+        X, y = filled(X), filled(y)
         rows, targets = validate_data(self, X, y, dtype=np.float64, multi_output=True, y_numeric=True)
         self._one_column = np.ndim(targets) == 1
         targets = np.asarray(targets, dtype=np.float64).reshape(len(rows), -1)
@@ -158,22 +159,20 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
         system = MDN({**options, "patience": self.patience if self.early_stopping else 0})
 
         random = check_random_state(self.random_state)
-        self.x_location_, self.x_scale_ = _standardisation(rows, weight)
-        self.y_location_, self.y_scale_ = _standardisation(targets, weight)
-        data = {
-            "x": (rows - self.x_location_) / self.x_scale_,
-            "y": (targets - self.y_location_) / self.y_scale_,
-        }
+        data = {"x": rows, "y": targets}
         if weight.min() < weight.max():
             data["weight"] = weight / weight.mean()
         order = random.permutation(len(rows))
         aside = min(round(self.validation_fraction * len(rows)), len(rows) - 1) if self.early_stopping else 0
         parts = [{name: value[index] for name, value in data.items()} for index in np.split(order, [aside])]
-        valid, train = (Split(part) for part in parts)
+        valid, train = (Split(part, double=("x", "y")) for part in parts)
         seed = int(random.randint(2**31 - 1))
         empty = train.select(slice(0, 0))
         dataset = Dataset(train, valid if aside else empty, empty, Meta("arrays"))
         self.system_ = system.fit(dataset, seed=seed, progress="auto" if self.verbose else "off")
+        for side in ("x", "y"):
+            for part in ("location", "scale"):
+                setattr(self, f"{side}_{part}_", np.array(self.system_.schema[side][part]))
         history = self.system_.history
         self.n_iter_ = int(history.records[-1]["step"]) if history is not None and history.records else self.steps
         # rows are answered in double precision, so that an answer does not depend on the rows beside it
@@ -198,10 +197,8 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
         import torch
 
         check_is_fitted(self)
-        rows = validate_data(self, X, dtype=np.float64, reset=False)
-        standard = torch.as_tensor((rows - self.x_location_) / self.x_scale_)
-        found = self.system_._predictive(standard)
-        return found.affine(torch.as_tensor(self.y_location_), torch.as_tensor(self.y_scale_))
+        rows = validate_data(self, filled(X), dtype=np.float64, reset=False)
+        return self.system_._predictive(torch.from_numpy(np.array(rows)))  # a copy: rows may be read-only
 
     def predict_interval(self, X: ArrayLike, p: float = 0.9) -> NDArray[np.float64]:
         """Central intervals that hold each target with probability `p`: (n_samples, n_targets, 2)."""
@@ -227,7 +224,7 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
         import torch
 
         found = self.predict_dist(X)
-        targets = torch.as_tensor(np.asarray(y, dtype=np.float64)).reshape(found.batch_shape[0], -1)
+        targets = torch.as_tensor(np.asarray(filled(y), dtype=np.float64)).reshape(found.batch_shape[0], -1)
         return np.asarray(found.log_prob(targets).numpy())
 
     def score(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
@@ -251,11 +248,8 @@ def _counted(rows: NDArray[np.float64], targets: NDArray[np.float64], weight: ND
     return np.repeat(order, weight[order].astype(np.int64)) if _whole(weight) else order[weight[order] > 0]
 
 
-def _standardisation(
-    rows: NDArray[np.float64], weight: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Weighted mean and standard deviation by column; 1 where a column never varies, up to rounding."""
-    location = np.average(rows, axis=0, weights=weight)
-    scale = np.sqrt(np.average((rows - location) ** 2, axis=0, weights=weight))
-    flat = scale <= 64 * np.finfo(np.float64).eps * np.abs(rows).max(0)
-    return location, np.where(flat, 1.0, scale)
+def filled(values: Any) -> Any:
+    """Masked arrays as arrays with NaN where they are masked; anything else as it is."""
+    if isinstance(values, np.ma.MaskedArray):
+        return np.ma.filled(values.astype(np.float64), np.nan)
+    return values

@@ -17,7 +17,7 @@ from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from phlogiston.errors import ConfigError, DataError, ShapeError
-from phlogiston.mdn_sklearn import MDNRegressor
+from phlogiston.mdn_sklearn import MDNRegressor, filled
 
 __all__ = ["DRMMDensity", "MDNRegressor"]
 
@@ -61,18 +61,18 @@ class DRMMDensity(DensityMixin, BaseEstimator):
         verbose: whether to show a progress bar on a terminal.
 
     Attributes:
-        system_: the fitted `phlogiston.systems.drmm.DRMM`, which offers more verbs. Its columns are standardised:
-            `(X - location_) / scale_`.
+        system_: the fitted `phlogiston.systems.drmm.DRMM`, which offers more verbs, in the units of `X`.
         location_: ndarray (n_features,), the columns' means.
         scale_: ndarray (n_features,), the columns' standard deviations; 1 where a column never varies.
         score_kind_: `"exact"` or `"lower bound"`: what `score_samples` returns.
         n_features_in_: columns seen in `fit`.
         feature_names_in_: their names, where `X` had names.
 
-    Columns that never vary carry no density. A row that contradicts one of them scores minus infinity.
+    Columns that never vary carry no density. A row that contradicts one of them scores minus infinity. Masked arrays
+    are arrays with missing values.
 
     `sklearn.base.clone` and `copy.deepcopy` work. To keep a fitted model on disk without pickling, save `system_` with
-    its own `save`, and `location_` and `scale_` beside it.
+    its own `save`.
 
     Example:
         >>> import numpy as np
@@ -139,8 +139,10 @@ class DRMMDensity(DensityMixin, BaseEstimator):
                 that varies.
             ConfigError: an option out of range.
         """
+        from phlogiston.datasets.base import Dataset, Meta, Split
         from phlogiston.systems.drmm import DRMM
 
+        X = filled(X)
         rows = validate_data(self, X, dtype=np.float64, ensure_all_finite="allow-nan", ensure_min_samples=2)
         weight = _check_weight(sample_weight, len(rows))
         rows, weight = rows[weight > 0], weight[weight > 0]
@@ -149,12 +151,20 @@ class DRMMDensity(DensityMixin, BaseEstimator):
             raise DataError(f"column {int(known.any(0).argmin())} of X holds no known value; leave it out")
 
         system = DRMM({name: getattr(self, name) for name in SYSTEM_OPTIONS})
-        self.location_, self.scale_, self._constant = _standardisation(rows, known, weight)
-        data = self._standardise(rows)
+        data = _tensors(rows)
         if weight.min() < weight.max():
-            data["weight"] = (weight / weight.mean()).astype(np.float32)
+            data["weight"] = weight
+        train = Split(data, double=("x",))
+        names = getattr(self, "feature_names_in_", [f"x{i}" for i in range(rows.shape[1])])
+        empty = train.select(slice(0, 0))
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        self.system_ = system.fit(data, seed=seed, progress="auto" if self.verbose else "off")
+        dataset = Dataset(train, empty, empty, Meta("arrays", columns=tuple(map(str, names))))
+        self.system_ = system.fit(dataset, seed=seed, progress="auto" if self.verbose else "off")
+        self.location_, self.scale_ = np.zeros(rows.shape[1]), np.ones(rows.shape[1])
+        schema = self.system_.schema
+        self.location_[self.system_.varying], self.scale_[self.system_.varying] = schema["location"], schema["scale"]
+        for i, value in schema["constant"].items():
+            self.location_[int(i)] = value
         # Rows are scored in double precision, so that a row's score does not depend on the rows beside it.
         self.system_.model.double()
         exact = self.num_components**self.num_layers <= self.max_enum
@@ -170,11 +180,8 @@ class DRMMDensity(DensityMixin, BaseEstimator):
         Returns:
             (n_samples,); `score_kind_` says whether these are exact or lower bounds.
         """
-        data = self._standardise(self._check_rows(X))
-        score = self.system_.log_prob(data).value.double().numpy()
-        log_scale = np.where(self._constant, 0.0, np.log(self.scale_))
-        known = data["mask"].astype(np.float64) if "mask" in data else np.ones(data["x"].shape)
-        return np.asarray(score - known @ log_scale)
+        rows = self._rows(X)
+        return np.asarray(self.system_.log_prob(rows).value.double().numpy())
 
     def score(self, X: ArrayLike, y: Any = None) -> float:
         """Mean log-density of the rows, in nats per row: higher is better, as model selection wants it.
@@ -202,8 +209,7 @@ class DRMMDensity(DensityMixin, BaseEstimator):
         if n_samples < 1:
             raise ConfigError(f"n_samples must be at least 1; got {n_samples}")
         seed = int(check_random_state(random_state).randint(2**31 - 1))
-        x = self.system_.sample(n_samples, seed=seed)["x"].double().numpy()
-        return np.asarray(self.location_ + self.scale_ * x)
+        return np.asarray(self.system_.sample(n_samples, seed=seed)["x"].double().numpy())
 
     def codes(self, X: ArrayLike) -> NDArray[np.int64]:
         """Most probable component of each layer for each row: a hierarchical cluster label.
@@ -216,23 +222,21 @@ class DRMMDensity(DensityMixin, BaseEstimator):
         Returns:
             (n_samples, num_layers), entries in 0 ... num_components - 1.
         """
-        return np.asarray(self.system_.codes(self._standardise(self._check_rows(X))).numpy())
+        rows = self._rows(X)
+        return np.asarray(self.system_.codes(rows).numpy())
 
-    def _check_rows(self, X: ArrayLike) -> NDArray[np.float64]:
+    def _rows(self, X: ArrayLike) -> Any:
+        from phlogiston.datasets.base import Split
+
         check_is_fitted(self)
-        checked = validate_data(self, X, dtype=np.float64, ensure_all_finite="allow-nan", reset=False)
-        return np.asarray(checked)
+        rows = validate_data(self, filled(X), dtype=np.float64, ensure_all_finite="allow-nan", reset=False)
+        return Split(_tensors(rows), double=("x",))
 
-    def _standardise(self, rows: NDArray[np.float64]) -> dict[str, NDArray[Any]]:
-        """Rows as the system takes them. In double precision up to here: columns may lie far from zero."""
-        known = ~np.isnan(rows)
-        x = (rows - self.location_) / self.scale_
-        # a constant column becomes 0 where a row agrees with it, up to rounding, and 1 where it does not
-        x = np.where(self._constant, np.abs(x) > _rounding(self.location_), x)
-        data: dict[str, NDArray[Any]] = {"x": np.where(known, x, 0.0).astype(np.float32)}
-        if not known.all():
-            data["mask"] = known
-        return data
+
+def _tensors(rows: NDArray[np.float64]) -> dict[str, NDArray[Any]]:
+    """Rows as the system takes them: with a mask where values are missing."""
+    known = ~np.isnan(rows)
+    return {"x": rows} if known.all() else {"x": np.where(known, rows, 0.0), "mask": known}
 
 
 def _check_weight(sample_weight: ArrayLike | None, n: int) -> NDArray[np.float64]:
@@ -249,21 +253,3 @@ def _check_weight(sample_weight: ArrayLike | None, n: int) -> NDArray[np.float64
     if weight.max() == 0:
         raise DataError("sample_weight is zero in every row; at least one weight must be positive")
     return weight
-
-
-def _standardisation(
-    rows: NDArray[np.float64], known: NDArray[np.bool_], weight: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
-    """Weighted mean and standard deviation of the known entries by column, and which columns never vary."""
-    share = known * weight[:, None]
-    share = share / share.sum(0)
-    location = (np.where(known, rows, 0.0) * share).sum(0)
-    gap = np.where(known, rows - location, 0.0)
-    scale = np.sqrt((gap**2 * share).sum(0))
-    constant = np.abs(gap).max(0) <= _rounding(location)
-    return location, np.where(constant, 1.0, scale), constant
-
-
-def _rounding(location: NDArray[np.float64]) -> NDArray[np.float64]:
-    """What two computations of the same number near `location` may differ by."""
-    return np.asarray(64 * np.finfo(np.float64).eps * np.abs(location))

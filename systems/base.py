@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from phlogiston import systems
+from phlogiston.datasets import array
 from phlogiston.datasets.base import Dataset, Meta, Split
 from phlogiston.errors import ConfigError, PhlogistonError, RunError, ShapeError, unknown_name
 from phlogiston.evaluate.metric import Metric
@@ -236,7 +237,9 @@ class System:
         """Train on data.
 
         Args:
-            data: a `Dataset`, a `Split`, a dict of arrays with equal first dimension, or one array (rows, features).
+            data: a `Dataset`, a `Split`, a dict of arrays with equal first dimension, or one array (rows, features);
+                for systems over tables also a data frame. Arrays may be of any type that holds numbers or labels,
+                masked arrays and NaN included: see `datasets.array`.
             out: run folder to leave; None keeps everything in memory.
             seed: of initialisation, data order and latent draws.
             resume: what to do when `out` holds a run already: `"auto"` goes on, True demands one, False refuses.
@@ -273,7 +276,7 @@ class System:
             callbacks=[*self.callbacks(), *callbacks],
             fabric=fabric,
             valid=self.prepare(valid) if valid is not None and len(valid) else None,
-            config=self._describe_run(meta),
+            config=self._describe_run(meta if isinstance(data, Dataset) else None),  # data in memory have no name
             **engine,
         )
         for module in (model, guide, self.model, self.guide):
@@ -395,11 +398,14 @@ def coerce(data: Any, double: Collection[str] = ()) -> tuple[Split, Split | None
         return data.train.narrowed(double), data.valid.narrowed(double), data.meta
     if isinstance(data, Split):
         return data.narrowed(double), None, None
+    if double and not isinstance(data, str | os.PathLike):
+        rows, meta = array.whole(data, {"y"} & set(double))
+        return rows.narrowed(double), None, meta
     if isinstance(data, Mapping):
-        return Split(data, double=double), None, None
+        return Split(data), None, None
     if isinstance(data, str | os.PathLike):
         raise ConfigError(f"data is the text {str(data)!r}; load it first: phlogiston.datasets.load({str(data)!r})")
-    return Split({"x": as_rows(data)}, double=double), None, None
+    return Split({"x": as_rows(data)}), None, None
 
 
 def as_rows(x: Any) -> Any:
@@ -408,10 +414,10 @@ def as_rows(x: Any) -> Any:
     Raises:
         ShapeError: anything else.
     """
-    array = x if isinstance(x, Tensor) else np.asarray(x)
-    if array.ndim != 2:
-        raise ShapeError(f"x has shape {tuple(array.shape)}; expected two axes, (rows, features)")
-    return array
+    rows = x if isinstance(x, Tensor) else np.asarray(x)
+    if rows.ndim != 2:
+        raise ShapeError(f"x has shape {tuple(rows.shape)}; expected two axes, (rows, features)")
+    return rows
 
 
 def rows_of(x: Any, *, double: Collection[str] = (), **extra: Any) -> dict[str, Tensor]:

@@ -33,6 +33,7 @@ from phlogiston.models.drmm import CollapsedDRMM
 from phlogiston.systems.base import System, rows_of
 from phlogiston.systems.configs.drmm import Config as DRMMConfig
 from phlogiston.systems.drmm_training import DeadComponents, DepthMonitor, residual_kmeans
+from phlogiston.systems.table_rows import categories, fitting_rows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     from phlogiston.inference.answer import Answer
     from phlogiston.systems.queries.drmm import DRMMQuery
 
-RESERVED = ("x", "mask", "weight")
 MAX_FLOATS = 8_000_000  # of the largest intermediate array when rows are scored in chunks
 
 
@@ -87,12 +87,7 @@ class DRMM(System):
         if not varies.any():
             raise DataError("every column of x is constant: there is no density to learn")
         tell_wild(found.wild, columns, left_out="these cells")
-        categorical: dict[str, list[str]] = {}
-        for name, tensor in tensors.items():
-            if name in RESERVED or tensor.dtype != torch.int64 or tensor.ndim != 1:
-                continue
-            labels = list(meta.categorical.get(name, ())) if meta is not None else []
-            categorical[name] = labels or [str(v) for v in range(int(tensor.max()) + 1)]
+        categorical = categories(tensors, meta, "DRMM")
         return {
             "columns": columns,
             "constant": {str(i): float(found.location[i]) for i in found.constant.nonzero()[0]},
@@ -122,7 +117,7 @@ class DRMM(System):
             batch["mask"] = known[:, keep]
         for name in ("weight", *self.schema["categorical"]):
             if name in split.tensors:
-                batch[name] = split.tensors[name]
+                batch[name] = split.tensors[name] if name == "weight" else split.tensors[name].to(torch.int64)
         return written_out(Split(batch, double=self.DOUBLE))
 
     # ----- training -----------------------------------------------------------------------------------------------
@@ -486,7 +481,10 @@ class DRMM(System):
     @staticmethod
     def _weights(x: Any) -> Tensor | None:
         """The weights that came with rows in any accepted form."""
-        return rows_of(x).get("weight") if isinstance(x, Dataset | Split | Mapping) else None
+        if isinstance(x, Mapping):
+            weight = x.get("weight")
+            return None if weight is None else torch.as_tensor(weight, dtype=torch.float32)
+        return rows_of(x).get("weight") if isinstance(x, Dataset | Split) else None
 
     def _slack(self, value: float, dtype: torch.dtype = torch.float64) -> float:
         """What a number may differ by from a constant column's `value` and still agree: the rounding of its records."""
@@ -508,8 +506,7 @@ class DRMM(System):
         self, x: Any, mask: Any, width: int | None, depth: int | None
     ) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
         """Checked rows in chunks that keep memory bounded, with whether each agrees with the constant columns."""
-        extra = {} if mask is None else {"mask": torch.as_tensor(mask, dtype=torch.bool)}
-        tensors = rows_of(x, double=self.DOUBLE, **extra)
+        tensors = fitting_rows(self, x, mask)
         if "x" not in tensors:
             raise ShapeError("the rows to score need a tensor 'x'")
         features = len(self.schema["columns"])

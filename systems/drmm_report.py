@@ -12,9 +12,9 @@ import torch
 from phlogiston.datasets.base import Dataset, Split
 from phlogiston.datasets.weights import written_out
 from phlogiston.evaluate.metric import Metric, from_rows
-from phlogiston.systems.base import rows_of
 from phlogiston.systems.configs.drmm import PRESETS
 from phlogiston.systems.drmm_panels import panels
+from phlogiston.systems.table_rows import fitting_rows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,7 +29,7 @@ def score(system: DRMM, data: Any, wanted: set[str]) -> dict[str, Metric]:
     """The metrics `DRMM.evaluate` promises."""
     from phlogiston.evaluate.neighbours import precision_recall
 
-    rows = rows_of(data, double=system.DOUBLE)
+    rows = fitting_rows(system, data)
     out: dict[str, Metric] = {}
     if "log_likelihood" in wanted:
         out["log_likelihood"] = system.log_prob(rows).mean()
@@ -69,7 +69,7 @@ def draw(system: DRMM, data: Any) -> dict[str, Figure]:
     """The pictures `DRMM.figures` promises."""
     from phlogiston.evaluate import figures
 
-    rows = rows_of(data, double=system.DOUBLE)
+    rows = fitting_rows(system, data)
     x = rows["x"]
     generator = torch.Generator().manual_seed(0)
     shown = x[torch.randperm(len(x), generator=generator)[:4000]].numpy()

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from phlogiston.datasets.base import Meta, Split
+from phlogiston.datasets.containers import plain
 from phlogiston.datasets.weights import written_out
 from phlogiston.distributions.mixture import Mixture
 from phlogiston.distributions.mixture_factorised import FactorisedMixture
@@ -37,10 +38,11 @@ from phlogiston.inference.schedules import cosine, warmup
 from phlogiston.models.mdn import MDN as MDNModel
 from phlogiston.models.mdn import BayesianMDN
 from phlogiston.systems import mdn_rows
-from phlogiston.systems.base import System, coerce, rows_of
+from phlogiston.systems.base import System, coerce
 from phlogiston.systems.configs.mdn import PRESETS
 from phlogiston.systems.configs.mdn import Config as MDNConfig
 from phlogiston.systems.mdn_training import KeepBest, MaximumLikelihood
+from phlogiston.systems.table_rows import fitting_rows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -448,14 +450,13 @@ class MDN(System):
     # ----- inside -------------------------------------------------------------------------------------------------
 
     def _tensors(self, x: Any, y: Any = None) -> dict[str, Tensor]:
+        target = [self.schema["columns"][i] for i in self.schema["target"] or ()]
+        tensors = fitting_rows(self, x, optional=target)
         if y is None:
-            return rows_of(x, double=self.DOUBLE)
-        y = y if isinstance(y, Tensor) else torch.as_tensor(y)
-        y = y.unsqueeze(1) if y.ndim == 1 else y
-        if isinstance(x, Split):
-            return Split({**x.tensors, "y": y}, double=self.DOUBLE).tensors
-        return rows_of(x, double=self.DOUBLE, y=y)
+            return tensors
+        given = plain("y", y, "the targets given").numbers("y", "the targets given")
+        return Split({**tensors, "y": given[:, None] if given.ndim == 1 else given}, double=self.DOUBLE).tensors
 
     def _rows(self, x: Any) -> Tensor:
         """Inputs in any accepted form, as the network takes them."""
-        return self._inputs(rows_of(x, double=self.DOUBLE))
+        return self._inputs(self._tensors(x))

@@ -16,7 +16,6 @@ from phlogiston.evaluate import figures as draw
 from phlogiston.evaluate.likelihood import log_likelihood
 from phlogiston.evaluate.metric import Metric, from_rows
 from phlogiston.evaluate.score import Score
-from phlogiston.systems.base import rows_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,7 +30,7 @@ BINS = 20
 
 def evaluate(system: MDN, data: Any, wanted: set[str]) -> dict[str, Metric]:
     """See `MDN.evaluate`."""
-    tensors = rows_of(data, double=system.DOUBLE)
+    tensors = system._tensors(data)
     y, weight = system._targets(tensors), tensors.get("weight")
     out: dict[str, Metric] = {}
     if "log_likelihood" in wanted:
@@ -125,7 +124,7 @@ def _deviation(values: np.ndarray, weight: np.ndarray | None = None) -> Metric:
 
 def figures(system: MDN, data: Any) -> dict[str, Figure]:
     """See `MDN.figures`."""
-    tensors = rows_of(data, double=system.DOUBLE)
+    tensors = system._tensors(data)
     y = system._targets(tensors)
     order = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))[:2000]
     shown = {name: value[order] for name, value in tensors.items()}

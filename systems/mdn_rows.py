@@ -16,8 +16,7 @@ from torch.nn import functional
 from phlogiston.datasets.base import Meta
 from phlogiston.datasets.standardise import standardise, tell_wild
 from phlogiston.errors import ConfigError, DataError, ShapeError, unknown_name
-
-RESERVED = ("x", "y", "mask", "weight")
+from phlogiston.systems.table_rows import categories
 
 
 def describe(tensors: Mapping[str, Tensor], meta: Meta | None, target: Sequence[str] = ()) -> dict[str, Any]:
@@ -45,10 +44,9 @@ def describe(tensors: Mapping[str, Tensor], meta: Meta | None, target: Sequence[
         schema["target"] = _positions(columns, target)
     elif target:
         raise ConfigError("the data have targets 'y' of their own; leave option target empty")
-    for name, tensor in tensors.items():
-        if name not in RESERVED and tensor.dtype == torch.int64 and tensor.ndim == 1:
-            labels = list(meta.categorical.get(name, ())) if meta is not None else []
-            schema["categorical"][name] = labels or [str(v) for v in range(int(tensor.max()) + 1)]
+    schema["categorical"] = categories(tensors, meta, "MDN")
+    if "y" in schema["categorical"]:
+        schema["target_values"] = _values(schema["categorical"].pop("y"))
     x, y = inputs(schema, tensors), targets(schema, tensors)
     if not x.shape[1]:
         raise DataError(f"no input is left beside the target {columns[schema['target'][0]]!r}")
@@ -94,7 +92,7 @@ def inputs(schema: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Tensor:
     for name, labels in schema["categorical"].items():
         if name not in tensors:
             raise DataError(f"the categorical input {name!r} is missing from the rows")
-        codes = tensors[name]
+        codes = tensors[name].to(torch.int64)
         one_hot = functional.one_hot(codes.clamp(min=0), max(len(labels), int(codes.max()) + 1))
         parts.append((one_hot[:, : len(labels)] * (codes >= 0).unsqueeze(1)).to(parts[0].dtype))
     return torch.cat(parts, 1)
@@ -116,6 +114,8 @@ def targets(schema: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Tensor:
     if "y" not in tensors:
         raise ShapeError("the rows hold no targets 'y'")
     y = tensors["y"]
+    if y.dtype == torch.int64 and y.ndim == 1 and schema.get("target_values"):
+        y = _decoded(y, schema["target_values"])
     y = y.unsqueeze(1) if y.ndim == 1 else y
     if y.ndim != 2:
         raise ShapeError(f"y has shape {tuple(y.shape)}; expected real numbers (rows, targets)")
@@ -141,6 +141,26 @@ def _positions(columns: Sequence[str], target: Sequence[str]) -> list[int]:
         else:
             raise unknown_name("target column", name, columns)
     return found
+
+
+def _values(labels: Sequence[str]) -> list[float]:
+    """What the categories of a target are as numbers: whole numbers are read as labels where nothing says otherwise.
+
+    Raises:
+        DataError: some are no numbers.
+    """
+    try:
+        return [float(label) for label in labels]
+    except ValueError:
+        shown = ", ".join(labels[:5])
+        raise DataError(f"the targets 'y' are categories ({shown}); MDN predicts real numbers") from None
+
+
+def _decoded(codes: Tensor, values: Sequence[float]) -> Tensor:
+    """Targets behind codes."""
+    if bool((codes < 0).any()):
+        raise DataError(f"the target is missing in row {int((codes < 0).nonzero()[0])}; leave rows without target out")
+    return torch.tensor(values, dtype=torch.float64)[codes]
 
 
 def _names(count: int) -> list[str]:

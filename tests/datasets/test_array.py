@@ -209,7 +209,8 @@ def test_a_csv_that_cannot_be_used_says_why(tmp_path: Path, text: str, message: 
         ({"x": np.zeros((2, 2)), "mask": np.full((2, 2), 2)}, DataError, "other than 0 and 1"),
         ({"x": np.zeros((2, 2)), "mask": np.ones((2, 1), bool)}, ShapeError, "'mask' has shape"),
         ({"x": [[1.0], [1.0, 2.0]]}, ShapeError, "ragged"),
-        ({"x": np.array([[None]])}, DataError, "object values"),
+        ({"x": np.array([[None]])}, DataError, "column 'x0' has no known entry"),
+        ({"x": np.array([[1.0, "a"]], dtype=object)}, DataError, r"several or unknown kinds \(float, str\)"),
         ({"a": np.zeros(2), "b": np.zeros(3)}, ShapeError, "different lengths"),
     ],
 )

@@ -228,11 +228,13 @@ def test_scales_ten_million_to_one_do_not_matter() -> None:
 @pytest.mark.parametrize(
     ("rows", "error", "words"),
     [
-        ({"x": np.array([[0.0], [np.nan]]), "y": np.zeros((2, 1))}, DataError, "NaN in row 1"),
+        ({"x": np.array([[0.0], [np.nan]]), "y": np.zeros((2, 1))}, DataError, "missing input in row 1"),
         ({"x": np.zeros((2, 1)), "y": np.array([[0.0], [np.inf]])}, DataError, "infinite value in row 1"),
-        ({"x": np.zeros((2, 1)), "y": np.zeros((3, 1))}, ShapeError, "same number of rows"),
-        ({"x": np.zeros((0, 1)), "y": np.zeros((0, 1))}, DataError, "no rows"),
-        ({"y": np.zeros((2, 1))}, ShapeError, "needs inputs"),
+        ({"x": np.zeros((2, 1)), "y": np.zeros((3, 1))}, ShapeError, "'y' has 3 rows, 'x' has 2"),
+        ({"x": np.zeros((0, 1)), "y": np.zeros((0, 1))}, DataError, "empty"),
+        ({"y": np.zeros((2, 1))}, DataError, "expected one called 'x'"),
+        ({"x": np.zeros((2, 1)), "y": np.array([[0.0], [np.nan]])}, DataError, "'y' is missing in row 1"),
+        ({"x": np.zeros((2, 1)), "y": np.array(["a", "b"])}, DataError, "'y' holds text"),
         ({"x": np.zeros((2, 1)), "y": np.zeros((2, 1, 1))}, ShapeError, r"\(rows, targets\)"),
         ({"x": np.zeros((2, 1))}, DataError, "one column only"),
         ({"x": np.zeros((2, 2)), "y": np.zeros((2, 1)), "mask": np.eye(2) > 0}, DataError, "missing input in row 0"),
