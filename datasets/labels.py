@@ -64,7 +64,7 @@ def _whole(given: Plain) -> bool:
     if not len(known) or not np.isfinite(known).all() or (known != np.round(known)).any():
         return False
     different = len(np.unique(known))
-    return different <= MOST and different <= max(2, len(known) // 2)
+    return different <= MOST and different <= max(10, len(known) // 2)
 
 
 def _one_hot(name: str, given: Plain) -> tuple[list[str | None], Decision] | None:
