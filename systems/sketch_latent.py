@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from phlogiston.evaluate.weights import mean_and_error
+from phlogiston.inference.row_noise import normal
 from phlogiston.models.generation import RowNoise, generate, row_seed
 from phlogiston.models.sketch import SketchRNN
 from phlogiston.models.stepwise import Choice
@@ -21,21 +22,20 @@ PLACES = 64  # latents tried for a drawing that is to be completed
 
 @torch.no_grad()
 def bound_parts(
-    model: SketchRNN, guide: SketchEncoder | None, x: Tensor, length: Tensor, seed: int
+    model: SketchRNN, guide: SketchEncoder | None, x: Tensor, length: Tensor, keys: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Reconstruction log density and divergence of each drawing, in nats, (rows,) each; one latent draw from a seed.
+    """Reconstruction log density and divergence of each drawing, in nats, (rows,) each, with one draw of its latent.
 
-    Without a guide the log density itself, and zeros.
+    Without a guide the log density itself, and zeros. `keys` (rows,) are the seeds of the drawings' latents.
     """
-    generator = torch.Generator().manual_seed(seed)
     found = []
-    for part, size in zip(x.split(CHUNK), length.split(CHUNK), strict=True):
+    for part, size, key in zip(x.split(CHUNK), length.split(CHUNK), keys.split(CHUNK), strict=True):
         part = part[:, : int(size.max())]
         if guide is None:
             found.append((model.log_likelihood(part, size), torch.zeros(len(part))))
             continue
         loc, scale = guide.encode(part, size)
-        z = loc + scale * torch.randn(loc.shape, generator=generator)
+        z = loc + scale * normal(key, loc.shape[1], stream=0)
         divergence = (0.5 * (loc.square() + scale.square() - 1.0) - scale.log()).sum(-1)
         found.append((model.log_likelihood(part, size, z), divergence))
     return torch.cat([a for a, _ in found]), torch.cat([b for _, b in found])
@@ -43,19 +43,20 @@ def bound_parts(
 
 @torch.no_grad()
 def importance_bound(
-    model: SketchRNN, guide: SketchEncoder, x: Tensor, length: Tensor, samples: int, seed: int
+    model: SketchRNN, guide: SketchEncoder, x: Tensor, length: Tensor, samples: int, keys: Tensor
 ) -> tuple[Tensor, Tensor | None]:
     """Importance-weighted lower bound on the log density of drawings (Burda et al., 2016).
+
+    `keys` (rows,) are the seeds of the drawings' latents.
 
     Returns:
         Bounds (rows,) in nats, and their standard errors (rows,); None with one sample, which tells no error.
     """
-    generator = torch.Generator().manual_seed(seed)
     values, errors = [], []
-    for part, size in zip(x.split(20), length.split(20), strict=True):
+    for part, size, key in zip(x.split(20), length.split(20), keys.split(20), strict=True):
         part = part[:, : int(size.max())]
         loc, scale = guide.encode(part, size)
-        noise = torch.randn(samples, *loc.shape, generator=generator)
+        noise = normal(key, samples, loc.shape[1], stream=1).transpose(0, 1)
         z = loc + scale * noise
         gap = 0.5 * (noise.square() - z.square()).sum(-1) + scale.log().sum(-1)
         value, error = mean_and_error((model.log_likelihood(part, size, z) + gap).double())

@@ -35,7 +35,7 @@ def evaluate(system: Sketch, data: Any, wanted: set[str]) -> dict[str, Metric]:
     conditional = system.guide is not None
     if "bound" in wanted:
         reconstruction, divergence = system._parts(x, length)
-        kind = "lower bound" if conditional else "exact"
+        kind = "lower bound" if conditional else "estimate" if system.config.dequantise else "exact"
         loss = divergence.double() - reconstruction.double() - shift
         found["negative_bound"] = from_rows(loss, "upper bound" if conditional else kind, False, detail)
         if conditional:

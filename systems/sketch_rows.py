@@ -11,19 +11,33 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from phlogiston.inference.row_noise import row_keys, uniform
 from phlogiston.models.stepwise import valid_steps
 
 Batch = dict[str, Tensor]
+_NOISE = 16  # first of the streams of a drawing's noise; those below are its latent's
 
 
-def noisy(x: Tensor, length: Tensor, width: float) -> Tensor:
-    """Drawings to be scored, (rows, points, 3): with noise of this width from a fixed seed; none where it is 0."""
+def noisy(x: Tensor, length: Tensor, width: float, seed: int = 0, draw: int = 0) -> Tensor:
+    """Drawings to be scored, (rows, points, 3), with noise of this width that is the drawing's own; none where it is 0.
+
+    Args:
+        x: drawings.
+        length: points of each.
+        width: of the noise, in data units.
+        seed: of all noise.
+        draw: which of a drawing's independent draws.
+    """
     if not width:
         return x
-    generator = torch.Generator().manual_seed(0)
-    noise = width * (torch.rand(x.shape[:2] + (2,), generator=generator) - 0.5)
-    inside = valid_steps(length, x.shape[1]).unsqueeze(-1)
-    return torch.cat([x[..., :2] + torch.where(inside, noise, 0.0), x[..., 2:]], -1)
+    inside = valid_steps(length, x.shape[1])
+    noise = width * (uniform(keys_of(x, length, seed), x.shape[1], 2, stream=_NOISE + draw).to(x) - 0.5)
+    return torch.cat([x[..., :2] + torch.where(inside.unsqueeze(-1), noise, 0.0), x[..., 2:]], -1)
+
+
+def keys_of(x: Tensor, length: Tensor, seed: int) -> Tensor:
+    """A seed for each drawing, from its points alone: int64 (rows,)."""
+    return row_keys(x, valid=valid_steps(length, x.shape[1]), seed=seed)
 
 
 def varied(dequantise: float, stretch: float, drop: float) -> Callable[[Batch], Batch] | None:
