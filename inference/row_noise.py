@@ -9,12 +9,14 @@ Numbers: As Easy as 1, 2, 3*, 2011; the mixing is that of SplitMix64, Steele, Le
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15, odd, as a signed number
 _FIRST = -4658895280553007687  # 0xBF58476D1CE4E5B9
+_AT_ONCE = 1 << 20  # numbers in memory at a time
 _SECOND = -7723592293110705685  # 0x94D049BB133111EB
 
 
@@ -26,6 +28,16 @@ def row_keys(*tensors: Tensor, valid: Tensor | None = None, seed: int = 0) -> Te
         valid: bool (rows, steps): which steps of the first tensor count, so that padding changes nothing.
         seed: of all of them.
     """
+    rows = len(tensors[0])
+    block = max(1, _AT_ONCE // max(1, max(tensor.numel() for tensor in tensors) // max(1, rows)))
+    found = [torch.zeros(0, dtype=torch.int64)]
+    for start in range(0, rows, block):
+        part = slice(start, start + block)
+        found.append(_keys([t[part] for t in tensors], None if valid is None else valid[part], seed))
+    return torch.cat(found)
+
+
+def _keys(tensors: Sequence[Tensor], valid: Tensor | None, seed: int) -> Tensor:
     rows = len(tensors[0])
     keys = torch.full((rows,), _word(seed), dtype=torch.int64)
     for index, tensor in enumerate(tensors):

@@ -29,6 +29,7 @@ from phlogiston.evaluate.score import Score
 from phlogiston.evaluate.weights import mean_and_error
 from phlogiston.inference.engine import Stage
 from phlogiston.inference.evidence import Known
+from phlogiston.inference.row_noise import row_keys
 from phlogiston.systems import scene_build, scene_stages, scene_views
 from phlogiston.systems.base import System, coerce
 from phlogiston.systems.configs.scene import Config as SceneConfig
@@ -175,9 +176,11 @@ class Scene(System):
         return scene_views.reconstruct(self, memory, pictures, wanted, num_samples, seed)
 
     def log_prob(  # type: ignore[override]
-        self, memory: Memory, images: Any, poses: Any, *, num_particles: int = 64, seed: int | None = None
+        self, memory: Memory, images: Any, poses: Any, *, num_particles: int = 64, seed: int = 0
     ) -> Score:
         """Log density of photographs given the memory, in nats: a lower bound, tighter with more particles.
+
+        The score of a photograph does not depend on the others: its draws are seeded by itself, its pose and `seed`.
 
         Args:
             memory: of the place.
@@ -187,7 +190,8 @@ class Scene(System):
             seed: of the samples.
         """
         pictures, wanted = check_views(self, images, poses, memory)
-        weights = scene_views.log_weights(self, memory, pictures, wanted, num_particles, seed)
+        keys = row_keys(pictures, wanted, seed=seed).tolist()
+        weights = scene_views.log_weights(self, memory, pictures, wanted, num_particles, seed, keys)
         value, error = mean_and_error(weights.double())
         return Score(value, "lower bound", error if num_particles > 1 else None)
 
@@ -210,8 +214,8 @@ class Scene(System):
                 f"image has shape {tuple(picture.shape)}; expected one photograph, (H, W, 3) or (3, H, W)."
             )
         many = picture.expand(len(wanted), *picture.shape)
-        found = self.log_prob(memory, many, wanted, num_particles=num_particles, seed=seed)
-        return torch.softmax(found.value, 0)
+        seed = int(torch.randint(2**31, ())) if seed is None else seed
+        return torch.softmax(self.log_prob(memory, many, wanted, num_particles=num_particles, seed=seed).value, 0)
 
     def turn(
         self,

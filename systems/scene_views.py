@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -108,11 +108,20 @@ def reconstruct(
 
 
 def log_weights(
-    system: Scene, memory: Memory, images: Tensor, poses: Tensor, num_particles: int, seed: int | None
+    system: Scene,
+    memory: Memory,
+    images: Tensor,
+    poses: Tensor,
+    num_particles: int,
+    seed: int | None,
+    keys: Sequence[int] | None = None,
 ) -> Tensor:
-    """Log importance weights of every photograph: (num_particles, queries)."""
+    """Log importance weights of every photograph: (num_particles, queries).
+
+    With `keys` each photograph is drawn for alone, from its own seed, so that its weights do not depend on others.
+    """
     found = []
-    for model_trace, guide_trace in _pairs(system, memory, images, poses, num_particles, seed):
+    for model_trace, guide_trace in _pairs(system, memory, images, poses, num_particles, seed, keys):
         model_trace.compute_log_prob()
         guide_trace.compute_log_prob()
         weight: Any = 0.0
@@ -125,14 +134,21 @@ def log_weights(
 
 
 def _pairs(
-    system: Scene, memory: Memory, images: Tensor, poses: Tensor, count: int, seed: int | None
+    system: Scene,
+    memory: Memory,
+    images: Tensor,
+    poses: Tensor,
+    count: int,
+    seed: int | None,
+    keys: Sequence[int] | None = None,
 ) -> Iterator[tuple[Any, Any]]:
     """Run guide and model on photographs, a chunk at a time; the noise of each chunk is the same for equal seeds."""
-    step = max(1, PICTURES // count)
+    step = max(1, PICTURES // count) if keys is None else 1
     for start in range(0, len(poses), step):
         part = slice(start, start + step)
         batch = {"query_poses": poses[None, part], "query_images": images[None, part], "state": memory.state}
-        with quiet(None if seed is None else seed + start), pyro.plate("samples", count, dim=-3):
+        chosen = keys[start] if keys is not None else None if seed is None else seed + start
+        with quiet(chosen), pyro.plate("samples", count, dim=-3):
             guide_trace = poutine.trace(system.guide).get_trace(**batch)
             model_trace = poutine.trace(poutine.replay(system.model, trace=guide_trace)).get_trace(**batch)
         yield model_trace, guide_trace

@@ -14,6 +14,7 @@ from phlogiston.evaluate.metric import Metric
 from phlogiston.evaluate.score import Score
 from phlogiston.guides.sqair import SQAIRGuide
 from phlogiston.inference.engine import Stage
+from phlogiston.inference.row_noise import row_keys
 from phlogiston.models.sqair import SQAIRModel
 from phlogiston.systems import sqair_films as films
 from phlogiston.systems import sqair_posterior as posterior
@@ -407,8 +408,14 @@ class SQAIR(System):
         video = self._films(x)
         known = self._mask(mask, video)
         values, errors = [], []
+        seen: tuple[Tensor, ...] = (video,)
+        if known is not None:  # what is masked out does not count
+            wide = known.unsqueeze(2) if known.dim() > 2 else known[:, :, None, None, None]
+            seen = (torch.where(wide, video, 0), known)
+        keys = row_keys(*seen, seed=seed).tolist()
         with seeded(seed):
-            for films_, mask_ in posterior.chunks(video, known, 16):
+            for key, (films_, mask_) in zip(keys, posterior.chunks(video, known, 1), strict=True):
+                torch.manual_seed(key)  # a film's own, so that its score does not depend on the others
                 batch = {"x": films_} if mask_ is None else {"x": films_, "mask": mask_}
                 weights = log_weights(self.model, self.guide, batch, particles, chunk=chunk, max_plate_nesting=1 + 1)
                 value, error = mean_and_error(weights.double())

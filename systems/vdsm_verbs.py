@@ -17,6 +17,7 @@ from phlogiston.errors import ConfigError, ShapeError, unknown_name
 from phlogiston.evaluate.score import Score
 from phlogiston.evaluate.weights import mean_and_error
 from phlogiston.guides.vdsm import VDSMGuide
+from phlogiston.inference.row_noise import row_keys
 from phlogiston.models.vdsm import VDSM as VDSMModel
 from phlogiston.networks.frame_encoder import pixels
 from phlogiston.systems.base import System
@@ -339,14 +340,15 @@ class ClipVerbs(System):
         frames, known = self._clips(x, mask)
         if self.config.identity != "continuous":
             raise ConfigError("log_prob needs a continuous identity; one-hot ones are not reparameterised")
+        keys = row_keys(*((frames,) if known is None else (frames, known)), valid=known, seed=seed).tolist()
         found, errors = [], []
         bound = IWAE(num_particles=n_samples, max_plate_nesting=2 + int(n_samples > 1))
-        block = max(1, 200 // n_samples)
         with seeded(seed), evaluating(self.model, self.guide):
-            for i in range(0, len(frames), block):
-                batch: dict[str, Any] = {"frames": pixels(frames[i : i + block])}
+            for i, key in enumerate(keys):
+                batch: dict[str, Any] = {"frames": pixels(frames[i : i + 1])}
                 if known is not None:
-                    batch["mask"] = known[i : i + block]
+                    batch["mask"] = known[i : i + 1]
+                torch.manual_seed(key)  # a clip's own, so that its score does not depend on the others
                 weights, _ = bound.log_weights(self.model, self.guide, **batch)
                 value, error = mean_and_error(weights.double())
                 found.append(value)

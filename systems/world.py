@@ -28,6 +28,7 @@ from phlogiston.guides.world import FrameGuide, NoGuide, WorldGuide
 from phlogiston.inference import objectives
 from phlogiston.inference.engine import Stage
 from phlogiston.inference.evidence import Known
+from phlogiston.inference.row_noise import row_keys
 from phlogiston.inference.schedules import constant, cosine, warmup
 from phlogiston.models.dreaming import Ends, num_weights
 from phlogiston.models.world import FrameModel, MemoryModel, World
@@ -236,6 +237,8 @@ class WorldModel(PlayerVerbs):
 
         games = self.games(x)
         at_least("n_samples", n_samples, 1)
+        counts = torch.arange(games["frames"].shape[1]) < games["length"].unsqueeze(1)
+        keys = row_keys(games["frames"], games["length"], valid=counts, seed=seed)  # a game's score is its own
         found, errors = [], []
         block = max(1, 512 // n_samples)
         with evaluating(self.model, self.guide):
@@ -244,7 +247,7 @@ class WorldModel(PlayerVerbs):
                 most = int(part["length"].max())
                 part = {n: v if n == "length" else v[:, :most] for n, v in part.items()}
                 part["frames"] = part["frames"].float() / 255.0
-                value, error = log_likelihood(self.model, self.guide, part, n_samples, seed + i)
+                value, error = log_likelihood(self.model, self.guide, part, n_samples, keys[i : i + block])
                 found.append(value)
                 errors.append(error)
         told = [e for e in errors if e is not None]

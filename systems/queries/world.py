@@ -31,6 +31,7 @@ from phlogiston.inference.evidence import Known, OneOf, Piece, normalise
 from phlogiston.inference.islands import Islands
 from phlogiston.inference.lowering import lower_vector
 from phlogiston.inference.remoteness import warn_if_far
+from phlogiston.inference.row_noise import normal, uniform
 from phlogiston.models.world import State, World
 
 SITES = ("frames", "action", "done", "code")
@@ -228,7 +229,7 @@ def log_likelihood(
     guide: WorldGuide,
     games: dict[str, Tensor],
     particles: int,
-    seed: int,
+    keys: Tensor,
 ) -> tuple[Tensor, Tensor | None]:
     """Estimate log p(frames, done | action) of whole games, all games side by side.
 
@@ -237,12 +238,11 @@ def log_likelihood(
         guide: proposes codes.
         games: `frames` floats (rows, T, C, H, W), `action`, `done` (rows, T), `length` (rows,).
         particles: per game; from 32 on they walk in islands of 8, whose spread tells the error.
-        seed: of the draws.
+        keys: (rows,), the seeds of the games' draws.
 
     Returns:
         Log probabilities (rows,) in nats, and their standard errors (rows,), None below 32 particles.
     """
-    generator = torch.Generator().manual_seed(seed)
     rows, steps = games["action"].shape
     islands = particles // _ISLAND if particles >= 4 * _ISLAND else 1
     size = particles // islands
@@ -256,7 +256,7 @@ def log_likelihood(
         law = world.law(state)
         frame = games["frames"][:, t]
         loc, scale = (part.repeat_interleave(particles, 0) for part in guide.encode(frame))
-        noise = torch.randn(loc.shape, generator=generator)
+        noise = normal(keys, particles, loc.shape[1], stream=2 * t).flatten(0, 1)
         code = loc + scale * noise
         gain = (law.code.log_prob(code) - (-0.5 * noise.square() - scale.log() - _HALF_LOG_2PI).sum(-1)).double()
         gap = (frame.repeat_interleave(particles, 0) - world.picture(code)).flatten(1) / world.noise
@@ -267,8 +267,10 @@ def log_likelihood(
         weights = torch.where(counts[:, None, None], weights + gain.reshape(weights.shape), weights)
         state = world.observe(state, code, games["action"][:, t].repeat_interleave(particles, 0))
         uneven = (effective_size(weights, 2) < 0.5 * size).unsqueeze(2)
-        chosen = torch.multinomial(weights.softmax(2).flatten(0, 1), size, replacement=True, generator=generator)
-        index = torch.where(uneven, chosen.reshape(weights.shape), torch.arange(size))
+        until = weights.softmax(2).cumsum(2)
+        draws = uniform(keys, islands, size, stream=2 * t + 1, dtype=torch.float64) * until[..., -1:]
+        chosen = torch.searchsorted(until, draws).clamp_max(size - 1)
+        index = torch.where(uneven, chosen, torch.arange(size))
         weights = torch.where(uneven, log_mean(weights, 2).unsqueeze(2), weights)  # the island's, for all its particles
         flat = (index.flatten(0, 1) + size * torch.arange(rows * islands).unsqueeze(1)).flatten()
         state = State(*(part[flat] for part in state))

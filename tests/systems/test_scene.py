@@ -217,6 +217,15 @@ def test_more_particles_tighten_the_bound(system: Scene, data: Dataset) -> None:
     assert system.log_prob(memory, images, poses).kind == "lower bound"
 
 
+def test_a_photographs_score_is_its_own(system: Scene, data: Dataset) -> None:
+    memory, (images, poses) = system.observe(*views(data)), views(data, part=slice(4, 8))
+    score = system.log_prob(memory, images, poses, num_particles=6)
+    assert score.std_error is not None
+    for rows in ([3, 1, 0, 2], [2], [0, 0]):
+        again = system.log_prob(memory, images[rows], poses[rows], num_particles=6)
+        torch.testing.assert_close(again.value, score.value[rows], rtol=1e-4, atol=1e-3)
+
+
 def test_localising_weighs_poses_by_their_density(system: Scene, data: Dataset) -> None:
     memory, (images, poses) = system.observe(*views(data)), views(data, part=slice(4, 8))
     found = system.localise(memory, images[0], poses, num_particles=8, seed=1)

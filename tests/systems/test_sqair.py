@@ -52,6 +52,17 @@ def test_it_learns_to_count_and_follow_in_seconds(learned: SQAIR, data: datasets
     assert found["divergence"].value > 0
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_films_score_is_its_own(learned: SQAIR, data: datasets.Dataset, masked: bool) -> None:
+    x = data.test.tensors["x"][:5, :4]
+    mask = torch.rand(x.shape, generator=torch.Generator().manual_seed(0)) > 0.2 if masked else None
+    score = learned.log_prob(x, mask=mask, particles=4)
+    for rows in ([4, 2, 0, 1, 3], [3], [1, 1]):
+        again = learned.log_prob(x[rows], mask=None if mask is None else mask[rows], particles=4)
+        torch.testing.assert_close(again.value, score.value[rows], rtol=1e-4, atol=1e-3)
+        torch.testing.assert_close(again.std_error, score.std_error[rows], rtol=1e-3, atol=1e-3)  # type: ignore[index]
+
+
 def test_pairs_that_cross_keep_their_identities_or_not() -> None:
     """Two boxes pass each other; the followers stay with them, are exchanged, or one is lost."""
     left = [(10.0 * t, 0.0, 8.0, 8.0) for t in range(6)]

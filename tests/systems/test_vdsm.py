@@ -58,6 +58,19 @@ def test_every_verb_gives_clips(fitted: VDSM, data: Dataset) -> None:
     assert score.value.shape == (n,)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_clips_score_is_its_own(fitted: VDSM, data: Dataset, masked: bool) -> None:
+    x = data.test.tensors["frames"][:4]
+    mask = torch.arange(x.shape[1]) < torch.tensor([[5], [2], [3], [4]]) if masked else None
+    order = torch.tensor([2, 3, 1, 0])
+    score = fitted.log_prob(x, mask=mask, n_samples=3).value
+    again = fitted.log_prob(x[order], mask=None if mask is None else mask[order], n_samples=3).value
+    torch.testing.assert_close(again, score[order], rtol=1e-4, atol=1e-3)
+    alone = fitted.log_prob(x[1:2], mask=None if mask is None else mask[1:2], n_samples=3).value
+    torch.testing.assert_close(alone, score[1:2], rtol=1e-4, atol=1e-3)
+    assert not torch.equal(fitted.log_prob(x, mask=mask, n_samples=3, seed=1).value, score)
+
+
 def test_swapping_with_oneself_is_reconstruction_and_twice_gives_the_codes_back(fitted: VDSM, data: Dataset) -> None:
     x = data.test.tensors["frames"][:4]
     torch.testing.assert_close(fitted.swap(x, x), fitted.reconstruct(x))

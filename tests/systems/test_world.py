@@ -240,6 +240,15 @@ def test_known_entries_come_back_and_constraints_hold(tiny: WorldModel, data: Da
     assert math.isfinite(float(answer.log_evidence))
 
 
+def test_a_games_score_is_its_own(tiny: WorldModel, data: Dataset) -> None:
+    games = tiny.games(data)
+    score = tiny.log_prob(games, n_samples=8).value
+    for rows in ([5, 3, 1, 0, 2, 4], [2], [4, 4]):
+        again = tiny.log_prob({name: value[rows] for name, value in games.items()}, n_samples=8).value
+        torch.testing.assert_close(again, score[rows], rtol=1e-4, atol=1e-3)
+    assert not torch.equal(tiny.log_prob(games, n_samples=8, seed=1).value, score)
+
+
 def test_the_evidence_of_a_whole_game_is_its_log_probability(tiny: WorldModel, data: Dataset) -> None:
     rows = tiny.games(data)
     shortest = int(rows["length"].argmin())
