@@ -1,88 +1,188 @@
-"""Questions answered by Pyro's no-U-turn sampler, for pairs whose unknown sites are continuous."""
+"""Questions answered by Pyro's no-U-turn sampler, for pairs whose unknown sites are continuous.
+
+Several chains start from different proposals. Split, rank-normalised R-hat and effective sample sizes (Vehtari, Gelman,
+Simpson, Carpenter and Bürkner, "Rank-normalization, folding, and localization: an improved R-hat", Bayesian Analysis
+16, 2021) come from arviz; a chain that has not found the others, or trajectories that diverge, are a warning.
+"""
 
 from __future__ import annotations
 
 import math
 import warnings
-from typing import Any
+from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from phlogiston.errors import ConfigError, EvidenceError
+from phlogiston.errors import ConfigError, EvidenceError, QueryWarning
 from phlogiston.inference.answer import Answer
+from phlogiston.inference.batchwise import propose_each
 from phlogiston.inference.coordinates import Coordinates
+from phlogiston.inference.numerical_faults import is_numerical
 from phlogiston.inference.program import Program
 
-_SEARCH = 1000  # proposals among which a starting point is looked for
+_SEARCH = 1000  # proposals among which starting points are looked for
+_FULL_MASS = 100  # dimensions up to which the whole covariance is adapted
+_FEWEST_DRAWS = 25  # per chain; fewer samples are spread over fewer chains
+_R_HAT = 1.05  # above this the chains disagree, unless they are so short that chance explains it
 
 
-def run_nuts(program: Program, n: int, warmup: int | None = None) -> Answer:
+@dataclass
+class _Chain:
+    """Draws of one chain and what happened on the way."""
+
+    draws: Tensor  # (draws, size)
+    divergences: int
+    walls: int  # trajectories' points outside hard constraints that no transform takes care of
+
+
+def run_nuts(program: Program, n: int, warmup: int | None = None, chains: int = 4) -> Answer:
     """Answer a question by NUTS.
 
     Boxes and supports become transforms, half-spaces walls, soft evidence a factor.
 
     Args:
         program: the pair with its question.
-        n: samples kept.
-        warmup: adaptation steps, thrown away; `min(n, 500)` by default.
+        n: samples kept, of all chains together.
+        warmup: adaptation steps per chain, thrown away; a third of `n`, but at least 100 and at most 300, by default.
+        chains: how many chains share the samples; fewer where each would get less than 25.
+
+    Returns:
+        Equally weighted samples, chain after chain. `details` hold `chain` (n,), the chain of each sample; `r_hat`, the
+        largest of any coordinate; `ess_bulk` and `ess_tail`, the smallest; `divergences`, how many of all samples.
 
     Raises:
-        ConfigError: unknown discrete sites, or nothing unknown at all.
+        ConfigError: unknown discrete sites, or nothing unknown at all; options out of range.
         EvidenceError: no starting point satisfies the evidence.
     """
-    from pyro.infer import MCMC, NUTS
-
+    if chains < 1:
+        raise ConfigError(f"chains must be at least 1; got {chains}")
+    steps = min(300, max(100, n // 3)) if warmup is None else warmup
+    if steps < 1:
+        raise ConfigError(f"warmup must be at least 1; got {steps}")
     from phlogiston.inference.query import finish
 
-    particles = program.propose(_SEARCH)
-    best = int(particles.log_weights.argmax())
-    if not math.isfinite(float(particles.log_weights[best])):
-        raise EvidenceError(
-            "query (NUTS): no starting point satisfies the evidence: it is impossible or too improbable"
-        )
-    start = {name: value[best : best + 1].double() if value.is_floating_point() else value[best : best + 1]
-             for name, value in particles.values.items()}  # fmt: skip
-    coordinates = Coordinates(program, start, box=True)
+    count = max(1, min(chains, n // _FEWEST_DRAWS))
+    each = -(-n // count)
+    starts = _starting_points(program, count)
+    coordinates = Coordinates(program, starts[0], box=True)
     if coordinates.discrete:
         names = ", ".join(coordinates.discrete)
         raise ConfigError(f'method="hmc" needs continuous unknowns, but {names} is discrete; use "importance" or "smc"')
     if coordinates.size == 0:
         raise ConfigError("nothing is unknown: every site is fixed by the evidence")
+    run = [_run(program, coordinates, start, each, steps) for start in starts]
+    u = torch.cat([c.draws for c in run])[:n]
+    with torch.no_grad():
+        wide = {name: value.expand(n, *value.shape[1:]) for name, value in starts[0].items()}
+        values, _ = coordinates.decode(u, wide)
+    method = "NUTS, 1 chain" if count == 1 else f"NUTS, {count} chains"
+    answer = finish(program, values, torch.zeros(n, dtype=torch.float64), None, None, method)
+    return _diagnosed(replace(answer, method=method), run, each)
 
-    def potential(parameters: dict[str, Tensor]) -> Tensor:
-        values, log_det = coordinates.decode(parameters["u"].unsqueeze(0), start)
-        scores = program.score(values)
+
+def _starting_points(program: Program, count: int) -> list[dict[str, Tensor]]:
+    """The most plausible of as many groups of proposals as there are chains: far from each other, yet possible."""
+    particles, _ = propose_each(program, _SEARCH)
+    alive = torch.nonzero(torch.isfinite(particles.log_weights)).flatten()
+    if len(alive) == 0:
+        raise EvidenceError(
+            "query (NUTS): no starting point satisfies the evidence: it is impossible or too improbable"
+        )
+    groups = [alive[i::count] if len(alive) >= count else alive for i in range(count)]
+    best = [int(group[particles.log_weights[group].argmax()]) for group in groups]
+    return [{name: value[i : i + 1] for name, value in particles.values.items()} for i in best]
+
+
+@dataclass
+class _Potential:
+    """Minus the log density of a chain's coordinates; counts how often it was outside hard constraints."""
+
+    program: Program
+    coordinates: Coordinates
+    start: dict[str, Tensor]
+    walls: int = field(default=0)
+
+    def __post_init__(self) -> None:
+        single = any(self.start[name].dtype != torch.float64 for name in self.program.evidence if name in self.start)
+        self.tolerance = 1e-5 if single else 1e-9  # values on a limit are off by a rounding error, which `finish` mends
+
+    def __call__(self, parameters: dict[str, Tensor]) -> Tensor:
+        u = parameters["u"].unsqueeze(0)
+        try:
+            values, log_det = self.coordinates.decode(u, self.start)
+            scores = self.program.score(values)
+        except Exception as error:
+            if not is_numerical(error):
+                raise
+            return math.inf + 0.0 * u.sum()  # ends the trajectory, not the run
         total = scores.joint + scores.soft + log_det
-        if bool((scores.violations > 1e-9).any()):
+        if bool((scores.violations > self.tolerance).any()):
+            self.walls += 1
             total = total - math.inf
         return -total.sum()
 
-    kernel = NUTS(potential_fn=potential)
+
+def _run(program: Program, coordinates: Coordinates, start: dict[str, Tensor], draws: int, warmup: int) -> _Chain:
+    from pyro.infer import MCMC, NUTS
+
+    potential = _Potential(program, coordinates, start)
+    kernel = NUTS(potential_fn=potential, full_mass=coordinates.size <= _FULL_MASS)
     mcmc = MCMC(
         kernel,
-        num_samples=n,
-        warmup_steps=min(n, 500) if warmup is None else warmup,
+        num_samples=draws,
+        warmup_steps=warmup,
         initial_params={"u": coordinates.encode(start)[0]},
         disable_progbar=True,
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pyro's progress bar and linear algebra warn about things users cannot change
         mcmc.run()
-    u = mcmc.get_samples()["u"].detach()
-    with torch.no_grad():
-        wide = {name: value.expand(n, *value.shape[1:]) for name, value in start.items()}
-        values, _ = coordinates.decode(u, wide)
-    answer = finish(program, values, torch.zeros(n, dtype=torch.float64), None, None, "NUTS")
-    return _with_ess(answer, u)
+        diverged = mcmc.diagnostics()["divergences"]["chain 0"] if draws >= 8 else []
+    return _Chain(mcmc.get_samples()["u"].detach(), len(diverged), potential.walls)
 
 
-def _with_ess(answer: Answer, u: Tensor) -> Answer:
-    """Replace the weights' sample size, which is trivial here, by that of the autocorrelated chain."""
-    from dataclasses import replace
+def _diagnosed(answer: Answer, run: list[_Chain], each: int) -> Answer:
+    """Put the chains' diagnostics in the answer, instead of the weights' sample size, which is trivial here."""
+    from arviz_stats.base.array import array_stats
 
-    from pyro.ops.stats import effective_sample_size
+    n = answer.num_samples
+    draws = torch.stack([c.draws for c in run]).double().numpy()  # (chains, draws, coordinates)
+    where = {"chain_axis": 0, "draw_axis": 1}
+    details = dict(answer.details)
+    details["chain"] = torch.arange(len(run)).repeat_interleave(each)[:n]
+    details["divergences"] = torch.tensor(sum(c.divergences for c in run))
+    if each < 8:
+        details["ess"] = "too few samples per chain to tell how much they depend on each other"
+        return replace(answer, details=details)
+    bulk = torch.as_tensor(array_stats.ess(draws, method="bulk", **where))
+    tail = torch.as_tensor(array_stats.ess(draws, method="tail", prob=(0.05, 0.95), **where))
+    halves = draws if len(run) > 1 else draws[:, : each // 2 * 2].reshape(2, each // 2, -1)
+    r_hat = torch.as_tensor(array_stats.rhat(halves, **where))
+    figures = {"ess_bulk": bulk.nan_to_num(1.0).min(), "ess_tail": tail.nan_to_num(1.0).min()}
+    details |= {name: value.clamp(1.0, float(n)) for name, value in figures.items()}
+    details["r_hat"] = r_hat.nan_to_num(math.inf).max()
+    if float(details["r_hat"]) > max(_R_HAT, 1.0 + 12.0 / _within(draws)):
+        warnings.warn(
+            f"query ({answer.method}): R-hat is {float(details['r_hat']):.2f}: the chains have not found the same "
+            f"distribution; raise warmup or num_samples, or write the model in other coordinates",
+            QueryWarning,
+            stacklevel=5,
+        )
+    if int(details["divergences"]) and not any(c.walls for c in run):
+        warnings.warn(
+            f"query ({answer.method}): {int(details['divergences'])} of {n} trajectories diverged: parts of the "
+            f"distribution may be missing; write the model in other coordinates",
+            QueryWarning,
+            stacklevel=5,
+        )
+    return replace(answer, ess=details["ess_bulk"].double(), details=details)
 
-    size: Any = effective_sample_size(u.unsqueeze(0), 0, 1) if len(u) >= 4 else torch.tensor(float(len(u)))
-    worst = torch.nan_to_num(size, nan=float(len(u))).min().clamp(1.0, float(len(u)))
-    return replace(answer, ess=worst.double())
+
+def _within(draws: np.ndarray) -> float:
+    """Effective sample size of the worst coordinate if all chains had the same distribution, (chains, draws, D)."""
+    from arviz_stats.base.array import array_stats
+
+    each = [array_stats.ess(chain[None], chain_axis=0, draw_axis=1, method="bulk") for chain in draws]
+    return max(1.0, float(np.nan_to_num(np.sum(each, 0), nan=1.0).min()))

@@ -27,6 +27,7 @@ from phlogiston.errors import ConfigError, EvidenceError
 from phlogiston.inference.evidence import Piece, unknown_message
 from phlogiston.inference.handlers import in_data_plate
 from phlogiston.inference.lowering import lower_discrete, lower_vector
+from phlogiston.inference.numerical_faults import retried
 from phlogiston.inference.proposals import GlobalLatents, Proposal, choose_proposal, is_delta
 from phlogiston.inference.restriction import (
     KnownMass,
@@ -99,7 +100,7 @@ class Program:
     ) -> None:
         self.model, self.batch = model, dict(batch or {})
         with torch.no_grad():
-            trace = poutine.trace(model).get_trace(**self.batch)
+            trace = retried(lambda: poutine.trace(model).get_trace(**self.batch))
         _refuse_subsampling(trace)
         nodes: dict[str, Any] = {
             name: site for name, site in trace.nodes.items() if site["type"] == "sample" and not _hide(site)
@@ -364,7 +365,7 @@ class Program:
         """Latent sites whose limits depend on other sites."""
         if self._moving is None:
             with torch.random.fork_rng():
-                _, trace, _, _ = self.traces(5, only_known=True)
+                _, trace, _, _ = retried(lambda: self.traces(5, only_known=True))
             self._moving = frozenset(
                 name for name in self.sites if name in trace.nodes and _varies(trace.nodes[name]["fn"].support)
             )

@@ -26,6 +26,7 @@ from phlogiston.distributions.pyro_modules import own_parameters
 from phlogiston.distributions.resampling import effective_size, log_mean, replace_dead
 from phlogiston.errors import ConfigError, unknown_name
 from phlogiston.inference.answer import Answer, check_alive, evidence_error, stack, warn_if_poor
+from phlogiston.inference.batchwise import propose_each
 from phlogiston.inference.evidence import Piece, normalise
 from phlogiston.inference.lowering import asked_sites, count_rows
 from phlogiston.inference.program import Program
@@ -63,7 +64,7 @@ def query(
         batch: further arguments of both programs (covariates, data that are not in question).
         vectors: sites whose pieces' last axis is entries rather than rows; all continuous sites by default.
         seed: of this call; None draws from torch's generator.
-        **options: of the method: `moves`, `leapfrog` for smc; `warmup` for hmc.
+        **options: of the method: `moves`, `leapfrog` for smc; `warmup`, `chains` for hmc.
 
     Returns:
         The answer; every sample satisfies every hard constraint, known values come back bit for bit.
@@ -128,7 +129,7 @@ _ARRAYS = ("value", "mask", "mean", "sd", "lower", "upper")
 def _answer(program: Program, n: int, method: Method, options: Mapping[str, Any]) -> Answer:
     if method == "importance":
         _no_more(method, options)
-        particles = program.propose(n)
+        particles, _ = propose_each(program, n)
         values, weights = particles.values, particles.log_weights
         return finish(program, values, weights, log_mean(weights), evidence_error(weights), "importance sampling")
     if method == "smc":
@@ -137,7 +138,7 @@ def _answer(program: Program, n: int, method: Method, options: Mapping[str, Any]
         return temper(program, n, **_known_options(method, options, ("moves", "leapfrog")))
     from phlogiston.inference.hamiltonian import run_nuts
 
-    return run_nuts(program, n, **_known_options(method, options, ("warmup",)))
+    return run_nuts(program, n, **_known_options(method, options, ("warmup", "chains")))
 
 
 def _no_more(method: str, options: Mapping[str, Any]) -> None:

@@ -19,6 +19,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from phlogiston.errors import ConfigError, PhlogistonError
+from phlogiston.inference.numerical_faults import retried
 from phlogiston.inference.program import Program
 from phlogiston.inference.proposals import LastSite, first_line
 from phlogiston.inference.restriction import sum_per_particle
@@ -44,7 +45,7 @@ def check_vectorised(program: Program) -> None:
         last = LastSite()
         try:
             with last:
-                guide_trace, trace, _, _ = program.traces(n, only_known=True)
+                guide_trace, trace, _, _ = retried(lambda: program.traces(n, only_known=True))
         except PhlogistonError:
             raise
         except Exception as error:

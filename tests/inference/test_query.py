@@ -81,13 +81,16 @@ def test_nuts_finds_the_conjugate_posterior() -> None:
     close(answer, "z", 1.2, math.sqrt(0.2))
     assert answer.log_evidence is None
     assert answer.ess <= 300
+    assert answer.method.startswith("NUTS, 4 chains")
+    assert answer.details["r_hat"] < 1.1
+    assert torch.bincount(answer.details["chain"]).tolist() == [75, 75, 75, 75]
 
 
 def test_nuts_keeps_boxes_and_half_spaces() -> None:
-    box = query(chain, None, {"x": 1.5, "z": Within(1.0, 1.3)}, num_samples=250, method="hmc")
+    box = query(chain, None, {"x": 1.5, "z": Within(1.0, 1.3)}, num_samples=200, method="hmc", chains=2)
     law = TruncatedNormal(1.2, math.sqrt(0.2), 1.0, 1.3)
     close(box, "z", law.mean, law.variance.sqrt())
-    half = query(rows, None, {"z": HalfSpace([1.0, 1.0, 0.0], -1.0)}, num_samples=200, method="hmc")
+    half = query(rows, None, {"z": HalfSpace([1.0, 1.0, 0.0], -1.0)}, num_samples=60, method="hmc", chains=1, warmup=60)
     assert (half.samples["z"][:, 0, :2].sum(1) >= 1.0).all()
 
 
@@ -198,7 +201,7 @@ def test_gamma_poisson_posterior_and_evidence() -> None:
 
 
 def test_nuts_respects_positive_supports() -> None:
-    answer = query(heavy, None, {"x": Known([2.0, 4.0, 3.0])}, num_samples=250, method="hmc")
+    answer = query(heavy, None, {"x": Known([2.0, 4.0, 3.0])}, num_samples=200, method="hmc", chains=2)
     close(answer, "rate", 11 / 4, math.sqrt(11) / 4)
     assert (answer.samples["rate"] > 0).all()
 
