@@ -25,13 +25,18 @@ class ChainedNormal(TorchDistribution):
         mask: bool (*batch, steps, 1), True for the steps that count; the first ones of each chain.
     """
 
-    arg_constraints: ClassVar[dict[str, Any]] = {}
+    arg_constraints: ClassVar[dict[str, Any]] = {
+        "start": constraints.real_vector,
+        "context": constraints.real_vector,
+    }
     has_rsample = True
 
-    def __init__(self, start: Tensor, context: Tensor, link: Link, mask: Tensor) -> None:
+    def __init__(
+        self, start: Tensor, context: Tensor, link: Link, mask: Tensor, validate_args: bool | None = None
+    ) -> None:
         self.start, self.context, self.link, self.mask_of_entries = start, context, link, mask
         shape = torch.broadcast_shapes(context.shape[:-1], mask.shape[:-2])
-        super().__init__(shape, torch.Size([mask.shape[-2], len(start)]), validate_args=False)
+        super().__init__(shape, torch.Size([mask.shape[-2], len(start)]), validate_args=validate_args)
 
     @property
     def support(self) -> Any:
@@ -42,9 +47,10 @@ class ChainedNormal(TorchDistribution):
         """Repeat over new batch axes."""
         shape = torch.Size(batch_shape)
         context = self.context.expand(*shape, self.context.shape[-1])
-        return ChainedNormal(
-            self.start, context, self.link, self.mask_of_entries.expand(*shape, *self.mask_of_entries.shape[-2:])
-        )
+        mask = self.mask_of_entries.expand(*shape, *self.mask_of_entries.shape[-2:])
+        new = ChainedNormal(self.start, context, self.link, mask, validate_args=False)
+        new._validate_args = self._validate_args
+        return new
 
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
         """Draw the chain step by step, zero where masked out."""
@@ -65,8 +71,12 @@ class ChainedNormal(TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log density of the steps that count; every step given the one before, all at once."""
+        value = torch.where(self.mask_of_entries, value, 0.0)
+        if self._validate_args:
+            self._validate_sample(value)
+        value = value.expand(torch.broadcast_shapes(value.shape, self.batch_shape + self.event_shape))
         first = self.start.expand(*value.shape[:-2], 1, -1)
         previous = torch.cat([first, value[..., :-1, :]], -2)
         context = self.context.unsqueeze(-2).expand(*value.shape[:-1], -1)
         loc, scale = self.link(previous, context)
-        return MaskedNormal(loc, scale, self.mask_of_entries, 2).log_prob(value)
+        return MaskedNormal(loc, scale, self.mask_of_entries, 2, self._validate_args).log_prob(value)

@@ -8,6 +8,7 @@ bits per dimension follow. Reference: Salimans et al., *PixelCNN++*, ICLR 2017, 
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 import torch
@@ -26,25 +27,42 @@ class DiscretizedLogistic(TorchDistribution):
     Args:
         loc: centre, in [0, 1] units.
         scale: positive.
+
+    Values between levels count as the nearest one; values outside [0, 1] have no probability.
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {"loc": constraints.real, "scale": constraints.positive}
     support = constraints.unit_interval
     has_rsample = False
 
-    def __init__(self, loc: Tensor, scale: Tensor, validate_args: bool | None = None) -> None:
+    def __init__(self, loc: Tensor | float, scale: Tensor | float, validate_args: bool | None = None) -> None:
         self.loc, self.scale = broadcast_all(loc, scale)
         super().__init__(self.loc.shape, validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> DiscretizedLogistic:
         """Return the distribution with a larger batch shape."""
         shape = torch.Size(batch_shape)
-        return DiscretizedLogistic(self.loc.expand(shape), self.scale.expand(shape), validate_args=False)
+        new = DiscretizedLogistic(self.loc.expand(shape), self.scale.expand(shape), validate_args=False)
+        new._validate_args = self._validate_args
+        return new
+
+    def _reach(self, level: int) -> Tensor:
+        """Probability of a level or a higher one."""
+        return torch.sigmoid((self.loc - (level - 0.5) / (LEVELS - 1)) / self.scale)
 
     @property
     def mean(self) -> Tensor:
-        """The centre, which is the mean but for the clipped ends."""
-        return self.loc
+        """Of the levels; `loc` is their centre before the ends are clipped."""
+        return sum((self._reach(k) for k in range(1, LEVELS)), torch.zeros_like(self.loc)) / (LEVELS - 1)
+
+    @property
+    def variance(self) -> Tensor:
+        """Of the levels."""
+        centre = self.mean
+        lowest = centre.square()  # of (x - mean)^2 at level 0, and its increments from level to level
+        steps = ((2 * k - 1) / (LEVELS - 1) - 2.0 * centre for k in range(1, LEVELS))
+        total = sum((self._reach(k) * step for k, step in enumerate(steps, 1)), torch.zeros_like(self.loc))
+        return (lowest + total / (LEVELS - 1)).clamp_min(0.0)
 
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
         """Draw levels."""
@@ -57,6 +75,8 @@ class DiscretizedLogistic(TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log probability of levels, in nats."""
+        if self._validate_args:
+            self._validate_sample(value)
         level = (value * (LEVELS - 1)).round()
         centre = (level / (LEVELS - 1) - self.loc) / self.scale
         half = 0.5 / ((LEVELS - 1) * self.scale)
@@ -64,4 +84,5 @@ class DiscretizedLogistic(TorchDistribution):
         # log(F(b) - F(a)) = log F(b) + log(1 - F(a)) + log(1 - exp(a - b))
         inside = functional.logsigmoid(upper) + functional.logsigmoid(-lower) + torch.log(-torch.expm1(-2.0 * half))
         low, high = functional.logsigmoid(upper), functional.logsigmoid(-lower)
-        return torch.where(level <= 0, low, torch.where(level >= LEVELS - 1, high, inside))
+        found = torch.where(level <= 0, low, torch.where(level >= LEVELS - 1, high, inside))
+        return torch.where((level >= 0) & (level < LEVELS), found, -math.inf)

@@ -39,7 +39,10 @@ class GaussianChain(TorchDistribution):
         ((5, 3), torch.Size([5, 3]))
     """
 
-    arg_constraints: ClassVar[dict[str, Any]] = {}
+    arg_constraints: ClassVar[dict[str, Any]] = {
+        "first_loc": constraints.real_vector,
+        "first_scale": constraints.independent(constraints.positive, 1),
+    }
     support = constraints.independent(constraints.real, 2)
     has_rsample = True
 
@@ -50,6 +53,7 @@ class GaussianChain(TorchDistribution):
         length: int,
         active: Tensor | None = None,
         batch_shape: torch.Size | None = None,
+        validate_args: bool | None = None,
     ) -> None:
         self.first, self.step, self.length, self.active = first, step, length, active
         size = first[0].shape[-1]
@@ -58,11 +62,27 @@ class GaussianChain(TorchDistribution):
             if active is not None:
                 batch_shape = torch.broadcast_shapes(batch_shape, active.shape[:-1])
         self._drawn: tuple[Tensor, Tensor, Tensor] | None = None
-        super().__init__(batch_shape, torch.Size((length, size)), validate_args=False)
+        super().__init__(batch_shape, torch.Size((length, size)), validate_args=validate_args)
+
+    @property
+    def first_loc(self) -> Tensor:
+        """Location of the first value, (*batch, Z)."""
+        return self.first[0]
+
+    @property
+    def first_scale(self) -> Tensor:
+        """Scale of the first value, (*batch, Z)."""
+        return self.first[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the path drawn last, which belongs to a graph of gradients and cannot be copied."""
+        return {**self.__dict__, "_drawn": None}
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> GaussianChain:
         """The same law for more rows."""
-        return GaussianChain(self.first, self.step, self.length, self.active, torch.Size(batch_shape))
+        new = GaussianChain(self.first, self.step, self.length, self.active, torch.Size(batch_shape), False)
+        new._validate_args = self._validate_args
+        return new
 
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
         """Draw paths, (*sample, *batch, T, Z), differentiably."""
@@ -113,8 +133,14 @@ class GaussianChain(TorchDistribution):
         return steps.sum(-1)
 
     def log_prob(self, value: Tensor) -> Tensor:
+        """Log density of the steps that count, (...), in nats."""
+        if self._validate_args:
+            self._validate_sample(value if self.active is None else torch.where(self.active.unsqueeze(-1), value, 0.0))
+        shape = torch.broadcast_shapes(value.shape, self.batch_shape + self.event_shape)
+        if value.shape != shape:
+            value = value.expand(shape)
         loc, scale = self.moments(value)
-        return self._total(Normal(loc, scale, validate_args=False).log_prob(value))
+        return self._total(Normal(loc, scale, validate_args=self._validate_args).log_prob(value))
 
 
 @register_kl(GaussianChain, GaussianChain)  # type: ignore[untyped-decorator]

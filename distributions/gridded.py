@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -28,24 +28,30 @@ class Gridded(TorchDistribution):
         ConfigError: a base whose cells have no closed form.
     """
 
-    arg_constraints: dict[str, Any] = {}  # noqa: RUF012 - torch reads it as a class attribute
+    arg_constraints: ClassVar[dict[str, Any]] = {"width": constraints.positive}
     support = constraints.real_vector
     has_rsample = False
 
     def __init__(self, base: Any, width: Tensor | float, validate_args: bool | None = None) -> None:
         if not isinstance(base, DiagMixture | IsotropicMixture | FactorisedMixture):
             raise ConfigError(f"a {type(base).__name__} has no closed form for cells; use kind 'diag' or 'factorised'")
-        self.base, self.width = base, width
+        self.base = base
+        self.width = torch.as_tensor(width, dtype=base.loc.dtype, device=base.loc.device)
         super().__init__(base.batch_shape, base.event_shape, validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Gridded:
         """Return the same distribution over a larger batch."""
-        return Gridded(self.base.expand(batch_shape), self.width, validate_args=False)
+        new = Gridded(self.base.expand(batch_shape), self.width, validate_args=False)
+        new._validate_args = self._validate_args
+        return new
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log probability of the cell around `value`, (...), in nats."""
+        if self._validate_args:
+            self._validate_sample(value)
         return self.base.interval_log_prob(value, self.width)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Draw values of the grid that has 0 on it: (*sample_shape, *batch, D)."""
-        return torch.round(self.base.sample(sample_shape) / self.width) * self.width
+        with torch.no_grad():
+            return torch.round(self.base.sample(sample_shape) / self.width) * self.width

@@ -32,6 +32,7 @@ class MaskedNormal(TorchDistribution):
 
     Raises:
         ShapeError: fewer axes than `event_dim`.
+        ValueError: with validation on, a parameter that counts is NaN, or a scale that counts is not positive.
 
     Example:
         >>> law = MaskedNormal(torch.zeros(2, 3), torch.ones(()), torch.tensor([[True], [False]]), event_dim=1)
@@ -39,10 +40,17 @@ class MaskedNormal(TorchDistribution):
         tensor([-2.7568, 0.0000])
     """
 
-    arg_constraints: ClassVar[dict[str, Any]] = {}
+    arg_constraints: ClassVar[dict[str, Any]] = {"loc": constraints.real, "scale": constraints.positive}
     has_rsample = True
 
-    def __init__(self, loc: Tensor, scale: Tensor, mask: Tensor | None = None, event_dim: int = 1) -> None:
+    def __init__(
+        self,
+        loc: Tensor,
+        scale: Tensor,
+        mask: Tensor | None = None,
+        event_dim: int = 1,
+        validate_args: bool | None = None,
+    ) -> None:
         shape = _joint(loc.shape, scale.shape, torch.Size() if mask is None else mask.shape)
         if len(shape) < event_dim:
             raise ShapeError(f"loc has shape {tuple(loc.shape)}; at least {event_dim} axes are expected.")
@@ -53,7 +61,7 @@ class MaskedNormal(TorchDistribution):
         self.scale = scale
         self.mask_of_entries = mask
         cut = len(shape) - event_dim
-        super().__init__(shape[:cut], shape[cut:], validate_args=False)
+        super().__init__(shape[:cut], shape[cut:], validate_args=validate_args)
 
     @property
     def support(self) -> Any:
@@ -65,11 +73,23 @@ class MaskedNormal(TorchDistribution):
         """The location, zero where masked out."""
         return self.loc.expand(self.batch_shape + self.event_shape)
 
+    @property
+    def stddev(self) -> Tensor:
+        """The scale, zero where masked out."""
+        scale = self.scale if self.mask_of_entries is None else torch.where(self.mask_of_entries, self.scale, 0.0)
+        return scale.expand(self.batch_shape + self.event_shape)
+
+    @property
+    def variance(self) -> Tensor:
+        """Of every entry, zero where masked out."""
+        return self.stddev.square()
+
     def expand(self, batch_shape: Any, _instance: Any = None) -> MaskedNormal:
         """Repeat over new batch axes; parameters are not copied."""
         new = MaskedNormal.__new__(MaskedNormal)
         new.loc, new.scale, new.mask_of_entries = self.loc, self.scale, self.mask_of_entries
         TorchDistribution.__init__(new, torch.Size(batch_shape), self.event_shape, validate_args=False)
+        new._validate_args = self._validate_args
         return new
 
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
@@ -94,11 +114,14 @@ class MaskedNormal(TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log density of the entries that count, in nats, summed over the event axes."""
+        if self._validate_args:
+            known = value if self.mask_of_entries is None else torch.where(self.mask_of_entries, value, 0.0)
+            self._validate_sample(known)
         axes = list(range(-len(self.event_shape), 0))
         if self.mask_of_entries is None and self.scale.numel() == 1:
             scale = self.scale.reshape(())
             constant = self.event_shape.numel() * (scale.log() + _HALF_LOG_TWO_PI)
-            out = -(value - self.loc).square().sum(axes) / (2.0 * scale * scale) - constant
+            out = -0.5 * ((value - self.loc) / scale).square().sum(axes) - constant
         else:
             out = self.entry_log_prob(value).sum(axes)
         return out.expand(_joint(out.shape, self.batch_shape))
@@ -112,14 +135,14 @@ class MaskedBernoulli(TorchDistribution):
         mask: bool, broadcasts against `logits`, True where a coin is thrown.
     """
 
-    arg_constraints: ClassVar[dict[str, Any]] = {}
+    arg_constraints: ClassVar[dict[str, Any]] = {"logits": constraints.real_vector}
     has_rsample = False
 
-    def __init__(self, logits: Tensor, mask: Tensor) -> None:
+    def __init__(self, logits: Tensor, mask: Tensor, validate_args: bool | None = None) -> None:
         shape = _joint(logits.shape, mask.shape)
         self.logits = torch.where(mask, logits, 0.0)
         self.mask_of_entries = mask
-        super().__init__(shape[:-1], shape[-1:], validate_args=False)
+        super().__init__(shape[:-1], shape[-1:], validate_args=validate_args)
 
     @property
     def support(self) -> Any:
@@ -131,7 +154,18 @@ class MaskedBernoulli(TorchDistribution):
         new = MaskedBernoulli.__new__(MaskedBernoulli)
         new.logits, new.mask_of_entries = self.logits, self.mask_of_entries
         TorchDistribution.__init__(new, torch.Size(batch_shape), self.event_shape, validate_args=False)
+        new._validate_args = self._validate_args
         return new
+
+    @property
+    def mean(self) -> Tensor:
+        """Probability of heads, zero where masked out."""
+        return (torch.sigmoid(self.logits) * self.mask_of_entries).expand(self.batch_shape + self.event_shape)
+
+    @property
+    def variance(self) -> Tensor:
+        """Of every coin, zero where masked out."""
+        return self.mean * (1.0 - self.mean)
 
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
         """Throw the coins: 1.0 or 0.0, and 0.0 where masked out."""
@@ -141,6 +175,8 @@ class MaskedBernoulli(TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log probability of the coins that are thrown, summed over them; tails is the only way for the others."""
+        if self._validate_args:
+            self._validate_sample(value)
         shape = _joint(self.logits.shape, value.shape)
         terms = -binary_cross_entropy_with_logits(self.logits.expand(shape), value.expand(shape), reduction="none")
         impossible = torch.where(value == 0, 0.0, -math.inf)

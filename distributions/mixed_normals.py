@@ -37,7 +37,8 @@ class MixedNormals(TorchDistribution):
         self, logits: Tensor, means: Tensor, deviations: Tensor, trailing: int = 0, validate_args: Any = None
     ) -> None:
         self.logits, self.means, self.deviations, self.trailing = logits, means, deviations, trailing
-        super().__init__(logits.shape[:-1], torch.Size([means.shape[-1], *[1] * trailing]), validate_args=validate_args)
+        batch = torch.broadcast_shapes(logits.shape[:-1], means.shape[:-2], deviations.shape[:-2])
+        super().__init__(batch, torch.Size([means.shape[-1], *[1] * trailing]), validate_args=validate_args)
 
     @constraints.dependent_property  # type: ignore[untyped-decorator]
     def support(self) -> Any:
@@ -48,12 +49,29 @@ class MixedNormals(TorchDistribution):
         """Repeat over further batch axes."""
         shape = torch.Size(batch_shape)
         means, deviations = (part.expand(*shape, *part.shape[-2:]) for part in (self.means, self.deviations))
-        return MixedNormals(self.logits.expand(*shape, -1), means, deviations, self.trailing, validate_args=False)
+        new = MixedNormals(self.logits.expand(*shape, -1), means, deviations, self.trailing, validate_args=False)
+        new._validate_args = self._validate_args
+        return new
+
+    @property
+    def mean(self) -> Tensor:
+        """(*batch_shape, D, 1, ...)."""
+        mean = (self.logits.softmax(-1).unsqueeze(-1) * self.means).sum(-2)
+        return mean.reshape(mean.shape + (1,) * self.trailing).expand(self.batch_shape + self.event_shape)
+
+    @property
+    def variance(self) -> Tensor:
+        """Of every entry, (*batch_shape, D, 1, ...)."""
+        weight = self.logits.softmax(-1).unsqueeze(-1)
+        gap = self.means - (weight * self.means).sum(-2, keepdim=True)
+        variance = (weight * (self.deviations.square() + gap.square())).sum(-2)
+        return variance.reshape(variance.shape + (1,) * self.trailing).expand(self.batch_shape + self.event_shape)
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         """Draw (*sample_shape, *batch_shape, D, 1, ...)."""
         shape = self._extended_shape(torch.Size(sample_shape))
-        which = torch.distributions.Categorical(logits=self.logits).sample(torch.Size(sample_shape))
+        logits = self.logits.expand(*self.batch_shape, -1)
+        which = torch.distributions.Categorical(logits=logits, validate_args=False).sample(torch.Size(sample_shape))
         chosen = which[..., None, None].expand(*which.shape, 1, self.means.shape[-1])
         mean, deviation = (
             part.expand(*which.shape, *part.shape[-2:]).gather(-2, chosen).squeeze(-2)
@@ -63,13 +81,15 @@ class MixedNormals(TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log density, (..., *batch_shape)."""
+        if self._validate_args:
+            self._validate_sample(value)
         x = value.flatten(-1 - self.trailing)[..., None, :]
         terms = -0.5 * ((x - self.means) / self.deviations).square() - self.deviations.log()
         parts = terms.sum(-1) + torch.log_softmax(self.logits, -1)
         found: Tensor = torch.logsumexp(parts, -1) - 0.5 * math.log(2.0 * math.pi) * self.means.shape[-1]
-        return found
+        return found.expand(torch.broadcast_shapes(found.shape, self.batch_shape))
 
     def tempered(self, temperature: float) -> MixedNormals:
         """The same mixture with all deviations multiplied."""
-        deviations = (self.deviations * temperature).clamp_min(1e-12)
+        deviations = self.deviations * max(temperature, 1e-12)
         return MixedNormals(self.logits, self.means, deviations, self.trailing, validate_args=False)

@@ -121,14 +121,14 @@ class Mixture(TorchDistribution):
 
     def _map(self, change: Any) -> Self:
         """The same distribution with `change(parameter, axes after the batch)` for every parameter."""
-        return self._like({name: change(getattr(self, name), axes) for name, axes in self.trailing.items()})
+        new = self._like({name: change(getattr(self, name), axes) for name, axes in self.trailing.items()})
+        new._validate_args = self._validate_args
+        return new
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
         """Return the same distribution over a larger batch."""
         shape = torch.Size(batch_shape)
-        new = self._map(lambda t, axes: t.expand(shape + t.shape[t.dim() - axes :]))
-        new._validate_args = self._validate_args
-        return new
+        return self._map(lambda t, axes: t.expand(shape + t.shape[t.dim() - axes :]))
 
     def __getitem__(self, index: Any) -> Self:
         """Index the batch, as a tensor of that shape would be."""

@@ -17,6 +17,13 @@ from phlogiston.distributions.mixture_joint import JointMixture
 from phlogiston.distributions.truncated_normal import log_interval_mass, standard_truncated
 
 
+class _Open(constraints.interval):  # type: ignore[misc]
+    """An interval without its ends."""
+
+    def check(self, value: Tensor) -> Tensor:
+        return (self.lower_bound < value) & (value < self.upper_bound)
+
+
 def tril_of(covariance: Tensor) -> Tensor:
     """Cholesky factors in double precision, returned in the covariance's dtype: (..., D, D)."""
     return torch.linalg.cholesky(covariance.double()).to(covariance.dtype)
@@ -210,7 +217,7 @@ class BivariateMixture(_Correlated):
         "logits": constraints.real_vector,
         "loc": constraints.independent(constraints.real, 2),
         "scale": constraints.independent(constraints.positive, 2),
-        "rho": constraints.independent(constraints.interval(-1.0, 1.0), 1),
+        "rho": constraints.independent(_Open(-1.0, 1.0), 1),
     }
 
     def __init__(

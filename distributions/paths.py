@@ -40,7 +40,6 @@ class PathPrior(TorchDistribution):
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {}
-    support = constraints.independent(constraints.nonnegative_integer, 1)
     has_enumerate_support = True
 
     def __init__(
@@ -54,12 +53,23 @@ class PathPrior(TorchDistribution):
         self.depth = depth or len(prior.sizes)
         super().__init__(torch.Size(batch_shape), torch.Size((self.depth,)), validate_args=validate_args)
 
+    @constraints.dependent_property(is_discrete=True, event_dim=1)  # type: ignore[untyped-decorator]
+    def support(self) -> Any:
+        """One index per layer, below the layer's size."""
+        last = torch.tensor(self.prior.sizes[: self.depth], device=next(self.prior.parameters()).device) - 1
+        return constraints.independent(constraints.integer_interval(torch.zeros_like(last), last), 1)
+
     def expand(self, batch_shape: torch.Size | list[int] | tuple[int, ...], _instance: object = None) -> PathPrior:
-        return PathPrior(self.prior, torch.Size(batch_shape), self.depth, validate_args=False)
+        new = PathPrior(self.prior, torch.Size(batch_shape), self.depth, validate_args=False)
+        new._validate_args = self._validate_args
+        return new
 
     def sample(self, sample_shape: torch.Size | Sequence[int] = ONE) -> Tensor:
         shape = torch.Size(sample_shape) + self.batch_shape
-        codes = torch.empty(*shape, 0, dtype=torch.long, device=next(self.prior.parameters()).device)
+        device = next(self.prior.parameters()).device
+        if shape.numel() == 0:  # multinomial draws nothing from nothing only with an error
+            return torch.empty(*shape, self.depth, dtype=torch.long, device=device)
+        codes = torch.empty(*shape, 0, dtype=torch.long, device=device)
         with torch.no_grad():
             for _ in range(self.depth):
                 probs = self.prior.log_conditional(codes).exp()
@@ -71,6 +81,8 @@ class PathPrior(TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log p(z) of tuples (..., L): (...)."""
+        if self._validate_args:
+            self._validate_sample(value)
         total = torch.zeros((), device=value.device)
         for l in range(self.depth):
             row = self.prior.log_conditional(value[..., :l])
@@ -92,21 +104,30 @@ class PathPosterior(TorchDistribution):
         logits: (..., P).
     """
 
-    arg_constraints: ClassVar[dict[str, Any]] = {}
+    arg_constraints: ClassVar[dict[str, Any]] = {
+        "codes": constraints.independent(constraints.nonnegative_integer, 2),
+        "log_probs": constraints.real_vector,
+    }
     support = constraints.independent(constraints.nonnegative_integer, 1)
     has_enumerate_support = True
 
     def __init__(self, codes: Tensor, logits: Tensor, validate_args: bool | None = None) -> None:
+        batch = logits.shape[:-1]
+        if codes.shape[:-2] != batch:
+            batch = torch.broadcast_shapes(codes.shape[:-2], batch)
+            codes, logits = codes.expand(*batch, *codes.shape[-2:]), logits.expand(*batch, logits.shape[-1])
         self.codes, self.log_probs = codes, logits.log_softmax(-1)
-        super().__init__(logits.shape[:-1], codes.shape[-1:], validate_args=validate_args)
+        super().__init__(batch, codes.shape[-1:], validate_args=validate_args)
 
     def expand(self, batch_shape: torch.Size | list[int] | tuple[int, ...], _instance: object = None) -> PathPosterior:
         shape = torch.Size(batch_shape)
-        return PathPosterior(
+        new = PathPosterior(
             self.codes.expand(*shape, *self.codes.shape[-2:]),
             self.log_probs.expand(*shape, self.log_probs.shape[-1]),
             validate_args=False,
         )
+        new._validate_args = self._validate_args
+        return new
 
     def sample(self, sample_shape: torch.Size | Sequence[int] = ONE) -> Tensor:
         with torch.no_grad():
@@ -122,6 +143,8 @@ class PathPosterior(TorchDistribution):
             own = self.codes.movedim(-2, 0)
             if value.shape == own.shape and value.data_ptr() == own.data_ptr():
                 return self.log_probs.movedim(-1, 0)
+        if self._validate_args:
+            self._validate_sample(value)
         same = (value.unsqueeze(-2) == self.codes).all(-1)
         return torch.where(same, self.log_probs, -math.inf).logsumexp(-1)
 
@@ -140,7 +163,10 @@ class ResidualNormal(TorchDistribution):
         mask: bool (..., D), True where the value is known; unknown entries are marginalised, never imputed.
     """
 
-    arg_constraints: ClassVar[dict[str, Any]] = {}
+    arg_constraints: ClassVar[dict[str, Any]] = {
+        "location": constraints.real_vector,
+        "scale": constraints.independent(constraints.positive, 1),
+    }
     support = constraints.real_vector
     has_rsample = False
 
@@ -159,7 +185,9 @@ class ResidualNormal(TorchDistribution):
 
     def expand(self, batch_shape: torch.Size | list[int] | tuple[int, ...], _instance: object = None) -> ResidualNormal:
         codes = self.codes.expand(*batch_shape, self.codes.shape[-1])
-        return ResidualNormal(self.layers, codes, self.location, self.scale, self.known, validate_args=False)
+        new = ResidualNormal(self.layers, codes, self.location, self.scale, self.known, validate_args=False)
+        new._validate_args = self._validate_args
+        return new
 
     def sample(self, sample_shape: torch.Size | Sequence[int] = ONE) -> Tensor:
         shape = torch.Size(sample_shape) + self.batch_shape
@@ -171,6 +199,8 @@ class ResidualNormal(TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log p(x | z) in the data's own units: (...)."""
+        if self._validate_args:
+            self._validate_sample(value if self.known is None else torch.where(self.known, value, 0.0))
         u = ((value - self.location) / self.scale).to(self.layers[0].mean.dtype)
         if self.known is not None:
             u = u.masked_fill(~self.known.bool(), 0.0)  # whatever stands there, its square must be finite
@@ -280,7 +310,12 @@ class PathMixture(TorchDistribution):
             self._find, self._draw, self._log_jacobian, torch.Size(batch_shape), self.event_shape[0], False
         )
         wider._last = self._last
+        wider._validate_args = self._validate_args
         return wider
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the last beam, which belongs to a graph of gradients and cannot be copied."""
+        return {**self.__dict__, "_last": None}
 
     def beam(self, value: Tensor) -> Beam:
         """The beam of these rows, computed once per value and shared by every site that needs it."""
@@ -294,7 +329,10 @@ class PathMixture(TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log p(x), or the beam's lower bound on it: (N,)."""
-        return (self.beam(value).nested[..., -1] + self._log_jacobian).expand(value.shape[:-1])
+        if self._validate_args:
+            self._validate_sample(value)
+        found = self.beam(value).nested[..., -1] + self._log_jacobian
+        return found.expand(torch.broadcast_shapes(value.shape[:-1], self.batch_shape))
 
     def nested_log_prob(self, value: Tensor) -> Tensor:
         """Log density after each depth: (N, L)."""
@@ -317,14 +355,18 @@ class MixtureCategorical(Categorical):
         stream_logits: Tensor,
         observed: Tensor | None = None,
         nested: Tensor | None = None,
+        validate_args: bool | None = None,
     ) -> None:
         self._observed, self._nested = observed, nested
-        super().__init__(logits=(log_posterior.unsqueeze(-1) + stream_logits).logsumexp(-2))
+        logits = (log_posterior.unsqueeze(-1) + stream_logits).logsumexp(-2)
+        super().__init__(logits=logits, validate_args=validate_args)
 
     def expand(self, batch_shape: torch.Size | list[int] | tuple[int, ...], _instance: object = None) -> Categorical:
         if torch.Size(batch_shape) == self.batch_shape:
             return self
-        return super().expand(batch_shape, _instance)
+        new = self._get_checked_instance(MixtureCategorical, _instance)
+        new._observed, new._nested = None, None  # those are the labels of the rows of before
+        return super().expand(batch_shape, new)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log p(y | x): (N,); zero for missing labels."""

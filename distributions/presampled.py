@@ -32,6 +32,7 @@ class PreSampled(TorchDistribution):
 
     Raises:
         ShapeError: the value does not have the base's shape.
+        ValueError: with validation on, the base cannot have drawn the value.
 
     Example:
         >>> import pyro.distributions as dist
@@ -44,7 +45,7 @@ class PreSampled(TorchDistribution):
 
     arg_constraints: ClassVar[dict[str, Any]] = {}
 
-    def __init__(self, base: Any, value: Tensor) -> None:
+    def __init__(self, base: Any, value: Tensor, validate_args: bool | None = None) -> None:
         shape = base.batch_shape + base.event_shape
         if value.shape != shape:
             try:
@@ -57,7 +58,9 @@ class PreSampled(TorchDistribution):
         self.base = base
         self.value = value
         self.has_rsample = bool(base.has_rsample)
-        super().__init__(base.batch_shape, base.event_shape, validate_args=False)
+        super().__init__(base.batch_shape, base.event_shape, validate_args=validate_args)
+        if self._validate_args:
+            self._validate_sample(value)
 
     @property
     def support(self) -> Any:
@@ -69,7 +72,19 @@ class PreSampled(TorchDistribution):
         shape = torch.Size(batch_shape)
         if shape == self.batch_shape:
             return self
-        return PreSampled(self.base.expand(shape), self.value.expand(shape + self.event_shape))
+        new = PreSampled(self.base.expand(shape), self.value.expand(shape + self.event_shape), validate_args=False)
+        new._validate_args = self._validate_args
+        return new
+
+    @property
+    def mean(self) -> Tensor:
+        """The base's mean."""
+        return self.base.mean  # type: ignore[no-any-return]
+
+    @property
+    def variance(self) -> Tensor:
+        """The base's variance."""
+        return self.base.variance  # type: ignore[no-any-return]
 
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
         """Return the value.

@@ -25,15 +25,20 @@ class StickCount(TorchDistribution):
         tensor([0.5000, 0.2500, 0.2500, 0.0000])
     """
 
-    arg_constraints: ClassVar[dict[str, Any]] = {}
+    arg_constraints: ClassVar[dict[str, Any]] = {
+        "logits": constraints.real_vector,
+        "capacity": constraints.dependent(is_discrete=True, event_dim=0),
+    }
     has_rsample = False
 
-    def __init__(self, logits: Tensor, capacity: Tensor) -> None:
+    def __init__(self, logits: Tensor, capacity: Tensor, validate_args: bool | None = None) -> None:
         self.steps = logits.shape[-1]
         self.capacity = capacity
         reachable = torch.arange(self.steps, device=logits.device) < capacity.unsqueeze(-1)
         self.logits = torch.where(reachable, logits, 0.0)
-        super().__init__(torch.broadcast_shapes(logits.shape[:-1], capacity.shape), validate_args=False)
+        super().__init__(torch.broadcast_shapes(logits.shape[:-1], capacity.shape), validate_args=validate_args)
+        if self._validate_args and not bool(((capacity >= 0) & (capacity <= self.steps)).all()):
+            raise ValueError(f"capacity lies outside 0 ... {self.steps}, the number of steps with logits")
 
     @property
     def support(self) -> Any:
@@ -43,7 +48,21 @@ class StickCount(TorchDistribution):
     def expand(self, batch_shape: Any, _instance: Any = None) -> StickCount:
         """Repeat over new batch axes."""
         shape = torch.Size(batch_shape)
-        return StickCount(self.logits.expand(*shape, self.steps), self.capacity.expand(shape))
+        new = StickCount(self.logits.expand(*shape, self.steps), self.capacity.expand(shape), validate_args=False)
+        new._validate_args = self._validate_args
+        return new
+
+    @property
+    def mean(self) -> Tensor:
+        """Expected count."""
+        chance = self.log_probs().exp()
+        return (chance * torch.arange(self.steps + 1, device=chance.device)).sum(-1).expand(self.batch_shape)
+
+    @property
+    def variance(self) -> Tensor:
+        """Of the count."""
+        gap = torch.arange(self.steps + 1, device=self.logits.device) - self.mean.unsqueeze(-1)
+        return (self.log_probs().exp() * gap.square()).sum(-1).expand(self.batch_shape)
 
     def log_probs(self) -> Tensor:
         """Log probability of every count, (*batch, steps + 1); minus infinity beyond the capacity."""
@@ -64,7 +83,11 @@ class StickCount(TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log probability of a count."""
+        if self._validate_args:
+            self._validate_sample(value)
         table = self.log_probs()
         shape = torch.broadcast_shapes(table.shape[:-1], value.shape)
-        chosen = value.long().expand(shape).unsqueeze(-1)
-        return table.expand(*shape, self.steps + 1).gather(-1, chosen).squeeze(-1)
+        possible = (value >= 0) & (value <= self.steps) & (value == value.floor())
+        chosen = torch.where(possible, value, 0).long().expand(shape).unsqueeze(-1)
+        found = table.expand(*shape, self.steps + 1).gather(-1, chosen).squeeze(-1)
+        return torch.where(possible, found, -torch.inf)

@@ -68,7 +68,8 @@ def quantile(q: Tensor, logits: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
         scale: (..., K).
 
     Returns:
-        The quantiles in the dtype of `loc`, accurate to 1e-9 of the mixture's scale; infinite at 0 and 1.
+        The quantiles in the dtype of `loc`, accurate to 1e-9 of the mixture's scale; infinite at 0 and 1, NaN
+        outside [0, 1].
     """
     dtype = loc.dtype
     q, logits, loc, scale = (t.detach().double() for t in (q, logits, loc, scale))
@@ -88,6 +89,7 @@ def quantile(q: Tensor, logits: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
         if still:
             break
     x = torch.where(q <= 0, -math.inf, torch.where(q >= 1, math.inf, x))
+    x = torch.where((q >= 0) & (q <= 1), x, math.nan)
     return x.to(dtype)
 
 

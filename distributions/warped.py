@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -33,8 +33,23 @@ TINY = 1e-7  # where the logarithm of a positive column starts
 NEVER = -80.0  # log probability of what cannot be, finite so that gradients are
 
 
+class _Columns(constraints.Constraint):  # type: ignore[misc]
+    """Real vectors whose entries are not negative in the columns said to be positive."""
+
+    event_dim = 1
+
+    def __init__(self, positive: Tensor) -> None:
+        self.positive = positive
+        super().__init__()
+
+    def check(self, value: Tensor) -> Tensor:
+        return ((value >= 0) | (~self.positive & ~torch.isnan(value))).all(-1)
+
+
 class Warped(TorchDistribution):
     """A mixture in other coordinates.
+
+    Columns that are positive have no density below zero; a recorded 0 counts as `TINY`.
 
     Args:
         base: the mixture of `u`, batch (...), event (D,).
@@ -52,8 +67,10 @@ class Warped(TorchDistribution):
         ConfigError: a grid, and components with correlated coordinates; bounds or pitches without a grid.
     """
 
-    arg_constraints: dict[str, Any] = {}  # noqa: RUF012 - torch reads it as a class attribute
-    support = constraints.real_vector
+    arg_constraints: ClassVar[dict[str, Any]] = {
+        "shift": constraints.real_vector,
+        "unit": constraints.independent(constraints.positive, 1),
+    }
     has_rsample = False
 
     def __init__(
@@ -78,7 +95,16 @@ class Warped(TorchDistribution):
         self.base, self.shift, self.unit, self.positive, self.grid = base, shift, unit, positive, grid
         self.bounds, self.pitches, self.choices = bounds, tuple(pitches), choices
         batch = torch.broadcast_shapes(base.batch_shape, shift.shape[:-1])
+        if choices is not None:
+            batch = torch.broadcast_shapes(batch, choices.shape[:-1])
         super().__init__(batch, base.event_shape, validate_args=validate_args)
+        if self._validate_args and grid is not None and not grid > 0:
+            raise ValueError(f"grid is {grid}; the width of a cell is positive")
+
+    @constraints.dependent_property(is_discrete=False, event_dim=1)  # type: ignore[untyped-decorator]
+    def support(self) -> Any:
+        """Real vectors, not negative in positive columns."""
+        return _Columns(self.positive)
 
     @property
     def logits(self) -> Tensor:
@@ -91,10 +117,12 @@ class Warped(TorchDistribution):
         return self.base.num_components * (1 + len(self.pitches))
 
     def _like(self, base: JointMixture, shift: Tensor, choices: Tensor | None) -> Warped:
-        return Warped(
+        new = Warped(
             base, shift, self.unit, self.positive, self.grid, validate_args=False,
             bounds=self.bounds, pitches=self.pitches, choices=choices,
         )  # fmt: skip
+        new._validate_args = self._validate_args
+        return new
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Warped:
         """Return the same distribution over a larger batch."""
@@ -122,10 +150,13 @@ class Warped(TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log probability of the cell, or log density: (...), in nats and in the units of the value."""
+        if self._validate_args:
+            self._validate_sample(value)
         if self.grid is None:
             inside = self.base.log_prob(self.forward(value))
             jacobian = self.unit.log().sum() + torch.where(self.positive, value.clamp_min(TINY).log(), 0.0).sum(-1)
-            return inside - jacobian
+            possible = ((value >= 0) | ~self.positive).all(-1)
+            return torch.where(possible, inside - jacobian, -math.inf)
         return torch.logsumexp(self.logits.log_softmax(-1) + self._cells(value).sum(-1), -1)
 
     def _cells(self, value: Tensor) -> Tensor:
@@ -133,6 +164,7 @@ class Warped(TorchDistribution):
         assert self.grid is not None
         low, high = value - 0.5 * self.grid, value + 0.5 * self.grid
         plain = self._mass(self.forward(low), self.forward(high), slice(None))
+        plain = torch.where(((high <= 0) & self.positive).unsqueeze(-2), NEVER, plain)
         if self.bounds is None:
             return plain
         at = torch.isfinite(self.bounds).all(0).nonzero().squeeze(-1)
@@ -166,7 +198,8 @@ class Warped(TorchDistribution):
         scale = self.base.component_scales()
         z = (self.forward(value).unsqueeze(-2) - self.base.loc) / scale
         inside = torch.logsumexp(weight + log_normal_density(z) - scale.log(), -2)
-        return inside - self.unit.log() - torch.where(self.positive, value.clamp_min(TINY).log(), 0.0)
+        found = inside - self.unit.log() - torch.where(self.positive, value.clamp_min(TINY).log(), 0.0)
+        return torch.where((value >= 0) | ~self.positive, found, -math.inf)
 
     def place(
         self,
