@@ -54,6 +54,7 @@ def load(
     weight: str | None = None,
     header: bool | None = None,
     delimiter: str | None = None,
+    decimal: str | None = None,
     size: int = 0,
     value_range: tuple[float, float] | None = None,
 ) -> Dataset:
@@ -71,8 +72,10 @@ def load(
         names: names for the columns of data that bring none.
         categorical: columns of numbers that are categories.
         weight: the column that holds row weights; an array called `weight` in an npz file is taken without being told.
-        header: whether the first csv line holds names; by default it does when it contains no number.
-        delimiter: of csv fields; by default the most frequent of comma, semicolon and tab in the first line.
+        header: whether the first csv line holds names; by default it does where it has text above numbers, or years
+            (or 0, 1, 2, ...) above other numbers.
+        delimiter: of csv fields; by default what cuts all lines into equally many fields.
+        decimal: the decimal mark of csv numbers, `"."` or `","`; by default what the numbers themselves say.
         size: of pictures in a folder: cut the middle square out and scale it to so many pixels a side; 0 leaves them.
         value_range: values of black and white in pictures; found out from all of them by default.
 
@@ -82,7 +85,8 @@ def load(
     """
     if data is None:
         raise DataError("no data given. Pass a path instead of a name: datasets.load('table.csv'), or data=...")
-    options: dict[str, Any] = {"header": header, "delimiter": delimiter, "categorical": _names(categorical)}
+    options: dict[str, Any] = {"header": header, "delimiter": delimiter, "decimal": decimal}
+    options["categorical"] = _names(categorical)
     if size < 0:
         raise DataError(f"size is {size}; expected pixels a side, or 0.")
     options |= {"size": size, "value_range": as_range(value_range)}
@@ -117,6 +121,7 @@ def load(
             "weight": weight,
             "header": header,
             "delimiter": delimiter,
+            "decimal": decimal,
             "size": size,
             "value_range": None if value_range is None else list(value_range),
             **{

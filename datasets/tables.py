@@ -6,7 +6,6 @@ row and column, and what to do about it.
 
 from __future__ import annotations
 
-import csv
 import zipfile
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -17,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from phlogiston.datasets.base import Array, Decision
-from phlogiston.datasets.containers import MISSING, Plain, frame_columns, is_frame, plain
+from phlogiston.datasets.containers import Plain, frame_columns, is_frame, plain
+from phlogiston.datasets.csv_tables import read_csv
 from phlogiston.datasets.labels import as_labels
 from phlogiston.datasets.picture_arrays import as_pictures
 from phlogiston.errors import DataError, ShapeError
@@ -62,6 +62,7 @@ def read(
     *,
     header: bool | None = None,
     delimiter: str | None = None,
+    decimal: str | None = None,
     categorical: Collection[str] = (),
     columns: Collection[str] | None = None,
     value_range: tuple[float, float] | None = None,
@@ -73,7 +74,11 @@ def read(
     """
     suffix = path.suffix.lower()
     if suffix in (".csv", ".tsv", ".txt"):
-        return read_csv(path, header=header, delimiter=delimiter, categorical=categorical, columns=columns)
+        found = read_csv(
+            path, header=header, delimiter=delimiter, decimal=decimal, categorical=categorical, columns=columns
+        )
+        x = np.array(list(found.numeric.values()), dtype=np.float64).T.reshape(found.rows, len(found.numeric))
+        return Table(str(path), x, tuple(found.numeric), found.text, decisions=found.told)
     if suffix in (".npz", ".npy"):
         arrays = _load_arrays(path)
         if arrays.keys() == {"x"} and is_frame(arrays["x"]):
@@ -109,53 +114,6 @@ def folder_parts(path: Path) -> dict[str, Path]:
             f"{str(path)!r} holds several tables ({shown}) and none called train. Name one, or rename them."
         )
     return {}
-
-
-def read_csv(
-    path: Path,
-    *,
-    header: bool | None = None,
-    delimiter: str | None = None,
-    categorical: Collection[str] = (),
-    columns: Collection[str] | None = None,
-) -> Table:
-    """Read comma-, semicolon- or tab-separated text.
-
-    A first line without a single number is taken for the header, unless `header` says otherwise. Columns of numbers go
-    to `x`; columns of other text, and those named in `categorical`, go to `text`. With `columns`, text is checked for
-    slips only there, because the others will not be used.
-    """
-    lines = _csv_lines(path, delimiter)
-    if not lines:
-        raise DataError(f"{str(path)!r} is empty. Expected a header line and rows of numbers.")
-    first = lines[0][1]
-    if header is None:
-        header = all(_number(v) is None or v.strip() in MISSING for v in first) and any(
-            v.strip() not in MISSING for v in first
-        )
-    names = tuple(v.strip() or f"x{i}" for i, v in enumerate(first)) if header else _default_names(len(first))
-    rows = lines[1:] if header else lines
-    if not rows:
-        raise DataError(f"{str(path)!r} has a header and no rows.")
-    _check_names(names, str(path))
-    for number, row in rows:
-        if len(row) != len(names):
-            raise DataError(
-                f"{str(path)!r}, line {number}: {len(row)} fields, expected {len(names)} as in the first line."
-            )
-    numeric: dict[str, list[float]] = {}
-    text: dict[str, list[str | None]] = {}
-    for j, name in enumerate(names):
-        entries = [row[j].strip() for _, row in rows]
-        values = [_number(entry) for entry in entries]
-        if name not in categorical and all(value is not None for value in values):
-            numeric[name] = [value for value in values if value is not None]
-        else:
-            if name not in categorical and (columns is None or name in columns):
-                _check_text(path, name, entries, values, [number for number, _ in rows])
-            text[name] = [None if entry in MISSING else entry for entry in entries]
-    x = np.array(list(numeric.values()), dtype=np.float64).T.reshape(len(rows), len(numeric))
-    return Table(str(path), x, tuple(numeric), text)
 
 
 def named(data: Any) -> bool:
@@ -299,52 +257,6 @@ def _load_arrays(path: Path) -> dict[str, Array]:
         raise DataError(f"{str(path)!r} cannot be read: {error}") from error
     except (OSError, EOFError, zipfile.BadZipFile, KeyError, SyntaxError) as error:
         raise DataError(f"{str(path)!r} cannot be read, it may be incomplete: {error}") from error
-
-
-def _csv_lines(path: Path, delimiter: str | None) -> list[tuple[int, list[str]]]:
-    """Return (line number, fields) of every line that is not blank."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            if delimiter is None:
-                head = file.readline()
-                delimiter = max((",", ";", "\t"), key=head.count)
-                file.seek(0)
-            reader = csv.reader(file, delimiter=delimiter, strict=True)
-            return [(reader.line_num, row) for row in reader if row]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{str(path)!r} cannot be read as text: {error}") from error
-
-
-def _number(entry: str) -> float | None:
-    """Return the number, NaN where missing, None where it is text."""
-    entry = entry.strip()
-    if entry in MISSING:
-        return float("nan")
-    if "_" in entry:  # Python reads 1_000 as a number; in a table it is text
-        return None
-    try:
-        return float(entry)
-    except ValueError:
-        return None
-
-
-def _check_text(
-    path: Path, name: str, entries: Sequence[str], values: Sequence[float | None], numbers: Sequence[int]
-) -> None:
-    """Tell a column of categories from a column of numbers with a slip in it, and from free text."""
-    known = [entry for entry in entries if entry not in MISSING]
-    slips = [i for i, value in enumerate(values) if value is None]
-    if len(slips) < len(known) / 2:
-        line, entry = numbers[slips[0]], entries[slips[0]]
-        raise DataError(
-            f"{str(path)!r}, line {line}, column {name!r}: {entry!r} is no number while most entries are. "
-            f"Correct it, or pass categorical=({name!r},)."
-        )
-    if len(set(known)) > 50 and len(set(known)) > len(known) / 2:
-        raise DataError(
-            f"{str(path)!r}, column {name!r}: {len(set(known))} different texts in {len(entries)} rows. "
-            f"Leave it out with columns=(...), or pass categorical=({name!r},)."
-        )
 
 
 def _check_names(names: Sequence[str], source: str) -> None:
