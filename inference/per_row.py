@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import pyro
@@ -60,6 +60,7 @@ def check(
     size: int,
     total: int,
     valid: bool,
+    local: Collection[str] = (),
 ) -> None:
     """Refuse a pair with parameters per data point that go by the position in the batch.
 
@@ -75,16 +76,16 @@ def check(
         size: rows in a batch of this process.
         total: rows in the data.
         valid: whether other rows will be scored.
+        local: the model's latent sites inside the plate over data points.
 
     Raises:
         ConfigError: naming the site or parameter.
     """
     if size == total and not valid:
         return
-    site = next(_automatic(programs[1]), None)
-    if site is not None:
-        name, kind = site
-        raise ConfigError(_message(where, f"the {kind} holds parameters of the site {name!r}", size, total, valid))
+    automatic = _automatic(programs[1], local)
+    if automatic is not None:
+        raise ConfigError(_message(where, automatic, size, total, valid))
     suspects = {n: p for n, p in parameters.items() if {s for s in p.shape if s > 1} & {size, total}}
     for _ in range(1 if size >= _ENOUGH else 3):
         if suspects and size > 1:
@@ -122,18 +123,20 @@ def _advice(total: int) -> str:
     )
 
 
-def _automatic(guide: nn.Module) -> Iterator[tuple[str, str]]:
-    """Find latent sites inside the plate over data points for which Pyro's own guides hold parameters."""
+def _automatic(guide: nn.Module, local: Collection[str]) -> str | None:
+    """Name a guide of Pyro's own that holds parameters for latent sites inside the plate over data points."""
     for module in guide.modules():
         if (
             isinstance(module, AutoGuide)
             and not isinstance(module, AutoGuideList | AutoCallable)
             and type(module).__module__.startswith("pyro.infer.autoguide")
-            and module.prototype_trace is not None
         ):
-            for name, site in module.prototype_trace.iter_stochastic_nodes():
-                if any(f.name == DATA_PLATE and f.full_size in (None, f.size) for f in site["cond_indep_stack"]):
-                    yield name, type(module).__name__
+            frame = module._prototype_frames.get(DATA_PLATE)
+            if frame is not None and frame.full_size in (None, frame.size):
+                nodes = getattr(module.prototype_trace, "nodes", {})
+                sites = [name for name in local if name in nodes] or local
+                return f"the {type(module).__name__} holds parameters of {', '.join(map(repr, sites))}"
+    return None
 
 
 def _positional(

@@ -109,6 +109,7 @@ class Stepper:
                     -(-self._order.batch_size // processes.size),
                     len(self.data),
                     self.others,
+                    [site.name for site in found if site.program == "model" and site.local and not site.observed],
                 )
 
     def _look(self, stage: Stage, pair: tuple[nn.Module, nn.Module], shapes: bool) -> list[sites.Site]:
