@@ -13,13 +13,24 @@ from __future__ import annotations
 
 import functools
 import inspect
+import weakref
 from collections.abc import Iterator
 from types import FunctionType, MethodType, TracebackType
 from typing import Any
 
 import pyro
 from pyro.nn.module import PyroModule, _Context
+from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
+
+
+class _Unconstrained(Messenger):
+    """Gives plain parameters the attribute by which Pyro's `SVI` finds them; its local mode leaves it out."""
+
+    def _pyro_post_param(self, msg: Any) -> None:
+        value = msg["value"]
+        if isinstance(value, nn.Parameter) and not hasattr(value, "unconstrained"):
+            value.unconstrained = weakref.ref(value)  # type: ignore[attr-defined]
 
 
 class OwnParameters(_Context):
@@ -29,6 +40,8 @@ class OwnParameters(_Context):
         if not self.active:
             self._before = pyro.settings.get("module_local_params")
             pyro.settings.set(module_local_params=True)
+            self._unconstrained = _Unconstrained()
+            self._unconstrained.__enter__()
         self.active += 1
         self.used = True
 
@@ -38,6 +51,8 @@ class OwnParameters(_Context):
         self.active -= 1
         if not self.active:
             self.cache.clear()
+            self._unconstrained.__exit__(kind, value, traceback)
+            del self._unconstrained
             pyro.settings.set(module_local_params=self._before)
 
 

@@ -196,7 +196,9 @@ def _arguments(
 
 def _signature(program: Callable[..., Any]) -> tuple[set[str], list[str], bool]:
     """Names of a program's arguments, those without default, and whether it takes any."""
-    target = program.forward if isinstance(program, nn.Module) else program
+    target = program  # messenger guides have no forward, and are called as they are
+    if isinstance(program, nn.Module) and type(program).forward is not nn.Module.forward:
+        target = program.forward
     try:
         parameters = inspect.signature(target).parameters.values()
     except (TypeError, ValueError):

@@ -11,6 +11,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.infer import SVI, Trace_ELBO
 from pyro.infer.autoguide import AutoDelta, AutoNormal
 from pyro.nn import PyroModule, PyroParam
 from torch import nn
@@ -109,3 +110,16 @@ def test_the_setting_is_as_before_after_a_call_and_after_an_error() -> None:
             with contextlib.suppress(TypeError):
                 model(torch.zeros(1), nonsense=1)
             assert pyro.settings.get("module_local_params") is value
+
+
+def test_pyros_own_svi_goes_on_training_them() -> None:
+    x = 3.0 + torch.randn(50, generator=torch.Generator().manual_seed(0))
+    model = Scale()
+    own_parameters(model)
+    svi = SVI(model, lambda x: None, pyro.optim.Adam({"lr": 0.05}), Trace_ELBO())
+    for _ in range(400):
+        svi.step(x)
+    assert model.loc.item() == pytest.approx(x.mean().item(), abs=0.01)
+    assert model.scale.item() == pytest.approx(x.std(correction=0).item(), rel=0.01)
+    assert not pyro.get_param_store().keys()
+    pickle.loads(pickle.dumps(nn.Sequential(model)))

@@ -10,7 +10,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer import SVI, Predictive, Trace_ELBO
-from pyro.infer.autoguide import AutoDelta, AutoDiagonalNormal, AutoNormal
+from pyro.infer.autoguide import AutoDelta, AutoDiagonalNormal, AutoNormal, AutoNormalMessenger
 from pyro.nn import PyroModule, PyroParam, PyroSample
 from torch import nn
 from torch.distributions import constraints
@@ -74,9 +74,9 @@ def test_a_pyro_module_reaches_the_maximum_of_the_likelihood_beside_another(mode
     first, second = 3 + 2 * torch.randn(200), -5 + 0.5 * torch.randn(200)
     with mode():
         a, b = Scale(), Scale()
-    fit(a, None, {"x": first}, stages=stage(600), progress="off")
+    fit(a, None, {"x": first}, stages=[stage(150, 0.1), stage(100, 0.01)], progress="off")
     query(a, None, {}, num_samples=10, seed=0)
-    fit(b, None, {"x": second}, stages=stage(800), progress="off")
+    fit(b, None, {"x": second}, stages=[stage(200, 0.1), stage(100, 0.01)], progress="off")
     query(a, None, {}, num_samples=10, seed=0)
     assert b.scale.item() == pytest.approx(second.std(correction=0).item(), rel=0.02)
     assert a.loc.item() == pytest.approx(first.mean().item(), abs=0.02)
@@ -87,7 +87,7 @@ def test_a_pyro_module_reaches_the_maximum_of_the_likelihood_beside_another(mode
     assert not pyro.get_param_store().keys()
 
 
-@pytest.mark.parametrize("auto", [AutoNormal, AutoDiagonalNormal, AutoDelta])
+@pytest.mark.parametrize("auto", [AutoNormal, AutoDiagonalNormal, AutoDelta, AutoNormalMessenger])
 def test_autoguides_find_the_posterior_and_keep_it_in_every_use(mode: Any, auto: Any) -> None:
     torch.manual_seed(0)
     trained = []
@@ -96,7 +96,7 @@ def test_autoguides_find_the_posterior_and_keep_it_in_every_use(mode: Any, auto:
         model = Mean()
         with mode():
             guide = auto(model)
-        fit(model, guide, {"x": data}, stages=[stage(150, 0.1), stage(250, 0.01)], progress="off")
+        fit(model, guide, {"x": data}, stages=[stage(150, 0.1), stage(150, 0.01)], progress="off")
         trained.append((model, guide, data.sum().item() / (100 + 1 / 100)))  # the posterior's mean
     for model, guide, mean in trained:  # one after the other, as anybody does, outside of our contexts
         assert guide.median()["m"].item() == pytest.approx(mean, abs=0.1)
