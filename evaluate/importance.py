@@ -4,6 +4,11 @@ With z_1 ... z_K from the guide and w_k = p(x, z_k) / q(z_k | x), log (1/K) sum 
 log p(x) that tightens with K (Burda, Grosse and Salakhutdinov, *Importance weighted autoencoders*, 2016). A model that
 has a method `exact_log_prob(**batch) -> (rows,)` says that it knows better, and is taken at its word.
 
+Latents outside the plate over rows whose distribution in the guide does not depend on the data are global ones that
+training fitted (weights of a regression under an AutoGuide). A row's score then is its predictive density under their
+trained posterior, log (1/K) sum p(x | w_k) with w_k from the guide: all rows of a batch share these draws, and the
+error bar of the mean counts that.
+
 On data drawn from the model itself one exact posterior draw is at hand, the one that made the data. With it among the
 K the same average bounds log p(x) from above in expectation (Grosse, Ghahramani and Adams, *Sandwiching the marginal
 likelihood with bidirectional Monte Carlo*, 2015): the two bounds bracket the truth, and their gap tells how good the
@@ -14,8 +19,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pyro
@@ -24,6 +29,7 @@ from pyro import poutine
 from torch import Tensor
 
 from phlogiston.distributions.pyro_modules import own_parameters
+from phlogiston.distributions.pyro_programs import draw_sites, is_delta, sites_that_follow_data
 from phlogiston.errors import ConfigError, DataError, SampleSizeWarning, ShapeError
 from phlogiston.evaluate.metric import Metric, from_rows
 from phlogiston.evaluate.score import Score
@@ -49,6 +55,8 @@ class Likelihood:
             there are fewer than 25 particles.
         curve: number of particles -> bound per row at that number, (rows,), from the same draws.
         particles: K.
+        global_latents: which sites were scored under their trained posterior, in words; empty where none were.
+        shared_error: Monte Carlo standard error of the mean over rows, where rows share draws.
     """
 
     score: Score
@@ -56,12 +64,20 @@ class Likelihood:
     pareto_k: Tensor | None = None
     curve: Mapping[int, Tensor] | None = None
     particles: int = 0
+    global_latents: str = ""
+    shared_error: float | None = None
 
     def metrics(self) -> dict[str, Metric]:
         """Return `log_likelihood` and, unless exact, `elbo`, `ess` (share of the particles) and `pareto_k`."""
-        detail = {"particles": self.particles} if self.particles else {}
+        detail: dict[str, Any] = {"particles": self.particles} if self.particles else {}
         mean = self.score.mean()
-        out = {"log_likelihood": Metric(mean.value, mean.std_error, mean.n, mean.kind, True, {**mean.detail, **detail})}
+        error = mean.std_error
+        if self.global_latents and self.shared_error is not None:
+            # the spread between rows does not show what all rows share
+            error = None if error is None else math.hypot(error, self.shared_error)
+            detail["global_latents"] = self.global_latents
+            detail["monte_carlo_std_error"] = self.shared_error
+        out = {"log_likelihood": Metric(mean.value, error, mean.n, mean.kind, True, {**mean.detail, **detail})}
         if self.ess is None or self.pareto_k is None or self.curve is None:
             return out
         out["elbo"] = from_rows(self.curve[1], "lower bound", True, {"unit": "nats per row", "particles": 1})
@@ -115,7 +131,8 @@ def log_likelihood(
     Memory holds `batch_size` x `particles` weights and one run of the pair over `batch_size` x `chunk` at a time.
 
     Args:
-        model: a Pyro program `model(**batch)`; latent and observed sites stand inside the plate over rows.
+        model: a Pyro program `model(**batch)`; latent and observed sites stand inside the plate over rows, but for
+            global latents that the guide was fitted to.
         guide: its guide; every latent it samples must be the model's (or be marked auxiliary).
         data: a dict of tensors with equal first dimension, or anything with `__len__` and batches by slice.
         particles: K.
@@ -142,10 +159,16 @@ def log_likelihood(
     sizes = _curve_sizes(particles)
     parts: list[tuple[Tensor, ...]] = []
     curve: dict[int, list[Tensor]] = {k: [] for k in sizes}
+    fitted: tuple[str, ...] | None = None
+    shared = 0.0
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(seed)
         for batch in _batches(data, batch_size):
-            weights = log_weights(model, guide, batch, particles, chunk=chunk, plate=plate)
+            fitted = fitted_globals(model, guide, batch, plate) if fitted is None else fitted
+            weights = log_weights(model, guide, batch, particles, chunk=chunk, plate=plate, fitted=fitted)
+            if fitted and particles > 1:  # by the delta method, as a row's own error, but of the sum over rows
+                total = (weights - weights.logsumexp(0) + math.log(particles)).exp().sum(1)
+                shared += float(total.var() / particles)
             parts.append((*mean_and_error(weights), effective_size(weights), pareto_shape(weights)))
             for k in sizes:
                 curve[k].append(group_bound(weights, k))
@@ -159,15 +182,66 @@ def log_likelihood(
             stacklevel=2,
         )
     curves = {k: torch.cat(rows) for k, rows in curve.items()}
-    return Likelihood(Score(value, "lower bound", error), ess, shape, curves, particles)
+    likelihood = Likelihood(Score(value, "lower bound", error), ess, shape, curves, particles)
+    if not fitted:
+        return likelihood
+    return replace(
+        likelihood, shared_error=math.sqrt(shared) / len(value), global_latents=_in_words(guide, batch, fitted)
+    )
+
+
+def _in_words(guide: Program, batch: Batch, fitted: Collection[str]) -> str:
+    one, two = (draw_sites(guide, batch, fitted, seed) for seed in (0, 1))
+    points = [name for name in fitted if torch.equal(one[name], two[name])]
+    rest = [name for name in fitted if name not in points]
+    parts = [f"{', '.join(rest)} under the trained posterior"] if rest else []
+    return "; ".join([*parts, *([f"{', '.join(points)} at the point estimate"] if points else [])])
+
+
+def fitted_globals(model: Program, guide: Program, batch: Batch, plate: str = "data") -> tuple[str, ...]:
+    """Name the latents outside the plate over rows that the guide draws without looking at the data.
+
+    Raises:
+        ConfigError: the guide draws local and global latents from one auxiliary site.
+    """
+    own_parameters(model, guide)
+    proposed = poutine.trace(guide).get_trace(**batch).nodes
+    outside = [
+        name
+        for name, site in proposed.items()
+        if _is_random(site) and not site["infer"].get("is_auxiliary") and not _inside(site, plate)
+    ]
+    if not outside:
+        return ()
+    follow = sites_that_follow_data(guide, batch, outside)
+    fitted = tuple(name for name in outside if name not in follow)
+    local = [name for name, site in proposed.items() if _is_random(site) and _inside(site, plate)]
+    for name in local:
+        if fitted and is_delta(proposed[name]["fn"]) and f"{name}_unconstrained" not in proposed:
+            raise ConfigError(
+                f"the guide draws {name!r}, inside the plate {plate!r}, and {fitted[0]!r}, outside, from one auxiliary "
+                f"site: their densities cannot be told apart. Use AutoNormal, or a guide for each in an AutoGuideList."
+            )
+    return fitted
+
+
+def _inside(site: Mapping[str, Any], plate: str) -> bool:
+    return any(frame.name == plate for frame in site["cond_indep_stack"])
 
 
 def log_weights(
-    model: Program, guide: Program, batch: Batch, particles: int, *, chunk: int = 50, plate: str = "data"
+    model: Program,
+    guide: Program,
+    batch: Batch,
+    particles: int,
+    *,
+    chunk: int = 50,
+    plate: str = "data",
+    fitted: Collection[str] = (),
 ) -> Tensor:
     """Draw log importance weights, float64 (particles, rows), a chunk of particles at a time.
 
-    Raises as `log_likelihood`.
+    Those of `fitted`, global latents, do not count: the guide is their distribution. Raises as `log_likelihood`.
     """
     nesting = plate_nesting(model, guide, batch)
     out = []
@@ -176,7 +250,7 @@ def log_weights(
         with pyro.plate(PARTICLES, number, dim=-nesting - 1):
             proposed = poutine.trace(guide).get_trace(**batch)
             target = poutine.trace(poutine.replay(model, trace=proposed)).get_trace(**batch)
-        out.append(_weigh(target, proposed, plate, nesting, number))
+        out.append(_weigh(target, proposed, plate, nesting, number, fitted))
     return torch.cat(out)
 
 
@@ -197,20 +271,28 @@ def plate_nesting(model: Program, guide: Program, batch: Batch) -> int:
     return max(dims, default=0)
 
 
-def _weigh(target: Any, proposed: Any, plate: str, nesting: int, particles: int) -> Tensor:
-    """Return log p(x, z) - log q(z | x) per particle and row of two traces."""
+def _weigh(
+    target: Any, proposed: Any, plate: str, nesting: int, particles: int, fitted: Collection[str] = ()
+) -> Tensor:
+    """Return log p(x, z) - log q(z | x) per particle and row of two traces, but for global latents."""
     target.compute_log_prob()
     proposed.compute_log_prob()
+    apart = set(fitted)
+    if fitted:
+        apart |= {
+            name for name, s in proposed.nodes.items() if s["type"] == "sample" and s["infer"].get("is_auxiliary")
+            and not _inside(s, plate)
+        }  # fmt: skip
     for name, site in proposed.nodes.items():
         if _is_random(site) and name not in target.nodes and not site["infer"].get("is_auxiliary"):
             raise ConfigError(f"the guide samples {name!r}, which the model does not have.")
     total = torch.zeros(())
     for name, site in target.nodes.items():
         # a latent the guide leaves alone was drawn from the model itself: its ratio is one
-        if _is_random(site) and (site["is_observed"] or name in proposed.nodes):
+        if _is_random(site) and name not in apart and (site["is_observed"] or name in proposed.nodes):
             total = total + per_row(name, site, plate, nesting)
     for name, site in proposed.nodes.items():
-        if _is_random(site) and not (site["is_observed"] and name not in target.nodes):
+        if _is_random(site) and name not in apart and not (site["is_observed"] and name not in target.nodes):
             total = total - per_row(name, site, plate, nesting)
     if total.ndim != 2:
         raise ConfigError(f"the model has no observed site in a plate named {plate!r}.")
@@ -236,6 +318,12 @@ def per_row(name: str, site: Mapping[str, Any], plate: str, nesting: int) -> Ten
             "first (pyro.poutine.condition), or name the plate over rows."
         )
     log_prob = site["unscaled_log_prob"].double()
+    if log_prob.ndim > nesting + 1:
+        raise ConfigError(
+            f"site {name!r} is not vectorised over particles: its log density has shape {tuple(log_prob.shape)} where "
+            f"{nesting + 1} axes were expected. Index and sum from the right (w[..., 0], x.sum(-1)): scoring runs "
+            f"several particles at once, along one more leading axis."
+        )
     mask = site["mask"]
     if mask is not None and mask is not True:
         log_prob = torch.where(torch.as_tensor(mask).expand(log_prob.shape), log_prob, torch.zeros_like(log_prob))

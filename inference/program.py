@@ -23,12 +23,13 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from phlogiston.distributions.linear_constraints import simplify
+from phlogiston.distributions.pyro_programs import is_delta
 from phlogiston.errors import ConfigError, EvidenceError
 from phlogiston.inference.evidence import Piece, unknown_message
 from phlogiston.inference.handlers import in_data_plate
 from phlogiston.inference.lowering import lower_discrete, lower_vector
 from phlogiston.inference.numerical_faults import retried
-from phlogiston.inference.proposals import GlobalLatents, Proposal, choose_proposal, is_delta
+from phlogiston.inference.proposals import GlobalLatents, Proposal, choose_proposal
 from phlogiston.inference.restriction import (
     KnownMass,
     Restrict,
@@ -108,6 +109,7 @@ class Program:
         self.deterministic = {name: s["value"] for name, s in nodes.items() if s["infer"].get("_deterministic")}
         nodes = {name: site for name, site in nodes.items() if name not in self.deterministic}
         self.observed = [name for name, site in nodes.items() if site["is_observed"]]
+        self.observed_values: dict[str, Tensor] = {name: nodes[name]["value"] for name in self.observed}
         self.sites = [name for name in nodes if name not in self.observed]
         self._check_names(evidence)
         self.shapes = {name: nodes[name]["value"].shape for name in self.sites}

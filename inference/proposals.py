@@ -18,7 +18,6 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
@@ -26,6 +25,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 from torch.distributions import biject_to
 
+from phlogiston.distributions.pyro_programs import draw_sites, is_delta, sites_that_follow_data
 from phlogiston.errors import ConfigError, EvidenceError, PhlogistonError, QueryWarning
 from phlogiston.inference.handlers import in_data_plate
 
@@ -62,13 +62,6 @@ class Proposal:
     def sites(self) -> tuple[str, ...]:
         """Sites of the model that the guide proposes."""
         return self.drawn + self.driven
-
-
-def is_delta(fn: Any) -> bool:
-    """Say whether a distribution is a point mass, under whatever wrapping."""
-    while not isinstance(fn, dist.Delta) and hasattr(fn, "base_dist"):
-        fn = fn.base_dist
-    return isinstance(fn, dist.Delta)
 
 
 def _is_masked(site: Any) -> bool:
@@ -257,31 +250,7 @@ def _fitted_globals(
 ) -> set[str]:
     """Sites outside the plate over data points whose distribution in the guide does not depend on the data."""
     outside = {name for name in fits if not in_data_plate(nodes[name]) and not in_data_plate(own[name])}
-    return outside - _dependent(guide, given, outside) if outside else set()
-
-
-def _dependent(guide: Callable[..., Any], given: Mapping[str, Any], names: set[str]) -> set[str]:
-    """Those of `names` whose draws change with the data although the random numbers stay the same."""
-    tensors = [k for k, v in given.items() if isinstance(v, Tensor) and v.numel() > 0 and k != "mask"]
-    found: set[str] = set()
-    plain = _values(guide, given, names)
-    for key in tensors:
-        value = given[key]
-        changed = value + value.abs().mean() + 1 if value.is_floating_point() else value.flatten()[:1].expand_as(value)
-        try:
-            other = _values(guide, {**given, key: changed}, names)
-        except Exception:  # it looks at the data so closely that other data break it
-            return set(names)
-        found |= {name for name in names if name in other and not torch.equal(plain[name], other[name])}
-    return found
-
-
-def _values(guide: Callable[..., Any], given: Mapping[str, Any], names: set[str], seed: int = 0) -> dict[str, Tensor]:
-    with torch.no_grad(), torch.random.fork_rng():
-        torch.manual_seed(seed)
-        trace = poutine.trace(guide).get_trace(**given)
-    nodes: dict[str, Any] = trace.nodes
-    return {name: nodes[name]["value"] for name in names if name in nodes}
+    return outside - sites_that_follow_data(guide, given, outside) if outside else set()
 
 
 def _kind(guide: Any) -> str:
@@ -312,7 +281,7 @@ def _points(guide: Any, given: Mapping[str, Any], deltas: list[str]) -> list[str
     """Delta sites that stay where they are whatever the random numbers."""
     if not deltas:
         return []
-    one, two = (_values(guide, given, set(deltas), seed) for seed in (0, 1))
+    one, two = (draw_sites(guide, given, deltas, seed) for seed in (0, 1))
     return [name for name in deltas if torch.equal(one[name], two[name])]
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -29,6 +30,7 @@ from phlogiston.inference.answer import Answer, check_alive, evidence_error, sta
 from phlogiston.inference.batchwise import propose_each
 from phlogiston.inference.evidence import Piece, normalise
 from phlogiston.inference.lowering import asked_sites, count_rows
+from phlogiston.inference.outlying import warn_if_outlying
 from phlogiston.inference.program import Program
 from phlogiston.inference.proposals import GlobalLatents
 from phlogiston.inference.vectorised import check_vectorised
@@ -99,6 +101,7 @@ def query(
             if row == 0:
                 check_vectorised(program)
             answers.append(_answer(program, num_samples, method, options))
+            warn_if_outlying(program, answers[-1])
     answer = answers[0] if rows is None else stack(answers)
     wanted = asked_sites(ask, answer.samples)
     warn_if_poor(answer.ess, num_samples, f"query ({answer.method})")
@@ -131,7 +134,8 @@ def _answer(program: Program, n: int, method: Method, options: Mapping[str, Any]
         _no_more(method, options)
         particles, _ = propose_each(program, n)
         values, weights = particles.values, particles.log_weights
-        return finish(program, values, weights, log_mean(weights), evidence_error(weights), "importance sampling")
+        answer = finish(program, values, weights, log_mean(weights), evidence_error(weights), "importance sampling")
+        return _with_doubts(answer, weights)
     if method == "smc":
         from phlogiston.inference.tempering import temper
 
@@ -139,6 +143,33 @@ def _answer(program: Program, n: int, method: Method, options: Mapping[str, Any]
     from phlogiston.inference.hamiltonian import run_nuts
 
     return run_nuts(program, n, **_known_options(method, options, ("warmup", "chains")))
+
+
+def _with_doubts(answer: Answer, log_weights: Tensor) -> Answer:
+    """Take back figures that the weights cannot bear, and say why.
+
+    The spread of n weights tells the error of their mean while a good number of them matter; among few, what matters
+    most has likely not been drawn, and intervals of two such errors hold half the time and less.
+    """
+    n = len(log_weights)
+    alive = log_weights[torch.isfinite(log_weights)]
+    resolution = 6e-8 * float(alive.abs().max()) if len(alive) else 0.0
+    if resolution > 0.1:  # the model computes in single precision: weights that differ look alike
+        why = f"log weights of about {float(alive[0]):.2g} nats cannot be told apart in single precision"
+        return replace(
+            answer,
+            log_evidence_error=None,
+            ess=torch.ones_like(answer.ess),
+            details={**answer.details, "log_evidence_error": why, "ess": why},
+        )
+    need = min(_ENOUGH, 0.3 * n)
+    if float(answer.ess) >= need:
+        return answer
+    why = f"the effective sample size is {float(answer.ess):.1f}; below {need:.0f} the weights do not tell their error"
+    return replace(answer, log_evidence_error=None, details={**answer.details, "log_evidence_error": why})
+
+
+_ENOUGH = 100.0
 
 
 def _no_more(method: str, options: Mapping[str, Any]) -> None:

@@ -10,9 +10,11 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.infer.autoguide import AutoMultivariateNormal
 from torch import Tensor, nn
 
 from phlogiston.datasets.base import Split
+from phlogiston.distributions.pyro_modules import own_parameters
 from phlogiston.errors import ConfigError, DataError, SampleSizeWarning, ShapeError
 from phlogiston.evaluate.importance import log_likelihood, sandwich, simulate
 from phlogiston.evaluate.weights import effective_size, pareto_shape
@@ -122,7 +124,7 @@ def test_no_more_than_a_chunk_of_particles_and_rows_is_held_at_once(linear_gauss
 
     log_likelihood(linear_gaussian, watched, {"x": linear_gaussian.draw(9)}, 100, chunk=8, batch_size=4)
     assert max(sizes) == 8 * 4
-    assert sum(sizes) == 9 * 100 + 9  # and one more run to see the plates
+    assert sum(sizes) == 9 * 100 + 9 + 4  # and one more run to see the plates, and one to see what is global
 
 
 class Branching(nn.Module):
@@ -207,7 +209,7 @@ def test_what_cannot_be_divided_over_rows_is_refused(linear_gaussian: LinearGaus
             pyro.sample("x", dist.Normal(mean.unsqueeze(-1), torch.ones(3)).to_event(1), obs=x)
 
     def guide(x: Tensor) -> None:
-        pyro.sample("mean", dist.Normal(0.0, 1.0))
+        pyro.sample("mean", dist.Normal(x.mean(), 1.0))  # it follows the data: no posterior that training fitted
 
     x = {"x": torch.zeros(4, 3)}
     with pytest.raises(ConfigError, match="'mean' is outside the plate 'data'"):
@@ -250,3 +252,86 @@ def test_simulated_data_follow_the_model_and_keep_what_no_site_observes(linear_g
 def test_effective_size_of_equal_and_of_lonely_weights() -> None:
     weights = torch.stack([torch.zeros(50), torch.tensor([0.0, *[-50.0] * 49])], 1)
     assert np.allclose(effective_size(weights).numpy(), [50.0, 1.0], rtol=1e-5)
+
+
+class Regression(nn.Module):
+    """w ~ N(0, I) once, y | x, w ~ N(w x, 0.5^2) for each row, and a latent per row where `noisy`."""
+
+    def __init__(self, noisy: bool = False) -> None:
+        super().__init__()
+        self.noisy = noisy
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> None:
+        w = pyro.sample("w", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        with pyro.plate("data", len(x)):
+            mean = (x * w).sum(-1)
+            if self.noisy:
+                mean = mean + pyro.sample("z", dist.Normal(torch.zeros(len(x)), 0.7))
+            pyro.sample("y", dist.Normal(mean, 0.5), obs=y)
+
+
+WEIGHTS = torch.tensor([[0.3, 0.0], [0.2, 0.25]])
+CENTRE = torch.tensor([1.0, -2.0])
+
+
+class FittedWeights(nn.Module):
+    """A guide for `Regression` that drew its weights' posterior from elsewhere."""
+
+    def __init__(self, noisy: bool = False) -> None:
+        super().__init__()
+        self.noisy = noisy
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> None:
+        w = pyro.sample("w", dist.MultivariateNormal(CENTRE, scale_tril=WEIGHTS))
+        if self.noisy:
+            assert y is not None
+            with pyro.plate("data", len(x)):
+                gain = 0.49 / 0.74
+                pyro.sample("z", dist.Normal(gain * (y - (x * w).sum(-1)), math.sqrt(0.49 * (1 - gain))))
+
+
+@pytest.mark.parametrize("noisy", [False, True])
+def test_rows_are_scored_under_the_trained_posterior_of_global_latents(noisy: bool) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(12, 2)
+    variance = ((x @ (WEIGHTS @ WEIGHTS.T)) * x).sum(-1) + 0.25 + 0.49 * noisy
+    exact = dist.Normal(x @ CENTRE, variance.sqrt())
+    y = exact.sample()
+    wanted = exact.log_prob(y).double()
+    scores = []
+    for seed in range(100):
+        found = log_likelihood(Regression(noisy), FittedWeights(noisy), {"x": x, "y": y}, 400, chunk=400, seed=seed)
+        error = found.shared_error
+        assert error is not None
+        scores.append((float(found.score.value.mean() - wanted.mean())) / error)
+    assert float((torch.tensor(scores).abs() < 1.96).float().mean()) >= 0.88
+    assert 0.7 < float(torch.tensor(scores).std()) < 1.4
+    assert found.metrics()["log_likelihood"].detail["global_latents"] == "w under the trained posterior"
+
+
+def test_a_trained_autoguide_scores_rows_by_the_predictive_density() -> None:
+    """Against the closed form under the guide's own Gaussian."""
+    torch.manual_seed(0)
+    model, x = Regression(), torch.randn(12, 2)
+    y = x @ CENTRE + 0.5 * torch.randn(12)
+    guide = AutoMultivariateNormal(model, init_scale=0.3)
+    own_parameters(model, guide)
+    guide(x, y)
+    guide.loc.data.copy_(CENTRE)
+    posterior = guide.get_posterior()
+    variance = ((x @ posterior.covariance_matrix) * x).sum(-1) + 0.25
+    exact = dist.Normal(x @ CENTRE, variance.sqrt()).log_prob(y).detach().double()
+    found = log_likelihood(model, guide, {"x": x, "y": y}, 4000)
+    assert found.shared_error is not None
+    assert abs(float(found.score.value.mean() - exact.mean())) < 5 * found.shared_error
+    assert ((found.score.value - exact).abs() < 6 * found.score.std_error + 1e-6).all()
+
+
+def test_a_model_that_mixes_particles_is_not_scored() -> None:
+    def mixed(x: Tensor, y: Tensor | None = None) -> None:
+        w = pyro.sample("w", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        with pyro.plate("data", len(x)):
+            pyro.sample("y", dist.Normal(w @ x.T, 0.5), obs=y)
+
+    with pytest.raises(ConfigError, match=r"'y' is not vectorised"):
+        log_likelihood(mixed, FittedWeights(), {"x": torch.randn(5, 2), "y": torch.randn(5)}, 10)
