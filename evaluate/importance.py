@@ -205,7 +205,7 @@ def fitted_globals(model: Program, guide: Program, batch: Batch, plate: str = "d
         ConfigError: the guide draws local and global latents from one auxiliary site.
     """
     own_parameters(model, guide)
-    proposed = poutine.trace(guide).get_trace(**batch).nodes
+    proposed: Mapping[str, Any] = poutine.trace(guide).get_trace(**batch).nodes
     outside = [
         name
         for name, site in proposed.items()

@@ -113,6 +113,7 @@ class Program:
         self.sites = [name for name in nodes if name not in self.observed]
         self._check_names(evidence)
         self.shapes = {name: nodes[name]["value"].shape for name in self.sites}
+        self.dtypes = {name: nodes[name]["value"].dtype for name in self.sites}
         self.supports = {name: nodes[name]["fn"].support for name in self.sites}
         self.event_dims = {name: nodes[name]["fn"].event_dim for name in self.sites}
         self.evidence = {
@@ -130,7 +131,7 @@ class Program:
         for name in self.proposal.auxiliary:
             site = self.proposal.nodes[name]
             self.shapes[name], self.supports[name] = site["value"].shape, site["fn"].support
-            self.event_dims[name] = site["fn"].event_dim
+            self.event_dims[name], self.dtypes[name] = site["fn"].event_dim, site["value"].dtype
         self.mixed: set[str] = set()
         self._moving: frozenset[str] | None = None
 
@@ -333,10 +334,10 @@ class Program:
         return value.expand(n, *shape) if value.shape == shape else None
 
     def place(self, value: Tensor, name: str, n: int) -> Tensor:
-        """Put particle values (n, *shape) where the particle plate expects them."""
+        """Put particle values (n, *shape) where the particle plate expects them, in the program's own type."""
         shape = self.shapes[name]
         batch = len(shape) - self.event_dims[name]
-        return value.reshape(n, *(1,) * (self.nesting - batch), *shape)
+        return value.to(self.dtypes[name]).reshape(n, *(1,) * (self.nesting - batch), *shape)
 
     def align(self, value: Tensor, name: str, n: int) -> Tensor:
         """Bring what broadcasts with a site's values under the particle plate to what does with (n, *its own shape)."""

@@ -26,7 +26,7 @@ from phlogiston.distributions.linear_constraints import settle
 from phlogiston.distributions.pyro_modules import own_parameters
 from phlogiston.distributions.resampling import effective_size, log_mean, replace_dead
 from phlogiston.errors import ConfigError, unknown_name
-from phlogiston.inference.answer import Answer, check_alive, evidence_error, stack, warn_if_poor
+from phlogiston.inference.answer import Answer, check_alive, judge_weights, stack, warn_if_poor
 from phlogiston.inference.batchwise import propose_each
 from phlogiston.inference.evidence import Piece, normalise
 from phlogiston.inference.lowering import asked_sites, count_rows
@@ -134,7 +134,7 @@ def _answer(program: Program, n: int, method: Method, options: Mapping[str, Any]
         _no_more(method, options)
         particles, _ = propose_each(program, n)
         values, weights = particles.values, particles.log_weights
-        answer = finish(program, values, weights, log_mean(weights), evidence_error(weights), "importance sampling")
+        answer = finish(program, values, weights, log_mean(weights), None, "importance sampling")
         return _with_doubts(answer, weights)
     if method == "smc":
         from phlogiston.inference.tempering import temper
@@ -163,10 +163,11 @@ def _with_doubts(answer: Answer, log_weights: Tensor) -> Answer:
             details={**answer.details, "log_evidence_error": why, "ess": why},
         )
     need = min(_ENOUGH, 0.3 * n)
-    if float(answer.ess) >= need:
-        return answer
-    why = f"the effective sample size is {float(answer.ess):.1f}; below {need:.0f} the weights do not tell their error"
-    return replace(answer, log_evidence_error=None, details={**answer.details, "log_evidence_error": why})
+    if float(answer.ess) < need:
+        why = f"the effective sample size is {float(answer.ess):.1f}; below {need:.0f} the weights do not tell it"
+        return replace(answer, log_evidence_error=None, details={**answer.details, "log_evidence_error": why})
+    error, reason = judge_weights(log_weights)
+    return replace(answer, log_evidence_error=error, details={**answer.details, **reason})
 
 
 _ENOUGH = 100.0
