@@ -100,7 +100,7 @@ def choose_proposal(
     """
     if guide is None:
         return Proposal()
-    given, missing, absent = _arguments(guide, model, batch, known, partly)
+    given, missing, absent = _arguments(guide, model, batch, known, partly, nodes)
     if missing:
         names = ", ".join(missing)
         return Proposal(why=f"prior (the guide needs {names}, which the question does not give)")
@@ -170,8 +170,9 @@ def _arguments(
     batch: Mapping[str, Any],
     known: Mapping[str, Tensor],
     partly: Mapping[str, tuple[Tensor, Tensor]],
+    nodes: Collection[str],
 ) -> tuple[dict[str, Any], list[str], list[str]]:
-    """What to call the guide with, which required arguments are missing, and which optional ones stay at default."""
+    """What to call the guide with, which required arguments are missing, and which optional sites are not given."""
     accepted, required, anything = _signature(guide)
     if anything:
         accepted = accepted | _signature(model)[0]
@@ -183,8 +184,7 @@ def _arguments(
         if name in accepted and "mask" in accepted:
             given[name], given["mask"] = value, mask
     missing = [name for name in required if name not in given]
-    data = {*known, *partly}
-    return given, missing, [name for name in accepted if name not in given and name in data]
+    return given, missing, [name for name in accepted if name not in given and name in nodes]
 
 
 def _signature(program: Callable[..., Any]) -> tuple[set[str], list[str], bool]:
@@ -235,7 +235,7 @@ def _try(guide: Callable[..., Any], given: Mapping[str, Any], absent: list[str])
         if absent:
             names = ", ".join(absent)
             hint = (
-                f". The evidence does not give {names} in a form that the guide takes: make the argument required, or "
+                f". The question does not give {names} in a form that the guide takes: make the argument required, or "
                 f"pass guide=None, and the prior proposes"
             )
         raise ConfigError(f"the guide failed {last.where()} ({with_what}): {first_line(error)}{hint}.") from error
