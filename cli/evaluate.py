@@ -45,7 +45,9 @@ def evaluate(
         )
         for name, m in result["metrics"].items()
     ]
-    text = f"{columns(rows)}\n{run / 'report.html'}" if rows else str(run / "report.html")
+    told = [f"unfinished run: step {result['step']} of {result['steps']}"] if "finished" in result else []
+    told += [f"no test rows: scored on {result['rows']} rows"] if "rows" in result else []
+    text = "\n".join([*told, *([columns(rows)] if rows else []), str(run / "report.html")])
     emit(as_json, result, text)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -15,7 +15,7 @@ def runs(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder that holds runs.")] = Path("runs"),
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Show the runs below a folder: system, data, steps, and headline figures where evaluated.
+    """Show the runs below a folder: system, data, steps (and of how many where unfinished), and headline figures.
 
     \b
     Example:
@@ -31,7 +31,7 @@ def runs(
             r["run"],
             r["system"],
             Path(r["data"]).name if r["data"] else "-",  # of a file of the user's, the name is enough
-            "-" if r["steps"] is None else r["steps"],
+            _steps(r),
             "-" if r["loss"] is None else f"{r['loss']:.4f}",
             ", ".join(f"{name} {value:.4g}" for name, value in r["metrics"].items()) or "not evaluated",
         )
@@ -39,3 +39,12 @@ def runs(
     ]
     table = columns(rows, header=("run", "system", "data", "steps", "loss", "figures"))
     emit(as_json, {"runs": found}, table if rows else f"no runs in {folder}")
+
+
+def _steps(run: dict[str, Any]) -> str:
+    """Steps done; of how many, where the run is not finished."""
+    if run["steps"] is None:
+        return "none done"
+    if run["finished"]:
+        return str(run["steps"])
+    return f"{run['steps']} of {run['total']}, unfinished" if run["total"] else f"{run['steps']}, unfinished"

@@ -206,7 +206,8 @@ def compare_runs(folders: Sequence[str | Path], title: str = "Runs compared") ->
     """Set the metrics of several evaluated runs side by side.
 
     Args:
-        folders: run folders with a `metrics.json` each; shown by folder name, by whole path where names repeat.
+        folders: run folders with a `metrics.json` each; shown by folder name, by whole path where names repeat. Runs
+            that were unfinished when they were scored are named as such.
         title: the page's heading.
 
     Raises:
@@ -215,7 +216,20 @@ def compare_runs(folders: Sequence[str | Path], title: str = "Runs compared") ->
     short = [Path(folder).name for folder in folders]
     names = short if len(set(short)) == len(short) else [str(folder) for folder in folders]
     runs = {name: read_metrics(folder) for name, folder in zip(names, folders, strict=True)}
-    return Report(title).comparison("Figures of merit", runs)
+    told = [f"{name}: {text}." for name, folder in zip(names, folders, strict=True) if (text := _circumstances(folder))]
+    return Report(title, " ".join(told)).comparison("Figures of merit", runs)
+
+
+def _circumstances(folder: str | Path) -> str:
+    """What a reader of a run's figures must know: that it was not finished, that they are of validation rows."""
+    path = Path(folder)
+    content = json.loads((path / "metrics.json" if path.is_dir() else path).read_text(encoding="utf-8"))
+    told = []
+    if content.get("finished") is False:
+        told.append(f"unfinished, scored at step {content.get('step')} of {content.get('steps')}")
+    if content.get("rows") == "validation":
+        told.append("scored on validation rows")
+    return ", ".join(told)
 
 
 def _paragraphs(text: str) -> str:

@@ -18,12 +18,13 @@ import platform
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from phlogiston.errors import RunError
+from phlogiston.errors import CheckpointError, RunError
 from phlogiston.files import write_json
-from phlogiston.inference.checkpoints import FOLDER
+from phlogiston.inference.checkpoints import FOLDER, list_files, read_state
 
 try:
     import fcntl
@@ -55,6 +56,44 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
             continue
         records[int(record["step"])] = record
     return [records[step] for step in sorted(records)]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run has come.
+
+    Attributes:
+        step: steps done by its newest checkpoint.
+        steps: steps it was to do; None where its configuration does not say.
+        finished: whether training is over, be it early.
+    """
+
+    step: int
+    steps: int | None
+    finished: bool
+
+    def text(self) -> str:
+        """Return "" for a finished run, else how far it has come."""
+        if self.finished:
+            return ""
+        return f"unfinished: step {self.step:,}" + (f" of {self.steps:,}" if self.steps is not None else "")
+
+
+def progress_of(path: Path) -> Progress | None:
+    """Say how far the run in a folder has come; None where the folder holds no checkpoint that can be read."""
+    state = None
+    for file in reversed(list_files(path / FOLDER)):
+        with contextlib.suppress(CheckpointError):
+            state = read_state(file)
+            break
+    if state is None:
+        return None
+    try:
+        stages = json.loads((path / "config.json").read_text(encoding="utf-8"))["stages"]
+        steps = sum(int(stage["steps"]) for stage in stages)
+    except (OSError, ValueError, KeyError, TypeError):
+        steps = None
+    return Progress(int(state["step"]), steps, bool(state.get("finished")))
 
 
 def environment(device: str, seed: int) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from phlogiston import systems
 from phlogiston.datasets import array
 from phlogiston.datasets.base import Dataset, Meta, Split
 from phlogiston.errors import ConfigError, PhlogistonError, RunError, ShapeError, unknown_name
+from phlogiston.evaluate.held_out import held_out
 from phlogiston.evaluate.metric import Metric
 from phlogiston.evaluate.score import Score
 from phlogiston.files import write_json
@@ -429,7 +430,7 @@ def rows_of(x: Any, *, double: Collection[str] = (), **extra: Any) -> dict[str, 
         **extra: tensors to add, or to put in the place of others.
     """
     if isinstance(x, Dataset):
-        x = x.test if len(x.test) else x.valid
+        x = held_out(x)
     if isinstance(x, Split):
         return {**x.narrowed(double).tensors, **extra}
     if isinstance(x, Mapping):

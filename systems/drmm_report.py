@@ -11,6 +11,7 @@ import torch
 
 from phlogiston.datasets.base import Dataset, Split
 from phlogiston.datasets.weights import written_out
+from phlogiston.evaluate.held_out import held_out
 from phlogiston.evaluate.metric import Metric, from_rows
 from phlogiston.systems.configs.drmm import PRESETS
 from phlogiston.systems.drmm_panels import panels
@@ -115,7 +116,9 @@ def baselines(system: DRMM, data: Dataset) -> dict[str, Metric]:
     """A Gaussian mixture of scikit-learn with as many components as one layer, on the same rows."""
     from sklearn.mixture import GaussianMixture
 
-    train, test = (split.numpy("x")[:, list(system.varying)].astype(np.float64) for split in (data.train, data.test))
+    train, test = (
+        split.numpy("x")[:, list(system.varying)].astype(np.float64) for split in (data.train, held_out(data))
+    )
     if not (np.isfinite(train).all() and len(test)):
         return {}
     scale = train.std(0) + 1e-12

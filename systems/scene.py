@@ -24,6 +24,7 @@ from torch import Tensor
 from phlogiston.datasets.base import Meta, Split
 from phlogiston.datasets.hotels import Hotels
 from phlogiston.errors import ConfigError, ShapeError
+from phlogiston.evaluate.held_out import held_out
 from phlogiston.evaluate.metric import Metric
 from phlogiston.evaluate.score import Score
 from phlogiston.evaluate.weights import mean_and_error
@@ -356,7 +357,7 @@ class Scene(System):
         """Score pictures of held-out places from viewpoints outside their context.
 
         Args:
-            data: as for `fit`; of a `Dataset` the test split.
+            data: as for `fit`; of a `Dataset` the held-out places.
             metrics: of "generation" (prior samples against the truth), "posterior" (reconstructions, divergence, gap),
                 "baselines" (mean image, mean and nearest of the context), "bound" (nats per picture).
         """
@@ -373,7 +374,7 @@ class Scene(System):
 
     def asked(self, data: Any) -> list[tuple[str, Any]]:
         """The lower half of a photograph, given its upper half, its pose and eight photographs of the place."""
-        tensors = data.test.tensors
+        tensors = held_out(data).tensors
         images, poses = tensors["images"][0], tensors["poses"][0]
         memory = self.observe(images[:8], poses[:8])
         photograph = images[8].permute(2, 0, 1).double() / 255

@@ -16,6 +16,7 @@ from phlogiston.datasets.base import Dataset, Split
 from phlogiston.datasets.hotels import Hotels
 from phlogiston.errors import DataError
 from phlogiston.evaluate import figures as draw
+from phlogiston.evaluate.held_out import held_out
 from phlogiston.evaluate.metric import Metric, from_rows
 from phlogiston.models.scene import unit
 from phlogiston.systems.scene_training import paint
@@ -33,7 +34,7 @@ SAMPLES = 8
 def split_of(data: Any) -> Split:
     """Held-out places in any accepted form."""
     if isinstance(data, Dataset):
-        return data.test or data.valid or data.train
+        return held_out(data)
     return data if isinstance(data, Split) else Split(data)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from phlogiston.datasets.base import Dataset, Meta, Split
 from phlogiston.errors import ConfigError, ShapeError
+from phlogiston.evaluate.held_out import held_out
 from phlogiston.evaluate.metric import Metric
 from phlogiston.evaluate.score import Score
 from phlogiston.guides.sqair import SQAIRGuide
@@ -145,7 +146,7 @@ class SQAIR(System):
         """Films in any accepted form, checked against the model."""
         self._need_fit()
         if isinstance(x, Dataset):
-            x = x.test if len(x.test) else x.valid
+            x = held_out(x)
         if isinstance(x, Split | Mapping):
             x = (x.tensors if isinstance(x, Split) else x).get("x")
         found = films.checked(x)

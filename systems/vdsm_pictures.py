@@ -15,6 +15,7 @@ from torch import Tensor
 from phlogiston.datasets.base import Dataset, Split
 from phlogiston.errors import ConfigError
 from phlogiston.evaluate.figures import loss_curve, new_figure
+from phlogiston.evaluate.held_out import held_out
 from phlogiston.networks.frame_encoder import pixels
 
 if TYPE_CHECKING:
@@ -29,10 +30,10 @@ View = Callable[["VDSM", Split, int, int], dict[str, Tensor]]
 # ---- choosing and laying out clips
 
 
-def held_out(data: Any) -> Split:
-    """Test rows of a dataset, else validation rows, else training rows; or the split itself."""
+def split_of(data: Any) -> Split:
+    """Held-out rows of a dataset; or the split itself."""
     if isinstance(data, Dataset):
-        return data.test if len(data.test) else data.valid if len(data.valid) else data.train
+        return held_out(data)
     if isinstance(data, Split):
         return data
     return Split({"frames": data} if isinstance(data, Tensor) else data)
@@ -149,7 +150,7 @@ VIEWS: Mapping[str, View] = {f.__name__: f for f in (swap_grid, reconstruct, gen
 
 def figures(system: VDSM, data: Any) -> dict[str, Figure]:
     """See `VDSM.figures`."""
-    split = held_out(data)
+    split = split_of(data)
     if not len(split):
         raise ConfigError("there are no clips to show")
     found = {

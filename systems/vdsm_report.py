@@ -22,11 +22,12 @@ from torch import Tensor
 from phlogiston.datasets.base import Dataset, Split
 from phlogiston.errors import ConfigError
 from phlogiston.evaluate.frechet import frechet_from_features, frechet_std_error
+from phlogiston.evaluate.held_out import held_out
 from phlogiston.evaluate.judge import Judge, JudgeConfig, train_judge
 from phlogiston.evaluate.metric import Metric, from_rows
 from phlogiston.evaluate.probe import linear_probe
 from phlogiston.networks.frame_encoder import pixels
-from phlogiston.systems.vdsm_pictures import held_out
+from phlogiston.systems.vdsm_pictures import split_of
 
 if TYPE_CHECKING:
     from phlogiston.systems.vdsm import VDSM
@@ -52,7 +53,7 @@ def judge_of_clips(data: Dataset, factors: Mapping[str, Tensor], config: JudgeCo
         factors: the labels of the training rows.
         config: of the judge.
     """
-    held = data.test if len(data.test) else data.valid
+    held = held_out(data)
     return train_judge(
         data.train.tensors["frames"],
         dict(factors),
@@ -65,7 +66,7 @@ def judge_of_clips(data: Dataset, factors: Mapping[str, Tensor], config: JudgeCo
 
 def evaluate(system: VDSM, data: Any, metrics: set[str] | None) -> dict[str, Metric]:
     """See `VDSM.evaluate`."""
-    held = held_out(data)
+    held = split_of(data)
     labels = labels_of(system, held)
     can_judge = isinstance(data, Dataset) and bool(labels)
     usual = set(ALL) if system.config.judge_epochs else {"error", "probes"}

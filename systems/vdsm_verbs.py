@@ -14,6 +14,7 @@ from torch import Tensor
 
 from phlogiston.datasets.base import Dataset, Split
 from phlogiston.errors import ConfigError, ShapeError, unknown_name
+from phlogiston.evaluate.held_out import held_out
 from phlogiston.evaluate.score import Score
 from phlogiston.evaluate.weights import mean_and_error
 from phlogiston.guides.vdsm import VDSMGuide
@@ -361,7 +362,7 @@ class ClipVerbs(System):
         """Clips in any accepted form, checked; and their mask."""
         self._need_fit()
         if isinstance(x, Dataset):
-            x = x.test if len(x.test) else x.valid
+            x = held_out(x)
         if isinstance(x, Split | Mapping):
             tensors = x.tensors if isinstance(x, Split) else {k: torch.as_tensor(v) for k, v in x.items()}
             mask = tensors.get("mask") if mask is None else mask

@@ -17,13 +17,14 @@ from typing import Any
 from phlogiston import datasets, systems
 from phlogiston.datasets.base import Dataset
 from phlogiston.errors import ConfigError, PhlogistonError, RunError, unknown_name
+from phlogiston.evaluate.held_out import held_out, held_out_part
 from phlogiston.evaluate.likelihood import log_likelihood
 from phlogiston.evaluate.metric import Metric
 from phlogiston.evaluate.report import Report, write_metrics
 from phlogiston.evaluate.score import Score
 from phlogiston.inference.answer import Answer
 from phlogiston.inference.parallel import Processes, make_fabric
-from phlogiston.inference.runs import read_metrics
+from phlogiston.inference.runs import progress_of, read_metrics
 from phlogiston.systems.base import System, validate_options
 from phlogiston.systems.export import Samples
 
@@ -256,7 +257,9 @@ def evaluate(
         data_options: option of the data -> text.
 
     Returns:
-        `run`, `data`, and `metrics`: name -> value, std_error, n, kind.
+        `run`, `data`, and `metrics`: name -> value, std_error, n, kind. Where the rows scored are not test rows, `rows`
+        says which; where the run is unfinished, `finished` is False, `step` that of the checkpoint scored and `steps`
+        how many there were to be.
 
     Raises:
         RunError: not a run folder.
@@ -266,15 +269,24 @@ def evaluate(
     path = Path(run)
     system = systems.load(path)
     rows = _data_of(path, data, data_options or {})
+    held_out(rows)  # before work is done
     found = score(system, rows, metrics)
     title = f"{system.name} on {rows.meta.title or rows.meta.name}"
-    report = Report(title, f"Run {path.name}; {len(held_out(rows)):,} held-out rows.")
+    progress = progress_of(path)
+    unfinished = "" if progress is None or progress.finished else f" ({progress.text()})"
+    scored = f"{len(held_out(rows)):,} {held_out_part(rows)} rows"
+    report = Report(title, f"Run {path.name}{unfinished}; {scored}.")
     report.section("Figures of merit", metrics=found)
     if metrics is None:
         report.section("What was learned", figures=system.figures(rows))
     report.write(path / "report.html")
-    write_metrics(path / "metrics.json", found, run=str(run), data=rows.meta.name)
-    return {"run": str(run), "data": rows.meta.name, "metrics": _brief(found)}
+    about: dict[str, Any] = {"run": str(run), "data": rows.meta.name}
+    if held_out_part(rows) != "test":
+        about["rows"] = held_out_part(rows)
+    if progress is not None and not progress.finished:
+        about |= {"finished": False, "step": progress.step, "steps": progress.steps}
+    write_metrics(path / "metrics.json", found, **about)
+    return {**about, "metrics": _brief(found)}
 
 
 def show(
@@ -322,7 +334,8 @@ def runs(folder: str | Path) -> list[dict[str, Any]]:
     """Describe the runs below a folder (and the folder itself, if it is one), two levels deep.
 
     Returns:
-        For each: `run`, `system`, `data`, `steps` done, last `loss`, and `metrics` (name -> value) where evaluated.
+        For each: `run`, `system`, `data`, `steps` done, `total` steps it was to do, whether it is `finished`, last
+        `loss`, and `metrics` (name -> value) where evaluated.
     """
     top = Path(folder)
     places = [top, *sorted(top.glob("*")), *sorted(top.glob("*/*"))]
@@ -338,22 +351,20 @@ def runs(folder: str | Path) -> list[dict[str, Any]]:
             continue  # a folder of somebody else's
         records = read_metrics(place / "metrics.jsonl")
         last = records[-1] if records else {}
+        progress = progress_of(place)
         found.append(
             {
                 "run": str(place),
                 "system": system,
                 "data": data.get("name"),
-                "steps": last.get("step"),
+                "steps": last.get("step") if progress is None else max(progress.step, last.get("step") or 0),
+                "total": None if progress is None else progress.steps,
+                "finished": progress is not None and progress.finished,
                 "loss": last.get("loss"),
                 "metrics": _headline(place / "metrics.json"),
             }
         )
     return found
-
-
-def held_out(rows: Dataset) -> datasets.Split:
-    """Return the rows to score on: test, else validation, else training rows."""
-    return rows.test or rows.valid or rows.train
 
 
 # ---- inside

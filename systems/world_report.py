@@ -12,6 +12,7 @@ from torch import Tensor
 from phlogiston.datasets.base import Split
 from phlogiston.errors import ConfigError
 from phlogiston.evaluate.figures import ACCENT, INK, SOFT, new_figure
+from phlogiston.evaluate.held_out import held_out
 from phlogiston.evaluate.metric import Metric, from_rows
 
 if TYPE_CHECKING:
@@ -95,11 +96,11 @@ def _survival(system: WorldModel) -> dict[str, Metric]:
 # ---- views
 
 
-def held_out(data: Any) -> Any:
-    """The split to show: a dataset's test rows, else its validation rows."""
+def split_of(data: Any) -> Any:
+    """The split to show: held-out rows of a dataset; or the split itself."""
     from phlogiston.datasets.base import Dataset
 
-    return (data.test if len(data.test) else data.valid) if isinstance(data, Dataset) else data
+    return held_out(data) if isinstance(data, Dataset) else data
 
 
 def dreams(system: WorldModel, split: Split, n: int, seed: int) -> dict[str, Tensor]:
@@ -162,7 +163,7 @@ def continuations(
 
 def figures(system: WorldModel, data: Any) -> dict[str, Figure]:
     """See `WorldModel.figures`."""
-    split = held_out(data)
+    split = split_of(data)
     if not len(split):
         raise ConfigError("there are no games to show")
     found = {"a game, and a dream that begins like it": dream_figure(system, split)}
