@@ -32,7 +32,7 @@ from phlogiston.distributions.mixture_factorised import FactorisedMixture
 from phlogiston.distributions.mixture_full import BivariateMixture, FullMixture
 from phlogiston.distributions.mixture_joint import JointMixture
 from phlogiston.distributions.remoteness import remoteness
-from phlogiston.distributions.resampling import effective_size, log_mean, spread_error
+from phlogiston.distributions.resampling import effective_size, log_mean, replace_dead, spread_error
 from phlogiston.distributions.truncated_normal import log_interval_mass, standard_truncated
 from phlogiston.errors import ConfigError, EvidenceError
 from phlogiston.inference.answer import Answer, check_alive, judge_error, stack, warn_if_poor
@@ -164,14 +164,15 @@ class MDNQuery:
             ess = 1 / ((1 - between) / ess + between * by_member.square().sum())
             method = f"{method} given {self.members} draws of the weights"
         error, why = judge_error(error, f"{n} samples and {self.members} draws of the weights are too few to tell it")
+        index, log_weights = replace_dead(log_weights, generator)
         return Answer(
-            {"x": x[chosen], "y": y},
+            {"x": x[chosen[index]], "y": y[index]},
             log_weights + log_constant,
             log_evidence,
             error,
             method,
             ess,
-            {"component": component % k, **why},
+            {"component": component[index] % k, **why},
         )
 
     def _measure(self, about_x: LinearEvidence, mixture: ConditionedMixture) -> None:

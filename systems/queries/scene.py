@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from phlogiston.distributions.linear_constraints import LinearEvidence
-from phlogiston.distributions.resampling import effective_size, log_mean
+from phlogiston.distributions.resampling import effective_size, log_mean, replace_dead
 from phlogiston.distributions.truncated_normal import log_interval_mass, log_normal_density, standard_truncated
 from phlogiston.errors import ConfigError, EvidenceError
 from phlogiston.inference.answer import Answer, check_alive, judge_weights, stack, warn_if_poor
@@ -139,14 +139,17 @@ class SceneQuery:
         weights = torch.cat([part[1] for part in parts]) + constant
         check_alive(weights.unsqueeze(1), "query")
         error, why = judge_weights(weights)
+        log_evidence, ess = log_mean(weights), effective_size(weights)
+        index, weights = replace_dead(weights)
+        samples = {name: value[index] for name, value in samples.items()}
         who = "prior" if look is None else "guide"
         return Answer(
             samples,
             weights,
-            log_mean(weights),
+            log_evidence,
             error,
             f"memory and importance sampling, proposals from the {who}",
-            effective_size(weights),
+            ess,
             dict(why),
         )
 
