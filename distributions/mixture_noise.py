@@ -72,6 +72,7 @@ def squeeze(noise: Tensor, low: Tensor, high: Tensor) -> Tensor:
     v = normal_cdf(torch.where(mirrored, -z, z)).clamp_min(1e-300)
     p = normal_cdf(a)
     near = torch.special.ndtri((p + v * (normal_cdf(b) - p)).clamp_min(1e-300))
-    # beyond -30 the tail is that of an exponential in x^2 / 2
-    x = torch.where(b < -30.0, -(b * b - 2.0 * v.log()).sqrt(), near).maximum(a).minimum(b)
+    # beyond -30 the tail is that of an exponential in x^2 / 2, cut off where the interval ends
+    rest = torch.exp(-0.5 * (b - a) * -(b + a).clamp_max(0.0))
+    x = torch.where(b < -30.0, -(b * b - 2.0 * (v + (1.0 - v) * rest).log()).sqrt(), near).maximum(a).minimum(b)
     return torch.where(mirrored, -x, x).to(noise.dtype)

@@ -84,7 +84,7 @@ def quantile(q: Tensor, logits: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
         step = x - error / log_density(x, logits, loc, scale).exp()
         middle = 0.5 * (low + high)
         moved = torch.where((step > low) & (step < high), step, middle)
-        still = bool(((moved - x).abs() <= 1e-14 * (x.abs() + scale.amax(-1))).all())
+        still = bool(((moved - x).abs() <= 4e-16 * x.abs() + 1e-14 * scale.amax(-1)).all())
         x = moved
         if still:
             break

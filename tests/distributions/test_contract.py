@@ -74,7 +74,7 @@ class Case:
 
 def t(*numbers: Any) -> Tensor:
     """One number, a list of lists, or a row of numbers, in double precision."""
-    return torch.tensor(numbers if len(numbers) > 1 else numbers[0]).double()
+    return torch.tensor(numbers if len(numbers) > 1 else numbers[0], dtype=torch.double)
 
 
 def link(previous: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:

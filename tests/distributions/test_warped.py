@@ -11,7 +11,7 @@ from phlogiston.distributions.cells import log_cell
 from phlogiston.distributions.mixture_diagonal import DiagMixture
 from phlogiston.distributions.mixture_full import BivariateMixture
 from phlogiston.distributions.mixture_noise import squeeze, transport
-from phlogiston.distributions.truncated_normal import log_interval_mass, standard_truncated
+from phlogiston.distributions.truncated_normal import log_interval_mass, normal_cdf, standard_truncated
 from phlogiston.distributions.warped import Warped
 from phlogiston.errors import ConfigError
 
@@ -201,3 +201,14 @@ def test_bounds_and_pitches_need_what_they_need() -> None:
         Warped(law.base, law.shift, law.unit, law.positive, bounds=law.bounds)
     with pytest.raises(ConfigError, match="choices"):
         Warped(law.base, law.shift, law.unit, law.positive, 0.01, bounds=law.bounds, pitches=(0.1,))
+
+
+@pytest.mark.parametrize(
+    ("a", "b"), [(-40.0078125, -40.0), (-1e6, -35.0), (50.0, 50.015625), (-31.0, -30.5), (5.0, 1e6), (-1.0, 2.0)]
+)
+def test_noise_is_pressed_into_narrow_and_far_intervals_as_the_restricted_normal_is(a: float, b: float) -> None:
+    noise = torch.linspace(-3, 3, 13, dtype=torch.double)
+    low, high = torch.tensor(a, dtype=torch.double), torch.tensor(b, dtype=torch.double)
+    wanted = standard_truncated(normal_cdf(noise), low, high)
+    reach = min(b - a, 1.0 / max(1.0, min(abs(a), abs(b))))
+    assert float((squeeze(noise, low, high) - wanted).abs().max()) < 0.01 * reach
