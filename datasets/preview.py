@@ -13,6 +13,7 @@ from phlogiston.errors import DataError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_UNKNOWN = "#f0d9c8"  # the colour of what is missing
 _POINTS, _PICTURES, _HISTOGRAMS, _CLIPS = 5_000, 64, 36, 8
 
 
@@ -42,7 +43,7 @@ def figure(data: Dataset) -> Figure:
         return drawing
     if "x" not in data.train.tensors or data.train.tensors["x"].ndim != 2:
         raise DataError(f"data {data.meta.name!r} has no table 'x' to draw; it holds {sorted(data.train.tensors)}.")
-    x = data.train.numpy()
+    x = _known(data)
     drawing = Figure(figsize=(7, 7), layout="constrained")
     if data.meta.image_shape:
         _pictures(drawing, x, data.meta.image_shape)
@@ -52,6 +53,12 @@ def figure(data: Dataset) -> Figure:
         _histograms(drawing, data)
     drawing.suptitle(f"{data.meta.title or data.meta.name}\n{len(x):,} training rows")
     return drawing
+
+
+def _known(data: Dataset) -> Array:
+    """Rows of `x`, NaN where an entry is missing."""
+    x = data.train.numpy()
+    return np.where(data.train.numpy("mask"), x, np.nan) if "mask" in data.train.tensors else x
 
 
 def _films(data: Dataset) -> Array | None:
@@ -72,12 +79,17 @@ def _clips(data: Dataset, frames: Array) -> Figure:
     times = np.unique(np.linspace(0, frames.shape[1] - 1, _CLIPS).astype(np.int64))
     drawing = Figure(figsize=(0.9 * len(times) + 1.2, 0.9 * len(rows) + 0.6), layout="constrained")
     stream = next(iter(data.meta.categorical), None)
+    mask = data.train.tensors.get("mask")
+    known = mask.numpy() if mask is not None and mask.shape == frames.shape[:2] else None
     axes = drawing.subplots(len(rows), len(times), squeeze=False)
     for i, row in enumerate(rows):
         for j, time in enumerate(times):
             picture = np.moveaxis(frames[row, time], 0, -1)
             axes[i, j].imshow(picture if picture.shape[-1] == 3 else picture[..., 0], cmap="gray")
             axes[i, j].set(xticks=[], yticks=[])
+            if known is not None and not known[row, time]:  # no frame there
+                axes[i, j].cla()
+                axes[i, j].set(xticks=[], yticks=[], facecolor=_UNKNOWN)
         if stream is not None and (code := int(data.train.numpy(stream)[row])) >= 0:
             label = data.meta.categorical[stream][code]
             axes[i, 0].set_ylabel(label, fontsize=7, rotation=0, ha="right", va="center")
@@ -86,7 +98,7 @@ def _clips(data: Dataset, frames: Array) -> Figure:
 
 
 def _scatter(drawing: Figure, data: Dataset) -> None:
-    x = data.train.numpy()[:_POINTS]
+    x = _known(data)[:_POINTS]  # rows with a missing entry have no place in the plane and are not drawn
     axes = drawing.add_subplot()
     stream = next(iter(data.meta.categorical), None)
     codes = data.train.numpy(stream)[:_POINTS] if stream else np.zeros(len(x), dtype=np.int64)
@@ -106,8 +118,10 @@ def _pictures(drawing: Figure, x: Array, shape: tuple[int, ...]) -> None:
     side = int(np.ceil(np.sqrt(len(rows))))
     for i, row in enumerate(rows):
         axes = drawing.add_subplot(side, side, i + 1)
-        axes.imshow(np.clip(x[row].reshape(shape), 0.0, 1.0), cmap="gray", vmin=0.0, vmax=1.0)
-        axes.axis("off")
+        picture = np.ma.masked_invalid(np.clip(x[row].reshape(shape), 0.0, 1.0))
+        axes.imshow(picture, cmap="gray", vmin=0.0, vmax=1.0)
+        axes.set_facecolor(_UNKNOWN)
+        axes.set(xticks=[], yticks=[])
 
 
 def _histograms(drawing: Figure, data: Dataset) -> None:

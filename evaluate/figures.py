@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 INK, ACCENT, SOFT = "#1d3557", "#c2410c", "#8a94a3"
 MAP = "magma"
+UNKNOWN = (0.94, 0.85, 0.78)  # the colour of pixels nobody knows
 
 
 def array(values: Any) -> np.ndarray:
@@ -47,7 +48,8 @@ def image_grid(
     """Show images side by side.
 
     Args:
-        images: (n, height, width), (n, height, width, 3) or (n, 3, height, width); uint8, or floats.
+        images: (n, height, width), (n, height, width, 3) or (n, 3, height, width); uint8, or floats, NaN where a pixel
+            is missing (drawn in a colour of its own).
         columns: images per row; about square if not given.
         titles: one word above each image.
         limits: values shown as black and white; 0 and 255 for uint8, 0 and 1 for floats unless they leave it.
@@ -117,7 +119,7 @@ def density_depths(
     model's density above its samples. All densities share one colour scale.
 
     Args:
-        data: (n, 2).
+        data: (n, 2), NaN where an entry is missing; complete rows are drawn.
         samples: per depth, (m, 2) draws.
         log_densities: per depth, a function of points (m, 2) that returns their log densities (m,) in nats.
         truth: the true log density, if anyone knows it.
@@ -131,7 +133,7 @@ def density_depths(
     Raises:
         ShapeError: data or samples are not (n, 2), a density returns another shape, or the lists differ in length.
     """
-    rows = _two_columns("data", data)
+    rows, title = _complete(_two_columns("data", data))
     labels = list(labels) or [f"depth {i + 1}" for i in range(len(log_densities))]
     if not len(labels) == len(samples) == len(log_densities) or not labels:
         raise ShapeError(
@@ -153,7 +155,7 @@ def density_depths(
     if len(columns) == 2:
         axes[1, 0].set_xlabel(columns[0], fontsize=8)
         axes[1, 0].set_ylabel(columns[1], fontsize=8)
-    _scatter(axes[0, 0], rows, points, "data")
+    _scatter(axes[0, 0], rows, points, title)
     if true_map is not None:
         _density(axes[1, 0], true_map, extent, ceiling, "true density")
     else:
@@ -262,7 +264,7 @@ def histogram_matrix(
     Below the diagonal are the data, above it the samples.
 
     Args:
-        data: (n, d).
+        data: (n, d), NaN where an entry is missing; such entries are left out.
         samples: (m, d), or None to show the data alone.
         columns: names of the d columns.
         most: show at most this many columns, the first ones.
@@ -290,12 +292,15 @@ def histogram_matrix(
             source = real if i > j or drawn is None else drawn
             if i == j:
                 options: dict[str, Any] = {"bins": bins, "range": ranges[i], "density": True}
-                place.hist(real[:, i], color=SOFT, alpha=0.7, label="data", **options)
+                known = real[np.isfinite(real[:, i]), i]
+                share = "data" if len(known) == len(real) else f"data, {len(known) / len(real):.0%} known"
+                place.hist(known, color=SOFT, alpha=0.7, label=share, **options)
                 if drawn is not None:
                     place.hist(drawn[:, i], color=ACCENT, histtype="step", linewidth=1.3, label="samples", **options)
                 place.set_yticks([])
             else:
-                place.hist2d(source[:, j], source[:, i], bins=bins, range=[ranges[j], ranges[i]], cmap="Greys")
+                both = source[np.isfinite(source[:, [i, j]]).all(1)]
+                place.hist2d(both[:, j], both[:, i], bins=bins, range=[ranges[j], ranges[i]], cmap="Greys")
             if i == shown - 1:
                 place.set_xlabel(names[j], fontsize=8)
             if j == 0:
@@ -394,11 +399,16 @@ def _pictures(images: Any, limits: tuple[float, float] | None = None) -> np.ndar
         )
     if limits is None:
         limits = (0.0, 255.0 if pictures.dtype == np.uint8 else 1.0)
-        if pictures.dtype != np.uint8 and (pictures.min() < -0.01 or pictures.max() > 1.01):
-            limits = (float(pictures.min()), float(pictures.max()))
+        known = pictures[np.isfinite(pictures)] if pictures.dtype.kind == "f" else pictures
+        if pictures.dtype != np.uint8 and known.size and (known.min() < -0.01 or known.max() > 1.01):
+            limits = (float(known.min()), float(known.max()))
     low, high = limits
     shown = np.clip((pictures.astype(np.float64) - low) / max(high - low, 1e-12), 0.0, 1.0)
-    return shown[..., 0] if shown.ndim == 4 and shown.shape[-1] == 1 else shown
+    shown = shown[..., 0] if shown.ndim == 4 and shown.shape[-1] == 1 else shown
+    if not np.isnan(shown).any():
+        return shown
+    coloured = shown if shown.ndim == 4 else np.repeat(shown[..., None], 3, -1)
+    return np.where(np.isnan(coloured).any(-1, keepdims=True), UNKNOWN, coloured)
 
 
 def _mosaic(pictures: np.ndarray, columns: int | None) -> np.ndarray:
@@ -419,8 +429,21 @@ def _two_columns(name: str, values: Any) -> np.ndarray:
     return rows
 
 
+def _complete(rows: np.ndarray) -> tuple[np.ndarray, str]:
+    """Rows without a missing entry, and a title that says how many that are.
+
+    Raises:
+        DataError: there is none.
+    """
+    complete = rows[np.isfinite(rows).all(1)]
+    if not len(complete):
+        raise DataError("no row is complete: there are no points in the plane to draw.")
+    return complete, "data" if len(complete) == len(rows) else f"data, {len(complete):,} of {len(rows):,} complete"
+
+
 def _range(values: np.ndarray) -> tuple[float, float]:
-    low, high = np.quantile(values[np.isfinite(values)], [0.002, 0.998])
+    known = values[np.isfinite(values)]
+    low, high = np.quantile(known, [0.002, 0.998]) if len(known) else (0.0, 1.0)
     margin = 0.08 * (high - low) or 0.5
     return float(low - margin), float(high + margin)
 

@@ -73,11 +73,13 @@ def draw(system: DRMM, data: Any) -> dict[str, Figure]:
     rows = fitting_rows(system, data)
     x = rows["x"]
     generator = torch.Generator().manual_seed(0)
-    shown = x[torch.randperm(len(x), generator=generator)[:4000]].numpy()
+    known = x if "mask" not in rows else torch.where(rows["mask"], x, torch.nan)
+    shown = known[torch.randperm(len(x), generator=generator)[:4000]].numpy()
     depths = range(1, system.model.num_layers + 1)
     labels = [f"depth {d}" if len(depths) > 1 else "model" for d in depths]
     out: dict[str, Figure] = {}
-    if x.shape[1] == 2 and len(system.varying) == 2:
+    complete = rows["mask"].all(-1) if "mask" in rows else torch.ones(len(x), dtype=torch.bool)
+    if x.shape[1] == 2 and len(system.varying) == 2 and bool(complete.any()):
         out["density"] = figures.density_depths(
             shown,
             [system.sample(len(shown), depth=d, seed=d)["x"].numpy() for d in depths],
@@ -92,13 +94,12 @@ def draw(system: DRMM, data: Any) -> dict[str, Figure]:
         groups = {"data": shown[:64].reshape(-1, *shape)}
         for d, label in zip(depths, labels, strict=True):
             drawn = system.sample(64, depth=d, seed=d)["x"].numpy().reshape(-1, *shape)
-            groups[f"samples, {label}"] = drawn.clip(shown.min(), shown.max())  # the data's blacks and whites
+            groups[f"samples, {label}"] = drawn.clip(np.nanmin(shown), np.nanmax(shown))  # the data's blacks and whites
         out["samples"] = figures.image_grids(groups, alt="held-out images, and samples after each layer")
     else:
         out["columns"] = figures.histogram_matrix(
             shown, system.sample(len(shown), seed=0)["x"].numpy(), columns=system.schema["columns"]
         )
-    complete = rows["mask"].all(-1) if "mask" in rows else torch.ones(len(x), dtype=torch.bool)
     if bool(complete.any()):
         named = {n: rows[n][complete].numpy() for n in system.schema["categorical"] if rows.get(n) is not None}
         out.update(panels(system, x[complete].numpy().astype(np.float64), named))
