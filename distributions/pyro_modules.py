@@ -24,13 +24,17 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 
-class _Unconstrained(Messenger):
-    """Gives plain parameters the attribute by which Pyro's `SVI` finds them; its local mode leaves it out."""
+class _Mend(Messenger):
+    """Mends two gaps of Pyro's local mode, before plates inside the program see a parameter's message."""
 
     def _pyro_post_param(self, msg: Any) -> None:
         value = msg["value"]
-        if isinstance(value, nn.Parameter) and not hasattr(value, "unconstrained"):
-            value.unconstrained = weakref.ref(value)  # type: ignore[attr-defined]
+        if hasattr(value, "unconstrained"):
+            return
+        if isinstance(value, nn.Parameter):
+            value.unconstrained = weakref.ref(value)  # type: ignore[attr-defined]  # by which `SVI` finds it
+        else:  # an initial value on its way into a module: a subsampling plate must not cut it down to its rows
+            msg["kwargs"]["event_dim"] = None
 
 
 class OwnParameters(_Context):
@@ -40,8 +44,8 @@ class OwnParameters(_Context):
         if not self.active:
             self._before = pyro.settings.get("module_local_params")
             pyro.settings.set(module_local_params=True)
-            self._unconstrained = _Unconstrained()
-            self._unconstrained.__enter__()
+            self._mend = _Mend()
+            self._mend.__enter__()
         self.active += 1
         self.used = True
 
@@ -51,8 +55,8 @@ class OwnParameters(_Context):
         self.active -= 1
         if not self.active:
             self.cache.clear()
-            self._unconstrained.__exit__(kind, value, traceback)
-            del self._unconstrained
+            self._mend.__exit__(kind, value, traceback)
+            del self._mend
             pyro.settings.set(module_local_params=self._before)
 
 

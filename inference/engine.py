@@ -53,7 +53,8 @@ def fit(
     Args:
         model: a module whose `forward(**batch)` is a Pyro program with its data sites under `pyro.plate("data", rows)`.
             If model and guide take an argument `row_index`, they get the numbers of the batch's rows in `data`
-            (LongTensor, (rows,)), to look up parameters with an entry per row. Such parameters without `row_index`
+            (LongTensor, (rows,)), to look up parameters with an entry per row, or to declare
+            `pyro.plate("data", number of all rows, subsample=row_index)`. Such parameters without `row_index`
             need batches of all rows, which keep their order, one process, and no `valid`; else they are refused.
         guide: a module with the same keyword arguments (an AutoGuide, say), or None if the model has no latent site.
         data: a dictionary of tensors with equal first dimension, or rows with `len(data)` and

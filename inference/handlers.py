@@ -26,6 +26,11 @@ def in_data_plate(site: Mapping[str, Any]) -> bool:
     return any(frame.name == DATA_PLATE for frame in site["cond_indep_stack"])
 
 
+def is_subsampled(frame: Any) -> bool:
+    """Say whether a plate frame is over data points and stands for more of them than it holds."""
+    return frame.name == DATA_PLATE and frame.full_size not in (None, frame.size)
+
+
 class ScaleSites(Messenger):
     """See `scale_sites`. Attribute `weights` may be changed at any time."""
 
@@ -128,6 +133,9 @@ class PerDatum(Messenger):
     def _pyro_sample(self, msg: Any) -> None:
         if not in_data_plate(msg):
             msg["scale"] = msg["scale"] * self.weight
+        for frame in msg["cond_indep_stack"]:
+            if is_subsampled(frame):  # the plate counts its rows for all of them; here they count as what they are
+                msg["scale"] = msg["scale"] * frame.size / frame.full_size
 
     def describe(self) -> dict[str, Any]:
         """Return the handler as JSON-able data."""
@@ -138,7 +146,8 @@ def per_datum(weight: float) -> PerDatum:
     """Multiply the log-density of every site outside the plate "data" by `weight`.
 
     A batch of B rows out of N sees each global term once; with `weight = B / N` the loss divided by B estimates the
-    loss of the whole data set divided by N, whatever the batch size.
+    loss of the whole data set divided by N, whatever the batch size. A plate "data" over all N rows with `subsample=`
+    the batch counts each of its rows N / B times by itself; that is taken back.
     """
     return PerDatum(weight)
 

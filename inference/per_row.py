@@ -19,9 +19,8 @@ from torch import Tensor, nn
 
 from phlogiston.errors import ConfigError
 from phlogiston.inference.handlers import DATA_PLATE
-from phlogiston.inference.sites import run_pair
+from phlogiston.inference.sites import ROW_INDEX, run_pair
 
-ROW_INDEX = "row_index"
 _ENOUGH = 16  # rows: fewer are looked at more than once, for entries may fall into line by chance
 
 

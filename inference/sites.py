@@ -17,7 +17,9 @@ from pyro.util import check_site_shape
 from torch import Tensor, nn
 
 from phlogiston.errors import ConfigError, unknown_name
-from phlogiston.inference.handlers import DATA_PLATE, in_data_plate
+from phlogiston.inference.handlers import DATA_PLATE, in_data_plate, is_subsampled
+
+ROW_INDEX = "row_index"  # the argument by which programs ask for the numbers of a batch's rows
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Site:
         auxiliary: True for a site the guide draws for its own use, which the model has no counterpart of.
         enumerated: `"parallel"` or `"sequential"` if it is marked for enumeration, else None.
         kind: class of its distribution.
+        subsampled: True if the plate over data points stands for more rows than the batch holds.
     """
 
     name: str
@@ -45,14 +48,20 @@ class Site:
     auxiliary: bool = False
     enumerated: str | None = None
     kind: str = "distribution"
+    subsampled: bool = False
 
 
 def run_pair(model: nn.Module, guide: nn.Module, batch: dict[str, Tensor]) -> tuple[Any, Any]:
     """Return the traces of the model, run on the guide's values, and of the guide."""
     get_traces = getattr(poutine.unwrap(guide), "get_traces", None)
     if get_traces is not None:  # a guide that runs the model itself
-        guide(**batch)
-        return get_traces()
+        with poutine.trace() as whole:
+            guide(**batch)
+        traces = get_traces()
+        for trace in traces:  # it leaves out which rows the plates hold
+            if DATA_PLATE in whole.trace.nodes and DATA_PLATE not in trace.nodes:
+                trace.add_node(DATA_PLATE, **whole.trace.nodes[DATA_PLATE])
+        return traces
     guide_trace = poutine.trace(guide).get_trace(**batch)
     return poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(**batch), guide_trace
 
@@ -89,13 +98,14 @@ def inspect(
         for name, site in trace.nodes.items():
             if site["type"] != "sample" or site_is_subsample(site) or site["infer"].get("_deterministic"):
                 continue
-            for frame in site["cond_indep_stack"]:
-                if frame.name == DATA_PLATE and frame.full_size not in (None, frame.size):
-                    raise ConfigError(
-                        f"the plate {DATA_PLATE!r} of the {program} has size {frame.full_size} and draws "
-                        f"{frame.size} rows itself. The engine makes the batches: declare "
-                        f"pyro.plate({DATA_PLATE!r}, number of rows in the batch)."
-                    )
+            subsampled = any(is_subsampled(frame) for frame in site["cond_indep_stack"])
+            if subsampled and not _by_row_index(trace, batch):
+                raise ConfigError(
+                    f"the plate {DATA_PLATE!r} of the {program} draws rows itself. The engine makes the batches: "
+                    f"declare pyro.plate({DATA_PLATE!r}, number of rows in the batch); or, for parameters with an "
+                    f"entry per row, take {ROW_INDEX!r} and declare pyro.plate({DATA_PLATE!r}, number of all rows, "
+                    f"subsample={ROW_INDEX})."
+                )
             if shapes:
                 _check_shape(site, program)
             infer = site["infer"]
@@ -111,9 +121,16 @@ def inspect(
                     auxiliary=bool(infer.get("is_auxiliary")),
                     enumerated=infer.get("enumerate"),
                     kind=type(_innermost(site["fn"])).__name__,
+                    subsampled=subsampled,
                 )
             )
     return out
+
+
+def _by_row_index(trace: Any, batch: dict[str, Tensor]) -> bool:
+    """Say whether the plate over data points holds just the rows the engine chose."""
+    index, plate = batch.get(ROW_INDEX), trace.nodes.get(DATA_PLATE)
+    return index is not None and plate is not None and torch.equal(torch.as_tensor(plate["value"]), index)
 
 
 def check_parameters(own: Iterable[nn.Parameter], traces: Iterable[Any] = ()) -> int:

@@ -208,7 +208,7 @@ class Active:
         for handler in self.handlers:
             check_names(getattr(handler, "site_names", ()), sites, where)
         self.per_datum: PerDatum | None = None
-        if any(not site.local for site in sites):
+        if any(not site.local or site.subsampled for site in sites):
             self.per_datum = PerDatum(1.0)
             self.handlers.append(self.per_datum)
         self._actions = list(self._resolve(where))

@@ -118,7 +118,7 @@ class Stepper:
         if self._numbered and self.others:
             raise ConfigError(
                 f"stage {stage.name!r}: the programs look things up by the number of a training row "
-                f"({per_row.ROW_INDEX}); the rows of valid=... have no such number. Leave valid out."
+                f"({sites.ROW_INDEX}); the rows of valid=... have no such number. Leave valid out."
             )
         batch = self._rows(torch.arange(size), stage)
         try:
@@ -152,8 +152,8 @@ class Stepper:
         names = getattr(rows, "sequences", ())
         batch = prepare(rows[index], self.processes.device, self.processes.dtype, names, stage.sequence_length)
         batch = batch if stage.transform is None else stage.transform(batch)
-        if self._numbered and per_row.ROW_INDEX not in batch:
-            batch = {**batch, per_row.ROW_INDEX: index.to(self.processes.device)}
+        if self._numbered and sites.ROW_INDEX not in batch:
+            batch = {**batch, sites.ROW_INDEX: index.to(self.processes.device)}
         return batch
 
     def _precision(self) -> Any:

@@ -180,6 +180,78 @@ def test_what_belongs_to_no_position_is_let_through(size: int) -> None:
         fit(Model(), guide, data, stages=recipe(size), progress="off")
 
 
+class Subsampling(nn.Module):
+    """Pyro's own way: the plate is over all rows, and holds those of the batch. `m` is shared, and has a prior."""
+
+    def forward(self, x: Tensor, row_index: Tensor) -> None:
+        m = pyro.sample("m", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", N, subsample=row_index):
+            z = pyro.sample("z", dist.Normal(m, 1.0))
+            pyro.sample("x", dist.Normal(z, 0.1), obs=x)
+
+
+class Plain(nn.Module):
+    def forward(self, x: Tensor, row_index: Tensor) -> None:
+        m = pyro.sample("m", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(m, 1.0))
+            pyro.sample("x", dist.Normal(z, 0.1), obs=x)
+
+
+class PlainPoint(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.m = nn.Parameter(torch.zeros(()))
+        self.z = nn.Parameter(torch.zeros(N))
+
+    def forward(self, x: Tensor, row_index: Tensor) -> None:
+        pyro.sample("m", dist.Delta(self.m))
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Delta(self.z[row_index]))
+
+
+def plates(x: Tensor, row_index: Tensor) -> Any:
+    return pyro.plate("data", N, subsample=row_index)
+
+
+@pytest.mark.parametrize("size", [5, N])
+def test_autoguides_over_a_subsampled_plate_train_by_row_number_and_count_every_row_once(size: int) -> None:
+    model = Subsampling()
+    guide = AutoDelta(model, init_loc_fn=lambda site: torch.zeros(site["fn"].shape()), create_plates=plates)
+    point = PlainPoint()
+    stages = recipe(size, 60, 0.1)
+    first = fit(model, guide, {"x": X}, stages=stages, progress="off", log_every=10)
+    second = fit(Plain(), point, {"x": X}, stages=stages, progress="off", log_every=10)
+    assert first.loss == pytest.approx(second.loss, rel=1e-5)
+    assert torch.allclose(guide.z, point.z, atol=1e-5)
+    assert torch.allclose(guide.m, point.m, atol=1e-5)
+
+
+@pytest.mark.parametrize("auto", [AutoNormal, AutoNormalMessenger])
+def test_autoguides_over_a_subsampled_plate_find_every_rows_posterior(auto: Any) -> None:
+    class Model(nn.Module):
+        def forward(self, x: Tensor, row_index: Tensor) -> None:
+            with pyro.plate("data", N, subsample=row_index):
+                z = pyro.sample("z", dist.Normal(0.0, 1.0))
+                pyro.sample("x", dist.Normal(z, 0.1), obs=x)
+
+    model = Model()
+    guide = AutoNormal(model, create_plates=plates) if auto is AutoNormal else auto(model)
+    stages = [*recipe(8, 250, 0.1), Stage("fine", 250, learning_rate=0.01, batch_size=8)]
+    fit(model, guide, {"x": X}, stages=stages, progress="off")
+    assert (guide.locs.z.detach() - X / 1.01).abs().max().item() < 0.1
+
+
+def test_a_plate_that_draws_rows_itself_is_refused() -> None:
+    class Draws(nn.Module):
+        def forward(self, x: Tensor, row_index: Tensor) -> None:
+            with pyro.plate("data", N, subsample_size=5):
+                pyro.sample("z", dist.Normal(0.0, 1.0))
+
+    with pytest.raises(ConfigError, match=r"draws rows itself.*subsample=row_index"):
+        fit(Draws(), AutoNormal(Draws()), {"x": X}, stages=recipe(5), progress="off")
+
+
 def test_parameters_of_the_model_are_looked_at_too() -> None:
     class Offsets(nn.Module):
         def __init__(self) -> None:
