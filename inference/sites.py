@@ -98,11 +98,11 @@ def inspect(
         for name, site in trace.nodes.items():
             if site["type"] != "sample" or site_is_subsample(site) or site["infer"].get("_deterministic"):
                 continue
-            subsampled = any(is_subsampled(frame) for frame in site["cond_indep_stack"])
-            if subsampled and not _by_row_index(trace, batch):
+            partial = next((frame for frame in site["cond_indep_stack"] if is_subsampled(frame)), None)
+            if partial is not None and not _by_row_index(trace, batch):
                 raise ConfigError(
-                    f"the plate {DATA_PLATE!r} of the {program} draws rows itself. The engine makes the batches: "
-                    f"declare pyro.plate({DATA_PLATE!r}, number of rows in the batch); or, for parameters with an "
+                    f"the plate {DATA_PLATE!r} of the {program} has size {partial.full_size} and draws {partial.size} "
+                    f"rows itself. The engine makes the batches: declare pyro.plate({DATA_PLATE!r}, number of rows in the batch); or, for parameters with an "
                     f"entry per row, take {ROW_INDEX!r} and declare pyro.plate({DATA_PLATE!r}, number of all rows, "
                     f"subsample={ROW_INDEX})."
                 )
@@ -121,7 +121,7 @@ def inspect(
                     auxiliary=bool(infer.get("is_auxiliary")),
                     enumerated=infer.get("enumerate"),
                     kind=type(_innermost(site["fn"])).__name__,
-                    subsampled=subsampled,
+                    subsampled=partial is not None,
                 )
             )
     return out

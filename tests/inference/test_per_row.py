@@ -248,7 +248,7 @@ def test_a_plate_that_draws_rows_itself_is_refused() -> None:
             with pyro.plate("data", N, subsample_size=5):
                 pyro.sample("z", dist.Normal(0.0, 1.0))
 
-    with pytest.raises(ConfigError, match=r"draws rows itself.*subsample=row_index"):
+    with pytest.raises(ConfigError, match=r"draws 5 rows itself.*subsample=row_index"):
         fit(Draws(), AutoNormal(Draws()), {"x": X}, stages=recipe(5), progress="off")
 
 
