@@ -102,9 +102,9 @@ def inspect(
             if partial is not None and not _by_row_index(trace, batch):
                 raise ConfigError(
                     f"the plate {DATA_PLATE!r} of the {program} has size {partial.full_size} and draws {partial.size} "
-                    f"rows itself. The engine makes the batches: declare pyro.plate({DATA_PLATE!r}, number of rows in the batch); or, for parameters with an "
-                    f"entry per row, take {ROW_INDEX!r} and declare pyro.plate({DATA_PLATE!r}, number of all rows, "
-                    f"subsample={ROW_INDEX})."
+                    f"rows itself. The engine makes the batches: declare pyro.plate({DATA_PLATE!r}, number of rows in "
+                    f"the batch); or, for parameters with an entry per row, take {ROW_INDEX!r} and declare "
+                    f"pyro.plate({DATA_PLATE!r}, number of all rows, subsample={ROW_INDEX})."
                 )
             if shapes:
                 _check_shape(site, program)
