@@ -31,6 +31,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from phlogiston.distributions import univariate_mixture as line
+from phlogiston.distributions.normal_interval import squared
 from phlogiston.distributions.univariate_mixture import Intervals
 from phlogiston.errors import ConfigError, ShapeError, unknown_name
 
@@ -219,8 +220,8 @@ class Mixture(TorchDistribution):
 
     @property
     def variance(self) -> Tensor:
-        """Per coordinate, (..., D); the square of `stddev`, which is 0 or infinite where the dtype does not hold it."""
-        return self.stddev.square()
+        """Per coordinate, (..., D); the square of `stddev`, with a warning where the dtype does not hold it."""
+        return squared(self.stddev)
 
     def marginal_log_prob(self, value: Any) -> Tensor:
         """Log density of each coordinate by itself: value (..., D) -> (..., D)."""

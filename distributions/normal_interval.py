@@ -14,11 +14,14 @@ in narrow intervals (there we integrate the density), and below -30 the cdf itse
 from __future__ import annotations
 
 import math
+import warnings
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from phlogiston.errors import DataWarning
 
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 _ROOT_HALF = math.sqrt(0.5)
@@ -36,6 +39,24 @@ def log_normal_density(x: Tensor) -> Tensor:
 def normal_cdf(x: Tensor) -> Tensor:
     """Return the standard normal cdf by `erfc`, with full relative accuracy in the lower tail."""
     return 0.5 * torch.erfc(x * -_ROOT_HALF)
+
+
+def squared(stddev: Tensor) -> Tensor:
+    """Return variances, and warn where the dtype holds a standard deviation but not its square.
+
+    Args:
+        stddev: standard deviations, any shape.
+
+    Returns:
+        Their squares: 0 or infinite where the warning applies.
+    """
+    variance = stddev.square()
+    if not torch.compiler.is_compiling():
+        lost = (stddev > 0) & torch.isfinite(stddev) & ((variance == 0) | torch.isinf(variance))
+        if bool(lost.any()):
+            dtype = str(stddev.dtype).removeprefix("torch.")
+            warnings.warn(f"a variance leaves the range of {dtype}; use stddev instead", DataWarning, stacklevel=3)
+    return variance
 
 
 def _cdf(x: Tensor) -> Tensor:

@@ -32,6 +32,7 @@ from phlogiston.distributions.normal_interval import (
     normal_cdf,
     quantile_offset,
     sides,
+    squared,
 )
 
 __all__ = [
@@ -340,8 +341,8 @@ class TruncatedNormal(TorchDistribution):
 
     @property
     def variance(self) -> Tensor:
-        """Variance of the truncated normal, never negative."""
-        return self.stddev.square()
+        """Variance of the truncated normal; a warning where the dtype does not hold it."""
+        return squared(self.stddev)
 
     def entropy(self) -> Tensor:
         """Differential entropy, in nats."""

@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from phlogiston.distributions import univariate_mixture as line
 from phlogiston.distributions.mixture_diagonal import DiagMixture
 from phlogiston.distributions.mixture_factorised import FactorisedMixture
+from phlogiston.distributions.truncated_normal import TruncatedNormal
 from phlogiston.distributions.univariate_mixture import Intervals
+from phlogiston.errors import DataWarning
 
 LOGITS, LOC, SCALE = np.array([0.0, -1.0]), np.array([0.0, 4.0]), np.array([1.0, 0.5])
 
@@ -48,6 +50,18 @@ def test_crps_and_deviation_know_no_units(dtype: torch.dtype, unit: float) -> No
     ):
         assert float(mixture.crps(torch.tensor([unit], dtype=dtype))) / unit == pytest.approx(want, rel=1e-4)
         assert float(mixture.stddev) / unit == pytest.approx(sd, rel=1e-5)
+
+
+def test_a_variance_that_the_dtype_does_not_hold_is_told() -> None:
+    for unit in (1e-30, 1e30):
+        scale = torch.tensor([[unit]], dtype=torch.float32)
+        mixture = DiagMixture(torch.zeros(1), torch.zeros(1, 1), scale)
+        with pytest.warns(DataWarning, match="leaves the range of float32; use stddev"):
+            assert float(mixture.variance) in (0.0, math.inf)
+        with pytest.warns(DataWarning, match="float32"):
+            assert float(TruncatedNormal(0.0, scale, 0.0, math.inf).variance) in (0.0, math.inf)
+    mixture = DiagMixture(torch.zeros(1), torch.zeros(1, 1), torch.full((1, 1), 1e10))
+    assert float(mixture.variance) == pytest.approx(1e20)
 
 
 def test_the_gradient_of_the_crps_is_finite_in_large_units() -> None:
