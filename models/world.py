@@ -256,20 +256,22 @@ class CodePath(TorchDistribution):
         valid: bool (rows, T), steps that count; broadcast against `action`.
     """
 
-    arg_constraints: ClassVar[dict[str, Any]] = {}
+    arg_constraints: ClassVar[dict[str, Any]] = {"action": constraints.nonnegative_integer}
     support = constraints.independent(constraints.real, 2)
     has_rsample = False
 
-    def __init__(self, world: World, action: Tensor, valid: Tensor) -> None:
+    def __init__(self, world: World, action: Tensor, valid: Tensor, validate_args: bool | None = None) -> None:
         self.world = world
         shape = torch.broadcast_shapes(action.shape, valid.shape)
         self.action, self.valid = action.expand(shape), valid.expand(shape)
-        super().__init__(shape[:-1], torch.Size([shape[-1], world.code]), validate_args=False)
+        super().__init__(shape[:-1], torch.Size([shape[-1], world.code]), validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> CodePath:
         """The same over more rows."""
         shape = (*batch_shape, self.event_shape[0])
-        return CodePath(self.world, self.action.expand(shape), self.valid.expand(shape))
+        new = CodePath(self.world, self.action.expand(shape), self.valid.expand(shape), validate_args=False)
+        new._validate_args = self._validate_args
+        return new
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Draw (*sample_shape, *batch, T, Z)."""
@@ -287,6 +289,8 @@ class CodePath(TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log density, (...), in nats."""
+        if self._validate_args:
+            self._validate_sample(torch.where(self.valid.unsqueeze(-1), value, 0.0))
         law, _ = self.world.laws(value, self.action)
         return torch.where(self.valid, law.code.log_prob(value), 0.0).sum(-1)
 

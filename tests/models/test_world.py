@@ -294,3 +294,16 @@ def test_bad_input_is_named() -> None:
         steps = options.pop("steps", 3)
         with pytest.raises(error):
             dream(world, Random(3), 2, steps, **options)
+
+
+def test_paths_of_codes_refuse_what_cannot_be_and_keep_doing_so_when_expanded() -> None:
+    world, _ = pair()
+    action, valid = torch.randint(3, (ROWS, STEPS)), torch.arange(STEPS) < LENGTH.unsqueeze(1)
+    with pytest.raises(ValueError, match="action"):
+        CodePath(world, action - 3, valid, validate_args=True)
+    path = CodePath(world, action, valid, validate_args=True)
+    code = path.sample()
+    assert torch.isfinite(path.log_prob(code)).all()
+    for law in (path, path.expand((2, ROWS))):
+        with pytest.raises(ValueError, match="support"):
+            law.log_prob(torch.full_like(code, math.nan))
