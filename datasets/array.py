@@ -38,6 +38,9 @@ INFO = Info(
     notes="Missing entries: an empty field, ?, NA or NaN. Rows are divided at random unless you bring the parts.",
 )
 
+SHOWN = 20
+"""Columns whose ranges are told."""
+
 
 def load(
     root: str | PathLike[str] | None = None,
@@ -217,8 +220,19 @@ def _in_order(table: Table, columns: Sequence[str], optional: Collection[str]) -
 
 
 def _told(parts: Sequence[Table]) -> list[Decision]:
-    """What was found about missing entries, and about wild ones."""
+    """What was found about the range of columns, and about missing and wild entries."""
     told: list[Decision] = []
+    first = parts[0]
+    for j, name in enumerate(first.names[:SHOWN] if first.image_shape is None else ()):
+        columns = [part.x[:, j][np.isfinite(part.x[:, j])] for part in parts]
+        known = np.concatenate(columns)
+        if len(known):
+            step = f", {len(np.unique(known))} different" if len(known) < 1_000_000 else ""
+            told.append(
+                Decision("range", f"{name}: {known.min():.10g} to {known.max():.10g}{step}", f"categorical={name}")
+            )
+    if first.image_shape is None and len(first.names) > SHOWN:
+        told.append(Decision("range", f"and {len(first.names) - SHOWN} more columns"))
     missing = sum(int(np.isnan(part.x).sum()) for part in parts)
     if missing:
         count = sum(part.x.size for part in parts)

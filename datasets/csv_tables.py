@@ -62,7 +62,7 @@ def read_csv(
     if not lines:
         raise DataError(f"{str(path)!r} is empty. Expected a header line and rows of numbers.")
     found = Columns(0)
-    found.told.append(Decision("fields", f"separated by {DELIMITERS.get(used, repr(used))}", "delimiter=,"))
+    found.told.append(Decision("fields", f"separated by {DELIMITERS.get(used, repr(used))}", "delimiter=|"))
     width = len(lines[0][1])
     for line, row in lines:
         if len(row) != width:
@@ -114,7 +114,8 @@ def _sort(
         if special is not None:
             found.numeric[name], said = special
             topic = "dates" if said.startswith("dates") else "numbers"
-            option = "decimal=," if "decimal mark" in said else f"categorical={name}"
+            marks = {"decimal mark ','": "decimal=.", "decimal mark '.'": "decimal=,"}
+            option = next((o for words, o in marks.items() if words in said), f"categorical={name}")
             found.told.append(Decision(topic, f"column {name!r}: {said}", option))
             continue
         if want and read is not None:

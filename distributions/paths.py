@@ -22,6 +22,8 @@ from phlogiston.networks.beam import LOG_2PI, Beam
 from phlogiston.networks.frames import Frame, ShiftFrame
 from phlogiston.networks.path_priors import PathPriorModule
 
+FARTHEST = 1e15
+"""Standard deviations from the mean beyond which nothing is told apart: squares of more would not be finite."""
 ONE = torch.Size()  # the sample shape of a single draw
 
 
@@ -201,7 +203,7 @@ class ResidualNormal(TorchDistribution):
         """Log p(x | z) in the data's own units: (...)."""
         if self._validate_args:
             self._validate_sample(value if self.known is None else torch.where(self.known, value, 0.0))
-        u = ((value - self.location) / self.scale).to(self.layers[0].mean.dtype)
+        u = ((value - self.location) / self.scale).clamp(-FARTHEST, FARTHEST).to(self.layers[0].mean.dtype)
         if self.known is not None:
             u = u.masked_fill(~self.known.bool(), 0.0)  # whatever stands there, its square must be finite
         features = len(self.location)

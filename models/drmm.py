@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from phlogiston.distributions.paths import (
+    FARTHEST,
     MixtureCategorical,
     PathMixture,
     PathPrior,
@@ -226,7 +227,8 @@ class DRMM(KeepsFloat64):
 
     def standardise(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Rows as the layers take them: (..., D), in the precision of the parameters, 0 where `mask` is False."""
-        u = ((x - self.location) / self.scale).to(self.frames[0].mean.dtype)
+        # clamped, for squares and products must stay finite: whatever is farther out has no density to speak of
+        u = ((x - self.location) / self.scale).clamp(-FARTHEST, FARTHEST).to(self.frames[0].mean.dtype)
         return u if mask is None else u.masked_fill(~mask, 0.0)
 
     def log_children(

@@ -37,6 +37,9 @@ from phlogiston.networks.dense import Dense
 from phlogiston.networks.mixture_heads import SCALES, check, initial_outputs, mixture_parameters, num_outputs
 from phlogiston.networks.precision import KeepsFloat64
 
+FARTHEST = 1e15
+"""Standard deviations from the mean of an input beyond which nothing is told apart."""
+
 
 class MDN(KeepsFloat64):
     """The generative program.
@@ -136,7 +139,8 @@ class MDN(KeepsFloat64):
             given: parameters of `net` by name that replace its own.
             dtype: of the mixture; the network's by default.
         """
-        raw = self.net(((x - self.x_location) / self.x_scale).to(self.net.biases[-1].dtype), given)
+        u = ((x - self.x_location) / self.x_scale).clamp(-FARTHEST, FARTHEST)  # what comes out must be finite
+        raw = self.net(u.to(self.net.biases[-1].dtype), given)
         raw = raw if dtype is None else raw.to(dtype)
         params = mixture_parameters(raw, self.kind, self.num_components, self.targets, self.scale, self.min_scale)
         return mixture(params, validate_args=False)

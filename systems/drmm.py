@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from phlogiston.datasets.base import Dataset, Meta, Split
 from phlogiston.datasets.standardise import rounding, standardise, tell_wild
 from phlogiston.datasets.weights import written_out
+from phlogiston.distributions.paths import FARTHEST
 from phlogiston.errors import ConfigError, DataError, ShapeError, unknown_name
 from phlogiston.evaluate.metric import Metric
 from phlogiston.evaluate.score import Score
@@ -505,7 +506,7 @@ class DRMM(System):
     def _chunks(
         self, x: Any, mask: Any, width: int | None, depth: int | None
     ) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
-        """Checked rows in chunks that keep memory bounded, with whether each agrees with the constant columns."""
+        """Checked rows in chunks that keep memory bounded, with whether each has a density: constants agree."""
         tensors = fitting_rows(self, x, mask)
         if "x" not in tensors:
             raise ShapeError("the rows to score need a tensor 'x'")
@@ -524,6 +525,8 @@ class DRMM(System):
             same = (column - value).abs() <= self._slack(value, column.dtype)
             agrees &= same if known is None else same | ~known[:, int(i)]
         keep = self.varying
+        far = ((x[:, keep] - self.model.location) / self.model.scale).abs() > FARTHEST
+        agrees &= ~(far if known is None else far & known[:, keep]).any(-1)
         rows: dict[str, Tensor] = {"x": x[:, keep]}
         if known is not None and not bool(known[:, keep].all()):
             rows["mask"] = known[:, keep]

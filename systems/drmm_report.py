@@ -117,19 +117,18 @@ def baselines(system: DRMM, data: Dataset) -> dict[str, Metric]:
     """A Gaussian mixture of scikit-learn with as many components as one layer, on the same rows."""
     from sklearn.mixture import GaussianMixture
 
-    train, test = (
-        split.numpy("x")[:, list(system.varying)].astype(np.float64) for split in (data.train, held_out(data))
-    )
-    if not (np.isfinite(train).all() and len(test)):
+    parts = [written_out(split) for split in (data.train, held_out(data))]
+    if not len(parts[1]) or any("mask" in part.tensors and not bool(part.tensors["mask"].all()) for part in parts):
         return {}
-    scale = train.std(0) + 1e-12
+    train, test = (part.numpy("x")[:, list(system.varying)].astype(np.float64) for part in parts)
+    location, scale = system.model.location.numpy(), system.model.scale.numpy()
     kind = "full" if system.config.frame == "tril" else "diag"
     components = min(system.config.num_components, len(train) // 4)
     mixture = GaussianMixture(components, covariance_type=kind, random_state=0, reg_covar=1e-4, max_iter=50)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # fifty rounds are plenty here, converged or not
-        mixture.fit(train[:5000] / scale)
-    rows = mixture.score_samples(test / scale) - np.log(scale).sum()
+        mixture.fit((train[:5000] - location) / scale)
+    rows = mixture.score_samples((test - location) / scale) - np.log(scale).sum()
     detail = {"method": f"GaussianMixture of scikit-learn, {components} {kind} components, {len(train[:5000])} rows"}
     error = float(rows.std() / np.sqrt(len(rows)))
     return {"log_likelihood_of_a_mixture": Metric(float(rows.mean()), error, len(rows), "exact", True, detail)}

@@ -86,9 +86,10 @@ def _write_csv(path: Path, samples: Samples) -> None:
         writer = csv.writer(file)
         writer.writerow([*names, *streams])
         codes = [samples.tensors[name].tolist() for name in streams]
+        write = repr if x.dtype == np.float64 else "{:.9g}".format  # as many digits as come back the same
         for i, row in enumerate(x.tolist()):
             labels = [labels[c[i]] if c[i] >= 0 else "" for labels, c in zip(streams.values(), codes, strict=True)]
-            writer.writerow([*(f"{value:.9g}" for value in row), *labels])
+            writer.writerow([*map(write, row), *labels])
 
 
 def _table(samples: Samples, kind: str) -> tuple[Array, tuple[str, ...]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -193,7 +194,8 @@ def query(
         if site in answer.samples and answer.samples[site].ndim == 2:
             low, middle, high = (answer.quantile(site, q) for q in (0.05, 0.5, 0.95))
             rows = zip(names, middle.tolist(), low.tolist(), high.tolist(), strict=False)
-            lines += [f"{name}: median {m:.4g}, 90 % in [{a:.4g}, {b:.4g}]" for name, m, a, b in list(rows)[:20]]
+            for name, m, a, b in list(rows)[:20]:
+                lines.append(f"{name}: median {apart(m, b - a)}, 90 % in [{apart(a, b - a)}, {apart(b, b - a)}]")
     for site, labels in categories.items():
         if site in answer.samples and answer.samples[site].ndim == 1:
             share = answer.weights.new_zeros(len(labels)).index_add_(0, answer.samples[site], answer.weights)
@@ -233,6 +235,12 @@ def practise(
         "generations": len(player.curve),
         "score": score,
     }
+
+
+def apart(value: float, width: float) -> str:
+    """Write a number with the digits that tell it from others of its distribution, `width` apart: 4 or more."""
+    far = abs(value) / width if width > 0 else 1.0
+    return f"{value:.{min(17, 4 + max(0, math.ceil(math.log10(max(far, 1.0)))))}g}"
 
 
 def numbers(value: float | list[float]) -> str:

@@ -47,6 +47,26 @@ def test_data_list_and_info_agree_with_the_registry(command: Command) -> None:
         assert about["licence"] in command("data", "info", name).out
 
 
+def test_data_info_tells_every_decision_with_the_option_that_changes_it(command: Command, tmp_path: Path) -> None:
+    rows = "".join(f"2024-01-{d:02d};{d},5;{'?' if d == 9 else d * 1000};{'uv'[d % 2]}\n" for d in range(1, 29))
+    (tmp_path / "mine.csv").write_text("when;price;2020;kind\n" + rows.replace(";7000;", ";7e13;"))
+    told = {
+        (d["topic"], d["option"]): d["found"] for d in command("data", "info", "mine.csv", "--json").json["decisions"]
+    }
+    assert told["fields", "delimiter=|"] == "separated by semicolon"
+    assert told["header", "header=false"] == "the first line holds names"
+    assert "days since 1970-01-01" in told["dates", "categorical=when"]
+    assert told["numbers", "decimal=."] == "column 'price': decimal mark ','"
+    assert told["range", "categorical=price"] == "price: 1.5 to 28.5, 28 different"
+    assert "1 of 84 entries" in told["missing", ""]
+    assert "column '2020', row 6: 7e+13" in told["wild", ""]
+    assert "column 'kind': text, 2 categories" in told["labels", "columns=when"]
+    printed = command("data", "info", "mine.csv").out
+    assert all(found in printed for found in told.values())
+    changed = command("data", "info", "mine.csv", "--set", "categorical=when", "--json").json
+    assert changed["columns"] == ["price", "2020"]
+
+
 def test_data_info_tells_what_was_found_in_a_file_of_the_users(command: Command, tmp_path: Path) -> None:
     (tmp_path / "mine.csv").write_text("a,b,kind\n1,2,u\n3,?,v\n5,6,u\n7,8,u\n")
     found = command("data", "info", "mine.csv", "--set", "valid=0", "--set", "test=1", "--json").json

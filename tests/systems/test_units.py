@@ -146,3 +146,18 @@ def test_models_saved_with_float32_locations_are_read(kind: type[DRMM] | type[MD
     checkpoints.write(path, {name: value.float() for name, value in tensors.items()}, state)
     old = kind.load(tmp_path / "new")
     torch.testing.assert_close(old.log_prob(data).value, system.log_prob(data).value, atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("value", [1e30, 1e60, 1e300])
+def test_rows_endlessly_far_out_have_no_density_and_disturb_nobody(value: float, drmm: DRMM, mdn: MDN) -> None:
+    x = table()[:3]
+    far = x.copy()
+    far[1, 1] = value
+    for method in ("auto", "importance"):
+        scores = drmm.log_prob(far, method=method).value
+        assert torch.isneginf(scores).tolist() == [False, True, False]
+        torch.testing.assert_close(scores[::2], drmm.log_prob(x, method=method).value[::2], atol=0.3, rtol=0.0)
+    hidden = drmm.log_prob(far, mask=torch.tensor([[True, True], [True, False], [True, True]])).value
+    assert torch.isfinite(hidden).all()
+    assert torch.isfinite(drmm.responsibilities(far)[0]).all()
+    assert torch.isfinite(mdn.predictive(far).mean).all()
