@@ -485,8 +485,9 @@ def score(system: System, rows: Dataset, metrics: Sequence[str] | None) -> dict[
     if metrics is None and rows.meta.truth is not None:
         import torch
 
-        truth = rows.meta.truth(held_out(rows).numpy())
-        found["log_likelihood_of_truth"] = log_likelihood(Score(torch.as_tensor(truth), "exact", None))
+        split = held_out(rows)
+        truth = torch.as_tensor(rows.meta.truth(split.numpy()))
+        found["log_likelihood_of_truth"] = log_likelihood(Score(truth, "exact", weight=split.tensors.get("weight")))
     return found
 
 
