@@ -33,6 +33,19 @@ def fit_frames(frames: Tensor, schema: Mapping[str, Any] | None = None) -> Tenso
     return frames.float()
 
 
+def refuse_zeros_and_ones(frames: Tensor, name: str) -> None:
+    """Refuse training bytes that are 0 and 1 throughout: as bytes they are black and the darkest of 255 greys.
+
+    Raises:
+        DataError: they are.
+    """
+    if frames.dtype == torch.uint8 and frames.numel() and int(frames.max()) == 1:
+        raise DataError(
+            f"{name} holds bytes of 0 and 1 only, which would all but be black. For black and white give floats "
+            f"({name} / 1.0) or {name} * 255; phlogiston.datasets.load tells what the numbers mean by itself."
+        )
+
+
 def mean_colour(frames: Tensor) -> list[float]:
     """Return the mean of each channel over some of the clips (rows, T, C, H, W)."""
     found = pixels(frames[:: max(1, len(frames) // 256)])

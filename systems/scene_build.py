@@ -13,6 +13,7 @@ from phlogiston.guides.scene import SceneGuide
 from phlogiston.models.scene import SceneModel
 from phlogiston.networks.draw import DrawDecoder
 from phlogiston.networks.scene_memory import GraphMemory, PooledMemory
+from phlogiston.systems.frames import refuse_zeros_and_ones
 
 if TYPE_CHECKING:
     from phlogiston.systems.scene import Scene
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 def describe(system: Scene, train: Split) -> dict[str, Any]:
     """Size of the pictures, and what is kept of places to show."""
     rows = system.prepare(train)  # refuses what is no scene
+    refuse_zeros_and_ones(rows.images, "images")
     height, width = rows.images.shape[2:4]
     if height != width or height % system.config.grid:
         raise ShapeError(

@@ -22,6 +22,7 @@ from phlogiston.systems import sqair_posterior as posterior
 from phlogiston.systems.base import System
 from phlogiston.systems.calls import seeded
 from phlogiston.systems.configs.sqair import Config as SQAIRConfig
+from phlogiston.systems.frames import refuse_zeros_and_ones
 from phlogiston.systems.sqair_training import stages
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class SQAIR(System):
     def describe(self, train: Split, meta: Meta | None) -> dict[str, Any]:
         """Form of the films, and the size and energy of what moves in them."""
         x = films.checked(train.tensors.get("x"), "x")
+        refuse_zeros_and_ones(x, "x")
         counts = train.tensors.get("count")
         if counts is not None and counts.numel() and int(counts.max()) > self.config.slots:
             import warnings

@@ -31,7 +31,7 @@ from phlogiston.systems.base import coerce
 from phlogiston.systems.calls import evaluating
 from phlogiston.systems.configs.vdsm import PRESETS
 from phlogiston.systems.configs.vdsm import Config as VDSMConfig
-from phlogiston.systems.frames import mean_colour
+from phlogiston.systems.frames import mean_colour, refuse_zeros_and_ones
 from phlogiston.systems.vdsm_clips import check_mask
 from phlogiston.systems.vdsm_stages import adopt, stages
 from phlogiston.systems.vdsm_training import Aggregate, Clips
@@ -65,6 +65,7 @@ class VDSM(ClipVerbs):
     def describe(self, train: Split, meta: Meta | None) -> dict[str, Any]:
         """Form of the clips, and names of their labels."""
         frames = self._frames(train.tensors)
+        refuse_zeros_and_ones(frames, "frames")
         channels, height, width = frames.shape[2:]
         if height != width:
             raise ShapeError(

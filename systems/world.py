@@ -36,7 +36,7 @@ from phlogiston.systems.base import coerce, rows_of
 from phlogiston.systems.calls import at_least, evaluating
 from phlogiston.systems.configs.world import PRESETS
 from phlogiston.systems.configs.world import Config as WorldConfig
-from phlogiston.systems.frames import mean_colour
+from phlogiston.systems.frames import mean_colour, refuse_zeros_and_ones
 from phlogiston.systems.world_games import check_frames, check_games
 from phlogiston.systems.world_practice import PlayerVerbs
 from phlogiston.systems.world_training import DrawCodes, DrawFrames, Practise, Watched
@@ -73,6 +73,7 @@ class WorldModel(PlayerVerbs):
     def describe(self, train: Split, meta: Meta | None) -> dict[str, Any]:
         """Form of the frames, number of actions, longest game, and which game it is, if it can be played."""
         games = check_games(train.tensors)
+        refuse_zeros_and_ones(torch.as_tensor(train.tensors["frames"]), "frames")
         channels, height, width = games["frames"].shape[2:]
         if height != width:
             raise ShapeError(
