@@ -2,9 +2,9 @@
 
 Sites are `x`, the photograph from one viewpoint (3 H W entries: channel, row, column, the last fastest), and the
 latents `z_0 .. z_{L-1}`. Given latents the pixels are independent, so that whatever is said about them entry by entry
-(known, soft, boxes) is met exactly; latents are proposed by the guide, which looks at the known part laid over the
-draft, or by the prior where nothing is known, and importance weights put right what remains. Latents may be given
-whole: keep the coarse ones, redraw the fine ones.
+(known, soft, boxes) is met exactly; latents are proposed half by the guide, which looks at the known part laid over the
+draft, and half by the prior, or by the prior alone where nothing is known. Importance weights put right what remains.
+Latents may be given whole: keep the coarse ones, redraw the fine ones.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ class SceneQuery:
         log_evidence, ess = log_mean(weights), effective_size(weights)
         index, weights = replace_dead(weights)
         samples = {name: value[index] for name, value in samples.items()}
-        who = "prior" if look is None else "guide"
+        who = "prior" if look is None else "guide and the prior"
         return Answer(
             samples,
             weights,
@@ -173,7 +173,8 @@ class SceneQuery:
         """Draw n particles; returns sites and log weights (n,)."""
         decoder, encoder = self.model.decoder, self.guide.encoder
         painting = decoder.begin(self.context)
-        weights = torch.zeros(n, dtype=torch.float64)
+        weights, log_prior, log_guide = torch.zeros(3, n, dtype=torch.float64)
+        by_guide = torch.rand(n) < 0.5  # half by the prior, so that no guide can do harm beyond that
         samples: dict[str, Tensor] = {}
         own = own_memory = static = kernel = None
         if look is not None:
@@ -188,17 +189,20 @@ class SceneQuery:
                 own, own_memory = encoder.advance(kernel, static, painting, own, own_memory)
                 mean, logvar = encoder.posterior(own, prior)
                 proposal = dist.Normal(mean, (0.5 * logvar).exp()).to_event(3)
-            shape = (n, 1, 1, *self.shapes[name])
             if name in given:
-                z = given[name].to(prior[0].dtype).expand(shape)
+                z = given[name].to(prior[0].dtype).expand(n, 1, 1, *self.shapes[name])
                 weights = weights + _log_density(expected, z)
                 samples[name] = given[name].expand(n, *self.shapes[name])
             else:
-                z = proposal.sample((n,) if len(proposal.batch_shape) == 2 else ())
+                z = _draw_from(expected, n)
                 if proposal is not expected:
-                    weights = weights + _log_density(expected, z) - _log_density(proposal, z)
+                    z = torch.where(by_guide.reshape(n, *(1,) * (z.dim() - 1)), _draw_from(proposal, n), z)
+                    log_prior = log_prior + _log_density(expected, z)
+                    log_guide = log_guide + _log_density(proposal, z)
                 samples[name] = z[:, 0, 0]
             painting = decoder.advance(painting, z)
+        if look is not None:  # both could have drawn each of them
+            weights = weights + log_prior - torch.logaddexp(log_prior, log_guide) + math.log(2.0)
         picture = decoder.picture(painting.total)
         picture = picture.expand(n, *picture.shape[-5:])[:, 0, 0].flatten(1).double()
         x, factor = self._pixels(picture, about)
@@ -235,6 +239,12 @@ class SceneQuery:
             x[:, boxed] = torch.minimum(torch.maximum(mean[:, boxed] + sd[:, boxed] * inside, low), high)
         x[:, known] = values
         return x, factor
+
+
+def _draw_from(law: Any, n: int) -> Tensor:
+    """Draw n latents from a distribution for one or for n particles."""
+    drawn: Tensor = law.sample((n,) if len(law.batch_shape) == 2 else ())
+    return drawn
 
 
 def _log_density(law: Any, z: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from phlogiston.distributions.truncated_normal import log_normal_density
 from phlogiston.distributions.warped import Warped
 from phlogiston.errors import ConfigError, EvidenceError
 from phlogiston.inference.answer import Answer, check_alive, warn_if_poor
-from phlogiston.inference.evidence import Piece, normalise
+from phlogiston.inference.evidence import HalfSpace, OneOf, Piece, normalise
 from phlogiston.inference.islands import Islands
 from phlogiston.inference.lowering import lower_vector
 from phlogiston.inference.remoteness import FAR, warn_if_far
@@ -67,6 +67,11 @@ def filter_particles(
     if list(ask or ["x"]) != ["x"]:
         raise EvidenceError(f"ask is {list(ask or ())}; sequences have one site, 'x'")
     question = normalise(evidence, ("x",))
+    for piece in question.get("x", ()):
+        if isinstance(piece, HalfSpace):
+            raise EvidenceError("evidence for 'x': half-spaces tie steps together; use Known, Near or Within")
+        if isinstance(piece, OneOf):
+            raise EvidenceError("evidence for 'x' speaks about categories; give the pen as Known or Within")
     pieces = [_flat(piece, model.width) for piece in question.get("x", ())]
     sizes = {n for piece in pieces for f in _FIELDS if (n := getattr(getattr(piece, f, None), "numel", int)()) > 1}
     if len(sizes) > 1 or (sizes and next(iter(sizes)) % model.width):
@@ -78,8 +83,6 @@ def filter_particles(
     if told is not None and count > told:
         pieces = [_longer(piece, told, count, model.width) for piece in pieces]
     about, constant = lower_vector("x", pieces, count * model.width)
-    if len(about.rows):
-        raise EvidenceError("evidence for 'x': half-spaces tie steps together; use Known, Near or Within")
     if bool((about.soft_fraction > 0).any()):
         raise EvidenceError("evidence for 'x': fractional masks are not for sequences; use Near")
     seed = int(torch.randint(2**31, ())) if seed is None else seed
