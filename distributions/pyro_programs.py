@@ -1,4 +1,5 @@
-"""Looking at Pyro programs from outside: what draws depend on, and which sites are points."""
+"""Looking at Pyro programs from outside: what draws depend on, and which sites are points; running layers whose weights
+are random for many particles at once."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ import pyro.distributions as dist
 import torch
 from pyro import poutine
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 
 def is_delta(fn: Any) -> bool:
@@ -48,3 +50,39 @@ def sites_that_follow_data(program: Callable[..., Any], batch: Mapping[str, Any]
             return set(names)
         found |= {name for name in plain if name not in other or not torch.equal(plain[name], other[name])}
     return found
+
+
+class RandomLayers(TorchFunctionMode):
+    """Lets linear layers whose weights a program draws (`PyroSample`) take those of many particles at once.
+
+    Under a plate of particles such a weight has shape (particles, 1, ..., 1, out, in), with a one for each of the
+    program's own plates; `torch.nn.functional.linear` knows two axes. Inputs are (..., in), the axes before the last
+    those of the plates, with or without particles.
+
+    Args:
+        nesting: how many batch axes the program's own plates take.
+    """
+
+    def __init__(self, nesting: int) -> None:
+        super().__init__()
+        self.nesting = nesting
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Replace linear layers with batches of weights; everything else runs as it is."""
+        given = kwargs or {}
+        if func is torch.nn.functional.linear:
+            values = dict(zip(("input", "weight", "bias"), args, strict=False)) | given
+            if values["weight"].dim() == self.nesting + 3:
+                return self._linear(values["input"], values["weight"], values.get("bias"))
+        return func(*args, **given)
+
+    def _linear(self, value: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        axes = self.nesting + 1
+        # batch axes of the input, filled up from the left, then one axis that the matrix product consumes
+        wide = value.reshape(*(1,) * (axes + 1 - value.dim()), *value.shape).unsqueeze(-2)
+        result = (wide @ weight.transpose(-1, -2)).squeeze(-2)
+        if bias is None:
+            return result
+        return result + bias.reshape(*(1,) * (axes + 1 - bias.dim()), *bias.shape)

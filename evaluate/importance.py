@@ -29,10 +29,11 @@ from pyro import poutine
 from torch import Tensor
 
 from phlogiston.distributions.pyro_modules import own_parameters
-from phlogiston.distributions.pyro_programs import draw_sites, is_delta, sites_that_follow_data
+from phlogiston.distributions.pyro_programs import RandomLayers, draw_sites, is_delta, sites_that_follow_data
 from phlogiston.errors import ConfigError, DataError, SampleSizeWarning, ShapeError
 from phlogiston.evaluate.metric import Metric, from_rows
 from phlogiston.evaluate.score import Score
+from phlogiston.evaluate.vectorised import check_particles
 from phlogiston.evaluate.weights import effective_size, group_bound, mean_and_error, pareto_shape
 
 if TYPE_CHECKING:
@@ -164,7 +165,9 @@ def log_likelihood(
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(seed)
         for batch in _batches(data, batch_size):
-            fitted = fitted_globals(model, guide, batch, plate) if fitted is None else fitted
+            if fitted is None:
+                fitted = fitted_globals(model, guide, batch, plate)
+                check_particles(model, guide, batch, plate_nesting(model, guide, batch))
             weights = log_weights(model, guide, batch, particles, chunk=chunk, plate=plate, fitted=fitted)
             if fitted and particles > 1:  # by the delta method, as a row's own error, but of the sum over rows
                 total = (weights - weights.logsumexp(0) + math.log(particles)).exp().sum(1)
@@ -247,7 +250,7 @@ def log_weights(
     out = []
     for start in range(0, particles, chunk):
         number = min(chunk, particles - start)
-        with pyro.plate(PARTICLES, number, dim=-nesting - 1):
+        with pyro.plate(PARTICLES, number, dim=-nesting - 1), RandomLayers(nesting):
             proposed = poutine.trace(guide).get_trace(**batch)
             target = poutine.trace(poutine.replay(model, trace=proposed)).get_trace(**batch)
         out.append(_weigh(target, proposed, plate, nesting, number, fitted))

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from phlogiston.distributions.linear_constraints import simplify
-from phlogiston.distributions.pyro_programs import is_delta
+from phlogiston.distributions.pyro_programs import RandomLayers, is_delta
 from phlogiston.errors import ConfigError, EvidenceError
 from phlogiston.inference.evidence import Piece, unknown_message
 from phlogiston.inference.handlers import in_data_plate
@@ -191,7 +191,7 @@ class Program:
         """Trace a program for n particles at once, the last handler outermost."""
 
         def run() -> None:
-            with self._plate(n):
+            with self._plate(n), RandomLayers(self.nesting):
                 program(**batch)
 
         for handler in handlers:

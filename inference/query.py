@@ -100,8 +100,14 @@ def query(
             program = Program(model, guide, question, batch, row, global_latents=global_latents)
             if row == 0:
                 check_vectorised(program)
-            answers.append(_answer(program, num_samples, method, options))
-            warn_if_outlying(program, answers[-1])
+            found = _answer(program, num_samples, method, options)
+            if program.law and "posterior" not in found.method:
+                latents = ", ".join(sorted(program.law))
+                found = replace(
+                    found, method=f"{found.method}, global latents ({latents}) under their trained posterior"
+                )
+            warn_if_outlying(program, found)
+            answers.append(found)
     answer = answers[0] if rows is None else stack(answers)
     wanted = asked_sites(ask, answer.samples)
     warn_if_poor(answer.ess, num_samples, f"query ({answer.method})")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 import pyro
@@ -124,7 +125,7 @@ def test_no_more_than_a_chunk_of_particles_and_rows_is_held_at_once(linear_gauss
 
     log_likelihood(linear_gaussian, watched, {"x": linear_gaussian.draw(9)}, 100, chunk=8, batch_size=4)
     assert max(sizes) == 8 * 4
-    assert sum(sizes) == 9 * 100 + 9 + 4  # and one more run to see the plates, and one to see what is global
+    assert sum(sizes) < 9 * 100 + 100  # and a few more runs to see the plates, what is global, and who mixes particles
 
 
 class Branching(nn.Module):
@@ -327,11 +328,12 @@ def test_a_trained_autoguide_scores_rows_by_the_predictive_density() -> None:
     assert ((found.score.value - exact).abs() < 6 * found.score.std_error + 1e-6).all()
 
 
-def test_a_model_that_mixes_particles_is_not_scored() -> None:
+@pytest.mark.parametrize("predict", [lambda x, w: w @ x.T, lambda x, w: (x * w).sum(-1) + w.sum()])
+def test_a_model_that_mixes_particles_is_not_scored(predict: Any) -> None:
     def mixed(x: Tensor, y: Tensor | None = None) -> None:
         w = pyro.sample("w", dist.Normal(torch.zeros(2), 1.0).to_event(1))
         with pyro.plate("data", len(x)):
-            pyro.sample("y", dist.Normal(w @ x.T, 0.5), obs=y)
+            pyro.sample("y", dist.Normal(predict(x, w), 0.5), obs=y)
 
-    with pytest.raises(ConfigError, match=r"'y' is not vectorised"):
+    with pytest.raises(ConfigError, match=r"'y'.* is not vectorised"):
         log_likelihood(mixed, FittedWeights(), {"x": torch.randn(5, 2), "y": torch.randn(5)}, 10)

@@ -14,6 +14,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer import autoguide
+from pyro.nn import PyroModule, PyroSample
 from torch import Tensor
 
 from phlogiston.distributions.pyro_modules import own_parameters
@@ -335,6 +336,38 @@ def test_deterministic_sites_can_be_asked_for_unless_they_mix_particles() -> Non
         assert torch.equal(everything.samples["double"], 2 * everything.samples["z"].float())
     with pytest.raises(ConfigError, match="'total'"):
         query(model, None, {}, ["total"], 10)
+
+
+class RandomWeights(PyroModule):  # type: ignore[misc]
+    """A linear layer with random weights, as Pyro's tutorials write it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = PyroModule[torch.nn.Linear](2, 1)
+        self.linear.weight = PyroSample(dist.Normal(0.0, 1.0).expand([1, 2]).to_event(2))
+        self.linear.bias = PyroSample(dist.Normal(0.0, 1.0).expand([1]).to_event(1))
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> None:
+        mean = self.linear(torch.relu(x)).squeeze(-1)
+        with pyro.plate("data", len(x)):
+            pyro.sample("y", dist.Normal(mean, 0.5), obs=y)
+
+
+@pytest.mark.filterwarnings("ignore::phlogiston.errors.QueryWarning")
+def test_layers_with_random_weights_take_many_particles() -> None:
+    x, y = torch.randn(3, 2), torch.randn(3)
+    rows = torch.cat([torch.relu(x), torch.ones(3, 1)], 1)
+    covariance = rows @ rows.T + 0.25 * torch.eye(3)
+    truth = float(dist.MultivariateNormal(torch.zeros(3), covariance).log_prob(y))
+    mean = (rows.T @ torch.linalg.solve(covariance, y)).double()
+    model = RandomWeights()
+    for method in METHODS:
+        answer = query(model, None, {}, batch={"x": x, "y": y}, num_samples=4000, method=method, seed=0)
+        assert answer.log_evidence is not None
+        assert abs(float(answer.log_evidence) - truth) < 0.4
+        assert (answer.mean("linear.weight").flatten() - mean[:2]).abs().max() < 0.25
+    hmc = query(model, None, {}, batch={"x": x, "y": y}, num_samples=200, method="hmc", seed=0, chains=1)
+    assert (hmc.mean("linear.bias") - mean[2]).abs().max() < 0.5
 
 
 # ----- supports that depend on other sites -----------------------------------------------------------------------
