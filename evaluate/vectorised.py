@@ -31,18 +31,20 @@ def check_particles(
     """
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        plain = poutine.trace(guide).get_trace(**batch)
+        plain: Any = poutine.trace(guide).get_trace(**batch)
         with pyro.plate("alone_particles", _TOGETHER, dim=-nesting - 1), RandomLayers(nesting):
-            proposed = poutine.trace(guide).get_trace(**batch)
-            target = poutine.trace(poutine.replay(model, trace=proposed)).get_trace(**batch)
-        values = {}
+            proposed: Any = poutine.trace(guide).get_trace(**batch)
+            target: Any = poutine.trace(poutine.replay(model, trace=proposed)).get_trace(**batch)
+        values: dict[str, Any] = {}
         for name, site in _latent(proposed).items():
             shape = plain.nodes[name]["value"].shape if name in plain.nodes else None
             if shape is None or site["value"].numel() != _TOGETHER * shape.numel():
                 raise ConfigError(f"site {name!r} of the guide is not vectorised over particles.")
             values[name] = site["value"][-1].reshape(shape)
         drawn = {n: v for n, v in values.items() if type(_base(proposed.nodes[n]["fn"])).__name__ != "Delta"}
-        rows = {n: s["value"] for n, s in plain.nodes.items() if s["type"] == "sample" and site_is_subsample(s)}
+        rows: dict[str, Any] = {
+            n: s["value"] for n, s in plain.nodes.items() if s["type"] == "sample" and site_is_subsample(s)
+        }
         _compare("guide", proposed, poutine.condition(guide, {**rows, **drawn}), batch, list(values))
         own = [name for name, site in target.nodes.items() if site["type"] == "sample" and site["is_observed"]]
         own += [name for name in values if name in target.nodes]
