@@ -28,6 +28,7 @@ from phlogiston.evaluate.score import Score
 from phlogiston.guides.drmm import AutoregressiveGuide, BeamGuide, ExactGuide
 from phlogiston.inference.engine import Stage
 from phlogiston.inference.handlers import scale_sites, weight_depths
+from phlogiston.inference.row_noise import row_keys, uniform
 from phlogiston.inference.schedules import hold_then, linear
 from phlogiston.models.drmm import DRMM as DRMMModel
 from phlogiston.models.drmm import CollapsedDRMM
@@ -269,16 +270,14 @@ class DRMM(System):
         if method == "exact" and tuples > self.config.max_enum:
             raise ConfigError(f"{tuples} tuples are more than max_enum={self.config.max_enum}; use method='beam'")
         values, errors = [], []
-        with torch.random.fork_rng(enabled=method == "importance"), torch.no_grad():
-            if method == "importance":
-                torch.manual_seed(seed)
-                if joint:
-                    raise ConfigError("method='importance' scores x alone; use 'exact' or 'beam' with joint=True")
+        if method == "importance" and joint:
+            raise ConfigError("method='importance' scores x alone; use 'exact' or 'beam' with joint=True")
+        with torch.no_grad():
             kept = particles if method == "importance" else None if method == "exact" else width or 4 * self.config.beam
             for rows, agrees in self._chunks(x, mask, kept, depth):
                 known, streams = rows.get("mask"), {k: rows[k] for k in self.schema["categorical"] if k in rows}
                 if method == "importance":
-                    value, error = self._importance(rows["x"], known, depth, particles)
+                    value, error = self._importance(rows["x"], known, depth, particles, seed)
                     errors.append(error)
                 else:
                     beam = self.model.find(
@@ -299,19 +298,27 @@ class DRMM(System):
                 kind = "exact"
         return Score(torch.cat(values), kind, torch.cat(errors) if errors else None, self._weights(x))
 
-    def _importance(self, x: Tensor, mask: Tensor | None, depth: int | None, k: int) -> tuple[Tensor, Tensor]:
-        """Log mean of p(z, x) / q(z | x) over k tuples drawn layer by layer, and its standard error."""
+    def _importance(
+        self, x: Tensor, mask: Tensor | None, depth: int | None, k: int, seed: int
+    ) -> tuple[Tensor, Tensor]:
+        """Log mean of p(z, x) / q(z | x) over k tuples drawn layer by layer, and its standard error.
+
+        The draws of a row are seeded by what is known of it, so that its score does not depend on the others.
+        """
         n, l_max = len(x), depth or self.model.num_layers
+        keys = row_keys(x, seed=seed) if mask is None else row_keys(torch.where(mask, x, 0.0), mask, seed=seed)
         wide = x.repeat_interleave(k, 0)
         wide_mask = None if mask is None else mask.repeat_interleave(k, 0)
         codes = torch.empty(len(wide), 0, dtype=torch.long)
         log_q = torch.zeros(len(wide))
         log_prior = torch.zeros(len(wide))
-        for _ in range(l_max):
+        for layer in range(l_max):
             scores = self.model.log_children(codes, wide, wide_mask)
             log_probs = scores.log_softmax(-1)
             prior = self.model.prior.log_conditional(codes).expand_as(log_probs)
-            code = torch.multinomial(log_probs.exp(), 1)
+            until = log_probs.double().exp().cumsum(-1)
+            draws = uniform(keys, k, stream=layer, dtype=torch.float64).reshape(-1, 1) * until[:, -1:]
+            code = torch.searchsorted(until, draws).clamp_max(until.shape[-1] - 1)
             log_q = log_q + log_probs.gather(-1, code).squeeze(-1)
             likelihood = (scores - prior).gather(-1, code).squeeze(-1)  # of the last layer reached
             log_prior = log_prior + prior.gather(-1, code).squeeze(-1)

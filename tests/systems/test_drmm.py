@@ -108,6 +108,17 @@ def test_log_prob_says_what_it_is(fitted: DRMM, rows: torch.Tensor) -> None:
     assert not torch.equal(fitted.log_prob(rows, depth=1).value, exact.value)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_an_importance_score_is_the_rows_own(fitted: DRMM, rows: torch.Tensor, masked: bool) -> None:
+    x = rows[:30]
+    mask = torch.rand(x.shape, generator=torch.Generator().manual_seed(0)) > 0.3 if masked else None
+    score = fitted.log_prob(x, mask=mask, method="importance", particles=20)
+    for some in (list(range(29, -1, -1)), [3], [5, 5]):
+        again = fitted.log_prob(x[some], mask=None if mask is None else mask[some], method="importance", particles=20)
+        torch.testing.assert_close(again.value, score.value[some], rtol=1e-5, atol=1e-4)
+    assert not torch.equal(fitted.log_prob(x, mask=mask, method="importance", particles=20, seed=1).value, score.value)
+
+
 def test_small_chunks_change_nothing(fitted: DRMM, rows: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = fitted.log_prob(rows).value
     monkeypatch.setattr("phlogiston.systems.drmm.MAX_FLOATS", 100)
