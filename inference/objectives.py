@@ -369,7 +369,7 @@ def _bind_elbo(objective: Any, model: nn.Module, guide: nn.Module, depth: int | 
     found = objective.max_plate_nesting
     if depth is not None:
         # with particles as a plate of their own, that one counts
-        depth += int(objective.vectorize_particles and objective.num_particles > 1)
+        depth += int(runs_particles_at_once(objective))
         if found < depth:
             raise ConfigError(
                 f"{type(objective).__name__}: max_plate_nesting={found}, but the plates of this pair reach to axis "
@@ -383,6 +383,12 @@ def _bind_elbo(objective: Any, model: nn.Module, guide: nn.Module, depth: int | 
         f"objective={type(objective).__name__}(...): it has neither differentiable_loss(model, guide, **batch) nor "
         "loss_and_grads(model, guide, **batch)."
     )
+
+
+def runs_particles_at_once(objective: Any) -> bool:
+    """Say whether an objective lays its particles out as a plate around model and guide."""
+    thing = make(objective) if isinstance(objective, str) else objective
+    return isinstance(thing, ELBO) and thing.vectorize_particles and thing.num_particles > 1
 
 
 def describe(objective: Any) -> Any:

@@ -133,6 +133,35 @@ def _by_row_index(trace: Any, batch: dict[str, Tensor]) -> bool:
     return index is not None and plate is not None and torch.equal(torch.as_tensor(plate["value"]), index)
 
 
+def check_particles(model: nn.Module, guide: nn.Module, batch: dict[str, Tensor], depth: int) -> None:
+    """Refuse a pair that goes wrong when many particles run at once, as a plate left of all others.
+
+    A program that counts its axes from the left, or adds axes of its own, then mixes particles with rows: the shapes
+    still broadcast, and neither Pyro nor the loss gives it away.
+
+    Args:
+        model: the generative program.
+        guide: the inference program.
+        batch: what both are called with.
+        depth: how many plate axes the pair has.
+
+    Raises:
+        ConfigError: naming the first site whose log-density has another shape than particles and plates give it.
+    """
+    sizes = {size for value in batch.values() for size in value.shape}
+    count = next(n for n in range(2, len(sizes) + 3) if n not in sizes)  # no axis of the data can pass for particles
+    many = pyro.plate("num_particles_vectorized", count, dim=-1 - depth)
+    with torch.no_grad(), pyro.validation_enabled(False):
+        if hasattr(poutine.unwrap(guide), "get_traces"):
+            return
+        guide_trace = poutine.trace(many(guide)).get_trace(**batch)
+        model_trace = poutine.trace(poutine.replay(many(model), trace=guide_trace)).get_trace(**batch)
+    for program, trace in (("model", model_trace), ("guide", guide_trace)):
+        for site in trace.nodes.values():
+            if site["type"] == "sample" and not site_is_subsample(site) and not site["infer"].get("_deterministic"):
+                _check_shape(site, program)
+
+
 def check_parameters(own: Iterable[nn.Parameter], traces: Iterable[Any] = ()) -> int:
     """Refuse parameters that programs use and that belong to neither of them: nothing would train or save them.
 
@@ -203,6 +232,13 @@ def _check_shape(site: Any, program: str) -> None:
     except ValueError as error:
         plates = {frame.name: frame.size for frame in site["cond_indep_stack"] if frame.dim is not None}
         inside = ", ".join(f"{name!r} ({size})" for name, size in plates.items()) or "none"
+        if "num_particles_vectorized" in plates:
+            raise ConfigError(
+                f"site {site['name']!r} of the {program}: with {plates['num_particles_vectorized']} particles at once "
+                f"its log-density has shape {tuple(log_prob.shape)}, which particles and plates do not account for: "
+                f"{inside}. The program must leave axes further left alone (count axes from the right: "
+                "`(x * w).sum(-1)`, not `x @ w.T`); or set vectorize_particles=False where the objective offers it."
+            ) from error
         raise ConfigError(
             f"site {site['name']!r} of the {program}: its log-density has shape {tuple(log_prob.shape)}, which its "
             f"plates do not account for: {inside}. Put the site under `with pyro.plate({DATA_PLATE!r}, number of "

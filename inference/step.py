@@ -14,7 +14,7 @@ from pyro.infer import ELBO
 from torch import Tensor, nn
 
 from phlogiston.errors import ConfigError, PhlogistonError
-from phlogiston.inference import per_row, sites, validity
+from phlogiston.inference import objectives, per_row, sites, validity
 from phlogiston.inference.batches import Order, mix, prepare
 from phlogiston.inference.gradients import Received
 from phlogiston.inference.parallel import Processes, Reducer
@@ -93,6 +93,9 @@ class Stepper:
         self._stored = len(pyro.get_param_store())
         if densities:
             sites.check_plate(found)
+            if objectives.runs_particles_at_once(stage.objective):
+                with self._precision():
+                    sites.check_particles(*stage.pair(self.model, self.guide), batch, max(s.depth for s in found))
         self._sites = found
         self.active = Active(stage, index, start, self.model, self.guide, found, processes.device)
         self.parameters = list(self.active.parameters.values())

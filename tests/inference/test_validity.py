@@ -185,6 +185,39 @@ def test_an_axis_left_of_the_plate_is_refused_even_where_it_is_as_long_as_the_pa
             train(Wide(), LocalGuide(), DATA, objectives.make(objective, num_particles=8))
 
 
+class Regression(nn.Module):
+    """w ~ N(0, I); y ~ N(x . w, 1): right for one particle; for many only where `well`."""
+
+    def __init__(self, well: bool) -> None:
+        super().__init__()
+        self.well = well
+        self.scale = nn.Parameter(torch.tensor(0.0))
+
+    def forward(self, x: Tensor, y: Tensor) -> None:
+        w = pyro.sample("w", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        mean = (x * w).sum(-1) if self.well else (x @ w.unsqueeze(-1)).squeeze(-1)
+        with pyro.plate("data", len(x)):
+            pyro.sample("y", dist.Normal(mean, self.scale.exp()), obs=y)
+
+
+class WeightGuide(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.loc = nn.Parameter(torch.zeros(2))
+
+    def forward(self, x: Tensor, y: Tensor) -> None:
+        pyro.sample("w", dist.Normal(self.loc, 0.5).to_event(1))
+
+
+@pytest.mark.parametrize("objective", ["vimco", *PARTICLES], ids=str)
+def test_a_program_that_mixes_particles_with_rows_is_refused_by_the_site(objective: Any) -> None:
+    data = {"x": torch.randn(10, 2, generator=torch.Generator().manual_seed(5)), "y": torch.linspace(-1.0, 1.0, 10)}
+    train(Regression(well=True), WeightGuide(), data, objective)
+    train(Regression(well=False), WeightGuide(), data, "elbo")  # one particle: right
+    with pytest.raises(ConfigError, match=r"site 'y' of the model: with 3 particles at once"):
+        train(Regression(well=False), WeightGuide(), data, objective)
+
+
 def test_iwae_refuses_a_site_outside_the_plate_that_depends_on_what_is_inside() -> None:
     class Sum(nn.Module):
         def __init__(self) -> None:
