@@ -67,6 +67,7 @@ def contents(app: Any, name: str, source: list[str]) -> None:
     first = ["/README", "drmm", "drmm-queries"]
     last = [
         "sixth-system",
+        "bring-your-own-pair",
         "engine",
         "evaluation",
         "checklist",

@@ -93,9 +93,6 @@ class Stepper:
         self._stored = len(pyro.get_param_store())
         if densities:
             sites.check_plate(found)
-            if objectives.runs_particles_at_once(stage.objective):
-                with self._precision():
-                    sites.check_particles(*stage.pair(self.model, self.guide), batch, max(s.depth for s in found))
         self._sites = found
         self.active = Active(stage, index, start, self.model, self.guide, found, processes.device)
         self.parameters = list(self.active.parameters.values())
@@ -126,7 +123,10 @@ class Stepper:
         batch = self._rows(torch.arange(size), stage)
         try:
             with self._precision():
-                return sites.inspect(*pair, batch, (self.model, self.guide), shapes=shapes)
+                found = sites.inspect(*pair, batch, (self.model, self.guide), shapes=shapes)
+                if shapes and objectives.runs_particles_at_once(stage.objective):
+                    sites.check_particles(*pair, batch, max((site.depth for site in found), default=0))
+                return found
         except (ValueError, RuntimeError) as error:
             named = named_parameters({"model": self.model, "guide": self.guide})
             text = per_row.explain(error, named, size, total)

@@ -32,6 +32,7 @@ def world_as_found(device: torch.device | None) -> Iterator[None]:
     try:
         with (
             warnings.catch_warnings(),
+            torch.enable_grad(),  # whatever the caller has switched off
             pyro.validation_enabled(False),
             pyro.get_param_store().scope(),
         ):

@@ -306,3 +306,14 @@ def test_callables_are_taken_as_they_are() -> None:
     stage = Stage("a", 2, objective=Loss)
     history = fit(Pair("ab"), None, DATA, stages=stage, valid=DATA, progress="off")  # validated with gradients on
     assert history.finished
+
+
+def test_training_needs_no_leave_of_the_caller_to_take_gradients() -> None:
+    ends = []
+    for enabled in (True, False):
+        model, guide = pair()
+        with torch.set_grad_enabled(enabled):
+            train(model, guide, rows(), "elbo", steps=3)
+            assert torch.is_grad_enabled() is enabled
+        ends.append(flat(model, guide))
+    assert torch.equal(*ends)

@@ -165,11 +165,11 @@ def censored_posterior(data: dict[str, Tensor]) -> tuple[float, float, float]:
 
 
 class Panel(nn.Module):
-    """mu ~ N(0, 3); y_ij ~ N(mu, 1) for rows i and 12 items j, of which 4 are looked at in each step."""
+    """mu ~ N(0, 3); y_ij ~ N(mu, 1) for rows i and 12 items j, of which some are looked at in each step."""
 
-    def forward(self, y: Tensor) -> None:
+    def forward(self, y: Tensor, looked_at: int = 4) -> None:
         mu = pyro.sample("mu", dist.Normal(torch.tensor(0.0), 3.0))
-        items = pyro.plate("items", 12, subsample_size=4, dim=-2)
+        items = pyro.plate("items", 12, subsample_size=looked_at, dim=-2)
         with pyro.plate("data", len(y), dim=-1), items as index:
             pyro.sample("y", dist.Normal(mu, 1.0), obs=y.T[index])
 

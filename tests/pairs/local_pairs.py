@@ -209,8 +209,9 @@ class DeepGuide(nn.Module):
             z = torch.zeros(2)
             for t in range(x.shape[1]):
                 with poutine.mask(mask=t < length):
-                    last = z.expand(*hidden[:, t].shape[:-1], 2) if z.dim() == 1 else z
-                    loc, log_scale = self.combine(torch.cat([last, hidden[:, t]], -1)).chunk(2, -1)
+                    shape = torch.broadcast_shapes(z.shape[:-1], hidden[:, t].shape[:-1])
+                    both = torch.cat([z.expand(*shape, 2), hidden[:, t].expand(*shape, 8)], -1)
+                    loc, log_scale = self.combine(both).chunk(2, -1)
                     z = pyro.sample(f"z{t}", dist.Normal(loc, log_scale.exp()).to_event(1))
 
 
