@@ -1,6 +1,7 @@
 """Questions answered by Pyro's no-U-turn sampler, for pairs whose unknown sites are continuous.
 
-Several chains start from different proposals. Split, rank-normalised R-hat and effective sample sizes (Vehtari, Gelman,
+Several chains start from particles of a small tempered population, whose covariance also makes their coordinates
+comparable, so that little is left to adapt. Split, rank-normalised R-hat and effective sample sizes (Vehtari, Gelman,
 Simpson, Carpenter and Bürkner, "Rank-normalization, folding, and localization: an improved R-hat", Bayesian Analysis
 16, 2021) come from arviz; a chain that has not found the others, or trajectories that diverge, are a warning.
 """
@@ -20,10 +21,12 @@ from phlogiston.inference.answer import Answer
 from phlogiston.inference.batchwise import propose_each
 from phlogiston.inference.coordinates import Coordinates
 from phlogiston.inference.numerical_faults import is_numerical
+from phlogiston.inference.population import Population, spread_factor
 from phlogiston.inference.program import Program
+from phlogiston.inference.tempering import reach
 
-_SEARCH = 1000  # proposals among which starting points are looked for
-_FULL_MASS = 100  # dimensions up to which the whole covariance is adapted
+_SEARCH = 1000  # proposals among which starting points are looked for where tempering fails
+_PILOT = 200  # particles of the tempered population
 _FEWEST_DRAWS = 25  # per chain; fewer samples are spread over fewer chains
 _R_HAT = 1.05  # above this the chains disagree, unless they are so short that chance explains it
 
@@ -45,7 +48,7 @@ def run_nuts(program: Program, n: int, warmup: int | None = None, chains: int = 
     Args:
         program: the pair with its question.
         n: samples kept, of all chains together.
-        warmup: adaptation steps per chain, thrown away; a third of `n`, but at least 100 and at most 300, by default.
+        warmup: adaptation steps per chain, thrown away; a quarter of `n`, but at least 75 and at most 250, by default.
         chains: how many chains share the samples; fewer where each would get less than 25.
 
     Returns:
@@ -58,21 +61,21 @@ def run_nuts(program: Program, n: int, warmup: int | None = None, chains: int = 
     """
     if chains < 1:
         raise ConfigError(f"chains must be at least 1; got {chains}")
-    steps = min(300, max(100, n // 3)) if warmup is None else warmup
+    steps = min(250, max(75, n // 4)) if warmup is None else warmup
     if steps < 1:
         raise ConfigError(f"warmup must be at least 1; got {steps}")
     from phlogiston.inference.query import finish
 
     count = max(1, min(chains, n // _FEWEST_DRAWS))
     each = -(-n // count)
-    starts = _starting_points(program, count)
-    coordinates = Coordinates(program, starts[0], box=True)
+    coordinates = Coordinates(program, propose_each(program, 2)[0].values, box=True)
     if coordinates.discrete:
         names = ", ".join(coordinates.discrete)
         raise ConfigError(f'method="hmc" needs continuous unknowns, but {names} is discrete; use "importance" or "smc"')
     if coordinates.size == 0:
         raise ConfigError("nothing is unknown: every site is fixed by the evidence")
-    run = [_run(program, coordinates, start, each, steps) for start in starts]
+    starts, factor = _starting_points(program, coordinates, count)
+    run = [_run(program, coordinates, start, factor, each, steps) for start in starts]
     u = torch.cat([c.draws for c in run])[:n]
     with torch.no_grad():
         wide = {name: value.expand(n, *value.shape[1:]) for name, value in starts[0].items()}
@@ -82,8 +85,21 @@ def run_nuts(program: Program, n: int, warmup: int | None = None, chains: int = 
     return _diagnosed(replace(answer, method=method), run, each)
 
 
-def _starting_points(program: Program, count: int) -> list[dict[str, Tensor]]:
-    """The most plausible of as many groups of proposals as there are chains: far from each other, yet possible."""
+def _starting_points(program: Program, coordinates: Coordinates, count: int) -> tuple[list[dict[str, Tensor]], Tensor]:
+    """A particle for each chain, and a factor (D, D) of the covariance of all."""
+    try:
+        population = Population(program, _PILOT)
+        reach(population, moves=20, leapfrog=16)
+        values, index = population.values, torch.randperm(_PILOT)[:count]
+        factor = spread_factor(coordinates.encode(values))
+    except EvidenceError:
+        values, index = _plausible(program, count)
+        factor = torch.eye(coordinates.size, dtype=torch.float64)
+    return [{name: value[i : i + 1] for name, value in values.items()} for i in index.tolist()], factor
+
+
+def _plausible(program: Program, count: int) -> tuple[dict[str, Tensor], Tensor]:
+    """Proposals, and the most plausible of as many groups of them as there are chains."""
     particles, _ = propose_each(program, _SEARCH)
     alive = torch.nonzero(torch.isfinite(particles.log_weights)).flatten()
     if len(alive) == 0:
@@ -92,7 +108,7 @@ def _starting_points(program: Program, count: int) -> list[dict[str, Tensor]]:
         )
     groups = [alive[i::count] if len(alive) >= count else alive for i in range(count)]
     best = [int(group[particles.log_weights[group].argmax()]) for group in groups]
-    return [{name: value[i : i + 1] for name, value in particles.values.items()} for i in best]
+    return particles.values, torch.tensor(best)
 
 
 @dataclass
@@ -102,6 +118,8 @@ class _Potential:
     program: Program
     coordinates: Coordinates
     start: dict[str, Tensor]
+    origin: Tensor  # (1, D): coordinates of the start
+    factor: Tensor  # (D, D): what a step in each of the chain's own coordinates is in the program's
     walls: int = field(default=0)
 
     def __post_init__(self) -> None:
@@ -109,7 +127,7 @@ class _Potential:
         self.tolerance = 1e-5 if single else 1e-9  # values on a limit are off by a rounding error, which `finish` mends
 
     def __call__(self, parameters: dict[str, Tensor]) -> Tensor:
-        u = parameters["u"].unsqueeze(0)
+        u = self.origin + parameters["w"].unsqueeze(0) @ self.factor.T
         try:
             values, log_det = self.coordinates.decode(u, self.start)
             scores = self.program.score(values)
@@ -124,23 +142,27 @@ class _Potential:
         return -total.sum()
 
 
-def _run(program: Program, coordinates: Coordinates, start: dict[str, Tensor], draws: int, warmup: int) -> _Chain:
+def _run(
+    program: Program, coordinates: Coordinates, start: dict[str, Tensor], factor: Tensor, draws: int, warmup: int
+) -> _Chain:
     from pyro.infer import MCMC, NUTS
 
-    potential = _Potential(program, coordinates, start)
-    kernel = NUTS(potential_fn=potential, full_mass=coordinates.size <= _FULL_MASS)
+    origin = coordinates.encode(start)
+    potential = _Potential(program, coordinates, start, origin, factor)
+    kernel = NUTS(potential_fn=potential)
     mcmc = MCMC(
         kernel,
         num_samples=draws,
         warmup_steps=warmup,
-        initial_params={"u": coordinates.encode(start)[0]},
+        initial_params={"w": torch.zeros(coordinates.size, dtype=torch.float64)},
         disable_progbar=True,
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pyro's progress bar and linear algebra warn about things users cannot change
         mcmc.run()
         diverged = mcmc.diagnostics()["divergences"]["chain 0"] if draws >= 8 else []
-    return _Chain(mcmc.get_samples()["u"].detach(), len(diverged), potential.walls)
+    draws_u = origin + mcmc.get_samples()["w"].detach() @ factor.T
+    return _Chain(draws_u, len(diverged), potential.walls)
 
 
 def _diagnosed(answer: Answer, run: list[_Chain], each: int) -> Answer:

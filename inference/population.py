@@ -99,7 +99,7 @@ class Population:
         enough = _FORGOTTEN + math.sqrt(2.0 * math.log(2.0 * start.shape[1]) / self.size)
         if self._fresh >= _WORTHWHILE:
             self._propose_afresh(b)
-        factor = self._factor() if self.coordinates.size else None
+        factor = spread_factor(self.coordinates.encode(self.values)) if self.coordinates.size else None
         history: list[float] = []
         for turn in range(most):
             for _ in range(min(len(self.entries), 8)):
@@ -113,7 +113,7 @@ class Population:
             if turn >= _PATIENCE and left > 0.95 * history[turn - _PATIENCE]:
                 break  # what is left these moves will not undo: modes far from each other
             if factor is not None and turn == 2:
-                factor = self._factor()  # duplicates have come apart by now
+                factor = spread_factor(self.coordinates.encode(self.values))  # duplicates have come apart by now
         return left
 
     def _quantities(self, b: float) -> Tensor:
@@ -123,22 +123,6 @@ class Population:
             columns.append(self.coordinates.encode(self.values))
         columns += [self.values[name].reshape(self.size, -1).double() for name in self.coordinates.discrete]
         return torch.cat(columns, 1)
-
-    def _factor(self) -> Tensor:
-        """A factor of the particles' covariance, (D, D); diagonal where there are too few particles for more."""
-        u = self.coordinates.encode(self.values)
-        middle = u.median(0).values
-        width = 6.0 * (u - middle).abs().median(0).values  # far outliers must not set the scale
-        u = torch.where(width > 0, torch.minimum(torch.maximum(u, middle - width), middle + width), u)
-        different = len(torch.unique(u[:, 0]))
-        d = u.shape[1]
-        variance = u.var(0).clamp_min(1e-12)
-        if d > 200 or d > different / 3:
-            return torch.diag(variance.sqrt())
-        share = d / (d + different)
-        covariance = (1 - share) * torch.cov(u.T).reshape(d, d) + share * torch.diag(variance)
-        factor, failed = torch.linalg.cholesky_ex(covariance)
-        return torch.diag(variance.sqrt()) if int(failed) else factor
 
     def _energy(self, u: Tensor, b: float) -> tuple[Tensor, Tensor, dict[str, Tensor], Scores]:
         u = u.detach().requires_grad_(True)
@@ -223,6 +207,22 @@ class Population:
             pick(scores.soft, s.soft),
             pick(scores.violations, s.violations),
         )
+
+
+def spread_factor(u: Tensor) -> Tensor:
+    """A factor (D, D) of the covariance of particles (n, D); diagonal where there are too few of them for more."""
+    middle = u.median(0).values
+    width = 6.0 * (u - middle).abs().median(0).values  # far outliers must not set the scale
+    u = torch.where(width > 0, torch.minimum(torch.maximum(u, middle - width), middle + width), u)
+    different = len(torch.unique(u[:, 0]))
+    d = u.shape[1]
+    variance = u.var(0).clamp_min(1e-12)
+    if d > 200 or d > different / 3:
+        return torch.diag(variance.sqrt())
+    share = d / (d + different)
+    covariance = (1 - share) * torch.cov(u.T).reshape(d, d) + share * torch.diag(variance)
+    factor, failed = torch.linalg.cholesky_ex(covariance)
+    return torch.diag(variance.sqrt()) if int(failed) else factor
 
 
 def discrete_range(support: Any) -> tuple[float, float] | None:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -58,8 +58,37 @@ def temper(program: Program, n: int, moves: int = 40, leapfrog: int = 16) -> Ans
     if moves < 1 or leapfrog < 1:
         raise ConfigError(f"moves and leapfrog must be at least 1; got {moves} and {leapfrog}")
     population = Population(program, n)
+    return _finish(population, reach(population, moves, leapfrog))
+
+
+@dataclass
+class Path:
+    """What happened on the way to temperature one.
+
+    Attributes:
+        log_weights: (n,), of the particles.
+        log_evidence: ().
+        masses: (n,), weight of each family before the last resampling.
+        correlations: left after the moves of each temperature.
+        acceptances: of the last Hamiltonian moves of each temperature.
+    """
+
+    log_weights: Tensor
+    log_evidence: Tensor
+    masses: Tensor
+    correlations: list[float]
+    acceptances: list[float]
+
+
+def reach(population: Population, moves: int, leapfrog: int) -> Path:
+    """Take particles from the proposal to the answer.
+
+    Raises:
+        EvidenceError: they cannot get there.
+    """
+    n = population.size
     log_evidence = _leave_zero(population)
-    b, correlations, acceptances = 0.0, [0.0], [1.0]
+    b, correlations, acceptances = 0.0, [], []
     for _ in range(_MAX_STEPS):
         following = _next(population, b)
         if following <= b:
@@ -69,13 +98,13 @@ def temper(program: Program, n: int, moves: int = 40, leapfrog: int = 16) -> Ans
         b = following
         masses = family_masses(increment, population.ancestors)
         done = b == 1.0
-        if done and float(effective_size(increment)) > 0.99 * n and len(correlations) == 1:
-            return _finish(population, increment, log_evidence, masses, correlations, acceptances)
+        if done and float(effective_size(increment)) > 0.99 * n and not correlations:
+            return Path(increment, log_evidence, masses, correlations, acceptances)
         population.choose(systematic(increment.softmax(0), n))
         correlations.append(population.move(b, moves, leapfrog))
         acceptances.append(population.acceptance)
         if done:
-            return _finish(population, torch.zeros_like(increment), log_evidence, masses, correlations, acceptances)
+            return Path(torch.zeros_like(increment), log_evidence, masses, correlations, acceptances)
     raise EvidenceError(
         "query (tempered SMC): the particles cannot reach the evidence. It is impossible or far too improbable: loosen "
         "it, or raise num_samples."
@@ -117,21 +146,14 @@ def _next(population: Population, b: float) -> float:
     return b + (1.0 - b) * 10.0**-high
 
 
-def _finish(
-    population: Population,
-    log_weights: Tensor,
-    log_evidence: Tensor,
-    masses: Tensor,
-    correlations: list[float],
-    acceptances: list[float],
-) -> Answer:
+def _finish(population: Population, path: Path) -> Answer:
     from phlogiston.inference.query import finish
 
-    n, steps = population.size, len(correlations) - 1
-    families, worst = effective_families(masses), max(correlations)
+    n, steps = population.size, len(path.correlations)
+    families, worst = effective_families(path.masses), max(path.correlations, default=0.0)
     reason = ""
     if worst > _UNMIXED:
-        unmixed = sum(r > _UNMIXED for r in correlations)
+        unmixed = sum(r > _UNMIXED for r in path.correlations)
         reason = (
             f"the moves did not mix at {unmixed} of {steps} temperatures (correlation {worst:.2f} with where particles "
             f"had been); raise moves, or write the model in other coordinates"
@@ -140,9 +162,10 @@ def _finish(
         reason = f"all particles go back to {families:.1f} of the first {n} draws; raise num_samples"
     if reason:
         warnings.warn(f"query (tempered SMC): no error bar: {reason}", QueryWarning, stacklevel=5)
-    error = None if reason else evidence_variance(masses).sqrt()
-    answer = finish(population.program, population.values, log_weights, log_evidence, error, "tempered SMC")
-    figures: dict[str, Any] = {"temperatures": steps, "correlation": worst, "acceptance": min(acceptances)}
+    error = None if reason else evidence_variance(path.masses).sqrt()
+    answer = finish(population.program, population.values, path.log_weights, path.log_evidence, error, "tempered SMC")
+    lowest = min(path.acceptances, default=1.0)
+    figures: dict[str, Any] = {"temperatures": steps, "correlation": worst, "acceptance": lowest}
     details: dict[str, Any] = {k: torch.tensor(float(v)) for k, v in {**figures, "families": families}.items()}
     if reason:
         details["log_evidence_error"] = reason
