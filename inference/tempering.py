@@ -88,7 +88,9 @@ def reach(population: Population, moves: int, leapfrog: int) -> Path:
     """
     n = population.size
     log_evidence = _leave_zero(population)
-    b, correlations, acceptances = 0.0, [], []
+    b = 0.0
+    correlations: list[float] = []
+    acceptances: list[float] = []
     for _ in range(_MAX_STEPS):
         following = _next(population, b)
         if following <= b:
