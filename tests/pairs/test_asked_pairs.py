@@ -12,9 +12,11 @@ import pyro.distributions as dist
 import pytest
 import torch
 from all_pairs import case_of, trained
+from pyro.infer import Predictive
 from torch import Tensor
 
 from phlogiston.errors import ConfigError
+from phlogiston.evaluate.importance import log_likelihood
 from phlogiston.inference.query import query
 
 METHODS = ("importance", "smc")
@@ -113,6 +115,40 @@ def test_a_new_row_is_predicted_under_the_trained_posterior(method: str) -> None
     assert abs(float(answer.log_evidence) - truth) < 0.12  # the guide is trained, not exact
 
 
+def test_a_network_with_random_weights_predicts_as_pyros_predictive_does() -> None:
+    name, x = "network with random weights", torch.tensor([[0.5]])
+    model, guide = trained(name)
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(2)
+        draws = Predictive(model, guide=guide, num_samples=400)(x)["y"].double()
+    answer = ask(name, {"x": x}, ask=["y"], num_samples=4000)
+    assert abs(float(answer.mean("y")) - float(draws.mean())) < 4.0 * float(draws.std()) / 20.0
+    assert abs(float(answer.variance("y").sqrt() / draws.std()) - 1.0) < 0.15
+
+
+# ---- scores: log p of new rows
+
+
+def test_new_rows_of_a_regression_are_scored_under_the_trained_posterior() -> None:
+    model, guide = trained("regression, AutoMultivariateNormal")
+    mean, covariance, _ = global_pairs.posterior(**global_pairs.REGRESSION)
+    x, y = global_pairs.noise(20, 2, seed=31), global_pairs.noise(20, seed=32)
+    sd = ((x.double() @ covariance) * x).sum(1).add(0.25).sqrt()
+    truth = torch.distributions.Normal(x.double() @ mean, sd).log_prob(y.double())
+    score = log_likelihood(model, guide, {"x": x, "y": y}, particles=2000).score
+    assert (torch.as_tensor(score.value) - truth).abs().mean() < 0.1
+
+
+@torch.no_grad()
+def test_rows_of_a_topic_model_are_scored_as_quadrature_scores_them() -> None:
+    model, guide = trained("topic model")
+    rows = {"counts": case_of("topic model").data["counts"][:5]}
+    truth = [over_shares(model, {"counts": row[None]}) for row in rows["counts"]]
+    score = log_likelihood(model, guide, rows, particles=2000).score
+    for got, error, expected in zip(score.value, score.std_error, truth, strict=True):  # type: ignore[arg-type]
+        assert abs(float(got) - expected) < 4.0 * float(error) + 0.02
+
+
 # ---- unknowns of one row
 
 
@@ -194,8 +230,6 @@ def test_smc_and_importance_agree_on_a_deep_chain() -> None:
 
 
 def test_what_cannot_be_asked_is_refused_by_name() -> None:
-    with pytest.raises(ConfigError, match="at or after site 'first"):  # Pyro's layers take no axis of particles
-        ask("network with random weights", {"x": torch.zeros(1, 1)})
     with pytest.raises(ConfigError, match="point estimate of weights, locs"):
         ask("mixture", first("mixture"))
     with pytest.raises(ConfigError, match="the plate 'items' draws 4 of 12 rows"):
