@@ -341,6 +341,10 @@ def _labels(parts: Sequence[Table]) -> dict[str, tuple[str, ...]]:
     labels: dict[str, tuple[str, ...]] = {}
     for name in parts[0].text:
         seen = {entry for part in parts for entry in part.text.get(name, ()) if entry is not None}
+        if seen == {"-1"} and name in parts[0].whole:
+            raise DataError(
+                f"{parts[0].source}: {name!r} is -1 in every row, which marks missing labels. Leave it out."
+            )
         if not seen:
             raise DataError(f"{parts[0].source}: column {name!r} has no known entry. Leave it out with columns=(...).")
         numbers = all(re.fullmatch(r"[-+]?\d+(\.\d*)?", entry) for entry in seen)

@@ -228,6 +228,8 @@ def _companion(table: Table, name: str, value: Plain, numeric: bool) -> None:
         if np.isnan(numbers).any():
             row = int(np.isnan(numbers).reshape(len(numbers), -1).any(1).argmax())
             raise DataError(f"{source}: {name!r} is missing in row {row}; it must be known in every row.")
+        if name == "weight" and numbers.ndim == 2 and numbers.shape[1] == 1:
+            numbers = numbers[:, 0]
         table.extra[name] = value.values if name == "mask" else numbers
         return
     # what is called y may be the targets of a regression: real numbers, and columns of numbers, stay what they are
@@ -240,7 +242,10 @@ def _companion(table: Table, name: str, value: Plain, numeric: bool) -> None:
     elif value.text:
         raise DataError(f"{source}: {name!r} holds text of shape {value.values.shape}; expected one entry per row.")
     else:
-        table.extra[name] = value.values if value.missing is None else value.numbers(name, source)
+        numbers = value.numbers(name, source)
+        if np.isnan(numbers).all():
+            raise DataError(f"{source}: {name!r} has no known entry. Leave it out.")
+        table.extra[name] = value.values if value.missing is None else numbers
 
 
 def _load_arrays(path: Path) -> dict[str, Array]:

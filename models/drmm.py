@@ -105,10 +105,12 @@ class DRMM(KeepsFloat64):
         self.layers = nn.ModuleList(make(k, features) for k in sizes)
         self.prior = AutoregressivePrior(sizes, prior_order) if prior == "autoregressive" else LatentClassPrior(sizes)
         self.categorical = dict(categorical or {})
-        self.stream_bias = nn.ParameterDict({c: nn.Parameter(torch.zeros(v)) for c, v in self.categorical.items()})
+        self.stream_bias = nn.ParameterDict(
+            {parameter_key(c): nn.Parameter(torch.zeros(v)) for c, v in self.categorical.items()}
+        )
         self.stream_tables = nn.ParameterDict(
             {
-                f"{c}_{l}": nn.Parameter(0.01 * torch.randn(k, v))
+                parameter_key(c, l): nn.Parameter(0.01 * torch.randn(k, v))
                 for c, v in self.categorical.items()
                 for l, k in enumerate(sizes)
             }
@@ -180,9 +182,9 @@ class DRMM(KeepsFloat64):
 
     def stream_logits(self, name: str, codes: Tensor) -> Tensor:
         """Logits of a categorical stream given tuples (..., l): (..., V)."""
-        logits: Tensor = self.stream_bias[name]
+        logits: Tensor = self.stream_bias[parameter_key(name)]
         for l in range(codes.shape[-1]):
-            logits = logits + functional.embedding(codes[..., l], self.stream_tables[f"{name}_{l}"])
+            logits = logits + functional.embedding(codes[..., l], self.stream_tables[parameter_key(name, l)])
         return logits
 
     def find(
@@ -209,8 +211,8 @@ class DRMM(KeepsFloat64):
         streams = streams or {}
         tables = {
             name: StreamTables(
-                self.stream_bias[name],
-                [self.stream_tables[f"{name}_{l}"] for l in range(self.num_layers)],
+                self.stream_bias[parameter_key(name)],
+                [self.stream_tables[parameter_key(name, l)] for l in range(self.num_layers)],
                 streams.get(name),
             )
             for name in self.categorical
@@ -345,6 +347,14 @@ class DRMM(KeepsFloat64):
         for frame in self.frames:
             total = total - 0.5 * ((frame.log_scale - frame.initial_log_scale) / log_scale_sd).square().sum()
         return total
+
+
+def parameter_key(name: str, layer: int | None = None) -> str:
+    """The name of a label's parameters: its own, unless torch has no room for it (`species.name`, `type`)."""
+    key = name if layer is None else f"{name}_{layer}"
+    if "." in key or hasattr(nn.ParameterDict, key) or key == "training":
+        return f"label_{key.replace('.', '·')}"
+    return key
 
 
 class CollapsedDRMM(nn.Module):

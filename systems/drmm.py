@@ -12,6 +12,7 @@ sampling. Densities are with respect to the columns that do vary, in the data's 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from phlogiston.inference.answer import Answer
     from phlogiston.systems.queries.drmm import DRMMQuery
 
+SITES = ("data", "z", "parameter_prior", "num_rows")
 MAX_FLOATS = 8_000_000  # of the largest intermediate array when rows are scored in chunks
 
 
@@ -90,6 +92,9 @@ class DRMM(System):
             raise DataError("every column of x is constant: there is no density to learn")
         tell_wild(found.wild, columns, left_out="these cells")
         categorical = categories(tensors, meta, "DRMM")
+        for name in categorical:
+            if name in SITES or re.fullmatch(r"z_\d+", name):
+                raise DataError(f"a label cannot be called {name!r}, which is a name of the model's own; rename it")
         return {
             "columns": columns,
             "constant": {str(i): float(found.location[i]) for i in found.constant.nonzero()[0]},

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from phlogiston.models.drmm import DRMM
+from phlogiston.models.drmm import DRMM, parameter_key
 
 MAX_INITIAL_ROWS = 10_000
 LABEL_DISTANCE = 1.0  # of different labels from each other in the first clustering, in units of a typical row's norm
@@ -123,7 +123,7 @@ def _distinct(rows: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
 
 def _place_stream(model: DRMM, name: str, l: int, clusters: Tensor, known: Tensor, share: Tensor) -> None:
     """Set a stream's table to the log label frequencies of the clusters, relative to the overall ones."""
-    table, bias = model.stream_tables[f"{name}_{l}"], model.stream_bias[name]
+    table, bias = model.stream_tables[parameter_key(name, l)], model.stream_bias[parameter_key(name)]
     seen = known >= 0
     if not seen.any():
         return

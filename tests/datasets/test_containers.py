@@ -170,6 +170,24 @@ def test_what_a_system_does_not_use_is_told() -> None:
         DRMM(num_layers=1, num_components=1, steps=2).fit(data)
 
 
+@pytest.mark.parametrize("name", ["species.name", "type", "keys", "training", "a b", "größe"])
+def test_labels_may_have_any_name(name: str) -> None:
+    x = np.random.default_rng(0).normal(size=(60, 2))
+    data = {"x": x, name: np.where(x[:, 0] > 0, "u", "v")}
+    system = DRMM(num_layers=1, num_components=2, steps=3).fit(data)
+    assert system.query({name: "u"}, num_samples=3, seed=0).samples[name].tolist() == [0, 0, 0]
+    assert torch.isfinite(system.log_prob(data, joint=True).value).all()
+
+
+def test_labels_without_a_known_entry_and_with_names_of_the_model_are_refused() -> None:
+    x = np.random.default_rng(0).normal(size=(60, 2))
+    for label in (np.full(60, -1), np.full(60, None), np.full(60, np.nan)):
+        with pytest.raises(DataError, match=r"'label' (is -1 in every row|has no known entry)"):
+            whole({"x": x, "label": label})
+    with pytest.raises(DataError, match="cannot be called 'data'"):
+        DRMM(steps=2).fit({"x": x, "data": np.arange(60) % 2})
+
+
 def test_integers_beyond_float64_are_refused_by_name() -> None:
     for data in ({"x": np.array([[2**53 + 1], [0]])}, {"key": np.array([2**60 + 1, 5], dtype=np.uint64)}):
         with pytest.raises(DataError, match=r"integer \d+, beyond 2\*\*53"):
