@@ -52,6 +52,21 @@ def sites_that_follow_data(program: Callable[..., Any], batch: Mapping[str, Any]
     return found
 
 
+def count_rows_once(trace: Any) -> None:
+    """Take back the factor by which plates over some of their rows scale densities up to all of them.
+
+    Training wants the loss of all rows; a question is about the rows at hand.
+
+    Args:
+        trace: of a program, before its densities are computed; changed in place.
+    """
+    for site in trace.nodes.values():
+        if site["type"] == "sample":
+            for frame in site["cond_indep_stack"]:
+                if frame.full_size and frame.size > 0 and frame.full_size != frame.size:
+                    site["scale"] = site["scale"] * frame.size / frame.full_size
+
+
 class RandomLayers(TorchFunctionMode):
     """Lets linear layers whose weights a program draws (`PyroSample`) take those of many particles at once.
 

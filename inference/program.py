@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from phlogiston.distributions.linear_constraints import simplify
-from phlogiston.distributions.pyro_programs import RandomLayers, is_delta
+from phlogiston.distributions.pyro_programs import RandomLayers, count_rows_once, is_delta
 from phlogiston.errors import ConfigError, EvidenceError
 from phlogiston.inference.evidence import Piece, unknown_message
 from phlogiston.inference.handlers import in_data_plate
@@ -198,6 +198,7 @@ class Program:
             run = handler(run)
         with pyro.validation_enabled(False):
             trace = poutine.trace(run).get_trace()
+            count_rows_once(trace)
             trace.compute_log_prob()
         return trace
 

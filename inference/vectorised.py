@@ -18,6 +18,7 @@ from pyro.poutine.condition_messenger import ConditionMessenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
+from phlogiston.distributions.pyro_programs import count_rows_once
 from phlogiston.errors import ConfigError, PhlogistonError
 from phlogiston.inference.numerical_faults import retried
 from phlogiston.inference.program import Program
@@ -147,6 +148,7 @@ class _Alone:
         """Trace the program."""
         with pyro.validation_enabled(False):
             trace = poutine.trace(self.program).get_trace(**self.batch)
+            count_rows_once(trace)
             trace.compute_log_prob()
         return trace
 

@@ -320,6 +320,18 @@ def test_plates_that_draw_their_rows_are_refused() -> None:
         query(model, None, {}, num_samples=20)
 
 
+def test_rows_picked_from_a_larger_plate_count_once() -> None:
+    def model(x: Tensor, row_index: Tensor) -> None:
+        with pyro.plate("data", 300, subsample=row_index):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+            pyro.sample("x", dist.Normal(z, 0.5), obs=x)
+
+    batch = {"x": torch.tensor([1.0]), "row_index": torch.tensor([7])}
+    for method in METHODS:
+        answer = query(model, None, {}, batch=batch, num_samples=3000, method=method, seed=0)
+        agrees(answer, "z", [0.8], float(dist.Normal(0.0, math.sqrt(1.25)).log_prob(torch.tensor(1.0))))
+
+
 def test_deterministic_sites_can_be_asked_for_unless_they_mix_particles() -> None:
     def model(x: Tensor | None = None) -> None:
         z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
