@@ -68,6 +68,7 @@ def contents(app: Any, name: str, source: list[str]) -> None:
     last = [
         "sixth-system",
         "bring-your-own-pair",
+        "how-far-to-trust-an-answer",
         "engine",
         "evaluation",
         "checklist",
