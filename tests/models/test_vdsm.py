@@ -277,14 +277,14 @@ def test_the_identity_does_not_depend_on_the_order_of_frames() -> None:
 
 def test_in_training_the_identity_is_read_from_a_share_of_the_known_frames() -> None:
     _, guide = pair(share=0.5)
-    encoded = guide.encode_frames(clips(50, length=6))
-    mask = torch.ones(50, 6, dtype=torch.bool)
+    encoded = guide.encode_frames(clips(310, length=6))
+    mask = torch.ones(310, 6, dtype=torch.bool)
     mask[:10, 3:] = False
     chosen = guide._glimpse(encoded, mask)
     assert chosen is not None
-    assert chosen.sum(1).tolist() == [2] * 10 + [3] * 40
+    assert chosen.sum(1).tolist() == [2] * 10 + [3] * 300
     assert not bool((chosen & ~mask).any())
-    assert float(chosen[10:].double().mean(0).min()) > 0.3  # every frame has its turn
+    assert float(chosen[10:].double().mean(0).min()) > 0.3  # every frame has its turn: 0.5 +- 0.03
     guide.eval()
     assert guide._glimpse(encoded, mask) is mask
 

@@ -58,7 +58,7 @@ def test_it_learns_labels_with_half_of_them_missing() -> None:
     tensors["label"] = torch.where(torch.arange(len(data.train)) % 2 == 0, tensors["label"], -1)
     system = DRMM(preset="digits", steps=150).fit(Split(tensors))
     metrics = system.evaluate(data)
-    assert metrics["accuracy_label"].value > 0.85  # guessing: 0.1
+    assert metrics["accuracy_label"].value > 0.8  # 0.89 +- 0.016 with 397 rows; guessing: 0.1
     assert metrics["precision"].value > 0.3
 
 
