@@ -97,7 +97,9 @@ def test_infer_gives_boxes_counts_and_identities(learned: SQAIR, crowded: torch.
     assert torch.equal(found["boxes"], again["boxes"])
 
 
-def test_tracks_and_the_streaming_tracker_agree_on_how_many_there_are(learned: SQAIR, crowded: torch.Tensor) -> None:
+def test_tracks_and_the_streaming_tracker_agree_on_how_many_there_are(
+    learned: SQAIR, crowded: torch.Tensor, data: datasets.Dataset
+) -> None:
     tracks = learned.track(crowded, particles=10)[0]
     long = max(tracks, key=lambda track: track.last - track.first)
     assert long.boxes.shape == (long.last - long.first + 1, 4)
@@ -109,7 +111,10 @@ def test_tracks_and_the_streaming_tracker_agree_on_how_many_there_are(learned: S
             counts.append(len(step["ids"]))
             assert step["boxes"].shape == (len(step["ids"]), 4)
     assert tracker.frames == 20
-    assert np.mean([count == 2 for count in counts]) > 0.6
+    for video in data.test.tensors["x"][data.test.tensors["count"][:, 0] == 2][1:4]:
+        other = learned.tracker(6)
+        counts += [len(other.step(frame)["ids"]) for film in (video, video.flip(0)) for frame in film]
+    assert np.mean([count == 2 for count in counts]) > 0.55  # 0.9 +- 0.1 for four films, 0.3 to 1 for a single one
     sizes = {name: value.shape for name, value in vars(tracker.state[0]).items() if isinstance(value, torch.Tensor)}  # type: ignore[index]
     tracker.step(crowded[0, 0])
     assert sizes == {
