@@ -54,7 +54,7 @@ def loss_by_hand(p: dict[str, Tensor], x: Tensor, weight: float) -> Tensor:
 
 def hand_parameters(system: DRMM) -> dict[str, Tensor]:
     model = system.model
-    p = {"location": model.location.clone(), "scale": model.scale.clone()}
+    p = {"location": model.location.float(), "scale": model.scale.float()}
     for l, frame in enumerate(model.layers):
         p[f"mean{l}"], p[f"log_scale{l}"] = frame.mean, frame.log_scale
         p[f"bias{l}"] = model.prior.bias[l]
