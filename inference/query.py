@@ -159,8 +159,7 @@ def _with_doubts(answer: Answer, log_weights: Tensor) -> Answer:
     """
     n = len(log_weights)
     alive = log_weights[torch.isfinite(log_weights)]
-    resolution = 6e-8 * float(alive.abs().max()) if len(alive) else 0.0
-    if resolution > 0.1:  # the model computes in single precision: weights that differ look alike
+    if len(alive) and float(alive.abs().max()) > _UNRESOLVED:  # in single precision weights that differ look alike
         why = f"log weights of about {float(alive[0]):.2g} nats cannot be told apart in single precision"
         return replace(
             answer,
@@ -177,6 +176,7 @@ def _with_doubts(answer: Answer, log_weights: Tensor) -> Answer:
 
 
 _ENOUGH = 100.0
+_UNRESOLVED = 1e8  # nats; sums of ordinary terms stay far below
 
 
 def _no_more(method: str, options: Mapping[str, Any]) -> None:
