@@ -221,7 +221,7 @@ def deep_markov() -> Case:
         "x": torch.stack([turns.sin(), turns.cos()], -1) + 0.1 * noise(40, 4, 2),
         "length": torch.arange(40) % 4 + 1,
     }
-    return Case(lambda: (DeepModel(), DeepGuide()), data, None, "elbo", 200, 0.03, elbo=Trace_ELBO, margin=0.15)
+    return Case(lambda: (DeepModel(), DeepGuide()), data, None, "elbo", 200, 0.03, elbo=Trace_ELBO, margin=0.5)
 
 
 # ---- attend, infer, repeat, in one dimension
