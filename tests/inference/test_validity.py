@@ -18,6 +18,11 @@ from phlogiston.errors import ConfigError
 from phlogiston.inference import Stage, fit, objectives, validity
 
 
+def name_of(objective: object) -> str:
+    """A name that is the same in every process, as parallel test runs need."""
+    return objective if isinstance(objective, str) else type(objective).__name__
+
+
 def train(model: nn.Module, guide: nn.Module | None, data: Any, objective: Any, steps: int = 1) -> Any:
     return fit(model, guide, data, stages=Stage("a", steps, objective=objective, batch_size=16), progress="off")
 
@@ -49,7 +54,7 @@ def test_the_table_speaks_of_every_objective_there_is() -> None:
 @pytest.mark.parametrize(
     ("objective", "valid"),
     [*DISCRETE.items(), *FOREIGN],
-    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+    ids=name_of,
 )
 @pytest.mark.filterwarnings("ignore:TraceEnum_ELBO found no sample sites")
 def test_a_discrete_guide_is_trained_or_refused_by_its_site(objective: Any, valid: bool) -> None:
@@ -114,7 +119,7 @@ def test_auxiliary_sites_and_sites_to_sum_out_need_no_counterpart() -> None:
         train(model, None, rows("sampled"), "enum")
 
 
-@pytest.mark.parametrize("objective", ["mean_field", FREE, infer.TraceMeanField_ELBO()], ids=str)
+@pytest.mark.parametrize("objective", ["mean_field", FREE, infer.TraceMeanField_ELBO()], ids=name_of)
 def test_closed_divergences_need_one_order_of_sites(objective: Any) -> None:
     train(Pair("abx"), Pair("ab"), DATA, objective)
     with pytest.raises(ConfigError, match="the guide draws 'b' where the model draws 'a'"):
@@ -162,7 +167,7 @@ PARTICLES = [objectives.make(name, num_particles=16, vectorize_particles=True) f
         infer.RenyiELBO(num_particles=16, vectorize_particles=True),
         infer.TraceGraph_ELBO(),
     ],
-    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+    ids=name_of,
 )
 def test_a_batch_axis_without_a_plate_is_refused_by_the_site(objective: Any) -> None:
     with pytest.raises(ConfigError, match=r"site 'x' of the model: its log-density has shape \(16,\)"):
@@ -209,7 +214,7 @@ class WeightGuide(nn.Module):
         pyro.sample("w", dist.Normal(self.loc, 0.5).to_event(1))
 
 
-@pytest.mark.parametrize("objective", ["vimco", *PARTICLES], ids=str)
+@pytest.mark.parametrize("objective", ["vimco", *PARTICLES], ids=name_of)
 def test_a_program_that_mixes_particles_with_rows_is_refused_by_the_site(objective: Any) -> None:
     data = {"x": torch.randn(10, 2, generator=torch.Generator().manual_seed(5)), "y": torch.linspace(-1.0, 1.0, 10)}
     train(Regression(well=True), WeightGuide(), data, objective)
