@@ -25,6 +25,7 @@ _TARGET = 0.8  # acceptance probability the step size is adapted to
 _TRAJECTORY = 1.6  # length of a Hamiltonian trajectory in units of the particles' spread: about a quarter of a period
 _LARGEST_STEP = 1.4
 _PATIENCE = 8  # rounds in which the correlation has to fall by a twentieth
+_FREELY = 0.1  # acceptance of fresh proposals from which they take part in every round
 _WORTHWHILE = 0.02  # acceptance of fresh proposals below which no more are made
 
 
@@ -102,13 +103,15 @@ class Population:
         factor = spread_factor(self.coordinates.encode(self.values)) if self.coordinates.size else None
         history: list[float] = []
         for turn in range(most):
+            if turn and self._fresh >= _FREELY:
+                self._propose_afresh(b)
             for _ in range(min(len(self.entries), 8)):
                 self._change_one(b)
             if factor is not None:
                 self._hamiltonian(b, factor, leapfrog)
             left = _correlation(start, self._quantities(b))
             history.append(left)
-            if left < enough or (factor is None and not self.entries):
+            if left < enough or (factor is None and not self.entries and self._fresh < _FREELY):
                 break
             if turn >= _PATIENCE and left > 0.95 * history[turn - _PATIENCE]:
                 break  # what is left these moves will not undo: modes far from each other

@@ -314,3 +314,17 @@ def test_boxes_no_proposal_ever_meets() -> None:
 def test_importance_sampling_outlives_them_too() -> None:
     answer = query(fragile, None, {}, num_samples=300, seed=0)
     assert (answer.samples["r"] < 0.9).all()
+
+
+def test_one_hot_sites_mix_by_fresh_proposals() -> None:
+    """A one-hot class and a score that follows it, moderately informed: p(class) in closed form."""
+
+    def model() -> None:
+        y = pyro.sample("y", dist.OneHotCategorical(torch.tensor([0.5, 0.5])))
+        z = pyro.sample("z", dist.Normal(4 * y[..., 0], 1.0))
+        pyro.sample("x", dist.Normal(z, 1.0), obs=torch.tensor(2.4))
+
+    odds = math.exp(log_normal(1.6, math.sqrt(2)) - log_normal(2.4, math.sqrt(2)))
+    answer = ask(model)
+    assert error(answer) < 0.1
+    assert answer.mean("y")[0].item() == pytest.approx(odds / (1 + odds), abs=0.1)
