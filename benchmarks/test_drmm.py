@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from phlogiston import datasets
-from phlogiston.inference.engine import fit
-from phlogiston.systems.drmm import DRMM
+from phlogiston.inference.svi.engine import fit
+from phlogiston.systems.drmm.system import DRMM
 
 STEPS, ROUNDS, BATCH, WIDTH, K = 150, 7, 256, 8, 16
 OPTIONS = {"num_layers": 3, "num_components": K, "frame": "diag", "beam": WIDTH, "parameter_prior": False}

@@ -18,9 +18,9 @@ import torch
 
 from phlogiston import datasets
 from phlogiston.errors import QueryWarning
-from phlogiston.inference.evidence import HalfSpace, Known, Near, Within
-from phlogiston.systems.drmm import DRMM
-from phlogiston.systems.queries.drmm import DRMMQuery
+from phlogiston.inference.query.evidence import HalfSpace, Known, Near, Within
+from phlogiston.systems.drmm.query import DRMMQuery
+from phlogiston.systems.drmm.system import DRMM
 
 pytestmark = pytest.mark.bench
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from phlogiston.inference.engine import Stage, fit
+from phlogiston.inference.svi.engine import Stage, fit
 
 ROWS, STEPS, BATCH, BLOCK = 1280, 1200, 128, 8
 

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from phlogiston import datasets
-from phlogiston.inference.engine import fit
-from phlogiston.systems.mdn import MDN
+from phlogiston.inference.svi.engine import fit
+from phlogiston.systems.mdn.system import MDN
 
 ROUNDS = 9
 

@@ -19,14 +19,14 @@ import torch
 from torch import Tensor
 
 from phlogiston import datasets
-from phlogiston.datasets.floorplans import court_plans, maze_plans
-from phlogiston.datasets.raycast import render
+from phlogiston.datasets.generated.floorplans import court_plans, maze_plans
+from phlogiston.datasets.generated.raycast import render
 from phlogiston.networks import draw_plain
 from phlogiston.networks.draw import DrawDecoder, DrawEncoder
 from phlogiston.networks.lattice import MessagePassing, plain_messages
 from phlogiston.networks.scene_memory import GraphMemory
-from phlogiston.systems.scene import Scene
-from phlogiston.systems.scene_training import SceneObjective
+from phlogiston.systems.scene.system import Scene
+from phlogiston.systems.scene.training import SceneObjective
 
 pytestmark = [pytest.mark.bench, pytest.mark.usefixtures("one_thread")]
 

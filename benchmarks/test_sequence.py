@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from phlogiston.datasets.base import Dataset, Meta, Split
-from phlogiston.inference.engine import fit
+from phlogiston.inference.svi.engine import fit
 from phlogiston.models.generation import Stream
 from phlogiston.models.sequence import MDNRNN
-from phlogiston.systems.sequence import SequenceModel
+from phlogiston.systems.sequence.system import SequenceModel
 
 ROUNDS = 9
 KERAS = 0.019  # seconds per step, the faster of its two ways

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from torch.nn.functional import affine_grid, elu, grid_sample, logsigmoid, softplus
 
 from phlogiston import datasets
-from phlogiston.inference.vimco import VIMCO, leave_one_out
-from phlogiston.systems.sqair import SQAIR
+from phlogiston.inference.svi.vimco import VIMCO, leave_one_out
+from phlogiston.systems.sqair.system import SQAIR
 
 pytestmark = [pytest.mark.bench, pytest.mark.usefixtures("one_thread")]
 ROUNDS = 5
@@ -249,6 +249,6 @@ def test_the_published_form_takes_at_most_the_time_of_the_reference(films: Tenso
 
 
 def systems_preset() -> dict[str, Any]:
-    from phlogiston.systems.configs.sqair import PRESETS
+    from phlogiston.systems.sqair.config import PRESETS
 
     return {k: v for k, v in PRESETS["paper_mlp"].items() if k != "particles"}

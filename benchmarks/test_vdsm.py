@@ -21,7 +21,7 @@ from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 from torch import Tensor, nn
 
 from phlogiston.guides.vdsm import FrameGuide, VDSMGuide
-from phlogiston.inference import objectives
+from phlogiston.inference.svi import objectives
 from phlogiston.models.vdsm import VDSM, FrameModel
 
 pytestmark = pytest.mark.bench

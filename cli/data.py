@@ -176,7 +176,7 @@ def convert(
       phlogiston data convert mazes/train --out mazes.npz --views 128
       phlogiston train scene --data gqn --data-set path=mazes.npz
     """
-    from phlogiston.datasets import gqn
+    from phlogiston.datasets.fetched import gqn
     from phlogiston.errors import ConfigError
 
     if out.suffix != ".npz":

@@ -22,7 +22,7 @@ def demo(
       phlogiston demo --quick
       phlogiston demo --out runs/demo
     """
-    from phlogiston.systems.demonstration import demo as run
+    from phlogiston.systems.demo import demo as run
 
     result = run(out, quick=quick, say=say)
     emit(as_json, result, str(result["report"]))

@@ -11,7 +11,7 @@ from phlogiston.cli import complete
 from phlogiston.cli.output import emit, pairs, refuse_existing, write_whole
 
 if TYPE_CHECKING:
-    from phlogiston.inference.answer import Answer
+    from phlogiston.inference.query.answer import Answer
 
 
 def query(

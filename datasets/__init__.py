@@ -6,8 +6,9 @@
     data = datasets.load("measurements.csv")       # ... or a file or folder of your own
     data.train[:128]["x"]                          # a batch: float32 (128, features)
 
-A source is a file in this folder that has a constant `INFO` (what it says about itself) and a function
-`load(root=None, **options) -> Dataset`. Adding such a file registers it under its name; nothing else is to be touched.
+A source is a module that has a constant `INFO` (what it says about itself) and a function
+`load(root=None, **options) -> Dataset`. Adding such a file to one of the folders here registers it under its name, and
+so does an entry point of an installed package in the group `phlogiston.datasets`; nothing else is to be touched.
 Listing the sources loads neither torch nor anything they need to do their work.
 """
 
@@ -18,8 +19,10 @@ import importlib
 import inspect
 import pkgutil
 import typing
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
+from importlib.metadata import entry_points
 from os import PathLike
 from pathlib import Path
 from types import ModuleType
@@ -28,16 +31,41 @@ from typing import Any
 import numpy as np
 
 from phlogiston.datasets.base import Dataset, Decision, Info, Meta, Split
-from phlogiston.errors import ConfigError, DataError, unknown_name
+from phlogiston.errors import ConfigError, DataError, PluginWarning, unknown_name
+
+FOLDERS = ("generated", "fetched", "readers")
+GROUP = "phlogiston.datasets"  # entry points of packages that bring sources of their own: name = "package.module"
 
 __all__ = ["Dataset", "Decision", "Info", "Meta", "Split", "get", "info", "load", "names", "read_options"]
 
 
 @cache
 def _sources() -> dict[str, ModuleType]:
-    """Import every file of this folder and keep those that describe a source."""
-    modules = (importlib.import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__))
-    return {m.INFO.name: m for m in sorted(modules, key=lambda m: m.__name__) if hasattr(m, "INFO")}
+    """Import every module of this folder and of FOLDERS, and every plug-in, and keep those that describe a source."""
+    paths = {f"{__name__}.": __path__, **{f"{__name__}.{name}.": [f"{__path__[0]}/{name}"] for name in FOLDERS}}
+    own = [module.name for prefix, path in paths.items() for module in pkgutil.iter_modules(path, prefix)]
+    sources = {module.INFO.name: module for module in _importable(sorted(own)) if hasattr(module, "INFO")}
+    for module in _importable(sorted(point.value for point in entry_points(group=GROUP))):
+        if not hasattr(module, "INFO") or not hasattr(module, "load"):
+            _report(module.__name__, "it does not define INFO and load")
+        elif module.INFO.name in sources:
+            _report(module.__name__, f"the name {module.INFO.name!r} is taken already")
+        else:
+            sources[module.INFO.name] = module
+    return sources
+
+
+def _importable(modules: Iterable[str]) -> Iterator[ModuleType]:
+    """Import modules by name; one that fails is reported and left out, so that the others go on working."""
+    for name in modules:
+        try:
+            yield importlib.import_module(name)
+        except Exception as error:  # a plug-in may fail in any way
+            _report(name, f"{type(error).__name__}: {error}")
+
+
+def _report(module: str, reason: str) -> None:
+    warnings.warn(f"the data module {module} is left out: it cannot be used ({reason})", PluginWarning, stacklevel=4)
 
 
 def names() -> tuple[str, ...]:

@@ -15,8 +15,8 @@ import numpy as np
 
 from phlogiston.datasets.base import Array, Decision
 from phlogiston.datasets.pixels import Values
+from phlogiston.datasets.readers.tables import TABLES, Table
 from phlogiston.datasets.skipped import Skipped
-from phlogiston.datasets.tables import TABLES, Table
 from phlogiston.errors import DataError, DataWarning, ShapeError
 
 PICTURES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".avif")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from phlogiston.datasets.base import Array, Dataset
-from phlogiston.datasets.sequences import STROKES, strokes_of
+from phlogiston.datasets.readers.sequences import STROKES, strokes_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -22,10 +22,10 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from phlogiston.distributions.cells import log_cell
-from phlogiston.distributions.mixture import normal, take, temper_logits
-from phlogiston.distributions.mixture_diagonal import DiagMixture
-from phlogiston.distributions.mixture_joint import JointMixture
-from phlogiston.distributions.mixture_noise import pick, squeeze, transport
+from phlogiston.distributions.mixtures.base import normal, take, temper_logits
+from phlogiston.distributions.mixtures.diagonal import DiagMixture
+from phlogiston.distributions.mixtures.joint import JointMixture
+from phlogiston.distributions.mixtures.noise import pick, squeeze, transport
 from phlogiston.distributions.truncated_normal import log_normal_density
 from phlogiston.errors import ConfigError
 

@@ -66,7 +66,7 @@ def contents(app: Any, name: str, source: list[str]) -> None:
         return
     first = ["/README", "drmm", "drmm-queries"]
     last = [
-        "sixth-system",
+        "own-system",
         "bring-your-own-pair",
         "how-far-to-trust-an-answer",
         "engine",

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from phlogiston.datasets.base import Dataset
-    from phlogiston.systems.scene import Scene
-    from phlogiston.systems.world import WorldModel
+    from phlogiston.systems.scene.system import Scene
+    from phlogiston.systems.world.system import WorldModel
 
 IMAGES = Path(__file__).resolve().parent / "images"
 
@@ -28,7 +28,7 @@ IMAGES = Path(__file__).resolve().parent / "images"
 def swissroll() -> Figure:
     """The noisy Swiss roll: data, truth, density and samples after each of two layers."""
     from phlogiston import datasets
-    from phlogiston.systems.drmm import DRMM
+    from phlogiston.systems.drmm.system import DRMM
 
     data = datasets.load("swissroll")
     return DRMM(preset="swissroll").fit(data).figures(data)["density"]
@@ -37,7 +37,7 @@ def swissroll() -> Figure:
 def sierpinski() -> Figure:
     """The Sierpinski triangle: density and samples after each of five layers of three components."""
     from phlogiston import datasets
-    from phlogiston.systems.drmm import DRMM
+    from phlogiston.systems.drmm.system import DRMM
 
     data = datasets.load("sierpinski")
     return DRMM(preset="sierpinski").fit(data).figures(data)["density"]
@@ -46,7 +46,7 @@ def sierpinski() -> Figure:
 def digits() -> Figure:
     """The 8x8 digits: held-out images, and samples after one and two layers."""
     from phlogiston import datasets
-    from phlogiston.systems.drmm import DRMM
+    from phlogiston.systems.drmm.system import DRMM
 
     data = datasets.load("digits")
     return DRMM(preset="digits").fit(data).figures(data)["samples"]
@@ -65,7 +65,7 @@ def example(name: str) -> ModuleType:
 def queries() -> Figure:
     """The Swiss roll under five kinds of evidence."""
     from phlogiston import datasets
-    from phlogiston.systems.drmm import DRMM
+    from phlogiston.systems.drmm.system import DRMM
 
     data = datasets.load("swissroll")
     figure: Figure = example("drmm_swissroll_queries").picture(DRMM(preset="swissroll").fit(data), data)
@@ -75,8 +75,8 @@ def queries() -> Figure:
 def flights() -> Figure:
     """Flights through way-points and between obstacles."""
     from phlogiston import datasets
-    from phlogiston.systems.drmm import DRMM
-    from phlogiston.systems.drmm_panels import flights as planned
+    from phlogiston.systems.drmm.panels import flights as planned
+    from phlogiston.systems.drmm.system import DRMM
 
     return planned(DRMM(**example("drmm_trajectories").OPTIONS).fit(datasets.load("jumper")))
 
@@ -84,9 +84,9 @@ def flights() -> Figure:
 def kinematics() -> Figure:
     """Stick figures that reach for targets, sampled and refined."""
     from phlogiston import datasets
-    from phlogiston.systems.drmm import DRMM
-    from phlogiston.systems.drmm_panels import reaching
-    from phlogiston.systems.kinematics import Kinematics
+    from phlogiston.systems.drmm.kinematics import Kinematics
+    from phlogiston.systems.drmm.panels import reaching
+    from phlogiston.systems.drmm.system import DRMM
 
     return reaching(Kinematics(DRMM(**example("drmm_kinematics").OPTIONS).fit(datasets.load("poses"))))
 
@@ -114,7 +114,7 @@ def classification() -> Figure:
 def mdn_answers() -> Figure:
     """The inverse sine: data, the answers of squared error, and draws from a mixture density network."""
     from phlogiston import datasets
-    from phlogiston.systems.mdn import MDN
+    from phlogiston.systems.mdn.system import MDN
 
     shown = example("mdn_inverse_sine")
     data = datasets.load("arcsine")
@@ -126,7 +126,7 @@ def mdn_answers() -> Figure:
 def mdn_at_one_input() -> Figure:
     """One input of the inverse sine: the density, its branches, and two kinds of interval."""
     from phlogiston import datasets
-    from phlogiston.systems.mdn import MDN
+    from phlogiston.systems.mdn.system import MDN
 
     system = MDN(preset="paper").fit(datasets.load("arcsine"))
     figure: Figure = example("mdn_inverse_sine").at_one_input(system, 0.0)
@@ -136,7 +136,7 @@ def mdn_at_one_input() -> Figure:
 def mdn_ignorance() -> Figure:
     """Noise and ignorance of a network with random weights, from 150 rows of the inverse sine."""
     from phlogiston import datasets
-    from phlogiston.systems.mdn import MDN
+    from phlogiston.systems.mdn.system import MDN
 
     data = datasets.load("arcsine", sizes=(150, 0, 1000))
     return MDN(preset="bayesian").fit(data).figures(data)["where the uncertainty comes from"]
@@ -146,8 +146,8 @@ def mdn_ignorance() -> Figure:
 def _followed() -> dict[str, Figure]:
     """Pictures of moving digits that were followed, after four minutes of training."""
     from phlogiston import datasets
-    from phlogiston.systems.sqair import SQAIR
-    from phlogiston.systems.sqair_pictures import interesting
+    from phlogiston.systems.sqair.pictures import interesting
+    from phlogiston.systems.sqair.system import SQAIR
 
     shown = example("sqair_moving_digits")
     data = datasets.load("moving_digits")
@@ -181,8 +181,8 @@ def sqair_hidden() -> Figure:
 def vdsm_swap() -> Figure:
     """Characters nobody trained on, in the actions of others."""
     from phlogiston import datasets
-    from phlogiston.systems.vdsm import VDSM
-    from phlogiston.systems.vdsm_pictures import swap_figure
+    from phlogiston.systems.vdsm.pictures import swap_figure
+    from phlogiston.systems.vdsm.system import VDSM
 
     data = datasets.load("figures", size=32)
     return swap_figure(VDSM(preset="cpu-figures").fit(data, seed=2), data.test)
@@ -191,7 +191,7 @@ def vdsm_swap() -> Figure:
 def touch_music() -> Figure:
     """Touch-screen performances: recorded, invented, and answers to the recorded ones. Ten minutes of training."""
     from phlogiston import datasets
-    from phlogiston.systems.sequence import SequenceModel
+    from phlogiston.systems.sequence.system import SequenceModel
 
     data = datasets.load("tinyperf")
     return SequenceModel(preset="tinyperf").fit(data).figures(data)["performances"]
@@ -200,7 +200,7 @@ def touch_music() -> Figure:
 def sketch_drawings() -> Figure:
     """Omniglot: real characters, and drawings at three temperatures. Ten minutes of training."""
     from phlogiston import datasets
-    from phlogiston.systems.sketch import Sketch
+    from phlogiston.systems.sketch.system import Sketch
 
     data = datasets.load("omniglot", max_length=40)
     return Sketch(preset="omniglot-unconditional").fit(data).figures(data)["drawings"]
@@ -210,7 +210,7 @@ def sketch_drawings() -> Figure:
 def _again() -> dict[str, Figure]:
     """Pictures of drawings drawn again from their latents, after ten minutes of training."""
     from phlogiston import datasets
-    from phlogiston.systems.sketch import Sketch
+    from phlogiston.systems.sketch.system import Sketch
 
     data = datasets.load("omniglot", max_length=40)
     return Sketch(preset="omniglot-codes").fit(data).figures(data)
@@ -230,7 +230,7 @@ def sketch_interpolations() -> Figure:
 def _written() -> dict[str, Figure]:
     """Pictures of handwriting, after a quarter of an hour of training."""
     from phlogiston import datasets
-    from phlogiston.systems.handwriting import HandwritingModel
+    from phlogiston.systems.handwriting.system import HandwritingModel
 
     data = datasets.load("script")
     return HandwritingModel().fit(data).figures(data)
@@ -255,7 +255,7 @@ def handwriting_window() -> Figure:
 def _courts() -> tuple[Scene, Dataset]:
     """Courts, after five minutes of training."""
     from phlogiston import datasets
-    from phlogiston.systems.scene import Scene
+    from phlogiston.systems.scene.system import Scene
 
     data = datasets.load("courts", views=24)
     return Scene(preset="courts").fit(data), data
@@ -263,7 +263,7 @@ def _courts() -> tuple[Scene, Dataset]:
 
 def scene_views() -> Figure:
     """Photographs seen, the truth, and what is painted instead."""
-    from phlogiston.systems.scene_report import views
+    from phlogiston.systems.scene.report import views
 
     system, data = _courts()
     return views(system, data.test)
@@ -271,14 +271,14 @@ def scene_views() -> Figure:
 
 def scene_turn() -> Figure:
     """Turning round in rooms that stand side by side in one memory."""
-    from phlogiston.systems.scene_film import strip
+    from phlogiston.systems.scene.video import strip
 
     return strip(_courts()[0])
 
 
 def scene_errors() -> Figure:
     """Errors against the number of rooms, and of photographs."""
-    from phlogiston.systems.scene_report import context_sweep, curves, hotel_sweep
+    from phlogiston.systems.scene.report import context_sweep, curves, hotel_sweep
 
     system, data = _courts()
     return curves(system, data.test, hotel_sweep(system, data), context_sweep(system, data))
@@ -288,7 +288,7 @@ def scene_errors() -> Figure:
 def _dodge() -> tuple[WorldModel, Dataset]:
     """Dodge, after five minutes of training."""
     from phlogiston import datasets
-    from phlogiston.systems.world import WorldModel
+    from phlogiston.systems.world.system import WorldModel
 
     data = datasets.load("dodge")
     return WorldModel().fit(data), data
@@ -296,7 +296,7 @@ def _dodge() -> tuple[WorldModel, Dataset]:
 
 def world_dream() -> Figure:
     """Two games above dreams that begin like them."""
-    from phlogiston.systems.world_report import dream_figure
+    from phlogiston.systems.world.report import dream_figure
 
     system, data = _dodge()
     return dream_figure(system, data.test)
@@ -304,7 +304,7 @@ def world_dream() -> Figure:
 
 def world_player() -> Figure:
     """Players over generations in the dream, and the last one in the game."""
-    from phlogiston.systems.world_report import player_figure
+    from phlogiston.systems.world.report import player_figure
 
     return player_figure(_dodge()[0])
 

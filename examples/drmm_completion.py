@@ -20,7 +20,7 @@ import torch
 
 from phlogiston import datasets
 from phlogiston.datasets import Dataset
-from phlogiston.inference.evidence import Known
+from phlogiston.inference.query.evidence import Known
 from phlogiston.systems.drmm import DRMM
 
 if TYPE_CHECKING:

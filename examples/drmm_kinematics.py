@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 
 from phlogiston import datasets
-from phlogiston.datasets import poses
+from phlogiston.datasets.generated import poses
 from phlogiston.systems.drmm import DRMM
-from phlogiston.systems.drmm_panels import reaching
-from phlogiston.systems.kinematics import Kinematics
+from phlogiston.systems.drmm.kinematics import Kinematics
+from phlogiston.systems.drmm.panels import reaching
 
 LIMBS = ("right_hand", "left_hand", "right_foot", "left_foot")
 OPTIONS: dict[str, Any] = {"preset": "poses", "num_components": 64, "steps": 8000}

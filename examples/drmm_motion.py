@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from phlogiston.datasets import poses
-from phlogiston.inference.evidence import Known, Within
+from phlogiston.datasets.generated import poses
+from phlogiston.inference.query.evidence import Known, Within
 from phlogiston.systems.drmm import DRMM
 
 MOVING = ("right_thigh", "left_thigh", "right_shin", "left_shin", "right_upper_arm", "left_upper_arm", "torso")

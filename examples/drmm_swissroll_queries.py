@@ -17,9 +17,9 @@ import numpy as np
 
 from phlogiston import datasets
 from phlogiston.datasets import Dataset
-from phlogiston.inference.evidence import HalfSpace, Known, Near, Within
+from phlogiston.inference.query.evidence import HalfSpace, Known, Near, Within
 from phlogiston.systems.drmm import DRMM
-from phlogiston.systems.drmm_panels import shade
+from phlogiston.systems.drmm.panels import shade
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -20,10 +20,10 @@ import numpy as np
 import torch
 
 from phlogiston import datasets
-from phlogiston.datasets import jumper
+from phlogiston.datasets.generated import jumper
 from phlogiston.distributions.paths import tuple_gaussian
 from phlogiston.systems.drmm import DRMM
-from phlogiston.systems.drmm_panels import flight_evidence, flights
+from phlogiston.systems.drmm.panels import flight_evidence, flights
 
 OPTIONS: dict[str, Any] = {"frame": "diag", "num_layers": 4, "num_components": 128, "steps": 3000}
 Gaps = Mapping[int, tuple[float, float]]

@@ -17,7 +17,7 @@ import argparse
 from pathlib import Path
 
 from phlogiston import datasets
-from phlogiston.datasets import script_reader
+from phlogiston.datasets.readers import script_reader
 from phlogiston.systems import drawing
 from phlogiston.systems.handwriting import HandwritingModel
 

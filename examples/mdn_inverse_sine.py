@@ -25,7 +25,7 @@ import torch
 from matplotlib.figure import Figure
 
 from phlogiston import datasets
-from phlogiston.distributions.mixture_diagonal import DiagMixture
+from phlogiston.distributions.mixtures.diagonal import DiagMixture
 from phlogiston.systems.mdn import MDN
 
 INK, ACCENT = "#1d3557", "#c2410c"

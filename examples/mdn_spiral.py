@@ -23,7 +23,7 @@ from pyro import poutine
 from torch import nn
 
 from phlogiston import datasets, systems
-from phlogiston.distributions.mixture_from import mixture
+from phlogiston.distributions.mixtures.from_head import mixture
 from phlogiston.networks.mixture_heads import MixtureHead
 from phlogiston.systems.mdn import MDN
 

@@ -17,9 +17,9 @@ import argparse
 from typing import Any
 
 from phlogiston import datasets
-from phlogiston.systems import scene_matching
 from phlogiston.systems.scene import Scene
-from phlogiston.systems.scene_report import hotel_sweep
+from phlogiston.systems.scene import matching as scene_matching
+from phlogiston.systems.scene.report import hotel_sweep
 
 
 def main() -> None:

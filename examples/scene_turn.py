@@ -25,10 +25,10 @@ import torch
 
 from phlogiston import datasets
 from phlogiston.errors import QueryWarning
-from phlogiston.inference.evidence import Known
-from phlogiston.systems import scene_report
+from phlogiston.inference.query.evidence import Known
 from phlogiston.systems.scene import Scene
-from phlogiston.systems.scene_memory import tile
+from phlogiston.systems.scene import report as scene_report
+from phlogiston.systems.scene.memory import tile
 
 
 def main() -> None:

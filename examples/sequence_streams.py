@@ -29,7 +29,7 @@ from matplotlib.figure import Figure
 
 from phlogiston.datasets.base import Dataset, Meta, Split
 from phlogiston.errors import QueryWarning
-from phlogiston.inference.evidence import Known
+from phlogiston.inference.query.evidence import Known
 from phlogiston.systems import music
 from phlogiston.systems.sequence import SequenceModel
 

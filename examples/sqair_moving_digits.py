@@ -26,8 +26,8 @@ from matplotlib.figure import Figure
 
 from phlogiston import datasets
 from phlogiston.evaluate.figures import image_grid
-from phlogiston.systems import sqair_pictures
 from phlogiston.systems.sqair import SQAIR
+from phlogiston.systems.sqair import pictures as sqair_pictures
 
 
 def train(quick: bool, mnist: str | None) -> tuple[SQAIR, datasets.Dataset, dict[str, Any]]:

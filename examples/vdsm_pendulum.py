@@ -21,10 +21,10 @@ import numpy as np
 import torch
 
 from phlogiston import datasets
-from phlogiston.datasets import pendulum
-from phlogiston.systems.configs.vdsm import PRESETS
+from phlogiston.datasets.generated import pendulum
 from phlogiston.systems.export import Samples, write
 from phlogiston.systems.vdsm import VDSM
+from phlogiston.systems.vdsm.config import PRESETS
 
 SMOKE: dict[str, Any] = {
     "encoder_widths": (8, 8, 8), "decoder_widths": (16, 8, 8), "recurrent": 16,

@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from phlogiston import datasets
-from phlogiston.systems.configs.vdsm import PRESETS
 from phlogiston.systems.export import Samples, write
 from phlogiston.systems.vdsm import VDSM
-from phlogiston.systems.vdsm_pictures import swap_figure
+from phlogiston.systems.vdsm.config import PRESETS
+from phlogiston.systems.vdsm.pictures import swap_figure
 
 SMOKE: dict[str, Any] = {"steps": 10, "warm_steps": 5, "sequence_steps": 3, "aggregate": 1}
 

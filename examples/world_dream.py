@@ -20,7 +20,7 @@ import torch
 
 from phlogiston import datasets
 from phlogiston.systems.world import WorldModel
-from phlogiston.systems.world_report import dream_figure, hold
+from phlogiston.systems.world.report import dream_figure, hold
 
 
 def main() -> None:

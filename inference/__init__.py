@@ -1,37 +1,48 @@
-"""Inference: one engine that trains any pair of model and guide, and the questions one may ask a trained pair.
+"""Inference: one engine that trains any pair of model and guide, and one way to ask a trained pair.
 
-    fit, Stage, History       engine       objectives, handlers, schedules       what to minimise, and its annealing
-    checkpoints, runs         what a run leaves on disk                          callbacks, policy, parallel
+    svi/      the engine: loop, stages, objectives, handlers, schedules, checkpoints, run folders, processes
+    query/    evidence and its text and files, importance sampling, sequential Monte Carlo, NUTS, answers
 
 Names are loaded on first use, so that importing this package is cheap.
 """
 
-from __future__ import annotations
+from typing import TYPE_CHECKING
 
-import importlib
-from typing import Any
+from phlogiston.lazy import lazy
 
-_HOMES = {
-    "fit": "engine",
-    "Stage": "stages",
-    "History": "history",
-    "State": "callbacks",
-    "EarlyStopping": "callbacks",
-    "load_parameters": "checkpoints",
-    "make_fabric": "parallel",
-    "scale_sites": "handlers",
-    "per_datum": "handlers",
-    "weight_depths": "handlers",
-}
+if TYPE_CHECKING:
+    from phlogiston.inference.svi.callbacks import EarlyStopping, State
+    from phlogiston.inference.svi.checkpoints import load_parameters
+    from phlogiston.inference.svi.engine import fit
+    from phlogiston.inference.svi.handlers import per_datum, scale_sites, weight_depths
+    from phlogiston.inference.svi.history import History
+    from phlogiston.inference.svi.parallel import make_fabric
+    from phlogiston.inference.svi.stages import Stage
 
-__all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+__all__ = [
+    "EarlyStopping",
+    "History",
+    "Stage",
+    "State",
+    "fit",
+    "load_parameters",
+    "make_fabric",
+    "per_datum",
+    "scale_sites",
+    "weight_depths",
+]
+__getattr__ = lazy(
+    __name__,
+    {
+        "fit": "svi.engine",
+        "Stage": "svi.stages",
+        "History": "svi.history",
+        "State": "svi.callbacks",
+        "EarlyStopping": "svi.callbacks",
+        "load_parameters": "svi.checkpoints",
+        "make_fabric": "svi.parallel",
+        "scale_sites": "svi.handlers",
+        "per_datum": "svi.handlers",
+        "weight_depths": "svi.handlers",
+    },
+)

@@ -27,11 +27,11 @@ from pyro.ops.indexing import Vindex
 from torch import Tensor, nn
 
 from phlogiston.distributions.gridded import Gridded
-from phlogiston.distributions.mixture import Mixture
-from phlogiston.distributions.mixture_diagonal import DiagMixture
-from phlogiston.distributions.mixture_from import mixture
-from phlogiston.distributions.mixture_joint import JointMixture
-from phlogiston.distributions.mixture_members import merge
+from phlogiston.distributions.mixtures.base import Mixture
+from phlogiston.distributions.mixtures.diagonal import DiagMixture
+from phlogiston.distributions.mixtures.from_head import mixture
+from phlogiston.distributions.mixtures.joint import JointMixture
+from phlogiston.distributions.mixtures.members import merge
 from phlogiston.errors import ConfigError, ShapeError, unknown_name
 from phlogiston.networks.dense import Dense
 from phlogiston.networks.mixture_heads import SCALES, check, initial_outputs, mixture_parameters, num_outputs

@@ -26,9 +26,9 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
-from phlogiston.distributions.mixture_from import mixture
-from phlogiston.distributions.mixture_joint import JointMixture
-from phlogiston.distributions.mixture_noise import pick
+from phlogiston.distributions.mixtures.from_head import mixture
+from phlogiston.distributions.mixtures.joint import JointMixture
+from phlogiston.distributions.mixtures.noise import pick
 from phlogiston.distributions.warped import Warped
 from phlogiston.errors import ConfigError
 from phlogiston.models.sequence_start import standardise

@@ -27,8 +27,8 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
-from phlogiston.distributions.mixture_from import mixture
-from phlogiston.distributions.mixture_joint import JointMixture
+from phlogiston.distributions.mixtures.from_head import mixture
+from phlogiston.distributions.mixtures.joint import JointMixture
 from phlogiston.distributions.warped import Warped
 from phlogiston.errors import ConfigError
 from phlogiston.models.stepwise import Prediction, Stepwise, check_steps, valid_steps

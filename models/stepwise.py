@@ -22,7 +22,7 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
-from phlogiston.distributions.mixture_noise import pick
+from phlogiston.distributions.mixtures.noise import pick
 from phlogiston.distributions.warped import Warped
 from phlogiston.errors import ShapeError
 

@@ -28,8 +28,8 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from phlogiston.distributions.mixture import Mixture
-from phlogiston.distributions.mixture_from import mixture
+from phlogiston.distributions.mixtures.base import Mixture
+from phlogiston.distributions.mixtures.from_head import mixture
 from phlogiston.errors import ConfigError
 from phlogiston.networks.frame_decoder import FrameDecoder
 from phlogiston.networks.frame_encoder import pixels

@@ -1,7 +1,7 @@
 """Rays of a camera as maps: where each pixel, or each cell of a coarser grid, looks from and to.
 
-The camera is that of `datasets.raycast`: forward is (cos yaw, sin yaw), yaw turns left, the field of view is 90
-degrees. Positions are relative to the tile the camera stands in, in half widths: the tile is the square [-1, 1]^2. A
+The camera is that of `datasets.generated.raycast`: forward is (cos yaw, sin yaw), yaw turns left, the field of view is
+90 degrees. Positions are relative to the tile the camera stands in, in half widths: the tile is the square [-1, 1]^2. A
 map holds nine channels:
 
     0, 1    cosine and sine of the ray's heading

@@ -57,6 +57,10 @@ class TrainingWarning(PhlogistonWarning):
     """Training goes on, with something the user should know: skipped steps, roll-backs, a full disk."""
 
 
+class PluginWarning(PhlogistonWarning):
+    """An installed plug-in cannot be used and is left out."""
+
+
 class SampleSizeWarning(PhlogistonWarning):
     """A figure rests on fewer samples than it needs to be trusted."""
 

@@ -141,7 +141,7 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
             ValueError: missing or infinite entries, or arrays that do not fit together.
         """
         from phlogiston.datasets.base import Dataset, Meta, Split
-        from phlogiston.systems.mdn import MDN
+        from phlogiston.systems.mdn.system import MDN
 
         if not 0 < self.validation_fraction < 1:
             raise ConfigError(f"validation_fraction is {self.validation_fraction}; it must lie between 0 and 1")

@@ -140,7 +140,7 @@ class DRMMDensity(DensityMixin, BaseEstimator):
             ConfigError: an option out of range.
         """
         from phlogiston.datasets.base import Dataset, Meta, Split
-        from phlogiston.systems.drmm import DRMM
+        from phlogiston.systems.drmm.system import DRMM
 
         X = filled(X)
         rows = validate_data(self, X, dtype=np.float64, ensure_all_finite="allow-nan", ensure_min_samples=2)

@@ -8,31 +8,35 @@ validation.
 from __future__ import annotations
 
 import dataclasses
+import importlib
+import importlib.util
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast, get_args, get_origin, get_type_hints
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from phlogiston import systems
-from phlogiston.datasets import array
 from phlogiston.datasets.base import Dataset, Meta, Split
+from phlogiston.datasets.readers import array
 from phlogiston.errors import ConfigError, PhlogistonError, RunError, ShapeError, unknown_name
 from phlogiston.evaluate.held_out import held_out
 from phlogiston.evaluate.metric import Metric
 from phlogiston.evaluate.score import Score
 from phlogiston.files import write_json
-from phlogiston.inference import checkpoints
-from phlogiston.inference.engine import History, Stage, fit
+from phlogiston.inference.svi import checkpoints
+from phlogiston.inference.svi.engine import History, Stage, fit
+from phlogiston.systems.evaluation import COMMON_METRICS, Evaluation, MetricFunction
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from phlogiston.inference.answer import Answer
+    from phlogiston.inference.query.answer import Answer
 
+Role = Literal["train", "valid", "score"]
 PARAMETERS = "parameters.safetensors"
 
 
@@ -141,8 +145,13 @@ class System:
         """Make `model` and `guide` from `config` and `schema`."""
         raise NotImplementedError(f"{type(self).__name__} must define build()")
 
-    def prepare(self, split: Split) -> Split:
-        """The rows as the pair's programs take them."""
+    def prepare(self, split: Split, role: Role = "train") -> Any:
+        """Return rows as the pair's programs take them: a `Split`, or anything with `len` and batches by index.
+
+        Args:
+            split: rows as they came.
+            role: what they are for: `"train"` (augmentation belongs here), `"valid"`, or `"score"`.
+        """
         return split
 
     def initialise(self, train: Split, seed: int) -> None:
@@ -160,64 +169,160 @@ class System:
         """Engine callbacks the recipe needs."""
         return []
 
-    def sample(self, *args: Any, **options: Any) -> dict[str, Tensor]:
-        """Draw from the model: `sample(n)` gives tensors with `n` rows by name."""
-        raise NotImplementedError(f"{type(self).__name__} must define sample()")
-
-    def log_prob(self, *args: Any, **options: Any) -> Score:
-        """Log density: `log_prob(x)` scores rows, in nats, saying whether it is exact, a bound or an estimate."""
-        raise NotImplementedError(f"{type(self).__name__} must define log_prob()")
-
-    def query(
-        self, evidence: Any = None, ask: Sequence[str] | None = None, num_samples: int = 1000, **options: Any
-    ) -> Answer:
-        """Sample everything else given what is known: the guide proposes, weights correct; many systems know better.
+    def sample(self, n: int = 1, *, seed: int | None = None) -> dict[str, Tensor]:
+        """Draw from the model.
 
         Args:
-            evidence: site -> pieces (`Known`, `Near`, `Within`, `HalfSpace`, `OneOf`; see `inference.evidence`).
+            n: how many; every tensor that is returned has n rows.
+            seed: of this call; equal seeds give equal samples. None draws from torch's generator.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define sample()")
+
+    def log_prob(self, data: Any, *, seed: int = 0, num_particles: int = 100) -> Score:
+        """Score rows by their log density, in nats: here by importance sampling with the guide as the proposal.
+
+        Args:
+            data: a dataset (its held-out rows), a split, or a mapping of arrays, as `fit` takes them.
+            seed: of what is drawn, where the score is a Monte Carlo figure. A row's score depends on that row alone.
+            num_particles: draws per row, where it is one.
+
+        Returns:
+            Scores (rows,), exact, lower bounds or estimates, with standard errors where they are not exact.
+        """
+        from phlogiston.evaluate.importance import log_likelihood
+        from phlogiston.inference.svi.row_noise import row_keys
+
+        self._need_fit()
+        rows = self.prepare(Split(rows_of(data)), "score")
+        keys = row_keys(*rows[:].values(), seed=seed).tolist()
+        # row by row, each under its own seed: a score must not depend on the other rows of its batch
+        scores = [
+            log_likelihood(self.model, self.guide, rows[i : i + 1], num_particles, seed=key).score
+            for i, key in enumerate(keys)
+        ]
+        errors = [score.std_error for score in scores if score.std_error is not None]
+        return Score(
+            torch.cat([score.value for score in scores]),
+            scores[0].kind,
+            torch.cat(errors) if len(errors) == len(scores) else None,
+        )
+
+    def query(
+        self,
+        evidence: Any = None,
+        ask: Sequence[str] | None = None,
+        num_samples: int = 1000,
+        *,
+        method: str = "auto",
+        seed: int | None = None,
+    ) -> Answer:
+        """Sample everything else given what is known.
+
+        Args:
+            evidence: site -> `Known`, `Near`, `Within`, `HalfSpace` or `OneOf`, or several of them; see
+                `inference.query.evidence`.
             ask: sites to return; all by default.
             num_samples: per row of evidence.
-            **options: of `inference.query.query`.
+            method: `"auto"` takes the system's own path where it has one, else importance sampling with the guide as
+                the proposal; `"importance"`, `"smc"` and `"hmc"` are those of `inference.query.ask.query`.
+            seed: of this call; None draws from torch's generator.
 
         Raises:
             EvidenceError: malformed or impossible evidence.
+            UnknownNameError: no such method.
         """
-        from phlogiston.inference.query import query
+        from phlogiston.inference.query.ask import Method, query
 
         self._need_fit()
-        return query(self.model, self.guide, evidence, ask, num_samples, **options)
+        chosen = "importance" if method == "auto" else method
+        return query(self.model, self.guide, evidence, ask, num_samples, cast(Method, chosen), seed=seed)
 
     def vocabulary(self) -> tuple[dict[str, Sequence[str]], dict[str, Sequence[str]]]:
         """Names evidence may be written in: site -> its columns, and categorical site -> its categories."""
         self._need_fit()
         return {"x": tuple(self.schema.get("columns") or ())}, dict(self.schema.get("categorical") or {})
 
+    # ----- reports: the tables of the module `report` beside the system's own, see `systems.evaluation` -----------
+
+    @classmethod
+    def _table(cls, name: str) -> Any:
+        """A table of the module `report` of the system's package; empty where it has none."""
+        module = f"{cls.__module__.rpartition('.')[0]}.report"
+        if not cls.__module__.endswith(".system") or importlib.util.find_spec(module) is None:
+            return {}
+        return getattr(importlib.import_module(module), name, {})
+
+    @classmethod
+    def metrics(cls) -> dict[str, MetricFunction]:
+        """Groups of figures of merit that `evaluate` can compute: those of every system, and the system's own."""
+        return {**COMMON_METRICS, **cls._table("METRICS")}
+
     def evaluate(self, data: Any, metrics: Sequence[str] | None = None) -> dict[str, Metric]:
-        """Score the trained system on held-out data."""
-        raise NotImplementedError(f"{type(self).__name__} must define evaluate()")
+        """Score the trained system on held-out rows.
+
+        Args:
+            data: a dataset (its test rows, else its validation rows), a split, or a mapping of arrays.
+            metrics: groups, some of `metrics()`; by default all that apply to the data and take no extra minutes.
+
+        Returns:
+            Figures by name; a group may hold several.
+
+        Raises:
+            UnknownNameError: no such group.
+            DataError: a dataset without held-out rows, or rows that do not fit.
+        """
+        self._need_fit()
+        table = self.metrics()
+        for name in metrics or ():
+            if name not in table:
+                raise unknown_name(f"metric of {self.name}", name, table)
+        evaluation = self._evaluation(data, metrics or ())
+        results: dict[str, Metric] = {}
+        for name, compute in table.items():
+            if name in metrics if metrics else name not in self._table("ON_REQUEST"):
+                results.update(compute(evaluation))
+        return results
 
     def figures(self, data: Any) -> dict[str, Figure]:
-        """The pictures that explain what was learned."""
-        raise NotImplementedError(f"{type(self).__name__} must define figures()")
+        """Draw the pictures that explain what was learned: name -> figure.
+
+        Args:
+            data: as for `evaluate`.
+        """
+        self._need_fit()
+        evaluation = self._evaluation(data)
+        results: dict[str, Figure] = {}
+        for name, draw in self._table("FIGURES").items():
+            drawn = draw(evaluation)
+            if drawn is not None:  # a picture that does not apply to these data
+                results.update(drawn if isinstance(drawn, Mapping) else {name: drawn})
+        return results
 
     def views(self) -> dict[str, Any]:
         """What `phlogiston show` can lay out: name -> function (system, held-out split, n, seed) -> tensors by name."""
-        return {}
+        return dict(self._table("VIEWS"))
 
-    def asked(self, data: Any) -> list[tuple[str, Answer]]:
+    def example_queries(self, data: Any) -> list[tuple[str, Answer]]:
         """Questions a report shows, in words, with their answers: one or two that only a trained model can answer."""
-        return []
+        self._need_fit()
+        evaluation = self._evaluation(data)
+        return [question(evaluation) for question in self._table("EXAMPLE_QUERIES")]
 
     def baselines(self, data: Any) -> dict[str, Metric]:
         """What simpler methods reach on held-out data, for the figures of merit that `evaluate` leaves alone."""
-        return {}
+        evaluation = self._evaluation(data)
+        return {k: v for compute in self._table("BASELINES").values() for k, v in compute(evaluation).items()}
+
+    def _evaluation(self, data: Any, requested: Sequence[str] = ()) -> Evaluation[Self]:
+        rows = held_out(data) if isinstance(data, Dataset) else coerce(data)[0]
+        return Evaluation(self, rows, data, requested=frozenset(requested))
 
     @classmethod
     def demo(cls, quick: bool = False) -> list[dict[str, Any]]:
         """The demo's recipes.
 
         Each has `title`, `text`, `data`, `data_options`, `options`; and if it likes `ask`, questions in the form of
-        `inference.evidence_text`, and `next`, pairs of a command (RUN stands for the run folder) and what it does.
+        `inference.query.text`, and `next`, pairs of a command (RUN stands for the run folder) and what it does.
         """
         return []
 
@@ -240,14 +345,14 @@ class System:
         Args:
             data: a `Dataset`, a `Split`, a dict of arrays with equal first dimension, or one array (rows, features);
                 for systems over tables also a data frame. Arrays may be of any type that holds numbers or labels,
-                masked arrays and NaN included: see `datasets.array`.
+                masked arrays and NaN included: see `datasets.readers.array`.
             out: run folder to leave; None keeps everything in memory.
             seed: of initialisation, data order and latent draws.
             resume: what to do when `out` holds a run already: `"auto"` goes on, True demands one, False refuses.
             steps: optimiser steps, instead of the configuration's.
-            fabric: a Lightning Fabric for devices, precision and processes; see `inference.engine.make_fabric`.
+            fabric: a Lightning Fabric for devices, precision and processes; see `inference.svi.engine.make_fabric`.
             callbacks: further engine callbacks.
-            **engine: further arguments of `inference.engine.fit`.
+            **engine: further arguments of `inference.svi.engine.fit`.
 
         Returns:
             The system itself, fitted.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from phlogiston.datasets.base import Array
-from phlogiston.datasets.sequences import strokes_of
+from phlogiston.datasets.readers.sequences import strokes_of
 from phlogiston.errors import ConfigError
 from phlogiston.evaluate.figures import INK, new_figure
 

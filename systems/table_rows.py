@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from phlogiston.datasets import array
 from phlogiston.datasets.base import Dataset, Meta, Split
+from phlogiston.datasets.readers import array
 from phlogiston.errors import DataError, DataWarning, ShapeError
 from phlogiston.systems.base import rows_of
 

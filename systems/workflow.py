@@ -23,9 +23,9 @@ from phlogiston.evaluate.likelihood import log_likelihood
 from phlogiston.evaluate.metric import Metric
 from phlogiston.evaluate.report import Report, write_metrics
 from phlogiston.evaluate.score import Score
-from phlogiston.inference.answer import Answer
-from phlogiston.inference.parallel import Processes, make_fabric
-from phlogiston.inference.runs import progress_of, read_metrics
+from phlogiston.inference.query.answer import Answer
+from phlogiston.inference.svi.parallel import Processes, make_fabric
+from phlogiston.inference.svi.runs import progress_of, read_metrics
 from phlogiston.systems.base import System, validate_options
 from phlogiston.systems.export import Samples
 
@@ -63,9 +63,9 @@ def train(
         lr_resume: factor on the learning rates from here on; only with `resume`.
         devices: processes (CPU) or accelerators per machine, a number or "auto".
         nodes: machines.
-        precision: see `inference.parallel.PRECISIONS`.
+        precision: see `inference.svi.parallel.PRECISIONS`.
         accelerator: "cpu", "cuda" or "auto".
-        progress: see `inference.engine.fit`.
+        progress: see `inference.svi.engine.fit`.
 
     Returns:
         `run`, `system`, `data`, `steps`, `seconds`, `loss` (nats per row over the last interval); None on all
@@ -163,7 +163,7 @@ def query(
 
     Args:
         run: a run folder, or what `System.save` wrote.
-        evidence: a `.json` or `.npz` file; see `inference.evidence_files` and `inference.evidence_text`.
+        evidence: a `.json` or `.npz` file; see `inference.query.files` and `inference.query.text`.
         n: how many samples.
         seed: equal seeds give equal samples.
         sets: option of the system's `query` -> text.
@@ -175,7 +175,7 @@ def query(
         RunError: not a run folder.
         EvidenceError: evidence that cannot be read, names unknown columns, or is impossible.
     """
-    from phlogiston.inference import evidence_files
+    from phlogiston.inference.query import files as evidence_files
 
     system = systems.load(run)
     columns, categories = system.vocabulary()

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from phlogiston.cli.main import main
-from phlogiston.systems.drmm import DRMM
+from phlogiston.systems.drmm.system import DRMM
 
 
 @pytest.fixture(scope="module")

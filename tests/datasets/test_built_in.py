@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from phlogiston import datasets
-from phlogiston.datasets import digits, poses, sierpinski, swissroll
+from phlogiston.datasets.generated import digits, poses, sierpinski, swissroll
 from phlogiston.errors import DataError, ShapeError
 
 BUILT_IN = [name for name in datasets.names() if datasets.info(name).kind == "built in"]

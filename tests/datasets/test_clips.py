@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from phlogiston import datasets
-from phlogiston.datasets import figures, pendulum, sprites
+from phlogiston.datasets.fetched import sprites
+from phlogiston.datasets.generated import figures, pendulum
 from phlogiston.errors import DataError
 
 SPRITES = Path(__file__).resolve().parents[3] / "shared" / "data" / "sprites"

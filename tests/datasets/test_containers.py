@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from phlogiston import datasets
-from phlogiston.datasets.array import fitting, whole
 from phlogiston.datasets.containers import plain
+from phlogiston.datasets.readers.array import fitting, whole
 from phlogiston.errors import DataError, DataWarning, ShapeError
-from phlogiston.systems.drmm import DRMM
-from phlogiston.systems.mdn import MDN
+from phlogiston.systems.drmm.system import DRMM
+from phlogiston.systems.mdn.system import MDN
 
 WHOLE: dict[str, Any] = {"valid": 0, "test": 0}
 NUMBERS = np.array([[0.0, 1.0], [1.0, 0.0], [1.0, 1.0], [0.0, 0.0]])  # what every type can hold

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from phlogiston import datasets
 from phlogiston.datasets import preview
-from phlogiston.datasets.games.dodge import BALL, PLAYER, DodgeEnv, Games, random_actions, uniform
+from phlogiston.datasets.generated.games.dodge import BALL, PLAYER, DodgeEnv, Games, random_actions, uniform
 from phlogiston.errors import ConfigError, DataError, ShapeError
 
 

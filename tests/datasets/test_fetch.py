@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from phlogiston import datasets
-from phlogiston.datasets import mnist
 from phlogiston.datasets.fetch import cache_folder, fetch
+from phlogiston.datasets.fetched import mnist
 from phlogiston.errors import DataError
 
 CONTENT = bytes(range(256)) * 2000

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from phlogiston import datasets
-from phlogiston.datasets import motion as physics
-from phlogiston.datasets import moving_digits, video_folder, walkers
+from phlogiston.datasets.generated import motion as physics
+from phlogiston.datasets.generated import moving_digits, walkers
+from phlogiston.datasets.readers import video_folder
 from phlogiston.errors import DataError, UnknownNameError
 
 

@@ -10,7 +10,7 @@ import torch
 
 from phlogiston import datasets
 from phlogiston.datasets.base import Dataset, Split
-from phlogiston.datasets.hotels import Hotels, turned
+from phlogiston.datasets.generated.hotels import Hotels, turned
 from phlogiston.errors import ConfigError, DataError, UnknownNameError
 from phlogiston.networks.view_rays import ray_map
 

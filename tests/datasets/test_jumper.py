@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from phlogiston import datasets
-from phlogiston.datasets import jumper
+from phlogiston.datasets.generated import jumper
 from phlogiston.errors import DataError, ShapeError
 
 

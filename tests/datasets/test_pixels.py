@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 
 from phlogiston import datasets
-from phlogiston.datasets import axes, moving_digits
+from phlogiston.datasets import axes
+from phlogiston.datasets.generated import moving_digits
 from phlogiston.errors import DataError, DataWarning, PhlogistonError, ShapeError
 
 RNG = np.random.default_rng(0)

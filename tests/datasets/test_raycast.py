@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from phlogiston import datasets
-from phlogiston.datasets.floorplans import SKY, FloorPlans, court_plans, maze_plans, ring_plans
-from phlogiston.datasets.raycast import directions, render, six
+from phlogiston.datasets.generated.floorplans import SKY, FloorPlans, court_plans, maze_plans, ring_plans
+from phlogiston.datasets.generated.raycast import directions, render, six
 from phlogiston.errors import DataError, ShapeError
 
 MAKERS = {"courts": court_plans, "mazes": maze_plans, "ring": ring_plans}

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from phlogiston import datasets
-from phlogiston.datasets import arcsine, spiral, uci
+from phlogiston.datasets.fetched import uci
+from phlogiston.datasets.generated import arcsine, spiral
 from phlogiston.errors import DataError, ShapeError, UnknownNameError
 
 

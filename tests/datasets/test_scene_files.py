@@ -14,9 +14,10 @@ import pytest
 from PIL import Image
 
 from phlogiston import datasets
-from phlogiston.datasets import gqn, scene_files, tfrecord
-from phlogiston.datasets.floorplans import maze_plans
-from phlogiston.datasets.raycast import render
+from phlogiston.datasets.fetched import gqn
+from phlogiston.datasets.generated.floorplans import maze_plans
+from phlogiston.datasets.generated.raycast import render
+from phlogiston.datasets.readers import scene_files, tfrecord
 from phlogiston.errors import DataError
 
 SAMPLE = Path(__file__).resolve().parents[3] / "shared" / "data" / "gqn-mazes"

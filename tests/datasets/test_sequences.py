@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from phlogiston import datasets
-from phlogiston.datasets import object_arrays, script, script_reader, sequences
+from phlogiston.datasets.generated import script
+from phlogiston.datasets.readers import object_arrays, script_reader, sequences
 from phlogiston.errors import DataError
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"

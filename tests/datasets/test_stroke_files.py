@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from phlogiston import datasets
-from phlogiston.datasets import object_arrays
+from phlogiston.datasets.readers import object_arrays
 from phlogiston.errors import DataError, DataWarning
 
 RNG = np.random.default_rng(0)

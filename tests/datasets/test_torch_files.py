@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 
 from phlogiston import datasets
-from phlogiston.datasets import scene_files
-from phlogiston.datasets.torch_files import TorchFile
+from phlogiston.datasets.readers import scene_files
+from phlogiston.datasets.readers.torch_files import TorchFile
 from phlogiston.errors import DataError, DataWarning
 
 Context = namedtuple("Context", ["frames", "cameras"])

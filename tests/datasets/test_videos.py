@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from phlogiston import datasets
-from phlogiston.datasets import mug
+from phlogiston.datasets.fetched import mug
 from phlogiston.errors import DataError, ShapeError
 
 

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from phlogiston.distributions.gridded import Gridded
-from phlogiston.distributions.mixture import Mixture
-from phlogiston.distributions.mixture_diagonal import DiagMixture, IsotropicMixture
-from phlogiston.distributions.mixture_factorised import FactorisedMixture
-from phlogiston.distributions.mixture_from import mixture
-from phlogiston.distributions.mixture_full import BivariateMixture, FullMixture
-from phlogiston.distributions.mixture_members import merge, uncertainty
+from phlogiston.distributions.mixtures.base import Mixture
+from phlogiston.distributions.mixtures.diagonal import DiagMixture, IsotropicMixture
+from phlogiston.distributions.mixtures.factorised import FactorisedMixture
+from phlogiston.distributions.mixtures.from_head import mixture
+from phlogiston.distributions.mixtures.full import BivariateMixture, FullMixture
+from phlogiston.distributions.mixtures.members import merge, uncertainty
 from phlogiston.errors import ConfigError, ShapeError
 from phlogiston.networks.mixture_heads import KINDS, mixture_parameters, num_outputs
 

@@ -22,10 +22,10 @@ from phlogiston.distributions.gridded import Gridded
 from phlogiston.distributions.masked import MaskedNormal
 from phlogiston.distributions.masked_triangular import MaskedTriangular
 from phlogiston.distributions.mixed_normals import MixedNormals
-from phlogiston.distributions.mixture import Mixture
-from phlogiston.distributions.mixture_diagonal import DiagMixture, IsotropicMixture
-from phlogiston.distributions.mixture_factorised import FactorisedMixture
-from phlogiston.distributions.mixture_full import BivariateMixture, FullMixture
+from phlogiston.distributions.mixtures.base import Mixture
+from phlogiston.distributions.mixtures.diagonal import DiagMixture, IsotropicMixture
+from phlogiston.distributions.mixtures.factorised import FactorisedMixture
+from phlogiston.distributions.mixtures.full import BivariateMixture, FullMixture
 from phlogiston.distributions.paths import ResidualNormal
 from phlogiston.distributions.presampled import PreSampled
 from phlogiston.distributions.truncated_normal import TruncatedNormal

@@ -11,11 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from phlogiston.distributions import univariate_mixture as line
-from phlogiston.distributions.mixture_diagonal import DiagMixture
-from phlogiston.distributions.mixture_factorised import FactorisedMixture
+from phlogiston.distributions.mixtures import univariate as line
+from phlogiston.distributions.mixtures.diagonal import DiagMixture
+from phlogiston.distributions.mixtures.factorised import FactorisedMixture
+from phlogiston.distributions.mixtures.univariate import Intervals
 from phlogiston.distributions.truncated_normal import TruncatedNormal
-from phlogiston.distributions.univariate_mixture import Intervals
 from phlogiston.errors import DataWarning
 
 LOGITS, LOC, SCALE = np.array([0.0, -1.0]), np.array([0.0, 4.0]), np.array([1.0, 0.5])

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from phlogiston.distributions.cells import log_cell
-from phlogiston.distributions.mixture_diagonal import DiagMixture
-from phlogiston.distributions.mixture_full import BivariateMixture
-from phlogiston.distributions.mixture_noise import squeeze, transport
+from phlogiston.distributions.mixtures.diagonal import DiagMixture
+from phlogiston.distributions.mixtures.full import BivariateMixture
+from phlogiston.distributions.mixtures.noise import squeeze, transport
 from phlogiston.distributions.truncated_normal import log_interval_mass, normal_cdf, standard_truncated
 from phlogiston.distributions.warped import Warped
 from phlogiston.errors import ConfigError

@@ -117,7 +117,7 @@ def shortened(steps: int = 3) -> Iterator[None]:
     """
     from phlogiston import datasets
     from phlogiston.evaluate.judge import JudgeConfig
-    from phlogiston.inference import stages
+    from phlogiston.inference.svi import stages
 
     check, check_judge, load = stages.Stage.__post_init__, JudgeConfig.__post_init__, datasets.load
 

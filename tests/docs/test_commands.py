@@ -22,7 +22,7 @@ from .reading import Page, in_a_shell, in_this_process, pages, shortened
 
 WITH_COMMANDS = [name for name in pages() if Page(name).commands]
 ELSEWHERE = {
-    "docs/sixth-system.md": "test_sixth_system_page.py runs them with the three files in place",
+    "docs/own-system.md": "test_own_system_page.py runs them with the package installed",
     "CONTRIBUTING.md": "they run the tests",
 }
 # Commands that need what no test has: only their options are checked (test_readme.py).
@@ -52,7 +52,7 @@ def photographs() -> None:
 
 def mazes() -> None:
     """What the reader of docs/scene.md has: official scene files, in the small."""
-    from phlogiston.datasets import tfrecord
+    from phlogiston.datasets.readers import tfrecord
 
     Path("mazes/train").mkdir(parents=True)
     for number in range(8):

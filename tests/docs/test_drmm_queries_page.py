@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from phlogiston.errors import QueryWarning
-from phlogiston.inference.evidence_text import parse
+from phlogiston.inference.query.text import parse
 
 PAGE = "docs/drmm-queries.md"
 

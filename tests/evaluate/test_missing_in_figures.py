@@ -12,7 +12,7 @@ from phlogiston import datasets
 from phlogiston.datasets.preview import figure as preview
 from phlogiston.errors import DataError
 from phlogiston.evaluate import figures
-from phlogiston.systems.drmm import DRMM
+from phlogiston.systems.drmm.system import DRMM
 
 RNG = np.random.default_rng(0)
 

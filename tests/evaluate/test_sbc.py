@@ -14,9 +14,9 @@ from torch import Tensor
 
 from phlogiston.errors import ConfigError, ShapeError, UnknownNameError
 from phlogiston.evaluate.sbc import JOINT, Calibration, check_guide, check_query, rank
-from phlogiston.inference.answer import Answer
-from phlogiston.inference.evidence import Known
-from phlogiston.inference.query import query
+from phlogiston.inference.query.answer import Answer
+from phlogiston.inference.query.ask import query
+from phlogiston.inference.query.evidence import Known
 
 from .pairs import LinearGaussian, Posterior
 

@@ -22,8 +22,8 @@ sys.path.append(str(Path(__file__).parent))
 
 from inference_pairs import pair, rows
 
-from phlogiston.inference import checkpoints, objectives, runs, schedules
-from phlogiston.inference.engine import Stage, fit
+from phlogiston.inference.svi import checkpoints, objectives, runs, schedules
+from phlogiston.inference.svi.engine import Stage, fit
 
 STAGES = [
     Stage("first", 23, batch_size=16, learning_rate=0.02, schedules={"learning_rate": schedules.cosine()}),

@@ -24,8 +24,8 @@ sys.path.append(str(Path(__file__).parent))
 from inference_pairs import LinearGaussian, flat, pair, rows
 
 from phlogiston.errors import TrainingError, TrainingWarning
-from phlogiston.inference.engine import Stage, fit
-from phlogiston.inference.parallel import make_fabric
+from phlogiston.inference.svi.engine import Stage, fit
+from phlogiston.inference.svi.parallel import make_fabric
 
 CASES: dict[str, tuple[str, int, dict[str, Any]]] = {
     # name: (pair, rows, stage)

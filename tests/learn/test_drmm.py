@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from phlogiston import datasets
-from phlogiston.datasets.sierpinski import cell
-from phlogiston.systems.configs.drmm import PRESETS
-from phlogiston.systems.drmm import DRMM
+from phlogiston.datasets.generated.sierpinski import cell
+from phlogiston.systems.drmm.config import PRESETS
+from phlogiston.systems.drmm.system import DRMM
 
 pytestmark = pytest.mark.learn
 

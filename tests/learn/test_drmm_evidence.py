@@ -20,11 +20,11 @@ from hypothesis import seed as hypothesis_seed
 from torch import Tensor
 
 from phlogiston import datasets
-from phlogiston.inference.evidence import HalfSpace, Known, Near, Piece, Within
-from phlogiston.systems.drmm import DRMM
-from phlogiston.systems.queries.drmm import DRMMQuery
+from phlogiston.inference.query.evidence import HalfSpace, Known, Near, Piece, Within
+from phlogiston.systems.drmm.query import DRMMQuery
+from phlogiston.systems.drmm.system import DRMM
 
-from ..systems.test_drmm_query import RANDOM, find_violation
+from ..systems.drmm.test_drmm_query import RANDOM, find_violation
 from .recorder import cpu_time
 
 pytestmark = [pytest.mark.learn, pytest.mark.filterwarnings("ignore::phlogiston.errors.QueryWarning")]

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from phlogiston import datasets
-from phlogiston.datasets import jumper, poses
-from phlogiston.systems.drmm import DRMM
-from phlogiston.systems.kinematics import HEAD, Kinematics, Poses
+from phlogiston.datasets.generated import jumper, poses
+from phlogiston.systems.drmm.kinematics import HEAD, Kinematics, Poses
+from phlogiston.systems.drmm.system import DRMM
 
 pytestmark = [pytest.mark.learn, pytest.mark.timeout(7200)]  # a busy machine may need an hour
 

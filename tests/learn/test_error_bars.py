@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from phlogiston.errors import QueryWarning
-from phlogiston.inference.evidence import HalfSpace, Known, Near, Within
+from phlogiston.inference.query.evidence import HalfSpace, Known, Near, Within
 from phlogiston.models.drmm import DRMM
-from phlogiston.systems.mdn import MDN
-from phlogiston.systems.queries.drmm import DRMMQuery
+from phlogiston.systems.drmm.query import DRMMQuery
+from phlogiston.systems.mdn.system import MDN
 
 pytestmark = [pytest.mark.learn, pytest.mark.timeout(3600)]
 REPEATS = 200

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from phlogiston import datasets
-from phlogiston.systems.handwriting import HandwritingModel
+from phlogiston.systems.handwriting.system import HandwritingModel
 
 from .recorder import Entry
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from phlogiston import datasets
-from phlogiston.systems.mdn import MDN
+from phlogiston.systems.mdn.system import MDN
 
 from .recorder import Entry
 

@@ -19,12 +19,12 @@ from torch import Tensor
 from phlogiston import datasets
 from phlogiston.errors import QueryWarning
 from phlogiston.evaluate.sbc import check_query, rank
-from phlogiston.inference.answer import Answer
-from phlogiston.inference.evidence import Known
-from phlogiston.inference.query import query
-from phlogiston.systems.drmm import DRMM
-from phlogiston.systems.mdn import MDN
-from phlogiston.systems.sequence import SequenceModel
+from phlogiston.inference.query.answer import Answer
+from phlogiston.inference.query.ask import query
+from phlogiston.inference.query.evidence import Known
+from phlogiston.systems.drmm.system import DRMM
+from phlogiston.systems.mdn.system import MDN
+from phlogiston.systems.sequence.system import SequenceModel
 
 sys.path.append(str(Path(__file__).parents[1] / "inference"))
 from posteriors import POSTERIORS, deviation

@@ -16,11 +16,10 @@ import pytest
 
 from phlogiston import datasets
 from phlogiston.evaluate import fid
-from phlogiston.systems import scene_quality as quality
-from phlogiston.systems import scene_report as report
-from phlogiston.systems.configs.scene import CELLS
-from phlogiston.systems.scene import Scene
-from phlogiston.systems.scene_matching import accuracy, train
+from phlogiston.systems.scene import quality, report
+from phlogiston.systems.scene.config import CELLS
+from phlogiston.systems.scene.matching import accuracy, train
+from phlogiston.systems.scene.system import Scene
 
 from .recorder import Entry
 

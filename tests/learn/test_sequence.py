@@ -15,8 +15,8 @@ from phlogiston import datasets
 from phlogiston.datasets.base import Dataset
 from phlogiston.datasets.fetch import cache_folder
 from phlogiston.models.stepwise import valid_steps
-from phlogiston.systems.sequence import SequenceModel
-from phlogiston.systems.sequence_report import TAP
+from phlogiston.systems.sequence.report import TAP
+from phlogiston.systems.sequence.system import SequenceModel
 
 from .recorder import Entry
 

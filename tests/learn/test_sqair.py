@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from phlogiston import datasets
-from phlogiston.systems.sqair import SQAIR
+from phlogiston.systems.sqair.system import SQAIR
 
 from .recorder import Entry
 

@@ -17,10 +17,10 @@ import pytest
 import torch
 
 from phlogiston import datasets
-from phlogiston.datasets import pendulum
 from phlogiston.datasets.base import Dataset
+from phlogiston.datasets.generated import pendulum
 from phlogiston.evaluate.metric import Metric
-from phlogiston.systems.vdsm import VDSM
+from phlogiston.systems.vdsm.system import VDSM
 
 from .recorder import Entry
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from phlogiston import datasets, systems
-from phlogiston.systems.world import WorldModel
-from phlogiston.systems.world_player import Player
+from phlogiston.systems.world.agent import Player
+from phlogiston.systems.world.system import WorldModel
 
 from .recorder import Entry, Measured
 

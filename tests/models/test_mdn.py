@@ -13,7 +13,7 @@ from pyro import poutine
 from pyro.infer import Predictive, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO, infer_discrete
 from torch import Tensor
 
-from phlogiston.distributions.mixture_members import merge
+from phlogiston.distributions.mixtures.members import merge
 from phlogiston.errors import ConfigError, ShapeError, UnknownNameError
 from phlogiston.guides.mdn import LowRankGuide, MeanFieldGuide
 from phlogiston.models.mdn import MDN, BayesianMDN

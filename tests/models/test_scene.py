@@ -18,7 +18,7 @@ from torch import Tensor
 from phlogiston.distributions.discretized_logistic import DiscretizedLogistic
 from phlogiston.errors import ConfigError, ShapeError, UnknownNameError
 from phlogiston.guides.scene import SceneGuide
-from phlogiston.inference.bounds import MeanField
+from phlogiston.inference.svi.bounds import MeanField
 from phlogiston.models.scene import SceneModel
 from phlogiston.networks import draw_plain
 from phlogiston.networks.draw import DrawDecoder

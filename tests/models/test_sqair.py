@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
 from phlogiston.guides.sqair import SQAIRGuide
-from phlogiston.inference.vimco import VIMCO
+from phlogiston.inference.svi.vimco import VIMCO
 from phlogiston.models.sqair import LEAST, SQAIRModel, State
 from phlogiston.networks.spatial import paste
 

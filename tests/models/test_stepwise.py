@@ -13,7 +13,7 @@ from pyro import poutine
 
 from phlogiston.errors import ConfigError, ShapeError
 from phlogiston.guides.sketch import SketchEncoder
-from phlogiston.inference import objectives
+from phlogiston.inference.svi import objectives
 from phlogiston.models.generation import RowNoise, Stream, export_step, generate
 from phlogiston.models.handwriting import Handwriting
 from phlogiston.models.sequence import MDNRNN

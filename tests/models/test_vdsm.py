@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from phlogiston.errors import ConfigError
 from phlogiston.guides.vdsm import FrameGuide, LatentGuide, VDSMGuide
-from phlogiston.inference import objectives
-from phlogiston.inference.handlers import scale_sites
+from phlogiston.inference.svi import objectives
+from phlogiston.inference.svi.handlers import scale_sites
 from phlogiston.models.vdsm import VDSM, CodeMixture, FrameModel, LatentModel, active_steps
 from phlogiston.networks.frame_encoder import pixels
 

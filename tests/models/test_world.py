@@ -16,7 +16,7 @@ from torch import Tensor
 
 from phlogiston.errors import ConfigError, ShapeError, UnknownNameError
 from phlogiston.guides.world import FrameGuide, NoGuide, WorldGuide
-from phlogiston.inference.objectives import make
+from phlogiston.inference.svi.objectives import make
 from phlogiston.models.dreaming import DreamGame, Linear, Random, dream, num_weights, play
 from phlogiston.models.world import CodePath, FrameModel, MemoryModel, World
 
@@ -258,7 +258,7 @@ def test_equal_seeds_dream_alike() -> None:
 
 
 def test_a_game_outside_counts_its_own_steps() -> None:
-    from phlogiston.datasets.games.dodge import DodgeEnv
+    from phlogiston.datasets.generated.games.dodge import DodgeEnv
 
     world = World(1, 16, 3, CODE, (8, 8), 16, 8)
     guide = WorldGuide(world, (8, 8), 16)

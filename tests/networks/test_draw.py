@@ -103,7 +103,7 @@ def test_log_variances_stay_in_range_however_wild_the_inputs() -> None:
 def test_rays_of_a_tilted_camera_follow_the_rotation() -> None:
     poses = torch.tensor([[0.1, -0.2, 0.0, 0.7, 0.3, -0.4], [0.0, 0.0, 0.0, -2.0, 0.0, 0.0]]).double()
     found = ray_map(poses, 6)
-    from phlogiston.datasets.raycast import directions
+    from phlogiston.datasets.generated.raycast import directions
 
     dx, dy, dz = (torch.as_tensor(d).double().reshape(2, 6, 6) for d in directions(poses.float().numpy(), 6))
     flat = torch.hypot(dx, dy)

@@ -23,7 +23,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "systems": GROUND | {"models", "guides", "inference", "evaluate"},
     "cli": GROUND | {"models", "guides", "inference", "evaluate", "systems"},
 }
-SHARED = {"errors", "files", "__version__"}  # of phlogiston itself; they import no room
+SHARED = {"errors", "files", "lazy", "__version__"}  # of phlogiston itself; they import no room
 NO_PYRO = {"networks", "datasets", "cli"}
 
 
@@ -106,8 +106,8 @@ def test_every_folder_linked_into_the_package_is_a_room_of_the_house() -> None:
 
 def system_names() -> list[str]:
     """Names of systems, but for those that are first of all words of everybody's (`world_size`, a sequence)."""
-    stems = [path.stem for path in sorted((ROOT / "systems" / "configs").glob("*.py"))]
-    return [stem for stem in stems if stem not in ("__init__", "sequence", "world")]
+    stems = [path.parent.name for path in sorted((ROOT / "systems").glob("*/config.py"))]
+    return [stem for stem in stems if stem not in ("sequence", "world")]
 
 
 def words(tree: ast.AST) -> Iterator[tuple[int, str]]:

@@ -91,7 +91,7 @@ def test_the_wheel_holds_phlogiston_and_nothing_else_at_its_top(built: Path) -> 
     assert {top for top in tops if not top.endswith(".dist-info")} == {"phlogiston"}
     assert {f"phlogiston/{room}/__init__.py" for room in ROOMS} <= set(names)
     assert {"phlogiston/py.typed", "phlogiston/errors.py", "phlogiston/sklearn.py"} <= set(names)
-    assert not [name for name in names if "test" in name.split("/")[-1] or name.endswith((".pyc", ".ipynb"))]
+    assert not [name for name in names if name.split("/")[-1].startswith("test_") or name.endswith((".pyc", ".ipynb"))]
 
 
 def test_the_wheel_holds_every_module_and_data_file_of_the_rooms(

@@ -34,6 +34,17 @@ FORBIDDEN_CALLS = {
 }
 
 
+# what may touch the store, and why: whatever passes through the engine must stay out of the caller's store
+GUARDS = {
+    "distributions/pyro_modules.py": {"pyro.get_param_store"},  # takes modules out of it
+    "inference/svi/isolation.py": {"pyro.get_param_store"},  # trains in an empty one, puts the caller's back
+    "inference/svi/objective_state.py": {"pyro.get_param_store"},  # Pyro's own averages live there during a loss
+    "inference/svi/pair/sites.py": {"pyro.get_param_store"},  # refuses programs that write to it
+    "inference/svi/step.py": {"pyro.get_param_store"},  # the same, at later steps
+    "phlogiston/testing.py": {"imports pickle"},  # checks that a system survives pickling, on bytes it has just made
+}
+
+
 def dotted(node: ast.expr) -> str:
     if isinstance(node, ast.Attribute):
         return f"{dotted(node.value)}.{node.attr}"
@@ -76,7 +87,13 @@ def shipped() -> list[Path]:
 
 
 def test_shipped_code_neither_loads_code_nor_uses_the_global_store() -> None:
-    found = [f"{p.relative_to(ROOT)}:{fault}" for p in shipped() for fault in faults(p.read_text(encoding="utf-8"))]
+    sources = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in shipped()}
+    found = [
+        f"{name}:{fault}"
+        for name, source in sources.items()
+        for fault in faults(source)
+        if not any(allowed in fault for allowed in GUARDS.get(name, ()))
+    ]
     assert not found, "\n".join(found)
 
 

@@ -10,7 +10,8 @@ import global_pairs
 import local_pairs
 from pair_case import Case
 
-from phlogiston.inference import Stage, fit, schedules
+from phlogiston.inference import Stage, fit
+from phlogiston.inference.svi import schedules
 
 CASES = {**global_pairs.CASES, **local_pairs.CASES}
 

@@ -13,7 +13,7 @@ from pyro.infer import Trace_ELBO, autoguide
 from pyro.nn import PyroModule, PyroSample
 from torch import Tensor, nn
 
-from phlogiston.inference import objectives
+from phlogiston.inference.svi import objectives
 
 
 def noise(*shape: int, seed: int = 11) -> Tensor:

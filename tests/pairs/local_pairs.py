@@ -13,7 +13,7 @@ from pyro.infer import Trace_ELBO, TraceEnum_ELBO, autoguide, config_enumerate
 from torch import Tensor, nn
 from torch.distributions.utils import probs_to_logits
 
-from phlogiston.inference import objectives
+from phlogiston.inference.svi import objectives
 
 
 def noise(*shape: int, seed: int = 21) -> Tensor:

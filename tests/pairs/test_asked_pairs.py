@@ -17,7 +17,7 @@ from torch import Tensor
 
 from phlogiston.errors import ConfigError
 from phlogiston.evaluate.importance import log_likelihood
-from phlogiston.inference.query import query
+from phlogiston.inference.query.ask import query
 
 METHODS = ("importance", "smc")
 

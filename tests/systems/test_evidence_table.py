@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from phlogiston.errors import EvidenceError, QueryWarning
-from phlogiston.inference.evidence import HalfSpace, Known, Near, OneOf, Within
+from phlogiston.inference.query.evidence import HalfSpace, Known, Near, OneOf, Within
 from phlogiston.models.drmm import DRMM
-from phlogiston.systems.mdn import MDN
-from phlogiston.systems.queries.drmm import DRMMQuery
+from phlogiston.systems.drmm.query import DRMMQuery
+from phlogiston.systems.mdn.system import MDN
 
 INF = math.inf
 Z = 4.5

@@ -15,9 +15,9 @@ from pyro import poutine
 
 from phlogiston import datasets
 from phlogiston.errors import QueryWarning
-from phlogiston.inference.evidence import HalfSpace, Known, Near, OneOf, Within
-from phlogiston.systems.sqair import SQAIR
-from phlogiston.systems.vdsm import VDSM
+from phlogiston.inference.query.evidence import HalfSpace, Known, Near, OneOf, Within
+from phlogiston.systems.sqair.system import SQAIR
+from phlogiston.systems.vdsm.system import VDSM
 
 INF = math.inf
 Z = 4.5

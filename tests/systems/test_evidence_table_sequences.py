@@ -19,13 +19,13 @@ from torch import Tensor
 
 from phlogiston import datasets
 from phlogiston.errors import EvidenceError, QueryWarning
-from phlogiston.inference.evidence import HalfSpace, Known, Near, OneOf, Within
+from phlogiston.inference.query.evidence import HalfSpace, Known, Near, OneOf, Within
 from phlogiston.models.stepwise import Noise
-from phlogiston.systems.handwriting import HandwritingModel
-from phlogiston.systems.scene import Scene
-from phlogiston.systems.sequence import SequenceModel
-from phlogiston.systems.sketch import Sketch
-from phlogiston.systems.world import WorldModel
+from phlogiston.systems.handwriting.system import HandwritingModel
+from phlogiston.systems.scene.system import Scene
+from phlogiston.systems.sequence.system import SequenceModel
+from phlogiston.systems.sketch.system import Sketch
+from phlogiston.systems.world.system import WorldModel
 
 INF = math.inf
 Z = 4.5

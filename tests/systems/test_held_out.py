@@ -13,7 +13,7 @@ from phlogiston.datasets.base import Dataset
 from phlogiston.errors import DataError
 from phlogiston.evaluate.held_out import held_out, held_out_part
 from phlogiston.evaluate.report import compare_runs
-from phlogiston.inference.runs import progress_of
+from phlogiston.inference.svi.runs import progress_of
 from phlogiston.systems import workflow
 
 SMALL: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {

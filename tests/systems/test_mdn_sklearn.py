@@ -19,7 +19,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from phlogiston.errors import ConfigError
 from phlogiston.mdn_sklearn import MDN_OPTIONS
 from phlogiston.sklearn import MDNRegressor
-from phlogiston.systems.configs.mdn import Config
+from phlogiston.systems.mdn.config import Config
 
 TINY = {"num_components": 2, "hidden": (8,), "steps": 25, "batch_size": 32}
 

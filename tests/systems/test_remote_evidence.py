@@ -11,14 +11,14 @@ import torch
 
 from phlogiston.distributions.gaussian_evidence import ConditionedMixture
 from phlogiston.distributions.linear_constraints import LinearEvidence
-from phlogiston.distributions.mixture_diagonal import DiagMixture
+from phlogiston.distributions.mixtures.diagonal import DiagMixture
 from phlogiston.distributions.remoteness import remoteness
 from phlogiston.errors import QueryWarning
-from phlogiston.inference.evidence import HalfSpace, Known, Near, Within
-from phlogiston.inference.remoteness import warn_if_far
+from phlogiston.inference.query.evidence import HalfSpace, Known, Near, Within
+from phlogiston.inference.query.remoteness import warn_if_far
 from phlogiston.models.drmm import DRMM
-from phlogiston.systems.queries.drmm import DRMMQuery
-from phlogiston.systems.queries.mdn import MDNQuery
+from phlogiston.systems.drmm.query import DRMMQuery
+from phlogiston.systems.mdn.query import MDNQuery
 
 INF = math.inf
 

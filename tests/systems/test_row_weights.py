@@ -10,8 +10,8 @@ import torch
 
 from phlogiston.datasets.base import Dataset, Meta, Split
 from phlogiston.evaluate.metric import from_rows
-from phlogiston.systems.drmm import DRMM
-from phlogiston.systems.mdn import MDN
+from phlogiston.systems.drmm.system import DRMM
+from phlogiston.systems.mdn.system import MDN
 
 
 def rows(kind: type[Any], unit: float) -> tuple[Dataset, Dataset]:

@@ -18,7 +18,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from phlogiston.errors import ConfigError, DataError, ShapeError
 from phlogiston.sklearn import SYSTEM_OPTIONS, DRMMDensity
-from phlogiston.systems.configs.drmm import Config
+from phlogiston.systems.drmm.config import Config
 
 TINY = {"num_layers": 2, "num_components": 3, "steps": 10, "batch_size": 32}
 

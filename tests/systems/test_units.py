@@ -14,10 +14,11 @@ import torch
 
 from phlogiston.datasets.base import Split
 from phlogiston.errors import DataError, DataWarning
-from phlogiston.inference import checkpoints, evidence_text
-from phlogiston.inference.evidence import HalfSpace, Known, Near, Within
-from phlogiston.systems.drmm import DRMM
-from phlogiston.systems.mdn import MDN
+from phlogiston.inference.query import text as evidence_text
+from phlogiston.inference.query.evidence import HalfSpace, Known, Near, Within
+from phlogiston.inference.svi import checkpoints
+from phlogiston.systems.drmm.system import DRMM
+from phlogiston.systems.mdn.system import MDN
 
 UNITS = [(1e-30, 0.0), (1e30, 0.0), (3.7, 1e6), (1e-30, 1e12), (1e30, -1e12)]  # factor, and shift in sds
 DRMM_OPTIONS: dict[str, Any] = {"num_layers": 1, "num_components": 2, "frame": "tril", "steps": 15}

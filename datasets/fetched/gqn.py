@@ -1,0 +1,238 @@
+"""GQN: photographs of scenes in DeepMind's file formats, or converted to npz.
+
+    datasets.load("gqn", path="mazes/train", size=64)        a folder of .tfrecord, .pt or .pt.gz files
+    datasets.load("gqn", path="mazes.npz")                   what `phlogiston data convert` wrote
+
+Scenes come from Eslami et al., *Neural scene representation and rendering* (Science 2018); deepmind/gqn-datasets says
+where to fetch them. Nothing is fetched here.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable, Iterable, Sequence
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+
+from phlogiston.datasets.base import PARTS, Array, Dataset, Decision, Info, Split, part_rows
+from phlogiston.datasets.pixels import as_range, range_of
+from phlogiston.datasets.readers import scene_files
+from phlogiston.datasets.skipped import Skipped
+from phlogiston.errors import DataError
+
+INFO = Info(
+    name="gqn",
+    title="scenes in the files of deepmind/gqn-datasets (.tfrecord, .pt, .pt.gz, or converted to .npz)",
+    kind="yours",
+    licence="the data's own: the dataset repository is Apache-2.0 and makes no separate statement on the images",
+    rows="yours",
+    shape="views of height x width x 3, with poses",
+    notes="Scenes are divided whole: neighbouring views of one scene are near duplicates.",
+)
+
+
+def load(
+    root: str | PathLike[str] | None = None,
+    *,
+    path: str = "",
+    size: int = 64,
+    views: int = 0,
+    valid: int = 0,
+    test: int = 0,
+    value_range: tuple[float, float] | None = None,
+) -> Dataset:
+    """Read scenes.
+
+    Args:
+        root: folder a relative path starts from.
+        path: an npz file, a scene file, or a folder of scene files (with folders `train` and `test`, or without).
+        size: pixels a side; frames of another size are resized (npz files are taken as they are).
+        views: frames per scene, evenly spaced over all; 0: as many as the shortest scene has.
+        valid: scenes set aside for validation, where the data do not say themselves.
+        test: scenes set aside for testing, likewise.
+        value_range: values of black and white, where pictures are stored as numbers; found out by default.
+
+    Files that are damaged or hold no scene are left out with a `DataWarning` as long as others can be read.
+
+    Raises:
+        DataError: nothing there, or no file that could be read.
+    """
+    if not path:
+        raise DataError("gqn needs a path: datasets.load('gqn', path='folder or file'), --data-set path=...")
+    place = Path(root or ".") / Path(path).expanduser()
+    if not place.exists():
+        raise DataError(f"no file or folder {str(place)!r}.")
+    value_range = as_range(value_range)
+    told: list[Decision] = []
+    if place.suffix == ".npz":
+        parts = _from_npz(place, views, value_range, told)
+    else:
+        parts = _from_files(place, size, views, value_range, told)
+    train = parts["train"]
+    if "valid" not in parts and "test" not in parts:
+        rows = part_rows(len(train), valid=valid, test=test, what=place.name)
+        parts["valid"] = train.select(slice(rows, rows + valid))
+        parts["test"] = train.select(slice(rows + valid, None))
+        train = train.select(slice(0, rows))
+    nothing = train.select(slice(0, 0))
+    options = {"path": str(place.absolute()), "size": size, "views": views, "valid": valid, "test": test}
+    options["value_range"] = None if value_range is None else list(value_range)
+    return Dataset.of(
+        INFO,
+        (train, parts.get("valid", nothing), parts.get("test", nothing)),
+        options,
+        title=f"scenes of {place.name}",
+        decisions=tuple(told),
+    )
+
+
+def _from_npz(
+    place: Path, views: int, value_range: tuple[float, float] | None, told: list[Decision]
+) -> dict[str, Split]:
+    try:
+        with np.load(place, allow_pickle=False) as file:
+            content = {key: file[key] for key in file.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{place.name}: this npz cannot be read ({error}).") from error
+    for key, axes in (("images", 5), ("cameras", 3)):
+        if key not in content or content[key].ndim != axes:
+            raise DataError(f"{place.name} needs 'images' (scenes, views, H, W, 3) and 'cameras' (scenes, views, 5).")
+    images, cameras = content["images"], content["cameras"].astype(np.float32)
+    if images.shape[-1] not in (1, 3, 4) and images.shape[2] in (1, 3, 4):
+        images = np.moveaxis(images, 2, -1)
+        told.append(Decision("axes", "images read as scenes, views, colours, height, width"))
+    if images.shape[-1] not in (1, 3, 4):
+        raise DataError(
+            f"{place.name}: images have shape {content['images'].shape}; expected (scenes, views, H, W, 3)."
+        )
+    if images.shape[:2] != cameras.shape[:2] or cameras.shape[2] not in (5, 6):
+        raise DataError(f"{place.name}: images {images.shape} and cameras {cameras.shape} do not belong together.")
+    ranges = range_of([images], f"'images' of {place.name}", value_range)
+    told += ranges.decisions()
+    images = ranges.of(images).to_bytes(images)
+    images = np.repeat(images, 3, -1) if images.shape[-1] == 1 else images[..., :3]
+    if views:
+        chosen = evenly(images.shape[1], views)
+        images, cameras = images[:, chosen], cameras[:, chosen]
+    whole = Split({"images": images, "poses": cameras})
+    if "split" not in content:
+        return {"train": whole}
+    names = content["split"]
+    if len(names) != len(whole):
+        raise DataError(f"{place.name}: 'split' has {len(names)} entries for {len(whole)} scenes.")
+    unknown = sorted(set(np.asarray(names).astype(str).tolist()) - set(PARTS))
+    if unknown:
+        raise DataError(f"{place.name}: 'split' names {unknown[0]!r}; expected train, valid or test.")
+    found = {part: whole.select(np.flatnonzero(names == part)) for part in PARTS}
+    return {part: rows for part, rows in found.items() if len(rows) or part == "train"}
+
+
+def _from_files(
+    place: Path, size: int, views: int, value_range: tuple[float, float] | None, told: list[Decision]
+) -> dict[str, Split]:
+    folders = {part: place / part for part in PARTS if (place / part).is_dir()}
+    folders = folders if "train" in folders else {"train": place}
+    out = {}
+    for part, folder in folders.items():
+        images, cameras, found = gather(scene_paths([folder]), size, views, value_range=value_range)
+        told += [decision for decision in found if decision not in told]
+        out[part] = Split({"images": images, "poses": cameras})
+    return out
+
+
+def scene_paths(places: Iterable[str | PathLike[str]]) -> list[Path]:
+    """Return the scene files among files and folders, sorted.
+
+    Raises:
+        DataError: there are none.
+    """
+    found: list[Path] = []
+    for place in map(Path, places):
+        if place.is_dir():
+            found += sorted(p for p in place.iterdir() if p.name.endswith(scene_files.SUFFIXES))
+        elif place.is_file():
+            found.append(place)
+        else:
+            raise DataError(f"no file or folder {str(place)!r}.")
+    if not found:
+        raise DataError(f"no scene files here; they end in {', '.join(scene_files.SUFFIXES)}.")
+    return found
+
+
+def evenly(there: int, wanted: int) -> list[int]:
+    """Return `wanted` of `there` view numbers, evenly spaced."""
+    if wanted > there:
+        raise DataError(f"{wanted} views are wanted; the scenes have {there}.")
+    return np.round(np.linspace(0, there - 1, wanted)).astype(int).tolist()  # type: ignore[no-any-return]
+
+
+def gather(
+    paths: Sequence[Path],
+    size: int,
+    views: int,
+    tell: Callable[[int, int], None] = lambda done, scenes: None,
+    value_range: tuple[float, float] | None = None,
+) -> tuple[Array, Array, tuple[Decision, ...]]:
+    """Read scene files into arrays: images uint8 (scenes, views, size, size, 3), cameras float32 (scenes, views, 5).
+
+    Args:
+        paths: the files.
+        size: pixels a side.
+        views: frames per scene, 0 for as many as the shortest has.
+        tell: called with the files and scenes done so far.
+        value_range: values of black and white of pictures that are numbers.
+
+    Returns:
+        Images, cameras, and what was decided.
+
+    Raises:
+        DataError: no file can be read, or scenes have fewer views than are wanted.
+    """
+    raw: list[scene_files.RawScene] = []
+    names: list[str] = []
+    skipped, damaged = Skipped("scene files"), Skipped("scenes")
+    for done, path in enumerate(paths, 1):
+        found = skipped.read(path.name, lambda file: list(scene_files.read(file)), path) or []
+        raw, names = raw + found, names + [path.name] * len(found)
+        tell(done, len(raw))
+    told = skipped.decisions()
+    if not raw:
+        raise DataError(f"{paths[0].name}: there is no scene in it.")
+    ranges = range_of((a for scene in raw for a in scene.arrays()), "the scenes", value_range)
+    fewest = min(len(scene.frames) for scene in raw)
+    wanted = views or fewest
+    images, cameras = [], []
+    for name, scene in zip(names, raw, strict=True):
+        chosen = evenly(len(scene.frames), wanted) if views else list(range(fewest))
+        shown = damaged.read(name, scene.images, size, chosen, ranges)
+        if shown is not None:
+            images.append(shown)
+            cameras.append(scene.cameras[chosen])
+    told += damaged.decisions()
+    most = max(len(scene.frames) for scene in raw)
+    if fewest < most:
+        told += (Decision("views", f"{wanted} of {fewest} to {most} per scene", "views=..."),)
+    return np.stack(images), np.stack(cameras), (*told, *ranges.decisions())
+
+
+def convert(
+    places: Sequence[str | PathLike[str]],
+    out: Path,
+    size: int = 64,
+    views: int = 0,
+    tell: Callable[[int, int], None] = lambda done, scenes: None,
+) -> tuple[int, int]:
+    """Write scene files into one npz file that `load` reads; return the numbers of scenes and views.
+
+    Args:
+        places: scene files, or folders of them.
+        out: the npz file.
+        size: pixels a side.
+        views: frames per scene, 0 for as many as the shortest has.
+        tell: called with the files and scenes done so far.
+    """
+    images, cameras, _ = gather(scene_paths(places), size, views, tell)
+    np.savez(out, images=images, cameras=cameras)
+    return len(images), images.shape[1]

@@ -1,0 +1,244 @@
+"""Scene files of other programs: official GQN TFRecords, and the `.pt` and `.pt.gz` files made of them.
+
+`.pt` files are what `torch.save` wrote of a namedtuple (or pair, or dictionary) of pictures and camera numbers, or of a
+list of such; pictures are JPEG strings or arrays. A pickle may run any code when it is loaded; here pickles are read
+without running them (`datasets.readers.torch_files`).
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from phlogiston.datasets.base import Array
+from phlogiston.datasets.pixels import Ranges, range_of
+from phlogiston.datasets.readers import tfrecord
+from phlogiston.datasets.readers.pickle_notes import Call, to_bytes, to_list
+from phlogiston.datasets.readers.torch_files import TorchFile, refuse_calls
+from phlogiston.errors import DataError
+
+SUFFIXES = (".tfrecord", ".pt", ".pt.gz")
+_MOST = 1 << 31  # bytes an archive may unpack to
+
+
+@dataclass(frozen=True)
+class Published:
+    """One of DeepMind's sets.
+
+    Attributes:
+        size: height and width of its frames.
+        views: frames per scene.
+    """
+
+    size: int
+    views: int
+
+
+PUBLISHED: dict[str, Published] = {
+    "jaco": Published(64, 11),
+    "mazes": Published(84, 300),
+    "rooms_free_camera_with_object_rotations": Published(128, 10),
+    "rooms_free_camera_no_object_rotations": Published(64, 10),
+    "rooms_ring_camera": Published(64, 10),
+    "shepard_metzler_5_parts": Published(64, 15),
+    "shepard_metzler_7_parts": Published(64, 15),
+}
+
+
+@dataclass(frozen=True)
+class RawScene:
+    """A scene as files hold it.
+
+    Attributes:
+        frames: encoded pictures (JPEG, PNG), or pictures (height, width, 3) or (3, height, width) of numbers.
+        cameras: float32 (views, 5): x, y, z, yaw, pitch.
+    """
+
+    frames: tuple[bytes | Array, ...]
+    cameras: Array
+
+    def images(
+        self, size: int | None = None, views: Sequence[int] | None = None, ranges: Ranges | None = None
+    ) -> Array:
+        """Decode frames: uint8 (views, size, size, 3).
+
+        Args:
+            size: resize to so many pixels a side (bilinear, antialiased); None leaves them.
+            views: decode these only.
+            ranges: of frames that are numbers, where more than this scene is to decide it.
+
+        Raises:
+            DataError: a frame is no picture.
+        """
+        from PIL import Image, UnidentifiedImageError
+
+        chosen = range(len(self.frames)) if views is None else views
+        ranges = ranges or range_of(self.arrays(), "the scene")
+        out = []
+        for i in chosen:
+            frame = self.frames[i]
+            try:
+                if isinstance(frame, np.ndarray):
+                    shown = Image.fromarray(_coloured(ranges.of(frame).to_bytes(frame)))
+                else:
+                    with Image.open(io.BytesIO(frame)) as picture:
+                        shown = picture.convert("RGB")
+            except (UnidentifiedImageError, OSError) as error:
+                raise DataError(f"frame {i} is no picture: {error}.") from error
+            if size is not None and shown.size != (size, size):
+                shown = shown.resize((size, size), Image.Resampling.BILINEAR)
+            out.append(np.asarray(shown, dtype=np.uint8))
+        if len({picture.shape for picture in out}) > 1:
+            raise DataError("the frames of this scene differ in size; give the size to bring them to.")
+        return np.stack(out) if out else np.zeros((0, size or 0, size or 0, 3), dtype=np.uint8)
+
+    def arrays(self) -> list[Array]:
+        """The frames that are numbers."""
+        return [frame for frame in self.frames if isinstance(frame, np.ndarray)]
+
+
+def _coloured(picture: Array) -> Array:
+    """A picture as (height, width, 3), wherever its colours stood."""
+    if picture.ndim == 3 and picture.shape[-1] not in (1, 3, 4) and picture.shape[0] in (1, 3, 4):
+        picture = np.moveaxis(picture, 0, -1)
+    if picture.ndim == 2:
+        picture = picture[..., None]
+    if picture.ndim != 3 or picture.shape[-1] not in (1, 3, 4):
+        raise DataError(f"a frame has shape {picture.shape}; expected (height, width, 3).")
+    return np.ascontiguousarray(np.broadcast_to(picture[..., :3], (*picture.shape[:2], 3)))
+
+
+def read(path: str | PathLike[str]) -> Iterator[RawScene]:
+    """Yield the scenes of a file, by its suffix one of `SUFFIXES`.
+
+    Raises:
+        DataError: another suffix, or a file that is damaged, truncated, or asks for more than data.
+    """
+    name = str(path)
+    if name.endswith(".tfrecord"):
+        yield from _from_records(Path(path))
+    elif name.endswith((".pt", ".pt.gz")):
+        yield from _from_torch(Path(path))
+    else:
+        raise DataError(f"{Path(path).name}: scene files end in {', '.join(SUFFIXES)}.")
+
+
+def _from_records(path: Path) -> Iterator[RawScene]:
+    for number, payload in enumerate(tfrecord.records(path)):
+        found = tfrecord.example(payload)
+        missing = {"frames", "cameras"} - found.keys()
+        if missing:
+            raise DataError(f"{path.name}, record {number}: holds {sorted(found)}, but no {sorted(missing)[0]!r}.")
+        yield _scene(f"{path.name}, record {number}", found["frames"], found["cameras"])
+
+
+def _scene(where: str, frames: Any, cameras: Any) -> RawScene:
+    flat = (
+        list(np.asarray(frames).reshape(-1))
+        if isinstance(frames, np.ndarray) and frames.dtype == object
+        else list(frames)
+    )
+    if not flat or not all(isinstance(f, bytes | np.ndarray) for f in flat):
+        raise DataError(f"{where}: its frames are neither byte strings nor pictures.")
+    numbers = np.asarray(cameras)
+    if numbers.dtype.kind != "f" or numbers.size != 5 * len(flat):
+        raise DataError(f"{where}: {len(flat)} frames need 5 camera numbers each; found {numbers.shape}.")
+    numbers = numbers.astype(np.float32).reshape(-1, 5)
+    if not np.isfinite(numbers).all():
+        raise DataError(f"{where}: its camera numbers hold NaN or infinity.")
+    return RawScene(tuple(flat), numbers)
+
+
+# ---- files of torch.save
+
+_FRAMES, _CAMERAS = ("frames", "images"), ("cameras", "viewpoints", "poses")
+
+
+def _from_torch(path: Path) -> list[RawScene]:
+    try:
+        file = TorchFile(_content(path))
+        return _scenes(file, file.content)
+    except DataError as error:
+        raise DataError(f"{path.name}: {error}") from None
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"{path.name}: the file is truncated or damaged ({error}).") from error
+    except Exception as error:  # whatever a damaged pickle may run into
+        raise DataError(f"{path.name}: this is no scene file ({type(error).__name__}: {error}).") from error
+
+
+def _content(path: Path) -> bytes:
+    if not path.name.endswith(".gz"):
+        return path.read_bytes()
+    with gzip.open(path, "rb") as file:
+        content = file.read(_MOST + 1)
+    if len(content) > _MOST:
+        raise DataError(f"it unpacks to more than {_MOST:,} bytes.")
+    return content
+
+
+def _scenes(file: TorchFile, node: Any) -> list[RawScene]:
+    """The scene of a namedtuple, pair or dictionary of frames and cameras; or those of a list of such."""
+    parts = _pair(file, node)
+    if parts is not None:
+        return [_scene("its scene", _frames(file, parts[0]), file.array(parts[1]))]
+    if isinstance(node, list | tuple) and node and all(_pair(file, entry) is not None for entry in node):
+        return [scene for entry in node for scene in _scenes(file, entry)]
+    refuse_calls(node)
+    raise DataError(f"it holds a {type(node).__name__}, not a scene: frames and cameras.")
+
+
+def _pair(file: TorchFile, node: Any) -> tuple[Any, Any] | None:
+    """Frames and cameras of what may be a scene."""
+    if isinstance(node, Call) and node.name.split(" ")[-1] in ("Scene", "Context"):
+        if len(node.arguments) != 2:
+            raise DataError(f"its scene has {len(node.arguments)} parts; expected frames and cameras.")
+        return node.arguments[0], node.arguments[1]
+    if isinstance(node, dict):
+        found = [next((node[key] for key in keys if key in node), None) for keys in (_FRAMES, _CAMERAS)]
+        return (found[0], found[1]) if found[0] is not None and found[1] is not None else None
+    if isinstance(node, list | tuple) and len(node) == 2 and _are_numbers(file, node[1]):
+        return node[0], node[1]
+    return None
+
+
+def _are_numbers(file: TorchFile, node: Any) -> bool:
+    """Say whether a part could be cameras: numbers, and neither calls of others nor scenes."""
+    if not isinstance(node, list | tuple):
+        return isinstance(node, int | float) or file.is_array(node)
+    if not node or not all(_are_numbers(file, entry) for entry in node):
+        return False
+    try:
+        return bool(file.array(node).size)
+    except ValueError:  # arrays of different shapes: pictures and cameras of a scene
+        return False
+
+
+def _frames(file: TorchFile, node: Any) -> list[Any]:
+    """Encoded pictures, or pictures as arrays."""
+    if file.is_array(node):
+        found = _array_or_none(file, node)
+        if found is not None and found.dtype.kind == "S":
+            return list(found.reshape(-1).tolist())
+        if found is not None and found.ndim >= 3:
+            return list(found.reshape(-1, *found.shape[-3:]))
+    entries = to_list(node)
+    if len(entries) == 1 and isinstance(entries[0], list | tuple):  # a batch of one scene
+        entries = list(entries[0])
+    return [file.array(entry) if file.is_array(entry) else to_bytes(entry) for entry in entries]
+
+
+def _array_or_none(file: TorchFile, node: Any) -> Array | None:
+    """An array of numbers or byte strings; None for one of Python objects."""
+    try:
+        found = file.array(node)
+    except DataError:
+        return None
+    return found if isinstance(found, np.ndarray) else None

@@ -1,0 +1,309 @@
+"""Reading tables of the user's: npz, npy, csv, folders of either, folders of images, arrays in memory.
+
+Only numbers and text are read, never pickled objects. Whatever cannot be used raises `DataError` with the file, the
+row and column, and what to do about it.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from phlogiston.datasets.base import Array, Decision
+from phlogiston.datasets.containers import Plain, frame_columns, is_frame, plain
+from phlogiston.datasets.labels import as_labels
+from phlogiston.datasets.readers.csv_tables import read_csv
+from phlogiston.datasets.readers.picture_arrays import as_pictures
+from phlogiston.errors import DataError, ShapeError
+
+TABLES = (".npz", ".npy", ".csv", ".tsv")
+RESERVED = frozenset({"x", "mask", "weight"})
+
+
+@dataclass
+class Table:
+    """Columns of one file, before categories become codes and rows are divided.
+
+    Attributes:
+        source: where it came from, for messages.
+        x: float64 (rows, features), NaN where missing.
+        names: one name per column of `x`.
+        text: name -> the entries of a text column, None where missing.
+        extra: name -> other arrays with one entry per row, passed on as they are (`mask` and `weight` among them).
+        image_shape: shape of a picture when `x` holds flattened pictures.
+        decisions: what was decided about the data, for people.
+        whole: names in `text` whose entries came as whole numbers.
+        precision: the number format of `x` as it came, `"float64"` or `"float32"`.
+    """
+
+    source: str
+    x: Array
+    names: tuple[str, ...]
+    text: dict[str, list[str | None]] = field(default_factory=dict)
+    extra: dict[str, Array] = field(default_factory=dict)
+    image_shape: tuple[int, ...] | None = None
+    decisions: list[Decision] = field(default_factory=list)
+    whole: set[str] = field(default_factory=set)
+    precision: str = "float64"
+
+    @property
+    def rows(self) -> int:
+        return len(self.x)
+
+
+def read(
+    path: Path,
+    *,
+    header: bool | None = None,
+    delimiter: str | None = None,
+    decimal: str | None = None,
+    categorical: Collection[str] = (),
+    columns: Collection[str] | None = None,
+    value_range: tuple[float, float] | None = None,
+) -> Table:
+    """Read one table file, chosen by its suffix.
+
+    Raises:
+        DataError: the suffix is unknown, or the file cannot be read or used.
+    """
+    suffix = path.suffix.lower()
+    if suffix in (".csv", ".tsv", ".txt"):
+        found = read_csv(
+            path, header=header, delimiter=delimiter, decimal=decimal, categorical=categorical, columns=columns
+        )
+        x = np.array(list(found.numeric.values()), dtype=np.float64).T.reshape(found.rows, len(found.numeric))
+        return Table(str(path), x, tuple(found.numeric), found.text, decisions=found.told)
+    if suffix in (".npz", ".npy"):
+        arrays = _load_arrays(path)
+        if arrays.keys() == {"x"} and is_frame(arrays["x"]):
+            return from_columns({n: plain(n, v, str(path)) for n, v in frame_columns(arrays["x"]).items()}, str(path))
+        return from_arrays(arrays, str(path), value_range)
+    raise DataError(
+        f"{str(path)!r}: cannot read {suffix or 'a file without a suffix'}. Use one of: {', '.join(TABLES)}."
+    )
+
+
+def folder_parts(path: Path) -> dict[str, Path]:
+    """Find train / valid / test tables in a folder, or its only table; {} where there is none.
+
+    Raises:
+        DataError: several files claim the same part, or there are several tables and none is called train.
+    """
+    found = sorted(p for p in path.iterdir() if p.is_file() and p.suffix.lower() in TABLES)
+    called = {"train": "train", "valid": "valid", "val": "valid", "validation": "valid", "test": "test"}
+    parts: dict[str, Path] = {}
+    for file in found:
+        part = called.get(file.stem.lower())
+        if part in parts:
+            raise DataError(f"{str(path)!r}: {parts[part].name} and {file.name} both hold the {part} rows. Keep one.")
+        if part:
+            parts[part] = file
+    if "train" in parts:
+        return parts
+    if len(found) == 1:
+        return {"train": found[0]}
+    if found:
+        shown = ", ".join(p.name for p in found[:5])
+        raise DataError(
+            f"{str(path)!r} holds several tables ({shown}) and none called train. Name one, or rename them."
+        )
+    return {}
+
+
+def named(data: Any) -> bool:
+    """Whether data in memory have columns with names: a data frame, a structured array, or a mapping of columns."""
+    if isinstance(data, Mapping):
+        return "x" not in data and all(np.ndim(value) == 1 for value in data.values())
+    return is_frame(data)
+
+
+def from_memory(data: Any, numeric: Collection[str] = (), value_range: tuple[float, float] | None = None) -> Table:
+    """Read an array, a mapping of arrays, a data frame or a structured array; see `from_arrays`."""
+    if isinstance(data, Mapping):
+        return from_arrays(data, "the arrays given", value_range, numeric)
+    if is_frame(data):
+        source = "the structured array given" if isinstance(data, np.ndarray) else "the data frame given"
+        columns = {name: plain(name, value, source) for name, value in frame_columns(data).items()}
+        if not columns:
+            raise DataError(f"{source} has no columns.")
+        return from_columns(columns, source)
+    return from_arrays({"x": data}, "the array given", value_range, numeric)
+
+
+def from_arrays(
+    arrays: Mapping[str, Any],
+    source: str,
+    value_range: tuple[float, float] | None = None,
+    numeric: Collection[str] = (),
+) -> Table:
+    """Read a mapping of arrays in any container: `x` and its companions, or one array per column.
+
+    `x` of more than two axes holds pictures, which are brought into [0, 1] (see `picture_arrays`) and flattened.
+    `columns` names the columns of `x`. Companions that hold labels (see `labels.as_labels`) become categorical columns.
+
+    Args:
+        arrays: name -> array; see `containers.plain` for what an array may be.
+        source: where they came from, for messages.
+        value_range: values of black and white, where `x` holds pictures; found out by default.
+        numeric: companions that are numbers, whatever they look like.
+
+    Raises:
+        DataError: entries that are no numbers or text, no rows, or no array that could be `x`.
+        ShapeError: arrays of different numbers of rows.
+    """
+    given = {str(name): plain(str(name), value, source) for name, value in arrays.items()}
+    names = tuple(str(name) for name in given.pop("columns").values.tolist()) if "columns" in given else ()
+    if "x" not in given:
+        wide = [
+            name
+            for name, value in given.items()
+            if value.values.ndim >= 2 and not value.text and name not in ("mask", "weight", "y")
+        ]
+        if len(wide) == 1:
+            given["x"] = given.pop(wide[0])
+        elif not wide and given and all(value.values.ndim == 1 for value in given.values()):
+            return from_columns(given, source)
+        else:
+            raise DataError(
+                f"{source}: found the arrays {sorted(given)}; expected one called 'x' of shape (rows, features)."
+            )
+    found = given.pop("x")
+    if found.text:
+        raise DataError(f"{source}: 'x' holds text; expected numbers of shape (rows, features).")
+    x = found.values
+    if x.ndim < 2:
+        raise ShapeError(f"{source}: 'x' has shape {x.shape}; expected (rows, features). One column is x[:, None].")
+    if not x.size:
+        raise DataError(f"{source}: 'x' has shape {x.shape}; the table is empty.")
+    given_shape: tuple[int, ...] = x.shape
+    image_shape: tuple[int, ...] | None = None
+    told = [] if found.told is None else [found.told]
+    if x.ndim > 2:
+        if found.missing is not None:  # what stands behind a mask is no colour
+            x = np.where(found.missing, x[~found.missing].min(initial=0), x)
+        x, image_shape, decided = as_pictures(x, f"'x' of {source}", value_range)
+        told += decided
+        flat = x.reshape(len(x), -1).astype(np.float64)
+    else:
+        flat = found.numbers("x", source)
+    if names and len(names) != flat.shape[1]:
+        raise ShapeError(f"{source}: 'columns' has {len(names)} names for {flat.shape[1]} columns.")
+    names = names or _default_names(flat.shape[1])
+    _check_names(names, source)
+    table = Table(source, flat, names, image_shape=image_shape, decisions=told)
+    table.precision = "float32" if x.dtype in (np.float16, np.float32) else "float64"
+    for name, value in given.items():
+        if len(value.values) != table.rows:
+            raise ShapeError(
+                f"{source}: {name!r} has {len(value.values)} rows, 'x' has {table.rows}. Remove it or make them agree."
+            )
+        _companion(table, name, value, name in numeric)
+    if "mask" in table.extra and table.extra["mask"].dtype != np.bool_:
+        table.extra["mask"] = _as_bool(table.extra["mask"], source)
+    if image_shape is not None and found.missing is not None:
+        behind = ~found.missing
+        given_mask = table.extra.get("mask", behind)
+        table.extra["mask"] = behind & given_mask if given_mask.shape == behind.shape else behind
+    if "mask" in table.extra and table.extra["mask"].shape == given_shape:
+        mask = table.extra["mask"]
+        if given_shape != x.shape and sorted(given_shape) == sorted(x.shape):  # colours were moved to the end
+            mask = np.moveaxis(mask, 1, -1)
+        table.extra["mask"] = mask[..., : x.shape[-1]].reshape(flat.shape)
+    return table
+
+
+def _companion(table: Table, name: str, value: Plain, numeric: bool) -> None:
+    """Put one array beside `x` where it belongs: labels to `text`, everything else to `extra`."""
+    source = table.source
+    if name in RESERVED or numeric:
+        if value.text:
+            raise DataError(f"{source}: {name!r} holds text; expected numbers.")
+        numbers = value.numbers(name, source)
+        if np.isnan(numbers).any():
+            row = int(np.isnan(numbers).reshape(len(numbers), -1).any(1).argmax())
+            raise DataError(f"{source}: {name!r} is missing in row {row}; it must be known in every row.")
+        if name == "weight" and numbers.ndim == 2 and numbers.shape[1] == 1:
+            numbers = numbers[:, 0]
+        table.extra[name] = value.values if name == "mask" else numbers
+        return
+    # what is called y may be the targets of a regression: real numbers, and columns of numbers, stay what they are
+    target = name == "y" and not value.text and (value.values.ndim > 1 or value.values.dtype.kind == "f")
+    found = None if target else as_labels(name, value)
+    if found is not None:
+        table.text[name] = found[0]
+        table.decisions.append(found[1])
+        table.whole |= {name} if value.values.dtype.kind in "iu" else set()
+    elif value.text:
+        raise DataError(f"{source}: {name!r} holds text of shape {value.values.shape}; expected one entry per row.")
+    else:
+        numbers = value.numbers(name, source)
+        if np.isnan(numbers).all():
+            raise DataError(f"{source}: {name!r} has no known entry. Leave it out.")
+        table.extra[name] = value.values if value.missing is None else numbers
+
+
+def _load_arrays(path: Path) -> dict[str, Array]:
+    try:
+        with path.open("rb") as file:
+            content = np.load(file, allow_pickle=False)
+            if isinstance(content, np.ndarray):
+                return {"x": content}
+            return {name: content[name] for name in content.files}
+    except ValueError as error:
+        if "allow_pickle" in str(error):
+            why = "it holds Python objects, or is no npz/npy file; objects are never read. Save plain arrays of numbers"
+            raise DataError(f"{str(path)!r}: {why}.") from error
+        raise DataError(f"{str(path)!r} cannot be read: {error}") from error
+    except (OSError, EOFError, zipfile.BadZipFile, KeyError, SyntaxError) as error:
+        raise DataError(f"{str(path)!r} cannot be read, it may be incomplete: {error}") from error
+
+
+def _check_names(names: Sequence[str], source: str) -> None:
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise DataError(f"{source}: column {twice[0]!r} appears {Counter(names)[twice[0]]} times. Names must differ.")
+
+
+def _default_names(count: int) -> tuple[str, ...]:
+    return tuple(f"x{i}" for i in range(count))
+
+
+def from_columns(columns: Mapping[str, Plain], source: str) -> Table:
+    """Read one array per column: numbers and dates go to `x`, text and bools to categorical columns."""
+    lengths = {name: len(value.values) for name, value in columns.items()}
+    if len(set(lengths.values())) != 1:
+        raise ShapeError(f"{source}: columns of different lengths: {lengths}.")
+    rows = next(iter(lengths.values()))
+    if not rows:
+        raise DataError(f"{source}: the table is empty.")
+    table = Table(source, np.empty((rows, 0)), ())
+    numeric: dict[str, Array] = {}
+    for name, value in columns.items():
+        if value.told is not None:
+            table.decisions.append(value.told)
+        if name == "weight":
+            _companion(table, name, value, numeric=True)
+        elif value.text or value.values.dtype.kind == "b":
+            table.text[name] = value.entries()
+            known = set(table.text[name]) - {None}
+            what = "text" if value.text else "bool"
+            table.decisions.append(Decision("labels", f"column {name!r}: {what}, {len(known)} categories"))
+        else:
+            numeric[name] = value.numbers(name, source)
+    table.names = tuple(numeric)
+    table.x = np.array(list(numeric.values())).T.reshape(rows, len(numeric))
+    kinds = {columns[name].values.dtype for name in numeric}
+    table.precision = "float32" if kinds and kinds <= {np.dtype(np.float16), np.dtype(np.float32)} else "float64"
+    return table
+
+
+def _as_bool(mask: Array, source: str) -> Array:
+    if not np.isin(mask, (0, 1)).all():
+        raise DataError(f"{source}: 'mask' holds values other than 0 and 1; expected True where the entry is known.")
+    return mask.astype(np.bool_)

@@ -1,0 +1,233 @@
+"""Ask any model/guide pair anything.
+
+    answer = query(model, guide, {"x": [Known(v, mask), Within(lo, hi)]}, ask=["z"], num_samples=1000)
+
+- `"importance"`: the guide proposes where it can use what is known, the prior elsewhere; sites that evidence speaks
+  about are drawn in accordance with it (Gaussian and categorical sites exactly, others by weighting), and importance
+  weights put right what remains. Unbiased for the probability of the evidence.
+- `"smc"`: particles move from the proposal to the answer through a tempered sequence of laws, by Hamiltonian moves on
+  continuous entries and independence moves on everything. For evidence that importance sampling hardly ever meets.
+- `"hmc"`: Pyro's NUTS on continuous entries, boxes and supports handled by transforms. Equal weights, no evidence.
+
+It knows no system. Systems with better paths answer by those instead.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from phlogiston.distributions.linear_constraints import settle
+from phlogiston.distributions.pyro_modules import own_parameters
+from phlogiston.distributions.resampling import effective_size, log_mean, replace_dead
+from phlogiston.errors import ConfigError, unknown_name
+from phlogiston.inference.query.answer import Answer, check_alive, judge_weights, stack, warn_if_poor
+from phlogiston.inference.query.compilation import asked_sites, count_rows
+from phlogiston.inference.query.evidence import Piece, normalise
+from phlogiston.inference.query.outlying import warn_if_outlying
+from phlogiston.inference.query.program import Program
+from phlogiston.inference.query.proposals import GlobalLatents
+from phlogiston.inference.query.vectorised import check_vectorised
+from phlogiston.inference.svi.batchwise import propose_each
+
+Method = Literal["importance", "smc", "hmc"]
+METHODS = ("importance", "smc", "hmc")
+
+
+def query(
+    model: Callable[..., Any],
+    guide: Callable[..., Any] | None,
+    evidence: Mapping[str, Any] | None = None,
+    ask: Sequence[str] | None = None,
+    num_samples: int = 1000,
+    method: Method = "importance",
+    *,
+    batch: Mapping[str, Any] | None = None,
+    vectors: Iterable[str] | None = None,
+    global_latents: GlobalLatents = "posterior",
+    seed: int | None = None,
+    **options: Any,
+) -> Answer:
+    """Sample sites of a model given evidence.
+
+    Args:
+        model: a Pyro program whose data arguments may be None and that is vectorised over leading plates.
+        guide: a Pyro program proposing latent sites, called with the data that are known; None for the prior.
+        evidence: site -> pieces, see `inference.query.evidence`; sites of the model, latent or data alike. A site's
+            entries are flattened, last axis fastest. Several rows are several questions.
+        ask: sites to return; all that are not in the batch by default.
+        num_samples: samples per row of evidence.
+        method: see the module's description.
+        batch: further arguments of both programs (covariates, data that are not in question).
+        vectors: sites whose pieces' last axis is entries rather than rows; all continuous sites by default.
+        seed: of this call; None draws from torch's generator.
+        **options: of the method: `moves`, `leapfrog` for smc; `warmup`, `chains` for hmc.
+
+    Returns:
+        The answer; every sample satisfies every hard constraint, known values come back bit for bit.
+
+    Raises:
+        EvidenceError: evidence that is malformed, impossible, or that no draw satisfied.
+        ConfigError: options out of range.
+
+    Example:
+        >>> import pyro, pyro.distributions as dist
+        >>> def model(x=None):
+        ...     z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        ...     pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+        >>> answer = query(model, None, {"x": 2.0}, ask=["z"], num_samples=4000, seed=0)
+        >>> round(answer.mean("z").item(), 1)
+        1.0
+    """
+    if num_samples < 1:
+        raise ConfigError(f"num_samples must be at least 1; got {num_samples}")
+    if method not in METHODS:
+        raise unknown_name("query method", method, METHODS)
+    question = normalise(evidence)
+    own_parameters(model, guide)
+    with torch.random.fork_rng(enabled=seed is not None):
+        if seed is not None:
+            torch.manual_seed(seed)
+        names = _vectors(model, batch, question) if vectors is None else list(vectors)
+        rows = count_rows(question, names)
+        answers = []
+        for row in range(rows or 1):
+            program = Program(model, guide, question, batch, row, global_latents=global_latents)
+            if row == 0:
+                check_vectorised(program)
+            found = _answer(program, num_samples, method, options)
+            if program.law and "posterior" not in found.method:
+                latents = ", ".join(sorted(program.law))
+                found = replace(
+                    found, method=f"{found.method}, global latents ({latents}) under their trained posterior"
+                )
+            warn_if_outlying(program, found)
+            answers.append(found)
+    answer = answers[0] if rows is None else stack(answers)
+    wanted = asked_sites(ask, answer.samples)
+    warn_if_poor(answer.ess, num_samples, f"query ({answer.method})")
+    return Answer(
+        {name: answer.samples[name] for name in wanted},
+        answer.log_weights,
+        answer.log_evidence,
+        answer.log_evidence_error,
+        answer.method,
+        answer.ess,
+        answer.details,
+    )
+
+
+def _vectors(
+    model: Callable[..., Any], batch: Mapping[str, Any] | None, question: Mapping[str, tuple[Piece, ...]]
+) -> list[str]:
+    """Sites with more than one entry: the last axis of their evidence is not rows."""
+    if not any(getattr(getattr(p, f, None), "ndim", 0) for ps in question.values() for p in ps for f in _ARRAYS):
+        return list(question)
+    plain = Program(model, None, {}, batch)
+    return [name for name in question if name not in plain.shapes or plain.shapes[name].numel() > 1]
+
+
+_ARRAYS = ("value", "mask", "mean", "sd", "lower", "upper")
+
+
+def _answer(program: Program, n: int, method: Method, options: Mapping[str, Any]) -> Answer:
+    if method == "importance":
+        _no_more(method, options)
+        particles, _ = propose_each(program, n)
+        values, weights = particles.values, particles.log_weights
+        answer = finish(program, values, weights, log_mean(weights), None, "importance sampling")
+        return _with_doubts(answer, weights)
+    if method == "smc":
+        from phlogiston.inference.query.smc import temper
+
+        return temper(program, n, **_known_options(method, options, ("moves", "leapfrog")))
+    from phlogiston.inference.query.hmc import run_nuts
+
+    return run_nuts(program, n, **_known_options(method, options, ("warmup", "chains")))
+
+
+def _with_doubts(answer: Answer, log_weights: Tensor) -> Answer:
+    """Take back figures that the weights cannot bear, and say why.
+
+    The spread of n weights tells the error of their mean while a good number of them matter; among few, what matters
+    most has likely not been drawn, and intervals of two such errors hold half the time and less.
+    """
+    n = len(log_weights)
+    alive = log_weights[torch.isfinite(log_weights)]
+    if len(alive) and float(alive.abs().max()) > _UNRESOLVED:  # in single precision weights that differ look alike
+        why = f"log weights of about {float(alive[0]):.2g} nats cannot be told apart in single precision"
+        return replace(
+            answer,
+            log_evidence_error=None,
+            ess=torch.ones_like(answer.ess),
+            details={**answer.details, "log_evidence_error": why, "ess": why},
+        )
+    need = min(_ENOUGH, 0.3 * n)
+    if float(answer.ess) < need:
+        why = f"the effective sample size is {float(answer.ess):.1f}; below {need:.0f} the weights do not tell it"
+        return replace(answer, log_evidence_error=None, details={**answer.details, "log_evidence_error": why})
+    error, reason = judge_weights(log_weights)
+    return replace(answer, log_evidence_error=error, details={**answer.details, **reason})
+
+
+_ENOUGH = 100.0
+_UNRESOLVED = 1e8  # nats; sums of ordinary terms stay far below
+
+
+def _no_more(method: str, options: Mapping[str, Any]) -> None:
+    _known_options(method, options, ())
+
+
+def _known_options(method: str, options: Mapping[str, Any], allowed: Sequence[str]) -> dict[str, Any]:
+    for name in options:
+        if name not in allowed:
+            raise unknown_name(f"option of method {method!r}", name, allowed)
+    return dict(options)
+
+
+def finish(
+    program: Program,
+    values: Mapping[str, Tensor],
+    log_weights: Tensor,
+    log_evidence: Tensor | None,
+    log_evidence_error: Tensor | None,
+    method: str,
+) -> Answer:
+    """Turn weighted particles into an answer: exact known values, rounding settled, dead particles replaced.
+
+    Args:
+        program: the pair with its question.
+        values: site -> (n, ...).
+        log_weights: (n,).
+        log_evidence: () or None.
+        log_evidence_error: () or None.
+        method: in words.
+
+    Raises:
+        EvidenceError: no particle satisfies the evidence.
+    """
+    n = len(log_weights)
+    samples = {name: value.detach() for name, value in values.items()}
+    for name, found in program.evidence.items():
+        if found.linear is None or found.table is not None:
+            continue
+        flat, good = settle(samples[name].reshape(n, -1).double(), found.linear)
+        samples[name] = flat.reshape(n, *program.shapes[name])
+        log_weights = torch.where(good, log_weights, -math.inf)
+    latent, deterministic = program.complete(samples)
+    computed = {name: value.detach() for name, value in deterministic.items() if value is not None}
+    check_alive(log_weights.unsqueeze(1), "query")
+    index, weights = replace_dead(log_weights)
+    return Answer(
+        {name: value[index] for name, value in {**latent, **computed}.items()},
+        weights,
+        log_evidence,
+        log_evidence_error,
+        f"{method}, proposals from the {program.proposes}",
+        effective_size(log_weights),
+    )

@@ -1,0 +1,160 @@
+"""Questions in files: json that people can write and read, and npz for arrays."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from phlogiston.errors import EvidenceError
+from phlogiston.inference.query.evidence import (
+    FORMAT,
+    KINDS,
+    Evidence,
+    Known,
+    Near,
+    Piece,
+    Within,
+    normalise,
+    unknown_message,
+)
+
+
+def to_json(evidence: Evidence) -> dict[str, Any]:
+    """Turn a question into plain JSON data; open limits become null."""
+    sites = {
+        name: [{"kind": p.kind, **{k: _plain(v) for k, v in p.arrays().items()}} for p in pieces]
+        for name, pieces in normalise(evidence).items()
+    }
+    return {"format": FORMAT, "sites": sites}
+
+
+def _plain(array: np.ndarray) -> Any:
+    def open_limits(value: Any) -> Any:
+        if isinstance(value, list):
+            return [open_limits(v) for v in value]
+        return None if isinstance(value, float) and math.isinf(value) else value
+
+    return open_limits(array.tolist())
+
+
+_OPEN = {"lower": -math.inf, "upper": math.inf, "sd": math.inf}
+
+
+def from_json(data: Mapping[str, Any]) -> dict[str, tuple[Piece, ...]]:
+    """Read what `to_json` made.
+
+    Raises:
+        EvidenceError: another format, an unknown kind of evidence or field.
+    """
+    if data.get("format") != FORMAT:
+        raise EvidenceError(f'this is not saved evidence: expected "format": "{FORMAT}"')
+    result: dict[str, tuple[Piece, ...]] = {}
+    for name, pieces in data.get("sites", {}).items():
+        result[name] = tuple(_read_piece(name, dict(piece)) for piece in pieces)
+    return result
+
+
+def _read_piece(name: str, fields: dict[str, Any]) -> Piece:
+    kind = fields.pop("kind", None)
+    if kind not in KINDS:
+        raise EvidenceError(f"site {name!r}: " + unknown_message("kind of evidence", kind, KINDS))
+    cls = KINDS[kind]
+    for field in fields:
+        if field not in cls.fields:
+            raise EvidenceError(f"site {name!r}: " + unknown_message(f"field of {kind}", field, cls.fields))
+
+    def close(value: Any, limit: float) -> Any:
+        if isinstance(value, list):
+            return [close(v, limit) for v in value]
+        return limit if value is None else value
+
+    return cls(**{k: close(v, _OPEN[k]) if k in _OPEN else v for k, v in fields.items()})
+
+
+def save(path: str | Path, evidence: Evidence) -> Path:
+    """Write a question to `.json` or `.npz`, by the name's ending; an existing file is replaced in one go."""
+    from phlogiston.files import write_bytes
+
+    target = Path(path)
+    if target.suffix == ".json":
+        return write_bytes(target, (json.dumps(to_json(evidence), indent=1) + "\n").encode())
+    if target.suffix == ".npz":
+        arrays = {
+            f"{name}/{i}/{piece.kind}/{field}": value
+            for name, pieces in normalise(evidence).items()
+            for i, piece in enumerate(pieces)
+            for field, value in piece.arrays().items()
+        }
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays)  # type: ignore[arg-type]
+        return write_bytes(target, buffer.getvalue())
+    raise EvidenceError(f"evidence is written to .json or .npz; got {target.name!r}")
+
+
+def load(
+    path: str | Path,
+    columns: Mapping[str, Sequence[str]] | None = None,
+    categories: Mapping[str, Sequence[str]] | None = None,
+) -> dict[str, tuple[Piece, ...]]:
+    """Read a question from `.json` (saved or hand-written) or `.npz` (saved, or plain arrays).
+
+    Plain arrays in an npz mean: `x` known values (NaN where unknown), `x_mask`, `x_lower`, `x_upper`, `x_mean`, `x_sd`.
+
+    Args:
+        path: the file.
+        columns: site -> names of its entries, for hand-written statements.
+        categories: categorical site -> names of its values.
+
+    Raises:
+        EvidenceError: a missing or unreadable file, or what `evidence_text.parse` raises.
+    """
+    from phlogiston.inference.query.text import parse
+
+    source = Path(path)
+    if not source.is_file():
+        raise EvidenceError(f"there is no evidence file {source}")
+    if source.suffix == ".npz":
+        try:
+            with np.load(source, allow_pickle=False) as file:
+                return _from_arrays({k: file[k] for k in file.files})
+        except (ValueError, OSError, EOFError) as error:
+            if isinstance(error, EvidenceError):
+                raise
+            raise EvidenceError(f"{source} cannot be read as npz: {error}") from error
+    try:
+        data = json.loads(source.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise EvidenceError(f"{source} is not valid JSON: {error}") from error
+    return parse(data, columns or {}, categories or {})
+
+
+def _from_arrays(arrays: dict[str, np.ndarray]) -> dict[str, tuple[Piece, ...]]:
+    saved = {k: v for k, v in arrays.items() if k.count("/") == 3}
+    pieces: dict[str, dict[int, dict[str, Any]]] = {}
+    for key, value in saved.items():
+        name, i, kind, field = key.split("/")
+        pieces.setdefault(name, {}).setdefault(int(i), {"kind": kind})[field] = value
+    result = {n: [_read_piece(n, p[i]) for i in sorted(p)] for n, p in pieces.items()}
+    plain = {k: v for k, v in arrays.items() if k not in saved}
+    parts = ("mask", "lower", "upper", "mean", "sd")
+    names = {k.rsplit("_", 1)[0] if k.rsplit("_", 1)[-1] in parts else k for k in plain}
+    for name in sorted(names):
+        got = {part: plain[f"{name}_{part}"] for part in parts if f"{name}_{part}" in plain}
+        found = result.setdefault(name, [])
+        if name in plain:
+            value = plain[name]
+            mask = got.get("mask", ~np.isnan(value) if value.dtype.kind == "f" else None)
+            found.append(Known(value, mask))
+        if "lower" in got or "upper" in got:
+            found.append(Within(got.get("lower", -math.inf), got.get("upper", math.inf)))
+        if ("mean" in got) != ("sd" in got):
+            raise EvidenceError(f"soft evidence for {name!r} needs both {name}_mean and {name}_sd")
+        if "mean" in got:
+            found.append(Near(got["mean"], got["sd"]))
+    return {n: tuple(p) for n, p in result.items()}

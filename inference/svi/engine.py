@@ -1,0 +1,141 @@
+"""The engine: one loop that trains any pair of model and guide.
+
+    history = fit(model, guide, data, stages=[Stage("all", steps=2000)], out="runs/mine")
+
+The loss is per data point, in nats, whatever the batch size and the number of processes: local sites count once per
+row, sites outside the plate "data" count 1/N. Training in a run folder can be killed at any moment and started again
+with the same call; the parameters it ends with are those of the uninterrupted run, bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from phlogiston.distributions.pyro_modules import own_parameters
+from phlogiston.errors import ConfigError
+from phlogiston.inference.svi.batches import as_rows
+from phlogiston.inference.svi.callbacks import Callbacks, EarlyStopping, State
+from phlogiston.inference.svi.history import History
+from phlogiston.inference.svi.isolation import modes_as_found, world_as_found
+from phlogiston.inference.svi.loop import Loop, check_arguments
+from phlogiston.inference.svi.parallel import Processes
+from phlogiston.inference.svi.progress import make as make_progress
+from phlogiston.inference.svi.stages import Stage
+
+__all__ = ["EarlyStopping", "History", "Stage", "State", "fit"]
+
+
+def fit(
+    model: nn.Module,
+    guide: nn.Module | None,
+    data: Any,
+    *,
+    stages: Sequence[Stage] | Stage,
+    seed: int = 0,
+    out: str | Path | None = None,
+    resume: bool | str = "auto",
+    lr_resume: float = 1.0,
+    callbacks: Sequence[Any] = (),
+    fabric: Any = None,
+    valid: Any = None,
+    config: Mapping[str, Any] | None = None,
+    checkpoint_every: int | None = None,
+    log_every: int = 50,
+    progress: str = "auto",
+    tensorboard: bool = True,
+) -> History:
+    """Train a pair of model and guide, in place.
+
+    Args:
+        model: a module whose `forward(**batch)` is a Pyro program with its data sites under `pyro.plate("data", rows)`.
+            If model and guide take an argument `row_index`, they get the numbers of the batch's rows in `data`
+            (LongTensor, (rows,)), to look up parameters with an entry per row, or to declare
+            `pyro.plate("data", number of all rows, subsample=row_index)`. Such parameters without `row_index`
+            need batches of all rows, which keep their order, one process, and no `valid`; else they are refused.
+        guide: a module with the same keyword arguments (an AutoGuide, say), or None if the model has no latent site.
+        data: a dictionary of tensors with equal first dimension, or rows with `len(data)` and
+            `data[LongTensor] -> dict` (its attribute `sequences` names tensors whose axis 1 is time).
+        stages: the recipe, one stage after the other.
+        seed: determines data order and noise. The caller's own random state is left as it was found.
+        out: run folder; None trains in memory, without checkpoints on disk.
+        resume: `"auto"` goes on with an existing run of the same settings, True demands one, False refuses one.
+        lr_resume: factor on all learning rates from here on, if a run is gone on with; a fresh run never looks at it.
+        callbacks: objects with some of `on_start`, `on_stage`, `on_step`, `on_checkpoint`, `on_end`; see `callbacks`.
+        fabric: a launched Lightning Fabric (`parallel.make_fabric`) for accelerators, other precisions or several
+            processes; None is one process where the modules are.
+        valid: rows like `data`; their loss is computed at each checkpoint and chooses the best one.
+        config: JSON-able settings of the caller, kept in config.json and compared on resume.
+        checkpoint_every: steps between checkpoints; by default a twentieth of all steps, at least 100, at most 2000.
+            There is one at the end of every stage, too.
+        log_every: steps between records in metrics.jsonl and the history.
+        progress: `"auto"` (a bar on a terminal), `"bar"`, `"json"` (a line per record on stderr) or `"off"`.
+        tensorboard: also write the records as TensorBoard events into the run folder.
+
+    Returns:
+        The history: loss and other records over the whole run, including what was done before a resume.
+
+    Raises:
+        ConfigError: for arguments that contradict each other or the pair, and for `pyro.param` in a program.
+        DataError: for data the engine cannot read.
+        RunError: if the run folder is in use, holds something else, or another configuration.
+        TrainingError: if a trainable parameter gets no gradient over a window of steps, or losses stay non-finite.
+        KeyboardInterrupt: after Ctrl-C, once a checkpoint is written.
+        SystemExit: after SIGTERM (code 143), once a checkpoint is written.
+
+    Example:
+        >>> import torch, pyro, pyro.distributions as dist
+        >>> class Model(torch.nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.loc = torch.nn.Parameter(torch.zeros(()))
+        ...     def forward(self, x):
+        ...         with pyro.plate("data", len(x)):
+        ...             pyro.sample("x", dist.Normal(self.loc, 1.0), obs=x)
+        >>> model = Model()
+        >>> history = fit(model, None, {"x": torch.full((64,), 3.0)}, stages=Stage("all", 200, learning_rate=0.1))
+        >>> round(model.loc.item(), 1)
+        3.0
+    """
+    recipe = [stages] if isinstance(stages, Stage) else list(stages)
+    guide = _NoGuide() if guide is None else guide
+    check_arguments(model, guide, recipe, checkpoint_every, log_every)
+    if resume not in (True, False, "auto"):
+        raise ConfigError(f"resume={resume!r}: choose 'auto', True or False.")
+    if not 0 < lr_resume < float("inf"):
+        raise ConfigError(f"lr_resume={lr_resume!r}: a positive factor on the learning rates is expected.")
+    if out is None and resume is True:
+        raise ConfigError("resume=True needs the run folder: give out=...")
+    processes = Processes(fabric)
+    own_parameters(model, guide)
+    with world_as_found(processes.device), modes_as_found([model, guide]):
+        for module in (model, guide):
+            if processes.device is not None or processes.dtype is not None:
+                module.to(device=processes.device, dtype=processes.dtype)
+            module.train()
+        loop = Loop(
+            model=model,
+            guide=guide,
+            data=as_rows(data),
+            valid=None if valid is None or len(valid) == 0 else as_rows(valid, "valid"),
+            stages=recipe,
+            seed=int(seed),
+            processes=processes,
+            callbacks=Callbacks(callbacks),
+            progress=make_progress(progress if processes.leader else "off", sum(stage.steps for stage in recipe)),
+            checkpoint_every=checkpoint_every,
+            log_every=log_every,
+            tensorboard=tensorboard,
+            lr_resume=float(lr_resume),
+        )
+        return loop.train(out, resume, dict(config or {}))
+
+
+class _NoGuide(nn.Module):
+    """The guide of a model without latent sites."""
+
+    def forward(self, **batch: Any) -> None:
+        """Sample nothing."""

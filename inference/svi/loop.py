@@ -1,0 +1,407 @@
+"""The loop around the steps: stages in turn, records, checkpoints, returns to earlier states, and leaving in order."""
+
+from __future__ import annotations
+
+import signal
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from phlogiston.errors import ConfigError, TrainingError, TrainingWarning
+from phlogiston.inference.svi import checkpoints, runs
+from phlogiston.inference.svi.callbacks import Callbacks, State
+from phlogiston.inference.svi.history import History, Interval
+from phlogiston.inference.svi.isolation import Signals
+from phlogiston.inference.svi.parallel import Processes
+from phlogiston.inference.svi.policy import Policy
+from phlogiston.inference.svi.progress import Progress
+from phlogiston.inference.svi.stages import Stage
+from phlogiston.inference.svi.step import Outcome, Stepper
+
+_MEMORY = "remembered."  # prefix of the tensors an objective remembers from step to step
+
+
+class Loop:
+    """One call of `fit`, from opening the run folder to the history it returns.
+
+    Args:
+        model: the generative program.
+        guide: the inference program.
+        data: training rows.
+        valid: validation rows, or None.
+        stages: the recipe.
+        seed: seed of the run.
+        processes: the processes it runs on.
+        callbacks: who is told.
+        progress: the display.
+        checkpoint_every: steps between checkpoints, None for the default.
+        log_every: steps between records.
+        tensorboard: True to write TensorBoard events into the run folder.
+        lr_resume: factor on all learning rates from a resume on.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        guide: nn.Module,
+        data: Any,
+        valid: Any,
+        stages: Sequence[Stage],
+        seed: int,
+        processes: Processes,
+        callbacks: Callbacks,
+        progress: Progress,
+        checkpoint_every: int | None,
+        log_every: int,
+        tensorboard: bool,
+        lr_resume: float = 1.0,
+    ) -> None:
+        self.data, self.valid = data, valid
+        self.stages = list(stages)
+        self.seed = seed
+        self.processes = processes
+        self.callbacks = callbacks
+        self.progress = progress
+        self.log_every = log_every
+        self.tensorboard = tensorboard
+        self.lr_resume = lr_resume
+        self.ends = [sum(s.steps for s in stages[: i + 1]) for i in range(len(stages))]
+        self.total = self.ends[-1]
+        self.checkpoint_every = checkpoint_every or min(2000, max(100, self.total // 20))
+        self.stepper = Stepper(model, guide, data, seed, processes, valid is not None)
+        self.signals = Signals()
+        self.policy = Policy()
+        self.interval = Interval()  # since the last record
+        self.stretch = Interval()  # since the last checkpoint
+        self.history = History()
+        self.state = State(model, guide, data, self.total)
+        self.step = 0
+        self.seconds = 0.0
+        self.owed = False  # a checkpoint was due at a bad step, and waits for a good one
+        self.shown = 0.0
+        self.run: runs.Run | None = None
+        self.keeper: checkpoints.Keeper | None = None
+        self.good: tuple[dict[str, Tensor], dict[str, Any]] = ({}, {})  # the last good state, on the CPU
+
+    # ---- beginning and end -------------------------------------------------------------------------------------------
+
+    def train(self, out: Any, resume: bool | str, config: dict[str, Any]) -> History:
+        """Open the run folder, go on from where it stands, train, and leave everything in order."""
+        try:
+            self._open(out, resume, config)
+            self._start()
+            if not self.history.finished:
+                with self.signals.watched():
+                    self._stages()
+            return self.history
+        finally:
+            if hasattr(self.stepper, "active"):
+                self.stepper.active.close()
+            self.progress.close()
+            if self.run is not None:
+                self.run.close()
+
+    def _open(self, out: Any, resume: bool | str, config: dict[str, Any]) -> None:
+        first = next(self.state.model.parameters(), torch.empty(0))
+        self.state.device = self.processes.device or first.device
+        self.state.fabric, self.state.leader = self.processes.fabric, self.processes.leader
+        if out is None:
+            return
+        described = [stage.describe() for stage in self.stages]
+        settings = {"config": config, "stages": described, "seed": self.seed, "rows": len(self.data)}
+
+        def action() -> None:
+            self.run = runs.Run(out, settings, resume)
+            self.run.describe_environment(str(self.state.device), self.seed)
+            self.keeper = checkpoints.Keeper(self.run.path / checkpoints.FOLDER)
+
+        self.processes.together(action)
+        self.state.run = self.history.run = Path(out)
+
+    def _start(self) -> None:
+        """Take up the newest good checkpoint if there is one, else begin."""
+        tensors: dict[str, Tensor] | None = None
+        state: dict[str, Any] | None = None
+
+        def look() -> bool:
+            nonlocal tensors, state
+            found = None if self.keeper is None else checkpoints.newest_good(self.keeper.folder)
+            if found is not None:
+                _, tensors, state = found
+            return found is not None
+
+        if not self.processes.together(look):
+            self._begin(0)
+            self.stepper.foresee(self.stages[1:])
+            self.processes.align(list(self.stepper.active.modules.values()))
+            self._keep(None, finished=False)
+            return
+        self.good = self.processes.share(tensors, state)
+        saved = self.good[1]
+        self.step = int(saved["step"])
+        self._begin(int(saved["stage_index"]))
+        self.policy = Policy(**saved["policy"])
+        self.policy.factor *= self.lr_resume
+        self.seconds = float(saved["seconds"])
+        self._restore()
+        self._tell()
+        self.history.finished = bool(saved["finished"])
+        if self.history.run is not None:
+            self.history.records = runs.read_metrics(self.history.run / "metrics.jsonl")
+            self._forget()
+        if not self.history.finished:
+            self._write({"event": "resume", "step": self.step, "processes": self.processes.size})
+            if saved["processes"] != self.processes.size and self.processes.leader:
+                self.progress.say(
+                    f"resumed at step {self.step} on {self.processes.size} processes instead of {saved['processes']}: "
+                    "the noise differs from here on, the data order does not."
+                )
+
+    def _begin(self, index: int) -> None:
+        """Make stage `index` the current one."""
+        if hasattr(self.stepper, "active"):
+            self.stepper.active.close()
+        self.stepper.begin(self.stages[index], index, self.ends[index] - self.stages[index].steps)
+        self.state.stage, self.state.optimizer = self.stages[index], self.stepper.active.optimizer
+
+    def _stages(self) -> None:
+        self.callbacks("on_start", self.state)
+        index = self.stepper.active.index
+        told = False
+        over = False
+        while not over:
+            if self.step >= self.ends[index]:
+                index, told = index + 1, False
+                self._begin(index)
+            if not told:
+                told = True
+                self.callbacks("on_stage", self.state)
+            over = self._advance()
+        self.history.finished = True
+        self.callbacks("on_end", self.state)
+
+    # ---- one step ----------------------------------------------------------------------------------------------------
+
+    def _advance(self) -> bool:
+        """Do one step and what is due after it; return True when training is over."""
+        began = time.perf_counter()
+        rate = self.stepper.active.apply(self.step, self.policy.factor)
+        stop, number = self.state.stop_requested, self.signals.number
+        outcome = self.stepper.gradients(self.step, self.policy.rollbacks, stop, number)
+        if outcome.finite:
+            self.stepper.update(outcome.norm)
+            self.policy.good()
+            self.interval.add(outcome.loss, outcome.norm, outcome.rows)
+            self.stretch.add(outcome.loss, outcome.norm, outcome.rows)
+        else:
+            verdict = self.policy.bad()
+            if verdict != "skip":
+                self._go_back(giving_up=verdict == "stop")
+                return False
+        self.step += 1
+        self.seconds += time.perf_counter() - began
+        self._tell()
+        self.state.loss = outcome.loss
+        self.state.stage_progress = self.stepper.active.progress(self.step - 1)
+        if self.callbacks.listens("on_step"):
+            self.callbacks("on_step", self.state)
+        return self._after(outcome, rate)
+
+    def _tell(self) -> None:
+        self.state.step = self.step
+        self.history.skipped, self.history.rollbacks = self.policy.skipped, self.policy.rollbacks
+        self.history.seconds = self.seconds
+
+    def _go_back(self, giving_up: bool) -> None:
+        """Return to the last good state after too many bad steps, or end the run."""
+        name, at = self.stepper.active.stage.name, self.step
+        found = self.stepper.first_bad() or "nothing on this process"
+        self._restore()
+        self._forget()
+        self._tell()
+        text = f"stage {name!r}, step {at}: loss, gradient or parameters are not finite; first bad: {found}"
+        if giving_up:
+            raise TrainingError(
+                f"{text}. {self.policy.skipped} steps were skipped, and {self.policy.rollbacks} returns to an earlier "
+                f"state with a smaller learning rate did not help. The modules are back at the last good state (step "
+                f"{self.step}). Look for extreme values in the data, lower the learning rate, or set Stage(clip=...)."
+            )
+        if self.processes.leader:
+            warnings.warn(
+                f"{text}. Back to step {self.step} with {self.policy.factor:g} of the learning rate.",
+                TrainingWarning,
+                stacklevel=2,
+            )
+            self._write({"event": "rollback", "step": self.step, "reason": found, "factor": self.policy.factor})
+
+    def _forget(self) -> None:
+        """Drop records of steps that will be done again."""
+        self.history.records = [r for r in self.history.records if r["step"] <= self.step]
+
+    # ---- after a step ------------------------------------------------------------------------------------------------
+
+    def _after(self, outcome: Outcome, rate: float) -> bool:
+        """Log, show, write checkpoints; return True when training is over."""
+        stop, number = outcome.stop, outcome.signal
+        if self.processes.size == 1:  # what callbacks and signals asked for since; several processes agree a step later
+            stop, number = self.state.stop_requested, self.signals.number
+        end_of_stage = self.step >= self.ends[self.stepper.active.index]
+        over = self.step >= self.total or stop
+        if self.step % self.log_every == 0 or end_of_stage or over:
+            self._log(rate)
+        self.owed = self.owed or self.step % self.checkpoint_every == 0
+        if end_of_stage:
+            self.stepper.received.finish()
+        if end_of_stage or over or number is not None or (self.owed and outcome.finite):
+            if not self.stepper.sound():
+                self._go_back(giving_up=self.policy.unsound() == "stop")
+                return False
+            over = self._checkpoint(over)
+            if over:
+                self._log(rate)  # a callback may have ended training just now; otherwise there is nothing left to log
+        if self.progress.every < float("inf"):
+            now = time.perf_counter()
+            if now - self.shown > self.progress.every or over:
+                self.shown = now
+                self.progress.update(self.step, self.stepper.active.stage.name, outcome.loss)
+        if number is not None:
+            self._leave(number)
+        self.history.interrupted = over and self.step < self.total
+        return over
+
+    def _leave(self, number: int) -> None:
+        if self.processes.leader:
+            kept = f"the checkpoint is in {self.history.run}, and the same call goes on from there"
+            lost = "nothing is kept without a run folder"
+            self.progress.say(f"interrupted at step {self.step}: {kept if self.history.run else lost}.")
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise SystemExit(128 + number)
+
+    def _log(self, rate: float) -> None:
+        if self.interval.rows == 0:
+            return
+        record: dict[str, Any] = {
+            "step": self.step,
+            "stage": self.stepper.active.stage.name,
+            **self.interval.summary(self.seconds),
+            "learning_rate": rate,
+            "seconds": self.seconds,
+            "skipped": self.policy.skipped,
+            **{name: float(value) for name, value in self.state.metrics.items()},
+        }
+        self.interval = Interval(began=self.seconds)
+        self.history.records.append(record)
+        self._write(record)
+        self.progress.record(record)
+
+    def _write(self, record: dict[str, Any]) -> None:
+        if self.run is None:
+            return
+        try:
+            self.run.record(record)
+            if self.tensorboard and "event" not in record:
+                self.run.board(int(record["step"]), record)
+        except OSError as error:
+            warnings.warn(f"metrics could not be written ({error}). Training goes on.", TrainingWarning, stacklevel=2)
+
+    # ---- checkpoints -------------------------------------------------------------------------------------------------
+
+    def _checkpoint(self, over: bool) -> bool:
+        """Validate, call back, write; return whether training is over now."""
+        self.owed = False
+        self.policy.checkpoint()
+        if self.valid is not None:
+            loss = self.stepper.validate(self.valid)
+            self.state.valid_loss = self.state.metrics["valid_loss"] = loss
+        self.callbacks("on_checkpoint", self.state)
+        over = over or (self.state.stop_requested and self.processes.size == 1)
+        score = self.state.valid_loss
+        self._keep(self.stretch.loss if score is None and self.stretch.rows else score, over)
+        self.stretch = Interval()
+        return over
+
+    def _keep(self, score: float | None, finished: bool) -> None:
+        """Remember the present state as the last good one, and write it."""
+        active = self.stepper.active
+        moments, numbers = checkpoints.optimizer_tensors(active.optimizer, active.optimizer_names)
+        named = checkpoints.named_tensors(active.modules)
+        memory, remembered = active.bound.state()
+        memory = {f"{_MEMORY}{name}": value for name, value in memory.items()}
+        tensors = checkpoints.capture({**named, **moments, **memory}, self.good[0])
+        state = {
+            "step": self.step,
+            "stage": active.stage.name,
+            "stage_index": active.index,
+            "score": score,
+            "loss": self.stretch.loss if self.stretch.rows else None,
+            "valid_loss": self.state.valid_loss,
+            "metrics": {name: float(value) for name, value in self.state.metrics.items()},
+            "finished": finished,
+            "policy": asdict(self.policy),
+            "interval": asdict(self.interval),
+            "seconds": self.seconds,
+            "seed": self.seed,
+            "processes": self.processes.size,
+            "optimizer": numbers,
+            "names": list(named),  # in the modules' own order, which the file does not keep
+            "buffers": [name for name, value in named.items() if not isinstance(value, torch.nn.Parameter)],
+            "latents": self.stepper.latents,
+            "gradients": self.stepper.received.state_dict(),
+            "objective": remembered,
+            "callbacks": self.callbacks.state_dict(),
+        }
+        self.good = (tensors, state)
+        if self.keeper is not None:
+            self.keeper.save(tensors, state)
+        self.processes.barrier()
+
+    def _restore(self) -> None:
+        """Put modules, optimiser, callbacks and step back to the last good state; what the policy counted stays."""
+        tensors, state = self.good
+        active = self.stepper.active
+        own = {name: value for name, value in tensors.items() if not name.startswith(("optimizer.", _MEMORY))}
+        named = checkpoints.named_tensors(active.modules)
+        same_stage = state["stage_index"] == active.index
+        if not same_stage:  # an objective's own tensors, and the optimiser, belong to one stage
+            named = {name: value for name, value in named.items() if not name.startswith("objective.")}
+        source = f"the checkpoint of step {state['step']}"
+        checkpoints.restore(named, own, source, ignore="" if same_stage else "objective.")
+        moments, numbers = (tensors, state["optimizer"]) if same_stage else ({}, {})
+        checkpoints.restore_optimizer(active.optimizer, active.optimizer_names, moments, numbers)
+        if same_stage and "gradients" in state:
+            self.stepper.received.load_state_dict(state["gradients"])
+        if same_stage:
+            memory = {n.removeprefix(_MEMORY): value for n, value in tensors.items() if n.startswith(_MEMORY)}
+            active.bound.load_state(memory, state.get("objective", {}))
+        self.step = int(state["step"])
+        self.interval = Interval(**state["interval"])
+        self.stretch = Interval()
+        self.owed = False
+        self.state.valid_loss = state["valid_loss"]
+        self.state.metrics = dict(state["metrics"])
+        self.callbacks.load_state_dict(state["callbacks"])
+
+
+def check_arguments(
+    model: Any, guide: Any, stages: Sequence[Any], checkpoint_every: int | None, log_every: int
+) -> None:
+    """Refuse arguments of `fit` that cannot work.
+
+    Raises:
+        ConfigError: naming the argument, what came, and what is expected.
+    """
+    for name, module in (("model", model), ("guide", guide)):
+        if not isinstance(module, nn.Module):
+            raise ConfigError(f"{name}: a {type(module).__name__} was given; a torch.nn.Module is expected.")
+    if not stages or not all(isinstance(stage, Stage) for stage in stages):
+        raise ConfigError("stages: give at least one Stage.")
+    for name, value in (("checkpoint_every", checkpoint_every), ("log_every", log_every)):
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise ConfigError(f"{name}={value!r}: an integer of at least 1 is expected.")

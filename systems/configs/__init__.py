@@ -1,1 +1,0 @@
-"""Configurations of the systems, one file each, importable without torch."""

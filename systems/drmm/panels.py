@@ -1,0 +1,268 @@
+"""Pictures of answered questions: one density, asked many things.
+
+Which panel a system gets is decided by its data: two columns get a row of questions in the plane, images are completed
+(and named, where there is a label stream), bodies reach, flights are planned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from phlogiston.datasets.generated import jumper, poses
+from phlogiston.errors import EvidenceError
+from phlogiston.inference.query.evidence import HalfSpace, Known, Near, Within
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from phlogiston.systems.drmm.kinematics import Kinematics, Poses
+    from phlogiston.systems.drmm.system import DRMM
+
+Array = np.ndarray
+INK, ACCENT, SOFT, PALE = "#1d3557", "#c2410c", "#8a94a3", "#c3cad4"
+INF = float("inf")
+
+
+def panels(system: DRMM, x: Array, labels: Mapping[str, Array]) -> dict[str, Figure]:
+    """Draw what suits the system's data.
+
+    Args:
+        system: fitted.
+        x: complete held-out rows (n, columns).
+        labels: categorical stream -> values (n,), -1 where missing.
+
+    Returns:
+        Name -> picture; empty where no panel suits, or the model finds every question impossible.
+    """
+    from phlogiston.systems.drmm.kinematics import Kinematics
+
+    columns = tuple(system.schema["columns"])
+    try:
+        if x.shape[1] == 2 and len(system.varying) == 2:
+            return {"questions": conditionals(system, x)}
+        if system.schema["image_shape"]:
+            return {"completion": completions(system, x[:8], {name: value[:8] for name, value in labels.items()})}
+        if columns == poses.COLUMNS:
+            return {"kinematics": reaching(Kinematics(system))}
+        if columns == jumper.COLUMNS:
+            return {"flights": flights(system)}
+    except EvidenceError:  # a model of a few steps need not find these questions possible
+        pass
+    return {}
+
+
+# -- the plane ----------------------------------------------------------------------------------------------------
+
+
+def conditionals(system: DRMM, x: Array, num_samples: int = 800) -> Figure:
+    """Samples unconditional, given one column, under a Gaussian prior, in a box, and under two inequalities."""
+    from matplotlib.figure import Figure
+
+    first, second = system.schema["columns"]
+    low, high = np.quantile(x, [0.01, 0.99], axis=0)
+    span = high - low
+    row = x[len(x) // 2]
+    value = float(np.quantile(x[:, 0], 0.65))
+    normals = np.array([[1.0, 1.0], [-1.0, 2.0]]) / span  # of lines that pass a little below the middle of the data
+    questions: dict[str, Any] = {
+        "unconditional": None,
+        f"{first} = {value:.2g}": Known([value, 0.0], [1, 0]),
+        "a Gaussian prior": Near(row, 0.12 * span),
+        "in a box": Within(low + [0.45, -INF] * span, low + [INF, 0.45] * span),
+        "two inequalities": HalfSpace(normals, 0.1 - normals @ np.median(x, axis=0)),
+    }
+    figure = Figure(figsize=(13.0, 3.1), layout="constrained")
+    figure.set_label("samples of one density under five kinds of evidence")
+    margin = 0.15 * span
+    a, b = np.meshgrid(*(np.linspace(s - m, e + m, 300) for s, e, m in zip(low, high, margin, strict=True)))
+    for place, (title, piece) in zip(figure.subplots(1, 5, sharey=True), questions.items(), strict=True):
+        evidence = {} if piece is None else {"x": piece}
+        answer = system.query(evidence, num_samples=num_samples, resample=True, seed=0)
+        shade(place, piece, a, b)
+        place.scatter(*x[:3000].T, s=1.5, color=PALE, linewidths=0)
+        place.scatter(*answer.samples["x"].numpy().T, s=3.5, color=INK, linewidths=0, alpha=0.8)
+        place.set(xlim=(a.min(), a.max()), ylim=(b.min(), b.max()), xticks=[], yticks=[])
+        place.set_title(title, fontsize=10)
+        if piece is not None and answer.log_evidence is not None:
+            place.set_xlabel(f"log evidence {float(answer.log_evidence):.2f}", fontsize=8)
+    figure.axes[0].set_ylabel(second)
+    return figure
+
+
+def shade(place: Axes, piece: Any, a: Array, b: Array) -> None:
+    """Draw a piece of evidence about two columns over the grid `a`, `b` in colour."""
+    match piece:
+        case Known(value=value):
+            place.axvline(float(value[0]), color=ACCENT, linewidth=1.0, alpha=0.6)
+        case Near(mean=mean, sd=sd):
+            z = ((a - float(mean[0])) / float(sd[0])) ** 2 + ((b - float(mean[1])) / float(sd[1])) ** 2
+            place.contour(a, b, z, levels=[1, 4], colors=ACCENT, linewidths=0.9)
+        case Within(lower=lower, upper=upper):
+            inside = (a >= float(lower[0])) & (a <= float(upper[0])) & (b >= float(lower[1])) & (b <= float(upper[1]))
+            place.contourf(a, b, inside, levels=[0.5, 1.5], colors=ACCENT, alpha=0.13)
+        case HalfSpace(a=normals, b=offsets):
+            inside = np.ones_like(a, dtype=bool)
+            for (p, q), c in zip(normals.tolist(), offsets.tolist(), strict=True):
+                inside &= p * a + q * b + c >= 0
+            place.contourf(a, b, inside, levels=[0.5, 1.5], colors=ACCENT, alpha=0.13)
+
+
+# -- images -------------------------------------------------------------------------------------------------------
+
+
+def completions(system: DRMM, x: Array, labels: Mapping[str, Array]) -> Figure:
+    """Held-out images, their upper halves, the posterior mean, two samples, and what each stream is thought to be."""
+    from matplotlib.figure import Figure
+
+    shape = tuple(system.schema["image_shape"])
+    upper = np.zeros(shape, dtype=bool)
+    upper[..., : shape[-2] // 2, :] = True
+    half = {"x": Known(torch.from_numpy(x).double(), torch.from_numpy(upper.reshape(-1)))}
+    mean = system.query(half, ask=["x"], num_samples=64, noise="mean", seed=0).mean("x").numpy()
+    drawn = system.query(half, ask=["x"], num_samples=2, seed=0).samples["x"].numpy()
+    rows = {
+        "image": x,
+        "given": np.where(upper.reshape(-1), x, np.nan),
+        "mean": mean,
+        "samples": drawn[0],
+        "": drawn[1],
+    }
+    streams = system.schema["categorical"]
+    figure = Figure(figsize=(0.95 * len(x) + 1.2, 0.95 * (len(rows) + 1.1 * len(streams))), layout="constrained")
+    figure.set_label("held-out images, their upper halves, completions, and probabilities of labels")
+    heights = [1.0] * len(rows) + [1.1] * len(streams)
+    axes = figure.subplots(len(heights), len(x), gridspec_kw={"height_ratios": heights}, squeeze=False)
+    for line, (title, images) in zip(axes, rows.items(), strict=False):
+        for place, image in zip(line, images, strict=True):
+            picture = np.ma.masked_invalid(image.reshape(shape)[0] if len(shape) == 3 else image.reshape(shape))
+            place.imshow(picture, cmap="gray", vmin=x.min(), vmax=x.max(), interpolation="nearest")
+            place.set_facecolor("#f0d9c8")  # what is not known
+            place.axhline(shape[-2] // 2 - 0.5, color=ACCENT, linewidth=0.8)
+            place.set(xticks=[], yticks=[])
+        line[0].set_ylabel(title, rotation=0, ha="right", va="center", fontsize=9)
+    for line, (name, values) in zip(axes[len(rows) :], streams.items(), strict=True):
+        _label_bars(line, system, name, values, x, half, labels.get(name))
+    return figure
+
+
+def _label_bars(line: Any, system: DRMM, name: str, values: Any, x: Array, half: Any, true: Array | None) -> None:
+    """One bar chart per image: p(label) given the upper half, and given all of it."""
+    whole = system.predict_proba(name, x.astype(np.float32)).numpy()
+    part = system.questions().predict_proba(name, half).numpy()
+    count = whole.shape[1]
+    names = [str(v) for v in values] if isinstance(values, list | tuple) else [str(i) for i in range(count)]
+    for i, place in enumerate(line):
+        at = np.arange(count)
+        place.bar(at - 0.2, part[i], 0.4, color=ACCENT, label="given the upper half")
+        place.bar(at + 0.2, whole[i], 0.4, color=INK, label="given all")
+        place.set(ylim=(0, 1), yticks=[])
+        place.set_xticks(at, names if count <= 10 else [""] * count, fontsize=6)
+        if true is not None and true[i] >= 0:
+            place.get_xticklabels()[int(true[i])].set(color=ACCENT, fontweight="bold", fontsize=9)
+    line[0].set_ylabel(f"{name}\n(bold: true)", rotation=0, ha="right", va="center", fontsize=9)
+    line[0].figure.legend(*line[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
+
+
+# -- bodies -------------------------------------------------------------------------------------------------------
+
+
+def draw_pose(place: Axes, joints: Array, **style: Any) -> None:
+    """Draw one figure as sticks; joints (16, 2)."""
+    neck, top = joints[poses.NAMES.index("head")], joints[poses.NAMES.index("head_top")]
+    around = np.linspace(0.0, 2.0 * np.pi, 40)
+    radius = 0.5 * np.linalg.norm(top - neck)
+    place.plot(*((neck + top)[:, None] / 2 + 0.62 * radius * np.stack([np.cos(around), np.sin(around)])), **style)
+    place.plot(*np.stack([neck, neck + 0.19 * (top - neck)]).T, **style)
+    for i, joint in enumerate(poses.JOINTS):
+        if joint.parent and joint.name != "head_top":
+            start = joints[poses.NAMES.index(joint.parent)]
+            place.plot(*np.stack([start, joints[i]]).T, solid_capstyle="round", **style)
+
+
+def draw_poses(place: Axes, found: Poses, targets: Mapping[str, Any], limit: float | None, shown: int = 8) -> None:
+    """Draw some poses over each other, the first one dark, with targets and obstacle."""
+    for joints in found.joints[1:shown]:
+        draw_pose(place, joints, color=SOFT, alpha=0.45, linewidth=1.2)
+    draw_pose(place, found.joints[0], color=INK, linewidth=2.2)
+    across, up = np.array(list(targets.values())).T
+    place.scatter(across, up, s=60, facecolors="none", edgecolors=ACCENT, linewidths=1.8, zorder=3)
+    if limit is not None:
+        place.axhspan(limit, 2.5, color=ACCENT, alpha=0.18, linewidth=0)
+        place.axhline(limit, color=ACCENT, linewidth=1.0)
+    place.set(xlim=(-1.05, 1.05), ylim=(-0.35, 1.75), aspect="equal", xticks=[], yticks=[])
+    place.set_xlabel(f"error {found.error.mean():.4f}", fontsize=8)
+
+
+def reaching(solver: Kinematics, num_samples: int = 64) -> Figure:
+    """Three questions to a density of poses, sampled above and refined below."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.0, 6.6), layout="constrained")
+    figure.set_label("stick figures reaching for targets, sampled above and refined below")
+    standing = {"right_foot": (0.2, 0.0), "left_foot": (-0.2, 0.0)}
+    questions: list[tuple[str, dict[str, Any], float | None]] = [
+        ("hands and feet", {**standing, "right_hand": (0.55, 1.1), "left_hand": (-0.6, 0.8)}, None),
+        ("feet and one hand", {**standing, "right_hand": (0.6, 0.7)}, None),
+        ("... and the head below the line", {**standing, "right_hand": (0.6, 0.7)}, 1.15),
+    ]
+    axes = figure.subplots(2, len(questions))
+    for column, (title, targets, limit) in enumerate(questions):
+        for row, refine in enumerate((False, True)):
+            found = solver.solve(targets, limit, num_samples, refine, seed=column)
+            draw_poses(axes[row, column], found, targets, limit)
+            axes[row, column].set_title("refined" if refine else title, fontsize=9)
+    return figure
+
+
+# -- flights ------------------------------------------------------------------------------------------------------
+
+WAY_POINTS = {0: 0.5, 12: 0.3, 31: 0.6}
+GAPS = {6: (0.38, 0.55), 19: (0.45, 0.62), 25: (0.62, 0.8)}
+
+
+def flight_evidence(way_points: Mapping[int, float], gaps: Mapping[int, tuple[float, float]]) -> dict[str, Any]:
+    """Evidence about a flight: time -> height to pass, and time -> (lowest, highest) height allowed."""
+    values = torch.zeros(len(jumper.COLUMNS), dtype=torch.float64)
+    mask = torch.zeros(len(values), dtype=torch.bool)
+    for time, height in way_points.items():
+        values[time], mask[time] = height, True
+    lower, upper = torch.full_like(values, -INF), torch.full_like(values, INF)
+    for time, (low, high) in gaps.items():
+        lower[time], upper[time] = low, high
+    return {"x": [Known(values, mask), Within(lower, upper)]}
+
+
+def flights(system: DRMM, seed: int = 0) -> Figure:
+    """Flights without a question, through way-points, and through way-points and gaps between obstacles."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11.0, 3.4), layout="constrained")
+    figure.set_label("flights: unconditional, through way-points, through way-points and between obstacles")
+    questions: list[tuple[str, Mapping[int, float], Mapping[int, tuple[float, float]]]] = [
+        ("the model's flights", {}, {}),
+        ("through three way-points", WAY_POINTS, {}),
+        ("... and between obstacles", WAY_POINTS, GAPS),
+    ]
+    for place, (title, points, gaps) in zip(figure.subplots(1, 3, sharey=True), questions, strict=True):
+        answer = system.query(
+            flight_evidence(points, gaps), num_samples=400, noise="mean", resample=True, sort=True, seed=seed
+        )
+        y = jumper.heights(answer.samples["x"].numpy())
+        shown = y[np.random.default_rng(seed).permutation(len(y) // 4)[:12]]  # of the most plausible quarter
+        place.plot(shown[1:].T, color=SOFT, linewidth=1.0, alpha=0.8)
+        place.plot(shown[0], color=INK, linewidth=2.0)
+        for time, (low, high) in gaps.items():
+            for bottom, top in ((-0.1, low), (high, 1.1)):
+                place.fill_between([time - 0.35, time + 0.35], bottom, top, color=ACCENT, alpha=0.55, linewidth=0)
+        if points:
+            at, heights = list(points), list(points.values())
+            place.scatter(at, heights, s=55, color="white", edgecolors=ACCENT, linewidths=1.8, zorder=3)
+        place.set(xlim=(-1, 32), ylim=(-0.1, 1.1), xlabel="step")
+        place.set_title(title, fontsize=10)
+    figure.axes[0].set_ylabel("height")
+    return figure

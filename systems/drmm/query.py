@@ -1,0 +1,395 @@
+"""DRMM's exact path through the query interface: a Gaussian mixture over index tuples, conditioned in closed form.
+
+Evidence is brought into the model's standardised coordinates (`drmm_question`); then either every tuple is weighed, or,
+where there are too many, those grown layer by layer (`drmm_tuples`). Within a tuple x is Gaussian, and
+`distributions.gaussian_evidence` does the rest. Categorical streams multiply a tuple's probability by that of the
+values allowed. Everything runs in float64.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from phlogiston.distributions.gaussian_evidence import ConditionedMixture
+from phlogiston.distributions.linear_constraints import is_feasible, settle
+from phlogiston.distributions.remoteness import remoteness
+from phlogiston.distributions.resampling import effective_size, log_mean, replace_dead
+from phlogiston.errors import ConfigError, EvidenceError, unknown_name
+from phlogiston.inference.query.answer import Answer, check_alive, judge_error, stack, warn_if_poor
+from phlogiston.inference.query.compilation import asked_sites, count_rows
+from phlogiston.inference.query.evidence import Known, Piece, normalise
+from phlogiston.inference.query.remoteness import FAR, warn_if_far
+from phlogiston.models.drmm import DRMM
+from phlogiston.systems.drmm.paths import MAX_FLOATS, Tuples, TupleSource, thinning_error
+from phlogiston.systems.drmm.question import Lowering, Question
+
+
+class DRMMQuery:
+    """Answers questions to a trained deep residual mixture.
+
+    Args:
+        model: the generative program; a float64 copy is kept, so later training needs a new `DRMMQuery`.
+        columns: names of all columns of x, constant ones included; the model's own count when None.
+        constant: position -> value of the columns that never vary and that the model does not hold.
+        categorical: stream -> names of its values; numbers by default.
+        precision: the number format the constant values were seen in: evidence agrees with them up to its rounding.
+        max_enum: weigh every tuple when there are at most this many.
+
+    Example:
+        >>> query = DRMMQuery(DRMM(2, 2, 4))
+        >>> query.ask({"x": Known([0.3, 0.0], [1, 0])}, num_samples=5).method
+        'exact over 16 tuples'
+    """
+
+    def __init__(
+        self,
+        model: DRMM,
+        *,
+        columns: Sequence[str] | None = None,
+        constant: Mapping[int, float] | None = None,
+        categorical: Mapping[str, Sequence[str]] | None = None,
+        precision: str = "float64",
+        max_enum: int = 65536,
+    ) -> None:
+        self.model = copy.deepcopy(model).cpu().double().eval().requires_grad_(False)
+        self.constant = dict(constant or {})
+        dim = model.features + len(self.constant)
+        self.columns = list(columns) if columns is not None else [f"x{i}" for i in range(dim)]
+        if len(self.columns) != dim:
+            raise ConfigError(f"the model has {model.features} features and {len(self.constant)} constants, but "
+                              f"{len(self.columns)} columns are named")  # fmt: skip
+        self.categorical = {
+            name: list((categorical or {}).get(name, map(str, range(size)))) for name, size in model.categorical.items()
+        }
+        location, scale = self.model.location, self.model.scale
+        self.lower = Lowering(self.columns, self.constant, self.categorical, location, scale, precision)
+        self.varying = self.lower.varying
+        self.tuples = TupleSource(self.model, max_enum)
+
+    @property
+    def sites(self) -> list[str]:
+        """Names a question may use: `x` and the categorical streams."""
+        return ["x", *self.categorical]
+
+    # -- asking -------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def ask(
+        self,
+        evidence: Mapping[str, Any] | None = None,
+        ask: Sequence[str] | None = None,
+        num_samples: int = 1000,
+        *,
+        method: Literal["auto", "exact", "smc"] = "auto",
+        particles: int | None = None,
+        pilot: int | None = None,
+        noise: Literal["model", "mean"] = "model",
+        temper: bool = False,
+        sort: bool = False,
+        prune: float = 0.0,
+        resample: bool = False,
+        seed: int | None = None,
+    ) -> Answer:
+        """Sample everything else given the evidence.
+
+        Args:
+            evidence: site -> pieces, see `inference.query.evidence`; several rows are several questions.
+            ask: sites to return; all by default.
+            num_samples: samples per row of evidence.
+            method: `"exact"` weighs every tuple, `"smc"` grows them layer by layer, `"auto"` chooses by size.
+            particles: prefixes kept per layer by `"smc"`; `max(256, num_samples)` by default, fewer where the
+                covariance factors of their children would not fit `MAX_FLOATS`.
+            pilot: sequential draws per live tuple that improve the choice of tuples where masses have no closed form;
+                8 or 32 by default.
+            noise: `"mean"` returns each tuple's constrained mean without noise.
+            temper: let weights of evidence other than 1 define the answer (heuristic: `log_evidence` is then no
+                probability) instead of the proposal only.
+            sort: most plausible first, by log p(x).
+            prune: drop this share of the samples, the least plausible by log p(x); in [0, 1).
+            resample: return equally weighted samples.
+            seed: of this call; None draws from torch's generator.
+
+        Returns:
+            The answer: `x` float64 (n, columns), streams int64 (n,); `details` hold the tuples as `codes` and, with
+            `sort` or `prune`, `log_prob` in nats. All returned samples satisfy all hard constraints, and known
+            values come back bit for bit.
+
+        Raises:
+            EvidenceError: malformed or impossible evidence.
+            ConfigError: options out of range.
+        """
+        if num_samples < 1:
+            raise ConfigError(f"num_samples must be at least 1; got {num_samples}")
+        if not 0 <= prune < 1:
+            raise ConfigError(f"prune must lie in [0, 1); got {prune}")
+        if noise not in ("model", "mean"):
+            raise unknown_name("noise", noise, ("model", "mean"))
+        question = normalise(evidence, self.sites)
+        wanted = asked_sites(ask, self.sites)
+        rows = count_rows(question, ["x"])
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        answers = []
+        distances: dict[str, float] = {}
+        for r in range(rows or 1):
+            q = self.lower(question, r)
+            tuples = self.tuples.find(q, method, particles or max(256, num_samples), generator)
+            mixture = tuples.given(q, self._streams(tuples, q.allowed), temper)
+            self._measure(mixture, distances)
+            answers.append(self._answer(q, tuples, mixture, num_samples, pilot, noise == "model", temper, generator))
+        warn_if_far(distances)
+        if sort or prune > 0:
+            answers = [self._plausibility(a).sorted(keep=1 - prune) for a in answers]
+            if not sort:  # pruned, but in random order
+                answers = [a._take(torch.randperm(a.num_samples, generator=generator)) for a in answers]
+        if resample:
+            answers = [self._resample(a, sort, generator) for a in answers]
+        answer = answers[0] if rows is None else stack(answers)
+        warn_if_poor(answer.ess, num_samples, f"query ({answer.method})")
+        return replace(answer, samples={name: answer.samples[name] for name in wanted})
+
+    @staticmethod
+    def _resample(answer: Answer, sort: bool, generator: torch.Generator | None) -> Answer:
+        drawn = answer.resampled(generator=generator)
+        return drawn.sorted() if sort else drawn
+
+    def _streams(self, tuples: Tuples, names: Iterable[str]) -> dict[str, Tensor]:
+        """Log probabilities (P, V) of streams' values by tuple."""
+        return {name: self.model.stream_logits(name, tuples.codes).log_softmax(-1) for name in names}
+
+    def _measure(self, mixture: ConditionedMixture, distances: dict[str, float]) -> None:
+        """Note how far the evidence lies from everything the model knows, the worst of all rows of evidence."""
+        found = remoteness(mixture)
+        said = {
+            f"column {self.columns[i]!r}": float(d)
+            for i, d in zip(self.varying.tolist(), found.entries, strict=True)
+            if d > FAR
+        }
+        if float(found.together) > FAR and not said:
+            said["the known values together"] = float(found.together)
+        said |= {f"inequality {i}": float(d) for i, d in enumerate(found.rows) if d > FAR}
+        for name, distance in said.items():
+            distances[name] = max(distance, distances.get(name, 0.0))
+
+    def _answer(
+        self,
+        q: Question,
+        tuples: Tuples,
+        mixture: ConditionedMixture,
+        n: int,
+        pilot: int | None,
+        noise: bool,
+        temper: bool,
+        generator: Any,
+    ) -> Answer:
+        streams = self._streams(tuples, self.categorical)
+        draws = mixture.sample(n, pilot=pilot, noise=noise, generator=generator)
+        x = self.model.location + self.model.scale * draws.x
+        if self.constant:
+            x = x.new_zeros(n, len(self.columns)).index_copy(1, self.varying, x)
+        x, good = settle(x, q.original)
+        log_weights = torch.where(good, draws.log_weights, -math.inf)
+        self._check(log_weights, mixture, q)
+        codes = tuples.codes.index_select(0, draws.component)
+        samples = {"x": x}
+        for name in self.categorical:
+            log_probs = streams[name][draws.component]
+            if name in q.allowed:
+                log_probs = log_probs.masked_fill(~q.allowed[name], -math.inf)
+            samples[name] = torch.multinomial(log_probs.softmax(-1), 1, generator=generator).squeeze(-1)
+        log_evidence = log_mean(draws.log_weights) + q.log_constant.detach()
+        ess = effective_size(log_weights)
+        error, reason = draws.error, f"{n} samples are too few to tell it"
+        if tuples.thinnings:
+            lost, worth = thinning_error(tuples.thinnings, draws.shares)
+            ess = 1 / (1 / ess.clamp_min(1e-300) + 1 / worth)  # draws cannot be worth more than the tuples left
+            if lost is None:
+                error, reason = None, "too few prefixes of tuples were kept to tell it; raise particles"
+            elif error is not None:
+                error = torch.hypot(error, lost)
+        error, why = judge_error(error, reason)
+        if bool(torch.isneginf(log_weights).any()):
+            index, log_weights = replace_dead(log_weights, generator)
+            samples, codes = {name: value[index] for name, value in samples.items()}, codes[index]
+        method = tuples.method + ("" if mixture.exact else ", sequential masses") + (", tempered" if temper else "")
+        return Answer(
+            samples,
+            log_weights + q.log_constant.detach(),
+            log_evidence,
+            error,
+            method,
+            ess,
+            {"codes": codes, **why},
+        )
+
+    def _check(self, log_weights: Tensor, mixture: ConditionedMixture, q: Question) -> None:
+        if bool(torch.isneginf(log_weights).all()) and not is_feasible(mixture.rows):
+            raise EvidenceError("the evidence is impossible: no point satisfies all inequalities at once")
+        check_alive(log_weights, "query")
+
+    def _plausibility(self, answer: Answer) -> Answer:
+        log_prob = self.log_prob(answer.samples["x"])
+        return replace(answer, details={**answer.details, "log_prob": log_prob})
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log density of complete rows, (n, columns) -> (n,), in nats; beyond 4,096 tuples a beam's bound."""
+        width = self.model.num_paths if self.model.num_paths <= 4096 else 64
+        return self._marginal(x[:, self.varying].double(), None, {}, width)
+
+    def _marginal(self, x: Tensor, mask: Tensor | None, streams: Mapping[str, Tensor], width: int) -> Tensor:
+        """Log p of the known entries of x (n, D) and streams (n,), -1 where missing."""
+        d = x.shape[1]
+        full = self.model.layers[0].full and mask is not None
+        per_row = min(width * max(self.model.sizes), self.model.num_paths) * d * (d if full else 1)
+        step = max(1, MAX_FLOATS // per_row)
+        parts = []
+        for start in range(0, len(x), step):
+            part = slice(start, start + step)
+            known = None if mask is None else mask[part]
+            beam = self.model.find(
+                x[part], width=width, mask=known, streams={name: value[part] for name, value in streams.items()}
+            )
+            log_joint = beam.log_joint
+            for name in streams:
+                log_joint = log_joint + beam.stream_log_lik[name]
+            parts.append(log_joint.logsumexp(-1) + self.model.log_jacobian(known))
+        return torch.cat(parts)
+
+    # -- probabilities ------------------------------------------------------------------------------------------
+
+    def log_evidence(
+        self,
+        evidence: Mapping[str, Any],
+        *,
+        num_samples: int = 4096,
+        particles: int | None = None,
+        seed: int | None = None,
+    ) -> Tensor:
+        """Log probability of evidence (density, for known and soft entries) in nats, () or (rows,).
+
+        Differentiable in the evidence's values (known, soft, limits) where masses have a closed form, which is
+        everything but two or more joint inequalities; those are estimated with `num_samples` draws, without gradients.
+
+        Args:
+            evidence: see `ask`.
+            num_samples: draws for masses without a closed form.
+            particles: see `ask`; where tuples are grown, which ones are kept carries no gradient.
+            seed: of this call.
+
+        Raises:
+            EvidenceError: malformed or impossible evidence.
+        """
+        question = normalise(evidence, self.sites)
+        rows = count_rows(question, ["x"])
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        found = []
+        distances: dict[str, float] = {}
+        for r in range(rows or 1):
+            q = self.lower(question, r)
+            with torch.no_grad():
+                tuples = self.tuples.find(q, "auto", particles or 1024, generator)
+                streams = self._streams(tuples, q.allowed)
+            mixture = tuples.given(q, streams)
+            self._measure(mixture, distances)
+            if mixture.exact:
+                value = mixture.log_evidence
+            else:
+                draws = mixture.sample(num_samples, generator=generator)
+                self._check(draws.log_weights, mixture, q)
+                value = log_mean(draws.log_weights)
+            found.append(value + q.log_constant)
+        warn_if_far(distances)
+        return found[0] if rows is None else torch.stack(found)
+
+    def conditional_log_prob(self, target: Mapping[str, Any], evidence: Mapping[str, Any], **options: Any) -> Tensor:
+        """Log p(target | evidence) in nats: the difference of two marginals, () or (rows,).
+
+        Args:
+            target: what is asked about; its known and soft entries contribute densities.
+            evidence: what is given.
+            **options: passed to `log_evidence`.
+        """
+        given = normalise(evidence, self.sites)
+        both = dict(given)
+        for name, pieces in normalise(target, self.sites).items():
+            both[name] = (*both.get(name, ()), *pieces)
+        fast = self._known_rows(both), self._known_rows(given)
+        if fast[0] is not None and fast[1] is not None:
+            with torch.no_grad():
+                return fast[0] - fast[1]
+        return self.log_evidence(both, **options) - self.log_evidence(given, **options)
+
+    def _known_rows(self, question: Mapping[str, tuple[Piece, ...]]) -> Tensor | None:
+        """Marginals of questions that only hold known values in rows, all rows at once; None for any other."""
+        rows = count_rows(dict(question), ["x"])
+        plain = all(isinstance(p, Known) and not isinstance(p.value, str) for ps in question.values() for p in ps)
+        tracked = any(
+            isinstance(p.value, Tensor) and p.value.requires_grad
+            for ps in question.values()
+            for p in ps
+            if isinstance(p, Known)
+        )
+        if not plain or tracked or self.constant or not rows or rows < 8 or self.model.num_paths > 4096:
+            return None
+        lowered = [self.lower(dict(question), r) for r in range(rows)]
+        if any(len(q.original.soft) for q in lowered):
+            return None
+        x = torch.stack([q.original.values for q in lowered])
+        mask = torch.stack([q.original.known for q in lowered])
+        streams = {}
+        for name in {name for q in lowered for name in q.allowed}:
+            every = [q.allowed.get(name) for q in lowered]
+            streams[name] = torch.tensor([-1 if a is None else int(a.nonzero()[0]) for a in every])
+        return self._marginal(x, mask, streams, self.model.num_paths)
+
+    @torch.no_grad()
+    def predict_proba(
+        self,
+        stream: str,
+        evidence: Mapping[str, Any] | None = None,
+        *,
+        num_samples: int = 4096,
+        seed: int | None = None,
+    ) -> Tensor:
+        """Probability of every value of a stream given the evidence: (V,) or (rows, V).
+
+        Args:
+            stream: the categorical site.
+            evidence: see `ask`; it may restrict the stream itself.
+            num_samples: draws for masses without a closed form.
+            seed: of this call.
+
+        Raises:
+            UnknownNameError: no such stream.
+            EvidenceError: malformed or impossible evidence.
+        """
+        if stream not in self.categorical:
+            raise unknown_name("categorical stream", stream, self.categorical)
+        question = normalise(evidence, self.sites)
+        rows = count_rows(question, ["x"])
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        found = []
+        distances: dict[str, float] = {}
+        for r in range(rows or 1):
+            q = self.lower(question, r)
+            tuples = self.tuples.find(q, "auto", 1024, generator)
+            streams = self._streams(tuples, self.categorical)
+            mixture = tuples.given(q, streams)
+            self._measure(mixture, distances)
+            if mixture.exact:
+                weights, log_probs = mixture.log_posterior, streams[stream]
+            else:
+                draws = mixture.sample(num_samples, generator=generator)
+                self._check(draws.log_weights, mixture, q)
+                weights, log_probs = draws.log_weights.log_softmax(0), streams[stream][draws.component]
+            if stream in q.allowed:
+                log_probs = log_probs.masked_fill(~q.allowed[stream], -math.inf).log_softmax(-1)
+            found.append((weights.unsqueeze(1) + log_probs).logsumexp(0).exp())
+        warn_if_far(distances)
+        return found[0] if rows is None else torch.stack(found)

@@ -1,0 +1,130 @@
+"""From a question to linear evidence in the coordinates of a deep residual mixture: varying columns, standardised."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from phlogiston.datasets.standardise import rounding
+from phlogiston.distributions.linear_constraints import LinearEvidence, Rows
+from phlogiston.errors import EvidenceError
+from phlogiston.inference.query.compilation import lower_category, lower_vector
+from phlogiston.inference.query.evidence import Piece
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """One row of evidence in both coordinate systems.
+
+    Attributes:
+        original: about all columns, in the data's units.
+        model: about the varying columns, standardised.
+        log_constant: what is added to the log evidence of the model's coordinates, ().
+        allowed: stream -> bool (V,), the values left.
+    """
+
+    original: LinearEvidence
+    model: LinearEvidence
+    log_constant: Tensor
+    allowed: Mapping[str, Tensor]
+
+
+class Lowering:
+    """Lowers questions about the columns of x and the categorical streams.
+
+    Args:
+        columns: names of all columns, constant ones included.
+        constant: position -> value of the columns that never vary.
+        categorical: stream -> names of its values.
+        location: (varying columns,), what the model subtracts.
+        scale: (varying columns,), what it divides by.
+        precision: the number format the constant values were seen in.
+    """
+
+    def __init__(
+        self,
+        columns: Sequence[str],
+        constant: Mapping[int, float],
+        categorical: Mapping[str, Sequence[str]],
+        location: Tensor,
+        scale: Tensor,
+        precision: str = "float64",
+    ) -> None:
+        self.precision = precision
+        self.columns, self.constant, self.categorical = columns, constant, categorical
+        self.location, self.scale = location, scale
+        self.varying = torch.tensor([i for i in range(len(columns)) if i not in constant])
+
+    def __call__(self, question: Mapping[str, tuple[Piece, ...]], row: int) -> Question:
+        """Lower one row of a normalised question.
+
+        Raises:
+            EvidenceError: malformed evidence, or statements that contradict each other or a constant column.
+        """
+        evidence, log_constant = lower_vector("x", question.get("x", ()), len(self.columns), row)
+        evidence, log_constant = self._fix_constants(evidence, log_constant)
+        allowed = {}
+        for name, labels in self.categorical.items():
+            found = lower_category(name, question.get(name, ()), labels, row)
+            if found is not None:
+                allowed[name] = found
+        v = self.varying
+        rows = evidence.rows
+        fixed = torch.ones(len(self.columns), dtype=torch.bool)
+        fixed[v] = False
+        offset = rows.coefficients[:, fixed] @ evidence.values[fixed]
+        place = torch.full((len(self.columns),), -1)
+        place[v] = torch.arange(len(v))
+        inner = replace(
+            evidence,
+            known=evidence.known[v],
+            values=evidence.values[v],
+            lower=evidence.lower[v],
+            upper=evidence.upper[v],
+            box_weight=evidence.box_weight[v],
+            rows=Rows(rows.coefficients[:, v], rows.lower - offset, rows.upper - offset, rows.weight),
+            soft=place[evidence.soft],
+        )
+        log_scale = self.scale.log()
+        log_constant = log_constant - log_scale[inner.known].sum() - log_scale[inner.soft].sum()
+        return Question(evidence, inner.standardised(self.location, self.scale), log_constant, allowed)
+
+    def _fix_constants(self, evidence: LinearEvidence, log_constant: Tensor) -> tuple[LinearEvidence, Tensor]:
+        """Columns that never vary are known, and must agree with what is said about them."""
+        if not self.constant:
+            return evidence, log_constant
+        known, values = evidence.known.clone(), evidence.values.clone()
+        for i, value in self.constant.items():
+            slack = rounding(value, self.precision)
+            said = float(values[i])
+            if bool(known[i]) and abs(said - value) > slack:
+                raise EvidenceError(
+                    f"the evidence is impossible: column {self.columns[i]!r} was {value:g} in every training row, not "
+                    f"{said:g}"
+                )
+            if value < float(evidence.lower[i]) - slack or value > float(evidence.upper[i]) + slack:
+                raise EvidenceError(
+                    f"the evidence is impossible: column {self.columns[i]!r} was {value:g} in every training row"
+                )
+            if not bool(known[i]):
+                known[i], values[i] = True, min(max(value, float(evidence.lower[i])), float(evidence.upper[i]))
+        keep = torch.ones(len(evidence.soft), dtype=torch.bool)
+        for j, i in enumerate(evidence.soft.tolist()):
+            if i in self.constant:
+                keep[j] = False
+                if bool(evidence.soft_fraction[j] == 0):
+                    law = torch.distributions.Normal(values[i], evidence.soft_sd[j])
+                    log_constant = log_constant + law.log_prob(evidence.soft_mean[j])
+        return replace(
+            evidence,
+            known=known,
+            values=values,
+            soft=evidence.soft[keep],
+            soft_mean=evidence.soft_mean[keep],
+            soft_sd=evidence.soft_sd[keep],
+            soft_fraction=evidence.soft_fraction[keep],
+            soft_weight=evidence.soft_weight[keep],
+        ), log_constant

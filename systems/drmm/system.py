@@ -1,0 +1,556 @@
+"""The deep residual mixture model as a product: fit a density on rows, then score, sample and explain them.
+
+    system = DRMM(frame="tril", num_layers=2).fit(phlogiston.datasets.load("swissroll"))
+    system.log_prob(x).value          nats per row, exact while the tuples can be counted
+    system.sample(1000)["x"]          rows; `depth=1` from the mixture truncated after the first layer
+    system.codes(x)                   the most probable tuple of each row
+
+Columns that never vary carry no density: the system sets them aside, checks them when scoring, and puts them back when
+sampling. Densities are with respect to the columns that do vary, in the data's own units.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from phlogiston.datasets.base import Dataset, Meta, Split
+from phlogiston.datasets.standardise import rounding, standardise, tell_wild
+from phlogiston.datasets.weights import written_out
+from phlogiston.distributions.paths import FARTHEST
+from phlogiston.errors import ConfigError, DataError, ShapeError, unknown_name
+from phlogiston.evaluate.metric import Metric
+from phlogiston.evaluate.score import Score
+from phlogiston.guides.drmm import AutoregressiveGuide, BeamGuide, ExactGuide
+from phlogiston.inference.svi.engine import Stage
+from phlogiston.inference.svi.handlers import scale_sites, weight_depths
+from phlogiston.inference.svi.row_noise import row_keys, uniform
+from phlogiston.inference.svi.schedules import hold_then, linear
+from phlogiston.models.drmm import DRMM as DRMMModel
+from phlogiston.models.drmm import CollapsedDRMM
+from phlogiston.systems.base import Role, System, rows_of
+from phlogiston.systems.drmm.config import Config as DRMMConfig
+from phlogiston.systems.drmm.training import DeadComponents, DepthMonitor, residual_kmeans
+from phlogiston.systems.table_rows import categories, fitting_rows
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from phlogiston.inference.query.answer import Answer
+    from phlogiston.systems.drmm.query import DRMMQuery
+
+SITES = ("data", "z", "parameter_prior", "num_rows")
+MAX_FLOATS = 8_000_000  # of the largest intermediate array when rows are scored in chunks
+
+
+class DRMM(System):
+    """Deep residual mixture model; options in `systems.drmm.config.Config`.
+
+    Example:
+        >>> import torch
+        >>> rows = torch.randn(300, 2, generator=torch.Generator().manual_seed(0))
+        >>> system = DRMM(num_layers=1, num_components=2, steps=20).fit(rows)
+        >>> system.log_prob(rows[:5]).kind
+        'exact'
+        >>> tuple(system.sample(10)["x"].shape)
+        (10, 2)
+    """
+
+    name: ClassVar[str] = "drmm"
+    DOUBLE: ClassVar[tuple[str, ...]] = ("x",)
+    Config = DRMMConfig
+    config: DRMMConfig
+
+    # ----- data ---------------------------------------------------------------------------------------------------
+
+    def describe(self, train: Split, meta: Meta | None) -> dict[str, Any]:
+        """Columns, their location and scale, which never vary, and the categories of each stream."""
+        tensors = train.tensors
+        if "x" not in tensors or tensors["x"].ndim != 2:
+            raise ShapeError(
+                "DRMM needs continuous columns: a tensor 'x' of shape (rows, features) in the training data"
+            )
+        if not len(train):
+            raise DataError("x has no rows; DRMM needs at least one to fit")
+        x, mask, weight = tensors["x"], tensors.get("mask"), tensors.get("weight")
+        columns = list(meta.columns) if meta is not None and meta.columns else [f"x{i}" for i in range(x.shape[1])]
+        precision = "float32" if x.dtype == torch.float32 else "float64"
+        found = standardise(
+            x.double().numpy(),
+            None if mask is None else mask.numpy(),
+            None if weight is None else weight.numpy(),
+            columns,
+            precision,
+        )
+        varies = ~found.constant
+        if not varies.any():
+            raise DataError("every column of x is constant: there is no density to learn")
+        tell_wild(found.wild, columns, left_out="these cells")
+        categorical = categories(tensors, meta, "DRMM")
+        for name in categorical:
+            if name in SITES or re.fullmatch(r"z_\d+", name):
+                raise DataError(f"a label cannot be called {name!r}, which is a name of the model's own; rename it")
+        return {
+            "columns": columns,
+            "constant": {str(i): float(found.location[i]) for i in found.constant.nonzero()[0]},
+            "location": found.location[varies].tolist(),
+            "scale": found.scale[varies].tolist(),
+            "precision": precision,
+            "limits": {str(i): list(limits) for i, limits in found.limits.items()},
+            "categorical": categorical,
+            "image_shape": list(meta.image_shape) if meta is not None and meta.image_shape else None,
+        }
+
+    @property
+    def varying(self) -> list[int]:
+        """Positions of the columns that carry density."""
+        return [i for i in range(len(self.schema["columns"])) if str(i) not in self.schema["constant"]]
+
+    def prepare(self, split: Split, role: Role = "train") -> Split:
+        """The varying columns, with streams, masks and weights as the programs take them; wild cells are missing."""
+        keep, x = self.varying, split.tensors["x"]
+        known = split.tensors.get("mask", torch.ones_like(x, dtype=torch.bool))
+        for i, (low, high) in self.schema.get("limits", {}).items():
+            column = x[:, int(i)]
+            known = known.clone()
+            known[:, int(i)] &= (column >= low) & (column <= high)
+        batch: dict[str, Tensor] = {"x": x[:, keep] if x.is_floating_point() else x[:, keep].double()}
+        if not bool(known.all()):
+            batch["mask"] = known[:, keep]
+        for name in ("weight", *self.schema["categorical"]):
+            if name in split.tensors:
+                batch[name] = split.tensors[name] if name == "weight" else split.tensors[name].to(torch.int64)
+        return written_out(Split(batch, double=self.DOUBLE))
+
+    # ----- training -----------------------------------------------------------------------------------------------
+
+    def build(self) -> None:
+        """The generative program, the guide the configuration names, and the collapsed program training runs on."""
+        c = self.config
+        self.model = DRMMModel(
+            len(self.schema["location"]),
+            c.num_layers,
+            c.num_components,
+            c.frame,
+            c.prior,
+            c.prior_order,
+            {name: len(labels) for name, labels in self.schema["categorical"].items()},
+            sites="layers" if c.guide == "autoregressive" else "path",
+        )
+        self.model.location.copy_(torch.tensor(self.schema["location"], dtype=torch.float64))
+        self.model.scale.copy_(torch.tensor(self.schema["scale"], dtype=torch.float64))
+        if c.guide == "exact":
+            self.guide = ExactGuide(self.model, c.max_enum)
+        elif c.guide == "beam":
+            self.guide = BeamGuide(self.model, c.beam)
+        else:
+            self.guide = AutoregressiveGuide(self.model)
+        width = None if c.guide == "exact" else c.beam
+        self._collapsed = CollapsedDRMM(self.model, width, c.parameter_prior, c.table_sd, c.log_scale_sd)
+
+    def training_pair(self) -> tuple[nn.Module, nn.Module | None]:
+        """The collapsed program with nothing left to guess, or the sampled pair for the autoregressive guide."""
+        return (self.model, self.guide) if self.config.guide == "autoregressive" else (self._collapsed, None)
+
+    def initialise(self, train: Split, seed: int) -> None:
+        """Residual k-means (see `drmm_training.residual_kmeans`)."""
+        t = train.tensors
+        streams = {name: t[name] for name in self.schema["categorical"] if name in t}
+        residual_kmeans(self.model, t["x"], t.get("mask"), streams, t.get("weight"), seed)
+
+    def stages(self) -> list[Stage]:
+        """One stage: constant learning rate, then linear to zero, while the truncated depths' weight falls."""
+        c = self.config
+        common: dict[str, Any] = {
+            "name": "train",
+            "steps": c.steps,
+            "optimizer": "adam",
+            "learning_rate": c.learning_rate,
+            "batch_size": c.batch_size,
+            "clip": c.clip,
+        }
+        schedules: dict[str, Any] = {"learning_rate": hold_then(linear(1.0, 0.0), hold=0.5)}
+        streams = list(self.schema["categorical"])
+        handlers: dict[str, Any] = {}
+        if streams and c.stream_weight != 1.0:
+            handlers["streams"] = scale_sites(dict.fromkeys(streams, c.stream_weight))
+        if c.num_layers > 1 and c.guide != "autoregressive":
+            depth_weights: dict[str, float | Tensor] = dict.fromkeys(("x", *streams), c.depth_weight)
+            handlers["depths"] = weight_depths(depth_weights)
+            schedules["depths.weight"] = linear(c.depth_weight, c.final_depth_weight)
+        objective = "enum" if c.guide == "autoregressive" else "elbo"
+        return [Stage(objective=objective, handlers=handlers, schedules=schedules, **common)]
+
+    def callbacks(self) -> list[Any]:
+        """Revival of unused components, and a look at each depth's density."""
+        if self.config.guide == "autoregressive":
+            return []
+        watch: list[Any] = [DepthMonitor(width=self.config.beam)]
+        if self.config.revive_every:
+            watch.append(DeadComponents(every=self.config.revive_every, width=self.config.beam))
+        return watch
+
+    # ----- verbs --------------------------------------------------------------------------------------------------
+
+    def sample(  # type: ignore[override]
+        self, n: int, *, depth: int | None = None, noise: Literal["model", "mean"] = "model", seed: int | None = None
+    ) -> dict[str, Tensor]:
+        """Draw rows.
+
+        Args:
+            n: how many.
+            depth: draw from the mixture truncated after this many layers; all by default.
+            noise: `"mean"` returns the tuples' means, without their Gaussian noise.
+            seed: of this call; None draws from torch's generator.
+
+        Returns:
+            `x` (n, features), in the precision of the data that were fitted and with constant columns in place, and
+            int64 (n,) per categorical stream.
+
+        Raises:
+            ConfigError: n below 1, or a depth the model does not have.
+        """
+        self._need_fit()
+        if n < 1:
+            raise ConfigError(f"n must be at least 1; got {n}")
+        self._check_depth(depth)
+        if noise not in ("model", "mean"):
+            raise unknown_name("noise", noise, ("model", "mean"))
+        with torch.random.fork_rng(enabled=seed is not None), torch.no_grad():
+            if seed is not None:
+                torch.manual_seed(seed)
+            codes, x = self.model.generate(n, depth, noise=noise == "model")
+            # dtype in, dtype out; models from before it was written down had seen float32
+            out = {"x": self._insert(x).to(getattr(torch, self.schema.get("precision", "float32")))}
+            for name in self.schema["categorical"]:
+                probs = self.model.stream_logits(name, codes).softmax(-1)
+                out[name] = torch.multinomial(probs, 1).squeeze(-1)
+        return out
+
+    def log_prob(  # type: ignore[override]
+        self,
+        x: Any,
+        *,
+        mask: Any = None,
+        depth: int | None = None,
+        method: Literal["auto", "exact", "beam", "importance"] = "auto",
+        width: int | None = None,
+        particles: int = 256,
+        joint: bool = False,
+        seed: int = 0,
+    ) -> Score:
+        """Log density of rows, in nats.
+
+        Args:
+            x: (rows, features), or a split, dict or dataset (its test rows) that holds them.
+            mask: bool like x, True where known; unknown entries are integrated out.
+            depth: density after this many layers; all by default.
+            method: `"exact"` sums every tuple, `"beam"` the best ones (a lower bound), `"importance"` averages tuples
+                drawn layer by layer (an estimate with a standard error). `"auto"` is exact up to `config.max_enum`
+                tuples, a beam beyond.
+            width: tuples kept by the beam; four times the training beam by default.
+            particles: tuples drawn per row by `"importance"`.
+            joint: include the categorical streams found beside x: log p(x, y).
+            seed: of `"importance"`.
+
+        Returns:
+            The scores (rows,) and what kind they are. A row that contradicts a constant column scores -inf.
+
+        Raises:
+            ShapeError: the wrong number of columns.
+            ConfigError: a depth the model does not have, or too many tuples for `"exact"`.
+        """
+        self._need_fit()
+        self._check_depth(depth)
+        tuples = math.prod(self.model.sizes[:depth])
+        if method == "auto":
+            method = "exact" if tuples <= self.config.max_enum else "beam"
+        if method not in ("exact", "beam", "importance"):
+            raise unknown_name("method", method, ("auto", "exact", "beam", "importance"))
+        if method == "exact" and tuples > self.config.max_enum:
+            raise ConfigError(f"{tuples} tuples are more than max_enum={self.config.max_enum}; use method='beam'")
+        values, errors = [], []
+        if method == "importance" and joint:
+            raise ConfigError("method='importance' scores x alone; use 'exact' or 'beam' with joint=True")
+        with torch.no_grad():
+            kept = particles if method == "importance" else None if method == "exact" else width or 4 * self.config.beam
+            for rows, agrees in self._chunks(x, mask, kept, depth):
+                known, streams = rows.get("mask"), {k: rows[k] for k in self.schema["categorical"] if k in rows}
+                if method == "importance":
+                    value, error = self._importance(rows["x"], known, depth, particles, seed)
+                    errors.append(error)
+                else:
+                    beam = self.model.find(
+                        rows["x"], width=kept, mask=known, depth=depth, streams=streams if joint else None
+                    )
+                    value = beam.nested[:, -1] + sum(n[:, -1] for n in beam.nested_streams.values())
+                    value = value.double() + self.model.log_jacobian(known)
+                values.append(torch.where(agrees, value.double(), -math.inf))
+        kind: Literal["exact", "lower bound", "estimate"] = "exact"
+        if method != "exact":
+            kind = "lower bound" if method == "beam" else "estimate"
+            # A beam as wide as the tuple space drops nothing.
+            if (
+                method == "beam"
+                and kept is not None
+                and kept >= math.prod(self.model.sizes[: (depth or len(self.model.sizes)) - 1])
+            ):
+                kind = "exact"
+        return Score(torch.cat(values), kind, torch.cat(errors) if errors else None, self._weights(x))
+
+    def _importance(
+        self, x: Tensor, mask: Tensor | None, depth: int | None, k: int, seed: int
+    ) -> tuple[Tensor, Tensor]:
+        """Log mean of p(z, x) / q(z | x) over k tuples drawn layer by layer, and its standard error.
+
+        The draws of a row are seeded by what is known of it, so that its score does not depend on the others.
+        """
+        n, l_max = len(x), depth or self.model.num_layers
+        keys = row_keys(x, seed=seed) if mask is None else row_keys(torch.where(mask, x, 0.0), mask, seed=seed)
+        wide = x.repeat_interleave(k, 0)
+        wide_mask = None if mask is None else mask.repeat_interleave(k, 0)
+        codes = torch.empty(len(wide), 0, dtype=torch.long)
+        log_q = torch.zeros(len(wide))
+        log_prior = torch.zeros(len(wide))
+        for layer in range(l_max):
+            scores = self.model.log_children(codes, wide, wide_mask)
+            log_probs = scores.log_softmax(-1)
+            prior = self.model.prior.log_conditional(codes).expand_as(log_probs)
+            until = log_probs.double().exp().cumsum(-1)
+            draws = uniform(keys, k, stream=layer, dtype=torch.float64).reshape(-1, 1) * until[:, -1:]
+            code = torch.searchsorted(until, draws).clamp_max(until.shape[-1] - 1)
+            log_q = log_q + log_probs.gather(-1, code).squeeze(-1)
+            likelihood = (scores - prior).gather(-1, code).squeeze(-1)  # of the last layer reached
+            log_prior = log_prior + prior.gather(-1, code).squeeze(-1)
+            codes = torch.cat([codes, code], -1)
+        log_w = (log_prior + likelihood - log_q).view(n, k)
+        value = log_w.logsumexp(-1) - math.log(k)
+        relative = (log_w - value.unsqueeze(-1)).exp()
+        return value, relative.std(-1) / math.sqrt(k)
+
+    def responsibilities(self, x: Any, *, mask: Any = None) -> list[Tensor]:
+        """Posterior probability of each component, layer by layer: one (rows, K_l) per layer."""
+        self._need_fit()
+        parts: list[list[Tensor]] = [[] for _ in self.model.sizes]
+        with torch.no_grad():
+            for rows, _ in self._chunks(x, mask, self._posterior_width(), None):
+                beam = self.model.find(rows["x"], width=self._posterior_width(), mask=rows.get("mask"))
+                posterior = beam.log_posterior().exp()
+                for l, k in enumerate(self.model.sizes):
+                    share = posterior.new_zeros(len(posterior), k)
+                    parts[l].append(share.scatter_add_(1, beam.codes[..., l], posterior))
+        return [torch.cat(p) for p in parts]
+
+    def codes(self, x: Any, *, mask: Any = None) -> Tensor:
+        """The most probable tuple of each row: int64 (rows, L)."""
+        self._need_fit()
+        out = []
+        with torch.no_grad():
+            for rows, _ in self._chunks(x, mask, self._posterior_width(), None):
+                beam = self.model.find(rows["x"], width=self._posterior_width(), mask=rows.get("mask"))
+                best = beam.log_joint.argmax(-1)[:, None, None].expand(-1, 1, beam.codes.shape[-1])
+                out.append(beam.codes.gather(1, best).squeeze(1))
+        return torch.cat(out)
+
+    def predict_proba(self, stream: str, x: Any, *, mask: Any = None) -> Tensor:
+        """Probability of each category of a stream given x: (rows, V).
+
+        Raises:
+            UnknownNameError: no such stream.
+        """
+        self._need_fit()
+        if stream not in self.schema["categorical"]:
+            raise unknown_name("categorical stream", stream, self.schema["categorical"])
+        out = []
+        with torch.no_grad():
+            for rows, _ in self._chunks(x, mask, self._posterior_width(), None):
+                beam = self.model.find(rows["x"], width=self._posterior_width(), mask=rows.get("mask"))
+                log_probs = beam.log_posterior().unsqueeze(-1) + beam.stream_logits[stream]
+                out.append(log_probs.logsumexp(1).exp())
+        return torch.cat(out)
+
+    def query(  # type: ignore[override]
+        self,
+        evidence: Mapping[str, Any] | None = None,
+        ask: Sequence[str] | None = None,
+        num_samples: int = 1000,
+        *,
+        method: Literal["auto", "exact", "smc"] = "auto",
+        particles: int | None = None,
+        pilot: int | None = None,
+        noise: Literal["model", "mean"] = "model",
+        temper: bool = False,
+        sort: bool = False,
+        prune: float = 0.0,
+        resample: bool = False,
+        seed: int | None = None,
+    ) -> Answer:
+        """Sample any variables given any others, soft priors, boxes and inequalities.
+
+        Exact over tuples while they can be enumerated, SMC over the layers beyond. Arguments, returns
+        and errors are those of `systems.drmm.query.DRMMQuery.ask`.
+
+        Example:
+            >>> import torch
+            >>> from phlogiston.inference.query.evidence import HalfSpace, Within
+            >>> rows = torch.randn(300, 2, generator=torch.Generator().manual_seed(0))
+            >>> system = DRMM(num_layers=1, num_components=2, steps=20).fit(rows)
+            >>> answer = system.query({"x": [Within([0.0, -9.0], [1.0, 9.0]), HalfSpace([1.0, -1.0], 0.0)]}, seed=0)
+            >>> bool((answer.samples["x"][:, 0] >= answer.samples["x"][:, 1]).all())
+            True
+        """
+        return self.questions().ask(
+            evidence,
+            ask,
+            num_samples,
+            method=method,
+            particles=particles,
+            pilot=pilot,
+            noise=noise,
+            temper=temper,
+            sort=sort,
+            prune=prune,
+            resample=resample,
+            seed=seed,
+        )
+
+    def questions(self) -> DRMMQuery:
+        """The trained density as something to ask: `ask`, `log_evidence`, `conditional_log_prob`, `predict_proba`."""
+        from phlogiston.systems.drmm.query import DRMMQuery
+
+        self._need_fit()
+        key = tuple((p.data_ptr(), p._version) for p in self.model.parameters())
+        if self._questions is None or self._questions[0] != key:
+            asked = DRMMQuery(
+                self.model,
+                columns=self.schema["columns"],
+                constant={int(i): value for i, value in self.schema["constant"].items()},
+                precision=self.schema.get("precision", "float32"),
+                categorical=self.schema["categorical"],
+                max_enum=self.config.max_enum,
+            )
+            self._questions = (key, asked)
+        return self._questions[1]
+
+    _questions: tuple[Any, DRMMQuery] | None = None
+
+    def _posterior_width(self) -> int | None:
+        return None if self.model.num_paths <= self.config.max_enum else 4 * self.config.beam
+
+    # ----- evaluation ---------------------------------------------------------------------------------------------
+
+    METRICS: ClassVar[tuple[str, ...]] = ("log_likelihood", "depths", "precision_recall", "accuracy")
+
+    def evaluate(self, data: Any, metrics: Sequence[str] | None = None) -> dict[str, Metric]:
+        """Score on held-out rows.
+
+        Args:
+            data: a dataset (its test rows), split, dict or array.
+            metrics: some of `METRICS`; all that apply by default.
+
+        Returns:
+            `log_likelihood` (nats per row), `log_likelihood_depth_1` ..., `precision`, `recall`, `f1` (k = 3, as many
+            samples as held-out rows, at most 2,000), and `accuracy_<stream>` per categorical stream.
+        """
+        from phlogiston.systems.drmm.report import score
+
+        return score(self, data, self._chosen_metrics(metrics))
+
+    def figures(self, data: Any) -> dict[str, Figure]:
+        """Density and samples after each layer, and answers to questions that suit the data.
+
+        Two columns get densities and a row of questions in the plane; images get samples, completions and label
+        probabilities; other columns histograms, and poses and flights plans of their own.
+        """
+        from phlogiston.systems.drmm.report import draw
+
+        self._need_fit()
+        return draw(self, data)
+
+    def baselines(self, data: Any) -> dict[str, Metric]:
+        """A Gaussian mixture with the components of one layer, where the rows are complete."""
+        from phlogiston.systems.drmm.report import baselines
+
+        return baselines(self, data)
+
+    @classmethod
+    def demo(cls, quick: bool = False) -> list[dict[str, Any]]:
+        """The noisy Swiss roll, the digits, poses of a body, and flights."""
+        from phlogiston.systems.drmm.report import recipes
+
+        return recipes(quick)
+
+    # ----- inside -------------------------------------------------------------------------------------------------
+
+    def _check_depth(self, depth: int | None) -> None:
+        if depth is not None and not 1 <= depth <= self.config.num_layers:
+            raise ConfigError(f"depth must be between 1 and num_layers={self.config.num_layers}; got {depth}")
+
+    @staticmethod
+    def _weights(x: Any) -> Tensor | None:
+        """The weights that came with rows in any accepted form."""
+        if isinstance(x, Mapping):
+            weight = x.get("weight")
+            return None if weight is None else torch.as_tensor(weight, dtype=torch.float32)
+        return rows_of(x).get("weight") if isinstance(x, Dataset | Split) else None
+
+    def _slack(self, value: float, dtype: torch.dtype = torch.float64) -> float:
+        """What a number may differ by from a constant column's `value` and still agree: the rounding of its records."""
+        # models trained before their precision was written down had seen float32
+        narrow = dtype == torch.float32 or self.schema.get("precision", "float32") == "float32"
+        return rounding(value, "float32" if narrow else "float64")
+
+    def _insert(self, x: Tensor) -> Tensor:
+        """Put the constant columns back: (..., varying) -> (..., features)."""
+        if not self.schema["constant"]:
+            return x
+        full = x.new_empty(*x.shape[:-1], len(self.schema["columns"]))
+        full[..., self.varying] = x
+        for i, value in self.schema["constant"].items():
+            full[..., int(i)] = value
+        return full
+
+    def _chunks(
+        self, x: Any, mask: Any, width: int | None, depth: int | None
+    ) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
+        """Checked rows in chunks that keep memory bounded, with whether each has a density: constants agree."""
+        tensors = fitting_rows(self, x, mask)
+        if "x" not in tensors:
+            raise ShapeError("the rows to score need a tensor 'x'")
+        features = len(self.schema["columns"])
+        if tensors["x"].ndim != 2 or tensors["x"].shape[1] != features:
+            raise ShapeError(
+                f"x has {tensors['x'].shape[-1]} columns; this model was fitted on {features} "
+                f"({', '.join(self.schema['columns'][:4])}{', ...' if features > 4 else ''}). "
+                f"Pass x of shape (rows, {features})."
+            )
+        x = tensors["x"] if tensors["x"].is_floating_point() else tensors["x"].double()
+        known = tensors.get("mask")
+        agrees = torch.ones(len(x), dtype=torch.bool)
+        for i, value in self.schema["constant"].items():
+            column = x[:, int(i)]
+            same = (column - value).abs() <= self._slack(value, column.dtype)
+            agrees &= same if known is None else same | ~known[:, int(i)]
+        keep = self.varying
+        far = ((x[:, keep] - self.model.location) / self.model.scale).abs() > FARTHEST
+        agrees &= ~(far if known is None else far & known[:, keep]).any(-1)
+        rows: dict[str, Tensor] = {"x": x[:, keep]}
+        if known is not None and not bool(known[:, keep].all()):
+            rows["mask"] = known[:, keep]
+        for name in self.schema["categorical"]:
+            if name in tensors:
+                rows[name] = tensors[name]
+        sizes = self.model.sizes[:depth]
+        tuples = math.prod(sizes) if width is None else min(width, math.prod(sizes[:-1])) * max(sizes)
+        per_row = tuples * len(keep) * (len(keep) if "mask" in rows and self.model.frames[0].full else 1)
+        for labels in self.schema["categorical"].values():
+            per_row += tuples * len(labels)
+        step = max(1, MAX_FLOATS // max(1, per_row))
+        for start in range(0, len(agrees), step):
+            part = slice(start, start + step)
+            yield {name: value[part] for name, value in rows.items()}, agrees[part]

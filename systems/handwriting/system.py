@@ -1,0 +1,315 @@
+"""Handwriting synthesis as a product: writes what it is told, neatly or in the hand of an example.
+
+data = phlogiston.datasets.load("script")
+system = HandwritingModel().fit(data)
+system.write("hello world", bias=1.0)             pen movements: {"x", "length"}
+system.write("hello world", prime=(strokes, "so it goes"))   the same in another's hand
+system.log_prob(data.test)                        nats per line
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+import torch
+from torch import Tensor
+
+from phlogiston.datasets.base import Meta, Split
+from phlogiston.datasets.generated.script import encode
+from phlogiston.datasets.readers.sequences import STROKES
+from phlogiston.errors import ConfigError, DataError, ShapeError
+from phlogiston.evaluate.metric import Metric
+from phlogiston.evaluate.score import Score
+from phlogiston.inference.query.evidence import Known
+from phlogiston.inference.svi.engine import Stage
+from phlogiston.inference.svi.schedules import cosine, warmup
+from phlogiston.inference.svi.sequences import Sequences
+from phlogiston.models.generation import RowNoise, Stream, generate
+from phlogiston.models.handwriting import Handwriting
+from phlogiston.systems.base import Role, rows_of
+from phlogiston.systems.handwriting.config import PRESETS
+from phlogiston.systems.handwriting.config import Config as HandwritingConfig
+from phlogiston.systems.stepwise import StepwiseSystem, consume_rows, make_choice
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+CHUNK = 64
+
+
+class HandwritingModel(StepwiseSystem):
+    """Handwriting synthesis; options in `systems.handwriting.config.Config`.
+
+    Data need `x` (rows, points, 3): dx, dy, pen; `length` (rows,); and `text` int64 (rows, U), codes into the alphabet
+    that the dataset names under `categorical["text"]`, -1 after the end.
+
+    Example:
+        >>> from phlogiston import datasets
+        >>> data = datasets.load("script", sizes=(40, 10, 10))
+        >>> system = HandwritingModel(steps=2, hidden=8).fit(data)
+        >>> sorted(system.write("hello", seed=0, max_points=20))
+        ['length', 'x']
+    """
+
+    name: ClassVar[str] = "handwriting"
+    Config: ClassVar[type] = HandwritingConfig
+    config: HandwritingConfig
+
+    # ----- data ---------------------------------------------------------------------------------------------------
+
+    def describe(self, train: Split, meta: Meta | None) -> dict[str, Any]:
+        """The alphabet, and how many points a character takes."""
+        tensors = train.tensors
+        if "x" not in tensors or tensors["x"].ndim != 3 or tensors["x"].shape[2] != 3:
+            raise ShapeError("handwriting needs a tensor 'x' of shape (rows, points, 3): dx, dy, pen")
+        if "text" not in tensors or tensors["text"].ndim != 2:
+            raise DataError("handwriting needs the text of every line: int64 'text' (rows, characters), -1 at the end")
+        if not len(train):
+            raise DataError("x has no rows; at least one line is needed")
+        text = tensors["text"]
+        if bool((text < 0).all(1).any()):
+            raise DataError(f"line {int((text < 0).all(1).nonzero()[0])} has no text")
+        alphabet = list(meta.categorical.get("text", ())) if meta is not None else []
+        alphabet = alphabet or [chr(ord("a") + i) for i in range(int(text.max()) + 1)]
+        if int(text.max()) >= len(alphabet):
+            raise DataError(f"text holds the code {int(text.max())}; the alphabet has {len(alphabet)} characters")
+        self.schema = {"columns": list(STROKES), "pen": True}
+        _, length = self.sequences(tensors["x"], tensors.get("length"))
+        pace = float(length.sum()) / float((text >= 0).sum())
+        return {**self.schema, "alphabet": alphabet, "points_per_character": pace}
+
+    def prepare(self, split: Split, role: Role = "train") -> Any:
+        """Lines in batches of like length."""
+        x, length = self.sequences(split.tensors["x"], split.tensors.get("length"))
+        return Sequences({"x": x, "length": length, "text": split.tensors["text"]})
+
+    # ----- training -----------------------------------------------------------------------------------------------
+
+    def build(self) -> None:
+        """The network."""
+        c = self.config
+        self.model = Handwriting(len(self.schema["alphabet"]), c.hidden, c.windows, c.num_components, c.min_scale)
+        self.guide = None
+
+    def initialise(self, train: Any, seed: int) -> None:
+        """Set the unit of the offsets, spread the components, let the window move at the pace of the data."""
+        tensors = train.tensors
+        self.model.initialise(tensors["x"], tensors["length"], tensors["text"])
+
+    def stages(self) -> list[Stage]:
+        """Maximum likelihood."""
+        c = self.config
+        schedule = {"learning_rate": warmup(c.warmup, cosine(1.0, 0.01), 0.05)}
+        return [Stage("fit", c.steps, "elbo", "adam", c.learning_rate, c.batch_size, schedules=schedule, clip=c.clip)]
+
+    # ----- verbs --------------------------------------------------------------------------------------------------
+
+    def codes(self, text: str) -> Tensor:
+        """Text as codes of the alphabet, (1, characters).
+
+        Raises:
+            DataError: no text, or a character that is not in the alphabet, by its name.
+        """
+        self._need_fit()
+        return torch.as_tensor(encode(text, self.schema["alphabet"])).unsqueeze(0)
+
+    def text_of(self, codes: Tensor) -> str:
+        """Codes (characters,) as text."""
+        return "".join(self.schema["alphabet"][c] for c in codes.tolist() if c >= 0)
+
+    def write(
+        self,
+        text: str | Sequence[str],
+        n: int = 1,
+        *,
+        bias: float = 1.0,
+        prime: tuple[Any, str] | Sequence[tuple[Any, str]] | None = None,
+        pi_temperature: float = 1.0,
+        sigma_temperature: float = 1.0,
+        pen_temperature: float | None = None,
+        max_points: int | None = None,
+        seed: int | None = None,
+    ) -> dict[str, Tensor]:
+        """Write a text, or several at once. No line ends before the window has come to its last character.
+
+        Args:
+            text: what to write, characters of the alphabet; a list of texts makes a line of each.
+            n: how many times, for a single text.
+            bias: 0 writes as freely as the data; 1 neatly; more still more neatly.
+            prime: strokes (points, 3) and what they say: writes on in that hand. The prime is not part of the result.
+                For several texts one prime for all, or a list of as many.
+            pi_temperature: divides logits of components.
+            sigma_temperature: multiplies variances.
+            pen_temperature: divides logits of the pen.
+            max_points: longest line; three times what the text should take, by default.
+            seed: of this call; None draws one from torch's generator. Line i depends on the seed and i alone.
+
+        Returns:
+            `x` (n, points, 3): dx, dy, pen; `length` (n,).
+
+        Raises:
+            DataError: a character outside the alphabet.
+        """
+        if n < 1:
+            raise ConfigError(f"n must be at least 1; got {n}")
+        texts = [text] * n if isinstance(text, str) else list(text)
+        if not texts or (n > 1 and not isinstance(text, str)):
+            raise ConfigError(f"text is a list of {len(texts)}, n is {n}: give one text and n, or several texts")
+        primes: list[tuple[Any, str]] = []
+        if prime is not None:
+            one = isinstance(prime[1], str)
+            primes = [cast(tuple[Any, str], prime)] * len(texts) if one else list(cast(Sequence[Any], prime))
+            if len(primes) != len(texts):
+                raise ConfigError(f"there are {len(primes)} primes for {len(texts)} texts")
+        space = " " if " " in self.schema["alphabet"] else ""
+        said = [f"{p[1]}{space}{t}" for p, t in zip(primes, texts, strict=True)] if primes else texts
+        codes = torch.nn.utils.rnn.pad_sequence(
+            [self.codes(line)[0] for line in said], batch_first=True, padding_value=-1
+        )
+        seed = int(torch.randint(2**31, ())) if seed is None else seed
+        choice = make_choice(pi_temperature, sigma_temperature, pen_temperature, bias)
+        longest = round(3 * self.schema["points_per_character"] * max(map(len, texts))) + 40
+        most = max_points or min(self.config.max_points, longest)
+        self.model.eval()
+        with torch.inference_mode():
+            state = self.model.start(len(texts), codes)
+            if primes:
+                x, length = self._heard([strokes for strokes, _ in primes])
+                state = consume_rows(self.model, x, length, state)
+        noise = RowNoise(self.model, len(texts), seed)
+        found = generate(self.model, state, most, noise, choice, unfinished=self.model.unfinished)
+        return {"x": found.x, "length": found.length}
+
+    def _heard(self, primes: list[Any]) -> tuple[Tensor, Tensor]:
+        """Primes in any form, one line each, padded together."""
+        lines = []
+        for strokes in primes:
+            x, length = self.sequences(strokes)
+            if len(x) != 1:
+                raise ShapeError(f"prime holds {len(x)} lines; give one")
+            lines.append(x[0, : int(length[0])])
+        return torch.nn.utils.rnn.pad_sequence(lines, batch_first=True), torch.tensor([len(line) for line in lines])
+
+    def sample(  # type: ignore[override]
+        self, n: int, *, text: str = "", bias: float = 1.0, seed: int | None = None, max_points: int | None = None
+    ) -> dict[str, Tensor]:
+        """Write `text` `n` times; see `write`."""
+        if not text:
+            raise ConfigError("handwriting writes a text: give text='...' (on the command line --text '...')")
+        return self.write(text, n, bias=bias, seed=seed, max_points=max_points)
+
+    def stream(self, state: Any = None, *, text: str = "", seed: int = 0, **choice: float) -> Stream:  # type: ignore[override]
+        """Write point by point, in constant memory; see `StepwiseSystem.stream`."""
+        if state is None:
+            with torch.inference_mode():
+                state = self.model.start(1, self.codes(text))
+        return super().stream(state, seed=seed, **choice)
+
+    def export(self, path: Any = None, *, state: Any = None, text: str = "", **choice: float) -> Any:  # type: ignore[override]
+        """Export one step for texts as long as `text`; see `StepwiseSystem.export`."""
+        return super().export(path, state=self.model.start(1, self.codes(text)) if state is None else state, **choice)
+
+    def lines(self, data: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """Strokes, lengths and texts of lines in any form: a dataset, split or dict.
+
+        Raises:
+            DataError: no texts.
+        """
+        x, length = self.sequences(data)
+        tensors = rows_of(data)
+        if "text" not in tensors:
+            raise DataError("these lines have no texts: 'text' (rows, characters) is missing")
+        return x, length, tensors["text"]
+
+    def log_prob(self, x: Any) -> Score:  # type: ignore[override]
+        """Log density of lines given their texts, exact, in nats per line and per unit of the data's offsets."""
+        found = []
+        self.model.eval()
+        with torch.no_grad():
+            for part in zip(*(t.split(CHUNK) for t in self.lines(x)), strict=True):
+                strokes, length, text = part
+                found.append(self.model.log_likelihood(strokes[:, : int(length.max())], length, text))
+        return Score(torch.cat(found), "exact")
+
+    def attention(self, data: Any) -> tuple[Tensor, Tensor]:
+        """Which character the window looks at: int64 (rows, points), and how much (rows, points, U + 1)."""
+        x, length, text = self.lines(data)
+        with torch.no_grad():
+            ended, _ = self.model.finish(x, length)
+            _, phi = self.model.predictions(ended, text)
+        return phi.argmax(-1)[:, :-1], phi[:, :-1]
+
+    def query(  # type: ignore[override]
+        self,
+        evidence: Any = None,
+        ask: Sequence[str] | None = None,
+        num_samples: int = 1000,
+        *,
+        text: str = "",
+        steps: int | None = None,
+        seed: int | None = None,
+    ) -> Any:
+        """Sample lines that say `text`, given any of their entries, by a particle filter; see `SequenceModel.query`."""
+        from phlogiston.systems.sequence.query import filter_particles
+
+        codes = self.codes(text)
+        typical = round(self.schema["points_per_character"] * len(text)) + 1
+        start, columns = lambda n: self.model.start(n, codes), self.schema["columns"]
+        return filter_particles(self.model, evidence, ask, num_samples, steps, typical, seed, start, columns)
+
+    # ----- evaluation ---------------------------------------------------------------------------------------------
+
+    METRICS: ClassVar[tuple[str, ...]] = ("log_likelihood", "attention", "legibility", "style")
+
+    def evaluate(self, data: Any, metrics: Sequence[str] | None = None) -> dict[str, Metric]:
+        """Score on held-out lines.
+
+        Args:
+            data: a dataset (its test rows, else validation rows), split or dict.
+            metrics: some of `METRICS`; all that the data allow by default.
+
+        Returns:
+            `log_likelihood` in nats per line. Where the true letter of each point is known, `attention_near` (share of
+            points at which the window's argmax is within one character of it) and `attention_exact`. For the built-in
+            script also `legible_bias_0` and `legible_bias_1`, the share of characters that a reader of shapes recovers
+            from what is written, `legible_data` from the data; and `style_correlation`, of a prime's slant with that of
+            what is written after it.
+        """
+        from phlogiston.systems.handwriting.report import evaluate
+
+        return evaluate(self, data, self._chosen_metrics(metrics))
+
+    def figures(self, data: Any) -> dict[str, Figure]:
+        """Texts written at several biases and in several hands, the window's way over a text, the loss."""
+        from phlogiston.systems.handwriting.report import figures
+
+        self._need_fit()
+        return figures(self, data)
+
+    def example_queries(self, data: Any) -> list[tuple[str, Any]]:
+        """A point that was lost, given the text and the points around it."""
+        x, length, text = self.lines(data)
+        x = x[0, : min(12, int(length[0]))]
+        mask = torch.ones_like(x, dtype=torch.bool)
+        mask[len(x) // 2] = False
+        words = self.text_of(text[0])
+        answer = self.query({"x": Known(x, mask)}, text=words, num_samples=200, seed=0)
+        return [(f"the text '{words}' and {len(x)} points, one lost", answer)]
+
+    @classmethod
+    def demo(cls, quick: bool = False) -> list[dict[str, Any]]:
+        """The built-in script."""
+        return [
+            {
+                "title": "Writing what it is told",
+                "text": "A window slides over the text while the pen moves: nobody told the network which stroke "
+                "belongs to which letter. A bias makes it write neatly, an example makes it write in that hand.",
+                "data": "script",
+                "data_options": {"sizes": (1500, 50, 50), "letters": (2, 5)},
+                "options": {
+                    **PRESETS["default"], "hidden": 80, "batch_size": 40, "learning_rate": 0.005,
+                    "steps": 50 if quick else 350,
+                },
+            }
+        ]  # fmt: skip

@@ -1,0 +1,264 @@
+"""The mixture density network's path through the query interface: closed-form where it can be, Monte Carlo over inputs.
+
+Sites are `x` (inputs) and `y` (targets). The network says nothing about inputs, so their law is what the evidence says:
+
+| evidence about an input           | its law before the targets are seen                     |
+|-----------------------------------|---------------------------------------------------------|
+| `Known`                           | that value                                              |
+| `Near`                            | the Gaussian (within a box too: the truncated one)      |
+| `Within`, both sides finite       | uniform in the box                                      |
+| nothing at all, about any of them | one of the training inputs kept with the model          |
+
+With all inputs known the answer is one Gaussian mixture, conditioned exactly on whatever is said about the targets: any
+subset of them known, boxes, soft values, half-spaces. Otherwise inputs are drawn, and all their mixtures together form
+a large one that is conditioned the same way, so that every input is weighed by how well it explains the targets.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from phlogiston.distributions.gaussian_evidence import ConditionedMixture
+from phlogiston.distributions.linear_constraints import LinearEvidence, settle
+from phlogiston.distributions.mixtures.base import Mixture
+from phlogiston.distributions.mixtures.diagonal import DiagMixture
+from phlogiston.distributions.mixtures.factorised import FactorisedMixture
+from phlogiston.distributions.mixtures.full import BivariateMixture, FullMixture
+from phlogiston.distributions.mixtures.joint import JointMixture
+from phlogiston.distributions.remoteness import remoteness
+from phlogiston.distributions.resampling import effective_size, log_mean, replace_dead, spread_error
+from phlogiston.distributions.truncated_normal import log_interval_mass, standard_truncated
+from phlogiston.errors import ConfigError, EvidenceError
+from phlogiston.inference.query.answer import Answer, check_alive, judge_error, stack, warn_if_poor
+from phlogiston.inference.query.compilation import asked_sites, count_rows, lower_vector
+from phlogiston.inference.query.evidence import normalise
+from phlogiston.inference.query.remoteness import warn_if_far
+
+SITES = ("x", "y")
+
+
+class MDNQuery:
+    """Answers questions to a trained mixture density network.
+
+    Args:
+        predict: inputs (rows, features) -> the mixture of targets, batch (rows,), in the data's units.
+        features: number of inputs.
+        targets: number of targets.
+        inputs: (kept, features), inputs to draw from where nothing is said about them.
+        members: of how many equally probable mixtures, drawn at random, the one that `predict` gives is made; 1 where
+            it is no Monte Carlo figure. Components come member by member.
+        names: of the inputs and of the targets, for messages; numbered by default.
+    """
+
+    def __init__(
+        self,
+        predict: Callable[[Tensor], JointMixture | FactorisedMixture],
+        features: int,
+        targets: int,
+        inputs: Tensor,
+        members: int = 1,
+        names: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
+        self.predict, self.features, self.targets, self.inputs = predict, features, targets, inputs
+        self.members = members
+        sizes = {"x": features, "y": targets}
+        self.names = names or {site: [f"{site}{i}" for i in range(size)] for site, size in sizes.items()}
+        self._distances: dict[str, float] = {}
+
+    @torch.no_grad()
+    def ask(
+        self,
+        evidence: Mapping[str, Any] | None = None,
+        ask: Sequence[str] | None = None,
+        num_samples: int = 1000,
+        *,
+        particles: int | None = None,
+        seed: int | None = None,
+    ) -> Answer:
+        """Sample inputs and targets given the evidence.
+
+        Args:
+            evidence: pieces about `x` and `y`, see `inference.query.evidence`; several rows are several questions.
+            ask: sites to return; both by default.
+            num_samples: samples per row of evidence.
+            particles: inputs drawn where they are not all known; as many as samples, at least 500, by default.
+            seed: of this call; None draws from torch's generator.
+
+        Returns:
+            The answer: `x` float64 (n, features), `y` float64 (n, targets). Every sample satisfies every hard
+            constraint, known values come back bit for bit. Its `details` hold the mixture's component by sample.
+
+        Raises:
+            EvidenceError: malformed or impossible evidence, or inputs of which only some are spoken about.
+            ConfigError: options out of range.
+        """
+        if num_samples < 1 or (particles is not None and particles < 1):
+            raise ConfigError(f"num_samples={num_samples}, particles={particles}; both must be at least 1")
+        question = normalise(evidence, SITES)
+        wanted = asked_sites(ask, SITES)
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        rows = count_rows(question, SITES)
+        answers = []
+        self._distances = {}
+        for row in range(rows or 1):
+            about_x, constant_x = lower_vector("x", question.get("x", ()), self.features, row)
+            about_y, constant_y = lower_vector("y", question.get("y", ()), self.targets, row)
+            answers.append(self._answer(about_x, about_y, constant_x + constant_y, num_samples, particles, generator))
+        warn_if_far(self._distances)
+        answer = answers[0] if rows is None else stack(answers)
+        warn_if_poor(answer.ess, num_samples, f"query ({answer.method})")
+        return replace(answer, samples={name: answer.samples[name] for name in wanted})
+
+    def _answer(
+        self,
+        about_x: LinearEvidence,
+        about_y: LinearEvidence,
+        log_constant: Tensor,
+        n: int,
+        particles: int | None,
+        generator: torch.Generator | None,
+    ) -> Answer:
+        exact = bool(about_x.known.all())
+        count = 1 if exact else particles or max(500, n)
+        x, log_x = self._inputs(about_x, count, generator)
+        found = _gaussians(self.predict(x))
+        k = found.num_components
+        log_prior = found.logits.log_softmax(-1).double() + (log_x - math.log(count)).unsqueeze(-1)
+        factors = found.factors() if isinstance(found, FullMixture | BivariateMixture) else found.component_scales()
+        # Shuffled: draws are taken at equal steps through the components; with inputs of equal weight in their order
+        # every input would contribute the same of its components.
+        order = torch.randperm(count * k, generator=generator)
+        mixture = ConditionedMixture(
+            log_prior.reshape(-1)[order],
+            found.loc.double().reshape(-1, self.targets)[order],
+            factors.double().reshape(-1, *factors.shape[-(2 if factors.dim() == 4 else 1) :])[order],
+            about_y,
+        )
+        self._measure(about_x, mixture)
+        draws = mixture.sample(n, generator=generator)
+        y, good = settle(draws.x, about_y)
+        log_weights = torch.where(good, draws.log_weights, -math.inf)
+        check_alive(log_weights, "query")
+        component = order[draws.component]
+        chosen = component // k
+        log_evidence = log_mean(draws.log_weights) + log_constant
+        # shares of the inputs and members in the evidence: draws that have one of them in common share its luck
+        shares = draws.shares[order.argsort()].reshape(count, self.members, -1).sum(-1)
+        error, ess = draws.error, effective_size(log_weights)
+        method = "exact" if mixture.exact else "sequential conditioning"
+        if not exact:
+            by_input = shares.sum(1)
+            error = _join(error, spread_error(by_input.log()))
+            ess = torch.minimum(ess, 1 / by_input.square().sum())
+            method = f"{method} given {count} inputs drawn"
+        if self.members > 1:
+            by_member = shares.sum(0)
+            error = _join(error, spread_error(by_member.log()))
+            between = _between(y[:, ~about_y.known], log_weights, component % k * self.members // k, self.members)
+            ess = 1 / ((1 - between) / ess + between * by_member.square().sum())
+            method = f"{method} given {self.members} draws of the weights"
+        error, why = judge_error(error, f"{n} samples and {self.members} draws of the weights are too few to tell it")
+        index, log_weights = replace_dead(log_weights, generator)
+        return Answer(
+            {"x": x[chosen[index]], "y": y[index]},
+            log_weights + log_constant,
+            log_evidence,
+            error,
+            method,
+            ess,
+            {"component": component[index] % k, **why},
+        )
+
+    def _measure(self, about_x: LinearEvidence, mixture: ConditionedMixture) -> None:
+        """Note how far inputs lie outside the training inputs kept, and targets from every component."""
+        found = {"y": remoteness(mixture).entries}
+        if len(self.inputs) > 1:
+            kept = self.inputs.double()
+            said = about_x.known | (about_x.lower > -math.inf) | (about_x.upper < math.inf)
+            low, high = (torch.where(about_x.known, about_x.values, v) for v in (about_x.lower, about_x.upper))
+            low, high = low.clone(), high.clone()
+            for i, mean, sd in zip(about_x.soft.tolist(), about_x.soft_mean, about_x.soft_sd, strict=True):
+                said[i] = True
+                low[i], high[i] = torch.maximum(low[i], mean - 2 * sd), torch.minimum(high[i], mean + 2 * sd)
+            spread = kept.std(0).clamp_min(1e-300)
+            gap = torch.maximum(low - kept.amax(0), kept.amin(0) - high).clamp_min(0.0) / spread
+            found["x"] = torch.where(said & (kept.std(0) > 0), gap, 0.0)
+        for site, distances in found.items():
+            for name, distance in zip(self.names[site], distances.tolist(), strict=True):
+                what = f"{'input' if site == 'x' else 'target'} {name!r}"
+                self._distances[what] = max(distance, self._distances.get(what, 0.0))
+
+    def _inputs(self, about: LinearEvidence, count: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        """Draw inputs from what is said about them: (count, features), and log weights (count,)."""
+        if len(about.rows):
+            raise EvidenceError("evidence for 'x': half-spaces define no law of the inputs; use Known, Near or Within")
+        said = about.known.clone()
+        said[about.soft] = True
+        boxed = torch.isfinite(about.lower) & torch.isfinite(about.upper)
+        open_box = torch.isfinite(about.lower) | torch.isfinite(about.upper)
+        if not bool((said | open_box).any()):
+            if not len(self.inputs):
+                raise EvidenceError("nothing is said about 'x', and the model keeps no training inputs to draw from")
+            index = torch.randint(len(self.inputs), (count,), generator=generator)
+            return self.inputs[index].double(), torch.zeros(count, dtype=torch.float64)
+        lacking = torch.nonzero(~(said | boxed)).flatten().tolist()
+        if lacking:
+            raise EvidenceError(
+                f"evidence for 'x': input {lacking[0]} has no law; say Known, Near, or Within finite limits about "
+                "every input, or nothing about any"
+            )
+        if bool((about.soft_fraction > 0).any()):
+            raise EvidenceError("evidence for 'x': fractional masks need a model of the inputs; use Near")
+        x = about.values.expand(count, -1).clone()
+        log_weight = torch.zeros(count, dtype=torch.float64)
+        uniform = torch.rand(count, self.features, dtype=torch.float64, generator=generator)
+        width = about.upper - about.lower
+        flat = boxed & ~said
+        x[:, flat] = about.lower[flat] + width[flat] * uniform[:, flat]
+        for place, i in enumerate(about.soft.tolist()):
+            mean, sd = about.soft_mean[place], about.soft_sd[place]
+            a, b = (about.lower[i] - mean) / sd, (about.upper[i] - mean) / sd
+            x[:, i] = mean + sd * standard_truncated(uniform[:, i], a.expand(count), b.expand(count))
+            log_weight = log_weight + log_interval_mass(a, b)
+        x, _ = settle(x, about)
+        return x, log_weight
+
+
+def _join(error: Tensor | None, other: Tensor | None) -> Tensor | None:
+    """One error of two independent ones; None where either is unknown."""
+    return None if error is None or other is None else torch.hypot(error, other)
+
+
+def _between(values: Tensor, log_weights: Tensor, group: Tensor, groups: int) -> Tensor:
+    """Largest share of a column's variance that lies between groups of draws (intraclass correlation), ().
+
+    Args:
+        values: (n, D).
+        log_weights: (n,).
+        group: int64 (n,), in [0, groups).
+        groups: how many there are.
+    """
+    if values.shape[1] == 0:
+        return values.new_zeros(())
+    weights = log_weights.softmax(0)
+    mass = values.new_zeros(groups).index_add(0, group, weights)
+    mean = values.new_zeros(groups, values.shape[1]).index_add(0, group, weights.unsqueeze(1) * values)
+    mean = mean / mass.clamp_min(1e-300).unsqueeze(1)
+    total = (weights.unsqueeze(1) * (values - weights @ values).square()).sum(0)
+    between = (mass.unsqueeze(1) * (mean - mass @ mean).square()).sum(0)
+    # of what the groups' means differ, their finite sizes explain a part
+    chance = (values.new_zeros(groups).index_add(0, group, weights.square()) / mass.clamp_min(1e-300)).sum()
+    excess = (between - chance * (total - between)).clamp_min(0.0)
+    return (excess / total.clamp_min(1e-300)).max().clamp_max(1.0)
+
+
+def _gaussians(found: Mixture) -> DiagMixture | Any:
+    """The mixture with its components written out."""
+    joint = found.joint() if isinstance(found, FactorisedMixture) else found
+    return joint.expand(joint.batch_shape)

@@ -1,0 +1,117 @@
+"""How good painted pictures are as pictures, and whether they differ as much as the context leaves open."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from phlogiston.datasets.base import Split
+from phlogiston.evaluate.image_error import image_error
+from phlogiston.evaluate.metric import Metric, from_rows
+from phlogiston.models.scene import unit
+from phlogiston.networks.query_context import apply_over
+from phlogiston.systems.scene.report import SAMPLES, episodes, split_of
+from phlogiston.systems.scene.training import paint
+
+if TYPE_CHECKING:
+    from phlogiston.systems.scene.system import Scene
+
+
+def gallery(system: Scene, data: Any, total: int = 1000, samples: int = SAMPLES, seed: int = 0) -> dict[str, Tensor]:
+    """Paint what was photographed, for measures that compare sets of pictures.
+
+    Args:
+        system: fitted.
+        data: as for `evaluate`.
+        total: queries, at least as many as there are places.
+        samples: of the prior, for the mean.
+        seed: of photographs and samples.
+
+    Returns:
+        Bytes, each (queries, 3, H, W): the `truth`, one `sample` of the prior, the `mean` of several, the picture
+        `reconstructed` through the guide's latents, and `other` photographs of the same places.
+    """
+    model, split = system.model, split_of(data)
+    parts: dict[str, list[Tensor]] = {}
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), pyro.validation_enabled(False):
+        torch.manual_seed(seed)
+        others = episodes(system, split, total=total, seed=seed + 1)
+        for batch, other in zip(episodes(system, split, total=total, seed=seed), others, strict=True):
+            truth = unit(batch["query_images"], torch.float32)
+            state = model.observe(batch["images"], batch["poses"], None, batch["origin"], batch["side"])
+            drawn = paint(model.decoder, model.context(state, batch["query_poses"]), samples)
+            asked = {"query_poses": batch["query_poses"], "query_images": truth, "state": state}
+            guide_trace = poutine.trace(system.guide).get_trace(**asked)
+            seen = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(**asked).nodes["x"]["fn"].mean
+            rows = {
+                "truth": truth,
+                "sample": drawn[0],
+                "mean": drawn.mean(0),
+                "reconstructed": seen,
+                "other": unit(other["query_images"], torch.float32),
+            }
+            for name, pictures in rows.items():
+                parts.setdefault(name, []).append((255 * pictures.clamp(0, 1)).round().byte().flatten(0, 1))
+    return {name: torch.cat(pictures) for name, pictures in parts.items()}
+
+
+def likeness(system: Scene, split: Split, total: int = 128) -> dict[str, Metric]:
+    """PSNR and SSIM of the mean of prior samples."""
+    pictures, truths = [], []
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for batch in episodes(system, split, total=total):
+            model = system.model
+            state = model.observe(batch["images"], batch["poses"], None, batch["origin"], batch["side"])
+            drawn = paint(model.decoder, model.context(state, batch["query_poses"]), SAMPLES).mean(0)
+            pictures.append(drawn.flatten(0, 1).clamp(0, 1))
+            truths.append(unit(batch["query_images"], torch.float32).flatten(0, 1))
+            if sum(map(len, pictures)) >= total:
+                break
+    found = image_error(torch.cat(pictures), torch.cat(truths))
+    return {name: metric for name, metric in found.items() if name != "mse"}
+
+
+def coverage(
+    system: Scene, data: Any, context: int, share: float = 0.9, samples: int = 64, total: int = 300, seed: int = 0
+) -> Metric:
+    """How often the truth lies where prior samples say it does.
+
+    A picture's cells of the decoder's grid have mean colours; the model's samples, with its pixel noise, give each an
+    interval that should hold `share` of the truths.
+
+    Args:
+        system: fitted, with a normal likelihood.
+        data: as for `evaluate`.
+        context: photographs seen.
+        share: of the samples inside the interval, between its outer quantiles.
+        samples: prior samples per query.
+        total: queries, at least as many as there are places.
+        seed: of photographs and samples.
+
+    Returns:
+        The share of cells' colours inside, query by query; `detail["spread"]` is the standard deviation between samples
+        of a cell's colour, without pixel noise.
+    """
+    model, split = system.model, split_of(data)
+    cell = model.decoder.factor
+    inside, spread = [], []
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for batch in episodes(system, split, 1, context, total, seed):
+            state = model.observe(batch["images"], batch["poses"], None, batch["origin"], batch["side"])
+            drawn = paint(model.decoder, model.context(state, batch["query_poses"]), samples)
+            scale = model.likelihood(drawn[0]).base_dist.scale.expand_as(drawn[0])[..., :1, :1].mean((-2, -1))
+            drawn = apply_over(torch.nn.AvgPool2d(cell), drawn)
+            truth = apply_over(torch.nn.AvgPool2d(cell), unit(batch["query_images"], torch.float32))
+            spread.append(drawn.std(0).mean((-3, -2, -1)).flatten())
+            drawn = drawn + scale[..., None, None] / cell * torch.randn_like(drawn)
+            edges = torch.tensor([0.5 - 0.5 * share, 0.5 + 0.5 * share])
+            low, high = torch.quantile(drawn, edges, dim=0)
+            inside.append(((truth >= low) & (truth <= high)).float().mean((-3, -2, -1)).flatten())
+    detail = {"share": share, "context": context, "samples": samples, "spread": float(torch.cat(spread).mean())}
+    return from_rows(torch.cat(inside), "estimate", None, detail)

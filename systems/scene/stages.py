@@ -1,0 +1,66 @@
+"""How scenes are trained: the draft alone, then everything."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from phlogiston.inference.svi.engine import Stage
+from phlogiston.inference.svi.schedules import constant, cosine, linear, piecewise, warmup
+from phlogiston.systems.scene.training import PixelNoise, Report, objective
+
+if TYPE_CHECKING:
+    from phlogiston.systems.scene.system import Scene
+
+
+def stages(system: Scene, report: Report) -> list[Stage]:
+    """The draft alone, then everything."""
+    c = system.config
+    pixels = 3 * system.schema["image"] ** 2
+    options: dict[str, Any] = {
+        "draft_weight": c.draft_weight,
+        "prior_share": c.prior_share,
+        "prior_weight": c.prior_weight,
+        "spread_weight": c.spread_weight,
+        "kl_weight": c.kl_weight,
+    }
+    shared: dict[str, Any] = {
+        "batch_size": c.batch_size,
+        "learning_rate": c.learning_rate,
+        "clip": c.clip * pixels / c.sigma**2,
+    }
+    found = []
+    if c.draft_steps:
+        last = ("head",) if c.output == "shuffle" else ("up", "out")
+        parts = ["memory", *(f"decoder.{name}" for name in ("expand", "draft", *last))]
+        found.append(
+            Stage(
+                "draft",
+                c.draft_steps,
+                objective=objective(report, latents=False, **options),
+                trainable=tuple(f"model.{part}.*" for part in parts),
+                schedules={"learning_rate": warmup(c.warmup, constant(1.0) if c.layers else cosine(1.0, c.final_rate))},
+                **shared,
+            )
+        )
+    if not c.layers:
+        return found
+    schedules: dict[str, Any] = {"learning_rate": warmup(c.warmup, cosine(1.0, c.final_rate))}
+    if c.kl_warmup:
+        rise = ((0.0, 0.01), (0.5 * c.kl_warmup, 0.1), (c.kl_warmup, 1.0))
+        points = [(progress, share * c.kl_weight) for progress, share in rise]
+        schedules["objective.kl_weight"] = piecewise(points)
+    handlers: dict[str, Any] = {}
+    if c.sigma_start:
+        handlers["noise"] = PixelNoise(c.sigma_start)
+        schedules["noise.scale"] = linear(c.sigma_start, c.sigma)
+    found.append(
+        Stage(
+            "all",
+            c.steps,
+            objective=objective(report, **options),
+            schedules=schedules,
+            handlers=handlers,
+            **shared,
+        )
+    )
+    return found

@@ -1,0 +1,244 @@
+"""What scenes are trained by: the bound, the draft's own error, and prior samples held against the truth.
+
+Per query, in nats,
+
+    loss = -bound + w_d |draft - x|^2 / 2 sigma^2 + w_p <s - x, s' - x> / 2 sigma^2
+
+with s, s' two independent pictures painted from the prior. In expectation the last term is the squared error of the
+*mean* of all prior samples: unlike the error of a single sample it puts no price on their spread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from pyro.infer import ELBO
+from pyro.poutine.messenger import Messenger
+from torch import Tensor, nn
+from torch.nn import functional
+
+from phlogiston.guides.scene import SceneGuide
+from phlogiston.inference.svi.bounds import MeanField
+from phlogiston.models.scene import SceneModel, fill, unit
+from phlogiston.models.scene_latents import law, tempered
+from phlogiston.networks.draw import Context, DrawDecoder
+
+
+class Bound(MeanField):
+    """The mean-field bound, remembering its divergence and weighting it.
+
+    Args:
+        weight: of the divergence.
+    """
+
+    def __init__(self, weight: float = 1.0) -> None:
+        super().__init__(max_plate_nesting=2)
+        self.weight = weight
+        self.divergence = torch.zeros(())
+
+    def _particle(self, model_trace: Any, guide_trace: Any) -> Any:
+        costs = [
+            self._cost(name, model_trace, guide_trace)
+            for name, site in model_trace.nodes.items()
+            if site["type"] == "sample" and not site["is_observed"]
+        ]
+        gains = [s["log_prob_sum"] for s in model_trace.nodes.values() if s["type"] == "sample" and s["is_observed"]]
+        divergence = torch.stack(costs).sum() if costs else torch.zeros(())
+        self.divergence = divergence.detach()
+        return self.weight * divergence - torch.stack(gains).sum()
+
+
+class SceneObjective(nn.Module):
+    """The training loss; in evaluation mode the bound alone.
+
+    Args:
+        model: the model.
+        guide: the guide.
+        latents: False trains the draft alone.
+        draft_weight: w_d.
+        prior_share: share of the queries prior samples are painted for.
+        prior_weight: w_p.
+        spread_weight: w_s.
+        kl_weight: weight of the divergence.
+
+    Attributes:
+        terms: the last step's figures per query: mean squared errors of the draft and (of the mean) of prior samples,
+            divergence in nats.
+    """
+
+    def __init__(
+        self,
+        model: SceneModel,
+        guide: SceneGuide,
+        latents: bool = True,
+        draft_weight: float = 0.5,
+        prior_share: float = 0.25,
+        prior_weight: float = 1.0,
+        spread_weight: float = 0.0,
+        kl_weight: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.model, self.guide, self.latents = model, guide, latents
+        self.draft_weight, self.prior_share, self.prior_weight = draft_weight, prior_share, prior_weight
+        self.spread_weight = spread_weight
+        self.bound = Bound(kl_weight)
+        self.terms: dict[str, Tensor] = {}
+
+    @property
+    def kl_weight(self) -> float:
+        """Weight of the divergence; a schedule may move it (`"objective.kl_weight"`)."""
+        return self.bound.weight
+
+    @kl_weight.setter
+    def kl_weight(self, weight: float) -> None:
+        self.bound.weight = weight
+
+    def forward(self, **batch: Any) -> Tensor:
+        """Return the loss, nats per query times the number of mazes."""
+        model = self.model
+        asked = batch["query_poses"].shape[:2]
+        mask = batch.get("query_mask")
+        queries = asked.numel() if mask is None else int(mask.sum())
+        mazes = asked[0] * int(batch["side"].reshape(-1)[0]) ** 2
+        with model.shared.held():
+            loss: Any = 0.0
+            if self.latents or not self.training:
+                weight = self.kl_weight
+                self.kl_weight = weight if self.training else 1.0
+                loss = self.bound.differentiable_loss(model, self.guide, **batch)
+                self.kl_weight = weight
+                self.terms["kl"] = self.bound.divergence / queries
+            if self.training:
+                loss = loss + self._extra(batch, mask, queries)
+        return loss * (mazes / queries)
+
+    def _extra(self, batch: dict[str, Any], mask: Tensor | None, queries: int) -> Tensor:
+        model, decoder = self.model, self.model.decoder
+        context = model.shared.context
+        if context is None:
+            poses, images, wanted = fill(model, batch["poses"], batch["images"], batch["query_poses"], None)
+            state = model.observe(images, poses, batch.get("obs_mask"), batch.get("origin"), batch["side"])
+            context = model.context(state, wanted)
+        truth = unit(batch["query_images"], context.values.dtype)
+        scale = 0.5 / model.sigma.square()
+        out: Any = 0.0
+        weight = self.draft_weight if self.latents else 1.0
+        if decoder.draft is not None and weight:
+            draft = model.shared.draft if model.shared.context is context else None
+            draft = decoder.picture(context.draft) if draft is None else draft
+            error = (draft - truth).square().sum((-3, -2, -1))
+            error = error if mask is None else error * mask
+            self.terms["draft_mse"] = error.detach().sum() / (queries * truth[0, 0].numel())
+            out = out + weight * scale * error.sum()
+        if self.latents and self.prior_share and self.prior_weight:
+            flat = torch.ones(queries) if mask is None else mask.flatten().float()
+            rows = torch.multinomial(flat, max(1, round(self.prior_share * queries)))
+            chosen = truth.flatten(0, 1)[rows]
+            errors = paint(decoder, pick(context, rows), 4 if self.spread_weight else 2) - chosen
+            error = (errors[0::2] * errors[1::2]).mean(0).sum((-3, -2, -1))
+            self.terms["prior_mse"] = error.detach().mean() / chosen[0].numel()
+            whole = self.prior_share * queries * scale
+            out = out + self.prior_weight * whole * error.mean()
+            if self.spread_weight:
+                out = out + self.spread_weight * whole * chosen[0].numel() * spread_error(errors, decoder.factor)
+        return torch.as_tensor(out)
+
+
+def spread_error(errors: Tensor, cell: int, unit: float = 0.02) -> Tensor:
+    """How far the variance of samples is from the squared error of their mean, on average over pictures and scales.
+
+    With V the variance of a cell's colour and E its squared error expected given the context, an unbiased estimate of
+    (V - E)^2 / unit, but for what does not depend on V: with two pairs of samples both V^2 and V E are products of
+    independent parts. Cells are averages over squares of the grid, and of twice and four times its width: what samples
+    have in common over a whole object counts.
+
+    Args:
+        errors: (4, n, 3, H, W), samples less the truth.
+        cell: side of the smallest squares, in pixels.
+        unit: squared error, to give the result the unit of one.
+    """
+    out: Any = 0.0
+    for side in (cell, 2 * cell, 4 * cell):
+        first, second, third, fourth = functional.avg_pool2d(errors.flatten(0, 1), side).unflatten(0, errors.shape[:2])
+        one, two = 0.5 * (first - second).square(), 0.5 * (third - fourth).square()
+        out = out + (one * two - one * (third * fourth).detach() - two * (first * second).detach()).mean()
+    return torch.as_tensor(out / (3 * unit))
+
+
+def pick(context: Context, rows: Tensor) -> Context:
+    """Return the context of some queries, numbered through: leading axes (len(rows),)."""
+    prior = context.prior.flatten(0, 1)[rows] if context.prior.dim() else context.prior
+    parts = (context.values, context.generator, context.draft)
+    values, generator, draft = (part.flatten(0, 1)[rows] for part in parts)
+    return Context(values, generator, prior, draft)
+
+
+def paint(decoder: DrawDecoder, context: Context, samples: int, temperature: float = 1.0) -> Tensor:
+    """Paint from the prior: (samples, ..., 3, H, W), differentiable."""
+    painting = decoder.begin(context)
+    if not decoder.layers:
+        picture = decoder.picture(painting.total)
+        return picture.expand(samples, *picture.shape)
+    for _ in range(decoder.layers):
+        prior = law(decoder, painting)
+        prior = prior if temperature == 1.0 else tempered(prior, temperature)
+        z = prior.rsample((samples,) if painting.layer == 0 else ())
+        painting = decoder.advance(painting, z)
+    return decoder.picture(painting.total)
+
+
+class Report:
+    """Engine callback: puts the objective's terms into the run's records.
+
+    Args:
+        every: steps between looks, since each waits for the device.
+    """
+
+    def __init__(self, every: int = 25) -> None:
+        self.every = every
+        self.source: SceneObjective | None = None
+
+    def on_step(self, state: Any) -> None:
+        """Copy the terms of the last step."""
+        if self.source is not None and state.step % self.every == 0:
+            state.metrics.update({name: float(value) for name, value in self.source.terms.items()})
+
+
+class PixelNoise(Messenger):
+    """Sets the standard deviation of the site "x", for schedules: `PixelNoise(2.0)` with the key `"<name>.scale"`.
+
+    Args:
+        scale: positive.
+    """
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] == "x":
+            import pyro.distributions as dist
+
+            normal = msg["fn"]
+            while hasattr(normal, "base_dist"):
+                normal = normal.base_dist
+            msg["fn"] = dist.Normal(normal.loc, self.scale).to_event(3).expand(msg["fn"].batch_shape)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the handler as JSON-able data."""
+        return {"handler": "pixel_noise", "scale": float(self.scale)}
+
+
+def objective(report: Report, **options: Any) -> Callable[[nn.Module, nn.Module], nn.Module]:
+    """Return what a `Stage` takes: a maker of the objective."""
+
+    def scene(model: Any, guide: Any) -> SceneObjective:
+        report.source = SceneObjective(model, guide, **options)
+        return report.source
+
+    return scene
+
+
+__all__ = ["ELBO", "Bound", "PixelNoise", "Report", "SceneObjective", "objective", "paint", "pick"]

@@ -1,0 +1,103 @@
+"""What the columns of sequences are, within which limits they are drawn, with which noise, and until when."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from phlogiston.datasets.base import Meta
+from phlogiston.errors import ConfigError, DataError, unknown_name
+from phlogiston.inference.svi.sequences import Endings, Windows
+from phlogiston.models.generation import Stop
+from phlogiston.models.stepwise import valid_steps
+from phlogiston.systems.sequence.config import Config
+
+OFFSETS = ("dt", "dx", "dy", "pen")
+
+
+def columns_of(config: Config, width: int, meta: Meta | None) -> dict[str, Any]:
+    """Names of the columns, and how each is modelled: `columns`, `pen`, `levels`, `positive`.
+
+    Raises:
+        DataError: a pen and nothing else.
+        UnknownNameError: an option names no column.
+    """
+    columns = list(meta.columns) if meta is not None and len(meta.columns) == width else []
+    columns = columns or [f"x{i}" for i in range(width)]
+    pen = columns[-1] == "pen"
+    numbers = columns[:-1] if pen else columns
+    if not numbers:
+        raise DataError("x holds a pen and no numbers")
+    for option in ("levels", "positive"):
+        for name in getattr(config, option):
+            if name not in numbers:
+                raise unknown_name(f"column in {option}", name, numbers)
+    positive = list(config.positive) or [n for n in numbers if n == "dt"]
+    levels = list(config.levels) or ([n for n in numbers if n not in OFFSETS] if config.relative else [])
+    levels = [n for n in levels if n not in positive]
+    return {"columns": columns, "pen": pen, "levels": levels, "positive": positive}
+
+
+def limits_of(config: Config, schema: dict[str, Any], steps: Tensor) -> list[list[float | None]]:
+    """Lowest and highest value of each column of numbers, None where there is none.
+
+    Args:
+        config: the configuration.
+        schema: see `columns_of`.
+        steps: (steps, columns), all of the training data.
+
+    Raises:
+        ConfigError: options that do not go with the columns.
+    """
+    numbers = schema["columns"][:-1] if schema["pen"] else schema["columns"]
+    levels, positive = schema["levels"], schema["positive"]
+    if config.bounds and not levels:
+        raise ConfigError("bounds are for levels; these data have none")
+    if config.kind == "bivariate" and len(numbers) != 2:
+        raise ConfigError(f"kind 'bivariate' is for two columns of numbers; there are {len(numbers)}")
+    if config.dequantise and positive:
+        raise ConfigError("dequantise is for offsets; these data have a positive column")
+    return [
+        [config.min_interval, None]
+        if n in positive
+        else list(config.bounds) or [float(v.min()), float(v.max())]
+        if n in levels
+        else [None, None]
+        for n, v in zip(numbers, steps.unbind(-1), strict=False)
+    ]
+
+
+class Noisy:
+    """Windows whose offsets get uniform noise at every step of training."""
+
+    def __init__(self, windows: Windows | Endings, width: float, targets: int) -> None:
+        self.windows, self.width, self.targets = windows, width, targets
+        if isinstance(windows, Windows):
+            self.arrange = windows.arrange
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def __getitem__(self, index: Tensor) -> dict[str, Tensor]:
+        batch = self.windows[index]
+        x = batch["x"]
+        noise = self.width * (torch.rand_like(x[..., : self.targets]) - 0.5)
+        inside = valid_steps(batch["length"], x.shape[1]).unsqueeze(-1)
+        x = torch.cat([x[..., : self.targets] + torch.where(inside, noise, 0.0), x[..., self.targets :]], -1)
+        return {**batch, "x": x}
+
+
+def clock(column: int, seconds: float, rows: int) -> Stop:
+    """Stop a row before the step that would end after so many seconds; rows that ended are no longer asked about."""
+    passed = torch.zeros(rows)
+
+    def stop(step: Tensor, value: Tensor) -> Tensor:
+        nonlocal passed
+        passed = passed + value[:, column]
+        over = passed > seconds
+        passed = passed[~over]
+        return over
+
+    return stop

@@ -1,0 +1,403 @@
+"""Recurrent mixture density networks as a product: sequences of numbers, continued, answered and filled in.
+
+data = phlogiston.datasets.load("tinyperf")
+system = SequenceModel(preset="tinyperf").fit(data)
+system.sample(8, seconds=5)                performances from nothing
+system.complete(start, seconds=5)          ... that go on from given ones
+system.respond(performance, seconds=5)     ... that answer given ones
+system.stream().step()                     one touch at a time, as fast as one plays
+system.query({"x": Known(touches, mask)})  what is missing, by a particle filter
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from phlogiston.datasets.base import Meta, Split
+from phlogiston.errors import ConfigError, DataError, ShapeError
+from phlogiston.evaluate.metric import Metric
+from phlogiston.evaluate.score import Score
+from phlogiston.inference.query.evidence import Known
+from phlogiston.inference.svi.engine import Stage
+from phlogiston.inference.svi.schedules import cosine, warmup
+from phlogiston.inference.svi.sequences import Endings, Sequences, Windows
+from phlogiston.models.generation import RowNoise, generate
+from phlogiston.models.sequence import MDNRNN
+from phlogiston.models.stepwise import Prediction, valid_steps
+from phlogiston.systems.base import Role, coerce, rows_of
+from phlogiston.systems.sequence.config import PRESETS
+from phlogiston.systems.sequence.config import Config as SequenceConfig
+from phlogiston.systems.sequence.rows import Noisy, clock, columns_of, limits_of
+from phlogiston.systems.sequence.training import CarriedLikelihood
+from phlogiston.systems.stepwise import StepwiseSystem, consume_rows, make_choice
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+CHUNK = 64
+
+
+class SequenceModel(StepwiseSystem):
+    """Recurrent mixture density network; options in `systems.sequence.config.Config`.
+
+    Data need `x` (rows, steps, columns), padded, and `length` (rows,). A last column called `pen` holds 0 and 1 and
+    becomes a site of its own.
+
+    Example:
+        >>> from phlogiston import datasets
+        >>> data = datasets.load("script", sizes=(40, 10, 10))
+        >>> system = SequenceModel(steps=5, hidden=8).fit(data)
+        >>> tuple(system.sample(3, steps=20)["x"].shape)
+        (3, 20, 3)
+    """
+
+    name: ClassVar[str] = "sequence"
+    Config: ClassVar[type] = SequenceConfig
+    config: SequenceConfig
+
+    # ----- data ---------------------------------------------------------------------------------------------------
+
+    def describe(self, train: Split, meta: Meta | None) -> dict[str, Any]:
+        """Columns, how each is modelled, and the limits generated steps are kept within."""
+        tensors = train.tensors
+        if "x" not in tensors or tensors["x"].ndim != 3:
+            raise ShapeError("sequences need a tensor 'x' of shape (rows, steps, columns)")
+        if not len(train):
+            raise DataError("x has no rows; at least one sequence is needed")
+        self.schema = schema = columns_of(self.config, tensors["x"].shape[2], meta)  # sequences() reads it
+        x, length = self.sequences(tensors["x"], tensors.get("length"))
+        schema["limits"] = limits_of(self.config, schema, x[valid_steps(length, x.shape[1])])
+        schema["typical_steps"] = int(length.double().quantile(0.9))
+        schema["mean_steps"] = float(length.double().mean())
+        return schema
+
+    def sequences(self, x: Any, length: Any = None, **options: Any) -> tuple[Tensor, Tensor]:
+        """As `StepwiseSystem.sequences`.
+
+        Raises:
+            DataError: also a level outside the bounds of the configuration.
+        """
+        x, length = super().sequences(x, length, **options)
+        if self.config.bounds:
+            low, high = self.config.bounds
+            for name in self.schema["levels"]:
+                column = x[..., self.schema["columns"].index(name)][valid_steps(length, x.shape[1])]
+                if not bool(((column >= low) & (column <= high)).all()):
+                    raise DataError(
+                        f"column {name!r} runs from {float(column.min()):g} to {float(column.max()):g}; the bounds are "
+                        f"{low:g} and {high:g}"
+                    )
+        return x, length
+
+    def prepare(self, split: Split, role: Role = "train") -> Any:
+        """Windows of the training sequences, or whole validation sequences, as the program takes them."""
+        x, length = self.sequences(split.tensors["x"], split.tensors.get("length"))
+        if split is self._valid:
+            most = self.config.valid_length
+            length = length.clamp(max=most)
+            order = length.argsort()
+            return Sequences({"x": x[order, :most], "length": length[order]})
+        windows = (Endings if self.config.predict == "last" else Windows)(x, length, self.config.window)
+        if not self.config.dequantise:
+            return windows
+        return Noisy(windows, self.config.dequantise, len(self.schema["limits"]))
+
+    # ----- training -----------------------------------------------------------------------------------------------
+
+    def build(self) -> None:
+        """The network."""
+        c, schema = self.config, self.schema
+        numbers = schema["columns"][: len(schema["limits"])]
+        kind = c.kind if c.kind != "auto" else "bivariate" if schema["pen"] and len(numbers) == 2 else "diag"
+        self.model = MDNRNN(
+            len(numbers),
+            schema["pen"],
+            [numbers.index(name) for name in schema["levels"]],
+            [numbers.index(name) for name in schema["positive"]],
+            c.hidden,
+            c.layers,
+            c.cell,
+            c.num_components,
+            kind,
+            c.grid or None,
+            c.min_scale,
+            (c.bounds[0], c.bounds[1]) if c.bounds else None,
+            c.lattices,
+        )
+        self.guide = None
+
+    def initialise(self, train: Any, seed: int) -> None:
+        """Standardise from the data; count steps, so that the loss is shown per step."""
+        windows = train.windows if isinstance(train, Noisy) else train
+        x = windows.x[:, 2:]
+        self.model.initialise(x, windows.sizes)
+        self._mean_steps = windows.mean_length if isinstance(windows, Windows) else 1.0
+        self._mean_valid = 1.0
+        if self._valid is not None:
+            length = self.sequences(self._valid)[1].clamp(max=self.config.valid_length)
+            self._mean_valid = float(length.double().mean())
+
+    def fit(self, data: Any, **options: Any) -> Any:
+        """Train on data; see `System.fit`. The loss is in nats per step."""
+        _, valid, _ = coerce(data)
+        self._valid = valid if valid is not None and len(valid) else None
+        try:
+            return super().fit(data, **options)
+        finally:
+            self._valid = None
+
+    _valid: Split | None = None
+    _mean_steps = 1.0
+    _mean_valid = 1.0
+
+    def stages(self) -> list[Stage]:
+        """Maximum likelihood; gradients stop at the border of a window, the network's state does not."""
+        c = self.config
+        objective: Callable[..., Any] = partial(
+            CarriedLikelihood,
+            mean_steps=self._mean_steps,
+            mean_valid_steps=self._mean_valid,
+            tracks=c.batch_size if c.carry and c.predict == "all" else 0,
+            last_only=c.predict == "last",
+        )
+        schedule = {"learning_rate": warmup(c.warmup, cosine(1.0, 0.01), 0.05)}
+        return [
+            Stage("fit", c.steps, objective, "adam", c.learning_rate, c.batch_size, schedules=schedule, clip=c.clip)
+        ]
+
+    # ----- verbs --------------------------------------------------------------------------------------------------
+
+    def constrain(self, value: Tensor) -> Tensor:
+        """Keep drawn steps within the limits of the data."""
+        columns = []
+        for column, (low, high) in zip(value.unbind(-1), self.schema["limits"], strict=False):
+            columns.append(column.clamp(low, high) if low is not None or high is not None else column)
+        return torch.stack([*columns, *value.unbind(-1)[len(columns) :]], -1)
+
+    def sample(  # type: ignore[override]
+        self,
+        n: int,
+        *,
+        steps: int | None = None,
+        seconds: float | None = None,
+        pi_temperature: float = 1.0,
+        sigma_temperature: float = 1.0,
+        pen_temperature: float | None = None,
+        seed: int | None = None,
+    ) -> dict[str, Tensor]:
+        """Draw sequences from nothing.
+
+        Args:
+            n: how many.
+            steps: of each; with `seconds` at most this many. By default as many as nine in ten of the data's have.
+            seconds: stop when the column `dt` sums to this.
+            pi_temperature: divides logits of components; 0 takes the most probable one.
+            sigma_temperature: multiplies variances; 0 takes a component's mean.
+            pen_temperature: divides the pen's logits; `pi_temperature`, if not given.
+            seed: of this call; None draws one from torch's generator. Row i depends on the seed and i alone.
+
+        Returns:
+            `x` (n, steps, columns), `length` (n,), and `clipped` (1,): the share of steps a limit changed by more than
+            half a cell.
+        """
+        self._need_fit()
+        if n < 1:
+            raise ConfigError(f"n must be at least 1; got {n}")
+        with torch.inference_mode():
+            state = self.model.start(n)
+        return self._draw(state, n, steps, seconds, seed, (pi_temperature, sigma_temperature, pen_temperature))
+
+    def complete(
+        self,
+        x: Any,
+        length: Any = None,
+        *,
+        steps: int | None = None,
+        seconds: float | None = None,
+        pi_temperature: float = 1.0,
+        sigma_temperature: float = 1.0,
+        pen_temperature: float | None = None,
+        seed: int | None = None,
+    ) -> dict[str, Tensor]:
+        """Go on from given beginnings: what comes next, one continuation per row.
+
+        Args:
+            x: beginnings, see `sequences`.
+            length: of each.
+            steps: as `sample`, of the continuation.
+            seconds: as `sample`.
+            pi_temperature: as `sample`.
+            sigma_temperature: as `sample`.
+            pen_temperature: as `sample`.
+            seed: as `sample`.
+
+        Returns:
+            As `sample`: the continuation alone.
+        """
+        x, length = self.sequences(x, length)
+        with torch.inference_mode():
+            state = consume_rows(self.model, x, length, self.model.start(len(x)))
+        return self._draw(state, len(x), steps, seconds, seed, (pi_temperature, sigma_temperature, pen_temperature))
+
+    def respond(
+        self, performance: Any, *, seconds: float | None = None, steps: int | None = None, **options: Any
+    ) -> Any:
+        """Answer a performance: hear all of it, then play as long again (or as told).
+
+        Args:
+            performance: one or several, see `sequences`.
+            seconds: how long to play; as long as the performance, where there is a column `dt`.
+            steps: how many steps to play at most.
+            **options: as `complete`.
+        """
+        x, length = self.sequences(performance)
+        if seconds is None and steps is None and "dt" in self.schema["columns"]:
+            seconds = float(x[..., self.schema["columns"].index("dt")].sum(1).max())
+        return self.complete(x, length, seconds=seconds, steps=steps, **options)
+
+    def _draw(
+        self,
+        state: Any,
+        rows: int,
+        steps: int | None,
+        seconds: float | None,
+        seed: int | None,
+        temperatures: tuple[float, float, float | None],
+    ) -> dict[str, Tensor]:
+        stop = None
+        if seconds is not None:
+            if "dt" not in self.schema["columns"]:
+                raise ConfigError("seconds needs a column 'dt'; these data have none. Give steps instead")
+            if not seconds > 0:
+                raise ConfigError(f"seconds is {seconds}; it must be positive")
+            stop = clock(self.schema["columns"].index("dt"), seconds, rows)
+            steps = steps or min(20_000, max(50, round(1000 * seconds)))
+        steps = steps or self.schema["typical_steps"]
+        seed = int(torch.randint(2**31, ())) if seed is None else seed
+        self.model.eval()
+        choice = make_choice(*temperatures)
+        noise, half = RowNoise(self.model, rows, seed), 0.5 * self.config.grid
+        found = generate(self.model, state, steps, noise, choice, self.constrain, stop, half)
+        return {"x": found.x, "length": found.length, "clipped": torch.tensor([found.clipped])}
+
+    def predictive(self, x: Any, length: Any = None) -> Prediction:
+        """The law of every step given the steps before it: batch (rows, steps)."""
+        x, length = self.sequences(x, length)
+        with torch.inference_mode():
+            found, _ = self.model.predictions(x)
+        return found
+
+    def log_prob(self, x: Any, length: Any = None) -> Score:  # type: ignore[override]
+        """Log probability of whole sequences (of cells, with `grid`; else density), exact, in nats per sequence."""
+        return Score(torch.cat([v.sum(-1) for v, _ in self._steps(*self.sequences(x, length))]), "exact")
+
+    def _steps(self, x: Tensor, length: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Log probability of every step, 0 behind the end, and of every column by itself; sequences in chunks."""
+        self.model.eval()
+        found = []
+        with torch.no_grad():
+            for part, size in zip(x.split(CHUNK), length.split(CHUNK), strict=True):
+                cut = part[:, : int(size.max())]
+                law, _ = self.model.predictions(cut)
+                valid = valid_steps(size, cut.shape[1])
+                numbers = cut[..., : self.model.targets]
+                parts = torch.where(valid.unsqueeze(-1), law.values.log_parts(numbers), 0.0)
+                found.append((torch.where(valid, law.log_prob(cut), 0.0), parts))
+        return found
+
+    def query(  # type: ignore[override]
+        self,
+        evidence: Any = None,
+        ask: Sequence[str] | None = None,
+        num_samples: int = 1000,
+        *,
+        steps: int | None = None,
+        seed: int | None = None,
+    ) -> Any:
+        """Sample whole sequences given what is known of them: any steps, any columns, boxes, soft values.
+
+        Particles walk through the sequence; known columns of a step condition its mixture exactly, all else weighs
+        them, and they are resampled when too few are left that matter. The site is `x`, its entries (steps x columns).
+
+        Args:
+            evidence: pieces about `x`, each (steps, columns) or flat; see `inference.query.evidence`.
+            ask: `["x"]`.
+            num_samples: particles, and samples.
+            steps: length of the sequence; that of the evidence by default.
+            seed: of this call.
+
+        Returns:
+            An `inference.query.answer.Answer`; `x` has shape (samples, steps, columns).
+
+        Raises:
+            EvidenceError: malformed or impossible evidence.
+        """
+        from phlogiston.systems.sequence.query import filter_particles
+
+        self._need_fit()
+        return filter_particles(
+            self.model,
+            evidence,
+            ask,
+            num_samples,
+            steps,
+            self.schema["typical_steps"],
+            seed,
+            None,
+            self.schema["columns"],
+        )
+
+    # ----- evaluation ---------------------------------------------------------------------------------------------
+
+    METRICS: ClassVar[tuple[str, ...]] = ("nats_per_step", "log_likelihood", "generated")
+
+    def evaluate(self, data: Any, metrics: Sequence[str] | None = None) -> dict[str, Metric]:
+        """Score on held-out sequences.
+
+        Args:
+            data: a dataset (its test rows, else validation rows), split or dict.
+            metrics: some of `METRICS`; all by default.
+
+        Returns:
+            `nats_per_step` (minus the mean log probability, with the share of each column by itself in its detail),
+            `log_likelihood` per sequence, and of 64 generated sequences `clipped_share`; where there is a column `dt`
+            also `generated_median_dt`, `generated_tap_share` and the data's own.
+        """
+        from phlogiston.systems.sequence.report import evaluate
+
+        return evaluate(self, data, self._chosen_metrics(metrics))
+
+    def figures(self, data: Any) -> dict[str, Figure]:
+        """Real and generated sequences, their intervals, an answer, the loss."""
+        from phlogiston.systems.sequence.report import figures
+
+        self._need_fit()
+        return figures(self, data)
+
+    def example_queries(self, data: Any) -> list[tuple[str, Any]]:
+        """A stretch that was lost, given what came before and after it."""
+        tensors = rows_of(data)
+        x = tensors["x"][0, : min(40, int(tensors["length"][0]))]
+        mask = torch.ones_like(x, dtype=torch.bool)
+        middle = len(x) // 2
+        mask[middle : middle + 2] = False
+        return [(f"{len(x)} steps, two in the middle lost", self.query({"x": Known(x, mask)}, num_samples=200, seed=0))]
+
+    @classmethod
+    def demo(cls, quick: bool = False) -> list[dict[str, Any]]:
+        """Pen strokes of the built-in script, predicted point by point."""
+        return [
+            {
+                "title": "What comes next: pen strokes, point by point",
+                "text": "A recurrent network has seen lines of handwriting, and nothing of what they say. It predicts "
+                "the next pen movement as a mixture, draws one, and goes on from there.",
+                "data": "script",
+                "data_options": {"sizes": (600, 60, 60)},
+                "options": {**PRESETS["default"], "carry": False, "window": 80, "steps": 40 if quick else 250},
+            }
+        ]

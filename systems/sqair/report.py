@@ -1,0 +1,283 @@
+"""Figures of merit of a fitted SQAIR: bounds, counts, tracks, prediction, and what codes say about the digits."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from phlogiston.evaluate.metric import Metric, from_rows
+from phlogiston.evaluate.tracking import Frame, count_accuracy, track_metrics
+from phlogiston.systems.base import rows_of
+from phlogiston.systems.sqair import posterior
+from phlogiston.systems.sqair.videos import checked, components, scaled
+
+if TYPE_CHECKING:
+    from phlogiston.systems.sqair.system import SQAIR
+
+FILMS = 64  # films at a time
+CROSSING = 10.0  # pixels between centres within which two objects are on top of each other
+NEAR = 5.0  # pixels within which a track matches an object
+
+
+def evaluate(system: SQAIR, data: Any, wanted: set[str], particles: int = 5, frames: int | None = None,
+             seed: int = 0) -> dict[str, Metric]:  # fmt: skip
+    """See `SQAIR.evaluate`."""
+    tensors = {name: part[:, :frames] if name in _TIMED else part for name, part in rows_of(data).items()}
+    x = checked(tensors["x"])
+    length = x.shape[1]
+    out: dict[str, Metric] = {}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        found = filtered(system, x, particles)
+    per_frame = {"unit": "nats per frame", "particles": particles, "frames": length}
+    if "bound" in wanted:
+        bound = torch.cat([p.bound() for p in found]).double()
+        expected = torch.cat([(p.weights * p.log_likelihood).sum(0) for p in found]).double()
+        mean = torch.cat([(p.weights * p.log_weights).sum(0) for p in found]).double()
+        blank = system.blank_log_prob(x)
+        out["log_likelihood"] = from_rows(bound / length, "lower bound", True, per_frame)
+        out["log_likelihood_given_latents"] = from_rows(expected / length, "estimate", True, per_frame)
+        out["divergence"] = from_rows((expected - mean) / length, "estimate", False, per_frame)
+        out["log_likelihood_of_nothing"] = from_rows(blank / length, "exact", None, per_frame)
+    if "count" in wanted and "count" in tensors:
+        out.update(_counts(found, x, tensors["count"]))
+    if "tracking" in wanted and {"boxes", "present"} <= tensors.keys():
+        out.update(_tracking(found, system, tensors))
+    if "prediction" in wanted and {"boxes", "present"} <= tensors.keys() and length > 5:
+        out.update(prediction(system, x, tensors, seed=seed))
+    if "addition" in wanted and "label" in tensors and len(x) >= 64:
+        out.update(_addition(found, tensors["label"]))
+    if "places" in wanted:
+        energy = _place_energy(found, system)
+        out["smallest_place_energy"] = from_rows(energy, "estimate", None, {"unit": "pixel energy of present places"})
+    return out
+
+
+_TIMED = ("x", "count", "boxes", "present", "visible")
+
+
+def filtered(system: SQAIR, x: Tensor, particles: int, canvas: bool = False) -> list[posterior.Posterior]:
+    """Posteriors of films, some at a time."""
+    parts = posterior.chunks(x, None, FILMS)
+    return [posterior.run(system.model, system.guide, part, particles, canvas=canvas) for part, _ in parts]
+
+
+def _counts(found: list[posterior.Posterior], x: Tensor, truth: Tensor) -> dict[str, Metric]:
+    most = int(max(found[0].presence.shape[-1], int(truth.max())))
+    chance = torch.cat([p.count_probability(most) for p in found]).double()  # (R, T, most + 1)
+    right = chance.gather(-1, truth.unsqueeze(-1)).squeeze(-1)
+    over = torch.cumsum(chance.flip(-1), -1).flip(-1)
+    more = torch.cat([over[..., 1:], torch.zeros_like(over[..., :1])], -1).gather(-1, truth.unsqueeze(-1)).squeeze(-1)
+    frames = {"frames": int(truth.numel())}
+    commonest = torch.mode(truth.flatten()).values
+    counted = torch.from_numpy(count_components(x))
+    median = counted.median(1, keepdim=True).values.expand_as(counted)
+    return {
+        "count_accuracy": from_rows(right.mean(1), "estimate", True, frames),
+        "count_accuracy_map": from_rows((chance.argmax(-1) == truth).double().mean(1), "estimate", True, frames),
+        "over_count": from_rows(more.mean(1), "estimate", False, frames),
+        "count_calibration": _calibration(chance, truth),
+        "count_accuracy_commonest": from_rows((truth == commonest).double().mean(1), "exact", None, frames),
+        "count_accuracy_components": count_accuracy(truth, counted),
+        "count_accuracy_components_median": count_accuracy(truth, median),
+    }
+
+
+def _calibration(chance: Tensor, truth: Tensor) -> Metric:
+    """Expected calibration error of the most probable count, over ten bins."""
+    top, guess = chance.max(-1)
+    right = (guess == truth).double()
+    bins = (top * 10).long().clamp(max=9)
+    error = 0.0
+    for b in range(10):
+        chosen = bins == b
+        if bool(chosen.any()):
+            share = float(chosen.double().mean())
+            error += share * abs(float(right[chosen].mean()) - float(top[chosen].mean()))
+    return Metric(error, None, int(truth.numel()), "estimate", False, {"bins": 10})
+
+
+def count_components(x: Tensor) -> np.ndarray:
+    """Count without learning: connected regions brighter than 0.2 of at least 8 pixels, (R, T)."""
+    frames = scaled(checked(x)).amax(2).numpy()
+    return np.array([[len(components(frame)) for frame in film] for film in frames])
+
+
+def truth_frames(tensors: dict[str, Tensor]) -> list[list[Frame]]:
+    """True boxes by identity, as tracking metrics want them: x, y (of the outer corner), width, height."""
+    boxes, present = tensors["boxes"].double(), tensors["present"]
+    shown = torch.stack([boxes[..., 1] - 0.5, boxes[..., 0] - 0.5, boxes[..., 3], boxes[..., 2]], -1)
+    return [_frames(b, p, None) for b, p in zip(shown.numpy(), present.numpy(), strict=True)]
+
+
+def _frames(boxes: np.ndarray, present: np.ndarray, ids: np.ndarray | None) -> list[Frame]:
+    return [
+        {
+            int(j if ids is None else ids[t, j]): boxes[t, j].tolist()
+            for j in np.flatnonzero(present[t])
+        }
+        for t in range(len(boxes))
+    ]  # fmt: skip
+
+
+def _tracking(found: list[posterior.Posterior], system: SQAIR, tensors: dict[str, Tensor]) -> dict[str, Metric]:
+    tracked: list[list[Frame]] = []
+    generator = torch.Generator().manual_seed(0)
+    for part in found:
+        chosen = part.pick(generator)
+        places = posterior.boxes(chosen["where"], chosen["presence"], system.model.shape).double().numpy()
+        ids, there = chosen["ids"].numpy(), chosen["presence"].numpy()
+        tracked += [_frames(b, p, i) for b, p, i in zip(places, there, ids, strict=True)]
+    real = truth_frames(tensors)
+    figures = track_metrics(real, tracked, measure="centre", threshold=NEAR)
+    counts = figures["mota"].detail
+    out = {name: figures[name] for name in ("mota", "idf1", "id_switches")}
+    out["centre_error"] = figures["motp"]
+    share = counts["matches"] / max(counts["objects"], 1)
+    out["matched"] = Metric(share, None, counts["objects"], "estimate", True, counts)
+    met = [kept for a, b in zip(real, tracked, strict=True) for kept in crossings(a, b)]
+    if met:
+        detail = {"unit": "pairs that kept their identities", "near": CROSSING}
+        out["crossings_kept"] = from_rows(np.array(met, float), "estimate", True, detail)
+    return out
+
+
+def crossings(real: Sequence[Frame], tracked: Sequence[Frame]) -> list[bool]:
+    """For each time two objects meet and part again, whether both keep their identities through it.
+
+    They meet while their centres are within `CROSSING` pixels; what counts is who followed them in the last frame
+    before and the first one after. An object that nobody follows there has not kept its identity.
+    """
+
+    def follower(time: int, name: Any) -> Any:
+        x, y, w, h = real[time][name]
+        near = [
+            (float(np.hypot(b[0] + b[2] / 2 - x - w / 2, b[1] + b[3] / 2 - y - h / 2)), track)
+            for track, b in tracked[time].items()
+        ]
+        return min(near)[1] if near and min(near)[0] <= 2 * NEAR else None
+
+    out = []
+    names = sorted({name for frame in real for name in frame}, key=str)
+    for one, other in itertools.combinations(names, 2):
+        apart: list[bool | None] = []
+        for frame in real:
+            if one in frame and other in frame:
+                a, b = np.array(frame[one]), np.array(frame[other])
+                apart.append(bool(np.linalg.norm(a[:2] + a[2:] / 2 - b[:2] - b[2:] / 2) > CROSSING))
+            else:
+                apart.append(None)
+        before: int | None = None
+        for time, state in enumerate(apart):
+            if state is None:
+                before = None
+            elif state:
+                if before is not None and time > before + 1:
+                    pairs = [(follower(before, n), follower(time, n)) for n in (one, other)]
+                    out.append(all(a is not None and a == b for a, b in pairs))
+                before = time
+    return out
+
+
+def prediction(
+    system: SQAIR, x: Tensor, tensors: dict[str, Tensor], seen: int = 5, samples: int = 10, seed: int = 0
+) -> dict[str, Metric]:
+    """Centre errors of predicted objects by horizon, beside those of objects that stay where they were last.
+
+    Objects are matched to the truth in the last observed frame, within `NEAR` pixels; the prediction is the mean over
+    samples of the centre.
+    """
+    horizon = min(5, x.shape[1] - seen)
+    boxes, present = tensors["boxes"], tensors["present"]
+    truth = torch.stack([boxes[..., 1] + (boxes[..., 3] - 1) / 2, boxes[..., 0] + (boxes[..., 2] - 1) / 2], -1)
+    moved: dict[int, list[Tensor]] = {h: [] for h in range(1, horizon + 1)}
+    still: dict[int, list[Tensor]] = {h: [] for h in range(1, horizon + 1)}
+    shape = system.model.shape
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for start in range(0, len(x), FILMS):
+            part = x[start : start + FILMS, :seen]
+            found = posterior.run(system.model, system.guide, part, 5, canvas=False)
+            state, _ = posterior.resampled(found, 1)
+            many = state.map(lambda t: t.expand(samples, *t.shape[1:]))
+            _, states = posterior.go_on(system.model, many, horizon, births=False)
+            centres = torch.stack([_centres(s.where, shape) for s in states], 2)  # (S, R, horizon, N, 2)
+            weight = torch.stack([s.presence for s in states], 2).unsqueeze(-1)
+            mean = (centres * weight).sum(0) / weight.sum(0).clamp(min=1e-6)
+            last, there = _centres(state.where[0], shape), state.presence[0] > 0
+            real, real_there = truth[start : start + FILMS], present[start : start + FILMS]
+            apart = (last.unsqueeze(2) - real[:, seen - 1].unsqueeze(1)).norm(dim=-1)  # (R, N, M)
+            apart = torch.where(there.unsqueeze(2) & real_there[:, seen - 1].unsqueeze(1), apart, torch.inf)
+            nearest, which = apart.min(-1)
+            rows, places = (nearest <= NEAR).nonzero(as_tuple=True)
+            objects = which[rows, places]
+            for h in range(1, horizon + 1):
+                goal = real[rows, seen - 1 + h, objects]
+                moved[h].append((mean[rows, h - 1, places] - goal).norm(dim=-1))
+                still[h].append((last[rows, places] - goal).norm(dim=-1))
+    out = {}
+    for h in sorted({1, horizon}):
+        detail = {"unit": "pixels", "observed": seen, "samples": samples}
+        if sum(map(len, moved[h])) == 0:
+            continue
+        out[f"prediction_error_{h}"] = from_rows(torch.cat(moved[h]), "estimate", False, detail)
+        out[f"prediction_error_{h}_stay_put"] = from_rows(torch.cat(still[h]), "estimate", None, detail)
+    return out
+
+
+def _centres(where: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    from phlogiston.networks.spatial import shift_of
+
+    return (shift_of(where) + 1.0) / 2.0 * torch.tensor([shape[2] - 1.0, shape[1] - 1.0])
+
+
+def _addition(found: list[posterior.Posterior], label: Tensor) -> dict[str, Metric]:
+    """Sum of the digits read off the sum of codes: fit on half of the films, scored on the other, all frames voting."""
+    from sklearn.neural_network import MLPClassifier
+
+    codes, total = [], torch.where(label >= 0, label, 0).sum(-1).numpy()
+    generator = torch.Generator().manual_seed(0)
+    for part in found:
+        chosen = part.pick(generator)
+        there = chosen["presence"].unsqueeze(-1)
+        codes.append(torch.cat([(chosen["what"] * there).sum(2), there.sum(2)], -1))
+    features = torch.cat(codes).numpy()  # (R, T, features + 1)
+    half, frames = len(features) // 2, features.shape[1]
+    probe = MLPClassifier((128,), max_iter=200, random_state=0, alpha=1e-2)
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # stopping at max_iter is meant
+        probe.fit(features[:half].reshape(half * frames, -1), np.repeat(total[:half], frames))
+    chance = probe.predict_proba(features[half:].reshape(-1, features.shape[-1]))
+    votes = chance.reshape(len(features) - half, frames, -1)
+    single = probe.classes_[votes.argmax(-1)] == total[half:, None]
+    voted = probe.classes_[votes.mean(1).argmax(-1)] == total[half:]
+    classes, counts = np.unique(total[:half], return_counts=True)
+    guess = total[half:] == classes[counts.argmax()]
+    detail = {"films_for_fitting": half}
+    return {
+        "addition_accuracy": from_rows(single.mean(1), "estimate", True, detail),
+        "addition_accuracy_voted": from_rows(voted, "estimate", True, detail),
+        "addition_chance": from_rows(guess, "exact", None, detail),
+    }
+
+
+def _place_energy(found: list[posterior.Posterior], system: SQAIR) -> Tensor:
+    """Least energy a present place draws in each film: near zero where a place holds nothing to be seen."""
+    model = system.model
+    out = []
+    for part in found:
+        chosen = part.pick(best=True)
+        with torch.no_grad():
+            glimpse = model.decode(chosen["what"].reshape(-1, model.features))
+            energy = glimpse.square().flatten(1).sum(1).reshape(chosen["presence"].shape)
+        energy = torch.where(chosen["presence"] > 0, energy, torch.inf).flatten(1).amin(1)
+        out.append(energy[torch.isfinite(energy)])
+    flat = torch.cat(out)
+    return flat if len(flat) else torch.zeros(1)

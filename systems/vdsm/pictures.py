@@ -1,0 +1,262 @@
+"""What VDSM shows: grids of clips for files, and figures for reports.
+
+A *view* is a set of clips laid out as one film (or an npz of arrays): `phlogiston show RUN swap_grid --out grid.gif`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from phlogiston.datasets.base import Dataset, Split
+from phlogiston.errors import ConfigError
+from phlogiston.evaluate.figures import loss_curve, new_figure
+from phlogiston.evaluate.held_out import held_out
+from phlogiston.networks.frame_encoder import pixels
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from phlogiston.systems.vdsm.system import VDSM
+
+View = Callable[["VDSM", Split, int, int], dict[str, Tensor]]
+
+
+# ---- choosing and laying out clips
+
+
+def split_of(data: Any) -> Split:
+    """Held-out rows of a dataset; or the split itself."""
+    if isinstance(data, Dataset):
+        return held_out(data)
+    if isinstance(data, Split):
+        return data
+    return Split({"frames": data} if isinstance(data, Tensor) else data)
+
+
+def varied(split: Split, n: int, by: str = "action") -> list[int]:
+    """Choose clips that differ in action and individual as far as the rows allow.
+
+    Returns:
+        Up to `n` row numbers; the i-th shows the i-th action, by an individual not chosen before.
+    """
+    rows = len(split)
+    if by not in split.tensors:
+        return torch.linspace(0, rows - 1, min(n, rows)).long().unique().tolist()
+    action = split.tensors[by].tolist()
+    group = split.tensors["group"].tolist() if "group" in split.tensors else list(range(rows))
+    kinds = sorted(set(action))
+    chosen: list[int] = []
+    seen: set[int] = set()
+    for i in range(min(n, rows)):
+        wanted = kinds[i * max(1, len(kinds) // n) % len(kinds)] if n < len(kinds) else kinds[i % len(kinds)]
+        fits = [r for r in range(rows) if action[r] == wanted and r not in chosen]
+        fresh = [r for r in fits if group[r] not in seen]
+        pick = (fresh or fits or [r for r in range(rows) if r not in chosen])[0]
+        chosen.append(pick)
+        seen.add(group[pick])
+    return chosen
+
+
+def mosaic(clips: Tensor, gap: int = 1) -> Tensor:
+    """Lay clips (rows, columns, T, C, H, W) out as one film (T, C, height, width), with grey lines between."""
+    rows, columns, length, channels, height, width = clips.shape
+    out = torch.full((length, channels, rows * (height + gap) - gap, columns * (width + gap) - gap), 0.5)
+    for i in range(rows):
+        for j in range(columns):
+            top, left = i * (height + gap), j * (width + gap)
+            out[..., top : top + height, left : left + width] = clips[i, j]
+    return out
+
+
+def framed(grid: Tensor, people: Tensor, actions: Tensor) -> Tensor:
+    """Put the sources around a swap grid: people on top, actions at the left, (n + 1, n + 1, T, C, H, W)."""
+    corner = torch.zeros_like(people[:1])
+    body = torch.cat([actions.unsqueeze(1), grid], 1)
+    return torch.cat([torch.cat([corner, people]).unsqueeze(0), body], 0)
+
+
+# ---- views
+
+
+def _real(split: Split, rows: list[int]) -> Tensor:
+    found = pixels(split.tensors["frames"][rows])
+    assert found is not None
+    return found
+
+
+def swap_grid(system: VDSM, split: Split, n: int, seed: int) -> dict[str, Tensor]:
+    """Every action (rows) with every person (columns); the sources at the left and on top."""
+    real = _real(split, varied(split, n))
+    return {"frames": mosaic(framed(system.swap_grid(real), real, real)).unsqueeze(0)}
+
+
+def reconstruct(system: VDSM, split: Split, n: int, seed: int) -> dict[str, Tensor]:
+    """Clips, their frames by themselves, and clips made from the dynamics code alone, below one another."""
+    rows = varied(split, n)
+    real = _real(split, rows)
+    given = split.select(rows)
+    parts = [real, system.reconstruct(given, "frame"), system.reconstruct(given, "sequence")]
+    return {"frames": mosaic(torch.stack(parts)).unsqueeze(0)}
+
+
+def generate(system: VDSM, split: Split, n: int, seed: int) -> dict[str, Tensor]:
+    """Clips gone on with for four times their length, by the guide's chain (above) and by the prior's transitions."""
+    given = split.select(varied(split, n))
+    length = 4 * given.tensors["frames"].shape[1]
+    return {"frames": mosaic(torch.stack([system.generate(given, length), system.rollout(given, length)])).unsqueeze(0)}
+
+
+def predict(system: VDSM, split: Split, n: int, seed: int) -> dict[str, Tensor]:
+    """What happens (above) and what was predicted from the first half of it (below)."""
+    real = _real(split, varied(split, n))
+    half = max(1, real.shape[1] // 2)
+    made = torch.cat([real[:, :half], system.predict(real[:, :half], real.shape[1] - half)], 1)
+    return {"frames": mosaic(torch.stack([real, made])).unsqueeze(0)}
+
+
+def samples(system: VDSM, split: Split, n: int, seed: int) -> dict[str, Tensor]:
+    """Invented clips, with codes drawn from where the training clips' codes are."""
+    across = int(np.ceil(np.sqrt(n)))
+    prior = "aggregate" if bool(system.model.identity_codes.weights.sum() > 0) else "standard"
+    drawn = system.sample(across * across, prior=prior, seed=seed)["frames"]  # type: ignore[arg-type]
+    return {"frames": mosaic(drawn.unflatten(0, (across, across))).unsqueeze(0)}
+
+
+def codes(system: VDSM, split: Split, n: int, seed: int) -> dict[str, Tensor]:
+    """Everything as arrays: codes, clips, regenerated clips, invented clips, labels. For .npz files."""
+    rows = list(range(min(n, len(split)))) if n else list(range(len(split)))
+    given = split.select(rows)
+    names = [name for name in (*system.schema["categorical"], "group") if name in given.tensors]
+    return {
+        **system.encode(given),
+        "frames": given.tensors["frames"],
+        "regenerated": system.reconstruct(given),
+        "invented": system.sample(len(rows), prior="standard", seed=seed)["frames"],
+        **{name: given.tensors[name] for name in names},
+    }
+
+
+VIEWS: Mapping[str, View] = {f.__name__: f for f in (swap_grid, reconstruct, generate, predict, samples, codes)}
+
+
+# ---- figures
+
+
+def figures(system: VDSM, data: Any) -> dict[str, Figure]:
+    """See `VDSM.figures`."""
+    split = split_of(data)
+    if not len(split):
+        raise ConfigError("there are no clips to show")
+    found = {
+        "who times how": swap_figure(system, split),
+        "clips and what is made of them": strips_figure(system, split),
+        "invented clips": samples_figure(system),
+    }
+    if system.history is not None and system.history.records:
+        records = [r for r in system.history.records if r.get("stage") == "frames"] or system.history.records
+        found["loss of stage 1"] = loss_curve([r["step"] for r in records], [r["loss"] for r in records])
+    return found
+
+
+def _show(place: Axes, pictures: Tensor) -> None:
+    """Show one picture (C, H, W)."""
+    array = pictures.clamp(0, 1).movedim(0, -1).numpy()
+    place.imshow(array if array.shape[-1] == 3 else array[..., 0], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    place.set(xticks=[], yticks=[])
+    for side in place.spines.values():
+        side.set_visible(False)
+
+
+def swap_figure(system: VDSM, split: Split, n: int = 6, rows: list[int] | None = None) -> Figure:
+    """The swap grid at one moment: whoever stands in a column should be the person above it, doing what the row does.
+
+    Args:
+        system: fitted.
+        split: clips to take.
+        n: how many.
+        rows: which, if not chosen here.
+    """
+    rows = varied(split, n) if rows is None else rows
+    real = _real(split, rows)
+    grid = framed(system.swap_grid(real), real, real)
+    n = len(rows)
+    names = system.schema["categorical"].get("action")
+    actions = split.tensors["action"][rows].tolist() if names and "action" in split.tensors else None
+    # the moment that tells most: where the clip is farthest from its own mean
+    moment = (real - real.mean(1, keepdim=True)).square().sum((2, 3, 4)).argmax(1).tolist()
+    alt = f"a grid of {n} people (columns) in {n} actions (rows), made by swapping codes"
+    figure = new_figure(1.05 * (n + 1) + 0.6, 1.05 * (n + 1) + 0.3, alt)
+    figure.set_layout_engine("constrained", w_pad=0.01, h_pad=0.01, wspace=0.0, hspace=0.0)
+    axes = figure.subplots(n + 1, n + 1, squeeze=False)
+    for i in range(n + 1):
+        for j in range(n + 1):
+            place = axes[i, j]
+            if i == j == 0:
+                place.set_axis_off()
+                place.text(0.5, 0.5, "who →\nwhat ↓", ha="center", va="center", fontsize=9, transform=place.transAxes)
+                continue
+            _show(place, grid[i, j, moment[i - 1] if i else moment[j - 1]])
+            if i == 0 or j == 0:
+                for side in place.spines.values():
+                    side.set(visible=True, color="#c2410c", linewidth=2)
+            if j == 0 and actions is not None:
+                place.set_ylabel(names[actions[i - 1]], fontsize=8)
+            if i == 0:
+                place.set_title(f"person {j}", fontsize=8, pad=2)
+    return figure
+
+
+def strips_figure(system: VDSM, split: Split, n: int = 3) -> Figure:
+    """Clips over time, and what the model makes of them: frame by frame, from the code alone, continued, predicted."""
+    rows = varied(split, n)
+    real = _real(split, rows)
+    length = min(real.shape[1], 8)
+    half = max(1, real.shape[1] // 2)
+    lines: list[tuple[str, Tensor]] = [
+        ("real", real),
+        ("frame by frame", system.reconstruct(real, "frame")),
+        ("from the code", system.reconstruct(real)),
+        ("first pose, then prior", system.rollout(real, real.shape[1])),
+    ]
+    if half < real.shape[1]:
+        later = system.predict(real[:, :half], real.shape[1] - half)
+        lines.append((f"predicted from {half}", torch.cat([real[:, :half], later], 1)))
+    figure = new_figure(
+        0.75 * length + 1.6, 0.75 * len(lines) * len(rows) + 0.3, "clips over time and their re-creations"
+    )
+    figure.set_layout_engine("constrained", w_pad=0.01, h_pad=0.01, wspace=0.0, hspace=0.0)
+    axes = figure.subplots(len(lines) * len(rows), length, squeeze=False)
+    step = real.shape[1] / length
+    for i in range(len(rows)):
+        for k, (label, clips) in enumerate(lines):
+            for t in range(length):
+                place = axes[i * len(lines) + k, t]
+                _show(place, clips[i, int(t * step)])
+                if t == 0:
+                    place.set_ylabel(label, fontsize=7, rotation=0, ha="right", va="center")
+    return figure
+
+
+def samples_figure(system: VDSM, n: int = 5) -> Figure:
+    """Clips from either prior, over time."""
+    fitted = bool(system.model.identity_codes.weights.sum() > 0)
+    priors = ("aggregate", "standard") if fitted else ("standard",)
+    length = min(system.schema["length"], 8)
+    figure = new_figure(
+        0.75 * length * len(priors) + 0.6, 0.75 * n + 0.5, f"invented clips from {' and '.join(priors)} prior"
+    )
+    parts = figure.subfigures(1, len(priors), squeeze=False)[0]
+    for part, prior in zip(parts, priors, strict=True):
+        drawn = system.sample(n, length=length, prior=prior, seed=0)["frames"]  # type: ignore[arg-type]
+        axes = part.subplots(n, length, squeeze=False)
+        part.suptitle(f"codes from the {prior} prior", fontsize=9)
+        for i in range(n):
+            for t in range(length):
+                _show(axes[i, t], drawn[i, t])
+    return figure

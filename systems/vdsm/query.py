@@ -1,0 +1,93 @@
+"""VDSM's path through the query interface: the guide proposes what it can see, weights do the rest.
+
+Sites are `identity` (K), `dynamics` (D), `pose` (T, Z) and `frames` (T, C, H, W), all of one clip; `batch` may hold one
+clip that is known, in whole or (with `mask`) in part. Known entries come back as they are, everything else in agreement
+with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from phlogiston.errors import ConfigError, ShapeError
+from phlogiston.guides.vdsm import VDSMGuide
+from phlogiston.inference.query.answer import Answer
+from phlogiston.inference.query.ask import query
+from phlogiston.models.vdsm import VDSM
+from phlogiston.networks.frame_encoder import pixels
+
+
+class OneClip(nn.Module):
+    """A program of one clip, known or not: what `inference.query.ask` runs.
+
+    Args:
+        program: model or guide.
+        length: frames of the clip.
+    """
+
+    def __init__(self, program: nn.Module, length: int) -> None:
+        super().__init__()
+        self.program, self.length = program, length
+
+    def forward(self, frames: Any = None, mask: Any = None) -> Any:
+        """Run the program on one clip, known or not."""
+        return self.program(frames, mask, rows=1, length=self.length)
+
+
+def ask(
+    model: VDSM,
+    guide: VDSMGuide,
+    length: int,
+    evidence: Any = None,
+    wanted: Sequence[str] | None = None,
+    num_samples: int = 100,
+    *,
+    batch: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Answer:
+    """Sample sites of a clip given evidence about others.
+
+    Args:
+        model: the generative program.
+        guide: proposes where the batch holds frames.
+        length: frames of a clip that is not known.
+        evidence: pieces by site, see `inference.query.evidence`.
+        wanted: sites to return; all that are not in the batch by default.
+        num_samples: how many.
+        batch: `frames` (T, C, H, W) or (1, T, C, H, W) and `mask` (T,) or (1, T) of a clip that is known.
+        **options: of `inference.query.ask.query`.
+
+    Raises:
+        ShapeError: a batch of more than one clip; ask about one at a time.
+        EvidenceError: malformed or impossible evidence.
+    """
+    if model.identity_kind != "continuous" or model.chain_kind != "fused":
+        raise ConfigError("queries need a continuous identity and a fused chain")
+    known = None
+    if batch is not None and batch.get("frames") is not None:
+        frames, mask = torch.as_tensor(batch["frames"]), batch.get("mask")
+        frames = frames if frames.ndim == 5 else frames.unsqueeze(0)
+        if frames.ndim != 5 or len(frames) != 1:
+            raise ShapeError(f"batch['frames'] has shape {tuple(frames.shape)}; ask about one clip at a time")
+        known = {"frames": pixels(frames)}
+        if mask is not None:
+            known["mask"] = torch.as_tensor(mask).reshape(1, -1)
+        length = frames.shape[1]
+    answer = query(
+        OneClip(model, length),
+        OneClip(guide, length) if known is not None else None,
+        evidence,
+        wanted,
+        num_samples,
+        batch=known,
+        **options,
+    )
+    # one clip: the axes of clips and frames that plates left in the values go
+    event = {"identity": 1, "dynamics": 1, "pose": 2, "frames": 4}
+    samples = {n: v.reshape(len(v), *v.shape[v.ndim - event[n] :]) for n, v in answer.samples.items()}
+    return replace(answer, samples=samples)

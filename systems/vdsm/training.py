@@ -1,0 +1,229 @@
+"""How VDSM sees its training clips: pairs of one individual, frames drawn from them, codes of a frozen encoder."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from phlogiston.errors import DataError
+from phlogiston.guides.vdsm import VDSMGuide
+from phlogiston.inference.svi.callbacks import State
+from phlogiston.networks.frame_encoder import pixels
+
+
+class Clips:
+    """Rows for the engine: a row is a clip, with another clip of the same individual beside it where wanted.
+
+    Args:
+        frames: uint8 (rows, T, C, H, W).
+        mask: bool (rows, T), True where a frame is known, or None.
+        group: int64 (rows,), who is seen; None for clips without partners.
+        first: number of the first row, unique among everything the same `Codes` will see.
+    """
+
+    sequences: tuple[str, ...] = ()
+
+    def __init__(self, frames: Tensor, mask: Tensor | None = None, group: Tensor | None = None, first: int = 0) -> None:
+        self.frames, self.mask, self.first = frames, mask, first
+        self.partner_of: Tensor | None = None
+        if group is not None:
+            order = group.argsort(stable=True)
+            _, counts = group[order].unique_consecutive(return_counts=True)
+            start = torch.repeat_interleave(counts.cumsum(0) - counts, counts)
+            self.order, self.start, self.count, self.place = (
+                order,
+                start,
+                counts.repeat_interleave(counts),
+                order.argsort(),
+            )
+            self.partner_of = group
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __getitem__(self, index: Tensor) -> dict[str, Tensor]:
+        out = {"frames": self.frames[index], "row": index + self.first}
+        if self.mask is not None:
+            out["mask"] = self.mask[index]
+        if self.partner_of is not None:
+            other = self._partners(index)
+            out["partner"] = self.frames[other]
+            if self.mask is not None:
+                out["partner_mask"] = self.mask[other]
+        return out
+
+    def _partners(self, index: Tensor) -> Tensor:
+        """Another clip of the same group, drawn at random; the clip itself where it is alone."""
+        place = self.place[index]
+        start, count = self.start[place], self.count[place]
+        step = 1 + (torch.rand(len(index)) * (count - 1)).long().clamp(max=(count - 2).clamp(min=0))
+        return self.order[start + (place - start + step) % count]
+
+
+class DrawFrames:
+    """Batch of stage 1: some frames of each clip, drawn at random among those known.
+
+    Where clips have partners, frames of the partner are drawn as well, for the identity to be read from (`who`).
+
+    Args:
+        count: how many; 0 for all.
+        share: of so many frames, drawn from the partner.
+        recolour: how strongly the frames that poses are read from are recoloured (`posed`); see `recoloured`. 0: not
+            at all.
+    """
+
+    def __init__(self, count: int, share: float = 0.5, recolour: float = 0.0) -> None:
+        self.count, self.share, self.recolour = count, share, recolour
+
+    def describe(self) -> dict[str, Any]:
+        """The transform as JSON-able data."""
+        about = {"transform": "frames of clips, identity from partners", "count": self.count, "share": self.share}
+        return {**about, "recolour": self.recolour} if self.recolour else about
+
+    def __call__(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        mask = batch.get("mask")
+        length = batch["frames"].shape[1]
+        count = min(self.count or length, length)
+        frames, known = _draw(batch["frames"], mask, count)
+        out = {"frames": frames} if known is None else {"frames": frames, "mask": known}
+        if "partner" in batch:
+            glance = max(1, math.ceil(self.share * count))
+            partner_mask = batch.get("partner_mask")
+            if partner_mask is not None:  # as many as every partner has
+                glance = min(glance, int(partner_mask.sum(1).min()))
+            out["who"] = _draw(batch["partner"], partner_mask, glance)[0]
+        if self.recolour:
+            out["posed"] = recoloured(out["frames"], self.recolour)
+        return out
+
+
+def recoloured(frames: Tensor, strength: float) -> Tensor:
+    """Change the colours of clips at random, each clip in its own way, and leave shapes and movements as they are.
+
+    Channels change places; each is then dimmed and bent, x -> a x^g with log g ~ U(-s, s) and log a ~ U(-s, 0). Clips
+    as they were are among the outcomes. Black stays black, and a colour stays the same colour all over a clip.
+
+    Args:
+        frames: (rows, T, C, H, W), floats in [0, 1].
+        strength: `s`.
+
+    Returns:
+        The same shape.
+    """
+    rows, _, channels = frames.shape[:3]
+    places = torch.rand(rows, channels, device=frames.device).argsort(1)
+    mixed = frames[torch.arange(rows, device=frames.device).unsqueeze(1), :, places].transpose(1, 2)
+    shape = (rows, 1, channels, 1, 1)
+    bend = (strength * (2.0 * torch.rand(shape, device=frames.device) - 1.0)).exp()
+    dim = (-strength * torch.rand(shape, device=frames.device)).exp()
+    return dim * mixed.clamp(0.0, 1.0) ** bend
+
+
+def _draw(frames: Tensor, mask: Tensor | None, count: int) -> tuple[Tensor, Tensor | None]:
+    """Draw frames, known ones first: floats (rows, count, C, H, W), and which of them are known."""
+    if count < frames.shape[1]:
+        order = torch.rand(frames.shape[:2], device=frames.device)
+        if mask is not None:
+            order = order.masked_fill(~mask, 2.0)
+        chosen = order.argsort(1)[:, :count]
+        frames = frames[torch.arange(len(frames), device=frames.device).unsqueeze(1), chosen]
+        mask = None if mask is None else mask.gather(1, chosen)
+    found = pixels(frames)
+    assert found is not None
+    return found, mask
+
+
+class Codes:
+    """Batch of stage 2: frames with their codes by the frozen encoder, computed once per clip.
+
+    Args:
+        guide: has the encoder.
+        parts: every set of rows that will be asked for.
+        chunk: clips encoded at once.
+    """
+
+    def __init__(self, guide: VDSMGuide, parts: list[Clips], chunk: int = 64) -> None:
+        self.guide, self.parts, self.chunk = guide, parts, chunk
+        self._known: Tensor | None = None
+
+    def describe(self) -> dict[str, Any]:
+        """The transform as JSON-able data."""
+        return {"transform": "codes of the frozen encoder"}
+
+    def __call__(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        frames = pixels(batch["frames"])
+        assert frames is not None
+        out = {"frames": frames, "encoded": self._all(frames.device)[batch["row"]]}
+        return {**out, "mask": batch["mask"]} if "mask" in batch else out
+
+    def _all(self, device: torch.device) -> Tensor:
+        if self._known is None:
+            with torch.no_grad():
+                found = [
+                    self.guide.encode_frames(block.to(device))
+                    for part in self.parts
+                    for block in part.frames.split(self.chunk)
+                ]
+            self._known = torch.cat(found)
+        return self._known
+
+
+def plain(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Batch of stage 3: frames alone."""
+    frames = pixels(batch["frames"])
+    assert frames is not None
+    return {"frames": frames, "mask": batch["mask"]} if "mask" in batch else {"frames": frames}
+
+
+class Aggregate:
+    """Engine callback: at the end, fit mixtures of Gaussians to the training clips' codes, as a prior to sample from.
+
+    Args:
+        system: whose codes.
+        clips: the training clips.
+        components: of each mixture.
+    """
+
+    def __init__(self, system: Any, clips: Clips, components: int) -> None:
+        self.system, self.clips, self.components = system, clips, components
+
+    def on_checkpoint(self, state: State) -> None:
+        """Fit before the last checkpoint is written."""
+        if state.step == state.total:
+            device = next(self.system.model.parameters()).device
+            codes = self.system.codes_of(self.clips.frames, self.clips.mask, device)
+            for name in ("identity", "dynamics"):
+                weights, means, factors = fit_mixture(codes[f"{name}_loc"], self.components)
+                prior = getattr(self.system.model, f"{name}_codes")
+                prior.set(weights.to(device), means.to(device), factors.to(device))
+
+
+def fit_mixture(codes: Tensor, components: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """Fit a mixture of Gaussians with full covariances.
+
+    Args:
+        codes: (n, d).
+        components: at most this many; fewer where there are few codes.
+        seed: of the start.
+
+    Returns:
+        Weights (m,), means (m, d) and Cholesky factors (m, d, d).
+
+    Raises:
+        DataError: fewer than two codes.
+    """
+    from sklearn.mixture import GaussianMixture
+
+    rows = codes.detach().cpu().double().numpy()
+    if len(rows) < 2:
+        raise DataError("an aggregate prior needs at least two training clips.")
+    spread = float(rows.var(0).mean()) or 1.0
+    count = max(1, min(components, len(rows) // (2 * rows.shape[1])))
+    found = GaussianMixture(count, covariance_type="full", reg_covar=1e-3 * spread, random_state=seed, max_iter=200)
+    found.fit(rows)
+    factors = np.linalg.cholesky(found.covariances_)
+    return tuple(torch.from_numpy(np.asarray(a)).float() for a in (found.weights_, found.means_, factors))  # type: ignore[return-value]

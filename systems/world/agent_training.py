@@ -1,0 +1,249 @@
+"""What a world model does with players: train them in the dream or in the game, and let them act in either."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from phlogiston.datasets.generated.games.dodge import DodgeEnv
+from phlogiston.errors import ConfigError, RunError, unknown_name
+from phlogiston.models.dreaming import Agent, DreamGame, Ends, Linear, Random, Rollouts, dream, play
+from phlogiston.systems.base import System
+from phlogiston.systems.calls import at_least, evaluating
+from phlogiston.systems.world.agent import Player, beside
+from phlogiston.systems.world.config import Config as WorldConfig
+from phlogiston.systems.world.training import Search, search
+
+FIRST_GAME = 1 << 40  # games that players are trained and scored in; none of the data's
+
+
+class PlayerVerbs(System):
+    """The verbs of `WorldModel` that players have a part in."""
+
+    config: WorldConfig
+
+    # ----- players ------------------------------------------------------------------------------------------------
+
+    @property
+    def player(self) -> Player | None:
+        """The player trained with the model, or None where there is none."""
+        self._need_fit()
+        c = self.config
+        if not c.generations:
+            return None
+        curve = [(float(a), float(b)) for a, b in self.model.curve.tolist()]
+        return Player(self.model.player.clone(), c.looks, "dream", c.tau, c.ends, curve)
+
+    def practise_inside(self) -> None:
+        """Train the player that is kept with the parameters; called at the end of training."""
+        c = self.config
+        found = self._search(c.looks, "dream", c.tau, c.ends, c.generations, c.population, c.rollouts, c.spread, 0, 0)
+        with torch.no_grad():
+            self.model.player.copy_(found.weights)
+            self.model.curve.copy_(torch.tensor(found.curve))
+
+    def practise(
+        self,
+        *,
+        looks: str | None = None,
+        inside: Literal["dream", "game"] = "dream",
+        tau: float | None = None,
+        ends: Ends | None = None,
+        generations: int | None = None,
+        population: int | None = None,
+        rollouts: int | None = None,
+        spread: float | None = None,
+        max_steps: int | None = None,
+        seed: int = 0,
+        out: str | Path | None = None,
+    ) -> Player:
+        """Train a player by evolution; what is not given is as configured.
+
+        Args:
+            looks: what it looks at: "z" the code, "h" the memory, "zh" both.
+            inside: "dream", the memory's; "game", the game itself, where the data say which it is.
+            tau: temperature of the dream.
+            ends: how dreams end, "sampled" or "rule".
+            generations: how many.
+            population: controllers in each.
+            rollouts: of each controller.
+            spread: standard deviation their weights begin with.
+            max_steps: longest rollout.
+            seed: of the search and of everything drawn.
+            out: file to keep the player in, JSON; None keeps it in memory.
+
+        Raises:
+            ConfigError: options out of range; a game that cannot be played here.
+            RunError: `out` exists; nothing is trained.
+        """
+        self._need_fit()
+        c = self.config
+        if out is not None and Path(out).exists():
+            raise RunError(f"{out} exists already; choose another name, nothing was written")
+        if inside not in ("dream", "game"):
+            raise unknown_name("place to practise", inside, ("dream", "game"))
+        chosen = (
+            looks if looks is not None else c.looks,
+            inside,
+            float(tau if tau is not None else c.tau),
+            ends if ends is not None else c.ends,
+            at_least("generations", generations if generations is not None else c.generations or 60, 1),
+            at_least("population", population if population is not None else c.population, 4),
+            at_least("rollouts", rollouts if rollouts is not None else c.rollouts, 1),
+            float(spread if spread is not None else c.spread),
+            max_steps or 0,
+            seed,
+        )
+        found = self._search(*chosen)
+        player = Player(found.weights, chosen[0], inside, chosen[2], chosen[3], found.curve)
+        if out is not None:
+            player.save(out)
+        return player
+
+    def practise_beside(
+        self, run: str | Path, out: str | Path | None = None, seed: int = 0, **options: Any
+    ) -> tuple[Player, Path]:
+        """Train a player and keep it in a new file, by default the first free one beside a run.
+
+        Args:
+            run: the run folder.
+            out: file of the player; see `world_player.beside` for the default.
+            seed: as `practise`.
+            **options: as `practise`.
+        """
+        path = beside(run) if out is None else Path(out)
+        return self.practise(seed=seed, out=path, **options), path
+
+    def _search(
+        self,
+        looks: str,
+        inside: str,
+        tau: float,
+        ends: Ends,
+        generations: int,
+        population: int,
+        rollouts: int,
+        spread: float,
+        max_steps: int,
+        seed: int,
+    ) -> Search:
+        steps = max_steps or self._most()
+        world = copy.deepcopy(self.model).to("cpu").eval()
+        encode = copy.deepcopy(self.guide).to("cpu").eval().encode
+        game = self._game() if inside == "game" else None
+
+        def score(points: Tensor, number: int) -> Tensor:
+            agent, rows = Linear(points, world, looks), len(points) * rollouts
+            if game is None:
+                found = dream(world, agent, rows, steps, tau=tau, ends=ends, seed=number)
+            else:  # the same games for all, so that luck does not choose
+                games = (FIRST_GAME + number * rollouts + torch.arange(rollouts)).repeat(len(points))
+                found = play(world, encode, agent, game, games, steps)
+            return found.score.unflatten(0, (len(points), rollouts)).mean(1)
+
+        return search(score, world, looks, generations, population, spread, seed)
+
+    def _most(self) -> int:
+        return int(self.config.max_steps or self.schema["longest"])
+
+    def _game(self) -> Any:
+        if self.schema["game"] is None:
+            raise ConfigError("the game these data come from cannot be played here; pass one: play(..., game=...)")
+        return DodgeEnv(**self.schema["game"])
+
+    def _agent(self, policy: Any, looks: str | None) -> tuple[Agent, int]:
+        """Somebody who acts, and how many controllers that is."""
+        if policy is None:
+            policy = self.player if self.config.generations else "random"
+        if isinstance(policy, str | Path) and str(policy) != "random":
+            policy = Player.load(policy)
+        if isinstance(policy, str):
+            return Random(self.schema["actions"], self.schema["keep"]), 1
+        if isinstance(policy, Player):
+            policy, looks = policy.weights, policy.looks
+        weights = torch.as_tensor(policy, dtype=torch.float32)
+        weights = weights.unsqueeze(0) if weights.dim() == 1 else weights
+        return Linear(weights, self.model, looks or self.config.looks), len(weights)
+
+    def dream(
+        self,
+        policy: Any = None,
+        n_rollouts: int = 16,
+        *,
+        tau: float | None = None,
+        max_steps: int | None = None,
+        ends: Ends | None = None,
+        looks: str | None = None,
+        seed: int = 0,
+        keep: bool = False,
+    ) -> Rollouts:
+        """Let players act in the dream.
+
+        Args:
+            policy: weights (P, F) of P controllers, or (F,) of one; a `Player`, or the file of one; "random"; the
+                player trained with the model by default.
+            n_rollouts: dreams of each controller.
+            tau: temperature: logits of components are divided by it, variances multiplied; as configured by default.
+            max_steps: longest dream; the longest game by default.
+            ends: "sampled" or "rule".
+            looks: what weights look at; as configured by default.
+            seed: of everything drawn.
+            keep: keep codes and actions.
+
+        Returns:
+            P * n_rollouts rows, those of the first controller first.
+
+        Raises:
+            ConfigError: options out of range.
+            ShapeError: weights that do not fit.
+        """
+        self._need_fit()
+        agent, count = self._agent(policy, looks)
+        c, rows = self.config, count * at_least("n_rollouts", n_rollouts, 1)
+        with evaluating(self.model):
+            return dream(
+                self.model, agent, rows, max_steps or self._most(), tau=c.tau if tau is None else tau,
+                ends=ends or c.ends, seed=seed, keep=keep,
+            )  # fmt: skip
+
+    def play(
+        self,
+        policy: Any = None,
+        n_games: int = 64,
+        *,
+        game: Any = None,
+        max_steps: int | None = None,
+        looks: str | None = None,
+        seed: int = 0,
+        keep: bool = False,
+    ) -> Rollouts:
+        """Let players play the game itself, which they see through encoder and memory.
+
+        Args:
+            policy: as in `dream`.
+            n_games: games of each controller, the same for all of them.
+            game: where to play: an object with `reset`, `step` and `render` (`models.dreaming.Game`); the one the data
+                come from by default.
+            max_steps: longest game.
+            looks: as in `dream`.
+            seed: of the games.
+            keep: keep codes, actions and frames.
+        """
+        self._need_fit()
+        agent, count = self._agent(policy, looks)
+        games = (2 * FIRST_GAME + torch.arange(at_least("n_games", n_games, 1))).repeat(count)
+        with evaluating(self.model, self.guide):
+            return play(
+                self.model, self.guide.encode, agent, self._game() if game is None else game, games,
+                max_steps or self._most(), seed=seed, keep=keep,
+            )  # fmt: skip
+
+    def dream_game(self, tau: float = 1.0, ends: Ends = "sampled") -> DreamGame:
+        """The dream as a game with `reset`, `step` and `render`, for agents of your own."""
+        self._need_fit()
+        self.model.eval()
+        return DreamGame(self.model, tau, ends)

@@ -1,0 +1,366 @@
+"""World model as a product: watch games, dream them, train a player inside the dream, let it play outside.
+
+    data = phlogiston.datasets.load("dodge")
+    system = WorldModel().fit(data)               V, then M, then a player C trained in the dream alone
+    system.sample(4)["frames"]                    dreams of a game
+    system.play(64).score.mean()                  how long the player lasts in the game itself
+    system.practise(looks="z", inside="game")     another player
+    system.dream(weights, 8, tau=1.15)            P players in 8 dreams each, all in one batch
+    system.query({"frames": Known(clip, mask)})   what comes next, given what was seen and done
+
+Reference: Ha and Schmidhuber, "World models", arXiv 1803.10122.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from phlogiston.datasets.base import Dataset, Meta, Split
+from phlogiston.datasets.generated.games.dodge import ACTIONS
+from phlogiston.errors import ShapeError
+from phlogiston.evaluate.metric import Metric
+from phlogiston.evaluate.score import Score
+from phlogiston.guides.world import FrameGuide, NoGuide, WorldGuide
+from phlogiston.inference.query.evidence import Known
+from phlogiston.inference.svi import objectives
+from phlogiston.inference.svi.engine import Stage
+from phlogiston.inference.svi.row_noise import row_keys
+from phlogiston.inference.svi.schedules import constant, cosine, warmup
+from phlogiston.models.dreaming import Ends, num_weights
+from phlogiston.models.world import FrameModel, MemoryModel, World
+from phlogiston.systems.base import Role, coerce, rows_of
+from phlogiston.systems.calls import at_least, evaluating
+from phlogiston.systems.frames import mean_colour, refuse_zeros_and_ones
+from phlogiston.systems.world.agent_training import PlayerVerbs
+from phlogiston.systems.world.config import PRESETS
+from phlogiston.systems.world.config import Config as WorldConfig
+from phlogiston.systems.world.games import check_frames, check_games
+from phlogiston.systems.world.training import DrawCodes, DrawFrames, Practise, Watched
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+VISION = ("model.decoder.*", "guide.*")  # what stage V trains
+MEMORY = ("model.enter.*", "model.rnn.*", "model.head.*")  # what stage M trains
+CHUNK = 64  # games looked at together
+
+
+class WorldModel(PlayerVerbs):
+    """World model; options in `systems.world.config.Config`.
+
+    Data hold `frames` uint8 (rows, T, C, H, W) or floats in [0, 1], `action` int64 (rows, T), what was done at each
+    frame, `done` bool (rows, T), True at a frame where the game is over, and `length` int64 (rows,), frames that count.
+
+    Example:
+        >>> from phlogiston import datasets
+        >>> data = datasets.load("dodge", sizes=(12, 0, 4), limit=20)
+        >>> small = {"widths": (8, 8), "features": 16, "hidden": 8, "code": 4, "generations": 2, "population": 4}
+        >>> system = WorldModel(frame_steps=2, steps=2, **small).fit(data)
+        >>> tuple(system.sample(3, steps=5, seed=0)["frames"].shape)
+        (3, 6, 1, 16, 16)
+    """
+
+    name: ClassVar[str] = "world"
+    Config: ClassVar[type] = WorldConfig
+    config: WorldConfig
+
+    # ----- data ---------------------------------------------------------------------------------------------------
+
+    def describe(self, train: Split, meta: Meta | None) -> dict[str, Any]:
+        """Form of the frames, number of actions, longest game, and which game it is, if it can be played."""
+        games = check_games(train.tensors)
+        refuse_zeros_and_ones(torch.as_tensor(train.tensors["frames"]), "frames")
+        channels, height, width = games["frames"].shape[2:]
+        if height != width:
+            raise ShapeError(
+                f"frames have {height} x {width} pixels; this model takes square ones. Crop or resize them"
+            )
+        own = None
+        if meta is not None and meta.name == "dodge":
+            own = {name: meta.options[name] for name in ("size", "balls", "limit", "drift")}
+        return {
+            "channels": int(channels),
+            "size": int(height),
+            "actions": len(ACTIONS) if own else int(games["action"].max()) + 1,
+            "action_names": list(ACTIONS) if own else None,
+            "longest": int(games["length"].max()) - 1 if own is None else int(own["limit"]),
+            "keep": float(meta.options["keep"]) if own and meta is not None else 0.0,
+            "game": own,
+            "mean": mean_colour(games["frames"][:, :1]),
+        }
+
+    def prepare(self, split: Split, role: Role = "train") -> Watched:  # type: ignore[override]
+        """The games as the engine reads them."""
+        games = check_games(split.tensors, self.schema)
+        watched = Watched(games, sum(len(part) for part in self._parts))
+        self._parts.append(watched)
+        return watched
+
+    def fit(self, data: Any, **options: Any) -> WorldModel:
+        """Train on games; see `System.fit`."""
+        self._parts = []
+        coerce(data)
+        return super().fit(data, **options)
+
+    _parts: list[Watched]
+
+    def games(self, x: Any) -> dict[str, Tensor]:
+        """Take games in any accepted form: a dataset (its test rows), a split, or a dict of `frames`, `action`, ...
+
+        Raises:
+            ShapeError, DataError: games of another form than the system was trained on.
+        """
+        self._need_fit()
+        if not isinstance(x, Dataset | Split | Mapping):
+            raise ShapeError("games are a dataset, a split or a dict with frames and action; see WorldModel")
+        tensors = rows_of(x)
+        return check_games(tensors, self.schema)
+
+    def frames_of(self, x: Any) -> Tensor:
+        """Frames (..., C, H, W) in any accepted form, as floats in [0, 1]."""
+        self._need_fit()
+        if isinstance(x, Dataset | Split | Mapping):
+            x = rows_of(x)["frames"]
+        return check_frames(torch.as_tensor(x), self.schema)
+
+    # ----- training -----------------------------------------------------------------------------------------------
+
+    def build(self) -> None:
+        """Model and guide."""
+        c, schema = self.config, self.schema
+        halvings = max(1, (schema["size"] // 4).bit_length() - 1)
+        widths = c.widths or tuple(min(16 * 2**i, 64) for i in range(halvings))
+        self.model = World(
+            schema["channels"], schema["size"], schema["actions"], c.code, widths[::-1], c.features,
+            c.hidden, c.layers, c.num_components, c.kind, c.noise, c.min_scale, c.end_weight,
+        )  # fmt: skip
+        self.model.decoder.start_at(torch.tensor(schema["mean"]))
+        self.guide = WorldGuide(self.model, widths, c.features)
+        # the player is kept beside the parameters; no gradient ever reaches it
+        self.model.register_buffer("player", torch.zeros(num_weights(self.model, c.looks)))
+        self.model.register_buffer("curve", torch.zeros(c.generations, 2))
+
+    def stages(self) -> list[Stage]:
+        """V on single frames, then M on codes of the frozen encoder."""
+        c = self.config
+        rate = warmup(c.warmup, cosine(1.0, 0.02), 0.05)
+        vision = objectives.make("free_bits", nats=c.free_bits * c.code, each=True)
+        return [
+            Stage(
+                "frames", c.frame_steps, vision, "adam", c.frame_learning_rate, c.frame_batch, VISION,
+                {"learning_rate": rate}, c.clip * 100.0, programs=frame_programs,
+                transform=DrawFrames(c.frames_per_game),
+            ),
+            Stage(
+                "memory", c.steps, "elbo", "adam", c.learning_rate, c.batch_size, MEMORY,
+                {"learning_rate": rate, "scale.done": constant(c.end_share)}, c.clip * 10.0,
+                programs=memory_programs, transform=DrawCodes(self.guide, self._parts),
+            ),
+        ]  # fmt: skip
+
+    def callbacks(self) -> list[Any]:
+        """Training the player at the end."""
+        return [Practise(self)] if self.config.generations else []
+
+    # ----- drawing and scoring ------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def sample(  # type: ignore[override]
+        self,
+        n: int,
+        *,
+        steps: int | None = None,
+        tau: float = 1.0,
+        player: str | None = None,
+        ends: Ends | None = None,
+        seed: int | None = None,
+    ) -> dict[str, Tensor]:
+        """Dream games.
+
+        Args:
+            n: how many.
+            steps: of the longest; as long as the longest game by default.
+            tau: temperature of the dream.
+            player: "random", or the file of a player; the one trained with the model by default.
+            ends: how dreams end.
+            seed: of everything drawn; None draws one from torch's generator.
+
+        Returns:
+            `frames` (n, T, C, H, W), means of pixels, the last one repeated behind the end; `action` (n, T), what was
+            done at each; `done` bool (n, T), True from the end on; `length` (n,).
+        """
+        self._need_fit()
+        seed = int(torch.randint(2**31, ())) if seed is None else seed
+        found = self.dream(player, at_least("n", n, 1), tau=tau, max_steps=steps, ends=ends, seed=seed, keep=True)
+        assert found.code is not None
+        assert found.action is not None
+        place = torch.arange(found.code.shape[1])
+        last = torch.minimum(place, found.length.unsqueeze(1) - 1)
+        frames = self._render(found.code.gather(1, last.unsqueeze(-1).expand(*last.shape, self.config.code)))
+        action = torch.cat([found.action, torch.ones_like(found.action[:, :1])], 1)[:, : len(place)]
+        over = found.ended.unsqueeze(1) & (place >= found.length.unsqueeze(1) - 1)
+        return {"frames": frames, "action": action, "done": over, "length": found.length}
+
+    @torch.no_grad()
+    def _render(self, code: Tensor) -> Tensor:
+        with evaluating(self.model):
+            return torch.cat([self.model.picture(part) for part in code.split(CHUNK)])
+
+    @torch.no_grad()
+    def encode(self, x: Any) -> dict[str, Tensor]:
+        """Codes of frames (..., C, H, W), or of games: `code_loc`, `code_scale` (..., Z)."""
+        frames = self.frames_of(x)
+        with evaluating(self.guide):
+            parts = [self.guide.encode(part) for part in frames.split(CHUNK)]
+        return {"code_loc": torch.cat([a for a, _ in parts]), "code_scale": torch.cat([b for _, b in parts])}
+
+    def reconstruct(self, x: Any) -> Tensor:
+        """Frames again from the locations of their codes, (..., C, H, W)."""
+        return self._render(self.encode(x)["code_loc"])
+
+    def log_prob(self, x: Any, *, n_samples: int = 32, seed: int = 0) -> Score:  # type: ignore[override]
+        """Estimate log p(frames, done | action) of games by a particle filter.
+
+        Args:
+            x: games, see `games`.
+            n_samples: particles per game.
+            seed: of the draws.
+
+        Returns:
+            Scores (rows,), nats per game. The probability is estimated without bias, so its logarithm is, on average,
+            a lower bound. Standard errors come from 32 particles on: below, there are too few to tell them.
+        """
+        from phlogiston.systems.world.query import log_likelihood
+
+        games = self.games(x)
+        at_least("n_samples", n_samples, 1)
+        counts = torch.arange(games["frames"].shape[1]) < games["length"].unsqueeze(1)
+        keys = row_keys(games["frames"], games["length"], valid=counts, seed=seed)  # a game's score is its own
+        found, errors = [], []
+        block = max(1, 512 // n_samples)
+        with evaluating(self.model, self.guide):
+            for i in range(0, len(games["length"]), block):
+                part = {name: value[i : i + block] for name, value in games.items()}
+                most = int(part["length"].max())
+                part = {n: v if n == "length" else v[:, :most] for n, v in part.items()}
+                part["frames"] = part["frames"].float() / 255.0
+                value, error = log_likelihood(self.model, self.guide, part, n_samples, keys[i : i + block])
+                found.append(value)
+                errors.append(error)
+        told = [e for e in errors if e is not None]
+        return Score(torch.cat(found), "lower bound", torch.cat(told) if len(told) == len(errors) else None)
+
+    def query(  # type: ignore[override]
+        self,
+        evidence: Any = None,
+        ask: Sequence[str] | None = None,
+        num_samples: int = 200,
+        *,
+        steps: int | None = None,
+        seed: int | None = None,
+    ) -> Any:
+        """Sample games of which something is known: what comes next, what was in between, how it might end.
+
+        Sites are `frames` (T, C, H, W), in [0, 1], `action` (T,), `done` (T,) and `code` (T, Z), of one game. Pieces
+        about frames may be `Known` (with a mask of frames or pixels), `Near` and `Within`; about actions `Known` and
+        `OneOf`; about ends `Known`. Known actions are conditions and have no probability.
+
+        Args:
+            evidence: pieces by site; see `inference.query.evidence`.
+            ask: sites to return; all by default.
+            num_samples: particles, and samples.
+            steps: frames of the game; those the evidence is about by default.
+            seed: of this call.
+
+        Returns:
+            An `inference.query.answer.Answer`; behind the end of a game the last frame stays.
+
+        Raises:
+            EvidenceError: malformed or impossible evidence.
+        """
+        from phlogiston.systems.world.query import filter_games
+
+        self._need_fit()
+        with evaluating(self.model, self.guide):
+            return filter_games(
+                self.model, self.guide, evidence, ask, num_samples, steps, min(32, self._most()), seed
+            )  # fmt: skip
+
+    def vocabulary(self) -> tuple[dict[str, Sequence[str]], dict[str, Sequence[str]]]:
+        """Names evidence may be written in: none; frames have too many pixels to be named."""
+        self._need_fit()
+        return {}, {}
+
+    # ----- evaluation ---------------------------------------------------------------------------------------------
+
+    METRICS: ClassVar[tuple[str, ...]] = ("survival", "frames", "memory", "log_likelihood")
+
+    def evaluate(self, data: Any, metrics: Sequence[str] | None = None) -> dict[str, Metric]:
+        """Score on held-out games.
+
+        Args:
+            data: a dataset (its test rows, else validation rows), split or dict.
+            metrics: some of `METRICS`; all but "log_likelihood" by default.
+
+        Returns:
+            `frame_error` (squared error per frame, summed over pixels, beside that of the mean frame); `end_auc`,
+            `code_nats_per_step`; `survival`, `survival_random` and `survival_dreamt`, steps a player lasts.
+        """
+        from phlogiston.systems.world.report import evaluate
+
+        chosen = self._chosen_metrics(metrics)
+        return evaluate(self, data, chosen - {"log_likelihood"} if metrics is None else chosen)
+
+    def figures(self, data: Any) -> dict[str, Figure]:
+        """A game above the dream of it, frames and their reconstructions, how players learned."""
+        from phlogiston.systems.world.report import figures
+
+        self._need_fit()
+        return figures(self, data)
+
+    def views(self) -> dict[str, Any]:
+        """What `show` can lay out."""
+        from phlogiston.systems.world.report import VIEWS
+
+        return dict(VIEWS)
+
+    def example_queries(self, data: Any) -> list[tuple[str, Any]]:
+        """What comes next, eight frames into a game."""
+        games = self.games(data)
+        seen = games["frames"][0, :8].float() / 255.0
+        question = {"frames": Known(seen), "action": Known(games["action"][0, :8])}
+        answer = self.query(question, ask=["frames", "done"], num_samples=100, steps=16, seed=0)
+        return [("what comes after eight frames", answer)]
+
+    @classmethod
+    def demo(cls, quick: bool = False) -> list[dict[str, Any]]:
+        """Dodge: learned from watching, dreamt, and played."""
+        shorter = {"frame_steps": 60, "steps": 40, "generations": 3, "population": 8, "rollouts": 4}
+        return [
+            {
+                "title": "Learning to play inside a dream",
+                "text": "The model has watched somebody play at random: frames, moves, and when a ball hit. It learned "
+                "to describe a frame by a few numbers, to predict the next from what is done, and when it is over. "
+                "A player was then trained without the game: only in what the model dreams.",
+                "data": "dodge",
+                "data_options": {"sizes": (60, 10, 20) if quick else (600, 20, 50), "limit": 60 if quick else 100},
+                "options": {**PRESETS["cpu"], **(shorter if quick else {})},
+            }
+        ]
+
+
+def frame_programs(model: nn.Module, guide: nn.Module) -> tuple[nn.Module, nn.Module]:
+    """What runs in stage V."""
+    assert isinstance(model, World)
+    assert isinstance(guide, WorldGuide)
+    return FrameModel(model), FrameGuide(guide)
+
+
+def memory_programs(model: nn.Module, guide: nn.Module) -> tuple[nn.Module, nn.Module]:
+    """What runs in stage M."""
+    assert isinstance(model, World)
+    return MemoryModel(model), NoGuide()

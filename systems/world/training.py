@@ -1,0 +1,179 @@
+"""How the world model sees its games while it trains: frames drawn from them, codes of a frozen encoder; the player."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from phlogiston.guides.world import WorldGuide
+from phlogiston.inference.svi.callbacks import State
+from phlogiston.models.dreaming import num_weights
+from phlogiston.models.world import World
+from phlogiston.networks.frame_encoder import pixels
+from phlogiston.systems.world.evolution import CMAES
+
+
+class Watched:
+    """Rows for the engine: a row is a game.
+
+    Args:
+        tensors: `frames` uint8 (rows, T, C, H, W), `action` int64 and `done` bool (rows, T), `length` int64 (rows,).
+        first: number of the first row, unique among everything the same `Codes` will see.
+    """
+
+    sequences: tuple[str, ...] = ()
+
+    def __init__(self, tensors: dict[str, Tensor], first: int = 0) -> None:
+        self.tensors, self.first = tensors, first
+
+    def __len__(self) -> int:
+        return len(self.tensors["length"])
+
+    def __getitem__(self, index: Tensor) -> dict[str, Tensor]:
+        return {**{name: value[index] for name, value in self.tensors.items()}, "row": index + self.first}
+
+
+class DrawFrames:
+    """Batch of stage V: some frames of each game, drawn at random.
+
+    Args:
+        count: how many.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def describe(self) -> dict[str, Any]:
+        """The transform as JSON-able data."""
+        return {"transform": "frames of games", "count": self.count}
+
+    def __call__(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        frames, length = batch["frames"], batch["length"]
+        where = torch.rand(len(frames), self.count, device=frames.device)
+        place = (where * length.unsqueeze(1)).long()
+        rows = torch.arange(len(frames), device=frames.device).unsqueeze(1)
+        found = pixels(frames[rows, place])
+        assert found is not None
+        return {"frames": found}
+
+
+class DrawCodes:
+    """Batch of stage M: codes of games, drawn anew each time from what the frozen encoder says of them.
+
+    Args:
+        guide: has the encoder.
+        parts: every set of rows that will be asked for.
+        chunk: games encoded at once.
+    """
+
+    def __init__(self, guide: WorldGuide, parts: list[Watched], chunk: int = 32) -> None:
+        self.guide, self.parts, self.chunk = guide, parts, chunk
+        self._known: tuple[Tensor, Tensor] | None = None
+
+    def describe(self) -> dict[str, Any]:
+        """The transform as JSON-able data."""
+        return {"transform": "codes drawn from the frozen encoder's posterior"}
+
+    def __call__(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        loc, scale = self._all(batch["row"].device)
+        most = int(batch["length"].max())
+        index = batch["row"]
+        mean, spread = loc[index, :most], scale[index, :most]
+        return {
+            "code": mean + spread * torch.randn_like(mean),
+            "action": batch["action"][:, :most],
+            "done": batch["done"][:, :most].to(mean.dtype),
+            "length": batch["length"],
+        }
+
+    def _all(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Locations and scales of all codes, (games, T, Z) each, 0 behind the end."""
+        if self._known is None:
+            with torch.no_grad():
+                found = [self._encode(part, device) for part in self.parts]
+            self._known = torch.cat([loc for loc, _ in found]), torch.cat([scale for _, scale in found])
+        return self._known
+
+    def _encode(self, part: Watched, device: torch.device) -> tuple[Tensor, Tensor]:
+        frames, length = part.tensors["frames"], part.tensors["length"]
+        valid = torch.arange(frames.shape[1]) < length.unsqueeze(1)
+        blocks = []
+        for i in range(0, len(frames), self.chunk):
+            seen = valid[i : i + self.chunk]
+            loc, scale = self.guide.encode(frames[i : i + self.chunk][seen].to(device))
+            both = loc.new_zeros(2, *seen.shape, loc.shape[-1])
+            both[:, seen.to(device)] = torch.stack([loc, scale])
+            blocks.append(both)
+        whole = torch.cat(blocks, 1)
+        return whole[0], whole[1]
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a search for a controller found.
+
+    Attributes:
+        weights: (F,), of the last mean.
+        curve: for every generation the mean and the best score over its controllers.
+    """
+
+    weights: Tensor
+    curve: list[tuple[float, float]]
+
+
+def search(
+    score: Callable[[Tensor, int], Tensor],
+    world: World,
+    looks: str,
+    generations: int,
+    population: int,
+    spread: float,
+    seed: int,
+    start: Tensor | None = None,
+) -> Search:
+    """Look for a controller by evolution.
+
+    Args:
+        score: controllers (P, F) and a seed -> their scores (P,), larger is better.
+        world: whom they act in.
+        looks: what they look at.
+        generations: how many.
+        population: controllers in each.
+        spread: standard deviation to begin with.
+        seed: of the search; generation g is scored with a seed of its own, the same for all its controllers.
+        start: (F,), where to begin; 0 by default.
+
+    Returns:
+        The mean of the last generation, which averages over the luck of single rollouts.
+    """
+    begin = torch.zeros(num_weights(world, looks)) if start is None else start
+    # a whole covariance has more entries than so short a search has scores to learn them from
+    diagonal = generations * population < len(begin) ** 2
+    found = CMAES(begin, spread, population, seed, diagonal)
+    curve = []
+    for generation in range(generations):
+        points = found.ask()
+        scores = score(points.float(), seed * 1_000_003 + generation)
+        found.tell(points, -scores)
+        curve.append((float(scores.mean()), float(scores.max())))
+    return Search(found.mean.float(), curve)
+
+
+class Practise:
+    """Engine callback: at the end, train the player in the dream of the finished model.
+
+    Args:
+        system: whose player.
+    """
+
+    def __init__(self, system: Any) -> None:
+        self.system = system
+
+    def on_checkpoint(self, state: State) -> None:
+        """Train before the last checkpoint is written."""
+        if state.step == state.total and self.system.config.generations:
+            self.system.practise_inside()

@@ -1,0 +1,90 @@
+"""What scenes are trained by and scored by: expectations that are known, and sums that have to agree."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from phlogiston import datasets
+from phlogiston.datasets.base import Dataset
+from phlogiston.systems.scene import quality as scene_quality
+from phlogiston.systems.scene import report as scene_report
+from phlogiston.systems.scene.system import Scene
+from phlogiston.systems.scene.training import paint, spread_error
+
+from .test_scene import TINY
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    return datasets.load("courts", sizes=(16, 4, 9), views=8, size=16)
+
+
+@pytest.fixture(scope="module")
+def system(data: Dataset) -> Scene:
+    return Scene(TINY).fit(data, progress="off")
+
+
+def test_the_price_of_prior_samples_is_the_error_of_their_mean() -> None:
+    torch.manual_seed(0)
+    mean, truth = torch.randn(50), torch.randn(50)
+    drawn = mean + 2.0 * torch.randn(2, 200_000, 50)
+    pairs = ((drawn[0] - truth) * (drawn[1] - truth)).sum(-1)
+    want = (mean - truth).square().sum()
+    error = 5 * float(pairs.std()) / math.sqrt(len(pairs))
+    assert float(pairs.mean()) == pytest.approx(float(want), abs=error)
+
+
+def test_the_price_of_spread_is_that_of_variances_unlike_the_errors() -> None:
+    """Squares of 2 pixels, of 4 and of 8: of means of samples and of their variances both are known."""
+    torch.manual_seed(0)
+    offset = torch.randn(1, 8, 8)
+    count = 40_000
+    errors = offset + 1.5 * torch.randn(4, count, 1, 8, 8) + 0.7 * torch.randn(4, count, 1, 1, 1)  # all move together
+    rows = torch.stack([spread_error(part, 2, 0.5) for part in errors.split(200, 1)])
+    want = 0.0
+    for side in (2, 4, 8):
+        square = torch.nn.functional.avg_pool2d(offset[None], side).square()
+        variance = 1.5**2 / side**2 + 0.7**2
+        want += float((variance**2 - 2 * variance * square).mean()) / (3 * 0.5)
+    assert float(rows.mean()) == pytest.approx(want, abs=5 * float(rows.std()) / math.sqrt(len(rows)))
+
+
+def test_sweeps_cover_what_the_data_allow(system: Scene, data: Dataset) -> None:
+    assert set(scene_report.hotel_sweep(system, data, (1, 2, 3, 4), total=9)) == {1, 2, 3}
+    assert set(scene_report.context_sweep(system, data, (1, 4, 7, 8), total=9)) == {1, 4, 7}
+    found = scene_report.score(system, scene_report.episodes(system, data.test, total=20))
+    torch.testing.assert_close(found["kl"], found["kl_0"] + found["kl_1"])
+    assert bool((found["kl_0"] >= 0).all())
+    want = found["single"] - found["mean"] - found["variance"] * (1 - 1 / 8)
+    assert float(want.abs().max()) < 1e-5  # single = mean + spread, query by query
+
+
+def test_coverage_counts_truths_between_the_samples_quantiles(system: Scene, data: Dataset) -> None:
+    """Truths drawn from the model itself are covered as often as promised, but for the finite number of samples."""
+    model, split = system.model, data.test
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        batches = []
+        for batch in scene_report.episodes(system, split, 1, 2, 60):
+            state = model.observe(batch["images"], batch["poses"], None, batch["origin"], batch["side"])
+            picture = paint(model.decoder, model.context(state, batch["query_poses"]), 1)[0]
+            batches.append({**batch, "query_images": picture + 0.2 * torch.randn_like(picture)})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scene_quality, "episodes", lambda *_: iter(batches))
+        own = scene_quality.coverage(system, split, 2, 0.8, samples=400)
+    assert own.value == pytest.approx(0.8, abs=0.015)
+    assert own.detail["spread"] > 0
+
+
+def test_the_gallery_shows_each_viewpoint_in_every_way(system: Scene, data: Dataset) -> None:
+    found = scene_quality.gallery(system, data, 20, samples=3)
+    assert set(found) == {"truth", "sample", "mean", "reconstructed", "other"}
+    assert {tuple(rows.shape[1:]) for rows in found.values()} == {(3, 16, 16)}
+    assert len({len(rows) for rows in found.values()}) == 1
+    assert len(found["truth"]) >= 20
+    assert not torch.equal(found["sample"], found["mean"])
+    again = scene_quality.gallery(system, data, 20, samples=3)
+    assert all(torch.equal(again[name], found[name]) for name in found)
