@@ -154,6 +154,10 @@ class System:
         """
         return split
 
+    def read_rows(self, data: Any) -> Split:
+        """Read rows to score: in every form `fit` takes, a `Dataset` apart. A fitted system may check them further."""
+        return coerce(data, self.DOUBLE)[0]
+
     def initialise(self, train: Split, seed: int) -> None:
         """Set parameters before the first step, from prepared rows."""
 
@@ -314,7 +318,7 @@ class System:
         return {k: v for compute in self._table("BASELINES").values() for k, v in compute(evaluation).items()}
 
     def _evaluation(self, data: Any, requested: Sequence[str] = ()) -> Evaluation[Self]:
-        rows = held_out(data) if isinstance(data, Dataset) else coerce(data)[0]
+        rows = held_out(data) if isinstance(data, Dataset) else self.read_rows(data)
         return Evaluation(self, rows, data, requested=frozenset(requested))
 
     @classmethod
