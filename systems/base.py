@@ -259,7 +259,8 @@ class System:
     @classmethod
     def metrics(cls) -> dict[str, MetricFunction]:
         """Groups of figures of merit that `evaluate` can compute: those of every system, and the system's own."""
-        return {**COMMON_METRICS, **cls._table("METRICS")}
+        own = cls._table("METRICS")  # a common group that is listed there too keeps its position in that list
+        return {**{name: compute for name, compute in COMMON_METRICS.items() if name not in own}, **own}
 
     def evaluate(self, data: Any, metrics: Sequence[str] | None = None) -> dict[str, Metric]:
         """Score the trained system on held-out rows.
@@ -372,7 +373,7 @@ class System:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self.build()
-            rows = self.prepare(train)
+            rows = self.prepare(train, "train")
             self.initialise(rows, seed)
         model, guide = self.training_pair()
         self.history = fit(
@@ -385,7 +386,7 @@ class System:
             resume=resume,
             callbacks=[*self.callbacks(), *callbacks],
             fabric=fabric,
-            valid=self.prepare(valid) if valid is not None and len(valid) else None,
+            valid=self.prepare(valid, "valid") if valid is not None and len(valid) else None,
             config=self._describe_run(meta if isinstance(data, Dataset) else None),  # data in memory have no name
             **engine,
         )
