@@ -19,40 +19,14 @@ import torch
 from torch import Tensor, nn
 
 from phlogiston.errors import ConfigError, DataError, DataWarning, ShapeError
+from phlogiston.evaluate.extractor import Extractor
 from phlogiston.evaluate.frechet import Moments, gaussian_of
 from phlogiston.evaluate.images import Source
 from phlogiston.evaluate.inception import CONVENTIONS, LAYERS, Inception, load, prepare, resize_antialiased
+from phlogiston.evaluate.judge import judge_of
 from phlogiston.evaluate.statistics import FeatureSet
 
 KEEP = 10_000  # feature rows kept for what needs rows; a random part of longer streams
-
-
-class Extractor:
-    """Base of extractors.
-
-    Attributes:
-        clips: whether it takes clips (batch, time, channels, height, width) instead of images.
-        any_size: whether images of different sizes may be mixed, because it resizes each.
-    """
-
-    clips = False
-    any_size = False
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """Return features (batch, d) of uint8 images."""
-        raise NotImplementedError
-
-    def logits(self, features: Tensor) -> Tensor | None:
-        """Return class logits of features, where the extractor has classes."""
-        return None
-
-    def describe(self) -> dict[str, Any]:
-        """Return what a reader must know to reproduce the features; JSON-able."""
-        return {"features": type(self).__name__.lower()}
-
-    def to(self, device: torch.device) -> Extractor:
-        """Move to a device."""
-        return self
 
 
 class InceptionFeatures(Extractor):
@@ -185,8 +159,6 @@ def make_extractor(
     if name == "pixels":
         return Pixels()
     if name.startswith("judge:"):
-        from phlogiston.evaluate.judge import judge_of
-
         return judge_of(name.removeprefix("judge:"))
     if ":" in name:
         return Custom(_import(name), name)

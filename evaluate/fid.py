@@ -16,7 +16,8 @@ from typing import Any
 
 from phlogiston.errors import ConfigError, DataError, DataWarning, SampleSizeWarning, unknown_name
 from phlogiston.evaluate import neighbours
-from phlogiston.evaluate.features import KEEP, Extractor, extract, make_extractor
+from phlogiston.evaluate.extractor import Extractor
+from phlogiston.evaluate.features import KEEP, extract, make_extractor
 from phlogiston.evaluate.frechet import (
     frechet_distance,
     frechet_infinity,

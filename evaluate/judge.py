@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from phlogiston.errors import ConfigError, DataError, DataWarning, ShapeError
-from phlogiston.evaluate.features import Extractor
+from phlogiston.evaluate.extractor import Extractor
 from phlogiston.evaluate.images import to_uint8
 from phlogiston.evaluate.metric import Metric, from_rows
 from phlogiston.files import cache_folder, write_bytes, write_json

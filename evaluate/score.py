@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from phlogiston.errors import ConfigError, DataError, ShapeError
-
-if TYPE_CHECKING:
-    from phlogiston.evaluate.metric import Metric
+from phlogiston.evaluate.metric import Metric, from_rows
 
 KINDS = ("exact", "lower bound", "estimate")
 
@@ -63,13 +61,54 @@ class Score:
         return len(self.value)
 
     def mean(self) -> Metric:
-        """Average over rows with a standard error; see `evaluate.likelihood.log_likelihood`."""
-        from phlogiston.evaluate.likelihood import log_likelihood
+        """Average over rows, by their weights where they have some.
 
-        return log_likelihood(self)
+        The standard error covers the choice of rows *and* the Monte Carlo noise of each (both show in the spread
+        between rows); the noise alone is in `detail["monte_carlo_std_error"]`. One row with no density makes the mean
+        -inf: `detail["impossible_rows"]` counts them.
+
+        Returns:
+            The mean in nats per row, of the score's kind.
+
+        Raises:
+            DataError: no rows.
+        """
+        if len(self) == 0:
+            raise DataError("the score has no rows; there is nothing to average.")
+        detail: dict[str, object] = {"unit": "nats per row"}
+        counts = torch.ones(len(self), dtype=torch.float64) if self.weight is None else self.weight.double()
+        impossible = int((torch.isneginf(self.value) & (counts > 0)).sum())
+        if impossible:
+            detail["impossible_rows"] = impossible
+        if self.std_error is not None:
+            detail["monte_carlo_std_error"] = float(
+                (counts * self.std_error.double()).square().sum().sqrt() / counts.sum()
+            )
+        return from_rows(self.value, self.kind, higher_is_better=True, detail=detail, weight=self.weight)
 
     def bits_per_dimension(self, features: int, bin_width: float = 1.0) -> Metric:
-        """Express the mean in bits per dimension; see `evaluate.likelihood.bits_per_dimension`."""
-        from phlogiston.evaluate.likelihood import bits_per_dimension
+        """Turn log densities of dequantised data into bits per dimension: -(log p(x) + D log w) / (D log 2).
 
-        return bits_per_dimension(self, features, bin_width)
+        Args:
+            features: entries per row, D.
+            bin_width: width w of one quantisation step in the units of x: 1/256 for 8-bit pixels scaled to [0, 1).
+
+        Returns:
+            Bits per dimension, lower is better. A lower bound on the density is an upper bound here, and says so.
+
+        Raises:
+            ConfigError: `features` or `bin_width` is not positive.
+            DataError: no rows.
+        """
+        if features < 1 or bin_width <= 0:
+            raise ConfigError(f"features is {features} and bin_width {bin_width}; both must be positive.")
+        mean = self.mean()
+        scale = features * math.log(2.0)
+        return Metric(
+            -(mean.value + features * math.log(bin_width)) / scale,
+            None if mean.std_error is None else mean.std_error / scale,
+            mean.n,
+            "upper bound" if self.kind == "lower bound" else self.kind,
+            higher_is_better=False,
+            detail={"unit": "bits per dimension", "features": features, "bin_width": bin_width},
+        )

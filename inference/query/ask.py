@@ -14,7 +14,6 @@ It knows no system. Systems with better paths answer by those instead.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -22,16 +21,18 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from phlogiston.distributions.linear_constraints import settle
 from phlogiston.distributions.pyro_modules import own_parameters
-from phlogiston.distributions.resampling import effective_size, log_mean, replace_dead
+from phlogiston.distributions.resampling import log_mean
 from phlogiston.errors import ConfigError, unknown_name
-from phlogiston.inference.query.answer import Answer, check_alive, judge_weights, stack, warn_if_poor
+from phlogiston.inference.query.answer import Answer, judge_weights, stack, warn_if_poor
 from phlogiston.inference.query.compilation import asked_sites, count_rows
 from phlogiston.inference.query.evidence import Piece, normalise
+from phlogiston.inference.query.finish import finish
+from phlogiston.inference.query.hmc import run_nuts
 from phlogiston.inference.query.outlying import warn_if_outlying
 from phlogiston.inference.query.program import Program
 from phlogiston.inference.query.proposals import GlobalLatents
+from phlogiston.inference.query.smc import temper
 from phlogiston.inference.query.vectorised import check_vectorised
 from phlogiston.inference.svi.batchwise import propose_each
 
@@ -143,11 +144,7 @@ def _answer(program: Program, n: int, method: Method, options: Mapping[str, Any]
         answer = finish(program, values, weights, log_mean(weights), None, "importance sampling")
         return _with_doubts(answer, weights)
     if method == "smc":
-        from phlogiston.inference.query.smc import temper
-
         return temper(program, n, **_known_options(method, options, ("moves", "leapfrog")))
-    from phlogiston.inference.query.hmc import run_nuts
-
     return run_nuts(program, n, **_known_options(method, options, ("warmup", "chains")))
 
 
@@ -188,46 +185,3 @@ def _known_options(method: str, options: Mapping[str, Any], allowed: Sequence[st
         if name not in allowed:
             raise unknown_name(f"option of method {method!r}", name, allowed)
     return dict(options)
-
-
-def finish(
-    program: Program,
-    values: Mapping[str, Tensor],
-    log_weights: Tensor,
-    log_evidence: Tensor | None,
-    log_evidence_error: Tensor | None,
-    method: str,
-) -> Answer:
-    """Turn weighted particles into an answer: exact known values, rounding settled, dead particles replaced.
-
-    Args:
-        program: the pair with its question.
-        values: site -> (n, ...).
-        log_weights: (n,).
-        log_evidence: () or None.
-        log_evidence_error: () or None.
-        method: in words.
-
-    Raises:
-        EvidenceError: no particle satisfies the evidence.
-    """
-    n = len(log_weights)
-    samples = {name: value.detach() for name, value in values.items()}
-    for name, found in program.evidence.items():
-        if found.linear is None or found.table is not None:
-            continue
-        flat, good = settle(samples[name].reshape(n, -1).double(), found.linear)
-        samples[name] = flat.reshape(n, *program.shapes[name])
-        log_weights = torch.where(good, log_weights, -math.inf)
-    latent, deterministic = program.complete(samples)
-    computed = {name: value.detach() for name, value in deterministic.items() if value is not None}
-    check_alive(log_weights.unsqueeze(1), "query")
-    index, weights = replace_dead(log_weights)
-    return Answer(
-        {name: value[index] for name, value in {**latent, **computed}.items()},
-        weights,
-        log_evidence,
-        log_evidence_error,
-        f"{method}, proposals from the {program.proposes}",
-        effective_size(log_weights),
-    )

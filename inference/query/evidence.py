@@ -296,3 +296,55 @@ def unknown_message(kind: str, name: object, choices: Iterable[str]) -> str:
     hint = f" Did you mean {near[0]!r}?" if near else ""
     shown = ", ".join(known[:20]) + (", ..." if len(known) > 20 else "")
     return f"unknown {kind} {name!r}.{hint} Choose from: {shown}."
+
+
+def to_json(evidence: Evidence) -> dict[str, Any]:
+    """Turn a question into plain JSON data; open limits become null."""
+    sites = {
+        name: [{"kind": p.kind, **{k: _plain(v) for k, v in p.arrays().items()}} for p in pieces]
+        for name, pieces in normalise(evidence).items()
+    }
+    return {"format": FORMAT, "sites": sites}
+
+
+def _plain(array: np.ndarray) -> Any:
+    def open_limits(value: Any) -> Any:
+        if isinstance(value, list):
+            return [open_limits(v) for v in value]
+        return None if isinstance(value, float) and math.isinf(value) else value
+
+    return open_limits(array.tolist())
+
+
+_OPEN = {"lower": -math.inf, "upper": math.inf, "sd": math.inf}
+
+
+def from_json(data: Mapping[str, Any]) -> dict[str, tuple[Piece, ...]]:
+    """Read what `to_json` made.
+
+    Raises:
+        EvidenceError: another format, an unknown kind of evidence or field.
+    """
+    if data.get("format") != FORMAT:
+        raise EvidenceError(f'this is not saved evidence: expected "format": "{FORMAT}"')
+    result: dict[str, tuple[Piece, ...]] = {}
+    for name, pieces in data.get("sites", {}).items():
+        result[name] = tuple(read_piece(name, dict(piece)) for piece in pieces)
+    return result
+
+
+def read_piece(name: str, fields: dict[str, Any]) -> Piece:
+    kind = fields.pop("kind", None)
+    if kind not in KINDS:
+        raise EvidenceError(f"site {name!r}: " + unknown_message("kind of evidence", kind, KINDS))
+    cls = KINDS[kind]
+    for field in fields:
+        if field not in cls.fields:
+            raise EvidenceError(f"site {name!r}: " + unknown_message(f"field of {kind}", field, cls.fields))
+
+    def close(value: Any, limit: float) -> Any:
+        if isinstance(value, list):
+            return [close(v, limit) for v in value]
+        return limit if value is None else value
+
+    return cls(**{k: close(v, _OPEN[k]) if k in _OPEN else v for k, v in fields.items()})

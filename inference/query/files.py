@@ -13,68 +13,16 @@ import numpy as np
 
 from phlogiston.errors import EvidenceError
 from phlogiston.inference.query.evidence import (
-    FORMAT,
-    KINDS,
     Evidence,
     Known,
     Near,
     Piece,
     Within,
     normalise,
-    unknown_message,
+    read_piece,
+    to_json,
 )
-
-
-def to_json(evidence: Evidence) -> dict[str, Any]:
-    """Turn a question into plain JSON data; open limits become null."""
-    sites = {
-        name: [{"kind": p.kind, **{k: _plain(v) for k, v in p.arrays().items()}} for p in pieces]
-        for name, pieces in normalise(evidence).items()
-    }
-    return {"format": FORMAT, "sites": sites}
-
-
-def _plain(array: np.ndarray) -> Any:
-    def open_limits(value: Any) -> Any:
-        if isinstance(value, list):
-            return [open_limits(v) for v in value]
-        return None if isinstance(value, float) and math.isinf(value) else value
-
-    return open_limits(array.tolist())
-
-
-_OPEN = {"lower": -math.inf, "upper": math.inf, "sd": math.inf}
-
-
-def from_json(data: Mapping[str, Any]) -> dict[str, tuple[Piece, ...]]:
-    """Read what `to_json` made.
-
-    Raises:
-        EvidenceError: another format, an unknown kind of evidence or field.
-    """
-    if data.get("format") != FORMAT:
-        raise EvidenceError(f'this is not saved evidence: expected "format": "{FORMAT}"')
-    result: dict[str, tuple[Piece, ...]] = {}
-    for name, pieces in data.get("sites", {}).items():
-        result[name] = tuple(_read_piece(name, dict(piece)) for piece in pieces)
-    return result
-
-
-def _read_piece(name: str, fields: dict[str, Any]) -> Piece:
-    kind = fields.pop("kind", None)
-    if kind not in KINDS:
-        raise EvidenceError(f"site {name!r}: " + unknown_message("kind of evidence", kind, KINDS))
-    cls = KINDS[kind]
-    for field in fields:
-        if field not in cls.fields:
-            raise EvidenceError(f"site {name!r}: " + unknown_message(f"field of {kind}", field, cls.fields))
-
-    def close(value: Any, limit: float) -> Any:
-        if isinstance(value, list):
-            return [close(v, limit) for v in value]
-        return limit if value is None else value
-
-    return cls(**{k: close(v, _OPEN[k]) if k in _OPEN else v for k, v in fields.items()})
+from phlogiston.inference.query.text import parse
 
 
 def save(path: str | Path, evidence: Evidence) -> Path:
@@ -114,8 +62,6 @@ def load(
     Raises:
         EvidenceError: a missing or unreadable file, or what `evidence_text.parse` raises.
     """
-    from phlogiston.inference.query.text import parse
-
     source = Path(path)
     if not source.is_file():
         raise EvidenceError(f"there is no evidence file {source}")
@@ -140,7 +86,7 @@ def _from_arrays(arrays: dict[str, np.ndarray]) -> dict[str, tuple[Piece, ...]]:
     for key, value in saved.items():
         name, i, kind, field = key.split("/")
         pieces.setdefault(name, {}).setdefault(int(i), {"kind": kind})[field] = value
-    result = {n: [_read_piece(n, p[i]) for i in sorted(p)] for n, p in pieces.items()}
+    result = {n: [read_piece(n, p[i]) for i in sorted(p)] for n, p in pieces.items()}
     plain = {k: v for k, v in arrays.items() if k not in saved}
     parts = ("mask", "lower", "upper", "mean", "sd")
     names = {k.rsplit("_", 1)[0] if k.rsplit("_", 1)[-1] in parts else k for k in plain}

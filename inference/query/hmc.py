@@ -19,6 +19,7 @@ from torch import Tensor
 from phlogiston.errors import ConfigError, EvidenceError, QueryWarning
 from phlogiston.inference.query.answer import Answer
 from phlogiston.inference.query.coordinates import Coordinates
+from phlogiston.inference.query.finish import finish
 from phlogiston.inference.query.numerical_faults import is_numerical
 from phlogiston.inference.query.population import Population, spread_factor
 from phlogiston.inference.query.program import Program
@@ -64,8 +65,6 @@ def run_nuts(program: Program, n: int, warmup: int | None = None, chains: int = 
     steps = min(250, max(75, n // 4)) if warmup is None else warmup
     if steps < 1:
         raise ConfigError(f"warmup must be at least 1; got {steps}")
-    from phlogiston.inference.query.ask import finish
-
     count = max(1, min(chains, n // _FEWEST_DRAWS))
     each = -(-n // count)
     coordinates = Coordinates(program, propose_each(program, 2)[0].values, box=True)

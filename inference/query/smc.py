@@ -30,6 +30,7 @@ from torch import Tensor
 from phlogiston.distributions.resampling import effective_size, log_mean, systematic
 from phlogiston.errors import ConfigError, EvidenceError, QueryWarning
 from phlogiston.inference.query.answer import Answer
+from phlogiston.inference.query.finish import finish
 from phlogiston.inference.query.genealogy import FEWEST_FAMILIES, effective_families, evidence_variance, family_masses
 from phlogiston.inference.query.population import Population
 from phlogiston.inference.query.program import Program
@@ -151,8 +152,6 @@ def _next(population: Population, b: float) -> float:
 
 
 def _finish(population: Population, path: Path) -> Answer:
-    from phlogiston.inference.query.ask import finish
-
     n, steps = population.size, len(path.correlations)
     families, worst = effective_families(path.masses), max(path.correlations, default=0.0)
     reason = ""

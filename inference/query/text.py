@@ -34,9 +34,9 @@ from phlogiston.inference.query.evidence import (
     OneOf,
     Piece,
     Within,
+    from_json,
     unknown_message,
 )
-from phlogiston.inference.query.files import from_json
 
 Columns = Mapping[str, Sequence[str]]
 _FLIP: dict[type, type] = {ast.GtE: ast.LtE, ast.Gt: ast.LtE, ast.LtE: ast.GtE, ast.Lt: ast.GtE}

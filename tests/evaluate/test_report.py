@@ -14,7 +14,6 @@ import torch
 
 from phlogiston.errors import ConfigError, DataError, RunError, ShapeError
 from phlogiston.evaluate import figures
-from phlogiston.evaluate.likelihood import bits_per_dimension, log_likelihood
 from phlogiston.evaluate.metric import Metric, from_rows
 from phlogiston.evaluate.report import Report, compare_runs, read_metrics, write_metrics
 from phlogiston.evaluate.score import Score
@@ -169,7 +168,7 @@ def test_malformed_metrics_and_scores_are_refused() -> None:
     with pytest.raises(ShapeError):
         Score(torch.zeros(2), "estimate", torch.zeros(3))
     with pytest.raises(DataError, match="no rows"):
-        log_likelihood(Score(torch.zeros(0)))
+        Score(torch.zeros(0)).mean()
     with pytest.raises(DataError, match="no rows"):
         from_rows([])
 
@@ -189,11 +188,11 @@ def test_the_mean_log_likelihood_states_its_error_and_counts_impossible_rows() -
 def test_bits_per_dimension_of_uniform_eight_bit_pixels_are_eight() -> None:
     features = 12
     score = Score(torch.zeros(5))  # density 1 on the unit cube
-    metric = bits_per_dimension(score, features, bin_width=1 / 256)
+    metric = score.bits_per_dimension(features, bin_width=1 / 256)
     assert metric.value == pytest.approx(8.0)
     assert Score(torch.zeros(5), "lower bound").bits_per_dimension(features, 1 / 256).kind == "upper bound"
     with pytest.raises(ConfigError):
-        bits_per_dimension(score, 0)
+        score.bits_per_dimension(0)
 
 
 def normal(points: np.ndarray) -> np.ndarray:

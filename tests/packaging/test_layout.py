@@ -12,7 +12,7 @@ MOST_FILES = 25  # in one folder
 MOST_LINES = 560  # in one file; the aim is 500
 # import cycles that are still to be taken apart, by the folder or file that holds them
 PENDING_CYCLES = {
-    "evaluate/features", "evaluate/likelihood", "inference/query/ask", "inference/query/files", "models/sequence",
+    "models/sequence",
     "systems/drmm", "systems/export", "systems/handwriting", "systems/mdn", "systems/scene", "systems/sequence",
     "systems/sketch", "systems/sqair", "systems/vdsm", "systems/world",
 }  # fmt: skip

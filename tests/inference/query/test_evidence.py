@@ -180,8 +180,8 @@ def test_files_bring_back_what_was_saved(ending: str, tmp_path: Path) -> None:
 
 
 def test_saved_json_is_strict_json() -> None:
-    text = json.dumps(files.to_json(PIECES), allow_nan=False)
-    assert files.from_json(json.loads(text))["label"][0].values == (1, 3)
+    text = json.dumps(ev.to_json(PIECES), allow_nan=False)
+    assert ev.from_json(json.loads(text))["label"][0].values == (1, 3)
 
 
 def test_plain_arrays_in_npz_are_a_question(tmp_path: Path) -> None:
