@@ -98,10 +98,9 @@ PENDING: dict[str, set[str]] = {
     },
     "sequence": {"samples_have_one_row_each", "signatures", "unknown_names_are_refused"},
     "sketch": {"signatures", "unknown_names_are_refused"},
-    "sqair": {"answers_carry_their_diagnostics", "evaluation_reports_metrics", "signatures"},
+    "sqair": {"evaluation_reports_metrics", "signatures"},
     "vdsm": {"evaluation_reports_metrics", "signatures"},
     "world": {
-        "answers_carry_their_diagnostics",
         "evaluation_reports_metrics",
         "signatures",
         "unknown_names_are_refused",
