@@ -106,6 +106,7 @@ class System:
     name: ClassVar[str] = ""
     METRICS: ClassVar[tuple[str, ...]] = ()  # the groups of figures that `evaluate` can compute
     DOUBLE: ClassVar[tuple[str, ...]] = ()  # tensors of the data that keep float64: the system standardises them
+    ARRAY: ClassVar[str] = "x"  # the tensor that one bare array given as data stands for
 
     def __init__(
         self, config: Any | Mapping[str, Any] | None = None, *, preset: str | None = None, **options: Any
@@ -156,7 +157,7 @@ class System:
 
     def read_rows(self, data: Any) -> Split:
         """Read rows to score: in every form `fit` takes, a `Dataset` apart. A fitted system may check them further."""
-        return coerce(data, self.DOUBLE)[0]
+        return coerce(data, self.DOUBLE, self.ARRAY)[0]
 
     def initialise(self, train: Split, seed: int) -> None:
         """Set parameters before the first step, from prepared rows."""
@@ -366,7 +367,7 @@ class System:
             DataError, ShapeError: data that cannot be used, before any work.
             RunError: `out` exists and is something else.
         """
-        train, valid, meta = coerce(data, self.DOUBLE)
+        train, valid, meta = coerce(data, self.DOUBLE, self.ARRAY)
         if steps is not None:
             self.config = validate_options(self.name, {**dataclasses.asdict(self.config), "steps": steps})
         self.schema = self.describe(train, meta)
@@ -421,7 +422,7 @@ class System:
         Raises:
             ConfigError: no candidates, no validation rows, or an `out`.
         """
-        _, valid, _ = coerce(data)
+        _, valid, _ = coerce(data, array_name=cls.ARRAY)
         if valid is None or not len(valid):
             raise ConfigError("select needs validation rows: pass a Dataset whose valid split is not empty")
         if "out" in fit_options:
@@ -494,12 +495,13 @@ class System:
         return system
 
 
-def coerce(data: Any, double: Collection[str] = ()) -> tuple[Split, Split | None, Meta | None]:
+def coerce(data: Any, double: Collection[str] = (), array_name: str = "x") -> tuple[Split, Split | None, Meta | None]:
     """Take data in any accepted form apart: training rows, validation rows or None, description or None.
 
     Args:
         data: see `System.fit`.
         double: names of the tensors that keep float64; the others are rounded to float32.
+        array_name: the tensor that one bare array stands for; `"x"` is a table of rows.
 
     Raises:
         ShapeError: not an array with rows and columns.
@@ -516,7 +518,7 @@ def coerce(data: Any, double: Collection[str] = ()) -> tuple[Split, Split | None
         return Split(data), None, None
     if isinstance(data, str | os.PathLike):
         raise ConfigError(f"data is the text {str(data)!r}; load it first: phlogiston.datasets.load({str(data)!r})")
-    return Split({"x": as_rows(data)}), None, None
+    return Split({array_name: as_rows(data) if array_name == "x" else data}), None, None
 
 
 def as_rows(x: Any) -> Any:

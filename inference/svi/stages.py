@@ -60,7 +60,9 @@ class Stage:
         programs: `(model, guide) -> (model, guide)`: what is run in this stage in their stead, made of their parts
             (a simpler program that shares their parameters); what is trained and kept is still `model` and `guide`.
         transform: `batch -> batch`, applied to every batch before the programs see it (random crops, frames drawn from
-            a clip, codes of a frozen encoder). Its randomness belongs to the step, like all noise.
+            a clip, codes of a frozen encoder). Its randomness belongs to the step, like all noise. One whose attribute
+            `takes_rows` is true is called `(batch, rows)` with the training or validation rows the batch was read
+            from, so that it can keep what it computes once per row.
 
     Raises:
         ConfigError: for values out of range.
@@ -78,7 +80,7 @@ class Stage:
     sequence_length: int | None = None
     handlers: Mapping[str, Messenger] = field(default_factory=dict)
     programs: Callable[[nn.Module, nn.Module], tuple[nn.Module, nn.Module]] | None = None
-    transform: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None
+    transform: Callable[..., dict[str, Tensor]] | None = None
 
     def __post_init__(self) -> None:
         where = f"stage {self.name!r}"

@@ -155,7 +155,9 @@ class Stepper:
         rows = self.data if rows is None else rows
         names = getattr(rows, "sequences", ())
         batch = prepare(rows[index], self.processes.device, self.processes.dtype, names, stage.sequence_length)
-        batch = batch if stage.transform is None else stage.transform(batch)
+        if stage.transform is not None:
+            more = (rows,) if getattr(stage.transform, "takes_rows", False) else ()
+            batch = stage.transform(batch, *more)
         if self._numbered and sites.ROW_INDEX not in batch:
             batch = {**batch, sites.ROW_INDEX: index.to(self.processes.device)}
         return batch

@@ -89,6 +89,24 @@ def test_a_transform_makes_the_batches_and_its_noise_belongs_to_the_step(tmp_pat
     assert float(far.linear.bias.detach().mean()) > 13.0
 
 
+def test_a_transform_may_ask_which_rows_its_batch_was_read_from() -> None:
+    class Counting:
+        takes_rows = True
+
+        def __init__(self) -> None:
+            self.sizes: set[int] = set()
+
+        def __call__(self, batch: dict[str, Tensor], rows: Any) -> dict[str, Tensor]:
+            self.sizes.add(len(rows))
+            return batch
+
+    transform = Counting()
+    stage = Stage("all", 4, batch_size=16, transform=transform)
+    valid = {"x": rows()["x"][:20]}
+    fit(LinearGaussian(), GaussianGuide(), rows(), stages=stage, valid=valid, progress="off")
+    assert transform.sizes == {64, 20}  # training and validation rows
+
+
 def test_a_schedule_moves_a_setting_and_the_end_of_the_stage_puts_it_back() -> None:
     model, guide = LinearGaussian(), GaussianGuide()
     seen: list[float] = []
