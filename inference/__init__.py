@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from phlogiston.lazy import lazy
 
 if TYPE_CHECKING:
+    from phlogiston.inference.svi import handlers, objectives, schedules
     from phlogiston.inference.svi.callbacks import EarlyStopping, State
     from phlogiston.inference.svi.checkpoints import load_parameters
     from phlogiston.inference.svi.engine import fit
@@ -25,15 +26,19 @@ __all__ = [
     "Stage",
     "State",
     "fit",
+    "handlers",
     "load_parameters",
     "make_fabric",
+    "objectives",
     "per_datum",
     "scale_sites",
+    "schedules",
     "weight_depths",
 ]
 __getattr__ = lazy(
     __name__,
     {
+        **dict.fromkeys(("handlers", "objectives", "schedules"), "svi."),
         "fit": "svi.engine",
         "Stage": "svi.stages",
         "History": "svi.history",

@@ -12,8 +12,8 @@ def lazy(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
 
     Args:
         package: `__name__` of the package.
-        homes: exported name -> module that defines it, relative to `package`; `"."` if the name is
-            a module itself.
+        homes: exported name -> module that defines it, relative to `package`. A name that is a module itself has the
+            package that holds it, with a dot at the end: `"."`, `"svi."`.
 
     Example:
         >>> load = lazy("phlogiston", {"PhlogistonError": "errors"})
@@ -24,8 +24,8 @@ def lazy(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
     def __getattr__(name: str) -> Any:
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        if homes[name] == ".":
-            return importlib.import_module(f"{package}.{name}")
+        if homes[name].endswith("."):
+            return importlib.import_module(f"{package}.{homes[name].removesuffix('.')}.{name}".replace("..", "."))
         return getattr(importlib.import_module(f"{package}.{homes[name]}"), name)
 
     return __getattr__
