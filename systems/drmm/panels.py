@@ -15,12 +15,12 @@ import torch
 from phlogiston.datasets.generated import jumper, poses
 from phlogiston.errors import EvidenceError
 from phlogiston.inference.query.evidence import HalfSpace, Known, Near, Within
+from phlogiston.systems.drmm.kinematics import Kinematics, Poses
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from phlogiston.systems.drmm.kinematics import Kinematics, Poses
     from phlogiston.systems.drmm.system import DRMM
 
 Array = np.ndarray
@@ -39,8 +39,6 @@ def panels(system: DRMM, x: Array, labels: Mapping[str, Array]) -> dict[str, Fig
     Returns:
         Name -> picture; empty where no panel suits, or the model finds every question impossible.
     """
-    from phlogiston.systems.drmm.kinematics import Kinematics
-
     columns = tuple(system.schema["columns"])
     try:
         if x.shape[1] == 2 and len(system.varying) == 2:

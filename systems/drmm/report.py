@@ -1,4 +1,11 @@
-"""DRMM's figures of merit and pictures."""
+"""DRMM's figures of merit and pictures.
+
+Metrics: `log_likelihood` (nats per row), `log_likelihood_depth_1` ..., `precision`, `recall` and `f1` of samples, and
+`accuracy_<column>` for each categorical column.
+
+Pictures: two columns get densities and a row of questions in the plane; images get samples, completions and label
+probabilities; other columns histograms, and poses and flights plans of their own.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +16,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from phlogiston.datasets.base import Dataset, Split
+from phlogiston.datasets.base import Split
 from phlogiston.datasets.weights import written_out
-from phlogiston.evaluate.held_out import held_out
 from phlogiston.evaluate.metric import Metric, from_rows
-from phlogiston.systems.drmm.config import PRESETS
 from phlogiston.systems.drmm.panels import panels
+from phlogiston.systems.evaluation import Evaluation
 from phlogiston.systems.table_rows import fitting_rows
 
 if TYPE_CHECKING:
@@ -22,40 +28,55 @@ if TYPE_CHECKING:
 
     from phlogiston.systems.drmm.system import DRMM
 
+Array = np.ndarray
+MOST_SHOWN = 4000
+"""Rows at most in a picture."""
 MOST_COMPARED = 2000
 """Rows at most that precision and recall compare with as many samples: all pairs are formed."""
 
 
-def score(system: DRMM, data: Any, wanted: set[str]) -> dict[str, Metric]:
-    """The metrics `DRMM.evaluate` promises."""
+def depths(e: Evaluation[DRMM]) -> dict[str, Metric]:
+    """Mean log density of the mixtures truncated after each layer but the last, nats per row."""
+    return {
+        f"log_likelihood_depth_{depth}": e.system.log_prob(_rows(e), depth=depth).mean()
+        for depth in range(1, e.system.model.num_layers)
+    }
+
+
+def precision_and_recall(e: Evaluation[DRMM]) -> dict[str, Metric]:
+    """How far samples and held-out rows lie among each other: k = 3, standardised, as many samples as rows."""
     from phlogiston.evaluate.neighbours import precision_recall
 
-    rows = fitting_rows(system, data)
-    out: dict[str, Metric] = {}
-    if "log_likelihood" in wanted:
-        out["log_likelihood"] = system.log_prob(rows).mean()
-    if "depths" in wanted:
-        for depth in range(1, system.model.num_layers):
-            out[f"log_likelihood_depth_{depth}"] = system.log_prob(rows, depth=depth).mean()
-    weight = rows.get("weight")
+    rows, system = _rows(e), e.system
     real = _compared(rows)[:, system.varying]
-    if "precision_recall" in wanted and len(real) > 4:
-        generated = system.sample(len(real), seed=0)["x"][:, system.varying]
-        standard = system.model.standardise
-        found = precision_recall(standard(real), standard(generated), k=3)
-        rest = len(rows["x"]) - len(real)
-        if rest > 0:  # complete rows of positive weight, and at most MOST_COMPARED of them
-            for metric in found.values():
-                metric.detail["rows_not_compared"] = rest
-        out.update(found)
-    if "accuracy" in wanted:
-        for name in system.schema["categorical"]:
-            labels = rows.get(name)
-            if labels is not None and bool((labels >= 0).any()):
-                seen = labels >= 0
-                hit = (system.predict_proba(name, rows).argmax(-1) == labels)[seen].double()
-                out[f"accuracy_{name}"] = from_rows(hit, "estimate", True, {}, None if weight is None else weight[seen])
-    return out
+    if len(real) <= 4:
+        return {}
+    generated = system.sample(len(real), seed=0)["x"][:, system.varying]
+    standard = system.model.standardise
+    results = precision_recall(standard(real), standard(generated), k=3)
+    rest = len(rows["x"]) - len(real)
+    if rest > 0:  # complete rows of positive weight, and at most MOST_COMPARED of them
+        for metric in results.values():
+            metric.detail["rows_not_compared"] = rest
+    return results
+
+
+def accuracy(e: Evaluation[DRMM]) -> dict[str, Metric]:
+    """Share of rows whose most probable category, given x, is the true one; for each categorical column."""
+    rows, results = _rows(e), {}
+    weight = rows.get("weight")
+    for name in e.system.schema["categorical"]:
+        labels = rows.get(name)
+        if labels is not None and bool((labels >= 0).any()):
+            seen = labels >= 0
+            hit = (e.system.predict_proba(name, rows).argmax(-1) == labels)[seen].double()
+            counts = None if weight is None else weight[seen]
+            results[f"accuracy_{name}"] = from_rows(hit, "estimate", True, {}, counts)
+    return results
+
+
+def _rows(e: Evaluation[DRMM]) -> dict[str, torch.Tensor]:
+    return e.once("rows", lambda: fitting_rows(e.system, e.rows))
 
 
 def _compared(rows: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -66,58 +87,111 @@ def _compared(rows: dict[str, torch.Tensor]) -> torch.Tensor:
     return (x[split.tensors["mask"].all(-1)] if "mask" in split.tensors else x)[:MOST_COMPARED]
 
 
-def draw(system: DRMM, data: Any) -> dict[str, Figure]:
-    """The pictures `DRMM.figures` promises."""
+def density(e: Evaluation[DRMM]) -> Figure | None:
+    """Two columns: data, and density and samples after each layer."""
     from phlogiston.evaluate import figures
 
-    rows = fitting_rows(system, data)
-    x = rows["x"]
+    if _layout(e) != "plane":
+        return None
+    system, shown, layers = e.system, _shown(e), _layers(e.system)
+    return figures.density_depths(
+        shown,
+        [system.sample(len(shown), depth=depth, seed=depth)["x"].numpy() for depth in layers.values()],
+        [partial(_log_density, system, depth) for depth in layers.values()],
+        truth=e.dataset.meta.truth if e.dataset is not None else None,
+        labels=list(layers),
+        columns=system.schema["columns"],
+        alt="data, and density and samples after each layer",
+    )
+
+
+def samples(e: Evaluation[DRMM]) -> Figure | None:
+    """Images: held-out ones, and samples after each layer."""
+    from phlogiston.evaluate import figures
+
+    if _layout(e) != "images":
+        return None
+    system, shown, shape = e.system, _shown(e), tuple(e.system.schema["image_shape"])
+    groups = {"data": shown[:64].reshape(-1, *shape)}
+    for label, depth in _layers(system).items():
+        drawn = system.sample(64, depth=depth, seed=depth)["x"].numpy().reshape(-1, *shape)
+        groups[f"samples, {label}"] = drawn.clip(np.nanmin(shown), np.nanmax(shown))  # the data's blacks and whites
+    return figures.image_grids(groups, alt="held-out images, and samples after each layer")
+
+
+def columns(e: Evaluation[DRMM]) -> Figure | None:
+    """Other data: histograms of columns and of pairs, held-out rows beside samples."""
+    from phlogiston.evaluate import figures
+
+    if _layout(e) != "columns":
+        return None
+    shown = _shown(e)
+    drawn = e.system.sample(len(shown), seed=0)["x"].numpy()
+    return figures.histogram_matrix(shown, drawn, columns=e.system.schema["columns"])
+
+
+def questions(e: Evaluation[DRMM]) -> dict[str, Figure]:
+    """Answers to questions that suit the data, where held-out rows are complete: see `panels`."""
+    rows, complete = _rows(e), _complete(e)
+    if not bool(complete.any()):
+        return {}
+    labels = {n: rows[n][complete].numpy() for n in e.system.schema["categorical"] if rows.get(n) is not None}
+    return panels(e.system, rows["x"][complete].numpy().astype(np.float64), labels)
+
+
+def training(e: Evaluation[DRMM]) -> Figure | None:
+    """Log density of training rows after each layer, over training."""
+    from phlogiston.evaluate import figures
+
+    history, layers = e.system.history, _layers(e.system)
+    if history is None or not any(f"log_prob_{len(layers)}" in record for record in history.records):
+        return None
+    return figures.curves(
+        history.steps,
+        {label: history.column(f"log_prob_{depth}") for label, depth in layers.items()},
+        ylabel="log p(x) of training rows, nats",
+        alt="log density of training rows after each depth, over training",
+    )
+
+
+def _layout(e: Evaluation[DRMM]) -> str:
+    """How rows are drawn: in the plane, as images, or column by column."""
+    system = e.system
+    if len(system.schema["columns"]) == len(system.varying) == 2 and bool(_complete(e).any()):
+        return "plane"
+    return "images" if system.schema["image_shape"] else "columns"
+
+
+def _complete(e: Evaluation[DRMM]) -> torch.Tensor:
+    rows = _rows(e)
+    return rows["mask"].all(-1) if "mask" in rows else torch.ones(len(rows["x"]), dtype=torch.bool)
+
+
+def _shown(e: Evaluation[DRMM]) -> Array:
+    """Rows a picture has room for, NaN where entries are missing."""
+    rows = _rows(e)
+    known = rows["x"] if "mask" not in rows else torch.where(rows["mask"], rows["x"], torch.nan)
     generator = torch.Generator().manual_seed(0)
-    known = x if "mask" not in rows else torch.where(rows["mask"], x, torch.nan)
-    shown = known[torch.randperm(len(x), generator=generator)[:4000]].numpy()
+    return np.asarray(known[torch.randperm(len(known), generator=generator)[:MOST_SHOWN]].numpy())
+
+
+def _layers(system: DRMM) -> dict[str, int]:
     depths = range(1, system.model.num_layers + 1)
-    labels = [f"depth {d}" if len(depths) > 1 else "model" for d in depths]
-    out: dict[str, Figure] = {}
-    complete = rows["mask"].all(-1) if "mask" in rows else torch.ones(len(x), dtype=torch.bool)
-    if x.shape[1] == 2 and len(system.varying) == 2 and bool(complete.any()):
-        out["density"] = figures.density_depths(
-            shown,
-            [system.sample(len(shown), depth=d, seed=d)["x"].numpy() for d in depths],
-            [partial(_log_density, system, d) for d in depths],
-            truth=data.meta.truth if isinstance(data, Dataset) else None,
-            labels=labels,
-            columns=system.schema["columns"],
-            alt="data, and density and samples after each layer",
-        )
-    elif system.schema["image_shape"]:
-        shape = tuple(system.schema["image_shape"])
-        groups = {"data": shown[:64].reshape(-1, *shape)}
-        for d, label in zip(depths, labels, strict=True):
-            drawn = system.sample(64, depth=d, seed=d)["x"].numpy().reshape(-1, *shape)
-            groups[f"samples, {label}"] = drawn.clip(np.nanmin(shown), np.nanmax(shown))  # the data's blacks and whites
-        out["samples"] = figures.image_grids(groups, alt="held-out images, and samples after each layer")
-    else:
-        out["columns"] = figures.histogram_matrix(
-            shown, system.sample(len(shown), seed=0)["x"].numpy(), columns=system.schema["columns"]
-        )
-    if bool(complete.any()):
-        named = {n: rows[n][complete].numpy() for n in system.schema["categorical"] if rows.get(n) is not None}
-        out.update(panels(system, x[complete].numpy().astype(np.float64), named))
-    if system.history is not None and any(f"log_prob_{depths[-1]}" in r for r in system.history.records):
-        out["training"] = figures.curves(
-            system.history.steps,
-            {label: system.history.column(f"log_prob_{d}") for d, label in zip(depths, labels, strict=True)},
-            ylabel="log p(x) of training rows, nats",
-            alt="log density of training rows after each depth, over training",
-        )
-    return out
+    return {f"depth {depth}" if len(depths) > 1 else "model": depth for depth in depths}
 
 
-def baselines(system: DRMM, data: Dataset) -> dict[str, Metric]:
-    """A Gaussian mixture of scikit-learn with as many components as one layer, on the same rows."""
+def _log_density(system: DRMM, depth: int, points: Any) -> Any:
+    return system.log_prob(points, depth=depth).value.numpy()
+
+
+def gaussian_mixture(e: Evaluation[DRMM]) -> dict[str, Metric]:
+    """A Gaussian mixture of scikit-learn with as many components as one layer, on the same rows if complete."""
     from sklearn.mixture import GaussianMixture
 
-    parts = [written_out(split) for split in (data.train, held_out(data))]
+    if e.dataset is None:
+        return {}
+    system = e.system
+    parts = [written_out(split) for split in (e.dataset.train, e.rows)]
     if not len(parts[1]) or any("mask" in part.tensors and not bool(part.tensors["mask"].all()) for part in parts):
         return {}
     train, test = (part.numpy("x")[:, list(system.varying)].astype(np.float64) for part in parts)
@@ -134,55 +208,6 @@ def baselines(system: DRMM, data: Dataset) -> dict[str, Metric]:
     return {"log_likelihood_of_a_mixture": Metric(float(rows.mean()), error, len(rows), "exact", True, detail)}
 
 
-def _log_density(system: DRMM, depth: int, points: Any) -> Any:
-    return system.log_prob(points, depth=depth).value.numpy()
-
-
-def recipes(quick: bool) -> list[dict[str, Any]]:
-    """What `DRMM.demo` trains."""
-    steps = (250, 150, 120, 150) if quick else (2_000, 1_500, 400, 800)
-    return [
-        {
-            "title": "DRMM on a noisy Swiss roll",
-            "text": "A curve with noise in the plane. Each layer multiplies the number of Gaussians by 16: the "
-            "density sharpens from left to right. Below, one density asked five things.",
-            "data": "swissroll",
-            "ask": [["x0 = 2.5"], ["x0 ~ 0 +- 0.5"], ["x0 >= 0", "x0 <= 4", "2*x0 - x1 >= 0.3"]],
-            "next": [("phlogiston sample RUN -n 5000 --out points.csv", "rows to work with")],
-            "data_options": {},
-            "options": {**PRESETS["swissroll"], "num_layers": 2 if quick else 3, "steps": steps[0]},
-        },
-        {
-            "title": "DRMM on handwritten digits",
-            "text": "The 8x8 digits of scikit-learn with their labels as a categorical stream: one model draws, "
-            "scores, completes and names digits.",
-            "data": "digits",
-            "ask": [["label in {3, 8}", "pixel_0_3 >= 0.4"], ["pixel_3_3 = 0", "pixel_4_4 = 0"]],
-            "next": [("phlogiston sample RUN -n 64 --out digits.png", "a picture of 64 new digits")],
-            "data_options": {},
-            "options": {**PRESETS["digits"], "steps": steps[1]},
-        },
-        {
-            "title": "DRMM solves inverse kinematics",
-            "text": "Root, joint angles and limb positions of a body in the plane. To reach is to ask for angles given "
-            "ends; below, the same samples after Gauss-Newton steps on the true kinematics.",
-            "data": "poses",
-            "ask": [
-                ["right_hand_x = 0.6", "right_hand_y = 0.7"],
-                ["right_hand_x = 0.6", "right_hand_y = 0.7", "head_top_y <= 1.2"],
-            ],
-            "next": [("python examples/drmm_kinematics.py", "poses that reach exactly, in a picture")],
-            "data_options": {"sizes": (6_000, 0, 500)},
-            "options": {**PRESETS["poses"], "num_layers": 1, "num_components": 32, "steps": steps[2]},
-        },
-        {
-            "title": "DRMM plans flights",
-            "text": "Flights of an agent that falls unless it jumps: 32 heights and 32 speeds. Way-points are "
-            "known heights, gaps between obstacles are boxes.",
-            "data": "jumper",
-            "ask": [["y0 = 0.5", "y16 = 0.6", "y31 = 0.4"], ["y0 = 0.5", "y16 >= 0.7", "y24 <= 0.3"]],
-            "next": [("python examples/drmm_trajectories.py", "way-points and obstacles, in a picture")],
-            "data_options": {"sizes": (8_000, 0, 500)},
-            "options": {"frame": "diag", "num_layers": 3, "num_components": 64, "steps": steps[3]},
-        },
-    ]
+METRICS = {"depths": depths, "precision_recall": precision_and_recall, "accuracy": accuracy}
+FIGURES = {"density": density, "samples": samples, "columns": columns, "questions": questions, "training": training}
+BASELINES = {"gaussian_mixture": gaussian_mixture}

@@ -20,32 +20,29 @@ import torch
 from torch import Tensor, nn
 
 from phlogiston.datasets.base import Dataset, Meta, Split
-from phlogiston.datasets.standardise import rounding, standardise, tell_wild
+from phlogiston.datasets.standardise import standardise, tell_wild
 from phlogiston.datasets.weights import written_out
-from phlogiston.distributions.paths import FARTHEST
 from phlogiston.errors import ConfigError, DataError, ShapeError, unknown_name
-from phlogiston.evaluate.metric import Metric
 from phlogiston.evaluate.score import Score
 from phlogiston.guides.drmm import AutoregressiveGuide, BeamGuide, ExactGuide
 from phlogiston.inference.svi.engine import Stage
 from phlogiston.inference.svi.handlers import scale_sites, weight_depths
-from phlogiston.inference.svi.row_noise import row_keys, uniform
 from phlogiston.inference.svi.schedules import hold_then, linear
 from phlogiston.models.drmm import DRMM as DRMMModel
 from phlogiston.models.drmm import CollapsedDRMM
+from phlogiston.networks.beam import Beam
 from phlogiston.systems.base import Role, System, rows_of
 from phlogiston.systems.drmm.config import Config as DRMMConfig
+from phlogiston.systems.drmm.demo import recipes
+from phlogiston.systems.drmm.query import DRMMQuery
+from phlogiston.systems.drmm.scoring import chunks, importance, varying_columns
 from phlogiston.systems.drmm.training import DeadComponents, DepthMonitor, residual_kmeans
 from phlogiston.systems.table_rows import categories, fitting_rows
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from phlogiston.inference.query.answer import Answer
-    from phlogiston.systems.drmm.query import DRMMQuery
 
 SITES = ("data", "z", "parameter_prior", "num_rows")
-MAX_FLOATS = 8_000_000  # of the largest intermediate array when rows are scored in chunks
 
 
 class DRMM(System):
@@ -109,7 +106,7 @@ class DRMM(System):
     @property
     def varying(self) -> list[int]:
         """Positions of the columns that carry density."""
-        return [i for i in range(len(self.schema["columns"])) if str(i) not in self.schema["constant"]]
+        return varying_columns(self.schema)
 
     def prepare(self, split: Split, role: Role = "train") -> Split:
         """The varying columns, with streams, masks and weights as the programs take them; wild cells are missing."""
@@ -126,6 +123,10 @@ class DRMM(System):
             if name in split.tensors:
                 batch[name] = split.tensors[name] if name == "weight" else split.tensors[name].to(torch.int64)
         return written_out(Split(batch, double=self.DOUBLE))
+
+    def read_rows(self, data: Any) -> Split:
+        """Read rows as `fit` takes them, with the categories of training."""
+        return Split(fitting_rows(self, data), double=self.DOUBLE)
 
     # ----- training -----------------------------------------------------------------------------------------------
 
@@ -279,10 +280,10 @@ class DRMM(System):
             raise ConfigError("method='importance' scores x alone; use 'exact' or 'beam' with joint=True")
         with torch.no_grad():
             kept = particles if method == "importance" else None if method == "exact" else width or 4 * self.config.beam
-            for rows, agrees in self._chunks(x, mask, kept, depth):
+            for rows, agrees in chunks(self.model, self.schema, fitting_rows(self, x, mask), kept, depth):
                 known, streams = rows.get("mask"), {k: rows[k] for k in self.schema["categorical"] if k in rows}
                 if method == "importance":
-                    value, error = self._importance(rows["x"], known, depth, particles, seed)
+                    value, error = importance(self.model, rows["x"], known, depth, particles, seed)
                     errors.append(error)
                 else:
                     beam = self.model.find(
@@ -303,60 +304,28 @@ class DRMM(System):
                 kind = "exact"
         return Score(torch.cat(values), kind, torch.cat(errors) if errors else None, self._weights(x))
 
-    def _importance(
-        self, x: Tensor, mask: Tensor | None, depth: int | None, k: int, seed: int
-    ) -> tuple[Tensor, Tensor]:
-        """Log mean of p(z, x) / q(z | x) over k tuples drawn layer by layer, and its standard error.
-
-        The draws of a row are seeded by what is known of it, so that its score does not depend on the others.
-        """
-        n, l_max = len(x), depth or self.model.num_layers
-        keys = row_keys(x, seed=seed) if mask is None else row_keys(torch.where(mask, x, 0.0), mask, seed=seed)
-        wide = x.repeat_interleave(k, 0)
-        wide_mask = None if mask is None else mask.repeat_interleave(k, 0)
-        codes = torch.empty(len(wide), 0, dtype=torch.long)
-        log_q = torch.zeros(len(wide))
-        log_prior = torch.zeros(len(wide))
-        for layer in range(l_max):
-            scores = self.model.log_children(codes, wide, wide_mask)
-            log_probs = scores.log_softmax(-1)
-            prior = self.model.prior.log_conditional(codes).expand_as(log_probs)
-            until = log_probs.double().exp().cumsum(-1)
-            draws = uniform(keys, k, stream=layer, dtype=torch.float64).reshape(-1, 1) * until[:, -1:]
-            code = torch.searchsorted(until, draws).clamp_max(until.shape[-1] - 1)
-            log_q = log_q + log_probs.gather(-1, code).squeeze(-1)
-            likelihood = (scores - prior).gather(-1, code).squeeze(-1)  # of the last layer reached
-            log_prior = log_prior + prior.gather(-1, code).squeeze(-1)
-            codes = torch.cat([codes, code], -1)
-        log_w = (log_prior + likelihood - log_q).view(n, k)
-        value = log_w.logsumexp(-1) - math.log(k)
-        relative = (log_w - value.unsqueeze(-1)).exp()
-        return value, relative.std(-1) / math.sqrt(k)
-
+    @torch.no_grad()
     def responsibilities(self, x: Any, *, mask: Any = None) -> list[Tensor]:
         """Posterior probability of each component, layer by layer: one (rows, K_l) per layer."""
         self._need_fit()
         parts: list[list[Tensor]] = [[] for _ in self.model.sizes]
-        with torch.no_grad():
-            for rows, _ in self._chunks(x, mask, self._posterior_width(), None):
-                beam = self.model.find(rows["x"], width=self._posterior_width(), mask=rows.get("mask"))
-                posterior = beam.log_posterior().exp()
-                for l, k in enumerate(self.model.sizes):
-                    share = posterior.new_zeros(len(posterior), k)
-                    parts[l].append(share.scatter_add_(1, beam.codes[..., l], posterior))
+        for beam in self._beams(x, mask):
+            posterior = beam.log_posterior().exp()
+            for l, k in enumerate(self.model.sizes):
+                share = posterior.new_zeros(len(posterior), k)
+                parts[l].append(share.scatter_add_(1, beam.codes[..., l], posterior))
         return [torch.cat(p) for p in parts]
 
+    @torch.no_grad()
     def codes(self, x: Any, *, mask: Any = None) -> Tensor:
-        """The most probable tuple of each row: int64 (rows, L)."""
-        self._need_fit()
+        """The most probable path of each row: int64 (rows, L)."""
         out = []
-        with torch.no_grad():
-            for rows, _ in self._chunks(x, mask, self._posterior_width(), None):
-                beam = self.model.find(rows["x"], width=self._posterior_width(), mask=rows.get("mask"))
-                best = beam.log_joint.argmax(-1)[:, None, None].expand(-1, 1, beam.codes.shape[-1])
-                out.append(beam.codes.gather(1, best).squeeze(1))
+        for beam in self._beams(x, mask):
+            best = beam.log_joint.argmax(-1)[:, None, None].expand(-1, 1, beam.codes.shape[-1])
+            out.append(beam.codes.gather(1, best).squeeze(1))
         return torch.cat(out)
 
+    @torch.no_grad()
     def predict_proba(self, stream: str, x: Any, *, mask: Any = None) -> Tensor:
         """Probability of each category of a stream given x: (rows, V).
 
@@ -367,12 +336,17 @@ class DRMM(System):
         if stream not in self.schema["categorical"]:
             raise unknown_name("categorical stream", stream, self.schema["categorical"])
         out = []
-        with torch.no_grad():
-            for rows, _ in self._chunks(x, mask, self._posterior_width(), None):
-                beam = self.model.find(rows["x"], width=self._posterior_width(), mask=rows.get("mask"))
-                log_probs = beam.log_posterior().unsqueeze(-1) + beam.stream_logits[stream]
-                out.append(log_probs.logsumexp(1).exp())
+        for beam in self._beams(x, mask):
+            log_probs = beam.log_posterior().unsqueeze(-1) + beam.stream_logits[stream]
+            out.append(log_probs.logsumexp(1).exp())
         return torch.cat(out)
+
+    def _beams(self, x: Any, mask: Any) -> Iterator[Beam]:
+        """The paths of rows, chunk by chunk: all of them where they can be counted."""
+        self._need_fit()
+        width = None if self.model.num_paths <= self.config.max_enum else 4 * self.config.beam
+        for rows, _ in chunks(self.model, self.schema, fitting_rows(self, x, mask), width, None):
+            yield self.model.find(rows["x"], width=width, mask=rows.get("mask"))
 
     def query(  # type: ignore[override]
         self,
@@ -421,8 +395,6 @@ class DRMM(System):
 
     def questions(self) -> DRMMQuery:
         """The trained density as something to ask: `ask`, `log_evidence`, `conditional_log_prob`, `predict_proba`."""
-        from phlogiston.systems.drmm.query import DRMMQuery
-
         self._need_fit()
         key = tuple((p.data_ptr(), p._version) for p in self.model.parameters())
         if self._questions is None or self._questions[0] != key:
@@ -439,50 +411,9 @@ class DRMM(System):
 
     _questions: tuple[Any, DRMMQuery] | None = None
 
-    def _posterior_width(self) -> int | None:
-        return None if self.model.num_paths <= self.config.max_enum else 4 * self.config.beam
-
-    # ----- evaluation ---------------------------------------------------------------------------------------------
-
-    METRICS: ClassVar[tuple[str, ...]] = ("log_likelihood", "depths", "precision_recall", "accuracy")
-
-    def evaluate(self, data: Any, metrics: Sequence[str] | None = None) -> dict[str, Metric]:
-        """Score on held-out rows.
-
-        Args:
-            data: a dataset (its test rows), split, dict or array.
-            metrics: some of `METRICS`; all that apply by default.
-
-        Returns:
-            `log_likelihood` (nats per row), `log_likelihood_depth_1` ..., `precision`, `recall`, `f1` (k = 3, as many
-            samples as held-out rows, at most 2,000), and `accuracy_<stream>` per categorical stream.
-        """
-        from phlogiston.systems.drmm.report import score
-
-        return score(self, data, self._chosen_metrics(metrics))
-
-    def figures(self, data: Any) -> dict[str, Figure]:
-        """Density and samples after each layer, and answers to questions that suit the data.
-
-        Two columns get densities and a row of questions in the plane; images get samples, completions and label
-        probabilities; other columns histograms, and poses and flights plans of their own.
-        """
-        from phlogiston.systems.drmm.report import draw
-
-        self._need_fit()
-        return draw(self, data)
-
-    def baselines(self, data: Any) -> dict[str, Metric]:
-        """A Gaussian mixture with the components of one layer, where the rows are complete."""
-        from phlogiston.systems.drmm.report import baselines
-
-        return baselines(self, data)
-
     @classmethod
     def demo(cls, quick: bool = False) -> list[dict[str, Any]]:
         """The noisy Swiss roll, the digits, poses of a body, and flights."""
-        from phlogiston.systems.drmm.report import recipes
-
         return recipes(quick)
 
     # ----- inside -------------------------------------------------------------------------------------------------
@@ -499,12 +430,6 @@ class DRMM(System):
             return None if weight is None else torch.as_tensor(weight, dtype=torch.float32)
         return rows_of(x).get("weight") if isinstance(x, Dataset | Split) else None
 
-    def _slack(self, value: float, dtype: torch.dtype = torch.float64) -> float:
-        """What a number may differ by from a constant column's `value` and still agree: the rounding of its records."""
-        # models trained before their precision was written down had seen float32
-        narrow = dtype == torch.float32 or self.schema.get("precision", "float32") == "float32"
-        return rounding(value, "float32" if narrow else "float64")
-
     def _insert(self, x: Tensor) -> Tensor:
         """Put the constant columns back: (..., varying) -> (..., features)."""
         if not self.schema["constant"]:
@@ -514,43 +439,3 @@ class DRMM(System):
         for i, value in self.schema["constant"].items():
             full[..., int(i)] = value
         return full
-
-    def _chunks(
-        self, x: Any, mask: Any, width: int | None, depth: int | None
-    ) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
-        """Checked rows in chunks that keep memory bounded, with whether each has a density: constants agree."""
-        tensors = fitting_rows(self, x, mask)
-        if "x" not in tensors:
-            raise ShapeError("the rows to score need a tensor 'x'")
-        features = len(self.schema["columns"])
-        if tensors["x"].ndim != 2 or tensors["x"].shape[1] != features:
-            raise ShapeError(
-                f"x has {tensors['x'].shape[-1]} columns; this model was fitted on {features} "
-                f"({', '.join(self.schema['columns'][:4])}{', ...' if features > 4 else ''}). "
-                f"Pass x of shape (rows, {features})."
-            )
-        x = tensors["x"] if tensors["x"].is_floating_point() else tensors["x"].double()
-        known = tensors.get("mask")
-        agrees = torch.ones(len(x), dtype=torch.bool)
-        for i, value in self.schema["constant"].items():
-            column = x[:, int(i)]
-            same = (column - value).abs() <= self._slack(value, column.dtype)
-            agrees &= same if known is None else same | ~known[:, int(i)]
-        keep = self.varying
-        far = ((x[:, keep] - self.model.location) / self.model.scale).abs() > FARTHEST
-        agrees &= ~(far if known is None else far & known[:, keep]).any(-1)
-        rows: dict[str, Tensor] = {"x": x[:, keep]}
-        if known is not None and not bool(known[:, keep].all()):
-            rows["mask"] = known[:, keep]
-        for name in self.schema["categorical"]:
-            if name in tensors:
-                rows[name] = tensors[name]
-        sizes = self.model.sizes[:depth]
-        tuples = math.prod(sizes) if width is None else min(width, math.prod(sizes[:-1])) * max(sizes)
-        per_row = tuples * len(keep) * (len(keep) if "mask" in rows and self.model.frames[0].full else 1)
-        for labels in self.schema["categorical"].values():
-            per_row += tuples * len(labels)
-        step = max(1, MAX_FLOATS // max(1, per_row))
-        for start in range(0, len(agrees), step):
-            part = slice(start, start + step)
-            yield {name: value[part] for name, value in rows.items()}, agrees[part]

@@ -121,7 +121,7 @@ def test_an_importance_score_is_the_rows_own(fitted: DRMM, rows: torch.Tensor, m
 
 def test_small_chunks_change_nothing(fitted: DRMM, rows: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = fitted.log_prob(rows).value
-    monkeypatch.setattr("phlogiston.systems.drmm.MAX_FLOATS", 100)
+    monkeypatch.setattr("phlogiston.systems.drmm.scoring.MAX_FLOATS", 100)
     torch.testing.assert_close(fitted.log_prob(rows).value, whole)
 
 
