@@ -135,7 +135,8 @@ def test_cost_grows_linearly_in_samples_and_layers(queries: dict[str, DRMMQuery]
     for name, pieces in SINGLE.items():
         times = [
             cpu_seconds(
-                lambda q=query, pieces=pieces: q.ask({"x": pieces}, num_samples=1000, method="smc", particles=256), 7
+                lambda q=query, pieces=pieces: q.ask({"x": pieces}, num_samples=1000, method="smc", num_particles=256),
+                7,
             )
             for query in deep.values()
         ]

@@ -130,9 +130,10 @@ class Answer:
             order = torch.randperm(count, generator=generator)
             picks.append(systematic(columns[:, r], count, generator)[order])
         index = torch.stack(picks, 1).reshape(count, *self.log_weights.shape[1:])
-        return replace(self._take(index), log_weights=torch.zeros(index.shape, dtype=self.log_weights.dtype))
+        return replace(self.take(index), log_weights=torch.zeros(index.shape, dtype=self.log_weights.dtype))
 
-    def _take(self, index: Tensor) -> Answer:
+    def take(self, index: Tensor) -> Answer:
+        """Pick samples by position: `index` (m,) for every row of evidence alike, or (m, rows) for each its own."""
         rows = index.dim()
 
         def pick(value: Tensor) -> Tensor:
@@ -167,7 +168,7 @@ class Answer:
         if not 0 < keep <= 1:
             raise ShapeError(f"keep must lie in (0, 1]; got {keep}")
         order = self.details[by].argsort(0, descending=True)
-        return self._take(order[: max(1, math.ceil(keep * self.num_samples))])
+        return self.take(order[: max(1, math.ceil(keep * self.num_samples))])
 
     def to_npz(self, path: str | Path) -> Path:
         """Write samples, weights, evidence and method to one npz file, in one go."""

@@ -120,13 +120,13 @@ class TupleSource:
         self.model, self.max_enum = model, max_enum
         self._every: Tuples | None = None
 
-    def find(self, question: Question, method: str, particles: int, generator: torch.Generator | None) -> Tuples:
+    def find(self, question: Question, method: str, num_particles: int, generator: torch.Generator | None) -> Tuples:
         """Return all tuples, or those grown for the question.
 
         Args:
             question: lowered.
             method: `"auto"`, `"exact"` or `"smc"`.
-            particles: prefixes kept per layer when growing, fewer where their children would not fit `MAX_FLOATS`.
+            num_particles: prefixes kept per layer when growing, fewer where their children would not fit `MAX_FLOATS`.
             generator: source of randomness.
 
         Raises:
@@ -144,16 +144,16 @@ class TupleSource:
                 f'(max_enum={self.max_enum}); use method="smc"'
             )
         if method == "smc" or not fits:
-            particles = max(16, min(particles, MAX_FLOATS // (size * max(model.sizes))))
-            return self._grow(question, particles, generator)
+            num_particles = max(16, min(num_particles, MAX_FLOATS // (size * max(model.sizes))))
+            return self._grow(question, num_particles, generator)
         if self._every is None:
             codes, log_prior, means, factors = model.tuples()
             method = f"exact over {len(codes)} tuples"
             self._every = Tuples(codes, log_prior, means.contiguous(), factors.contiguous(), method, True)
         return self._every
 
-    def _grow(self, question: Question, particles: int, generator: torch.Generator | None) -> Tuples:
-        """Grow tuples layer by layer, keeping at most `particles` distinct prefixes without bias."""
+    def _grow(self, question: Question, num_particles: int, generator: torch.Generator | None) -> Tuples:
+        """Grow tuples layer by layer, keeping at most `num_particles` distinct prefixes without bias."""
         model = self.model
         codes = torch.zeros(1, 0, dtype=torch.long)
         log_prior = torch.zeros(1, dtype=torch.float64)
@@ -169,18 +169,18 @@ class TupleSource:
             means, factors = tuple_gaussian([*model.layers], codes)  # type: ignore[list-item]
             if l == model.num_layers - 1:
                 break
-            if len(codes) <= particles:
+            if len(codes) <= num_particles:
                 continue
             streams = {name: model.stream_logits(name, codes).log_softmax(-1) for name in question.allowed}
             prefixes = Tuples(codes, log_prior, means, factors, "", False)
             score = prefixes.given(question, streams).log_twist
             if not bool(torch.isfinite(score.max())):
                 raise EvidenceError("the evidence is impossible, or too improbable to tell tuples apart")
-            index, kept, chance = resample_distinct(correction + score, particles, generator, _EVEN)
+            index, kept, chance = resample_distinct(correction + score, num_particles, generator, _EVEN)
             codes, log_prior, correction = codes[index], log_prior[index], kept - score[index]
             thinnings = [Thinning(t.ancestor[index], t.chance) for t in thinnings]
             thinnings.append(Thinning(torch.arange(len(index)), chance))
-        method = f"SMC over {model.num_layers} layers, {particles} particles"
+        method = f"SMC over {model.num_layers} layers, {num_particles} particles"
         if not thinnings:
             method = f"exact over {len(codes)} tuples"
         return Tuples(codes, log_prior + correction, means, factors, method, not thinnings, tuple(thinnings))

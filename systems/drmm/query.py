@@ -87,15 +87,15 @@ class DRMMQuery:
         ask: Sequence[str] | None = None,
         num_samples: int = 1000,
         *,
-        method: Literal["auto", "exact", "smc"] = "auto",
-        particles: int | None = None,
+        method: str = "auto",
+        seed: int | None = None,
+        num_particles: int | None = None,
         pilot: int | None = None,
         noise: Literal["model", "mean"] = "model",
         temper: bool = False,
         sort: bool = False,
         prune: float = 0.0,
         resample: bool = False,
-        seed: int | None = None,
     ) -> Answer:
         """Sample everything else given the evidence.
 
@@ -104,7 +104,8 @@ class DRMMQuery:
             ask: sites to return; all by default.
             num_samples: samples per row of evidence.
             method: `"exact"` weighs every tuple, `"smc"` grows them layer by layer, `"auto"` chooses by size.
-            particles: prefixes kept per layer by `"smc"`; `max(256, num_samples)` by default, fewer where the
+            seed: of this call; None draws from torch's generator.
+            num_particles: prefixes kept per layer by `"smc"`; `max(256, num_samples)` by default, fewer where the
                 covariance factors of their children would not fit `MAX_FLOATS`.
             pilot: sequential draws per live tuple that improve the choice of tuples where masses have no closed form;
                 8 or 32 by default.
@@ -139,7 +140,7 @@ class DRMMQuery:
         distances: dict[str, float] = {}
         for r in range(rows or 1):
             q = self.lower(question, r)
-            tuples = self.tuples.find(q, method, particles or max(256, num_samples), generator)
+            tuples = self.tuples.find(q, method, num_particles or max(256, num_samples), generator)
             mixture = tuples.given(q, self._streams(tuples, q.allowed), temper)
             self._measure(mixture, distances)
             answers.append(self._answer(q, tuples, mixture, num_samples, pilot, noise == "model", temper, generator))
@@ -147,7 +148,7 @@ class DRMMQuery:
         if sort or prune > 0:
             answers = [self._plausibility(a).sorted(keep=1 - prune) for a in answers]
             if not sort:  # pruned, but in random order
-                answers = [a._take(torch.randperm(a.num_samples, generator=generator)) for a in answers]
+                answers = [a.take(torch.randperm(a.num_samples, generator=generator)) for a in answers]
         if resample:
             answers = [self._resample(a, sort, generator) for a in answers]
         answer = answers[0] if rows is None else stack(answers)
@@ -210,7 +211,7 @@ class DRMMQuery:
             lost, worth = thinning_error(tuples.thinnings, draws.shares)
             ess = 1 / (1 / ess.clamp_min(1e-300) + 1 / worth)  # draws cannot be worth more than the tuples left
             if lost is None:
-                error, reason = None, "too few prefixes of tuples were kept to tell it; raise particles"
+                error, reason = None, "too few prefixes of tuples were kept to tell it; raise num_particles"
             elif error is not None:
                 error = torch.hypot(error, lost)
         error, why = judge_error(error, reason)
@@ -268,7 +269,7 @@ class DRMMQuery:
         evidence: Mapping[str, Any],
         *,
         num_samples: int = 4096,
-        particles: int | None = None,
+        num_particles: int | None = None,
         seed: int | None = None,
     ) -> Tensor:
         """Log probability of evidence (density, for known and soft entries) in nats, () or (rows,).
@@ -279,7 +280,7 @@ class DRMMQuery:
         Args:
             evidence: see `ask`.
             num_samples: draws for masses without a closed form.
-            particles: see `ask`; where tuples are grown, which ones are kept carries no gradient.
+            num_particles: see `ask`; where tuples are grown, which ones are kept carries no gradient.
             seed: of this call.
 
         Raises:
@@ -293,7 +294,7 @@ class DRMMQuery:
         for r in range(rows or 1):
             q = self.lower(question, r)
             with torch.no_grad():
-                tuples = self.tuples.find(q, "auto", particles or 1024, generator)
+                tuples = self.tuples.find(q, "auto", num_particles or 1024, generator)
                 streams = self._streams(tuples, q.allowed)
             mixture = tuples.given(q, streams)
             self._measure(mixture, distances)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from phlogiston.datasets.base import Dataset, Meta, Split
+from phlogiston.datasets.base import Meta, Split
 from phlogiston.datasets.standardise import standardise, tell_wild
 from phlogiston.datasets.weights import written_out
 from phlogiston.errors import ConfigError, DataError, ShapeError, unknown_name
@@ -31,7 +31,8 @@ from phlogiston.inference.svi.schedules import hold_then, linear
 from phlogiston.models.drmm import DRMM as DRMMModel
 from phlogiston.models.drmm import CollapsedDRMM
 from phlogiston.networks.beam import Beam
-from phlogiston.systems.base import Role, System, rows_of
+from phlogiston.systems.base import Role, System
+from phlogiston.systems.calls import at_least
 from phlogiston.systems.drmm.config import Config as DRMMConfig
 from phlogiston.systems.drmm.demo import recipes
 from phlogiston.systems.drmm.query import DRMMQuery
@@ -198,16 +199,21 @@ class DRMM(System):
 
     # ----- verbs --------------------------------------------------------------------------------------------------
 
-    def sample(  # type: ignore[override]
-        self, n: int, *, depth: int | None = None, noise: Literal["model", "mean"] = "model", seed: int | None = None
+    def sample(
+        self,
+        n: int = 1,
+        *,
+        seed: int | None = None,
+        depth: int | None = None,
+        noise: Literal["model", "mean"] = "model",
     ) -> dict[str, Tensor]:
         """Draw rows.
 
         Args:
             n: how many.
-            depth: draw from the mixture truncated after this many layers; all by default.
-            noise: `"mean"` returns the tuples' means, without their Gaussian noise.
             seed: of this call; None draws from torch's generator.
+            depth: draw from the mixture truncated after this many layers; all by default.
+            noise: `"mean"` returns the paths' means, without their Gaussian noise.
 
         Returns:
             `x` (n, features), in the precision of the data that were fitted and with constant columns in place, and
@@ -233,31 +239,31 @@ class DRMM(System):
                 out[name] = torch.multinomial(probs, 1).squeeze(-1)
         return out
 
-    def log_prob(  # type: ignore[override]
+    def log_prob(
         self,
-        x: Any,
+        data: Any,
         *,
+        seed: int = 0,
+        num_particles: int = 256,
         mask: Any = None,
         depth: int | None = None,
         method: Literal["auto", "exact", "beam", "importance"] = "auto",
         width: int | None = None,
-        particles: int = 256,
         joint: bool = False,
-        seed: int = 0,
     ) -> Score:
         """Log density of rows, in nats.
 
         Args:
-            x: (rows, features), or a split, dict or dataset (its test rows) that holds them.
-            mask: bool like x, True where known; unknown entries are integrated out.
+            data: a dataset (its held-out rows), split, mapping of arrays or data frame, or one array (rows, features).
+            seed: of `"importance"`.
+            num_particles: paths drawn per row by `"importance"`.
+            mask: bool like `x`, True where known; unknown entries are integrated out.
             depth: density after this many layers; all by default.
             method: `"exact"` sums every tuple, `"beam"` the best ones (a lower bound), `"importance"` averages tuples
                 drawn layer by layer (an estimate with a standard error). `"auto"` is exact up to `config.max_enum`
                 tuples, a beam beyond.
-            width: tuples kept by the beam; four times the training beam by default.
-            particles: tuples drawn per row by `"importance"`.
-            joint: include the categorical streams found beside x: log p(x, y).
-            seed: of `"importance"`.
+            width: paths kept by the beam; four times the training beam by default.
+            joint: include the categorical columns given beside x: log p(x, y).
 
         Returns:
             The scores (rows,) and what kind they are. A row that contradicts a constant column scores -inf.
@@ -268,41 +274,35 @@ class DRMM(System):
         """
         self._need_fit()
         self._check_depth(depth)
-        tuples = math.prod(self.model.sizes[:depth])
+        at_least("num_particles", num_particles, 1)
+        paths = math.prod(self.model.sizes[:depth])
         if method == "auto":
-            method = "exact" if tuples <= self.config.max_enum else "beam"
+            method = "exact" if paths <= self.config.max_enum else "beam"
         if method not in ("exact", "beam", "importance"):
             raise unknown_name("method", method, ("auto", "exact", "beam", "importance"))
-        if method == "exact" and tuples > self.config.max_enum:
-            raise ConfigError(f"{tuples} tuples are more than max_enum={self.config.max_enum}; use method='beam'")
-        values, errors = [], []
+        if method == "exact" and paths > self.config.max_enum:
+            raise ConfigError(f"{paths} paths are more than max_enum={self.config.max_enum}; use method='beam'")
         if method == "importance" and joint:
             raise ConfigError("method='importance' scores x alone; use 'exact' or 'beam' with joint=True")
+        tensors = fitting_rows(self, data, mask)
+        values, errors = [], []
+        width = {"exact": None, "beam": width or 4 * self.config.beam, "importance": num_particles}[method]
         with torch.no_grad():
-            kept = particles if method == "importance" else None if method == "exact" else width or 4 * self.config.beam
-            for rows, agrees in chunks(self.model, self.schema, fitting_rows(self, x, mask), kept, depth):
-                known, streams = rows.get("mask"), {k: rows[k] for k in self.schema["categorical"] if k in rows}
+            for rows, agrees in chunks(self.model, self.schema, tensors, width, depth):
+                known = rows.get("mask")
                 if method == "importance":
-                    value, error = importance(self.model, rows["x"], known, depth, particles, seed)
+                    value, error = importance(self.model, rows["x"], known, depth, num_particles, seed)
                     errors.append(error)
                 else:
-                    beam = self.model.find(
-                        rows["x"], width=kept, mask=known, depth=depth, streams=streams if joint else None
-                    )
+                    labels = {k: rows[k] for k in self.schema["categorical"] if k in rows} if joint else None
+                    beam = self.model.find(rows["x"], width=width, mask=known, depth=depth, streams=labels)
                     value = beam.nested[:, -1] + sum(n[:, -1] for n in beam.nested_streams.values())
                     value = value.double() + self.model.log_jacobian(known)
                 values.append(torch.where(agrees, value.double(), -math.inf))
-        kind: Literal["exact", "lower bound", "estimate"] = "exact"
-        if method != "exact":
-            kind = "lower bound" if method == "beam" else "estimate"
-            # A beam as wide as the tuple space drops nothing.
-            if (
-                method == "beam"
-                and kept is not None
-                and kept >= math.prod(self.model.sizes[: (depth or len(self.model.sizes)) - 1])
-            ):
-                kind = "exact"
-        return Score(torch.cat(values), kind, torch.cat(errors) if errors else None, self._weights(x))
+        kind = {"exact": "exact", "beam": "lower bound", "importance": "estimate"}[method]
+        if method == "beam" and width is not None and width >= math.prod(self.model.sizes[:depth][:-1]):
+            kind = "exact"  # a beam as wide as there are prefixes drops nothing
+        return Score(torch.cat(values), kind, torch.cat(errors) if errors else None, tensors.get("weight"))
 
     @torch.no_grad()
     def responsibilities(self, x: Any, *, mask: Any = None) -> list[Tensor]:
@@ -348,26 +348,27 @@ class DRMM(System):
         for rows, _ in chunks(self.model, self.schema, fitting_rows(self, x, mask), width, None):
             yield self.model.find(rows["x"], width=width, mask=rows.get("mask"))
 
-    def query(  # type: ignore[override]
+    def query(
         self,
         evidence: Mapping[str, Any] | None = None,
         ask: Sequence[str] | None = None,
         num_samples: int = 1000,
         *,
-        method: Literal["auto", "exact", "smc"] = "auto",
-        particles: int | None = None,
+        method: str = "auto",
+        seed: int | None = None,
+        num_particles: int | None = None,
         pilot: int | None = None,
         noise: Literal["model", "mean"] = "model",
         temper: bool = False,
         sort: bool = False,
         prune: float = 0.0,
         resample: bool = False,
-        seed: int | None = None,
     ) -> Answer:
         """Sample any variables given any others, soft priors, boxes and inequalities.
 
-        Exact over tuples while they can be enumerated, SMC over the layers beyond. Arguments, returns
-        and errors are those of `systems.drmm.query.DRMMQuery.ask`.
+        Exact over component paths while they can be enumerated, SMC over the layers beyond: the generic methods
+        `"importance"` and `"hmc"` have nothing to add. Arguments, returns and errors are those of
+        `systems.drmm.query.DRMMQuery.ask`.
 
         Example:
             >>> import torch
@@ -383,14 +384,14 @@ class DRMM(System):
             ask,
             num_samples,
             method=method,
-            particles=particles,
+            seed=seed,
+            num_particles=num_particles,
             pilot=pilot,
             noise=noise,
             temper=temper,
             sort=sort,
             prune=prune,
             resample=resample,
-            seed=seed,
         )
 
     def questions(self) -> DRMMQuery:
@@ -421,14 +422,6 @@ class DRMM(System):
     def _check_depth(self, depth: int | None) -> None:
         if depth is not None and not 1 <= depth <= self.config.num_layers:
             raise ConfigError(f"depth must be between 1 and num_layers={self.config.num_layers}; got {depth}")
-
-    @staticmethod
-    def _weights(x: Any) -> Tensor | None:
-        """The weights that came with rows in any accepted form."""
-        if isinstance(x, Mapping):
-            weight = x.get("weight")
-            return None if weight is None else torch.as_tensor(weight, dtype=torch.float32)
-        return rows_of(x).get("weight") if isinstance(x, Dataset | Split) else None
 
     def _insert(self, x: Tensor) -> Tensor:
         """Put the constant columns back: (..., varying) -> (..., features)."""

@@ -72,7 +72,6 @@ SMALL: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 
 # clauses that do not hold yet; one that does is to be taken off the list
 PENDING: dict[str, set[str]] = {
-    "drmm": {"signatures"},
     "handwriting": {
         "a_loaded_system_is_the_fitted_one",
         "an_unfitted_system_says_so",

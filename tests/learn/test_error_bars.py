@@ -68,7 +68,7 @@ def test_grown_tuples_of_drmm(seed: int, particles: int) -> None:
     query = drmm("diag", 3, seed, layers=4, components=8)
     evidence = {"x": Known([0.0, 0.0, 0.0], [1, 0, 0])}
     truth = float(query.ask(evidence, num_samples=10, method="exact").log_evidence)  # type: ignore[arg-type]
-    share = covered(lambda s: query.ask(evidence, num_samples=10, method="smc", particles=particles, seed=s), truth)
+    share = covered(lambda s: query.ask(evidence, num_samples=10, method="smc", num_particles=particles, seed=s), truth)
     assert 0.9 <= share <= 0.99  # the variance of so few light prefixes is rounded up, see `thinning_error`
 
 

@@ -184,7 +184,7 @@ def test_drmm_answers_every_kind_of_evidence(name: str, frame: str, method: str)
         evidence = {"x": KINDS[name].pieces} | ({} if label is None else {"label": label})
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", QueryWarning)  # five prefixes of nine are few
-            answer = query.ask(evidence, num_samples=2000, method=method, particles=5, seed=1)  # type: ignore[arg-type]
+            answer = query.ask(evidence, num_samples=2000, method=method, num_particles=5, seed=1)
         check(answer, truth, "x", KINDS[name])
         share = torch.zeros(3, dtype=torch.float64).index_add(0, answer.samples["label"], answer.weights)
         assert bool((share[truth.label == 0] == 0).all())

@@ -98,7 +98,7 @@ def test_same_seed_same_parameters_another_seed_others(rows: torch.Tensor) -> No
 def test_log_prob_says_what_it_is(fitted: DRMM, rows: torch.Tensor) -> None:
     exact = fitted.log_prob(rows)
     beam = fitted.log_prob(rows, method="beam", width=1)
-    draws = fitted.log_prob(rows[:100], method="importance", particles=400)
+    draws = fitted.log_prob(rows[:100], method="importance", num_particles=400)
     assert (exact.kind, beam.kind, draws.kind) == ("exact", "lower bound", "estimate")
     assert (beam.value <= exact.value + 1e-5).all()
     assert beam.value.mean() < exact.value.mean()
@@ -112,11 +112,15 @@ def test_log_prob_says_what_it_is(fitted: DRMM, rows: torch.Tensor) -> None:
 def test_an_importance_score_is_the_rows_own(fitted: DRMM, rows: torch.Tensor, masked: bool) -> None:
     x = rows[:30]
     mask = torch.rand(x.shape, generator=torch.Generator().manual_seed(0)) > 0.3 if masked else None
-    score = fitted.log_prob(x, mask=mask, method="importance", particles=20)
+    score = fitted.log_prob(x, mask=mask, method="importance", num_particles=20)
     for some in (list(range(29, -1, -1)), [3], [5, 5]):
-        again = fitted.log_prob(x[some], mask=None if mask is None else mask[some], method="importance", particles=20)
+        again = fitted.log_prob(
+            x[some], mask=None if mask is None else mask[some], method="importance", num_particles=20
+        )
         torch.testing.assert_close(again.value, score.value[some], rtol=1e-5, atol=1e-4)
-    assert not torch.equal(fitted.log_prob(x, mask=mask, method="importance", particles=20, seed=1).value, score.value)
+    assert not torch.equal(
+        fitted.log_prob(x, mask=mask, method="importance", num_particles=20, seed=1).value, score.value
+    )
 
 
 def test_small_chunks_change_nothing(fitted: DRMM, rows: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -380,6 +384,8 @@ def test_text_options_become_numbers() -> None:
         lambda s: s.sample(3, noise="loud"),
         lambda s: s.log_prob(torch.zeros(1, 2), depth=0),
         lambda s: s.log_prob(torch.zeros(1, 2), method="guess"),
+        lambda s: s.log_prob(torch.zeros(1, 2), method="importance", num_particles=0),
+        lambda s: s.query(method="hmc"),
         lambda s: s.predict_proba("label", torch.zeros(1, 2)),
         lambda s: s.evaluate(torch.zeros(9, 2), ["fidd"]),
     ],

@@ -45,7 +45,8 @@ def test_samples_of_grown_tuples_are_worth_what_their_effective_size_says(name: 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", QueryWarning)
         found = [
-            query.ask(QUESTIONS[name], num_samples=400, method="smc", particles=particles, seed=r) for r in range(runs)
+            query.ask(QUESTIONS[name], num_samples=400, method="smc", num_particles=particles, seed=r)
+            for r in range(runs)
         ]
     means = torch.stack([a.mean("x")[1] for a in found])
     ess = torch.stack([a.ess for a in found]).median().item()
@@ -61,7 +62,7 @@ def test_error_bars_of_grown_tuples_cover_the_exact_log_evidence(seed: int) -> N
     query, inside = spread_out(seed), 0
     exact = query.ask(QUESTIONS["centre"], num_samples=10, method="exact").log_evidence
     for r in range(60):
-        answer = query.ask(QUESTIONS["centre"], num_samples=10, method="smc", particles=64, seed=r)
+        answer = query.ask(QUESTIONS["centre"], num_samples=10, method="smc", num_particles=64, seed=r)
         assert answer.log_evidence_error is not None
         assert answer.log_evidence_error > 0
         inside += int((answer.log_evidence - exact).abs() < 1.96 * answer.log_evidence_error)  # type: ignore[operator]
@@ -70,7 +71,7 @@ def test_error_bars_of_grown_tuples_cover_the_exact_log_evidence(seed: int) -> N
 
 def test_too_few_prefixes_tell_no_error_and_say_so() -> None:
     with pytest.warns(QueryWarning, match="effective sample size"):
-        answer = spread_out(1).ask(QUESTIONS["centre"], num_samples=400, method="smc", particles=16, seed=0)
+        answer = spread_out(1).ask(QUESTIONS["centre"], num_samples=400, method="smc", num_particles=16, seed=0)
     assert answer.log_evidence_error is None
     assert "prefixes" in answer.details["log_evidence_error"]
     assert answer.ess < 40

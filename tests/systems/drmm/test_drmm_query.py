@@ -136,11 +136,11 @@ def test_growing_tuples_agrees_with_weighing_them_all(name: str, frame: str) -> 
     query = DRMMQuery(make(frame, layers=4, components=6))
     exact = query.ask(QUESTIONS[name], num_samples=10, method="exact").log_evidence.item()
     # 216 particles cover all prefixes of length 3: no error at all
-    assert query.ask(QUESTIONS[name], num_samples=10, method="smc", particles=216).log_evidence.item() == pytest.approx(
-        exact, abs=1e-9
-    )
+    assert query.ask(
+        QUESTIONS[name], num_samples=10, method="smc", num_particles=216
+    ).log_evidence.item() == pytest.approx(exact, abs=1e-9)
     grown = torch.stack(
-        [query.ask(QUESTIONS[name], num_samples=10, method="smc", particles=64).log_evidence for _ in range(60)]
+        [query.ask(QUESTIONS[name], num_samples=10, method="smc", num_particles=64).log_evidence for _ in range(60)]
     )
     assert grown.std() < 0.1
     # unbiased on the scale of probabilities: within five standard errors
@@ -342,7 +342,13 @@ def find_violation(
     g = np.random.default_rng(seed)
     torch.manual_seed(seed)
     question = random_question(g, which[1])
-    options: dict[str, Any] = {"num_samples": 40, "method": method, "particles": 8, "noise": noise, "temper": temper}
+    options: dict[str, Any] = {
+        "num_samples": 40,
+        "method": method,
+        "num_particles": 8,
+        "noise": noise,
+        "temper": temper,
+    }
     if not possible:
         try:
             QUERIES[which].ask({**question, "x": contradiction(g, which[1])}, **options)
