@@ -131,7 +131,7 @@ class PlayerVerbs(System):
         max_steps: int,
         seed: int,
     ) -> Search:
-        steps = max_steps or self._most()
+        steps = max_steps or self.longest
         world = copy.deepcopy(self.model).to("cpu").eval()
         encode = copy.deepcopy(self.guide).to("cpu").eval().encode
         game = self._game() if inside == "game" else None
@@ -147,7 +147,10 @@ class PlayerVerbs(System):
 
         return search(score, world, looks, generations, population, spread, seed)
 
-    def _most(self) -> int:
+    @property
+    def longest(self) -> int:
+        """Steps of the longest dream, and of the longest game."""
+        self._need_fit()
         return int(self.config.max_steps or self.schema["longest"])
 
     def _game(self) -> Any:
@@ -206,7 +209,7 @@ class PlayerVerbs(System):
         c, rows = self.config, count * at_least("n_rollouts", n_rollouts, 1)
         with evaluating(self.model):
             return dream(
-                self.model, agent, rows, max_steps or self._most(), tau=c.tau if tau is None else tau,
+                self.model, agent, rows, max_steps or self.longest, tau=c.tau if tau is None else tau,
                 ends=ends or c.ends, seed=seed, keep=keep,
             )  # fmt: skip
 
@@ -239,7 +242,7 @@ class PlayerVerbs(System):
         with evaluating(self.model, self.guide):
             return play(
                 self.model, self.guide.encode, agent, self._game() if game is None else game, games,
-                max_steps or self._most(), seed=seed, keep=keep,
+                max_steps or self.longest, seed=seed, keep=keep,
             )  # fmt: skip
 
     def dream_game(self, tau: float = 1.0, ends: Ends = "sampled") -> DreamGame:

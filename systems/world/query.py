@@ -35,6 +35,7 @@ from phlogiston.inference.svi.row_noise import normal, uniform
 from phlogiston.models.world import State, World
 
 SITES = ("frames", "action", "done", "code")
+METHODS = ("auto", "smc")
 _FIELDS = ("value", "mask", "mean", "sd", "lower", "upper")
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 _ISLAND = 8  # particles of a game that walk together when it is scored
@@ -278,7 +279,7 @@ def log_likelihood(
     if islands == 1:
         return means[:, 0], None
     errors = [error for row in means if (error := spread_error(row)) is not None]
-    return log_mean(means, 1), torch.stack(errors)
+    return log_mean(means, 1), torch.stack(errors) if len(errors) == len(means) else None
 
 
 # ---- evidence

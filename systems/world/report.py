@@ -1,64 +1,77 @@
-"""Figures of merit and pictures of world models."""
+"""Metrics, figures, views and example queries of world models, as tables; see `systems.evaluation`.
+
+Groups of metrics, and what they give:
+
+    survival          survival, survival_random (where the game is at hand), survival_dreamt: steps an agent lasts
+    frames            frame_error: squared error per frame, summed over pixels, beside that of the mean frame
+    memory            code_nats_per_step; end_auc, where some frames are ends and some are not
+    log_likelihood    log_likelihood, nats per game; on request
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from phlogiston.datasets.base import Split
-from phlogiston.errors import ConfigError
 from phlogiston.evaluate.figures import ACCENT, INK, SOFT, new_figure
-from phlogiston.evaluate.held_out import held_out
 from phlogiston.evaluate.metric import Metric, from_rows
+from phlogiston.inference.query.answer import Answer
+from phlogiston.inference.query.evidence import Known
+from phlogiston.models.dreaming import Rollouts
+from phlogiston.systems.evaluation import Evaluation, MetricFunction, held_out_log_likelihood
+from phlogiston.systems.world.system import WorldModel
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from phlogiston.systems.world.system import WorldModel
-
 PLAYED = 128  # games, or dreams, behind a figure
 SHOWN = 12  # frames in a strip
-TAUS = (0.5, 1.0, 1.15, 1.3)
 
 
-def evaluate(system: WorldModel, data: Any, wanted: set[str]) -> dict[str, Metric]:
-    """See `WorldModel.evaluate`."""
-    games = system.games(data)
-    found: dict[str, Metric] = {}
-    if "survival" in wanted:
-        found.update(_survival(system))
-    if "frames" in wanted:
-        found["frame_error"] = _frame_error(system, games)
-    if "memory" in wanted:
-        found.update(_memory(system, games))
-    if "log_likelihood" in wanted:
-        found["log_likelihood"] = system.log_prob(games).mean()
-    return found
+# ---- metrics
 
 
-def _valid(games: Mapping[str, Tensor]) -> Tensor:
-    return torch.arange(games["action"].shape[1]) < games["length"].unsqueeze(1)
+def survival(e: Evaluation[WorldModel]) -> dict[str, Metric]:
+    """Steps that agents last, in the game itself and in the dream."""
+    system = e.system
+    results = {}
+    unit = {"unit": "steps", "longest": system.longest}
+    if system.schema["game"] is not None:
+        for name, policy in (("survival", None), ("survival_random", "random")):
+            if policy or system.player is not None:
+                score = system.play(policy, PLAYED).score.double()
+                results[name] = from_rows(score, "estimate", higher_is_better=None if policy else True, detail=unit)
+    if system.player is not None:
+        detail = {**unit, "tau": system.config.tau}
+        score = system.dream(None, PLAYED).score.double()
+        results["survival_dreamt"] = from_rows(score, "estimate", higher_is_better=None, detail=detail)
+    return results
 
 
-def _frame_error(system: WorldModel, games: Mapping[str, Tensor]) -> Metric:
-    frames = games["frames"][_valid(games)].float() / 255.0
-    frames = frames[:: max(1, len(frames) // 4096)]
-    error = (system.reconstruct(frames) - frames).square().flatten(1).sum(1)
-    plain = (frames - frames.mean(0)).square().flatten(1).sum(1)
+def frames(e: Evaluation[WorldModel]) -> dict[str, Metric]:
+    """How far frames are from their reconstructions."""
+    games = _games(e)
+    shown = games["frames"][_valid(games)].float() / 255.0
+    shown = shown[:: max(1, len(shown) // 4096)]
+    error = (e.system.reconstruct(shown) - shown).square().flatten(1).sum(1)
+    plain = (shown - shown.mean(0)).square().flatten(1).sum(1)
     detail = {"unit": "squared error per frame, summed over pixels", "of the mean frame": float(plain.mean())}
-    return from_rows(error.double(), "exact", higher_is_better=False, detail=detail)
+    return {"frame_error": from_rows(error.double(), "exact", higher_is_better=False, detail=detail)}
 
 
 @torch.no_grad()
-def _memory(system: WorldModel, games: Mapping[str, Tensor]) -> dict[str, Metric]:
+def memory(e: Evaluation[WorldModel]) -> dict[str, Metric]:
+    """How well the memory predicts the next code, and the end."""
     from sklearn.metrics import roc_auc_score
 
-    code = system.encode(games["frames"])["code_loc"]
-    law, _ = system.model.laws(code, games["action"])
+    games = _games(e)
+    code = e.system.encode(games["frames"])["code_loc"]
+    law, _ = e.system.model.laws(code, games["action"])
     follows = _valid(games)
     follows[:, 0] = False
     score = torch.where(follows, law.code.log_prob(code), 0.0).double().sum(1)
@@ -66,55 +79,47 @@ def _memory(system: WorldModel, games: Mapping[str, Tensor]) -> dict[str, Metric
     mean = -float(score.sum()) / steps
     spread = -score - mean * follows.sum(1)
     error = float(spread.square().sum().sqrt()) / steps
-    found = {
-        "code_nats_per_step": Metric(
-            mean, error, len(score), "exact", False, {"of": "the locations of the encoder's codes"}
-        )
-    }
+    detail = {"of": "the locations of the encoder's codes"}
+    results = {"code_nats_per_step": Metric(mean, error, len(score), "exact", False, detail)}
     end, truth = law.end[follows].sigmoid().numpy(), games["done"][follows].numpy()
     if 0 < truth.sum() < len(truth):
-        detail = {"share of ends": float(truth.mean()), "share predicted": float(end.mean())}
-        found["end_auc"] = Metric(float(roc_auc_score(truth, end)), None, int(truth.sum()), "exact", True, detail)
-    return found
+        shares = {"share of ends": float(truth.mean()), "share predicted": float(end.mean())}
+        results["end_auc"] = Metric(float(roc_auc_score(truth, end)), None, int(truth.sum()), "exact", True, shares)
+    return results
 
 
-def _survival(system: WorldModel) -> dict[str, Metric]:
-    found = {}
-    unit = {"unit": "steps", "longest": system._most()}
-    if system.schema["game"] is not None:
-        for name, policy in (("survival", None), ("survival_random", "random")):
-            if policy or system.player is not None:
-                score = system.play(policy, PLAYED).score.double()
-                found[name] = from_rows(score, "estimate", higher_is_better=None if policy else True, detail=unit)
-    if system.player is not None:
-        dreamt = {**unit, "tau": system.config.tau}
-        score = system.dream(None, PLAYED).score.double()
-        found["survival_dreamt"] = from_rows(score, "estimate", higher_is_better=None, detail=dreamt)
-    return found
+def _games(e: Evaluation[WorldModel]) -> dict[str, Tensor]:
+    return e.once("games", lambda: e.system.games(e.rows))
+
+
+def _valid(games: Mapping[str, Tensor]) -> Tensor:
+    return torch.arange(games["action"].shape[1]) < games["length"].unsqueeze(1)
+
+
+METRICS: dict[str, MetricFunction] = {
+    "survival": survival,
+    "frames": frames,
+    "memory": memory,
+    "log_likelihood": held_out_log_likelihood,
+}
+ON_REQUEST = {"log_likelihood"}
 
 
 # ---- views
 
 
-def split_of(data: Any) -> Any:
-    """The split to show: held-out rows of a dataset; or the split itself."""
-    from phlogiston.datasets.base import Dataset
-
-    return held_out(data) if isinstance(data, Dataset) else data
-
-
 def dreams(system: WorldModel, split: Split, n: int, seed: int) -> dict[str, Tensor]:
-    """Dreams of the player's."""
+    """Dreams in which the trained agent acts."""
     return {"frames": system.sample(n, seed=seed)["frames"]}
 
 
 def games(system: WorldModel, split: Split, n: int, seed: int) -> dict[str, Tensor]:
-    """Games that the player plays outside; the last frame stays."""
+    """Games that the trained agent plays outside; the last frame stays."""
     return {"frames": hold(system.play(None, n, seed=seed, keep=True))}
 
 
 def foretell(system: WorldModel, split: Split, n: int, seed: int) -> dict[str, Tensor]:
-    """Held-out games beside dreams that share their first frames and everything done: two films per game."""
+    """Held-out games beside dreams that share their first frames and everything done: two videos per game."""
     real, dreamt = continuations(system, split, n, seed)
     return {"frames": torch.stack([real, dreamt], 1).flatten(0, 1)}
 
@@ -129,18 +134,18 @@ View = Callable[..., dict[str, Tensor]]
 VIEWS: Mapping[str, View] = {f.__name__: f for f in (dreams, games, foretell, reconstruct)}
 
 
-def hold(found: Any) -> Tensor:
+def hold(rollouts: Rollouts) -> Tensor:
     """Frames of rollouts, the last one repeated behind the end."""
-    assert found.frames is not None
-    place = torch.arange(found.frames.shape[1])
-    last = torch.minimum(place, found.length.unsqueeze(1) - 1)
-    index = last.reshape(*last.shape, 1, 1, 1).expand(found.frames.shape)
-    return found.frames.gather(1, index)
+    assert rollouts.frames is not None
+    step = torch.arange(rollouts.frames.shape[1])
+    last = torch.minimum(step, rollouts.length.unsqueeze(1) - 1)
+    index = last.reshape(*last.shape, 1, 1, 1).expand(rollouts.frames.shape)
+    return rollouts.frames.gather(1, index)
 
 
 @torch.no_grad()
 def continuations(
-    system: WorldModel, split: Any, n: int, seed: int, known: int = 4, steps: int = 32
+    system: WorldModel, split: Split, n: int, seed: int, known: int = 4, steps: int = 32
 ) -> tuple[Tensor, Tensor]:
     """Held-out games, and dreams that go on from their first frames with the same actions: (n, T, C, H, W) each."""
     rows = system.games(split)
@@ -155,24 +160,13 @@ def continuations(
         now = code[:, t] if t < known else system.model.law(state).code.draw(generator=generator)
         path.append(now)
         state = system.model.observe(state, now, rows["action"][order, t])
-    return frames, system._render(torch.stack(path, 1))
+    return frames, system.render(torch.stack(path, 1))
 
 
 # ---- figures
 
 
-def figures(system: WorldModel, data: Any) -> dict[str, Figure]:
-    """See `WorldModel.figures`."""
-    split = split_of(data)
-    if not len(split):
-        raise ConfigError("there are no games to show")
-    found = {"a game, and a dream that begins like it": dream_figure(system, split)}
-    if system.player is not None and system.player.curve:
-        found["what a player learned in the dream"] = player_figure(system)
-    return found
-
-
-def dream_figure(system: WorldModel, split: Any, seed: int = 3) -> Figure:
+def dream_figure(system: WorldModel, split: Split, seed: int = 3) -> Figure:
     """Strips: a held-out game above the dream that shares its first frames and its actions; twice."""
     known = 4
     real, dreamt = continuations(system, split, 2, seed, known)
@@ -182,41 +176,73 @@ def dream_figure(system: WorldModel, split: Any, seed: int = 3) -> Figure:
     figure = new_figure(0.75 * len(shown) + 1.0, 0.8 * 2 * len(real) + 0.5, alt)
     axes = figure.subplots(2 * len(real), len(shown), squeeze=False)
     for g in range(len(real)):
-        for k, film in enumerate((real[g], dreamt[g])):
+        for k, clip in enumerate((real[g], dreamt[g])):
             for j, t in enumerate(shown):
-                place = axes[2 * g + k, j]
-                picture = np.moveaxis(film[t].numpy(), 0, -1)
-                place.imshow(picture if picture.shape[-1] == 3 else picture[..., 0], cmap="gray", vmin=0, vmax=1)
-                place.set(xticks=[], yticks=[])
-                for side in place.spines.values():
+                panel = axes[2 * g + k, j]
+                picture = np.moveaxis(clip[t].numpy(), 0, -1)
+                panel.imshow(picture if picture.shape[-1] == 3 else picture[..., 0], cmap="gray", vmin=0, vmax=1)
+                panel.set(xticks=[], yticks=[])
+                for side in panel.spines.values():
                     side.set(color=ACCENT if k and t >= known else SOFT, linewidth=1.2 if k else 0.6)
                 if g == 0 and k == 0:
-                    place.set_title(f"{t}", fontsize=8)
+                    panel.set_title(f"{t}", fontsize=8)
             axes[2 * g + k, 0].set_ylabel("dream" if k else "game", fontsize=8)
     return figure
 
 
 def player_figure(system: WorldModel) -> Figure:
-    """Left: how long players lasted in the dream, generation by generation. Right: how long they last in the game."""
+    """Left: how long agents lasted in the dream, by generation. Right: how long the last one does in the game."""
     player = system.player
     assert player is not None
     playable = system.schema["game"] is not None
-    alt = "survival of players over generations of evolution in the dream, and of the last one in the game itself"
+    alt = "survival of agents over generations of evolution in the dream, and of the last one in the game itself"
     figure = new_figure(8.0 if playable else 4.5, 3.0, alt)
-    places = figure.subplots(1, 2 if playable else 1, squeeze=False)[0]
+    panels = figure.subplots(1, 2 if playable else 1, squeeze=False)[0]
     mean, best = (np.array(v) for v in zip(*player.curve, strict=True))
     steps = np.arange(1, len(mean) + 1)
-    places[0].plot(steps, best, color=SOFT, linewidth=1.0, label="best of the population")
-    places[0].plot(steps, mean, color=ACCENT, linewidth=1.6, label="mean of the population")
-    places[0].set(xlabel="generation", ylabel="steps survived in the dream", ylim=(0, None))
-    places[0].legend(frameon=False, fontsize=8)
+    panels[0].plot(steps, best, color=SOFT, linewidth=1.0, label="best of the population")
+    panels[0].plot(steps, mean, color=ACCENT, linewidth=1.6, label="mean of the population")
+    panels[0].set(xlabel="generation", ylabel="steps survived in the dream", ylim=(0, None))
+    panels[0].legend(frameon=False, fontsize=8)
     if playable:
-        for policy, colour, label in (("random", SOFT, "at random"), (None, INK, "player from the dream")):
+        for policy, colour, label in (("random", SOFT, "at random"), (None, INK, "agent from the dream")):
             score = system.play(policy, PLAYED).score.numpy()
-            time = np.arange(system._most())
+            time = np.arange(system.longest)
             left = (score[:, None] > time).mean(0)  # whoever lasts to the limit never leaves
             name = f"{label}: mean {score.mean():.0f}"
-            places[1].step(time, left, where="post", color=colour, linewidth=1.6, label=name)
-        places[1].set(xlabel="steps in the game itself", ylabel="share still playing", ylim=(0, 1.02), xlim=(0, None))
-        places[1].legend(frameon=False, fontsize=8, loc="upper right", bbox_to_anchor=(1.0, 0.57))
+            panels[1].step(time, left, where="post", color=colour, linewidth=1.6, label=name)
+        panels[1].set(xlabel="steps in the game itself", ylabel="share still playing", ylim=(0, 1.02), xlim=(0, None))
+        panels[1].legend(frameon=False, fontsize=8, loc="upper right", bbox_to_anchor=(1.0, 0.57))
     return figure
+
+
+def dream(e: Evaluation[WorldModel]) -> Figure:
+    """A held-out game above a dream that begins like it."""
+    return dream_figure(e.system, e.rows)
+
+
+def learning(e: Evaluation[WorldModel]) -> Figure | None:
+    """How the agent improved; nothing where none was trained."""
+    agent = e.system.player
+    return player_figure(e.system) if agent is not None and agent.curve else None
+
+
+FIGURES = {
+    "a game, and a dream that begins like it": dream,
+    "what a player learned in the dream": learning,
+}
+
+
+# ---- example queries
+
+
+def what_comes_next(e: Evaluation[WorldModel]) -> tuple[str, Answer]:
+    """Eight frames into a game."""
+    games = _games(e)
+    seen = games["frames"][0, :8].float() / 255.0
+    evidence = {"frames": Known(seen), "action": Known(games["action"][0, :8])}
+    answer = e.system.query(evidence, ask=["frames", "done"], num_samples=100, steps=16, seed=0)
+    return "what comes after eight frames", answer
+
+
+EXAMPLE_QUERIES = [what_comes_next]

@@ -21,28 +21,27 @@ from torch import Tensor, nn
 
 from phlogiston.datasets.base import Dataset, Meta, Split
 from phlogiston.datasets.generated.games.dodge import ACTIONS
-from phlogiston.errors import ShapeError
-from phlogiston.evaluate.metric import Metric
+from phlogiston.errors import ShapeError, unknown_name
 from phlogiston.evaluate.score import Score
 from phlogiston.guides.world import FrameGuide, NoGuide, WorldGuide
-from phlogiston.inference.query.evidence import Known
 from phlogiston.inference.svi import objectives
 from phlogiston.inference.svi.engine import Stage
 from phlogiston.inference.svi.row_noise import row_keys
 from phlogiston.inference.svi.schedules import constant, cosine, warmup
 from phlogiston.models.dreaming import Ends, num_weights
 from phlogiston.models.world import FrameModel, MemoryModel, World
-from phlogiston.systems.base import Role, coerce, rows_of
+from phlogiston.systems.base import Role, rows_of
 from phlogiston.systems.calls import at_least, evaluating
 from phlogiston.systems.frames import mean_colour, refuse_zeros_and_ones
 from phlogiston.systems.world.agent_training import PlayerVerbs
 from phlogiston.systems.world.config import PRESETS
 from phlogiston.systems.world.config import Config as WorldConfig
 from phlogiston.systems.world.games import check_frames, check_games
-from phlogiston.systems.world.training import DrawCodes, DrawFrames, Practise, Watched
+from phlogiston.systems.world.query import METHODS, filter_games, log_likelihood
+from phlogiston.systems.world.training import DrawCodes, DrawFrames, GameRows, Practise
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from phlogiston.inference.query.answer import Answer
 
 VISION = ("model.decoder.*", "guide.*")  # what stage V trains
 MEMORY = ("model.enter.*", "model.rnn.*", "model.head.*")  # what stage M trains
@@ -93,20 +92,9 @@ class WorldModel(PlayerVerbs):
             "mean": mean_colour(games["frames"][:, :1]),
         }
 
-    def prepare(self, split: Split, role: Role = "train") -> Watched:  # type: ignore[override]
+    def prepare(self, split: Split, role: Role = "train") -> GameRows:
         """The games as the engine reads them."""
-        games = check_games(split.tensors, self.schema)
-        watched = Watched(games, sum(len(part) for part in self._parts))
-        self._parts.append(watched)
-        return watched
-
-    def fit(self, data: Any, **options: Any) -> WorldModel:
-        """Train on games; see `System.fit`."""
-        self._parts = []
-        coerce(data)
-        return super().fit(data, **options)
-
-    _parts: list[Watched]
+        return GameRows(check_games(split.tensors, self.schema))
 
     def games(self, x: Any) -> dict[str, Tensor]:
         """Take games in any accepted form: a dataset (its test rows), a split, or a dict of `frames`, `action`, ...
@@ -158,7 +146,7 @@ class WorldModel(PlayerVerbs):
             Stage(
                 "memory", c.steps, "elbo", "adam", c.learning_rate, c.batch_size, MEMORY,
                 {"learning_rate": rate, "scale.done": constant(c.end_share)}, c.clip * 10.0,
-                programs=memory_programs, transform=DrawCodes(self.guide, self._parts),
+                programs=memory_programs, transform=DrawCodes(self.guide),
             ),
         ]  # fmt: skip
 
@@ -169,25 +157,25 @@ class WorldModel(PlayerVerbs):
     # ----- drawing and scoring ------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def sample(  # type: ignore[override]
+    def sample(
         self,
-        n: int,
+        n: int = 1,
         *,
+        seed: int | None = None,
         steps: int | None = None,
         tau: float = 1.0,
         player: str | None = None,
         ends: Ends | None = None,
-        seed: int | None = None,
     ) -> dict[str, Tensor]:
         """Dream games.
 
         Args:
             n: how many.
+            seed: of everything drawn; None draws one from torch's generator.
             steps: of the longest; as long as the longest game by default.
             tau: temperature of the dream.
             player: "random", or the file of a player; the one trained with the model by default.
             ends: how dreams end.
-            seed: of everything drawn; None draws one from torch's generator.
 
         Returns:
             `frames` (n, T, C, H, W), means of pixels, the last one repeated behind the end; `action` (n, T), what was
@@ -200,13 +188,14 @@ class WorldModel(PlayerVerbs):
         assert found.action is not None
         place = torch.arange(found.code.shape[1])
         last = torch.minimum(place, found.length.unsqueeze(1) - 1)
-        frames = self._render(found.code.gather(1, last.unsqueeze(-1).expand(*last.shape, self.config.code)))
+        frames = self.render(found.code.gather(1, last.unsqueeze(-1).expand(*last.shape, self.config.code)))
         action = torch.cat([found.action, torch.ones_like(found.action[:, :1])], 1)[:, : len(place)]
         over = found.ended.unsqueeze(1) & (place >= found.length.unsqueeze(1) - 1)
         return {"frames": frames, "action": action, "done": over, "length": found.length}
 
     @torch.no_grad()
-    def _render(self, code: Tensor) -> Tensor:
+    def render(self, code: Tensor) -> Tensor:
+        """Mean frames (rows, ..., C, H, W) of codes (rows, ..., Z)."""
         with evaluating(self.model):
             return torch.cat([self.model.picture(part) for part in code.split(CHUNK)])
 
@@ -220,121 +209,81 @@ class WorldModel(PlayerVerbs):
 
     def reconstruct(self, x: Any) -> Tensor:
         """Frames again from the locations of their codes, (..., C, H, W)."""
-        return self._render(self.encode(x)["code_loc"])
+        return self.render(self.encode(x)["code_loc"])
 
-    def log_prob(self, x: Any, *, n_samples: int = 32, seed: int = 0) -> Score:  # type: ignore[override]
+    def log_prob(self, data: Any, *, seed: int = 0, num_particles: int = 32) -> Score:
         """Estimate log p(frames, done | action) of games by a particle filter.
 
         Args:
-            x: games, see `games`.
-            n_samples: particles per game.
+            data: games, see `games`.
             seed: of the draws.
+            num_particles: per game.
 
         Returns:
             Scores (rows,), nats per game. The probability is estimated without bias, so its logarithm is, on average,
-            a lower bound. Standard errors come from 32 particles on: below, there are too few to tell them.
+            a lower bound. Standard errors come from 32 particles on: below, there are too few to estimate them.
         """
-        from phlogiston.systems.world.query import log_likelihood
-
-        games = self.games(x)
-        at_least("n_samples", n_samples, 1)
+        games = self.games(data)
+        at_least("num_particles", num_particles, 1)
         counts = torch.arange(games["frames"].shape[1]) < games["length"].unsqueeze(1)
         keys = row_keys(games["frames"], games["length"], valid=counts, seed=seed)  # a game's score is its own
-        found, errors = [], []
-        block = max(1, 512 // n_samples)
+        values, errors = [], []
+        block = max(1, 512 // num_particles)
         with evaluating(self.model, self.guide):
             for i in range(0, len(games["length"]), block):
                 part = {name: value[i : i + block] for name, value in games.items()}
-                most = int(part["length"].max())
-                part = {n: v if n == "length" else v[:, :most] for n, v in part.items()}
+                longest = int(part["length"].max())
+                part = {n: v if n == "length" else v[:, :longest] for n, v in part.items()}
                 part["frames"] = part["frames"].float() / 255.0
-                value, error = log_likelihood(self.model, self.guide, part, n_samples, keys[i : i + block])
-                found.append(value)
+                value, error = log_likelihood(self.model, self.guide, part, num_particles, keys[i : i + block])
+                values.append(value)
                 errors.append(error)
-        told = [e for e in errors if e is not None]
-        return Score(torch.cat(found), "lower bound", torch.cat(told) if len(told) == len(errors) else None)
+        known = [error for error in errors if error is not None]
+        return Score(torch.cat(values), "lower bound", torch.cat(known) if len(known) == len(errors) else None)
 
-    def query(  # type: ignore[override]
+    def query(
         self,
         evidence: Any = None,
         ask: Sequence[str] | None = None,
         num_samples: int = 200,
         *,
-        steps: int | None = None,
+        method: str = "auto",
         seed: int | None = None,
-    ) -> Any:
+        steps: int | None = None,
+    ) -> Answer:
         """Sample games of which something is known: what comes next, what was in between, how it might end.
 
-        Sites are `frames` (T, C, H, W), in [0, 1], `action` (T,), `done` (T,) and `code` (T, Z), of one game. Pieces
+        Sites are `frames` (T, C, H, W), in [0, 1], `action` (T,), `done` (T,) and `code` (T, Z), of one game. Evidence
         about frames may be `Known` (with a mask of frames or pixels), `Near` and `Within`; about actions `Known` and
         `OneOf`; about ends `Known`. Known actions are conditions and have no probability.
 
         Args:
-            evidence: pieces by site; see `inference.query.evidence`.
+            evidence: by site; see `inference.query.evidence`.
             ask: sites to return; all by default.
             num_samples: particles, and samples.
-            steps: frames of the game; those the evidence is about by default.
+            method: `"auto"` or `"smc"`: the particle filter, which is the one way to answer here.
             seed: of this call.
+            steps: frames of the game; those the evidence is about by default.
 
         Returns:
-            An `inference.query.answer.Answer`; behind the end of a game the last frame stays.
+            Behind the end of a game the last frame stays.
 
         Raises:
             EvidenceError: malformed or impossible evidence.
+            UnknownNameError: no such method.
         """
-        from phlogiston.systems.world.query import filter_games
-
         self._need_fit()
+        if method not in METHODS:
+            raise unknown_name("query method", method, METHODS)
         with evaluating(self.model, self.guide):
             return filter_games(
-                self.model, self.guide, evidence, ask, num_samples, steps, min(32, self._most()), seed
+                self.model, self.guide, evidence, ask, num_samples, steps, min(32, self.longest), seed
             )  # fmt: skip
 
     def vocabulary(self) -> tuple[dict[str, Sequence[str]], dict[str, Sequence[str]]]:
         """Names evidence may be written in: none; frames have too many pixels to be named."""
         self._need_fit()
         return {}, {}
-
-    # ----- evaluation ---------------------------------------------------------------------------------------------
-
-    METRICS: ClassVar[tuple[str, ...]] = ("survival", "frames", "memory", "log_likelihood")
-
-    def evaluate(self, data: Any, metrics: Sequence[str] | None = None) -> dict[str, Metric]:
-        """Score on held-out games.
-
-        Args:
-            data: a dataset (its test rows, else validation rows), split or dict.
-            metrics: some of `METRICS`; all but "log_likelihood" by default.
-
-        Returns:
-            `frame_error` (squared error per frame, summed over pixels, beside that of the mean frame); `end_auc`,
-            `code_nats_per_step`; `survival`, `survival_random` and `survival_dreamt`, steps a player lasts.
-        """
-        from phlogiston.systems.world.report import evaluate
-
-        chosen = self._chosen_metrics(metrics)
-        return evaluate(self, data, chosen - {"log_likelihood"} if metrics is None else chosen)
-
-    def figures(self, data: Any) -> dict[str, Figure]:
-        """A game above the dream of it, frames and their reconstructions, how players learned."""
-        from phlogiston.systems.world.report import figures
-
-        self._need_fit()
-        return figures(self, data)
-
-    def views(self) -> dict[str, Any]:
-        """What `show` can lay out."""
-        from phlogiston.systems.world.report import VIEWS
-
-        return dict(VIEWS)
-
-    def example_queries(self, data: Any) -> list[tuple[str, Any]]:
-        """What comes next, eight frames into a game."""
-        games = self.games(data)
-        seen = games["frames"][0, :8].float() / 255.0
-        question = {"frames": Known(seen), "action": Known(games["action"][0, :8])}
-        answer = self.query(question, ask=["frames", "done"], num_samples=100, steps=16, seed=0)
-        return [("what comes after eight frames", answer)]
 
     @classmethod
     def demo(cls, quick: bool = False) -> list[dict[str, Any]]:

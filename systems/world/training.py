@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -17,24 +18,23 @@ from phlogiston.networks.frame_encoder import pixels
 from phlogiston.systems.world.evolution import CMAES
 
 
-class Watched:
+class GameRows:
     """Rows for the engine: a row is a game.
 
     Args:
         tensors: `frames` uint8 (rows, T, C, H, W), `action` int64 and `done` bool (rows, T), `length` int64 (rows,).
-        first: number of the first row, unique among everything the same `Codes` will see.
     """
 
     sequences: tuple[str, ...] = ()
 
-    def __init__(self, tensors: dict[str, Tensor], first: int = 0) -> None:
-        self.tensors, self.first = tensors, first
+    def __init__(self, tensors: dict[str, Tensor]) -> None:
+        self.tensors = tensors
 
     def __len__(self) -> int:
         return len(self.tensors["length"])
 
     def __getitem__(self, index: Tensor) -> dict[str, Tensor]:
-        return {**{name: value[index] for name, value in self.tensors.items()}, "row": index + self.first}
+        return {**{name: value[index] for name, value in self.tensors.items()}, "row": index}
 
 
 class DrawFrames:
@@ -62,51 +62,48 @@ class DrawFrames:
 
 
 class DrawCodes:
-    """Batch of stage M: codes of games, drawn anew each time from what the frozen encoder says of them.
+    """Batch of stage M: codes of games, drawn anew each time from the frozen encoder's posterior.
 
     Args:
         guide: has the encoder.
-        parts: every set of rows that will be asked for.
         chunk: games encoded at once.
     """
 
-    def __init__(self, guide: WorldGuide, parts: list[Watched], chunk: int = 32) -> None:
-        self.guide, self.parts, self.chunk = guide, parts, chunk
-        self._known: tuple[Tensor, Tensor] | None = None
+    takes_rows = True
+
+    def __init__(self, guide: WorldGuide, chunk: int = 32) -> None:
+        self.guide, self.chunk = guide, chunk
+        self._encoded: WeakKeyDictionary[GameRows, tuple[Tensor, Tensor]] = WeakKeyDictionary()
 
     def describe(self) -> dict[str, Any]:
         """The transform as JSON-able data."""
         return {"transform": "codes drawn from the frozen encoder's posterior"}
 
-    def __call__(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        loc, scale = self._all(batch["row"].device)
-        most = int(batch["length"].max())
+    def __call__(self, batch: dict[str, Tensor], rows: GameRows) -> dict[str, Tensor]:
         index = batch["row"]
-        mean, spread = loc[index, :most], scale[index, :most]
+        if rows not in self._encoded:
+            self._encoded[rows] = self._encode(rows, index.device)
+        loc, scale = self._encoded[rows]
+        longest = int(batch["length"].max())
+        mean, spread = loc[index, :longest], scale[index, :longest]
         return {
             "code": mean + spread * torch.randn_like(mean),
-            "action": batch["action"][:, :most],
-            "done": batch["done"][:, :most].to(mean.dtype),
+            "action": batch["action"][:, :longest],
+            "done": batch["done"][:, :longest].to(mean.dtype),
             "length": batch["length"],
         }
 
-    def _all(self, device: torch.device) -> tuple[Tensor, Tensor]:
+    @torch.no_grad()
+    def _encode(self, rows: GameRows, device: torch.device) -> tuple[Tensor, Tensor]:
         """Locations and scales of all codes, (games, T, Z) each, 0 behind the end."""
-        if self._known is None:
-            with torch.no_grad():
-                found = [self._encode(part, device) for part in self.parts]
-            self._known = torch.cat([loc for loc, _ in found]), torch.cat([scale for _, scale in found])
-        return self._known
-
-    def _encode(self, part: Watched, device: torch.device) -> tuple[Tensor, Tensor]:
-        frames, length = part.tensors["frames"], part.tensors["length"]
+        frames, length = rows.tensors["frames"], rows.tensors["length"]
         valid = torch.arange(frames.shape[1]) < length.unsqueeze(1)
         blocks = []
         for i in range(0, len(frames), self.chunk):
-            seen = valid[i : i + self.chunk]
-            loc, scale = self.guide.encode(frames[i : i + self.chunk][seen].to(device))
-            both = loc.new_zeros(2, *seen.shape, loc.shape[-1])
-            both[:, seen.to(device)] = torch.stack([loc, scale])
+            counts = valid[i : i + self.chunk]
+            loc, scale = self.guide.encode(frames[i : i + self.chunk][counts].to(device))
+            both = loc.new_zeros(2, *counts.shape, loc.shape[-1])
+            both[:, counts.to(device)] = torch.stack([loc, scale])
             blocks.append(both)
         whole = torch.cat(blocks, 1)
         return whole[0], whole[1]

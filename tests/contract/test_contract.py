@@ -99,11 +99,6 @@ PENDING: dict[str, set[str]] = {
     "sketch": {"signatures", "unknown_names_are_refused"},
     "sqair": {"evaluation_reports_metrics", "signatures"},
     "vdsm": {"evaluation_reports_metrics", "signatures"},
-    "world": {
-        "evaluation_reports_metrics",
-        "signatures",
-        "unknown_names_are_refused",
-    },
 }
 
 

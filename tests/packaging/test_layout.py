@@ -14,7 +14,7 @@ MOST_LINES = 560  # in one file; the aim is 500
 PENDING_CYCLES = {
     "models/sequence",
     "systems/export", "systems/handwriting", "systems/mdn", "systems/scene", "systems/sequence",
-    "systems/sketch", "systems/sqair", "systems/vdsm", "systems/world",
+    "systems/sketch", "systems/sqair", "systems/vdsm",
 }  # fmt: skip
 
 

@@ -243,11 +243,34 @@ def test_known_entries_come_back_and_constraints_hold(tiny: WorldModel, data: Da
 
 def test_a_games_score_is_its_own(tiny: WorldModel, data: Dataset) -> None:
     games = tiny.games(data)
-    score = tiny.log_prob(games, n_samples=8).value
+    score = tiny.log_prob(games, num_particles=8).value
     for rows in ([5, 3, 1, 0, 2, 4], [2], [4, 4]):
-        again = tiny.log_prob({name: value[rows] for name, value in games.items()}, n_samples=8).value
+        again = tiny.log_prob({name: value[rows] for name, value in games.items()}, num_particles=8).value
         torch.testing.assert_close(again, score[rows], rtol=1e-4, atol=1e-3)
-    assert not torch.equal(tiny.log_prob(games, n_samples=8, seed=1).value, score)
+    assert not torch.equal(tiny.log_prob(games, num_particles=8, seed=1).value, score)
+
+
+def test_errors_of_scores_are_there_for_every_game_or_for_none(
+    tiny: WorldModel, data: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    games = tiny.games(data)
+    errors = tiny.log_prob(games, num_particles=32).std_error
+    assert errors is not None
+    assert errors.shape == (6,)
+    assert bool((errors > 0).all())
+    assert tiny.log_prob(games, num_particles=31).std_error is None
+    known = iter([torch.tensor(1.0), None, *[torch.tensor(1.0)] * 4])
+    monkeypatch.setattr("phlogiston.systems.world.query.spread_error", lambda _: next(known))
+    score = tiny.log_prob(games, num_particles=32)
+    assert score.value.shape == (6,)
+    assert score.std_error is None
+
+
+def test_other_ways_to_answer_are_refused_by_name(tiny: WorldModel) -> None:
+    with pytest.raises(UnknownNameError, match=r"query method 'hmc'.*auto, smc"):
+        tiny.query(method="hmc")
+    asked = [tiny.query({"done": Known([0.0, 0.0])}, ["done"], 50, method=m, seed=0) for m in ("auto", "smc")]
+    assert torch.equal(asked[0].log_weights, asked[1].log_weights)
 
 
 def test_the_evidence_of_a_whole_game_is_its_log_probability(tiny: WorldModel, data: Dataset) -> None:
@@ -263,7 +286,7 @@ def test_the_evidence_of_a_whole_game_is_its_log_probability(tiny: WorldModel, d
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PhlogistonWarning)
         asked = [float(tiny.query(evidence, num_samples=150, seed=s).log_evidence) for s in range(3)]
-    scored = [float(tiny.log_prob(rows, n_samples=150, seed=s).value) for s in range(3)]
+    scored = [float(tiny.log_prob(rows, num_particles=150, seed=s).value) for s in range(3)]
     spread = max(max(asked) - min(asked), max(scored) - min(scored), 1.0)
     assert sum(asked) / 3 == pytest.approx(sum(scored) / 3, abs=2 * spread)
 
