@@ -38,7 +38,7 @@ class _Mend(Messenger):
 
 
 class OwnParameters(_Context):
-    """The context a tree of `PyroModule`s shares, with Pyro's local parameter mode on while one of them is called."""
+    """The context a tree of modules (`PyroModule`) shares: Pyro's local parameter mode while one of them is called."""
 
     def __enter__(self) -> None:
         if not self.active:

@@ -2,7 +2,7 @@
 
 The `python` blocks of a page run one after the other in an empty folder, in an interpreter of their own; below each
 block the site shows what it printed. A block that fails fails the build. Blocks that begin with `# file: NAME` are
-files of a system being added: they go into a copy of the rooms, and the page's other blocks run against that.
+files of a package: it is built and installed into a folder of its own, and the page's other blocks run with it.
 
 Pages run side by side, as many as there are cores. `-D execute_snippets=0` leaves all of it out.
 """
@@ -13,7 +13,6 @@ import json
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,8 +21,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = ("cli", "datasets", "distributions", "evaluate", "guides", "inference", "models", "networks", "systems")
-FENCED = re.compile(r"^```(python|bash)\n(.*?)^```$", flags=re.S | re.M)
+FENCED = re.compile(r"^```(python|bash|toml)\n(.*?)^```$", flags=re.S | re.M)
 FILE = re.compile(r"# file: (\S+)\n(.*)", flags=re.S)
 MOST = 24  # lines of output shown below a block
 
@@ -41,63 +39,63 @@ json.dump(printed, open(sys.argv[1], "w"))
 """
 
 
-def _child(command: list[str], folder: Path, house: Path | None) -> str:
-    """Run a command of a page, with the package as installed or from a copy of the rooms; return what it printed."""
+def _child(command: list[str], folder: Path, site: Path | None = None) -> str:
+    """Run a command of a page, with the page's own package on the path if it has one; return what it printed."""
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PHLOGISTON_CACHE": str(folder / ".cache")}
-    if house is not None:
-        env["PYTHONPATH"] = str(house)
+    if site is not None:
+        env["PYTHONPATH"] = os.pathsep.join([str(site), str(ROOT)])
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=900)
     if done.returncode:
         raise RuntimeError(f"`{shlex.join(command)[:200]}` failed:\n{done.stderr[-3000:]}")
     return done.stdout
 
 
-def _rooms_with(files: dict[str, str], top: Path) -> Path:
-    """Copy the rooms and put a page's files into them."""
-    leave = shutil.ignore_patterns("__pycache__")
-    for room in ROOMS:
-        shutil.copytree(ROOT / room, top / room, ignore=leave)
-    shutil.copytree(ROOT / "phlogiston", top / "phlogiston", symlinks=True, ignore=leave)
+def _install(files: dict[str, str], top: Path) -> Path:
+    """Build and install the package that a page's files make up; return the folder it is installed in."""
     for name, text in files.items():
-        (top / name).write_text(text, encoding="utf-8")
-    return top
+        path = top / "package" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        if path.suffix == ".py":
+            (path.parent / "__init__.py").touch()
+    options = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check"]
+    command = [sys.executable, "-m", "pip", "install", *options, "--target", str(top / "site"), str(top / "package")]
+    _child(command, top)
+    return top / "site"
 
 
 def run(text: str, name: str) -> list[str]:
     """Run the blocks of a page; return what each of them printed, "" for files and where nothing was run.
 
+    Python blocks share one interpreter. Commands are run on pages that bring a package, before the python blocks.
+
     Raises:
         RuntimeError: a block failed; the message ends with its traceback.
     """
     blocks = FENCED.findall(text)
-    files = {found[1]: found[2] for kind, code in blocks if kind == "python" and (found := FILE.match(code))}
+    files = {match[1]: match[2] for _, code in blocks if (match := FILE.match(code))}
+    printed = [""] * len(blocks)
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made) / "here"
         folder.mkdir()
-        house = _rooms_with(files, Path(made) / "house") if files else None
-        printed: list[str] = []
-        pending: list[int] = []  # positions of snippets that share one interpreter
-        if not files:
-            pending = [i for i, (kind, _) in enumerate(blocks) if kind == "python"]
-        for kind, code in blocks:
-            if files and kind == "bash":
+        site = _install(files, Path(made)) if files else None
+        for i, (kind, code) in enumerate(blocks):
+            if site is not None and kind == "bash":
                 lines = [shlex.split(line, comments=True) for line in code.splitlines() if line.strip()]
                 python = [sys.executable, "-P", "-m"]
-                printed.append("\n".join(_child([*python, *line], folder, house).rstrip() for line in lines))
-            elif files and not FILE.match(code):
-                printed.append(_snippets([code], name, folder, house)[0])
-            else:
-                printed.append("")
-        if pending:
-            for i, said in zip(pending, _snippets([blocks[i][1] for i in pending], name, folder, house), strict=True):
+                said = [_child([*python, *line], folder, site).rstrip() for line in lines if line[0] != "pip"]
+                printed[i] = "\n".join(said)
+        snippets = [i for i, (kind, code) in enumerate(blocks) if kind == "python" and not FILE.match(code)]
+        if snippets:
+            for i, said in zip(snippets, _snippets([blocks[i][1] for i in snippets], name, folder, site), strict=True):
                 printed[i] = said
-        return printed
+    return printed
 
 
-def _snippets(snippets: list[str], name: str, folder: Path, house: Path | None) -> list[str]:
+def _snippets(snippets: list[str], name: str, folder: Path, site: Path | None) -> list[str]:
     held = folder / ".snippets.json"
     held.write_text(json.dumps(snippets), encoding="utf-8")
-    _child([sys.executable, "-P", "-c", DRIVER, str(held), name], folder, house)
+    _child([sys.executable, "-P", "-c", DRIVER, str(held), name], folder, site)
     return list(json.loads(held.read_text(encoding="utf-8")))
 
 

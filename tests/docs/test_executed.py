@@ -7,8 +7,6 @@ from types import ModuleType
 
 import pytest
 
-from .reading import ROOT
-
 TEXT = """# A page
 
 ```python
@@ -45,15 +43,15 @@ def test_a_snippet_that_fails_is_an_error_with_its_traceback(executed: ModuleTyp
 
 def test_files_of_a_page_are_there_for_its_commands_and_snippets(executed: ModuleType) -> None:
     page = (
-        '```python\n# file: models/newcomer.py\nWORD = "here"\n```\n\n'
-        "```bash\nphlogiston --version   # the copy's\n```\n\n"
-        "```python\nfrom phlogiston.models.newcomer import WORD\nprint(WORD)\n```\n"
+        '```toml\n# file: pyproject.toml\n[project]\nname = "newcomer"\nversion = "1"\n```\n\n'
+        '```python\n# file: newcomer/words.py\nWORD = "here"\n```\n\n'
+        "```bash\npip install ./newcomer\nphlogiston --version\n```\n\n"
+        "```python\nfrom newcomer.words import WORD\nprint(WORD)\n```\n"
     )
-    file, command, snippet = executed.run(page, "page")
-    assert file == ""
+    description, file, command, snippet = executed.run(page, "page")
+    assert description == file == ""
     assert command.startswith("phlogiston ")
     assert snippet == "here\n"
-    assert not (ROOT / "models" / "newcomer.py").exists()
 
 
 def test_long_output_is_cut(executed: ModuleType) -> None:

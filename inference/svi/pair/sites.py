@@ -168,7 +168,7 @@ def check_parameters(own: Iterable[nn.Parameter], traces: Iterable[Any] = ()) ->
 
     Args:
         own: the parameters of model and guide.
-        traces: of the two, where `PyroModule`s that are nobody's attribute show.
+        traces: of the two, where a `PyroModule` that is nobody's attribute shows.
 
     Returns:
         How many parameters Pyro's global store holds (those of `pyro.module`, all of them the modules' own).
