@@ -26,7 +26,9 @@ class State:
         model: the model.
         guide: the guide.
         data: the training rows.
+        valid: the validation rows, or None.
         optimizer: the optimiser of the stage, None before the first.
+        objective: the module that gives the loss of the stage, None before the first.
         stage: the current `Stage`, None before the first.
         step: steps done, over all stages.
         total: steps in all.
@@ -41,12 +43,13 @@ class State:
         run: path of the run folder, or None.
     """
 
-    def __init__(self, model: nn.Module, guide: nn.Module, data: Any, total: int) -> None:
+    def __init__(self, model: nn.Module, guide: nn.Module, data: Any, total: int, valid: Any = None) -> None:
         self.model = model
         self.guide = guide
-        self.data = data
+        self.data, self.valid = data, valid
         self.total = total
         self.optimizer: torch.optim.Optimizer | None = None
+        self.objective: nn.Module | None = None
         self.stage: Any = None
         self.step = 0
         self.stage_progress = 0.0

@@ -80,7 +80,7 @@ class Loop:
         self.interval = Interval()  # since the last record
         self.stretch = Interval()  # since the last checkpoint
         self.history = History()
-        self.state = State(model, guide, data, self.total)
+        self.state = State(model, guide, data, self.total, valid)
         self.step = 0
         self.seconds = 0.0
         self.owed = False  # a checkpoint was due at a bad step, and waits for a good one
@@ -169,6 +169,7 @@ class Loop:
             self.stepper.active.close()
         self.stepper.begin(self.stages[index], index, self.ends[index] - self.stages[index].steps)
         self.state.stage, self.state.optimizer = self.stages[index], self.stepper.active.optimizer
+        self.state.objective = self.stepper.active.bound.module
 
     def _stages(self) -> None:
         self.callbacks("on_start", self.state)

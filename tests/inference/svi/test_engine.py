@@ -292,6 +292,10 @@ class WithBaseline(nn.Module):
         return self.inner(**batch) + len(batch["x"]) * self.offset**2
 
 
+class Bare(WithBaseline):
+    """Another one."""
+
+
 def test_a_custom_objective_brings_its_own_parameters() -> None:
     model, guide = pair()
     recorder = Recorder(lambda s: len(s.optimizer.param_groups[0]["params"]))
@@ -333,6 +337,19 @@ def test_callbacks_are_told_everything_in_order_and_may_add_metrics() -> None:
     assert [r["double"] for r in history.records] == [8.0, 14.0]
     with pytest.raises(ConfigError, match="none of the methods"):
         fit(model, guide, rows(), stages=stages, callbacks=[object()])
+
+
+def test_callbacks_see_the_objective_of_each_stage_and_the_validation_rows() -> None:
+    seen = []
+
+    class Looks:
+        def on_stage(self, state: Any) -> None:
+            seen.append((type(state.objective), len(state.valid)))
+
+    model, guide = pair()
+    stages = [Stage("a", 2, objective=WithBaseline), Stage("b", 2, objective=Bare)]
+    fit(model, guide, rows(), stages=stages, valid=rows(seed=9), callbacks=[Looks()])
+    assert seen == [(WithBaseline, len(rows(seed=9)["x"])), (Bare, len(rows(seed=9)["x"]))]
 
 
 def test_early_stopping_ends_training_when_validation_gets_no_better() -> None:
