@@ -26,10 +26,10 @@ def _key(name: str) -> str:
 
 
 class _WeightGuide(nn.Module):
-    """Where the posterior is centred; what both guides share.
+    """Centre and scales of the posterior: the part that both guides have in common.
 
     Args:
-        model: the program whose weights are guessed.
+        model: the program whose weights are random.
         init_scale: standard deviations at the start, in units of the prior's.
     """
 
@@ -39,7 +39,7 @@ class _WeightGuide(nn.Module):
             raise ConfigError(f"init_scale is {init_scale}; it must be positive")
         self.shapes = dict(model.shapes)
         self.loc = nn.ParameterDict(
-            {_key(name): nn.Parameter(model._own(name).detach().clone()) for name in self.shapes}
+            {_key(name): nn.Parameter(model.point_value(name).detach().clone()) for name in self.shapes}
         )
         self.log_scale = nn.ParameterDict(
             {
@@ -49,7 +49,7 @@ class _WeightGuide(nn.Module):
         )
 
     def locations(self) -> dict[str, Tensor]:
-        """The centre of the posterior, by weight name."""
+        """Return the centre of the posterior, by weight name."""
         return {name: self.loc[_key(name)] for name in self.shapes}
 
     @torch.no_grad()
@@ -85,7 +85,7 @@ class LowRankGuide(_WeightGuide):
     """Normals that move together along `rank` directions, over all weights at once.
 
     Args:
-        model: the program whose weights are guessed.
+        model: the program whose weights are random.
         rank: number of shared directions.
         init_scale: standard deviations at the start, in units of the prior's.
     """
@@ -99,7 +99,7 @@ class LowRankGuide(_WeightGuide):
         self.directions = nn.Parameter(start.unsqueeze(-1) * torch.randn(total, rank) / math.sqrt(rank))
 
     def joint(self) -> dist.LowRankMultivariateNormal:
-        """The law of all weights as one vector, in the order of `shapes`."""
+        """Return the distribution of all weights as one vector, in the order of `shapes`."""
         loc = torch.cat([self.loc[_key(name)].flatten() for name in self.shapes])
         log_scale = torch.cat([self.log_scale[_key(name)].flatten() for name in self.shapes])
         return dist.LowRankMultivariateNormal(loc, self.directions, (2 * log_scale).exp())

@@ -38,7 +38,7 @@ from phlogiston.networks.mixture_heads import SCALES, check, initial_outputs, mi
 from phlogiston.networks.precision import KeepsFloat64
 
 FARTHEST = 1e15
-"""Standard deviations from the mean of an input beyond which nothing is told apart."""
+"""Inputs are clamped at so many standard deviations from their mean."""
 
 
 class MDN(KeepsFloat64):
@@ -48,7 +48,7 @@ class MDN(KeepsFloat64):
         features: columns of `x`.
         targets: D, columns of `y`.
         num_components: K.
-        kind: member of the mixture family: `"diag"`, `"isotropic"`, `"bivariate"`, `"full"` or `"factorised"`.
+        kind: of the mixture: `"diag"`, `"isotropic"`, `"bivariate"`, `"full"` or `"factorised"`.
         hidden: widths of the body's hidden layers; none makes the parameters linear in x.
         activation: one of `networks.dense.ACTIVATIONS`.
         members: networks side by side; None for one without a members axis.
@@ -112,11 +112,11 @@ class MDN(KeepsFloat64):
         self.register_buffer("y_scale", torch.ones(targets, dtype=torch.float64))
         self.register_buffer("inputs", torch.zeros(0, features, dtype=torch.float64))
 
-    # ----- where to start -----------------------------------------------------------------------------------------
+    # ----- initialisation -----------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def initialise(self, y: Tensor, seed: int = 0) -> None:
-        """Let the components cover the targets from the start, and inputs matter little.
+        """Spread the components over the targets, and let inputs matter little.
 
         Args:
             y: (rows, D), in the data's units.
@@ -146,7 +146,7 @@ class MDN(KeepsFloat64):
         return mixture(params, validate_args=False)
 
     def likelihood(self, x: Tensor, given: Mapping[str, Tensor] | None = None) -> Mixture:
-        """p(y | x) in the data's units: a mixture of batch (rows,), or one per member, (members, rows).
+        """Return p(y | x) in the data's units: a mixture of batch (rows,), or one per member, (members, rows).
 
         Args:
             x: (rows, features).
@@ -156,16 +156,16 @@ class MDN(KeepsFloat64):
         return standard.affine(self.y_location, self.y_scale)  # type: ignore[attr-defined]
 
     def predictive(self, x: Tensor) -> JointMixture:
-        """What the model as a whole says about y: the members' mixtures merged into one, batch (rows,)."""
-        found = self.likelihood(x)
-        if self.members is None and isinstance(found, JointMixture):
-            return found
-        return merge(found.unsqueeze(-2) if self.members is None else found)
+        """Return the predictive distribution of y: the members' mixtures merged into one, batch (rows,)."""
+        likelihood = self.likelihood(x)
+        if self.members is None and isinstance(likelihood, JointMixture):
+            return likelihood
+        return merge(likelihood.unsqueeze(-2) if self.members is None else likelihood)
 
     def log_likelihood(self, x: Tensor, y: Tensor, given: Mapping[str, Tensor] | None = None) -> Tensor:
-        """log p(y | x) in nats, by member where there are members: (rows,) or (members, rows).
+        """Return log p(y | x) in nats, by member where there are members: (rows,) or (members, rows).
 
-        The same number as the site's, without the program around it: this is what trains fast.
+        The same number as the site's, without the program around it, which makes training fast.
         """
         standard = self.standard(x, given)
         like = self.net.biases[-1].dtype
@@ -185,7 +185,7 @@ class MDN(KeepsFloat64):
         """Run the program: score y where it is given, generate it where it is None.
 
         Args:
-            x: (rows, features), always needed: the model says nothing about inputs.
+            x: (rows, features), always needed: the model has no distribution of the inputs.
             y: (rows, D), or None.
             weight: (rows,), how much each row counts.
 
@@ -195,25 +195,26 @@ class MDN(KeepsFloat64):
         x = _need(x, self.features)
         if self.members is None:
             with pyro.plate("data", len(x), dim=-1), row_weights(weight):
-                return self._site(self.likelihood(x), y)
-        # every member is a world of its own; the average keeps the loss per row independent of their number
+                return self.sample_targets(self.likelihood(x), y)
+        # members are trained independently; the average keeps the loss per row independent of their number
         with (
             pyro.plate("members", self.members, dim=-2),
             poutine.scale(scale=1 / self.members),
             pyro.plate("data", len(x), dim=-1),
             row_weights(weight),
         ):
-            return self._site(self.likelihood(x), None if y is None else y.expand(self.members, *y.shape))
+            return self.sample_targets(self.likelihood(x), None if y is None else y.expand(self.members, *y.shape))
 
-    def _site(self, found: Mixture, y: Tensor | None) -> Tensor:
+    def sample_targets(self, likelihood: Mixture, y: Tensor | None) -> Tensor:
+        """Sample or observe the sites of the targets, `y` and with `component="enumerate"` its component."""
         if self.grid is not None:
-            return pyro.sample("y", Gridded(found, self.grid), obs=y)
+            return pyro.sample("y", Gridded(likelihood, self.grid), obs=y)
         if self.component == "marginal":
-            return pyro.sample("y", found, obs=y)
-        assert isinstance(found, DiagMixture)
-        index = pyro.sample("component", dist.Categorical(logits=found.logits), infer={"enumerate": "parallel"})
+            return pyro.sample("y", likelihood, obs=y)
+        assert isinstance(likelihood, DiagMixture)
+        index = pyro.sample("component", dist.Categorical(logits=likelihood.logits), infer={"enumerate": "parallel"})
         # Vindex broadcasts: under enumeration the index gets an axis on the left that plain indexing would mangle
-        loc, scale = Vindex(found.loc)[..., index, :], Vindex(found.scale)[..., index, :]
+        loc, scale = Vindex(likelihood.loc)[..., index, :], Vindex(likelihood.scale)[..., index, :]
         return pyro.sample("y", dist.Normal(loc, scale).to_event(1), obs=y)
 
 
@@ -223,7 +224,7 @@ class BayesianMDN(nn.Module):
         w_ij ~ N(prior location, (prior_sd / sqrt(fan_in))^2),   b_i ~ N(prior location, prior_sd^2)
 
     Prior locations are zero, but for the last layer's biases: they are where components start (see `MDN.initialise`).
-    With all of them at zero the components would be interchangeable under the prior, and a unimodal guide would pick
+    With all of them at zero the components would be interchangeable under the prior, and a unimodal guide would choose
     one labelling at random.
 
     Args:
@@ -249,20 +250,21 @@ class BayesianMDN(nn.Module):
             self.prior_scales[f"weights.{i}"] = prior_sd / math.sqrt(weight.shape[-1])
             self.prior_scales[f"biases.{i}"] = prior_sd
         for name in self.shapes:  # the network's own values of random weights are never used: nothing to train
-            self._own(name).requires_grad_(False)
+            self.point_value(name).requires_grad_(False)
         self.register_buffer("head_location", torch.zeros_like(network.net.biases[last].detach()))
         self._head = f"biases.{last}"
 
     head_location: Tensor
 
-    def _own(self, name: str) -> nn.Parameter:
+    def point_value(self, name: str) -> nn.Parameter:
+        """The network's own value of a random weight tensor, not used by the program: where a guide may start."""
         group, _, index = name.partition(".")
         return getattr(self.network.net, group)[int(index)]
 
     def initialise(self, y: Tensor, seed: int = 0) -> None:
-        """Set where components start, as prior locations of the last biases; see `MDN.initialise`."""
+        """Set the initial components, as prior locations of the last biases; see `MDN.initialise`."""
         self.network.initialise(y, seed)
-        self.head_location.copy_(self._own(self._head).detach())
+        self.head_location.copy_(self.point_value(self._head).detach())
 
     def prior(self, name: str) -> Any:
         """The prior of one weight tensor: the whole tensor is one event."""
@@ -280,7 +282,7 @@ class BayesianMDN(nn.Module):
         x = _need(x, self.network.features)
         given = {name: pyro.sample(f"net.{name}", self.prior(name)) for name in self.shapes}
         with pyro.plate("data", len(x), dim=-1), row_weights(weight):
-            return self.network._site(self.network.likelihood(x, self.fold(given)), y)
+            return self.network.sample_targets(self.network.likelihood(x, self.fold(given)), y)
 
     def fold(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Weights as the network takes them: particles (P, 1, *shape) become members (P, *shape)."""
@@ -310,7 +312,7 @@ def row_weights(weight: Tensor | None) -> Iterator[None]:
 
 def _need(x: Tensor | None, features: int) -> Tensor:
     if x is None:
-        raise ConfigError("a mixture density network says nothing about its inputs: give x of shape (rows, features)")
+        raise ConfigError("the network has no distribution of its inputs: give x of shape (rows, features)")
     if x.dim() != 2 or x.shape[1] != features:
         raise ShapeError(f"x has shape {tuple(x.shape)}; this model takes (rows, {features})")
     return x

@@ -1,4 +1,4 @@
-"""`MDNRegressor`: mixture density networks for those who live in scikit-learn.
+"""`MDNRegressor`: mixture density networks as a scikit-learn estimator.
 
 Import it from `phlogiston.sklearn`. Importing loads scikit-learn; torch is loaded by the first `fit`.
 """
@@ -30,11 +30,11 @@ MDN_OPTIONS = (
 """Constructor parameters that are options of the system under the same name, with the same default."""
 
 MOST_REPEATS = 100
-"""Whole-number weights up to this are written out as repeated rows."""
+"""Whole-number weights up to this become repeated rows."""
 
 
 class MDNRegressor(RegressorMixin, BaseEstimator):
-    """Regression that predicts a whole distribution: several right answers, intervals that hold what they promise.
+    """Regression that predicts a whole distribution: several right answers, and calibrated intervals.
 
     Parameters mirror the options of the system (`phlogiston systems mdn` lists all of them; those not here keep their
     defaults). Inputs and targets are standardised inside, in double precision; densities, draws and intervals are in
@@ -52,9 +52,10 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
         learning_rate: peak of the one-cycle schedule.
         weight_decay: of AdamW.
         early_stopping: whether to set rows aside, keep each member's best parameters on them, and stop when none
-            improves for `patience` looks.
+            improves for `patience` evaluations.
         validation_fraction: share of the rows set aside; in (0, 1).
-        patience: looks (every 50 steps) without improvement that end training; 0 trains to the end and keeps the best.
+        patience: evaluations (every 50 steps) without improvement that end training; 0 trains to the end and keeps
+            the best.
         random_state: int, `RandomState` or None; of the rows set aside, initialisation and training.
         verbose: whether to show a progress bar on a terminal.
 
@@ -118,7 +119,7 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
         self.verbose = verbose
 
     def __sklearn_tags__(self) -> Any:
-        """Several targets are welcome; few steps make poor scores."""
+        """Several targets are allowed; few steps make poor scores."""
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
         tags.regressor_tags.poor_score = True
@@ -184,8 +185,8 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
 
         Where there are several right answers the mean may be none of them: see `predict_dist` and `sample`.
         """
-        found = self.predict_dist(X).mean.numpy()
-        return np.asarray(found[:, 0] if self._one_column else found)
+        mean = self.predict_dist(X).mean.numpy()
+        return np.asarray(mean[:, 0] if self._one_column else mean)
 
     def predict_dist(self, X: ArrayLike) -> Any:
         """The predicted distribution at each row, in the units of `y`.
@@ -198,12 +199,12 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
 
         check_is_fitted(self)
         rows = validate_data(self, filled(X), dtype=np.float64, reset=False)
-        return self.system_._predictive(torch.from_numpy(np.array(rows)))  # a copy: rows may be read-only
+        return self.system_.predictive_at(torch.from_numpy(np.array(rows)))  # a copy: rows may be read-only
 
     def predict_interval(self, X: ArrayLike, p: float = 0.9) -> NDArray[np.float64]:
         """Central intervals that hold each target with probability `p`: (n_samples, n_targets, 2)."""
-        found = self.predict_dist(X).interval(p)
-        return np.concatenate([found.lower.numpy(), found.upper.numpy()], -1)
+        interval = self.predict_dist(X).interval(p)
+        return np.concatenate([interval.lower.numpy(), interval.upper.numpy()], -1)
 
     def sample(self, X: ArrayLike, n_samples: int = 1, random_state: Any = None) -> NDArray[np.float64]:
         """Draw targets at each row: (n_samples, rows) or (n_samples, rows, n_targets).
@@ -223,9 +224,9 @@ class MDNRegressor(RegressorMixin, BaseEstimator):
         """Log density of targets given inputs, in nats, in the units of `y`: (n_samples,)."""
         import torch
 
-        found = self.predict_dist(X)
-        targets = torch.as_tensor(np.asarray(filled(y), dtype=np.float64)).reshape(found.batch_shape[0], -1)
-        return np.asarray(found.log_prob(targets).numpy())
+        predicted = self.predict_dist(X)
+        targets = torch.as_tensor(np.asarray(filled(y), dtype=np.float64)).reshape(predicted.batch_shape[0], -1)
+        return np.asarray(predicted.log_prob(targets).numpy())
 
     def score(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
         """Mean log density of targets given inputs, in nats per row: higher is better, as model selection wants it.

@@ -42,9 +42,9 @@ class Config:
         warmup: share of the steps the rise takes.
         weight_decay: of AdamW.
         clip: largest gradient norm.
-        check_every: steps between looks at the validation rows; each member keeps its best parameters. Without
+        check_every: steps between evaluations on the validation rows; each member keeps its best parameters. Without
             validation rows the last ones are kept.
-        patience: looks without any member improving that end training early; 0 for never.
+        patience: evaluations without any member improving that end training early; 0 for never.
         keep_inputs: training inputs kept with the model, from which `sample` draws where it is given none.
     """
 
@@ -117,7 +117,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "spiral": {"num_components": 10, "steps": 4_000, "learning_rate": 0.01, "min_scale": 0.001},
     "ensemble": {"members": 5},
-    # random last layer on learned features: few rows cannot determine every weight's law
+    # random last layer on learned features: few rows cannot determine every weight's distribution
     "bayesian": {
         "weights": "mean_field",
         "random": "last",

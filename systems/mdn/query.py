@@ -1,8 +1,8 @@
 """The mixture density network's path through the query interface: closed-form where it can be, Monte Carlo over inputs.
 
-Sites are `x` (inputs) and `y` (targets). The network says nothing about inputs, so their law is what the evidence says:
+Sites are `x` (inputs) and `y` (targets). The network has no distribution of its inputs; the evidence has to give one:
 
-| evidence about an input           | its law before the targets are seen                     |
+| evidence about an input           | its distribution before the targets are seen            |
 |-----------------------------------|---------------------------------------------------------|
 | `Known`                           | that value                                              |
 | `Near`                            | the Gaussian (within a box too: the truncated one)      |
@@ -34,13 +34,14 @@ from phlogiston.distributions.mixtures.joint import JointMixture
 from phlogiston.distributions.remoteness import remoteness
 from phlogiston.distributions.resampling import effective_size, log_mean, replace_dead, spread_error
 from phlogiston.distributions.truncated_normal import log_interval_mass, standard_truncated
-from phlogiston.errors import ConfigError, EvidenceError
+from phlogiston.errors import ConfigError, EvidenceError, unknown_name
 from phlogiston.inference.query.answer import Answer, check_alive, judge_error, stack, warn_if_poor
 from phlogiston.inference.query.compilation import asked_sites, count_rows, lower_vector
 from phlogiston.inference.query.evidence import normalise
 from phlogiston.inference.query.remoteness import warn_if_far
 
 SITES = ("x", "y")
+METHODS = ("auto", "exact")
 
 
 class MDNQuery:
@@ -50,7 +51,7 @@ class MDNQuery:
         predict: inputs (rows, features) -> the mixture of targets, batch (rows,), in the data's units.
         features: number of inputs.
         targets: number of targets.
-        inputs: (kept, features), inputs to draw from where nothing is said about them.
+        inputs: (kept, features), inputs to draw from where there is no evidence for them.
         members: of how many equally probable mixtures, drawn at random, the one that `predict` gives is made; 1 where
             it is no Monte Carlo figure. Components come member by member.
         names: of the inputs and of the targets, for messages; numbered by default.
@@ -78,16 +79,18 @@ class MDNQuery:
         ask: Sequence[str] | None = None,
         num_samples: int = 1000,
         *,
-        particles: int | None = None,
+        method: str = "auto",
+        num_particles: int | None = None,
         seed: int | None = None,
     ) -> Answer:
         """Sample inputs and targets given the evidence.
 
         Args:
-            evidence: pieces about `x` and `y`, see `inference.query.evidence`; several rows are several questions.
+            evidence: about `x` and `y`, see `inference.query.evidence`; several rows are several questions.
             ask: sites to return; both by default.
             num_samples: samples per row of evidence.
-            particles: inputs drawn where they are not all known; as many as samples, at least 500, by default.
+            method: `"exact"` refuses what has no closed form, `"auto"` takes Monte Carlo there.
+            num_particles: inputs drawn where they are not all known; as many as samples, at least 500, by default.
             seed: of this call; None draws from torch's generator.
 
         Returns:
@@ -95,13 +98,17 @@ class MDNQuery:
             constraint, known values come back bit for bit. Its `details` hold the mixture's component by sample.
 
         Raises:
-            EvidenceError: malformed or impossible evidence, or inputs of which only some are spoken about.
+            EvidenceError: malformed or impossible evidence, inputs of which only some are mentioned, or a question
+                without a closed form and `method="exact"`.
             ConfigError: options out of range.
+            UnknownNameError: no such method.
         """
-        if num_samples < 1 or (particles is not None and particles < 1):
-            raise ConfigError(f"num_samples={num_samples}, particles={particles}; both must be at least 1")
+        if method not in METHODS:
+            raise unknown_name("query method", method, METHODS)
+        if num_samples < 1 or (num_particles is not None and num_particles < 1):
+            raise ConfigError(f"num_samples={num_samples}, num_particles={num_particles}; both must be at least 1")
         question = normalise(evidence, SITES)
-        wanted = asked_sites(ask, SITES)
+        requested = asked_sites(ask, SITES)
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         rows = count_rows(question, SITES)
         answers = []
@@ -109,11 +116,17 @@ class MDNQuery:
         for row in range(rows or 1):
             about_x, constant_x = lower_vector("x", question.get("x", ()), self.features, row)
             about_y, constant_y = lower_vector("y", question.get("y", ()), self.targets, row)
-            answers.append(self._answer(about_x, about_y, constant_x + constant_y, num_samples, particles, generator))
+            constant = constant_x + constant_y
+            answers.append(self._answer(about_x, about_y, constant, num_samples, num_particles, generator))
+            if method == "exact" and answers[-1].method != "exact":
+                raise EvidenceError(
+                    f"method='exact': this evidence has no closed form, it takes {answers[-1].method!r}; "
+                    "use method='auto'"
+                )
         warn_if_far(self._distances)
         answer = answers[0] if rows is None else stack(answers)
         warn_if_poor(answer.ess, num_samples, f"query ({answer.method})")
-        return replace(answer, samples={name: answer.samples[name] for name in wanted})
+        return replace(answer, samples={name: answer.samples[name] for name in requested})
 
     def _answer(
         self,
@@ -121,22 +134,23 @@ class MDNQuery:
         about_y: LinearEvidence,
         log_constant: Tensor,
         n: int,
-        particles: int | None,
+        num_particles: int | None,
         generator: torch.Generator | None,
     ) -> Answer:
         exact = bool(about_x.known.all())
-        count = 1 if exact else particles or max(500, n)
+        count = 1 if exact else num_particles or max(500, n)
         x, log_x = self._inputs(about_x, count, generator)
-        found = _gaussians(self.predict(x))
-        k = found.num_components
-        log_prior = found.logits.log_softmax(-1).double() + (log_x - math.log(count)).unsqueeze(-1)
-        factors = found.factors() if isinstance(found, FullMixture | BivariateMixture) else found.component_scales()
+        predicted = _gaussians(self.predict(x))
+        k = predicted.num_components
+        log_prior = predicted.logits.log_softmax(-1).double() + (log_x - math.log(count)).unsqueeze(-1)
+        correlated = isinstance(predicted, FullMixture | BivariateMixture)
+        factors = predicted.factors() if correlated else predicted.component_scales()
         # Shuffled: draws are taken at equal steps through the components; with inputs of equal weight in their order
         # every input would contribute the same of its components.
         order = torch.randperm(count * k, generator=generator)
         mixture = ConditionedMixture(
             log_prior.reshape(-1)[order],
-            found.loc.double().reshape(-1, self.targets)[order],
+            predicted.loc.double().reshape(-1, self.targets)[order],
             factors.double().reshape(-1, *factors.shape[-(2 if factors.dim() == 4 else 1) :])[order],
             about_y,
         )
@@ -148,7 +162,7 @@ class MDNQuery:
         component = order[draws.component]
         chosen = component // k
         log_evidence = log_mean(draws.log_weights) + log_constant
-        # shares of the inputs and members in the evidence: draws that have one of them in common share its luck
+        # shares of the inputs and members in the evidence: draws with one of them in common are not independent
         shares = draws.shares[order.argsort()].reshape(count, self.members, -1).sum(-1)
         error, ess = draws.error, effective_size(log_weights)
         method = "exact" if mixture.exact else "sequential conditioning"
@@ -177,41 +191,43 @@ class MDNQuery:
 
     def _measure(self, about_x: LinearEvidence, mixture: ConditionedMixture) -> None:
         """Note how far inputs lie outside the training inputs kept, and targets from every component."""
-        found = {"y": remoteness(mixture).entries}
+        by_site = {"y": remoteness(mixture).entries}
         if len(self.inputs) > 1:
             kept = self.inputs.double()
-            said = about_x.known | (about_x.lower > -math.inf) | (about_x.upper < math.inf)
+            bounded = about_x.known | (about_x.lower > -math.inf) | (about_x.upper < math.inf)
             low, high = (torch.where(about_x.known, about_x.values, v) for v in (about_x.lower, about_x.upper))
             low, high = low.clone(), high.clone()
             for i, mean, sd in zip(about_x.soft.tolist(), about_x.soft_mean, about_x.soft_sd, strict=True):
-                said[i] = True
+                bounded[i] = True
                 low[i], high[i] = torch.maximum(low[i], mean - 2 * sd), torch.minimum(high[i], mean + 2 * sd)
             spread = kept.std(0).clamp_min(1e-300)
             gap = torch.maximum(low - kept.amax(0), kept.amin(0) - high).clamp_min(0.0) / spread
-            found["x"] = torch.where(said & (kept.std(0) > 0), gap, 0.0)
-        for site, distances in found.items():
+            by_site["x"] = torch.where(bounded & (kept.std(0) > 0), gap, 0.0)
+        for site, distances in by_site.items():
             for name, distance in zip(self.names[site], distances.tolist(), strict=True):
                 what = f"{'input' if site == 'x' else 'target'} {name!r}"
                 self._distances[what] = max(distance, self._distances.get(what, 0.0))
 
     def _inputs(self, about: LinearEvidence, count: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        """Draw inputs from what is said about them: (count, features), and log weights (count,)."""
+        """Draw inputs from the distribution the evidence gives them: (count, features), and log weights (count,)."""
         if len(about.rows):
-            raise EvidenceError("evidence for 'x': half-spaces define no law of the inputs; use Known, Near or Within")
-        said = about.known.clone()
-        said[about.soft] = True
+            raise EvidenceError(
+                "evidence for 'x': half-spaces define no distribution of the inputs; use Known, Near or Within"
+            )
+        given = about.known.clone()
+        given[about.soft] = True
         boxed = torch.isfinite(about.lower) & torch.isfinite(about.upper)
         open_box = torch.isfinite(about.lower) | torch.isfinite(about.upper)
-        if not bool((said | open_box).any()):
+        if not bool((given | open_box).any()):
             if not len(self.inputs):
-                raise EvidenceError("nothing is said about 'x', and the model keeps no training inputs to draw from")
+                raise EvidenceError("there is no evidence for 'x', and the model keeps no training inputs to draw from")
             index = torch.randint(len(self.inputs), (count,), generator=generator)
             return self.inputs[index].double(), torch.zeros(count, dtype=torch.float64)
-        lacking = torch.nonzero(~(said | boxed)).flatten().tolist()
+        lacking = torch.nonzero(~(given | boxed)).flatten().tolist()
         if lacking:
             raise EvidenceError(
-                f"evidence for 'x': input {lacking[0]} has no law; say Known, Near, or Within finite limits about "
-                "every input, or nothing about any"
+                f"evidence for 'x': input {lacking[0]} has no distribution; give Known, Near, or Within with finite "
+                "limits for every input, or no evidence for any"
             )
         if bool((about.soft_fraction > 0).any()):
             raise EvidenceError("evidence for 'x': fractional masks need a model of the inputs; use Near")
@@ -219,10 +235,9 @@ class MDNQuery:
         log_weight = torch.zeros(count, dtype=torch.float64)
         uniform = torch.rand(count, self.features, dtype=torch.float64, generator=generator)
         width = about.upper - about.lower
-        flat = boxed & ~said
+        flat = boxed & ~given
         x[:, flat] = about.lower[flat] + width[flat] * uniform[:, flat]
-        for place, i in enumerate(about.soft.tolist()):
-            mean, sd = about.soft_mean[place], about.soft_sd[place]
+        for i, mean, sd in zip(about.soft.tolist(), about.soft_mean, about.soft_sd, strict=True):
             a, b = (about.lower[i] - mean) / sd, (about.upper[i] - mean) / sd
             x[:, i] = mean + sd * standard_truncated(uniform[:, i], a.expand(count), b.expand(count))
             log_weight = log_weight + log_interval_mass(a, b)
@@ -258,7 +273,7 @@ def _between(values: Tensor, log_weights: Tensor, group: Tensor, groups: int) ->
     return (excess / total.clamp_min(1e-300)).max().clamp_max(1.0)
 
 
-def _gaussians(found: Mixture) -> DiagMixture | Any:
+def _gaussians(mixture: Mixture) -> DiagMixture | Any:
     """The mixture with its components written out."""
-    joint = found.joint() if isinstance(found, FactorisedMixture) else found
+    joint = mixture.joint() if isinstance(mixture, FactorisedMixture) else mixture
     return joint.expand(joint.batch_shape)

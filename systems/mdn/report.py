@@ -1,106 +1,148 @@
-"""Scores and pictures of a fitted mixture density network."""
+"""Scores and pictures of a fitted mixture density network, as tables of functions; see `systems.evaluation`.
+
+Groups of metrics: `log_likelihood` (and that of the truth, where it is known), `rmse` of the mean, `draw` (one random
+draw per row, `mse_of_draw`), `crps`, `coverage` (`coverage_90` of central intervals, `coverage_hpd_90` of shortest
+regions) and `pit` (`pit_deviation`, the Kolmogorov distance from uniform).
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from phlogiston.datasets.base import Dataset
+from phlogiston.datasets.base import Split
 from phlogiston.datasets.weights import effective_rows
 from phlogiston.distributions.mixtures.base import Mixture
+from phlogiston.distributions.mixtures.members import merge, uncertainty
 from phlogiston.evaluate import figures as draw
-from phlogiston.evaluate.likelihood import log_likelihood
-from phlogiston.evaluate.metric import Metric, from_rows
+from phlogiston.evaluate.metric import Kind, Metric, from_rows
 from phlogiston.evaluate.score import Score
+from phlogiston.systems.evaluation import Evaluation, held_out_log_likelihood
+from phlogiston.systems.mdn import rows as mdn_rows
+from phlogiston.systems.mdn.system import MDN
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from phlogiston.systems.mdn.system import MDN
-
 CHUNK = 2048
 PAIRS = 2_000_000  # pairs of components held at once: the CRPS compares all with all
 BINS = 20
+MOST_SHOWN = 2000  # rows in pictures
 
 
-def evaluate(system: MDN, data: Any, wanted: set[str]) -> dict[str, Metric]:
-    """See `MDN.evaluate`."""
-    tensors = system._tensors(data)
-    y, weight = system._targets(tensors), tensors.get("weight")
-    out: dict[str, Metric] = {}
-    if "log_likelihood" in wanted:
-        out["log_likelihood"] = system.log_prob(tensors).mean()
-        if system.config.grid:
-            out["log_likelihood"].detail["unit"] = f"nats per row, cells of width {system.config.grid:g}"
-        truth = data.meta.conditional_truth if isinstance(data, Dataset) else None
-        if truth is not None:
-            values = torch.as_tensor(truth(y.numpy(), tensors["x"].numpy()))
-            out["log_likelihood_of_truth"] = log_likelihood(Score(values, "exact", weight=weight))
-    parts: dict[str, list[Tensor]] = {}
-    components = system.predictive({name: value[:1] for name, value in tensors.items()}).num_components
+def _rows(e: Evaluation[MDN]) -> Split:
+    """The held-out rows, checked against the schema."""
+    return e.once("rows", lambda: e.system.read_rows(e.rows))
+
+
+def _targets(system: MDN, rows: Split) -> Tensor:
+    return mdn_rows.targets(system.schema, rows.tensors)
+
+
+def _by_row(e: Evaluation[MDN], score: Callable[[Any, Tensor], Tensor]) -> Tensor:
+    """A score of every row, computed in chunks: function (predictive mixture, targets) -> float64 (rows, ...)."""
+    system, rows = e.system, _rows(e)
+    components = system.predictive(rows.select(slice(0, 1))).num_components
     size = max(8, min(CHUNK, PAIRS // components**2))
-    for start in range(0, len(y), size):
-        rows = {name: value[start : start + size] for name, value in tensors.items()}
+    parts = []
+    for start in range(0, len(rows), size):
+        part = rows.select(slice(start, start + size))
         with torch.no_grad():
-            for name, value in _row_scores(system, rows, y[start : start + size], wanted).items():
-                parts.setdefault(name, []).append(value)
-    rows_by_name = {name: torch.cat(values).double() for name, values in parts.items()}
-    if "rmse" in wanted:
-        square = from_rows(rows_by_name["square"], "exact", False, weight=weight)
-        root = math.sqrt(square.value)
-        error = square.std_error / (2 * root) if square.std_error is not None and root > 0 else None
-        out["rmse"] = Metric(root, error, square.n, "exact", False, {"unit": "units of the target"})
-    if "draw" in wanted:
-        detail = {"unit": "squared units of the target"}
-        out["mse_of_draw"] = from_rows(rows_by_name["draw"], "estimate", False, detail, weight)
-    if "crps" in wanted:
-        out["crps"] = from_rows(rows_by_name["crps"], "exact", False, {"unit": "units of the target"}, weight)
-    if "coverage" in wanted:
-        out["coverage_90"] = from_rows(rows_by_name["central"], "estimate", None, {"level": 0.9}, weight)
-        out["coverage_hpd_90"] = from_rows(rows_by_name["region"], "estimate", None, {"level": 0.9}, weight)
-    if "pit" in wanted:
-        each = None if weight is None else weight.repeat_interleave(y.shape[1]).numpy()
-        out["pit_deviation"] = _deviation(rows_by_name["pit"].numpy(), each)
-    return out
+            parts.append(score(system.predictive(part), _targets(system, part)).double())
+    return torch.cat(parts)
 
 
-def _row_scores(system: MDN, rows: dict[str, Tensor], y: Tensor, wanted: set[str]) -> dict[str, Tensor]:
-    """One number per row (and target, averaged or side by side) for every metric."""
-    found = system.predictive(rows)
-    out: dict[str, Tensor] = {}
-    if "rmse" in wanted:
-        out["square"] = (found.mean - y).square().mean(-1)
-    if "draw" in wanted:
-        out["draw"] = (found.draw(generator=torch.Generator().manual_seed(0)) - y).square().mean(-1)
-    if "crps" in wanted:
-        out["crps"] = found.crps(y).mean(-1)
-    if "pit" in wanted:
-        out["pit"] = pit(system, found, y).flatten()
-    if "coverage" in wanted:
-        central = found.interval(0.9)
-        out["central"] = central.contains(y).to(y.dtype).mean(-1)
+def _mean(
+    e: Evaluation[MDN], values: Tensor, kind: Kind, higher_is_better: bool | None, detail: dict[str, object]
+) -> Metric:
+    return from_rows(values, kind, higher_is_better, detail, _rows(e).tensors.get("weight"))
+
+
+# ---- metrics
+
+
+def log_likelihood(e: Evaluation[MDN]) -> dict[str, Metric]:
+    """Mean log density of held-out targets, and that of the truth, where it is known."""
+    metrics = held_out_log_likelihood(e)
+    if e.system.config.grid:
+        metrics["log_likelihood"].detail["unit"] = f"nats per row, cells of width {e.system.config.grid:g}"
+    truth = None if e.dataset is None else e.dataset.meta.conditional_truth
+    if truth is not None:
+        rows = _rows(e)
+        values = torch.as_tensor(truth(_targets(e.system, rows).numpy(), rows.tensors["x"].numpy()))
+        score = Score(values, "exact", weight=rows.tensors.get("weight"))
+        metrics["log_likelihood_of_truth"] = score.mean()
+    return metrics
+
+
+def rmse(e: Evaluation[MDN]) -> dict[str, Metric]:
+    """Root mean squared error of the predicted mean."""
+    square = _mean(e, _by_row(e, lambda mixture, y: (mixture.mean - y).square().mean(-1)), "exact", False, {})
+    root = math.sqrt(square.value)
+    error = square.std_error / (2 * root) if square.std_error is not None and root > 0 else None
+    return {"rmse": Metric(root, error, square.n, "exact", False, {"unit": "units of the target"})}
+
+
+def mse_of_draw(e: Evaluation[MDN]) -> dict[str, Metric]:
+    """Squared error of one random draw per row: twice that of the mean, where the model is right."""
+
+    def score(mixture: Any, y: Tensor) -> Tensor:
+        drawn: Tensor = mixture.draw(generator=torch.Generator().manual_seed(e.seed))
+        return (drawn - y).square().mean(-1)
+
+    detail: dict[str, object] = {"unit": "squared units of the target"}
+    return {"mse_of_draw": _mean(e, _by_row(e, score), "estimate", False, detail)}
+
+
+def crps(e: Evaluation[MDN]) -> dict[str, Metric]:
+    """Continuous ranked probability score in closed form, averaged over targets."""
+    values = _by_row(e, lambda mixture, y: mixture.crps(y).mean(-1))
+    return {"crps": _mean(e, values, "exact", False, {"unit": "units of the target"})}
+
+
+def coverage(e: Evaluation[MDN]) -> dict[str, Metric]:
+    """Share of targets that central intervals and shortest regions of probability 0.9 hold."""
+
+    def score(mixture: Any, y: Tensor) -> Tensor:
+        central = mixture.interval(0.9).contains(y).to(y.dtype).mean(-1)
         if y.shape[1] == 1:
-            out["region"] = found.interval(0.9, "hpd").contains(y)[:, 0].to(y.dtype)
+            region = mixture.interval(0.9, "hpd").contains(y)[:, 0]
         else:
-            level = found.highest_density_level(0.9, 500, torch.Generator().manual_seed(0))
-            out["region"] = (found.log_prob(y) >= level).to(y.dtype)
-    return out
+            level = mixture.highest_density_level(0.9, 500, torch.Generator().manual_seed(e.seed))
+            region = mixture.log_prob(y) >= level
+        return torch.stack([central, region.to(y.dtype)], -1)
+
+    central, region = _by_row(e, score).unbind(-1)
+    return {
+        "coverage_90": _mean(e, central, "estimate", None, {"level": 0.9}),
+        "coverage_hpd_90": _mean(e, region, "estimate", None, {"level": 0.9}),
+    }
 
 
-def pit(system: MDN, found: Mixture, y: Tensor) -> Tensor:
+def pit_deviation(e: Evaluation[MDN]) -> dict[str, Metric]:
+    """Kolmogorov distance of the probability integral transforms from the uniform distribution."""
+    values = _by_row(e, lambda mixture, y: pit(e.system, mixture, y))
+    weight = _rows(e).tensors.get("weight")
+    each = None if weight is None else weight.repeat_interleave(values.shape[1]).numpy()
+    return {"pit_deviation": _deviation(values.flatten().numpy(), each)}
+
+
+def pit(system: MDN, mixture: Mixture, y: Tensor) -> Tensor:
     """Where targets fall in their predicted distributions, (rows, targets): uniform when calibrated.
 
     Targets on a grid fall anywhere in their cell, at random: otherwise the values would be as discrete as the targets.
     """
     if not system.config.grid:
-        return found.cdf(y)
+        return mixture.cdf(y)
     half = 0.5 * system.config.grid
-    low, high = found.cdf(y - half), found.cdf(y + half)
+    low, high = mixture.cdf(y - half), mixture.cdf(y + half)
     return low + (high - low) * torch.rand(y.shape, generator=torch.Generator().manual_seed(0))
 
 
@@ -122,41 +164,43 @@ def _deviation(values: np.ndarray, weight: np.ndarray | None = None) -> Metric:
 # ---- pictures
 
 
-def figures(system: MDN, data: Any) -> dict[str, Figure]:
-    """See `MDN.figures`."""
-    tensors = system._tensors(data)
-    y = system._targets(tensors)
-    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))[:2000]
-    shown = {name: value[order] for name, value in tensors.items()}
-    y = y[order]
-    inputs = system._inputs(shown)
-    out: dict[str, Figure] = {}
-    if inputs.shape[1] == 1 and y.shape[1] == 1 and len(y) > 1:
-        out["answers"] = answers(system, inputs, y)
-        if system._members(inputs[:1]).batch_shape[0] > 1:  # one network alone claims to know everything
-            out["where the uncertainty comes from"] = ignorance(system, inputs, y)
-    elif y.shape[1] == 2:
-        drawn = system.sample(1, x=shown, seed=0)["y"][0]
-        out["targets"] = draw.histogram_matrix(y.numpy(), drawn.numpy(), columns=system.schema["targets"])
-    elif y.shape[1] == 1 and len(y) > 1:
-        out["predictions"] = predictions(system, shown, y)
-    found = system.predictive(shown)
-    out["calibration"] = calibration(system, found, y)
-    if system.history is not None and len(system.history.loss):
-        out["loss"] = draw.loss_curve(system.history.steps, system.history.loss)
-    return out
+@dataclass(frozen=True)
+class _Shown:
+    """The rows in the pictures: at most MOST_SHOWN, and their inputs as the network takes them."""
+
+    rows: Split
+    inputs: Tensor
+    y: Tensor
+
+    @property
+    def plane(self) -> bool:
+        """Whether one input and one target span a plane to draw in."""
+        return self.inputs.shape[1] == 1 and self.y.shape[1] == 1 and len(self.y) > 1
 
 
-def answers(system: MDN, inputs: Tensor, y: Tensor, resolution: int = 240) -> Figure:
+def _shown(e: Evaluation[MDN]) -> _Shown:
+    def choose() -> _Shown:
+        rows = _rows(e)
+        rows = rows.select(torch.randperm(len(rows), generator=torch.Generator().manual_seed(e.seed))[:MOST_SHOWN])
+        return _Shown(rows, mdn_rows.inputs(e.system.schema, rows.tensors), _targets(e.system, rows))
+
+    return e.once("shown", choose)
+
+
+def answers(e: Evaluation[MDN], resolution: int = 240) -> Figure | None:
     """Data, the predicted density over input and target, and its branches with shortest 90 % regions."""
+    system, shown = e.system, _shown(e)
+    if not shown.plane:
+        return None
+    inputs, y = shown.inputs, shown.y
     low, high = float(inputs.min()), float(inputs.max())
     bottom, top = float(y.min()), float(y.max())
     margin = 0.06 * (top - bottom)
     bottom, top = bottom - margin, top + margin
     grid = torch.linspace(low, high, resolution)
     heights = torch.linspace(bottom, top, resolution, dtype=inputs.dtype)
-    found = _at(system, grid.unsqueeze(1))
-    density = torch.stack([found.log_prob(h.reshape(1, 1)).exp() for h in heights])  # (targets, inputs)
+    predicted = merge(system.members_at(grid.unsqueeze(1)))
+    density = torch.stack([predicted.log_prob(h.reshape(1, 1)).exp() for h in heights])  # (targets, inputs)
     figure = draw.new_figure(11.0, 3.8, "data, predicted density, and branches with the shortest 90 % regions")
     axes = figure.subplots(1, 3, sharex=True, sharey=True)
     names = _input_name(system), system.schema["targets"][0]
@@ -165,41 +209,42 @@ def answers(system: MDN, inputs: Tensor, y: Tensor, resolution: int = 240) -> Fi
     ceiling = float(density.quantile(0.995))
     axes[1].imshow(density.numpy(), origin="lower", extent=extent, cmap=draw.MAP, vmin=0, vmax=ceiling, aspect="auto")
     axes[1].set_title("predicted density p(y | x)", fontsize=9)
-    regions = found.interval(0.9, "hpd")
-    place = axes[2]
-    _points(place, inputs, y, "branches (modes) and shortest 90 % regions", alpha=0.18)
+    regions = predicted.interval(0.9, "hpd")
+    _points(axes[2], inputs, y, "branches (modes) and shortest 90 % regions", alpha=0.18)
     for branch in range(regions.mask.shape[-1]):
         mask = regions.mask[:, 0, branch].numpy()
         at = grid.numpy()[mask]
         ends = regions.lower[:, 0, branch].numpy()[mask], regions.upper[:, 0, branch].numpy()[mask]
-        place.vlines(at, *ends, color=draw.ACCENT, alpha=0.30, linewidth=1.4)
-    # local maxima along the target; of less than a twentieth of the main one's density they are specks
+        axes[2].vlines(at, *ends, color=draw.ACCENT, alpha=0.30, linewidth=1.4)
+    # local maxima along the target, those of less than a twentieth of the highest density left out
     inner = density[1:-1]
     strong = (inner > density[:-2]) & (inner > density[2:]) & (inner > 0.05 * density.amax(0))
     level, at_input = strong.nonzero(as_tuple=True)
-    place.scatter(grid[at_input], heights[1:-1][level], s=3, color=draw.INK, linewidths=0, zorder=3)
-    place.set_ylim(bottom, top)
+    axes[2].scatter(grid[at_input], heights[1:-1][level], s=3, color=draw.INK, linewidths=0, zorder=3)
+    axes[2].set_ylim(bottom, top)
     for axis in axes:
         axis.set_xlabel(names[0])
     axes[0].set_ylabel(names[1])
     return figure
 
 
-def ignorance(system: MDN, inputs: Tensor, y: Tensor, resolution: int = 120) -> Figure:
-    """Standard deviations by cause along the input, also beyond the data."""
+def ignorance(e: Evaluation[MDN], resolution: int = 120) -> Figure | None:
+    """Standard deviations by cause along the input, also beyond the data, where there are several members."""
+    system, shown = e.system, _shown(e)
+    if not shown.plane or system.members_at(shown.inputs[:1]).batch_shape[0] == 1:
+        return None
+    inputs = shown.inputs
     low, high = float(inputs.min()), float(inputs.max())
     reach = 0.6 * (high - low)
     grid = torch.linspace(low - reach, high + reach, resolution)
-    members = _members_at(system, grid.unsqueeze(1))
-    from phlogiston.distributions.mixtures.members import uncertainty
-
+    members = system.members_at(grid.unsqueeze(1))
     parts = uncertainty(members, 30, torch.Generator().manual_seed(0))  # 30 of each member are over a thousand in all
     figure = draw.new_figure(8.0, 3.4, "standard deviation from noise and from ignorance, along the input")
     left, right = figure.subplots(1, 2)
-    for place in (left, right):
-        place.axvspan(low, high, color=draw.SOFT, alpha=0.15, linewidth=0)
-        place.set_xlabel(_input_name(system))
-        place.grid(alpha=0.25)
+    for axes in (left, right):
+        axes.axvspan(low, high, color=draw.SOFT, alpha=0.15, linewidth=0)
+        axes.set_xlabel(_input_name(system))
+        axes.grid(alpha=0.25)
     at = grid.numpy()
     left.plot(at, parts.aleatoric[:, 0].sqrt().numpy(), color=draw.INK, label="noise (aleatoric)")
     left.plot(at, parts.epistemic[:, 0].sqrt().numpy(), color=draw.ACCENT, label="ignorance (epistemic)")
@@ -214,39 +259,51 @@ def ignorance(system: MDN, inputs: Tensor, y: Tensor, resolution: int = 120) -> 
     return figure
 
 
-def predictions(system: MDN, shown: dict[str, Tensor], y: Tensor, most: int = 200) -> Figure:
-    """Truth against prediction, with central 90 % intervals."""
-    rows = {name: value[:most] for name, value in shown.items()}
-    found = system.predictive(rows)
-    middle, band = found.quantile(0.5)[:, 0].numpy(), found.interval(0.9)
+def targets(e: Evaluation[MDN]) -> Figure | None:
+    """Two targets: the data and a draw for each row."""
+    shown = _shown(e)
+    if shown.y.shape[1] != 2:
+        return None
+    drawn = e.system.sample(1, x=shown.rows, seed=e.seed)["y"][0]
+    return draw.histogram_matrix(shown.y.numpy(), drawn.numpy(), columns=e.system.schema["targets"])
+
+
+def predictions(e: Evaluation[MDN], most: int = 200) -> Figure | None:
+    """One target and several inputs: truth against prediction, with central 90 % intervals."""
+    system, shown = e.system, _shown(e)
+    if shown.plane or shown.y.shape[1] != 1 or len(shown.y) < 2:
+        return None
+    predicted = system.predictive_at(shown.inputs[:most])
+    middle, band = predicted.quantile(0.5)[:, 0].numpy(), predicted.interval(0.9)
     low, high = band.lower[:, 0, 0].numpy(), band.upper[:, 0, 0].numpy()
-    truth = y[:most, 0].numpy()
+    truth = shown.y[:most, 0].numpy()
     inside = (truth >= low) & (truth <= high)
     figure = draw.new_figure(4.8, 4.4, "truth against predicted median with central 90 % intervals")
-    place = figure.subplots()
+    axes = figure.subplots()
     order = np.argsort(truth)
     for mask, colour, label in ((inside, draw.INK, "inside"), (~inside, draw.ACCENT, "outside")):
         chosen = order[mask[order]]
-        place.vlines(truth[chosen], low[chosen], high[chosen], color=colour, alpha=0.35, linewidth=1.0)
-        place.scatter(
+        axes.vlines(truth[chosen], low[chosen], high[chosen], color=colour, alpha=0.35, linewidth=1.0)
+        axes.scatter(
             truth[chosen], middle[chosen], s=7, color=colour, linewidths=0, label=f"{label}: {mask.mean():.0%}"
         )
     ends = [min(truth.min(), low.min()), max(truth.max(), high.max())]
-    place.plot(ends, ends, color=draw.SOFT, linewidth=1)
-    place.set(xlabel=f"true {system.schema['targets'][0]}", ylabel="median and central 90 % interval")
-    place.legend(frameon=False, fontsize=8)
+    axes.plot(ends, ends, color=draw.SOFT, linewidth=1)
+    axes.set(xlabel=f"true {system.schema['targets'][0]}", ylabel="median and central 90 % interval")
+    axes.legend(frameon=False, fontsize=8)
     return figure
 
 
-def calibration(system: MDN, found: Mixture, y: Tensor, most: int = 5) -> Figure:
+def calibration(e: Evaluation[MDN], most: int = 5) -> Figure:
     """Where targets fall in their predicted distributions, and how often central intervals hold them.
 
     Bands are what chance explains in 99 of 100 cases for a bin or a level, if the model is right.
     """
     from scipy.stats import binom
 
+    system, shown = e.system, _shown(e)
     with torch.no_grad():
-        values = pit(system, found, y).numpy()[:, :most]
+        values = pit(system, system.predictive_at(shown.inputs), shown.y).numpy()[:, :most]
     n = len(values)
     bins = max(5, min(BINS, n // 10))
     figure = draw.new_figure(8.0, 3.4, "probability integral transforms, and how often central intervals hold")
@@ -274,24 +331,35 @@ def calibration(system: MDN, found: Mixture, y: Tensor, most: int = 5) -> Figure
     return figure
 
 
-def _at(system: MDN, inputs: Tensor) -> Any:
-    from phlogiston.distributions.mixtures.members import merge
-
-    return merge(_members_at(system, inputs))
-
-
-def _members_at(system: MDN, inputs: Tensor) -> Mixture:
-    """Members at inputs as the network takes them."""
-    return system._members(inputs)
+def loss(e: Evaluation[MDN]) -> Figure | None:
+    """The loss during training; a loaded system has no history."""
+    history = e.system.history
+    return None if history is None or not len(history.loss) else draw.loss_curve(history.steps, history.loss)
 
 
-def _points(place: Axes, inputs: Tensor, y: Tensor, title: str, alpha: float = 0.45) -> None:
-    place.scatter(
-        inputs[:, 0].numpy(), y[:, 0].numpy(), s=3, color=draw.INK, alpha=alpha, linewidths=0, rasterized=True
-    )
-    place.set_title(title, fontsize=9)
+def _points(axes: Axes, inputs: Tensor, y: Tensor, title: str, alpha: float = 0.45) -> None:
+    axes.scatter(inputs[:, 0].numpy(), y[:, 0].numpy(), s=3, color=draw.INK, alpha=alpha, linewidths=0, rasterized=True)
+    axes.set_title(title, fontsize=9)
 
 
 def _input_name(system: MDN) -> str:
     target = set(system.schema["target"] or ())
     return next(c for i, c in enumerate(system.schema["columns"]) if i not in target)
+
+
+METRICS = {
+    "log_likelihood": log_likelihood,
+    "rmse": rmse,
+    "draw": mse_of_draw,
+    "crps": crps,
+    "coverage": coverage,
+    "pit": pit_deviation,
+}
+FIGURES = {
+    "answers": answers,
+    "where the uncertainty comes from": ignorance,
+    "targets": targets,
+    "predictions": predictions,
+    "calibration": calibration,
+    "loss": loss,
+}

@@ -5,19 +5,19 @@
     y = system.predictive(x)              a mixture: y.mean, y.quantile(0.9), y.interval(0.9, "hpd"), y.modes(), ...
     system.sample(100, x=x)["y"]          draws, (100, rows, targets)
     system.log_prob(data.test).mean()     nats per row, in the data's own units
-    system.uncertainty(x)                 what noise explains, and what ignorance
+    system.uncertainty(x)                 the part of the variance that is noise, and the part that is ignorance
 
 `members=5` trains a deep ensemble as one batch, `weights="mean_field"` a Bayesian network; both answer alike.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from phlogiston.datasets.base import Meta, Split
 from phlogiston.datasets.containers import plain
@@ -27,7 +27,6 @@ from phlogiston.distributions.mixtures.factorised import FactorisedMixture
 from phlogiston.distributions.mixtures.joint import JointMixture
 from phlogiston.distributions.mixtures.members import Uncertainty, merge, uncertainty
 from phlogiston.errors import ConfigError
-from phlogiston.evaluate.metric import Metric
 from phlogiston.evaluate.score import Score
 from phlogiston.evaluate.weights import mean_and_error
 from phlogiston.guides.mdn import LowRankGuide, MeanFieldGuide
@@ -37,15 +36,16 @@ from phlogiston.inference.svi.handlers import scale_sites
 from phlogiston.inference.svi.schedules import cosine, warmup
 from phlogiston.models.mdn import MDN as MDNModel
 from phlogiston.models.mdn import BayesianMDN
-from phlogiston.systems.base import Role, System, coerce
+from phlogiston.systems.base import Role, System
 from phlogiston.systems.mdn import rows as mdn_rows
 from phlogiston.systems.mdn.config import PRESETS
 from phlogiston.systems.mdn.config import Config as MDNConfig
-from phlogiston.systems.mdn.training import KeepBest, MaximumLikelihood
+from phlogiston.systems.mdn.query import MDNQuery
+from phlogiston.systems.mdn.training import KeepBest
 from phlogiston.systems.table_rows import fitting_rows
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from phlogiston.inference.query.answer import Answer
 
 CHUNK = 4096
 
@@ -78,20 +78,20 @@ class MDN(System):
         """Columns and targets, their locations and scales, and the labels of categorical inputs."""
         return mdn_rows.describe(train.tensors, meta, self.config.target)
 
-    def _inputs(self, tensors: dict[str, Tensor]) -> Tensor:
-        return mdn_rows.inputs(self.schema, tensors)
-
-    def _targets(self, tensors: dict[str, Tensor]) -> Tensor:
-        return mdn_rows.targets(self.schema, tensors)
-
     def prepare(self, split: Split, role: Role = "train") -> Split:
         """Inputs, targets and row weights, as the programs take them; rows with wild cells are left out."""
-        tensors = {"x": self._inputs(split.tensors), "y": self._targets(split.tensors)}
+        schema = self.schema
+        tensors = {"x": mdn_rows.inputs(schema, split.tensors), "y": mdn_rows.targets(schema, split.tensors)}
         if "weight" in split.tensors:
             tensors["weight"] = split.tensors["weight"]
         rows = Split(tensors, double=self.DOUBLE)
-        keep = mdn_rows.tame(self.schema, tensors["x"], tensors["y"])
+        keep = mdn_rows.tame(schema, tensors["x"], tensors["y"])
         return written_out(rows if bool(keep.all()) else rows.select(keep))
+
+    def read_rows(self, data: Any) -> Split:
+        """Rows in every form `fit` takes, with the categories of training; target columns may be absent."""
+        targets = [self.schema["columns"][i] for i in self.schema["target"] or ()]
+        return Split(fitting_rows(self, data, optional=targets), double=self.DOUBLE)
 
     # ----- training -----------------------------------------------------------------------------------------------
 
@@ -132,40 +132,21 @@ class MDN(System):
         rows = train.tensors
         self.model.initialise(rows["y"], seed)
         if self.guide is not None:
-            self.guide.start_at({name: self.model._own(name).detach() for name in self.guide.shapes})
+            self.guide.start_at({name: self.model.point_value(name).detach() for name in self.guide.shapes})
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
         kept = rows["x"][order[: self.config.keep_inputs]]
         self.schema["kept"] = len(kept)
         self.network.inputs = kept.double()
-        self._keeper = None
-        if self._valid is not None:
-            c = self.config
-            self._keeper = KeepBest(dict(self.prepare(self._valid).tensors), c.check_every, c.patience, "fit")
-
-    def fit(self, data: Any, **options: Any) -> Self:
-        """Train on data; see `System.fit`. Validation rows choose each member's best parameters."""
-        _, valid, _ = coerce(data, self.DOUBLE)
-        self._valid = valid if valid is not None and len(valid) else None
-        try:
-            return super().fit(data, **options)
-        finally:
-            self._keeper = self._valid = None
-
-    _valid: Split | None = None
-    _keeper: KeepBest | None = None
 
     def stages(self) -> list[Stage]:
         """Maximum likelihood under a one-cycle schedule; for random weights a second stage for the posterior."""
         c = self.config
-        objective: Callable[[nn.Module, nn.Module], nn.Module] = MaximumLikelihood  # type: ignore[assignment]
-        if self._keeper is not None:
-            objective = self._keeper.make
         decay = partial(torch.optim.AdamW, weight_decay=c.weight_decay, fused=True)
-        found = [
+        stages = [
             Stage(
                 "fit",
                 c.steps,
-                objective,
+                KeepBest.make,
                 lambda parameters, rate: decay(parameters, lr=rate),
                 c.learning_rate,
                 c.batch_size,
@@ -179,7 +160,7 @@ class MDN(System):
             sites = [f"net.{weight}" for weight in self.guide.shapes]
             sites += ["net_weights"] if c.weights == "low_rank" else []
             bound = objectives.make(name, num_particles=c.particles, vectorize_particles=c.particles > 1)
-            found.append(
+            stages.append(
                 Stage(
                     "posterior",
                     c.posterior_steps,
@@ -193,16 +174,16 @@ class MDN(System):
                     handlers={"divergence": scale_sites(dict.fromkeys(sites, c.kl_weight))},
                 )
             )
-        return found
+        return stages
 
     def callbacks(self) -> list[Any]:
-        """Keeping the best parameters, where there are validation rows."""
-        return [] if self._keeper is None else [self._keeper]
+        """Validation rows choose each member's best parameters."""
+        return [KeepBest(self.config.check_every, self.config.patience, "fit")]
 
     # ----- verbs --------------------------------------------------------------------------------------------------
 
     def members(self, x: Any, *, seed: int = 0) -> Mixture:
-        """What each member says: batch (members, rows), in the data's units.
+        """Return each member's distribution of the targets: batch (members, rows), in the data's units.
 
         Members are the networks of an ensemble, `config.weight_samples` draws of random weights, or the one network.
 
@@ -211,17 +192,23 @@ class MDN(System):
             seed: of the weights' draws.
         """
         self._need_fit()
-        return self._members(self._rows(x), seed)
+        return self.members_at(self._inputs(x), seed)
 
-    def _members(self, rows: Tensor, seed: int = 0) -> Mixture:
-        """The same for inputs as the network takes them, (rows, features)."""
+    def members_at(self, inputs: Tensor, seed: int = 0, num_particles: int | None = None) -> Mixture:
+        """The same for inputs as the network takes them.
+
+        Args:
+            inputs: float64 (rows, features), categories as one column per label.
+            seed: of the weights' draws.
+            num_particles: draws of random weights; `config.weight_samples` by default.
+        """
         with torch.no_grad():
             if isinstance(self.model, BayesianMDN):
                 generator = torch.Generator().manual_seed(seed)
-                weights = self.guide.draw(self.config.weight_samples, generator)
-                return self.model.network.likelihood(rows, weights)
-            found: Mixture = self.model.likelihood(rows)
-            return found if self.model.members is not None else found.unsqueeze(-2)
+                weights = self.guide.draw(num_particles or self.config.weight_samples, generator)
+                return self.model.network.likelihood(inputs, weights)
+            likelihood: Mixture = self.model.likelihood(inputs)
+            return likelihood if self.model.members is not None else likelihood.unsqueeze(-2)
 
     def predictive(self, x: Any, *, seed: int = 0) -> JointMixture | FactorisedMixture:
         """The distribution of the targets at each row of inputs: batch (rows,), in the data's units.
@@ -234,45 +221,51 @@ class MDN(System):
             A member of the mixture family: ask it for `mean`, `quantile`, `interval`, `modes`, `condition`, ...
         """
         self._need_fit()
-        return self._predictive(self._rows(x), seed)
+        return self.predictive_at(self._inputs(x), seed)
 
-    def _predictive(self, rows: Tensor, seed: int = 0) -> JointMixture | FactorisedMixture:
-        found = self._members(rows, seed)
-        if isinstance(found, FactorisedMixture) and found.batch_shape[0] == 1:
-            return found[0]
-        return merge(found)
+    def predictive_at(self, inputs: Tensor, seed: int = 0) -> JointMixture | FactorisedMixture:
+        """The same for inputs as the network takes them; see `members_at`."""
+        members = self.members_at(inputs, seed)
+        if isinstance(members, FactorisedMixture) and members.batch_shape[0] == 1:
+            return members[0]
+        return merge(members)
 
     def predict(self, x: Any) -> Tensor:
         """Mean of the targets: (rows, targets)."""
         self._need_fit()
-        found = torch.cat([self._predictive(part).mean for part in self._rows(x).split(CHUNK)])
-        return found.to(mdn_rows.precision(self.schema, "y"))
+        means = torch.cat([self.predictive_at(part).mean for part in self._inputs(x).split(CHUNK)])
+        return means.to(mdn_rows.precision(self.schema, "y"))
 
     def uncertainty(self, x: Any, draws: int = 200, seed: int = 0) -> Uncertainty:
-        """Split what is not known about y into noise (aleatoric) and ignorance (epistemic).
+        """Split the predictive uncertainty about y into noise (aleatoric) and ignorance of the network (epistemic).
 
-        Ignorance is disagreement between members: a single network with point weights claims to have none.
+        The epistemic part is disagreement between members: a single network with point weights has none.
+
+        Args:
+            x: as in `members`.
+            draws: of each member, for the mutual information.
+            seed: of the draws.
         """
         generator = torch.Generator().manual_seed(seed)
         return uncertainty(self.members(x, seed=seed), draws, generator)
 
-    def sample(  # type: ignore[override]
+    def sample(
         self,
-        n: int,
+        n: int = 1,
         *,
+        seed: int | None = None,
         x: Any = None,
         pi_temperature: float = 1.0,
         sigma_temperature: float = 1.0,
-        seed: int | None = None,
     ) -> dict[str, Tensor]:
         """Draw targets.
 
         Args:
             n: how many; for each row of `x`, if given.
+            seed: of this call; None draws from torch's generator.
             x: inputs; None draws `n` of the training inputs kept with the model, one target each.
             pi_temperature: divides logits; 0 takes the most probable component.
             sigma_temperature: multiplies variances; 0 returns means of components.
-            seed: of this call; None draws from torch's generator.
 
         Returns:
             `x` and `y`, in the precision of the data that were fitted: (n, features) and (n, targets), or with inputs
@@ -290,132 +283,102 @@ class MDN(System):
         with torch.random.fork_rng(enabled=seed is not None):
             if seed is not None:
                 torch.manual_seed(seed)
-            rows = self.network.inputs[torch.randint(len(self.network.inputs), (n,))] if own else self._rows(x)
+            rows = self.network.inputs[torch.randint(len(self.network.inputs), (n,))] if own else self._inputs(x)
             options: dict[str, Any] = {"pi_temperature": pi_temperature, "sigma_temperature": sigma_temperature}
-            parts = [self._predictive(p).draw(() if own else (n,), **options) for p in rows.split(CHUNK)]
+            parts = [self.predictive_at(p).draw(() if own else (n,), **options) for p in rows.split(CHUNK)]
             y = torch.cat(parts, 0 if own else 1)
         if self.config.grid:
             y = torch.round(y / self.config.grid) * self.config.grid
         return {"x": rows.to(mdn_rows.precision(self.schema, "x")), "y": y.to(mdn_rows.precision(self.schema, "y"))}
 
-    def log_prob(self, x: Any, *, y: Any = None, seed: int = 0) -> Score:  # type: ignore[override]
+    def log_prob(self, data: Any, *, seed: int = 0, num_particles: int | None = None, y: Any = None) -> Score:
         """Log density of targets given inputs, in nats and in the data's units.
 
         Args:
-            x: a dataset (its test rows), split or dict with inputs and targets; or the inputs alone.
-            y: targets (rows, targets), where x is the inputs alone.
+            data: a dataset (its held-out rows), split or mapping with inputs and targets; or the inputs alone.
             seed: of the weights' draws, where they are random.
+            num_particles: how many draws of random weights; `config.weight_samples` by default.
+            y: targets (rows, targets), where `data` are the inputs alone.
 
         Returns:
             Scores (rows,): exact; an estimate where weights are random, with standard errors from the spread between
             the weights' draws, which all rows share. With `config.grid` the log probability of the grid's cell,
             otherwise the log density.
+
+        Raises:
+            ConfigError: num_particles below 1.
         """
         self._need_fit()
-        tensors = self._tensors(x, y)
-        rows, targets = self._inputs(tensors), self._targets(tensors)
-        if isinstance(self.model, BayesianMDN):
-            return self._random_log_prob(rows, targets, seed, tensors.get("weight"))
-        values = []
-        for part, goal in zip(rows.split(CHUNK), targets.split(CHUNK), strict=True):
-            with torch.no_grad():
-                found = self._predictive(part, seed)
-                if self.config.grid:
-                    values.append(found.interval_log_prob(goal, self.config.grid))  # type: ignore[union-attr]
-                else:
-                    values.append(found.log_prob(goal))
-        return Score(torch.cat(values), "exact", weight=tensors.get("weight"))
-
-    def _random_log_prob(self, rows: Tensor, targets: Tensor, seed: int, weight: Tensor | None) -> Score:
-        """Log density under random weights: the log of the mean over draws of them, with its error."""
+        if num_particles is not None and num_particles < 1:
+            raise ConfigError(f"num_particles must be at least 1; got {num_particles}")
+        rows = self.read_rows(data) if y is None else self._with_targets(data, y)
+        inputs, targets = mdn_rows.inputs(self.schema, rows.tensors), mdn_rows.targets(self.schema, rows.tensors)
+        random = isinstance(self.model, BayesianMDN)
         values, errors = [], []
-        for part, goal in zip(rows.split(CHUNK), targets.split(CHUNK), strict=True):
-            with torch.no_grad():
-                found = self._members(part, seed)
-                if self.config.grid:
-                    each = found.interval_log_prob(goal, self.config.grid)  # type: ignore[union-attr]
-                else:
-                    each = found.log_prob(goal)  # (draws, rows)
-            value, error = mean_and_error(each)
+        for part, goal in zip(inputs.split(CHUNK), targets.split(CHUNK), strict=True):
+            mixture = self.members_at(part, seed, num_particles) if random else self.predictive_at(part)
+            value = self._density(mixture, goal)
+            if random:
+                one_draw = len(value) == 1
+                value, error = mean_and_error(value)  # over the draws of the weights
+                errors += [] if one_draw else [error]
             values.append(value)
-            errors.append(error)
-        told = len(each) > 1  # one draw of the weights tells no error
-        return Score(torch.cat(values), "estimate", torch.cat(errors) if told else None, weight=weight)
+        std_error = torch.cat(errors) if errors else None
+        weight = rows.tensors.get("weight")
+        return Score(torch.cat(values), "estimate" if random else "exact", std_error, weight=weight)
 
-    def query(  # type: ignore[override]
+    @torch.no_grad()
+    def _density(self, mixture: Any, targets: Tensor) -> Tensor:
+        grid = self.config.grid
+        value: Tensor = mixture.interval_log_prob(targets, grid) if grid else mixture.log_prob(targets)
+        return value
+
+    def query(
         self,
         evidence: Any = None,
         ask: Sequence[str] | None = None,
         num_samples: int = 1000,
         *,
-        particles: int | None = None,
+        method: str = "auto",
         seed: int | None = None,
-    ) -> Any:
+        num_particles: int | None = None,
+    ) -> Answer:
         """Sample targets (and inputs) given evidence about either.
 
         Any subset of the targets may be known, boxed, nearly known or bounded by half-spaces; inputs may be known,
         `Near` something, or unknown. See `systems.mdn.query` for how, and `inference.query.evidence` for the words.
 
         Args:
-            evidence: pieces about `x` and `y`; several rows are several questions.
+            evidence: about `x` and `y`; several rows are several questions.
             ask: sites to return; both by default.
             num_samples: samples per row of evidence.
-            particles: inputs drawn where they are not all known.
+            method: `"auto"` conditions in closed form where it can, and draws inputs where they are not all known;
+                `"exact"` refuses evidence that has no closed form.
             seed: of this call; None draws from torch's generator.
-
-        Returns:
-            An `inference.query.answer.Answer`.
+            num_particles: inputs drawn where they are not all known; as many as samples, at least 500, by default.
 
         Raises:
-            EvidenceError: malformed or impossible evidence.
+            EvidenceError: malformed or impossible evidence, or evidence that `method="exact"` cannot answer.
+            UnknownNameError: no such method.
         """
-        from phlogiston.systems.mdn.query import MDNQuery
-
         self._need_fit()
         network = self.network
         weights_seed = int(torch.randint(2**31, ())) if seed is None else seed
         random = isinstance(self.model, BayesianMDN)
         answerer = MDNQuery(
-            lambda x: self._predictive(x, weights_seed),
+            lambda inputs: self.predictive_at(inputs, weights_seed),
             network.features,
             network.targets,
             network.inputs,
             self.config.weight_samples if random else 1,
             self.vocabulary()[0],
         )
-        return answerer.ask(evidence, ask, num_samples, particles=particles, seed=seed)
+        return answerer.ask(evidence, ask, num_samples, method=method, num_particles=num_particles, seed=seed)
 
     def vocabulary(self) -> tuple[dict[str, Sequence[str]], dict[str, Sequence[str]]]:
         """Names evidence may be written in: the inputs as `x` (labels of categories one by one), the targets as `y`."""
         self._need_fit()
         return {"x": tuple(mdn_rows.input_names(self.schema)), "y": tuple(self.schema["targets"])}, {}
-
-    # ----- evaluation ---------------------------------------------------------------------------------------------
-
-    METRICS: ClassVar[tuple[str, ...]] = ("log_likelihood", "rmse", "draw", "crps", "coverage", "pit")
-
-    def evaluate(self, data: Any, metrics: Sequence[str] | None = None) -> dict[str, Metric]:
-        """Score on held-out rows.
-
-        Args:
-            data: a dataset (its test rows), split or dict.
-            metrics: some of `METRICS`; all by default.
-
-        Returns:
-            `log_likelihood` (and that of the truth, where it is known), `rmse` of the mean, `mse_of_draw` (one random
-            draw per row), `crps`, `coverage_90` (central intervals), `coverage_hpd_90` (shortest regions),
-            `pit_deviation` (Kolmogorov distance from uniform).
-        """
-        from phlogiston.systems.mdn.report import evaluate
-
-        return evaluate(self, data, self._chosen_metrics(metrics))
-
-    def figures(self, data: Any) -> dict[str, Figure]:
-        """Data and draws, branches and intervals for one input and one target; calibration; the loss."""
-        from phlogiston.systems.mdn.report import figures
-
-        self._need_fit()
-        return figures(self, data)
 
     @classmethod
     def demo(cls, quick: bool = False) -> list[dict[str, Any]]:
@@ -449,14 +412,11 @@ class MDN(System):
 
     # ----- inside -------------------------------------------------------------------------------------------------
 
-    def _tensors(self, x: Any, y: Any = None) -> dict[str, Tensor]:
-        target = [self.schema["columns"][i] for i in self.schema["target"] or ()]
-        tensors = fitting_rows(self, x, optional=target)
-        if y is None:
-            return tensors
+    def _with_targets(self, inputs: Any, y: Any) -> Split:
         given = plain("y", y, "the targets given").numbers("y", "the targets given")
-        return Split({**tensors, "y": given[:, None] if given.ndim == 1 else given}, double=self.DOUBLE).tensors
+        targets = given[:, None] if given.ndim == 1 else given
+        return Split({**self.read_rows(inputs).tensors, "y": targets}, double=self.DOUBLE)
 
-    def _rows(self, x: Any) -> Tensor:
+    def _inputs(self, x: Any) -> Tensor:
         """Inputs in any accepted form, as the network takes them."""
-        return self._inputs(self._tensors(x))
+        return mdn_rows.inputs(self.schema, self.read_rows(x).tensors)

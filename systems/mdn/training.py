@@ -14,10 +14,10 @@ KEPT = "kept_"
 
 
 class MaximumLikelihood(nn.Module):
-    """Minus the log likelihood, summed over the batch: what the ELBO is when the guide has nothing to guess.
+    """Minus the log likelihood, summed over the batch: the negative ELBO where the guide has no latent site.
 
     For a Bayesian network it is taken at the guide's centre. Buffers hold the best parameters seen so far (by member),
-    so that a run that is resumed knows them, too.
+    so that a resumed run has them, too.
 
     Args:
         model: the program.
@@ -36,11 +36,11 @@ class MaximumLikelihood(nn.Module):
     best: Tensor
 
     def trained(self) -> dict[str, nn.Parameter]:
-        """The parameters this stage is about, by name."""
-        found = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        """Return the parameters this objective trains, by name."""
+        parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         if self.guide is not None:
-            found.update({f"guide.{name}": p for name, p in self.guide.loc.named_parameters()})
-        return found
+            parameters.update({f"guide.{name}": p for name, p in self.guide.loc.named_parameters()})
+        return parameters
 
     def by_member(self, x: Tensor, y: Tensor, weight: Tensor | None = None) -> Tensor:
         """Log likelihood of every row: (rows,), or (members, rows)."""
@@ -57,68 +57,72 @@ class MaximumLikelihood(nn.Module):
         return -rows.sum() / self.members if self.members is not None else -rows.sum()
 
     @torch.no_grad()
-    def look(self, x: Tensor, y: Tensor, weight: Tensor | None = None) -> bool:
-        """Score all members on validation rows, keep the parameters of those that improved, say whether any did."""
+    def update_best(self, x: Tensor, y: Tensor, weight: Tensor | None = None) -> bool:
+        """Score all members on validation rows, keep the parameters of those that improved; True if any did."""
         loss = -self.by_member(x, y, weight).mean(-1).reshape(-1)
         better = loss < self.best
         if bool(better.any()):
             self.best = torch.where(better, loss, self.best)
-            for name, value in self.trained().items():
-                kept = getattr(self, KEPT + name.replace(".", "_"))
-                mask = better.reshape(-1, *[1] * (value.dim() - 1)) if self.members is not None else better[0]
-                kept.copy_(torch.where(mask, value, kept))
+            for value, kept in self._pairs():
+                kept.copy_(torch.where(self._mask(better, value), value, kept))
         return bool(better.any())
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Put the kept parameters in place, for every member that was ever scored."""
-        seen = torch.isfinite(self.best)
-        for name, value in self.trained().items():
-            kept = getattr(self, KEPT + name.replace(".", "_"))
-            mask = seen.reshape(-1, *[1] * (value.dim() - 1)) if self.members is not None else seen[0]
-            value.copy_(torch.where(mask, kept, value))
+        """Copy the kept parameters into the programs, for every member that was ever scored."""
+        scored = torch.isfinite(self.best)
+        for value, kept in self._pairs():
+            value.copy_(torch.where(self._mask(scored, value), kept, value))
+
+    def _pairs(self) -> list[tuple[nn.Parameter, Tensor]]:
+        """Each parameter with the buffer that holds its best value."""
+        return [(value, getattr(self, KEPT + name.replace(".", "_"))) for name, value in self.trained().items()]
+
+    def _mask(self, mask: Tensor, value: Tensor) -> Tensor:
+        """A mask over members in the shape that broadcasts against a parameter of theirs."""
+        return mask.reshape(-1, *[1] * (value.dim() - 1)) if self.members is not None else mask[0]
 
 
 class KeepBest:
-    """Engine callback: looks at the validation rows now and then, and ends with every member at its best.
+    """Engine callback: scores the validation rows at intervals, and leaves every member at its best.
+
+    Without validation rows it does nothing, and the last parameters stay.
 
     Args:
-        rows: validation rows as the program takes them.
-        every: steps between looks.
-        patience: looks without improvement that end training; 0 for never.
-        stage: the stage that is watched.
+        every: steps between evaluations.
+        patience: evaluations without improvement that end training; 0 for never.
+        stage: name of the stage it acts on.
     """
 
-    def __init__(self, rows: dict[str, Tensor], every: int, patience: int, stage: str) -> None:
-        self.rows, self.every, self.patience, self.stage = rows, every, patience, stage
-        self.objective: MaximumLikelihood | None = None
+    def __init__(self, every: int, patience: int, stage: str) -> None:
+        self.every, self.patience, self.stage = every, patience, stage
         self.waited = 0
 
-    def make(self, model: Any, guide: Any) -> MaximumLikelihood:
-        """The objective of the watched stage, as a `Stage` wants it."""
-        self.objective = MaximumLikelihood(model, guide)
-        return self.objective
+    @staticmethod
+    def make(model: Any, guide: Any) -> MaximumLikelihood:
+        """Return the objective of the stage. Run folders name it by this method, and resuming compares the names."""
+        return MaximumLikelihood(model, guide)
 
     def on_step(self, state: Any) -> None:
-        """Look, keep, and at the end of the stage put the best back."""
-        if state.stage.name != self.stage or self.objective is None:
+        """Evaluate when it is due, keep what improved, and restore the best at the end of the stage."""
+        if state.stage.name != self.stage or state.valid is None:
             return
         last = state.stage_progress >= 1.0 or state.step >= state.total
         if state.step % self.every and not last:
             return
-        rows = {name: value.to(state.device) for name, value in self.rows.items()}
-        self.waited = 0 if self.objective.look(**rows) else self.waited + 1
-        state.metrics["valid_loss_of_best"] = float(self.objective.best.mean())
+        rows = {name: value.to(state.device) for name, value in state.valid[:].items()}
+        self.waited = 0 if state.objective.update_best(**rows) else self.waited + 1
+        state.metrics["valid_loss_of_best"] = float(state.objective.best.mean())
         if self.patience and self.waited >= self.patience and not last:
             state.request_stop()
             last = True
         if last:
-            self.objective.restore()
+            state.objective.restore()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return how many looks in a row brought nothing."""
+        """Return how many evaluations in a row brought no improvement."""
         return {"waited": self.waited}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up a saved memory."""
+        """Restore the count from a checkpoint."""
         self.waited = int(state["waited"])

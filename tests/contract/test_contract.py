@@ -81,7 +81,6 @@ PENDING: dict[str, set[str]] = {
         "signatures",
         "unknown_names_are_refused",
     },
-    "mdn": {"signatures", "unknown_names_are_refused"},
     "scene": {
         "a_loaded_system_is_the_fitted_one",
         "a_score_depends_on_its_row_alone",

@@ -257,7 +257,7 @@ def test_priors_of_the_heads_biases_keep_components_apart() -> None:
         (lambda: make(component="enum"), UnknownNameError, "enumerate"),
         (lambda: make("full", component="enumerate"), ConfigError, "kind 'diag'"),
         (lambda: make("full", grid=1.0), ConfigError, "no closed form"),
-        (lambda: make()(None), ConfigError, "nothing about its inputs"),
+        (lambda: make()(None), ConfigError, "no distribution of its inputs"),
         (lambda: make()(torch.zeros(3)), ShapeError, r"\(rows, 3\)"),
         (lambda: MDN(2, 1, 0), ConfigError, "at least 1"),
         (lambda: MDN(2, activation="sine"), UnknownNameError, "activation"),

@@ -13,7 +13,7 @@ MOST_LINES = 560  # in one file; the aim is 500
 # import cycles that are still to be taken apart, by the folder or file that holds them
 PENDING_CYCLES = {
     "models/sequence",
-    "systems/export", "systems/handwriting", "systems/mdn", "systems/scene", "systems/sequence",
+    "systems/export", "systems/handwriting", "systems/scene", "systems/sequence",
     "systems/sketch", "systems/sqair", "systems/vdsm",
 }  # fmt: skip
 

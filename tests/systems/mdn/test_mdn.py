@@ -331,7 +331,7 @@ def test_boxes_and_half_spaces_on_targets_are_met_by_every_sample(full: MDN) -> 
     assert bool((answer.samples["y"][:, 0] >= answer.samples["y"][:, 1]).all())
 
 
-def test_uncertain_inputs_average_over_their_law(sine: tuple[MDN, Dataset]) -> None:
+def test_uncertain_inputs_average_over_their_distribution(sine: tuple[MDN, Dataset]) -> None:
     system, _ = sine
     answer = system.query({"x": Near(11.0, 1.5)}, num_samples=4000, seed=0)
     x = torch.linspace(11 - 7.5, 11 + 7.5, 601).unsqueeze(1)
@@ -358,6 +358,44 @@ def test_targets_speak_about_uncertain_inputs(sine: tuple[MDN, Dataset]) -> None
     assert len(data.train) == 1000
 
 
+def test_the_exact_method_refuses_what_has_no_closed_form(sine: tuple[MDN, Dataset], full: MDN) -> None:
+    system, _ = sine
+    evidence = {"x": [0.0], "y": Within(-1.0, 1.0)}
+    exact, auto = (system.query(evidence, num_samples=20, method=method, seed=0) for method in ("exact", "auto"))
+    assert exact.method == "exact"
+    assert torch.equal(exact.samples["y"], auto.samples["y"])
+    with pytest.raises(EvidenceError, match=r"inputs drawn.*use method='auto'"):
+        system.query({"x": Near(0.0, 1.0)}, num_samples=20, method="exact", seed=0)
+    boxed = {"x": [10.0, 0.0], "y": Within([98.0, 98.0], [103.0, 103.0])}
+    with pytest.raises(EvidenceError, match="sequential conditioning"):
+        full.query(boxed, num_samples=20, method="exact", seed=0)
+    with pytest.raises(UnknownNameError, match=r"unknown query method 'hmc'.*auto, exact"):
+        system.query(evidence, method="hmc")
+
+
+def test_inputs_drawn_are_counted_by_num_particles(sine: tuple[MDN, Dataset]) -> None:
+    system, _ = sine
+    answer = system.query({"x": Near(11.0, 1.5)}, num_samples=20, num_particles=700, seed=0)
+    assert "given 700 inputs drawn" in answer.method
+    with pytest.raises(ConfigError, match="num_particles=0"):
+        system.query(num_particles=0)
+
+
+def test_random_weights_are_scored_with_as_many_draws_as_asked_for() -> None:
+    data = regression(60)
+    options = {**TINY, "weights": "mean_field", "posterior_steps": 20}
+    system = MDN(options, weight_samples=3).fit(data, progress="off")
+    few, many = system.log_prob(data.test), system.log_prob(data.test, num_particles=400)
+    assert few.std_error is not None
+    assert many.std_error is not None
+    assert float(many.std_error.mean()) < 0.5 * float(few.std_error.mean())  # sqrt(3 / 400) is 0.09
+    own = MDN({**options, "weight_samples": 400}).fit(data, progress="off")  # trained alike: predictions alone differ
+    torch.testing.assert_close(own.log_prob(data.test).value, many.value)
+    assert system.log_prob(data.test, num_particles=1).std_error is None
+    with pytest.raises(ConfigError, match="num_particles must be at least 1"):
+        system.log_prob(data.test, num_particles=0)
+
+
 def test_several_rows_are_several_questions(full: MDN) -> None:
     answer = full.query({"x": np.array([[10.0, 0.0], [12.0, 0.01]])}, num_samples=50, seed=0)
     assert answer.samples["y"].shape == (50, 2, 2)
@@ -367,10 +405,10 @@ def test_several_rows_are_several_questions(full: MDN) -> None:
     ("evidence", "words"),
     [
         ({"z": 1.0}, "unknown site"),
-        ({"x": Known([1.0, 0.0], [1, 0])}, "input 1 has no law"),
-        ({"x": HalfSpace([1.0, 0.0])}, "define no law"),
+        ({"x": Known([1.0, 0.0], [1, 0])}, "input 1 has no distribution"),
+        ({"x": HalfSpace([1.0, 0.0])}, "define no distribution"),
         ({"x": [1.0, 2.0, 3.0]}, "3 entries"),
-        ({"x": Within([0.0, 0.0], [1.0, math.inf])}, "input 1 has no law"),
+        ({"x": Within([0.0, 0.0], [1.0, math.inf])}, "input 1 has no distribution"),
         ({"x": [10.0, 0.0], "y": [Within(0.0, 1.0), Within(2.0, 3.0)]}, "impossible"),
     ],
 )
