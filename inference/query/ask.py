@@ -127,13 +127,10 @@ def _vectors(
     model: Callable[..., Any], batch: Mapping[str, Any] | None, question: Mapping[str, tuple[Piece, ...]]
 ) -> list[str]:
     """Sites with more than one entry: the last axis of their evidence is not rows."""
-    if not any(getattr(getattr(p, f, None), "ndim", 0) for ps in question.values() for p in ps for f in _ARRAYS):
+    if not any(getattr(getattr(p, f), "ndim", 0) for ps in question.values() for p in ps for f in p.rowwise):
         return list(question)
     plain = Program(model, None, {}, batch)
     return [name for name in question if name not in plain.shapes or plain.shapes[name].numel() > 1]
-
-
-_ARRAYS = ("value", "mask", "mean", "sd", "lower", "upper")
 
 
 def _answer(program: Program, n: int, method: Method, options: Mapping[str, Any]) -> Answer:

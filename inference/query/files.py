@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,9 @@ import numpy as np
 
 from phlogiston.errors import EvidenceError
 from phlogiston.inference.query.evidence import (
+    KINDS,
     Evidence,
-    Known,
-    Near,
     Piece,
-    Within,
     normalise,
     read_piece,
     to_json,
@@ -88,19 +85,11 @@ def _from_arrays(arrays: dict[str, np.ndarray]) -> dict[str, tuple[Piece, ...]]:
         pieces.setdefault(name, {}).setdefault(int(i), {"kind": kind})[field] = value
     result = {n: [read_piece(n, p[i]) for i in sorted(p)] for n, p in pieces.items()}
     plain = {k: v for k, v in arrays.items() if k not in saved}
-    parts = ("mask", "lower", "upper", "mean", "sd")
-    names = {k.rsplit("_", 1)[0] if k.rsplit("_", 1)[-1] in parts else k for k in plain}
+    suffixes = {suffix for kind in KINDS.values() for suffix in kind.suffixes}
+    names = {k.rsplit("_", 1)[0] if k.rsplit("_", 1)[-1] in suffixes else k for k in plain}
     for name in sorted(names):
-        got = {part: plain[f"{name}_{part}"] for part in parts if f"{name}_{part}" in plain}
-        found = result.setdefault(name, [])
+        got = {part: plain[f"{name}_{part}"] for part in suffixes if f"{name}_{part}" in plain}
         if name in plain:
-            value = plain[name]
-            mask = got.get("mask", ~np.isnan(value) if value.dtype.kind == "f" else None)
-            found.append(Known(value, mask))
-        if "lower" in got or "upper" in got:
-            found.append(Within(got.get("lower", -math.inf), got.get("upper", math.inf)))
-        if ("mean" in got) != ("sd" in got):
-            raise EvidenceError(f"soft evidence for {name!r} needs both {name}_mean and {name}_sd")
-        if "mean" in got:
-            found.append(Near(got["mean"], got["sd"]))
+            got[""] = plain[name]
+        result.setdefault(name, []).extend(piece for kind in KINDS.values() for piece in kind.from_plain(name, got))
     return {n: tuple(p) for n, p in result.items()}

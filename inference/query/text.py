@@ -19,24 +19,13 @@ from __future__ import annotations
 import ast
 import math
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
-
-import torch
-from torch import Tensor
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
 
 from phlogiston.errors import EvidenceError
-from phlogiston.inference.query.evidence import (
-    FORMAT,
-    HalfSpace,
-    Known,
-    Near,
-    OneOf,
-    Piece,
-    Within,
-    from_json,
-    unknown_message,
-)
+from phlogiston.inference.query.evidence import FORMAT, KINDS, Piece, from_json, unknown_message
+from phlogiston.inference.query.kinds.base import Statement
 
 Columns = Mapping[str, Sequence[str]]
 _FLIP: dict[type, type] = {ast.GtE: ast.LtE, ast.Gt: ast.LtE, ast.LtE: ast.GtE, ast.Lt: ast.GtE}
@@ -87,11 +76,7 @@ class _Book:
         for site, names in self.columns.items():
             for i, name in enumerate(names):
                 self.where.setdefault(name, (site, i))
-        self.known: dict[tuple[str, int], float] = {}
-        self.near: dict[tuple[str, int], list[tuple[float, float]]] = {}
-        self.limits: dict[tuple[str, int], tuple[float, float]] = {}
-        self.halves: dict[str, list[tuple[Tensor, float]]] = {}
-        self.allowed: dict[str, set[int]] = {}
+        self.said: dict[str, dict[type[Piece], list[Statement]]] = {}
 
     def names(self) -> list[str]:
         return [*self.where, *self.categories]
@@ -115,57 +100,45 @@ class _Book:
             return int(value)
         raise EvidenceError(unknown_message(f"value of {site!r}", value, labels))
 
-    def fix(self, at: tuple[str, int], value: float) -> None:
-        if self.known.setdefault(at, value) != value:
-            name = self.columns[at[0]][at[1]]
-            raise EvidenceError(f"{name!r} is said to be both {self.known[at]:g} and {value:g}")
+    def add(self, site: str, *statements: Statement) -> None:
+        """Note statements about one site; refuses those that contradict what was said before."""
+        names = self.columns.get(site) or self.categories[site]
+        kinds = set()
+        for statement in statements:
+            kind = next((kind for kind in KINDS.values() if kind.claims(statement)), None)
+            if kind is None:
+                raise EvidenceError("soft evidence is about exactly one column; equalities and inequalities about any")
+            self.said.setdefault(site, {}).setdefault(kind, []).append(replace(statement, names=names))
+            kinds.add(kind)
+        for kind in kinds:
+            kind.from_statements(self.said[site][kind])
 
-    def bound(self, at: tuple[str, int], low: float, high: float) -> None:
-        old = self.limits.get(at, (-math.inf, math.inf))
-        low, high = max(low, old[0]), min(high, old[1])
-        if low > high:
-            raise EvidenceError(f"{self.columns[at[0]][at[1]]!r} would lie between {low:g} and {high:g}: impossible")
-        self.limits[at] = (low, high)
+    def compare(self, form: _Linear, relation: Literal["=", ">=", "~"], sd: float = 0.0) -> None:
+        """Note that a linear expression is zero, not negative, or zero up to noise."""
+        if not form.terms:
+            raise EvidenceError("no column appears on either side")
+        sites = sorted({site for site, _ in form.terms})
+        if len(sites) > 1:
+            raise EvidenceError(f"a statement cannot combine columns of different sites ({', '.join(sites)})")
+        terms = {i: v for (_, i), v in form.terms.items()}
+        self.add(sites[0], Statement(sites[0], (), relation, terms, form.constant, sd))
 
-    def allow(self, site: str, values: set[int]) -> None:
-        left = self.allowed.get(site, set(range(len(self.categories[site])))) & values
-        if not left:
-            raise EvidenceError(f"no value is left for {site!r}: the statements about it contradict each other")
-        self.allowed[site] = left
+    def allow(self, site: str, values: Iterable[int]) -> None:
+        """Note that a categorical site has one of some values."""
+        self.add(site, Statement(site, (), "in", values=frozenset(values)))
 
     def pieces(self) -> dict[str, tuple[Piece, ...]]:
-        result: dict[str, list[Piece]] = {}
-        for site, names in self.columns.items():
-            found: list[Piece] = []
-            d = len(names)
-            known = {i: v for (s, i), v in self.known.items() if s == site}
-            if known:
-                value, mask = torch.zeros(d, dtype=torch.float64), torch.zeros(d, dtype=torch.bool)
-                for i, v in known.items():
-                    value[i], mask[i] = v, True
-                found.append(Known(value, mask))
-            near = {i: v for (s, i), v in self.near.items() if s == site}
-            for turn in range(max(map(len, near.values()), default=0)):
-                mean, sd = torch.zeros(d, dtype=torch.float64), torch.full((d,), math.inf, dtype=torch.float64)
-                for i, pairs in near.items():
-                    if turn < len(pairs):
-                        mean[i], sd[i] = pairs[turn]
-                found.append(Near(mean, sd))
-            limits = {i: v for (s, i), v in self.limits.items() if s == site}
-            if limits:
-                low, high = torch.full((d,), -math.inf).double(), torch.full((d,), math.inf).double()
-                for i, (start, end) in limits.items():
-                    low[i], high[i] = start, end
-                found.append(Within(low, high))
-            if site in self.halves:
-                found.append(
-                    HalfSpace(torch.stack([a for a, _ in self.halves[site]]), [b for _, b in self.halves[site]])
-                )
-            if found:
-                result[site] = found
-        for site, values in self.allowed.items():
-            result[site] = [Known(next(iter(values))) if len(values) == 1 else OneOf(values)]
-        return {site: tuple(p) for site, p in result.items()}
+        """Everything said, as evidence."""
+        sites = [site for site in (*self.columns, *self.categories) if site in self.said]
+        return {
+            site: tuple(
+                piece
+                for kind in KINDS.values()
+                if kind in self.said[site]
+                for piece in kind.from_statements(self.said[site][kind])
+            )
+            for site in sites
+        }
 
 
 # -- statements -----------------------------------------------------------------------------------------------------
@@ -236,21 +209,13 @@ class _Statement:
         mean, found, sd = right.partition("+-")
         if not found:
             raise EvidenceError("soft evidence is written  name ~ mean +- sd")
-        at, form = self._single(self._linear(self._tree(left)))
+        form = self._linear(self._tree(left))
         centre, width = self._linear(self._tree(mean)), self._linear(self._tree(sd))
         if centre.terms or width.terms:
             raise EvidenceError("mean and sd must be numbers")
         if width.constant <= 0:
             raise EvidenceError(f"the standard deviation must be positive; got {width.constant:g}")
-        slope = form.terms[at]
-        value = (centre.constant - form.constant) / slope
-        self.book.near.setdefault(at, []).append((value, width.constant / abs(slope)))
-
-    @staticmethod
-    def _single(form: _Linear) -> tuple[tuple[str, int], _Linear]:
-        if len(form.terms) != 1:
-            raise EvidenceError("exactly one column can be known or soft at a time; inequalities may combine several")
-        return next(iter(form.terms)), form
+        self.book.compare(form.plus(centre, -1.0), "~", width.constant)
 
     def _categorical(self, node: ast.expr) -> str | None:
         name = self._name(node)
@@ -268,32 +233,13 @@ class _Statement:
         if site is not None:
             self._restrict(site, op, right)
         elif isinstance(op, ast.Eq):
-            at, form = self._single(self._linear(left).plus(self._linear(right), -1.0))
-            self.book.fix(at, -form.constant / form.terms[at] + 0.0)
+            self.book.compare(self._linear(left).plus(self._linear(right), -1.0), "=")
         elif type(op) in _FLIP:
             above = isinstance(op, ast.GtE | ast.Gt)
             form = self._linear(left).plus(self._linear(right), -1.0).times(1.0 if above else -1.0)
-            self._inequality(form)
+            self.book.compare(form, ">=")
         else:
             raise EvidenceError("only =, <=, >= (and, for categories, in, not in, !=) mean anything here")
-
-    def _inequality(self, form: _Linear) -> None:
-        """Record form >= 0."""
-        if not form.terms:
-            raise EvidenceError("no column appears on either side")
-        if len(form.terms) == 1:
-            at, slope = next(iter(form.terms.items()))
-            limit = -form.constant / slope + 0.0
-            self.book.bound(at, *((limit, math.inf) if slope > 0 else (-math.inf, limit)))
-            return
-        sites = {site for site, _ in form.terms}
-        if len(sites) > 1:
-            raise EvidenceError(f"an inequality cannot combine columns of different sites ({', '.join(sorted(sites))})")
-        site = sites.pop()
-        a = torch.zeros(len(self.book.columns[site]), dtype=torch.float64)
-        for (_, i), v in form.terms.items():
-            a[i] = v
-        self.book.halves.setdefault(site, []).append((a, form.constant))
 
     def _restrict(self, site: str, op: ast.cmpop, right: ast.expr) -> None:
         everything = set(range(len(self.book.categories[site])))
@@ -373,7 +319,7 @@ def _read_object(book: _Book, data: Mapping[str, Any]) -> None:
 def _read_member(book: _Book, name: str, value: Any) -> None:
     if name in book.categories:
         values = value if isinstance(value, list) else [value]
-        book.allow(name, {book.category(name, v) for v in values})
+        book.allow(name, (book.category(name, v) for v in values))
         return
     if name in book.columns and name not in book.where and isinstance(value, list):
         _read_row(book, name, value)
@@ -382,10 +328,10 @@ def _read_member(book: _Book, name: str, value: Any) -> None:
     if isinstance(value, bool):
         raise EvidenceError(f"expected a number, [lower, upper] or an object; got {value!r}")
     if isinstance(value, int | float):
-        book.fix(at, _number(value))
+        _fix(book, at, _number(value))
     elif isinstance(value, list) and len(value) == 2:
         low, high = (_number(v, default) for v, default in zip(value, (-math.inf, math.inf), strict=True))
-        book.bound(at, low, high)
+        _bound(book, at, low, high)
     elif isinstance(value, Mapping):
         _read_details(book, at, value)
     else:
@@ -395,9 +341,19 @@ def _read_member(book: _Book, name: str, value: Any) -> None:
 def _read_row(book: _Book, site: str, value: list[Any]) -> None:
     if len(value) != len(book.columns[site]):
         raise EvidenceError(f"{len(value)} values for {len(book.columns[site])} columns; write null where unknown")
-    for i, v in enumerate(value):
-        if v is not None:
-            book.fix((site, i), _number(v))
+    told = [Statement(site, (), "=", {i: 1.0}, -_number(v)) for i, v in enumerate(value) if v is not None]
+    book.add(site, *told)
+
+
+def _fix(book: _Book, at: tuple[str, int], value: float) -> None:
+    book.compare(_Linear({at: 1.0}, -value), "=")
+
+
+def _bound(book: _Book, at: tuple[str, int], low: float, high: float) -> None:
+    if low > -math.inf:
+        book.compare(_Linear({at: 1.0}, -low), ">=")
+    if high < math.inf:
+        book.compare(_Linear({at: -1.0}, high), ">=")
 
 
 def _read_details(book: _Book, at: tuple[str, int], value: Mapping[str, Any]) -> None:
@@ -406,16 +362,16 @@ def _read_details(book: _Book, at: tuple[str, int], value: Mapping[str, Any]) ->
         if key not in allowed:
             raise EvidenceError(unknown_message("key", key, allowed))
     if "known" in value:
-        book.fix(at, _number(value["known"]))
+        _fix(book, at, _number(value["known"]))
     if ("near" in value) != ("sd" in value):
         raise EvidenceError("soft evidence needs both near and sd")
     if "near" in value:
         sd = _number(value["sd"])
         if sd <= 0:
             raise EvidenceError(f"sd must be positive; got {sd:g}")
-        book.near.setdefault(at, []).append((_number(value["near"]), sd))
+        book.compare(_Linear({at: 1.0}, -_number(value["near"])), "~", sd)
     if "min" in value or "max" in value:
-        book.bound(at, _number(value.get("min"), -math.inf), _number(value.get("max"), math.inf))
+        _bound(book, at, _number(value.get("min"), -math.inf), _number(value.get("max"), math.inf))
 
 
 def _finite(value: int | float) -> float:

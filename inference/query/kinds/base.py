@@ -1,0 +1,207 @@
+"""What every kind of evidence has: fields that are arrays, readers of text and files, and two ways to restrict a site.
+
+A kind is a subclass of `Piece` in a file of its own in this folder; `inference.query.evidence` finds it there. It may
+override, where it has something to say:
+
+    claims, from_statements     which statements of the text form it reads, and what they mean together
+    from_plain                  what it reads of plain arrays in an npz file
+    restrict_vector             what it says about the entries of a vector site
+    restrict_category           which values of a categorical site it leaves
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from phlogiston.errors import EvidenceError
+from phlogiston.inference.query.kinds.vector import Vector
+
+
+@dataclass(frozen=True)
+class Statement:
+    """One statement of the text form about one site.
+
+    Attributes:
+        site: the site it is about.
+        names: of the site's entries, or of the values of a categorical site.
+        relation: `"="` and `">="` compare `terms . x + constant` with zero, `"~"` says that it is zero up to Gaussian
+            noise of standard deviation `sd`, `"in"` restricts a categorical site to `values`.
+        terms: coefficient by entry, none of them zero.
+        constant: what is added to the terms.
+        sd: positive, for `"~"`.
+        values: numbers of categories, for `"in"`.
+    """
+
+    site: str
+    names: Sequence[str]
+    relation: Literal["=", ">=", "~", "in"]
+    terms: Mapping[int, float] = field(default_factory=dict)
+    constant: float = 0.0
+    sd: float = 0.0
+    values: frozenset[int] = frozenset()
+
+    def single(self) -> tuple[int, float, float]:
+        """The only entry, its coefficient, and the value at which the expression is zero."""
+        ((entry, slope),) = self.terms.items()
+        return entry, slope, -self.constant / slope + 0.0
+
+    def row(self) -> Tensor:
+        """The coefficients of all entries, float64 (D,)."""
+        a = torch.zeros(len(self.names), dtype=torch.float64)
+        for entry, slope in self.terms.items():
+            a[entry] = slope
+        return a
+
+
+class Piece:
+    """Base of all kinds of evidence.
+
+    Attributes:
+        kind: its name in files.
+        order: where its statements come among those of other kinds about one site.
+        fields: its arguments, as they are written to files.
+        rowwise: those of them that may hold several rows of evidence.
+        infinite: field -> what null stands for in JSON.
+        suffixes: of the names of plain arrays in npz files that it reads.
+        couples: it may tie entries of a vector to each other.
+    """
+
+    kind: ClassVar[str] = ""
+    order: ClassVar[int] = 0
+    fields: ClassVar[tuple[str, ...]] = ()
+    rowwise: ClassVar[tuple[str, ...]] = ()
+    infinite: ClassVar[Mapping[str, float]] = {}
+    suffixes: ClassVar[tuple[str, ...]] = ()
+    couples: ClassVar[bool] = False
+
+    def _set(self, **values: Any) -> None:
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The piece's fields as arrays, those that are None left out."""
+        values = {name: getattr(self, name) for name in self.fields}
+        return {
+            name: np.asarray(v.detach() if isinstance(v, Tensor) else v) for name, v in values.items() if v is not None
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Its kind and fields as plain JSON data; infinite numbers become null."""
+        return {"kind": self.kind, **{name: _plain(value.tolist()) for name, value in self.arrays().items()}}
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, Any]) -> Piece:
+        """Make one of fields read from a file, where null stands for infinity."""
+        for name in fields:
+            if name not in cls.fields:
+                raise EvidenceError(unknown_message(f"field of {cls.kind}", name, cls.fields))
+        return cls(**{k: _fill(v, cls.infinite[k]) if k in cls.infinite else v for k, v in fields.items()})
+
+    @classmethod
+    def from_plain(cls, name: str, arrays: Mapping[str, np.ndarray]) -> list[Piece]:
+        """Read plain arrays of an npz file: `""` is the one named as the site, the others are named `site_suffix`."""
+        return []
+
+    @classmethod
+    def claims(cls, statement: Statement) -> bool:
+        """Whether a statement of the text form is of this kind."""
+        return False
+
+    @classmethod
+    def from_statements(cls, statements: Sequence[Statement]) -> list[Piece]:
+        """Make evidence of the statements about one site that this kind claims; refuses contradictions among them."""
+        raise NotImplementedError
+
+    def restrict_vector(self, what: str, vector: Vector, row: int) -> None:
+        """Tell a vector site what this says about its entries; `what` begins messages."""
+        raise EvidenceError(f"{what} speaks about categories; {vector.name!r} is continuous")
+
+    def restrict_category(self, name: str, labels: Sequence[str], row: int) -> list[int] | None:
+        """The values of a categorical site that this leaves; None where it says nothing."""
+        raise EvidenceError(f"{name!r} is categorical: use Known or OneOf, not {type(self).__name__}")
+
+    def is_categorical(self, entries: int, width: int) -> bool:
+        """Whether this speaks about the categories of a discrete site, not about its entries as numbers.
+
+        Args:
+            entries: number of independent entries.
+            width: 1 for numbers, the number of values for one-hot vectors.
+        """
+        return False
+
+    def without_missing(self) -> Piece:
+        """The same about a site of category numbers, of which -1 means missing."""
+        return self
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_plain(v) for v in value]
+    return None if isinstance(value, float) and math.isinf(value) else value
+
+
+def _fill(value: Any, limit: float) -> Any:
+    if isinstance(value, list):
+        return [_fill(v, limit) for v in value]
+    return limit if value is None else value
+
+
+def category(name: str, value: int | str, labels: Sequence[str]) -> int:
+    """The number of a category given by number or name."""
+    if isinstance(value, str):
+        if value in labels:
+            return list(labels).index(value)
+        raise EvidenceError(unknown_message(f"value of {name!r}", value, labels))
+    if not 0 <= value < len(labels):
+        raise EvidenceError(f"{name!r} has values 0 to {len(labels) - 1}; got {value}")
+    return value
+
+
+def as_tensor(value: Any, what: str, *, allow_infinite: bool = False) -> Tensor:
+    """Turn numbers, lists, arrays into a tensor (floats become float64); refuse NaN and, mostly, infinity."""
+    try:
+        tensor = value.detach() if isinstance(value, Tensor) and not value.requires_grad else value
+        tensor = tensor if isinstance(tensor, Tensor) else torch.as_tensor(np.asarray(value))
+    except (TypeError, ValueError) as error:
+        raise EvidenceError(f"{what} must be a number or an array of numbers; got {value!r}") from error
+    if tensor.is_complex():
+        raise EvidenceError(f"{what} must be real; got {tensor.dtype}")
+    if tensor.is_floating_point():
+        tensor = tensor.double()
+        bad = torch.isnan(tensor) if allow_infinite else ~torch.isfinite(tensor)
+        if bool(bad.any()):
+            need = "a number" if allow_infinite else "a finite number"
+            raise EvidenceError(f"{what} holds {tensor[bad][0].item()}; every entry must be {need}")
+    return tensor
+
+
+def as_weight(value: Any, what: str) -> Tensor:
+    weight = as_tensor(value, what, allow_infinite=True).double()
+    if bool((weight < 0).any()):
+        raise EvidenceError(f"{what} must not be negative; got {weight.min().item()}")
+    return torch.where(torch.isinf(weight), 1.0, weight)  # "infinitely hard" is simply hard
+
+
+def check_broadcast(what: str, *tensors: Tensor) -> None:
+    try:
+        torch.broadcast_shapes(*(t.shape for t in tensors))
+    except RuntimeError as error:
+        shapes = ", ".join(str(tuple(t.shape)) for t in tensors)
+        raise EvidenceError(f"{what} do not fit together: shapes {shapes} do not broadcast") from error
+
+
+def unknown_message(kind: str, name: object, choices: Iterable[str]) -> str:
+    """Say that a name is unknown, and which valid one is nearest."""
+    known = list(choices)
+    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    shown = ", ".join(known[:20]) + (", ..." if len(known) > 20 else "")
+    return f"unknown {kind} {name!r}.{hint} Choose from: {shown}."
