@@ -1,4 +1,4 @@
-"""Drawing sequences from a stepwise model: whole batches, or one step after the other for as long as one likes.
+"""Drawing sequences from a stepwise model: whole batches, or one step after the other without end.
 
 Every row draws from a noise stream of its own, so that a row is the same whether it is drawn alone or among others.
 """
@@ -61,18 +61,18 @@ class RowNoise:
 
 
 class Generated(NamedTuple):
-    """What came of it.
+    """Drawn sequences.
 
     Attributes:
         x: (rows, steps, width), zeros after the end of a row.
         length: (rows,), steps that count; an end that is a step of its own is not counted.
-        clipped: share of drawn steps that a constraint changed.
+        clipped: (rows,), share of a row's steps that a constraint changed.
         state: the state after the last step of every row, to go on from; None if rows ended at different times.
     """
 
     x: Tensor
     length: Tensor
-    clipped: float
+    clipped: Tensor
     state: Any
 
 
@@ -112,21 +112,22 @@ def generate(
     ends = model.pen_states == 3
     x = torch.zeros(rows, steps, model.width)
     length = torch.full((rows,), steps, dtype=torch.long)
-    live = torch.arange(rows)  # rows still at it: computing stops for those that have ended
-    drawn, clipped = 0, 0
+    live = torch.arange(rows)  # rows that have not ended: computing stops for the others
+    clipped = torch.zeros(rows)
     for t in range(steps):
         prediction, state = model.predict(state)
         if unfinished is not None:
             prediction = _not_yet(prediction, unfinished(state))
         value = prediction.draw(noise.step(), choice)
         over = value[:, -1] > 1.5 if ends else torch.zeros(len(value), dtype=torch.bool)
+        changed = torch.zeros_like(over)
         if constrain is not None:
             allowed = constrain(value)
-            clipped += int((((allowed - value).abs() > tolerance).any(-1) & ~over).sum())
+            changed = ((allowed - value).abs() > tolerance).any(-1)
             value = allowed
         if stop is not None:
             over = over | stop(torch.tensor(t), value)
-        drawn += int((~over).sum())
+        clipped[live] += (changed & ~over).float()
         if bool(over.any()):
             length[live[over]] = t
             keep = (~over).nonzero().squeeze(-1)
@@ -137,18 +138,19 @@ def generate(
         x[live, t] = value
         state = model.observe(state, value)
     longest = int(length.max())
-    return Generated(x[:, :longest].clone(), length, clipped / max(1, drawn), state if len(live) == rows else None)
+    clipped = clipped / length.clamp_min(1)
+    return Generated(x[:, :longest].clone(), length, clipped, state if len(live) == rows else None)
 
 
 def _not_yet(prediction: Prediction, rows: Tensor) -> Prediction:
-    """The same law without the end, in some of the rows."""
+    """The same distribution without the end, in some of the rows."""
     assert prediction.pen is not None
     ends = torch.arange(prediction.pen.shape[-1]) == 2
     return replace(prediction, pen=prediction.pen.masked_fill(rows.unsqueeze(-1) & ends, -math.inf))
 
 
 class Stream:
-    """A model that plays along: hear steps, answer with steps, one at a time, in constant memory.
+    """A model in real time: take in steps, answer with steps, one at a time, in constant memory.
 
     Args:
         model: whose steps.
@@ -190,7 +192,7 @@ class Stream:
 
     @torch.inference_mode()
     def filter(self, value: Any) -> tuple[Any, float]:
-        """Take in a step and say what had been expected of it: the prediction, and the step's log probability."""
+        """Take in a step; return the prediction of it and its log probability."""
         seen = torch.as_tensor(value, dtype=torch.get_default_dtype()).reshape(-1, self.model.width)
         prediction, state = self.model.predict(self.state)
         score = float(prediction.log_prob(seen).sum())
@@ -220,7 +222,7 @@ def export_step(model: Stepwise, state: Any, choice: Choice = PLAIN) -> Any:
     wrapped = _Step(model, type(state), choice)
     training = model.training
     try:
-        with warnings.catch_warnings():  # torch tells of aliases that its own LSTM keeps of its weights
+        with warnings.catch_warnings():  # torch warns of aliases that its own LSTM keeps of its weights
             warnings.filterwarnings("ignore", ".*were assigned during export", UserWarning)
             return torch.export.export(wrapped.eval(), example)
     finally:
@@ -228,7 +230,7 @@ def export_step(model: Stepwise, state: Any, choice: Choice = PLAIN) -> Any:
 
 
 class _Step(torch.nn.Module):
-    """One step with the state as a plain tuple, which is all an exported function should know of."""
+    """One step with the state as a plain tuple, the form that an exported function takes."""
 
     def __init__(self, model: Stepwise, kind: Any, choice: Choice) -> None:
         super().__init__()

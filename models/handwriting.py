@@ -46,7 +46,7 @@ class WritingState(NamedTuple):
         first: (rows, 2, hidden), output and cell of the first layer.
         second: (rows, 2, hidden).
         third: (rows, 2, hidden).
-        kappa: (rows, J), where the windows are.
+        kappa: (rows, J), centres of the windows, in characters.
         window: (rows, characters + 1), what they show.
         phi: (rows, U + 1), how much of each character, and of the end.
         last: (rows, 3), the last step.
@@ -150,11 +150,11 @@ class Handwriting(Stepwise):
         hot = torch.nn.functional.one_hot(signs.clamp_min(0), self.characters + 1).to(self.unit.dtype)
         return hot * (signs >= 0).unsqueeze(-1)
 
-    def _look(self, h: Tensor, kappa: Tensor, text: Tensor, places: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _look(self, h: Tensor, kappa: Tensor, text: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Move the windows and look: (window, phi, kappa)."""
         a, b, k = self.slide(h).clamp(-8.0, 4.0).exp().chunk(3, -1)
         kappa = kappa + k
-        phi = (a.unsqueeze(-1) * torch.exp(-b.unsqueeze(-1) * (kappa.unsqueeze(-1) - places).square())).sum(1)
+        phi = (a.unsqueeze(-1) * torch.exp(-b.unsqueeze(-1) * (kappa.unsqueeze(-1) - index).square())).sum(1)
         return torch.bmm(phi.unsqueeze(1), text).squeeze(1), phi, kappa
 
     def _advance(self, entered: Tensor, window: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
@@ -208,18 +208,18 @@ class Handwriting(Stepwise):
             (its `last`, `height` and `seen` as they were).
         """
         steps = x.shape[1]
-        # the last step's own offset is part of where the pen is now, and `state.height` knows it already
+        # the last step's own offset is part of where the pen is now, and `state.height` holds it already
         rise = torch.cat([torch.zeros_like(x[:, :1, 1]), x[:, 1:, 1]], 1).cumsum(1)
         count = state.seen.unsqueeze(-1) + torch.arange(steps, device=x.device)
         features = self._features(x, state.height.unsqueeze(-1) + rise, count)
         entered = self.enter(features)
         h, c = state.first.unbind(1)
         window, kappa, phi = state.window, state.kappa, state.phi
-        places = torch.arange(state.text.shape[1], dtype=x.dtype, device=x.device)
+        index = torch.arange(state.text.shape[1], dtype=x.dtype, device=x.device)
         outputs, views, looks = [], [], []
         for t in range(steps):
             h, c = self._advance(entered[:, t], window, h, c)
-            window, phi, kappa = self._look(h, kappa, state.text, places)
+            window, phi, kappa = self._look(h, kappa, state.text, index)
             outputs.append(h)
             views.append(window)
             looks.append(phi)
@@ -244,8 +244,8 @@ class Handwriting(Stepwise):
     def unfinished(self, state: WritingState) -> Tensor:
         """Lines whose window has not come to the last character, bool (rows,): more is to be written.
 
-        Every lifted pen is a small chance of having ended, and a hand the model does not know well a larger one. What
-        is certain is the text.
+        The model gives the end a small probability at every lifted pen, a larger one in a hand that is unlike the
+        training data; the text itself is certain.
         """
         letters = (state.text[..., : self.characters].sum((1, 2))).long()
         return state.phi.argmax(-1) < letters - 1
@@ -266,7 +266,7 @@ class Handwriting(Stepwise):
         return ended, length + 1
 
     def predictions(self, x: Tensor, text: Tensor) -> tuple[Prediction, Tensor]:
-        """The laws of all steps of known lines at once, and the window's attention.
+        """The distributions of all steps of known lines at once, and the window's attention.
 
         Args:
             x: (rows, steps, 3) with the end as a step.
@@ -298,7 +298,7 @@ class Handwriting(Stepwise):
         Args:
             x: (rows, points, 3): dx, dy, pen 0 or 1; without the end.
             length: (rows,), how many points; all by default.
-            text: int64 (rows, U) or (1, U), -1 after the end. Always needed: the model says nothing about texts.
+            text: int64 (rows, U) or (1, U), -1 after the end. Always needed: the model has no distribution over texts.
             steps: run step by step, this far; the end is a step.
             rows: lines to write, where `x` is None.
 
@@ -316,18 +316,18 @@ class Handwriting(Stepwise):
             with pyro.plate("data", count, dim=-1):
                 return self.unroll(self.start(count, text), steps if steps is not None else 300, x, length)
         assert length is not None
-        found, _ = self.predictions(x, text)
+        prediction, _ = self.predictions(x, text)
         is_step = cast(torch.BoolTensor, valid_steps(length, x.shape[1]))
         is_point = cast(torch.BoolTensor, valid_steps(length - 1, x.shape[1]))
         with pyro.plate("data", len(x), dim=-2), pyro.plate("time", x.shape[1], dim=-1):
             with poutine.mask(mask=is_point):
-                pyro.sample("offset", found.values, obs=x[..., :2])
+                pyro.sample("offset", prediction.values, obs=x[..., :2])
             with poutine.mask(mask=is_step):
-                pyro.sample("pen", found.pen_law(), obs=x[..., 2])
+                pyro.sample("pen", prediction.pen_distribution(), obs=x[..., 2])
         return x
 
     def log_likelihood(self, x: Tensor, length: Tensor, text: Tensor) -> Tensor:
         """log p(strokes | text) in nats per line, (rows,); arguments as `forward`."""
         x, length = self.finish(x, length)
-        found, _ = self.predictions(x, text)
-        return torch.where(valid_steps(length, x.shape[1]), found.log_prob(x), 0.0).sum(-1)
+        prediction, _ = self.predictions(x, text)
+        return torch.where(valid_steps(length, x.shape[1]), prediction.log_prob(x), 0.0).sum(-1)

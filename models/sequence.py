@@ -3,7 +3,7 @@
     h_t = rnn(features(x_{t-1}, x_{t-2}), h_{t-1});   x_t | past ~ mixture(head(h_t), x_{t-1}, x_{t-2})
     pen_t | past ~ Bernoulli(head(h_t))                  where the data have a pen
 
-Every column is modelled in the coordinates that suit it: levels (a finger's place, a knob) by the step from the last
+Every column is modelled in the coordinates that suit it: levels (a finger's position, a knob) by the step from the last
 level, positive times by their logarithm, offsets as they are; densities come out in the data's own units. With a
 `grid` steps are scored by the probability of the grid's cell, within `bounds` and on the `lattices` of devices, where
 there are such (see `distributions.warped`).
@@ -31,7 +31,7 @@ from phlogiston.distributions.mixtures.joint import JointMixture
 from phlogiston.distributions.mixtures.noise import pick
 from phlogiston.distributions.warped import Warped
 from phlogiston.errors import ConfigError
-from phlogiston.models.sequence_start import standardise
+from phlogiston.models.sequence_start import first_components, measure
 from phlogiston.models.stepwise import Choice, Noise, Prediction, Stepwise, check_steps, valid_steps
 from phlogiston.networks.mixture_heads import check, mixture_parameters, num_outputs
 from phlogiston.networks.recurrent import Recurrent
@@ -69,7 +69,8 @@ class MDNRNN(Stepwise):
         grid: width of the cells steps are scored by; None for densities.
         min_scale: smallest standard deviation of a component, in units of its column.
         bounds: what levels lie within, both ends included; None for no bounds.
-        lattices: numbers of places per unit that some devices report levels on; which one, if any, the network guesses.
+        lattices: numbers of lattice points per unit that some devices report levels on; the network says how likely
+            each lattice is.
 
     Buffers `centre` and `unit` (D,) standardise: location and scale of a column (of its logarithm, of its steps); and
     `level_centre`, `level_unit`, `fine`, `usual` (D,) serve the network's view of the past.
@@ -139,11 +140,12 @@ class MDNRNN(Stepwise):
 
     @property
     def num_features(self) -> int:
-        """What the network sees of the past: places, moves, both in detail, lattices they lie on, pen, beginning."""
+        """Width of the network's input: levels, steps, both in detail, lattices they lie on, pen, beginning."""
         return 3 * self.targets + len(self.lattices) + (1 if self.pen_states else 0) + 2
 
     # ----- before training ----------------------------------------------------------------------------------------
 
+    @torch.no_grad()
     def initialise(self, x: Tensor, length: Tensor) -> None:
         """Standardise, and start with components of many widths around the middle.
 
@@ -151,11 +153,20 @@ class MDNRNN(Stepwise):
             x: (rows, steps, width).
             length: (rows,).
         """
-        standardise(self, x, length)
+        k, d = self.mixture_size, self.targets
+        units, steps = measure(x[..., :d], length, self.is_level, self.is_positive, self.floor, self.grid)
+        for name, value in units._asdict().items():
+            getattr(self, name).copy_(value)
+        narrowest = 0.02 if self.grid is not None else 0.1
+        loc, widths = first_components((steps - self.centre) / self.unit, k, self.is_level, narrowest)
+        self.head.weight.mul_(0.3)
+        self.head.bias.zero_()
+        self.head.bias[k : k + k * d] = loc.flatten()
+        self.head.bias[k + k * d : k + 2 * k * d] = widths.log().unsqueeze(-1).expand(k, d).flatten()
 
     @property
     def floor(self) -> float:
-        """Smallest positive value the network tells from others."""
+        """Smallest positive value that the network can distinguish."""
         return 0.5 * self.grid if self.grid is not None else 1e-4
 
     # ----- densities ----------------------------------------------------------------------------------------------
@@ -165,12 +176,12 @@ class MDNRNN(Stepwise):
         numbers, earlier = last[..., : self.targets], before[..., : self.targets]
         first, second = seen == 0, seen == 1
         step = (numbers - earlier) * (seen > 1).unsqueeze(-1)  # nothing is known of it before there were two
-        found = self._view(numbers, step, last[..., self.targets :])
-        found = torch.where(first.unsqueeze(-1), 0.0, found)
-        return torch.cat([found, torch.stack([first, second], -1).to(found.dtype)], -1)
+        view = self._view(numbers, step, last[..., self.targets :])
+        view = torch.where(first.unsqueeze(-1), 0.0, view)
+        return torch.cat([view, torch.stack([first, second], -1).to(view.dtype)], -1)
 
     def _view(self, numbers: Tensor, step: Tensor, pen: Tensor) -> Tensor:
-        """Where things are, how they moved, both in detail, lattices, and the pen: (..., 3 D + lattices + pen)."""
+        """Levels, steps, both in detail, lattices, and the pen: (..., 3 D + lattices + pen)."""
         warped = numbers
         if self._positive:
             warped = torch.where(self.is_positive, numbers.clamp_min(self.floor).log(), numbers)
@@ -181,14 +192,14 @@ class MDNRNN(Stepwise):
 
     def _lies_on(self, numbers: Tensor) -> list[Tensor]:
         """Whether all levels lie on a lattice, for every lattice: (..., 1) each."""
-        found = []
+        flags = []
         for count in self.lattices:
             index = numbers[..., self._levels] * count
-            found.append(((index - index.round()).abs() < 0.02).all(-1, keepdim=True).to(numbers.dtype))
-        return found
+            flags.append(((index - index.round()).abs() < 0.02).all(-1, keepdim=True).to(numbers.dtype))
+        return flags
 
     def prediction(self, out: Tensor, last: Tensor, before: Tensor, seen: Tensor) -> Prediction:
-        """The law of the next step, from the network's output (..., hidden) and the last two steps (..., width)."""
+        """The distribution of the next step, from the output (..., hidden) and the last two steps (..., width)."""
         raw, momentum, device, lifted = self.head(out).split(self._outputs, -1)
         params = mixture_parameters(raw, self.kind, self.mixture_size, self.targets, "exp", self.min_scale)
         if self._levels:
@@ -214,7 +225,7 @@ class MDNRNN(Stepwise):
     def predictions(
         self, x: Tensor, last: Tensor | None = None, seen: Tensor | None = None, hidden: Tensor | None = None
     ) -> tuple[Prediction, Tensor]:
-        """The laws of all steps of known sequences at once.
+        """The distributions of all steps of known sequences at once.
 
         Args:
             x: (rows, steps, width).
@@ -248,8 +259,8 @@ class MDNRNN(Stepwise):
 
         The same number as the program's, without the program around it. Arguments as `predictions`.
         """
-        found, hidden = self.predictions(x, last, seen, hidden)
-        return torch.where(valid_steps(length, x.shape[1]), found.log_prob(x), 0.0).sum(-1), hidden
+        prediction, hidden = self.predictions(x, last, seen, hidden)
+        return torch.where(valid_steps(length, x.shape[1]), prediction.log_prob(x), 0.0).sum(-1), hidden
 
     # ----- one step at a time -------------------------------------------------------------------------------------
 
@@ -282,13 +293,13 @@ class MDNRNN(Stepwise):
 
         Args:
             state: with `seen` steps in every row.
-            seen: at least 2; before that the long way is taken.
+            seen: at least 2; before that `predict`, `draw` and `observe` are used.
             noise: of this step.
             choice: temperatures and bias.
         """
         if seen < 2 or self.kind != "diag" or self.pen_states or self.bounded or choice.pi_temperature == 0:
-            law, after = self.predict(state)
-            value = law.draw(noise, choice)
+            prediction, after = self.predict(state)
+            value = prediction.draw(noise, choice)
             return value, self.observe(after, value)
         earlier, numbers = state.last.unbind(1)
         step = numbers - earlier
@@ -346,9 +357,9 @@ class MDNRNN(Stepwise):
         Args:
             x: (rows, given, width), or None.
             length: (rows,), how many steps count; all by default.
-            last: as `predictions`, for pieces of longer sequences.
+            last: as `predictions`, for windows of longer sequences.
             seen: as `predictions`.
-            place: unused; where a piece lies in its sequence.
+            place: unused; the sequence of a window and its number in it.
             steps: run step by step, this far.
             rows: sequences to generate, where `x` is None.
 
@@ -361,12 +372,12 @@ class MDNRNN(Stepwise):
                 return self.unroll(self.start(count), steps if steps is not None else 50, x, length)
         check_steps(x, self.width)
         length = torch.full((len(x),), x.shape[1], dtype=torch.long) if length is None else length
-        found, _ = self.predictions(x, last, seen)
+        prediction, _ = self.predictions(x, last, seen)
         valid = cast(torch.BoolTensor, valid_steps(length, x.shape[1]))
         with pyro.plate("data", len(x), dim=-2), pyro.plate("time", x.shape[1], dim=-1), poutine.mask(mask=valid):
-            pyro.sample("x", found.values, obs=x[..., : self.targets])
+            pyro.sample("x", prediction.values, obs=x[..., : self.targets])
             if self.pen_states:
-                pyro.sample("pen", found.pen_law(), obs=x[..., self.targets])
+                pyro.sample("pen", prediction.pen_distribution(), obs=x[..., self.targets])
         return x
 
     def extra_repr(self) -> str:

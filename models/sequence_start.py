@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,57 +11,83 @@ from torch import Tensor
 from phlogiston.distributions.warped import TINY
 from phlogiston.models.stepwise import valid_steps
 
-if TYPE_CHECKING:
-    from phlogiston.models.sequence import MDNRNN
+
+class Units(NamedTuple):
+    """The buffers of `models.sequence.MDNRNN` that standardise, (targets,) each.
+
+    Attributes:
+        centre: location of a column (of its logarithm; 0 for levels).
+        unit: its scale (of its logarithm, of the steps of levels).
+        level_centre: location of what the network sees of a column.
+        level_unit: scale of the same.
+        fine: size of the differences that must be told apart.
+        usual: the median.
+    """
+
+    centre: Tensor
+    unit: Tensor
+    level_centre: Tensor
+    level_unit: Tensor
+    fine: Tensor
+    usual: Tensor
 
 
-@torch.no_grad()
-def standardise(model: MDNRNN, x: Tensor, length: Tensor) -> None:
-    """Set the buffers and the head of a model.
+def measure(
+    x: Tensor, length: Tensor, is_level: Tensor, is_positive: Tensor, floor: float, grid: float | None
+) -> tuple[Units, Tensor]:
+    """Measure training sequences.
 
     Args:
-        model: the model.
-        x: (rows, steps, width).
+        x: (rows, steps, targets).
         length: (rows,).
+        is_level: bool (targets,), columns modelled by the step from their last value.
+        is_positive: bool (targets,), columns modelled by their logarithm.
+        floor: smallest positive value.
+        grid: width of the cells steps are scored by, or None.
+
+    Returns:
+        The units, and at most some 20,000 steps (steps, targets) in the coordinates that are modelled.
     """
     valid = valid_steps(length, x.shape[1])
     inside = valid.clone()
     inside[:, 0] = False  # the first step follows nothing
     if not bool(inside.any()):
         inside = valid
-    numbers = x[..., : model.targets].double()
-    warped = torch.where(model.is_positive, numbers.clamp_min(model.floor).log(), numbers)
+    numbers = x.double()
+    warped = torch.where(is_positive, numbers.clamp_min(floor).log(), numbers)
     before = torch.cat([warped[:, :1], warped[:, :-1]], 1)
-    steps = torch.where(model.is_level, warped - before, warped)[inside]
+    steps = torch.where(is_level, warped - before, warped)[inside]
     levels = warped[valid]
-    model.centre.copy_(torch.where(model.is_level, 0.0, steps.mean(0)))
-    model.unit.copy_(_scale(steps))
-    model.level_centre.copy_(levels.mean(0))
-    model.level_unit.copy_(_scale(levels))
     size = steps.abs()
     typical = torch.stack([c[c > 0].median() if bool((c > 0).any()) else c.new_ones(()) for c in size.unbind(-1)])
-    # differences of the size of a cell must be seen, or of the steps most often taken
-    model.fine.copy_(typical if model.grid is None else torch.full_like(typical, 2.0 * model.grid))
-    model.usual.copy_(numbers[inside].median(0).values)
-    start_head(model, (steps[:: max(1, len(steps) // 20_000)] - model.centre) / model.unit)
+    units = Units(
+        centre=torch.where(is_level, 0.0, steps.mean(0)),
+        unit=_scale(steps),
+        level_centre=levels.mean(0),
+        level_unit=_scale(levels),
+        # differences of the size of a cell must be seen, or of the steps most often taken
+        fine=typical if grid is None else torch.full_like(typical, 2.0 * grid),
+        usual=numbers[inside].median(0).values,
+    )
+    return units, steps[:: max(1, len(steps) // 20_000)]
 
 
-def start_head(model: MDNRNN, steps: Tensor) -> None:
-    """Components of many widths around standardised steps (steps, targets), narrow ones where most of the data are."""
-    k, d = model.mixture_size, model.targets
-    model.head.weight.mul_(0.3)
-    bias = model.head.bias
-    bias.zero_()
-    widths = torch.logspace(math.log10(0.02 if model.grid is not None else 0.1), 0.0, k)
+def first_components(steps: Tensor, num_components: int, is_level: Tensor, narrowest: float) -> tuple[Tensor, Tensor]:
+    """Components of many widths around standardised steps (steps, targets), narrow ones where most of the data are.
+
+    Returns:
+        Means (components, targets) and standard deviations (components,).
+    """
+    k, d = num_components, steps.shape[1]
+    widths = torch.logspace(math.log10(narrowest), 0.0, k)
     levels = (torch.arange(k) + 0.5) / k
     loc = torch.zeros(k, d)
     for column in range(d):
-        if not bool(model.is_level[column]):
+        if not bool(is_level[column]):
             # narrow components where most of the data are, wide ones outside
             order = (levels - 0.5).abs().argsort()
             loc[:, column] = steps[:, column].quantile(levels[order].double()).float()
-    bias[k : k + k * d] = loc.flatten()
-    bias[k + k * d : k + 2 * k * d] = widths.log().unsqueeze(-1).expand(k, d).flatten()
+    return loc, widths
 
 
 def _scale(values: Tensor) -> Tensor:

@@ -47,8 +47,8 @@ class SketchState(NamedTuple):
         position: (rows, 2), where the pen is, in data units.
         seen: (rows,), steps so far.
         bias: (rows, inputs), what the latent adds to every input.
-        plan: (rows, planned steps, 5), where the latent wants the pen to be after each step, in data units, and logits
-            of its states; one step of zeros where there is no plan.
+        plan: (rows, planned steps, 5), where the pen should be after each step according to the latent, in data units,
+            and logits of its states; one step of zeros where there is no plan.
     """
 
     hidden: Tensor
@@ -69,8 +69,8 @@ class SketchRNN(Stepwise):
         inputs: width of the decoder's input layer.
         min_scale: smallest standard deviation of a component, in units of the offsets' standard deviation.
         plan: steps the latent has a plan for; 0 for none.
-        wander: how far off, at most, the places are that the decoder sees while it is trained, in standard deviations
-            of offsets; see `_astray`.
+        wander: how far off, at most, the positions are that the decoder sees in training, in standard deviations of
+            offsets; see `_astray`.
 
     Buffer `unit` (2,) is the standard deviation of offsets, the same for both.
     """
@@ -126,12 +126,12 @@ class SketchRNN(Stepwise):
         self.head.weight.mul_(0.3)
         self.head.bias.zero_()
         chosen = torch.randperm(len(offsets))[:k]
-        found = (offsets[chosen] / unit.clamp_min(1e-12)).float()
-        self.head.bias[k : k + 2 * len(found)] = 0.5 * found.flatten()
+        points = (offsets[chosen] / unit.clamp_min(1e-12)).float()
+        self.head.bias[k : k + 2 * len(points)] = 0.5 * points.flatten()
         self.head.bias[3 * k : 5 * k] = torch.linspace(-2.0, 0.0, k).repeat_interleave(2)
 
     def prior(self) -> Any:
-        """Law of z: a standard normal of `latent` numbers."""
+        """Prior of z: a standard normal of `latent` numbers."""
         zero = self.unit.new_zeros(self.latent)
         return dist.Normal(zero, torch.ones_like(zero)).to_event(1)
 
@@ -147,7 +147,7 @@ class SketchRNN(Stepwise):
         return ended, length + 1
 
     def planned(self, z: Tensor) -> Tensor:
-        """What latents (rows, latent) want of the first steps: (rows, steps, 5), see `SketchState`.
+        """The plan that latents (rows, latent) make for the first steps: (rows, steps, 5), see `SketchState`.
 
         One step of zeros where there is no plan.
         """
@@ -157,7 +157,7 @@ class SketchRNN(Stepwise):
         return torch.cat([raw[..., :2] * self.unit, raw[..., 2:]], -1)
 
     def _lead(self, plan: Tensor, position: Tensor, seen: Tensor) -> Tensor:
-        """What a plan adds to the inputs of steps, (rows, steps, inputs): how far off its place is, and its pen."""
+        """What a plan adds to inputs, (rows, steps, inputs): how far off the planned position is, the planned pen."""
         at = seen.clamp_max(plan.shape[1] - 1).unsqueeze(-1).expand(-1, -1, 5)
         now = plan.gather(1, at)
         return self.to_gap(torch.cat([(now[..., :2] - position) / self.unit, now[..., 2:].softmax(-1)], -1))
@@ -166,9 +166,9 @@ class SketchRNN(Stepwise):
         state = last[..., 2]
         first = (seen == 0).to(last.dtype)
         down, lifted, over = (state == 0).to(last.dtype), (state == 1).to(last.dtype), (state == 2).to(last.dtype)
-        scaled, place = last[..., :2] / self.unit, 0.5 * position / self.unit
+        scaled, where = last[..., :2] / self.unit, 0.5 * position / self.unit
         flags = torch.stack([down, lifted, over, first], -1)
-        return torch.cat([scaled, place, flags], -1)
+        return torch.cat([scaled, where, flags], -1)
 
     def begin(self, z: Tensor | None, rows: int) -> tuple[Tensor, Tensor]:
         """The decoder's first state and what z adds to its inputs: (rows, depth, hidden), (rows, inputs)."""
@@ -196,7 +196,7 @@ class SketchRNN(Stepwise):
         return Prediction(values, raw[..., 6 * k :])
 
     def predictions(self, x: Tensor, z: Tensor | None = None) -> Prediction:
-        """The laws of all steps of known drawings at once.
+        """The distributions of all steps of known drawings at once.
 
         Args:
             x: (rows, steps, 3) with the end as a step (see `finish`).
@@ -225,7 +225,7 @@ class SketchRNN(Stepwise):
             times = len(flat) // rows
             inputs = inputs + self._lead(self.planned(flat), position.repeat(times, 1, 1), count.repeat(times, 1))
         out, _ = self.rnn(torch.tanh(inputs), hidden)
-        # the law of the offset from where the pen truly is
+        # the distribution of the offset from where the pen truly is
         return self._prediction(out.unflatten(0, (*lead, rows)) if lead else out, astray)
 
     def start(self, rows: int, z: Tensor | None = None) -> SketchState:
@@ -294,12 +294,12 @@ class SketchRNN(Stepwise):
         is_point = cast(torch.BoolTensor, valid_steps(length - 1, x.shape[1]))
         with pyro.plate("data", len(x), dim=-2):
             z = pyro.sample("z", self.prior()) if self.latent else None  # (..., rows, 1, latent)
-            found = self.predictions(x, None if z is None else z.squeeze(-2))
+            prediction = self.predictions(x, None if z is None else z.squeeze(-2))
             with pyro.plate("time", x.shape[1], dim=-1):
                 with poutine.mask(mask=is_point):
-                    pyro.sample("offset", found.values, obs=x[..., :2])
+                    pyro.sample("offset", prediction.values, obs=x[..., :2])
                 with poutine.mask(mask=is_step):
-                    pyro.sample("pen", found.pen_law(), obs=x[..., 2])
+                    pyro.sample("pen", prediction.pen_distribution(), obs=x[..., 2])
         return x
 
     def log_likelihood(self, x: Tensor, length: Tensor, z: Tensor | None = None) -> Tensor:
@@ -309,5 +309,5 @@ class SketchRNN(Stepwise):
 
     def steps_log_prob(self, x: Tensor, length: Tensor, z: Tensor | None = None) -> Tensor:
         """The same step by step, (..., rows, steps), for drawings with the end as a step."""
-        found = self.predictions(x, z).log_prob(x)
-        return torch.where(valid_steps(length, x.shape[1]), found, 0.0)
+        steps = self.predictions(x, z).log_prob(x)
+        return torch.where(valid_steps(length, x.shape[1]), steps, 0.0)

@@ -1,4 +1,4 @@
-"""What models of sequences share: one step of them, seen from outside, and the program that runs step by step.
+"""What models of sequences share: the distribution of one step, and the program that runs step by step.
 
 A model of sequences can be run in two ways. *Teacher-forced*: the sequence is known, so all steps are computed at once.
 *Free-running*: every step is predicted from a state, drawn (or observed), and fed back. Both are the same model; the
@@ -6,7 +6,7 @@ second needs no more than `start`, `predict` and `observe`, which is also all th
 export use.
 
     state = model.start(rows)
-    prediction, state = model.predict(state)       law of the next step
+    prediction, state = model.predict(state)       distribution of the next step
     state = model.observe(state, value)            the step was `value`, drawn or seen
 """
 
@@ -63,7 +63,7 @@ PLAIN = Choice()
 
 @dataclass(frozen=True)
 class Prediction:
-    """The law of one step: numbers from a mixture and, in drawings, the state of the pen.
+    """The distribution of one step: numbers from a mixture and, in drawings, the state of the pen.
 
     Attributes:
         values: distribution of the numbers, event (D,).
@@ -98,7 +98,7 @@ class Prediction:
             numbers = torch.where((state == 2).unsqueeze(-1), 0.0, numbers)
         return torch.cat([numbers, state.to(numbers.dtype).unsqueeze(-1)], -1)
 
-    def pen_law(self) -> Any:
+    def pen_distribution(self) -> Any:
         """The pen's distribution as Pyro takes it."""
         assert self.pen is not None
         return dist.Categorical(logits=self.pen, validate_args=False)
@@ -128,11 +128,18 @@ class Stepwise(nn.Module):
 
     @abstractmethod
     def predict(self, state: Any) -> tuple[Prediction, Any]:
-        """The law of the next step, and the state that goes with it."""
+        """The distribution of the next step, and the state that goes with it."""
 
     @abstractmethod
     def observe(self, state: Any, value: Tensor) -> Any:
         """The state after the step was `value`, (rows, width)."""
+
+    def consume(self, state: Any, x: Tensor) -> Any:
+        """The state after known steps (rows, steps, width)."""
+        for value in x.unbind(1):
+            _, state = self.predict(state)
+            state = self.observe(state, value)
+        return state
 
     def unroll(self, state: Any, steps: int, x: Tensor | None = None, length: Tensor | None = None) -> Tensor:
         """Run the program step by step; called inside the plate "data", whose dim is -1.
@@ -157,7 +164,7 @@ class Stepwise(nn.Module):
             with poutine.mask(mask=cast(torch.BoolTensor, counts)):
                 if self.pen_states:
                     pen_seen = None if seen is None else seen[:, -1]
-                    pen = pyro.sample(f"pen_{t}", prediction.pen_law(), obs=pen_seen)
+                    pen = pyro.sample(f"pen_{t}", prediction.pen_distribution(), obs=pen_seen)
                     draws = pen < 1.5 if self.pen_states == 3 else torch.ones_like(counts)
                     with poutine.mask(mask=cast(torch.BoolTensor, draws)):
                         numbers = pyro.sample(f"x_{t}", prediction.values, obs=None if seen is None else seen[:, :-1])
@@ -195,7 +202,7 @@ def valid_steps(length: Tensor, steps: int) -> Tensor:
 
 
 def check_steps(x: Tensor, width: int) -> None:
-    """Refuse what are no sequences of this model.
+    """Refuse sequences of another shape than the model's.
 
     Raises:
         ShapeError: another number of axes or columns.

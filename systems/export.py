@@ -67,8 +67,9 @@ def write(path: Path, samples: Samples) -> None:
             if names and site in samples.tensors
         }
         np.savez_compressed(path, allow_pickle=False, **samples.tensors, **extra)
-    elif export_sequences.is_sequences(samples):
-        export_sequences.write(path, samples)
+    elif export_sequences.is_sequences(samples.tensors):
+        names = tuple(samples.columns.get("x") or ())
+        export_sequences.write(path, samples.tensors["x"], samples.tensors["length"], names)
     elif kind in export_sequences.SUFFIXES:
         raise ConfigError(f"these samples are no sequences; a {kind} file cannot show them. Use .npz.")
     elif kind == ".csv":

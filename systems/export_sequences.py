@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,31 +13,33 @@ from phlogiston.errors import ConfigError
 from phlogiston.evaluate.figures import INK, new_figure
 from phlogiston.systems import drawing, music
 
-if TYPE_CHECKING:
-    from phlogiston.systems.export import Samples
-
 SUFFIXES = (".svg", ".mid", ".wav")
 _SHOWN = 36
 
 
-def is_sequences(samples: Samples) -> bool:
+def is_sequences(tensors: Mapping[str, Array]) -> bool:
     """Say whether samples are sequences: `x` (rows, steps, columns) and `length` (rows,)."""
-    x, length = samples.tensors.get("x"), samples.tensors.get("length")
+    x, length = tensors.get("x"), tensors.get("length")
     return x is not None and length is not None and x.ndim == 3 and length.ndim == 1
 
 
-def write(path: Path, samples: Samples) -> None:
+def write(path: Path, x: Array, length: Array, names: tuple[str, ...] = ()) -> None:
     """Write sequences in the form the suffix asks for.
 
     `.svg`, `.png`, `.gif`: drawings. `.mid`, `.wav`: the first performance as notes or sound; `.png` shows performances
     on their screen. `.csv`: one row per step, with the number of its sequence.
 
+    Args:
+        path: the file.
+        x: (rows, steps, columns).
+        length: (rows,), steps that count.
+        names: of the columns; numbered by default.
+
     Raises:
         ConfigError: these sequences cannot be shown in that form.
     """
     kind = path.suffix.lower()
-    x, length = samples.tensors["x"], samples.tensors["length"]
-    columns = tuple(samples.columns.get("x") or ()) or tuple(f"x{i}" for i in range(x.shape[2]))
+    columns = names or tuple(f"x{i}" for i in range(x.shape[2]))
     if kind == ".csv":
         _write_csv(path, x, length, columns)
     elif kind in (".mid", ".wav"):
@@ -70,7 +72,7 @@ def _write_csv(path: Path, x: Array, length: Array, columns: tuple[str, ...]) ->
 
 
 def _plot(path: Path, x: Array, length: Array, columns: tuple[str, ...]) -> None:
-    """Fingers on their screen where there is one, otherwise every column over time."""
+    """Touches on their screen where the columns are those of touches, otherwise every column over time."""
     count = min(len(x), 16)
     touch = {"x", "y", "dt"} <= set(columns)
     across = min(4, count)

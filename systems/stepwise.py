@@ -1,22 +1,29 @@
-"""What systems of sequences share: sequences in whatever form a user has them, and the verbs that draw and stream."""
+"""What systems of sequences share: reading sequences in every accepted form, questions, streams, export."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from phlogiston.datasets.base import Dataset, Split
-from phlogiston.errors import ConfigError, DataError, ShapeError
+from phlogiston.errors import ConfigError, DataError, ShapeError, unknown_name
+from phlogiston.evaluate.figures import ACCENT, INK, new_figure
 from phlogiston.models.generation import Stream, export_step
 from phlogiston.models.stepwise import Choice, Stepwise, select
 from phlogiston.systems.base import System, rows_of
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from phlogiston.inference.query.answer import Answer
+
 MAX_STEPS = 100_000
+METHODS = ("auto", "particle filter")  # of `query`
 
 
 class StepwiseSystem(System):
@@ -29,6 +36,17 @@ class StepwiseSystem(System):
         """Columns of a step."""
         self._need_fit()
         return len(self.schema["columns"])
+
+    def typical_steps(self) -> int:
+        """Steps of a sequence where a question names no number."""
+        raise NotImplementedError(f"{type(self).__name__} must define typical_steps()")
+
+    def read_rows(self, data: Any) -> Split:
+        """Read rows to score: also one sequence, a list of them, or a padded array; see `sequences`."""
+        if isinstance(data, Split | Mapping):
+            return super().read_rows(data)
+        x, length = self.sequences(data)
+        return Split({"x": x, "length": length})
 
     def sequences(self, x: Any, length: Any = None, *, most: int = MAX_STEPS) -> tuple[Tensor, Tensor]:
         """Take sequences in any form: (rows, steps, width) and (rows,).
@@ -88,11 +106,63 @@ class StepwiseSystem(System):
             raise ShapeError(f"{what} has {x.shape[-1]} columns; this model takes {self.width}: {names}")
 
     def constrain(self, value: Tensor) -> Tensor:
-        """Keep drawn steps where data can be; feed them back so."""
+        """Keep drawn steps within the limits of the data; what is returned is fed back."""
         return value
 
-    def stream(self, state: Any = None, *, seed: int = 0, **choice: float) -> Stream:
-        """Play along in real time: `hear` what somebody does, `step` to answer, in constant memory.
+    def query(
+        self,
+        evidence: Any = None,
+        ask: Sequence[str] | None = None,
+        num_samples: int = 1000,
+        *,
+        method: str = "auto",
+        seed: int | None = None,
+        steps: int | None = None,
+    ) -> Answer:
+        """Sample whole sequences given what is known of them: any steps, any columns, boxes, soft values.
+
+        Particles go through the sequence step by step; known columns of a step condition its mixture exactly, all else
+        weighs them, and they are resampled when their weights have become uneven. The site is `x`, its entries
+        (steps x columns). Where the end is learned, the pen is 2 at the step that ends the sequence.
+
+        Args:
+            evidence: about `x`, each (steps, columns) or flat; see `inference.query.evidence`.
+            ask: `["x"]`.
+            num_samples: particles, and samples.
+            method: `"particle filter"`, which is what `"auto"` takes.
+            seed: of this call; None draws one from torch's generator.
+            steps: length of the sequence; that of the evidence by default.
+
+        Returns:
+            The answer; `x` has shape (samples, steps, columns).
+
+        Raises:
+            EvidenceError: malformed or impossible evidence.
+            UnknownNameError: no such method.
+        """
+        self._need_fit()
+        return self._filter(evidence, ask, num_samples, method, seed, steps, self.typical_steps())
+
+    def _filter(
+        self,
+        evidence: Any,
+        ask: Sequence[str] | None,
+        num_samples: int,
+        method: str,
+        seed: int | None,
+        steps: int | None,
+        typical: int,
+        start: Callable[[int], Any] | None = None,
+    ) -> Answer:
+        from phlogiston.systems.particle_filter import filter_particles
+
+        if method not in METHODS:
+            raise unknown_name("query method", method, METHODS)
+        columns = self.schema["columns"]
+        return filter_particles(self.model, evidence, ask, num_samples, steps, typical, seed, start, columns)
+
+    def stream(self, state: Any = None, *, seed: int = 0, **choice: Any) -> Stream:
+        """Draw in real time: `hear` takes in a step that was made elsewhere, `step` draws one, in constant memory.
 
         Args:
             state: to begin from; the beginning by default.
@@ -105,12 +175,12 @@ class StepwiseSystem(System):
             state = self.model.start(1) if state is None else state
         return Stream(self.model, state, seed, make_choice(**choice), self.constrain)
 
-    def export(self, path: str | Path | None = None, *, state: Any = None, **choice: float) -> Any:
+    def export(self, path: str | Path | None = None, *, state: Any = None, **choice: Any) -> Any:
         """Export one step through `torch.export`, to run where this package is not.
 
         Args:
             path: file to write, `.pt2`; None writes nothing.
-            state: whose shapes the function takes; one row at its beginning by default.
+            state: its shapes are those the function takes; one row at its beginning by default.
             **choice: as `stream`; fixed in the exported function.
 
         Returns:
@@ -124,10 +194,31 @@ class StepwiseSystem(System):
         if target is not None and target.exists():
             raise ConfigError(f"{str(target)!r} exists already; choose another name, nothing was written")
         state = self.model.start(1) if state is None else state
-        found = export_step(self.model, state, make_choice(**choice))
+        program = export_step(self.model, state, make_choice(**choice))
         if target is not None:
-            torch.export.save(found, target)
-        return found
+            torch.export.save(program, target)
+        return program
+
+
+def training_curve(system: System, unit: str) -> Figure | None:
+    """Loss over training, with that of validation rows where there are some; None without a history.
+
+    Args:
+        system: a fitted system.
+        unit: of the loss.
+    """
+    records = [r for r in system.history.records if r.get("loss") is not None] if system.history is not None else []
+    if not records:
+        return None
+    figure = new_figure(6.0, 3.0, "loss over training")
+    axes = figure.add_subplot()
+    axes.plot([r["step"] for r in records], [r["loss"] for r in records], color=INK, linewidth=1.2, label="training")
+    valid = [(r["step"], r["valid_loss"]) for r in records if r.get("valid_loss") is not None]
+    if valid:
+        axes.plot(*zip(*valid, strict=True), color=ACCENT, linewidth=1.2, label="validation")
+    axes.set(xlabel="step", ylabel=unit)
+    axes.legend(frameon=False)
+    return figure
 
 
 def make_choice(
@@ -167,7 +258,7 @@ def consume_rows(model: Stepwise, x: Tensor, length: Tensor, start: Any) -> Any:
     """The state after known sequences of different lengths.
 
     Args:
-        model: with a `consume`.
+        model: of the sequences.
         x: (rows, steps, width).
         length: (rows,).
         start: the state before, with as many rows.
@@ -175,7 +266,7 @@ def consume_rows(model: Stepwise, x: Tensor, length: Tensor, start: Any) -> Any:
     parts: list[Any] = [None] * len(x)
     for size in length.unique().tolist():
         rows = (length == size).nonzero().squeeze(-1)
-        after = model.consume(select(start, rows), x[rows, :size])  # type: ignore[operator]
-        for place, row in enumerate(rows.tolist()):
-            parts[row] = select(after, torch.tensor([place]))
+        after = model.consume(select(start, rows), x[rows, :size])
+        for i, row in enumerate(rows.tolist()):
+            parts[row] = select(after, torch.tensor([i]))
     return type(start)(*(torch.cat([getattr(p, name) for p in parts]) for name in start._fields))

@@ -251,7 +251,7 @@ class HandwritingModel(StepwiseSystem):
         seed: int | None = None,
     ) -> Any:
         """Sample lines that say `text`, given any of their entries, by a particle filter; see `SequenceModel.query`."""
-        from phlogiston.systems.sequence.query import filter_particles
+        from phlogiston.systems.particle_filter import filter_particles
 
         codes = self.codes(text)
         typical = round(self.schema["points_per_character"] * len(text)) + 1

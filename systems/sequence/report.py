@@ -1,4 +1,12 @@
-"""Figures of merit and pictures of recurrent mixture density networks."""
+"""Figures of merit and pictures of recurrent mixture density networks, as tables; see `systems.evaluation`.
+
+Metrics by group:
+
+    nats_per_step     minus the mean log probability of a step, with the share of each column by itself in its detail
+    log_likelihood    mean log probability of whole sequences
+    generated         of 64 generated sequences: `clipped_share`, the share of steps that a limit changed; where there
+                      is a column `dt` also `generated_median_dt`, `generated_tap_share` and those of the data
+"""
 
 from __future__ import annotations
 
@@ -11,35 +19,46 @@ from torch import Tensor
 from phlogiston.evaluate.figures import ACCENT, INK, SOFT, new_figure
 from phlogiston.evaluate.metric import Metric, from_rows
 from phlogiston.evaluate.score import Score
+from phlogiston.inference.query.evidence import Known
 from phlogiston.models.stepwise import valid_steps
+from phlogiston.systems.drawing import gallery
+from phlogiston.systems.evaluation import Evaluation
+from phlogiston.systems.stepwise import training_curve
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from phlogiston.inference.query.answer import Answer
     from phlogiston.systems.sequence.system import SequenceModel
 
 TAP = 0.1  # seconds; a longer pause is a new tap, a shorter one part of a swipe
 GENERATED = 64
 
 
-def evaluate(system: SequenceModel, data: Any, wanted: set[str]) -> dict[str, Metric]:
-    """See `SequenceModel.evaluate`."""
-    x, length = system.sequences(data)
-    found: dict[str, Metric] = {}
-    if wanted & {"nats_per_step", "log_likelihood"}:
-        steps = system._steps(x, length)
-        whole = torch.cat([value.sum(-1) for value, _ in steps])
-        parts = sum((p.double().sum((0, 1)) for _, p in steps), torch.zeros(system.model.targets, dtype=torch.double))
-        if "nats_per_step" in wanted:
-            found["nats_per_step"] = _per_step(system, whole, parts, length)
-        if "log_likelihood" in wanted:
-            found["log_likelihood"] = Score(whole, "exact").mean()
-    if "generated" in wanted:
-        found.update(_generated(system, x, length))
-    return found
+def _rows(e: Evaluation[SequenceModel]) -> tuple[Tensor, Tensor]:
+    """Held-out sequences (rows, steps, width) and their lengths."""
+    return e.once("sequences", lambda: e.system.sequences(e.rows))
 
 
-def _per_step(system: SequenceModel, whole: Tensor, parts: Tensor, length: Tensor) -> Metric:
+def _scores(e: Evaluation[SequenceModel]) -> tuple[Tensor, Tensor]:
+    """Log probability of each sequence, (rows,), and of each column by itself, summed over all steps, (targets,)."""
+
+    def compute() -> tuple[Tensor, Tensor]:
+        chunks = e.system.score_steps(*_rows(e))
+        columns = torch.zeros(e.system.model.targets, dtype=torch.double)
+        return torch.cat([v.sum(-1) for v, _ in chunks]), sum((p.double().sum((0, 1)) for _, p in chunks), columns)
+
+    return e.once("scores", compute)
+
+
+def log_likelihood(e: Evaluation[SequenceModel]) -> dict[str, Metric]:
+    """Mean log probability of a sequence."""
+    return {"log_likelihood": Score(_scores(e)[0], "exact").mean()}
+
+
+def nats_per_step(e: Evaluation[SequenceModel]) -> dict[str, Metric]:
+    """Minus the mean log probability of a step."""
+    system, (whole, parts), (_, length) = e.system, _scores(e), _rows(e)
     total = float(length.sum())
     mean = -float(whole.double().sum()) / total
     # a ratio of sums: the spread of whole sequences around it gives the error
@@ -51,62 +70,86 @@ def _per_step(system: SequenceModel, whole: Tensor, parts: Tensor, length: Tenso
     detail["steps"] = int(total)
     if system.config.grid:
         detail["scored"] = f"cells of {system.config.grid:g}"
-    return Metric(mean, error, len(length), "exact", False, detail)
+    return {"nats_per_step": Metric(mean, error, len(length), "exact", False, detail)}
 
 
-def _generated(system: SequenceModel, x: Tensor, length: Tensor) -> dict[str, Metric]:
-    columns = system.schema["columns"]
+def generated(e: Evaluation[SequenceModel]) -> dict[str, Metric]:
+    """Generated sequences beside those of the data."""
+    x, length = _rows(e)
+    columns = e.system.schema["columns"]
     timed = "dt" in columns
     seconds = float(x[..., columns.index("dt")].sum(1).median()) if timed else None
-    drawn = system.sample(GENERATED, seconds=seconds or None, seed=0)
-    found = {"clipped_share": Metric(float(drawn["clipped"]), None, int(drawn["length"].sum()), "estimate", False)}
+    drawn = e.system.sample(GENERATED, seconds=seconds or None, seed=0)
+    steps = int(drawn["length"].sum())
+    clipped = float((drawn["clipped"] * drawn["length"]).sum().round()) / max(1, steps)
+    metrics = {"clipped_share": Metric(clipped, None, steps, "estimate", False)}
     if timed and int(drawn["length"].max()):
         at = columns.index("dt")
         own = drawn["x"][valid_steps(drawn["length"], drawn["x"].shape[1])][:, at]
         real = x[valid_steps(length, x.shape[1])][:, at]
-        n = len(own)
-        found["generated_median_dt"] = Metric(float(own.median()), None, n, "estimate", None)
-        found["data_median_dt"] = Metric(float(real.median()), None, len(real), "exact", None)
-        found["generated_tap_share"] = from_rows((own > TAP).double(), "estimate")
-        found["data_tap_share"] = from_rows((real > TAP).double(), "exact")
-    return found
+        metrics["generated_median_dt"] = Metric(float(own.median()), None, len(own), "estimate", None)
+        metrics["data_median_dt"] = Metric(float(real.median()), None, len(real), "exact", None)
+        metrics["generated_tap_share"] = from_rows((own > TAP).double(), "estimate")
+        metrics["data_tap_share"] = from_rows((real > TAP).double(), "exact")
+    return metrics
+
+
+METRICS = {"nats_per_step": nats_per_step, "log_likelihood": log_likelihood, "generated": generated}
+
+
+def two_steps_lost(e: Evaluation[SequenceModel]) -> tuple[str, Answer]:
+    """A stretch that was lost, given what came before and after it."""
+    x, length = _rows(e)
+    x = x[0, : min(40, int(length[0]))]
+    mask = torch.ones_like(x, dtype=torch.bool)
+    middle = len(x) // 2
+    mask[middle : middle + 2] = False
+    answer = e.system.query({"x": Known(x, mask)}, num_samples=200, seed=0)
+    return f"{len(x)} steps, two in the middle lost", answer
+
+
+EXAMPLE_QUERIES = [two_steps_lost]
 
 
 # ---- pictures
 
 
-def figures(system: SequenceModel, data: Any) -> dict[str, Figure]:
-    """See `SequenceModel.figures`."""
-    from phlogiston.systems.drawing import gallery
+def _is_touch(system: SequenceModel) -> bool:
+    return not system.schema["pen"] and {"x", "y", "dt"} <= set(system.schema["columns"])
 
-    x, length = system.sequences(data)
-    found: dict[str, Figure] = {}
-    columns = system.schema["columns"]
-    if system.schema["pen"]:
-        drawn = system.sample(12, seed=1)
-        found["real and generated"] = gallery(
-            {"data": (x[:12], length[:12]), "generated": (drawn["x"], drawn["length"])},
-            alt="rows of drawings from the data and of drawings by the model",
-        )
-    elif {"x", "y", "dt"} <= set(columns):
-        drawn = system.sample(6, seconds=5.0, seed=1)
-        heard = [row[: int(n)].numpy() for row, n in zip(x[:6], length[:6], strict=True)]
-        reply = system.respond(heard, seconds=5.0, seed=2)
-        found["performances"] = performances(
-            system, {"data": (x[:6], length[:6]), "generated": (drawn["x"], drawn["length"]),
-                     "answers to the data above": (reply["x"], reply["length"])}
-        )  # fmt: skip
-        found["intervals"] = _intervals(system, x, length)
-    else:
-        drawn = system.sample(1, steps=400, seed=1)
-        found["streams"] = _streams(system, x[0, : int(length[0])], drawn["x"][0])
-    if system.history is not None and system.history.records:
-        found["training"] = _training(system)
-    return found
+
+def drawings(e: Evaluation[SequenceModel]) -> Figure | None:
+    """Drawings of the data and of the model."""
+    if not e.system.schema["pen"]:
+        return None
+    x, length = _rows(e)
+    drawn = e.system.sample(12, seed=1)
+    return gallery(
+        {"data": (x[:12], length[:12]), "generated": (drawn["x"], drawn["length"])},
+        alt="rows of drawings from the data and of drawings by the model",
+    )
+
+
+def touches(e: Evaluation[SequenceModel]) -> Figure | None:
+    """Performances of the data, of the model, and the model's answers to the first."""
+    if not _is_touch(e.system):
+        return None
+    x, length = _rows(e)
+    drawn = e.system.sample(6, seconds=5.0, seed=1)
+    heard = [row[: int(n)].numpy() for row, n in zip(x[:6], length[:6], strict=True)]
+    reply = e.system.respond(heard, seconds=5.0, seed=2)
+    return performances(
+        e.system,
+        {
+            "data": (x[:6], length[:6]),
+            "generated": (drawn["x"], drawn["length"]),
+            "answers to the data above": (reply["x"], reply["length"]),
+        },
+    )
 
 
 def performances(system: SequenceModel, rows: dict[str, tuple[Tensor, Tensor]]) -> Figure:
-    """Performances on the screen: where the finger went, colour telling the time, a gap where it was lifted."""
+    """Performances on the screen: where the finger went, with time as colour and a gap where it was lifted."""
     columns = system.schema["columns"]
     ix, iy, it = (columns.index(name) for name in ("x", "y", "dt"))
     count = max(len(x) for x, _ in rows.values())
@@ -127,9 +170,13 @@ def performances(system: SequenceModel, rows: dict[str, tuple[Tensor, Tensor]]) 
     return figure
 
 
-def _intervals(system: SequenceModel, x: Tensor, length: Tensor) -> Figure:
-    at = system.schema["columns"].index("dt")
-    drawn = system.sample(GENERATED, seconds=5.0, seed=0)
+def intervals(e: Evaluation[SequenceModel]) -> Figure | None:
+    """Intervals between touches, of the data and of the model."""
+    if not _is_touch(e.system):
+        return None
+    x, length = _rows(e)
+    at = e.system.schema["columns"].index("dt")
+    drawn = e.system.sample(GENERATED, seconds=5.0, seed=0)
     real = x[valid_steps(length, x.shape[1])][:, at].numpy()
     own = drawn["x"][valid_steps(drawn["length"], drawn["x"].shape[1])][:, at].numpy()
     figure = new_figure(6.0, 3.2, "histogram of intervals between touches, of the data and of the model")
@@ -146,11 +193,16 @@ def _intervals(system: SequenceModel, x: Tensor, length: Tensor) -> Figure:
     return figure
 
 
-def _streams(system: SequenceModel, real: Tensor, own: Tensor) -> Figure:
-    columns = system.schema["columns"]
+def streams(e: Evaluation[SequenceModel]) -> Figure | None:
+    """All columns over time, of one sequence of the data and one of the model."""
+    columns = e.system.schema["columns"]
+    if e.system.schema["pen"] or _is_touch(e.system):
+        return None
+    x, length = _rows(e)
+    real, own = x[0, : int(length[0])], e.system.sample(1, steps=400, seed=1)["x"][0]
     figure = new_figure(8.0, 4.0, "controls over time, of the data and of the model")
-    for place, (title, values) in enumerate((("data", real[:400]), ("generated", own))):
-        axes = figure.add_subplot(2, 1, place + 1)
+    for row, (title, values) in enumerate((("data", real[:400]), ("generated", own))):
+        axes = figure.add_subplot(2, 1, row + 1)
         clock = values[:, columns.index("dt")].cumsum(0) if "dt" in columns else torch.arange(len(values)).float()
         for i, name in enumerate(columns):
             if name != "dt":
@@ -160,15 +212,15 @@ def _streams(system: SequenceModel, real: Tensor, own: Tensor) -> Figure:
     return figure
 
 
-def _training(system: SequenceModel) -> Figure:
-    assert system.history is not None
-    records = [r for r in system.history.records if r.get("loss") is not None]
-    figure = new_figure(6.0, 3.0, "loss over training")
-    axes = figure.add_subplot()
-    axes.plot([r["step"] for r in records], [r["loss"] for r in records], color=INK, linewidth=1.2, label="training")
-    seen = [(r["step"], r["valid_loss"]) for r in system.history.records if r.get("valid_loss") is not None]
-    if seen:
-        axes.plot(*zip(*seen, strict=True), color=ACCENT, linewidth=1.2, label="validation")
-    axes.set(xlabel="step", ylabel="nats per step")
-    axes.legend(frameon=False)
-    return figure
+def training(e: Evaluation[SequenceModel]) -> Figure | None:
+    """The loss over training."""
+    return training_curve(e.system, "nats per step")
+
+
+FIGURES = {
+    "real and generated": drawings,
+    "performances": touches,
+    "intervals": intervals,
+    "streams": streams,
+    "training": training,
+}

@@ -5,39 +5,34 @@ system = SequenceModel(preset="tinyperf").fit(data)
 system.sample(8, seconds=5)                performances from nothing
 system.complete(start, seconds=5)          ... that go on from given ones
 system.respond(performance, seconds=5)     ... that answer given ones
-system.stream().step()                     one touch at a time, as fast as one plays
+system.stream().step()                     one touch at a time, in real time
 system.query({"x": Known(touches, mask)})  what is missing, by a particle filter
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from phlogiston.datasets.base import Meta, Split
 from phlogiston.errors import ConfigError, DataError, ShapeError
-from phlogiston.evaluate.metric import Metric
 from phlogiston.evaluate.score import Score
-from phlogiston.inference.query.evidence import Known
 from phlogiston.inference.svi.engine import Stage
 from phlogiston.inference.svi.schedules import cosine, warmup
 from phlogiston.inference.svi.sequences import Endings, Sequences, Windows
 from phlogiston.models.generation import RowNoise, generate
 from phlogiston.models.sequence import MDNRNN
 from phlogiston.models.stepwise import Prediction, valid_steps
-from phlogiston.systems.base import Role, coerce, rows_of
+from phlogiston.systems.base import Role
 from phlogiston.systems.sequence.config import PRESETS
 from phlogiston.systems.sequence.config import Config as SequenceConfig
 from phlogiston.systems.sequence.rows import Noisy, clock, columns_of, limits_of
 from phlogiston.systems.sequence.training import CarriedLikelihood
 from phlogiston.systems.stepwise import StepwiseSystem, consume_rows, make_choice
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 CHUNK = 64
 
@@ -95,13 +90,16 @@ class SequenceModel(StepwiseSystem):
         return x, length
 
     def prepare(self, split: Split, role: Role = "train") -> Any:
-        """Windows of the training sequences, or whole validation sequences, as the program takes them."""
+        """Windows of the training sequences; of others the whole, those for validation cut to `valid_length`."""
         x, length = self.sequences(split.tensors["x"], split.tensors.get("length"))
-        if split is self._valid:
+        if role == "score":
+            return Sequences({"x": x, "length": length})
+        if role == "valid":
             most = self.config.valid_length
             length = length.clamp(max=most)
             order = length.argsort()
-            return Sequences({"x": x[order, :most], "length": length[order]})
+            mean_steps = torch.full((len(x),), float(length.double().mean()))
+            return Sequences({"x": x[order, :most], "length": length[order], "mean_steps": mean_steps})
         windows = (Endings if self.config.predict == "last" else Windows)(x, length, self.config.window)
         if not self.config.dequantise:
             return windows
@@ -137,23 +135,8 @@ class SequenceModel(StepwiseSystem):
         x = windows.x[:, 2:]
         self.model.initialise(x, windows.sizes)
         self._mean_steps = windows.mean_length if isinstance(windows, Windows) else 1.0
-        self._mean_valid = 1.0
-        if self._valid is not None:
-            length = self.sequences(self._valid)[1].clamp(max=self.config.valid_length)
-            self._mean_valid = float(length.double().mean())
 
-    def fit(self, data: Any, **options: Any) -> Any:
-        """Train on data; see `System.fit`. The loss is in nats per step."""
-        _, valid, _ = coerce(data)
-        self._valid = valid if valid is not None and len(valid) else None
-        try:
-            return super().fit(data, **options)
-        finally:
-            self._valid = None
-
-    _valid: Split | None = None
     _mean_steps = 1.0
-    _mean_valid = 1.0
 
     def stages(self) -> list[Stage]:
         """Maximum likelihood; gradients stop at the border of a window, the network's state does not."""
@@ -161,7 +144,6 @@ class SequenceModel(StepwiseSystem):
         objective: Callable[..., Any] = partial(
             CarriedLikelihood,
             mean_steps=self._mean_steps,
-            mean_valid_steps=self._mean_valid,
             tracks=c.batch_size if c.carry and c.predict == "all" else 0,
             last_only=c.predict == "last",
         )
@@ -179,31 +161,32 @@ class SequenceModel(StepwiseSystem):
             columns.append(column.clamp(low, high) if low is not None or high is not None else column)
         return torch.stack([*columns, *value.unbind(-1)[len(columns) :]], -1)
 
-    def sample(  # type: ignore[override]
+    def sample(
         self,
-        n: int,
+        n: int = 1,
         *,
+        seed: int | None = None,
         steps: int | None = None,
         seconds: float | None = None,
         pi_temperature: float = 1.0,
         sigma_temperature: float = 1.0,
         pen_temperature: float | None = None,
-        seed: int | None = None,
     ) -> dict[str, Tensor]:
         """Draw sequences from nothing.
 
         Args:
             n: how many.
-            steps: of each; with `seconds` at most this many. By default as many as nine in ten of the data's have.
+            seed: of this call; None draws one from torch's generator. Row i depends on the seed and i alone.
+            steps: of each; with `seconds` at most this many. By default the length that nine in ten of the training
+                sequences do not exceed.
             seconds: stop when the column `dt` sums to this.
             pi_temperature: divides logits of components; 0 takes the most probable one.
             sigma_temperature: multiplies variances; 0 takes a component's mean.
             pen_temperature: divides the pen's logits; `pi_temperature`, if not given.
-            seed: of this call; None draws one from torch's generator. Row i depends on the seed and i alone.
 
         Returns:
-            `x` (n, steps, columns), `length` (n,), and `clipped` (1,): the share of steps a limit changed by more than
-            half a cell.
+            `x` (n, steps, columns), `length` (n,), and `clipped` (n,): the share of a sequence's steps that a limit
+            changed by more than half a cell.
         """
         self._need_fit()
         if n < 1:
@@ -247,12 +230,12 @@ class SequenceModel(StepwiseSystem):
     def respond(
         self, performance: Any, *, seconds: float | None = None, steps: int | None = None, **options: Any
     ) -> Any:
-        """Answer a performance: hear all of it, then play as long again (or as told).
+        """Answer a performance: take in all of it, then draw one as long, or of the length given.
 
         Args:
             performance: one or several, see `sequences`.
-            seconds: how long to play; as long as the performance, where there is a column `dt`.
-            steps: how many steps to play at most.
+            seconds: of the answer; those of the performance by default, where there is a column `dt`.
+            steps: of the answer, at most.
             **options: as `complete`.
         """
         x, length = self.sequences(performance)
@@ -282,111 +265,52 @@ class SequenceModel(StepwiseSystem):
         self.model.eval()
         choice = make_choice(*temperatures)
         noise, half = RowNoise(self.model, rows, seed), 0.5 * self.config.grid
-        found = generate(self.model, state, steps, noise, choice, self.constrain, stop, half)
-        return {"x": found.x, "length": found.length, "clipped": torch.tensor([found.clipped])}
+        drawn = generate(self.model, state, steps, noise, choice, self.constrain, stop, half)
+        return {"x": drawn.x, "length": drawn.length, "clipped": drawn.clipped}
 
     def predictive(self, x: Any, length: Any = None) -> Prediction:
-        """The law of every step given the steps before it: batch (rows, steps)."""
+        """The distribution of every step given the steps before it: batch (rows, steps)."""
         x, length = self.sequences(x, length)
         with torch.inference_mode():
-            found, _ = self.model.predictions(x)
-        return found
+            prediction, _ = self.model.predictions(x)
+        return prediction
 
-    def log_prob(self, x: Any, length: Any = None) -> Score:  # type: ignore[override]
-        """Log probability of whole sequences (of cells, with `grid`; else density), exact, in nats per sequence."""
-        return Score(torch.cat([v.sum(-1) for v, _ in self._steps(*self.sequences(x, length))]), "exact")
+    def log_prob(self, data: Any, *, length: Any = None, seed: int = 0, num_particles: int = 1) -> Score:
+        """Log probability of whole sequences (of cells, with `grid`; else density), exact, in nats per sequence.
 
-    def _steps(self, x: Tensor, length: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Log probability of every step, 0 behind the end, and of every column by itself; sequences in chunks."""
+        Args:
+            data: see `sequences`.
+            length: (rows,), where `data` is a padded array.
+            seed: unused, as is `num_particles`: nothing is drawn.
+            num_particles: see `seed`.
+        """
+        return Score(torch.cat([v.sum(-1) for v, _ in self.score_steps(*self.sequences(data, length))]), "exact")
+
+    def score_steps(self, x: Tensor, length: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Log probability of every step, 0 behind the end, and of every column by itself; sequences in chunks.
+
+        Args:
+            x: (rows, steps, width); see `sequences`.
+            length: (rows,).
+
+        Returns:
+            For every chunk (rows, steps) and (rows, steps, targets).
+        """
         self.model.eval()
-        found = []
+        chunks = []
         with torch.no_grad():
             for part, size in zip(x.split(CHUNK), length.split(CHUNK), strict=True):
                 cut = part[:, : int(size.max())]
-                law, _ = self.model.predictions(cut)
+                prediction, _ = self.model.predictions(cut)
                 valid = valid_steps(size, cut.shape[1])
                 numbers = cut[..., : self.model.targets]
-                parts = torch.where(valid.unsqueeze(-1), law.values.log_parts(numbers), 0.0)
-                found.append((torch.where(valid, law.log_prob(cut), 0.0), parts))
-        return found
+                parts = torch.where(valid.unsqueeze(-1), prediction.values.log_parts(numbers), 0.0)
+                chunks.append((torch.where(valid, prediction.log_prob(cut), 0.0), parts))
+        return chunks
 
-    def query(  # type: ignore[override]
-        self,
-        evidence: Any = None,
-        ask: Sequence[str] | None = None,
-        num_samples: int = 1000,
-        *,
-        steps: int | None = None,
-        seed: int | None = None,
-    ) -> Any:
-        """Sample whole sequences given what is known of them: any steps, any columns, boxes, soft values.
-
-        Particles walk through the sequence; known columns of a step condition its mixture exactly, all else weighs
-        them, and they are resampled when too few are left that matter. The site is `x`, its entries (steps x columns).
-
-        Args:
-            evidence: pieces about `x`, each (steps, columns) or flat; see `inference.query.evidence`.
-            ask: `["x"]`.
-            num_samples: particles, and samples.
-            steps: length of the sequence; that of the evidence by default.
-            seed: of this call.
-
-        Returns:
-            An `inference.query.answer.Answer`; `x` has shape (samples, steps, columns).
-
-        Raises:
-            EvidenceError: malformed or impossible evidence.
-        """
-        from phlogiston.systems.sequence.query import filter_particles
-
-        self._need_fit()
-        return filter_particles(
-            self.model,
-            evidence,
-            ask,
-            num_samples,
-            steps,
-            self.schema["typical_steps"],
-            seed,
-            None,
-            self.schema["columns"],
-        )
-
-    # ----- evaluation ---------------------------------------------------------------------------------------------
-
-    METRICS: ClassVar[tuple[str, ...]] = ("nats_per_step", "log_likelihood", "generated")
-
-    def evaluate(self, data: Any, metrics: Sequence[str] | None = None) -> dict[str, Metric]:
-        """Score on held-out sequences.
-
-        Args:
-            data: a dataset (its test rows, else validation rows), split or dict.
-            metrics: some of `METRICS`; all by default.
-
-        Returns:
-            `nats_per_step` (minus the mean log probability, with the share of each column by itself in its detail),
-            `log_likelihood` per sequence, and of 64 generated sequences `clipped_share`; where there is a column `dt`
-            also `generated_median_dt`, `generated_tap_share` and the data's own.
-        """
-        from phlogiston.systems.sequence.report import evaluate
-
-        return evaluate(self, data, self._chosen_metrics(metrics))
-
-    def figures(self, data: Any) -> dict[str, Figure]:
-        """Real and generated sequences, their intervals, an answer, the loss."""
-        from phlogiston.systems.sequence.report import figures
-
-        self._need_fit()
-        return figures(self, data)
-
-    def example_queries(self, data: Any) -> list[tuple[str, Any]]:
-        """A stretch that was lost, given what came before and after it."""
-        tensors = rows_of(data)
-        x = tensors["x"][0, : min(40, int(tensors["length"][0]))]
-        mask = torch.ones_like(x, dtype=torch.bool)
-        middle = len(x) // 2
-        mask[middle : middle + 2] = False
-        return [(f"{len(x)} steps, two in the middle lost", self.query({"x": Known(x, mask)}, num_samples=200, seed=0))]
+    def typical_steps(self) -> int:
+        """The length that nine in ten of the training sequences do not exceed."""
+        return int(self.schema["typical_steps"])
 
     @classmethod
     def demo(cls, quick: bool = False) -> list[dict[str, Any]]:
@@ -394,7 +318,7 @@ class SequenceModel(StepwiseSystem):
         return [
             {
                 "title": "What comes next: pen strokes, point by point",
-                "text": "A recurrent network has seen lines of handwriting, and nothing of what they say. It predicts "
+                "text": "A recurrent network has seen lines of handwriting, and not what they say. It predicts "
                 "the next pen movement as a mixture, draws one, and goes on from there.",
                 "data": "script",
                 "data_options": {"sizes": (600, 60, 60)},

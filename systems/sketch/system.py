@@ -331,7 +331,7 @@ class Sketch(StepwiseSystem):
         The site `x` has three columns: dx, dy and the pen, 2 where the drawing is over. Particles carry latents drawn
         from the prior.
         """
-        from phlogiston.systems.sequence.query import filter_particles
+        from phlogiston.systems.particle_filter import filter_particles
 
         self._need_fit()
         return filter_particles(

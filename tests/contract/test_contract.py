@@ -94,7 +94,6 @@ PENDING: dict[str, set[str]] = {
         "signatures",
         "unknown_names_are_refused",
     },
-    "sequence": {"samples_have_one_row_each", "signatures", "unknown_names_are_refused"},
     "sketch": {"signatures", "unknown_names_are_refused"},
     "sqair": {"evaluation_reports_metrics", "signatures"},
     "vdsm": {"evaluation_reports_metrics", "signatures"},

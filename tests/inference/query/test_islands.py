@@ -16,7 +16,7 @@ from phlogiston.errors import QueryWarning
 from phlogiston.inference.query.evidence import Known, Near, Within
 from phlogiston.inference.query.islands import Islands
 from phlogiston.models.stepwise import Prediction, Stepwise
-from phlogiston.systems.sequence.query import filter_particles
+from phlogiston.systems.particle_filter import filter_particles
 
 INF = math.inf
 STEPS, PULL, NOISE = 6, 0.8, 0.5

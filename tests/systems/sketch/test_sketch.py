@@ -212,15 +212,16 @@ def test_a_drawings_score_is_its_own(data: Dataset, latent: int, dequantise: flo
         warnings.simplefilter("ignore", TrainingWarning)
         system = Sketch(latent=latent, **options).fit(data, progress="off")
     x, length = system.sequences(data.test)
-    score = system.log_prob(x, length)
+    score = system.log_prob(x, length=length)
     assert score.kind == ("lower bound" if latent else "estimate" if dequantise else "exact")
     assert (score.std_error is None) == (score.kind == "exact")
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(system.log_prob(x[order], length[order]).value, score.value[order], rtol=1e-4, atol=1e-3)
+    permuted = system.log_prob(x[order], length=length[order]).value
+    torch.testing.assert_close(permuted, score.value[order], rtol=1e-4, atol=1e-3)
     for i in (0, 7, 39):
         alone = system.log_prob(x[i, : int(length[i])]).value
         torch.testing.assert_close(alone, score.value[i : i + 1], rtol=1e-4, atol=1e-3)
-    noisy_seed = system.log_prob(x, length, seed=1).value
+    noisy_seed = system.log_prob(x, length=length, seed=1).value
     assert bool((noisy_seed == score.value).all()) == (score.kind == "exact")
 
 
@@ -228,7 +229,7 @@ def test_noise_is_scored_with_its_error(data: Dataset) -> None:
     """Over many seeds the scores of a drawing scatter as their standard errors say."""
     system = Sketch(latent=0, hidden=8, num_components=2, steps=2, dequantise=1.0).fit(data, progress="off")
     x, length = system.sequences(data.test)
-    scores = [system.log_prob(x[:10], length[:10], seed=seed) for seed in range(60)]
+    scores = [system.log_prob(x[:10], length=length[:10], seed=seed) for seed in range(60)]
     values = torch.stack([score.value for score in scores])
     claimed = torch.stack([score.std_error for score in scores if score.std_error is not None]).square().mean(0).sqrt()
     ratio = (values.std(0) / claimed).mean()

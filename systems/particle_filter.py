@@ -2,9 +2,10 @@
 
 Particles walk from the first step to the last. At a step whose columns are partly known the mixture is conditioned on
 them in closed form: the particle's weight is multiplied by the probability of what is known, and the rest is drawn from
-what that leaves. Boxes and soft values weigh what was drawn. When the weights have become uneven, particles are
-resampled within independent islands, whole paths at a time, so that what came before knows what came after (smoothing
-by ancestors). The mean weight estimates the probability of the evidence without bias, and the islands tell how well.
+the conditional distribution. Boxes and soft values weigh what was drawn. When the weights have become uneven, particles
+are resampled within independent islands, whole paths at a time, so that earlier steps take later ones into account
+(smoothing by ancestors). The mean weight estimates the probability of the evidence without bias; its standard error
+comes from the islands.
 
 Reference: Doucet, de Freitas and Gordon, "Sequential Monte Carlo methods in practice", 2001.
 """
@@ -38,22 +39,22 @@ def filter_particles(
     model: Stepwise,
     evidence: Any,
     ask: Sequence[str] | None,
-    particles: int,
+    num_samples: int,
     steps: int | None,
     typical: int,
     seed: int | None,
     start: Callable[[int], Any] | None = None,
     columns: Sequence[str] | None = None,
 ) -> Answer:
-    """Sample sequences given evidence about any of their entries; see `SequenceModel.query`.
+    """Sample sequences given evidence about any of their entries; see `StepwiseSystem.query`.
 
     Args:
-        model: whose sequences.
-        evidence: pieces about `x`.
+        model: of the sequences.
+        evidence: about `x`.
         ask: `["x"]` or None.
-        particles: how many.
+        num_samples: particles, and samples.
         steps: length of the sequence; that of the evidence by default.
-        typical: length where the evidence says nothing of it.
+        typical: length where neither `steps` nor the evidence gives one.
         seed: of the draws.
         start: makes the first state of so many rows; the model's own by default.
         columns: names of a step's columns, for messages; numbered by default.
@@ -62,8 +63,8 @@ def filter_particles(
         EvidenceError: malformed evidence, half-spaces, or evidence no particle satisfies.
         ConfigError: fewer than two particles.
     """
-    if particles < 2:
-        raise ConfigError(f"num_samples is {particles}; a particle filter needs at least 2")
+    if num_samples < 2:
+        raise ConfigError(f"num_samples is {num_samples}; a particle filter needs at least 2")
     if list(ask or ["x"]) != ["x"]:
         raise EvidenceError(f"ask is {list(ask or ())}; sequences have one site, 'x'")
     question = normalise(evidence, ("x",))
@@ -75,13 +76,13 @@ def filter_particles(
     pieces = [_flat(piece, model.width) for piece in question.get("x", ())]
     sizes = {n for piece in pieces for f in _FIELDS if (n := getattr(getattr(piece, f, None), "numel", int)()) > 1}
     if len(sizes) > 1 or (sizes and next(iter(sizes)) % model.width):
-        raise EvidenceError(f"pieces about 'x' have {sorted(sizes)} entries; expected steps times {model.width}")
-    told = sizes.pop() // model.width if sizes else None
-    if steps is not None and told is not None and steps < told:
-        raise EvidenceError(f"steps is {steps}, but the evidence is about {told} steps")
-    count = steps or told or typical
-    if told is not None and count > told:
-        pieces = [_longer(piece, told, count, model.width) for piece in pieces]
+        raise EvidenceError(f"evidence for 'x' has {sorted(sizes)} entries; expected steps times {model.width}")
+    given = sizes.pop() // model.width if sizes else None
+    if steps is not None and given is not None and steps < given:
+        raise EvidenceError(f"steps is {steps}, but the evidence is about {given} steps")
+    count = steps or given or typical
+    if given is not None and count > given:
+        pieces = [_longer(piece, given, count, model.width) for piece in pieces]
     about, constant = lower_vector("x", pieces, count * model.width)
     if bool((about.soft_fraction > 0).any()):
         raise EvidenceError("evidence for 'x': fractional masks are not for sequences; use Near")
@@ -89,13 +90,13 @@ def filter_particles(
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)  # a model may draw a latent for every particle
-        state = (start or model.start)(particles)
+        state = (start or model.start)(num_samples)
     names = list(columns) if columns is not None else [str(i) for i in range(model.width)]
-    return _walk(model, state, about, float(constant), particles, count, generator, names)
+    return _walk(model, state, about, float(constant), num_samples, count, generator, names)
 
 
 def _flat(piece: Piece, width: int) -> Piece:
-    """A piece about (steps, columns) as one about its entries in a row."""
+    """Evidence about (steps, columns) as evidence about its entries in a row."""
     fields = {}
     for name in piece.fields:
         value = getattr(piece, name)
@@ -109,20 +110,20 @@ def _flat(piece: Piece, width: int) -> Piece:
     return type(piece)(**fields)
 
 
-def _longer(piece: Piece, told: int, count: int, width: int) -> Piece:
+def _longer(piece: Piece, given: int, count: int, width: int) -> Piece:
     """The same statement about a longer sequence, of whose later steps it says nothing."""
     from phlogiston.inference.query.evidence import Known, Near, Within
 
-    extra = (count - told) * width
+    extra = (count - given) * width
     if isinstance(piece, Known):
-        value = torch.as_tensor(piece.value).double().expand(told * width)
+        value = torch.as_tensor(piece.value).double().expand(given * width)
         known = (
-            torch.ones_like(value) if piece.mask is None else torch.as_tensor(piece.mask).double().expand(told * width)
+            torch.ones_like(value) if piece.mask is None else torch.as_tensor(piece.mask).double().expand(given * width)
         )
         return Known(torch.cat([value, value.new_zeros(extra)]), torch.cat([known, known.new_zeros(extra)]))
     if isinstance(piece, Within):
-        low = torch.as_tensor(piece.lower).double().expand(told * width)
-        high = torch.as_tensor(piece.upper).double().expand(told * width)
+        low = torch.as_tensor(piece.lower).double().expand(given * width)
+        high = torch.as_tensor(piece.upper).double().expand(given * width)
         return Within(
             torch.cat([low, low.new_full((extra,), -math.inf)]), torch.cat([high, high.new_full((extra,), math.inf)])
         )
@@ -145,8 +146,8 @@ def _walk(
     known, values = about.known.reshape(steps, width), about.values.reshape(steps, width).float()
     lower, upper = about.lower.reshape(steps, width), about.upper.reshape(steps, width)
     soft: dict[int, list[tuple[int, float, float]]] = {}
-    for place, entry in enumerate(about.soft.tolist()):
-        item = (entry % width, float(about.soft_mean[place]), float(about.soft_sd[place]))
+    for i, entry in enumerate(about.soft.tolist()):
+        item = (entry % width, float(about.soft_mean[i]), float(about.soft_sd[i]))
         soft.setdefault(entry // width, []).append(item)
     path = torch.zeros(n, steps, width)
     ended = torch.zeros(n, dtype=torch.bool)
@@ -157,9 +158,9 @@ def _walk(
         islands.remember()  # a latent for every particle
     for t in range(steps):
         prediction, state = model.predict(state)
-        told = {i: (float(values[t, i]), 0.0) for i in torch.nonzero(known[t]).flatten().tolist()}
-        told |= {column: (mean, sd) for column, mean, sd in soft.get(t, ())}
-        _measure(prediction.values, told, t, names, distances)
+        given = {i: (float(values[t, i]), 0.0) for i in torch.nonzero(known[t]).flatten().tolist()}
+        given |= {column: (mean, sd) for column, mean, sd in soft.get(t, ())}
+        _measure(prediction.values, given, t, names, distances)
         drawn, gain = _step(prediction, model, known[t], values[t], n, generator)
         if bool(ended.any()):  # nothing follows the end: evidence of more excludes a particle
             agrees = bool((values[t] == over)[known[t]].all())
@@ -187,7 +188,7 @@ def _walk(
     ess, (error, why) = islands.effective_size(), islands.error()
     warn_if_far(distances, "query (particle filter)")
     warn_if_poor(ess, n, "query (particle filter)")
-    index, weights = replace_dead(islands.log_weights)
+    index, weights = replace_dead(islands.log_weights, generator)
     path = path[index]
     return Answer(
         {"x": path.double().where(~known, about.values.reshape(steps, width))},
@@ -201,27 +202,27 @@ def _walk(
 
 
 def _measure(
-    law: Warped,
-    told: Mapping[int, tuple[float, float]],
+    values: Warped,
+    given: Mapping[int, tuple[float, float]],
     t: int,
     names: Sequence[str],
     distances: dict[str, float],
 ) -> None:
-    """Note how far values (and their standard deviations) lie from all that any particle expects of step t."""
-    base = law.base
+    """Note how far evidence of step t lies from the components of all particles, in standard deviations."""
+    base = values.base
     width = base.loc.shape[-1]
-    numbers = [column for column in told if column < width]
+    numbers = [column for column in given if column < width]
     if not numbers:
         return
     full = torch.zeros(width)
-    full[numbers] = torch.tensor([told[column][0] for column in numbers])
+    full[numbers] = torch.tensor([given[column][0] for column in numbers])
     slack = torch.zeros(width)
-    slack[numbers] = torch.tensor([told[column][1] for column in numbers])
-    slack = torch.where(law.positive, 0.0, slack / law.unit)
-    if law.grid is not None:  # all of a cell is one value
-        slack = slack + law.forward(full + law.grid) - law.forward(full - law.grid)
+    slack[numbers] = torch.tensor([given[column][1] for column in numbers])
+    slack = torch.where(values.positive, 0.0, slack / values.unit)
+    if values.grid is not None:  # all of a cell is one value
+        slack = slack + values.forward(full + values.grid) - values.forward(full - values.grid)
     scale = torch.hypot(base.component_scales(), slack.unsqueeze(-2))
-    gap = ((law.forward(full).unsqueeze(-2) - base.loc) / scale).abs()  # (n, K, D)
+    gap = ((values.forward(full).unsqueeze(-2) - base.loc) / scale).abs()  # (n, K, D)
     nearest = gap.reshape(-1, width).amin(0)
     for column in numbers:
         if float(nearest[column]) > FAR:
@@ -256,22 +257,22 @@ def _step(
     return torch.cat([numbers, state.float().unsqueeze(1)], 1), gain.double()
 
 
-def _numbers(law: Warped, known: Tensor, values: Tensor, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def _numbers(step: Warped, known: Tensor, values: Tensor, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     if bool(known.all()):
         value = values.expand(n, -1)
-        return value, law.log_prob(value)
-    law = law.expand(torch.Size((n,)))
-    uniform = torch.rand(n, law.num_choices, generator=generator)
+        return value, step.log_prob(value)
+    step = step.expand(torch.Size((n,)))
+    uniform = torch.rand(n, step.num_choices, generator=generator)
     if not bool(known.any()):
-        return law.place(uniform, torch.randn(n, len(known), generator=generator)), torch.zeros(n)
+        return step.place(uniform, torch.randn(n, len(known), generator=generator)), torch.zeros(n)
     full = values.expand(n, -1)
-    if law.grid is not None:
-        rest, gain = law.given(full, known.expand(n, -1))
+    if step.grid is not None:
+        rest, gain = step.given(full, known.expand(n, -1))
         value = rest.place(uniform, torch.randn(n, len(known), generator=generator))
         return torch.where(known, full, value), gain
-    given = law.base.given(law.forward(full), known.expand(n, -1))
-    value = law.inverse(given.sample(generator=generator))
+    given = step.base.given(step.forward(full), known.expand(n, -1))
+    value = step.inverse(given.sample(generator=generator))
     # from the mixture's coordinates to the data's, for the columns that are known
-    jacobian = law.unit.log() + torch.where(law.positive, full.clamp_min(1e-7).log(), 0.0)
+    jacobian = step.unit.log() + torch.where(step.positive, full.clamp_min(1e-7).log(), 0.0)
     gain = given.log_evidence - torch.where(known, jacobian, 0.0).sum(-1)
     return torch.where(known, full, value), gain
