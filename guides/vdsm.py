@@ -1,9 +1,9 @@
-"""How VDSM guesses who, which action, and the poses of a clip.
+"""How VDSM infers who, which action, and the poses of a clip.
 
 Every frame is encoded by itself: a posterior of its pose, and what it says about the identity, which is pooled over
 frames. A bidirectional LSTM reads the sequence of pose locations into the dynamics code. From a sample of that code
 alone a free-running LSTM and a combiner make the posterior of the poses (the *bottleneck*: everything a regenerated
-clip shows of the action has passed through the code); with `pose_guide="smoothing"` the combiner also looks at the
+clip shows of the action has passed through the code); with `pose_guide="smoothing"` the combiner also reads the
 sequence itself.
 
 Vowels, Camgoz and Bowden, *VDSM*, CVPR 2021, section 3. Where we differ on purpose: the encoder is not affine, the
@@ -36,7 +36,7 @@ class VDSMGuide(nn.Module):
     """The inference program of `VDSM`; its parts serve the other stages' guides, too.
 
     Args:
-        model: the model to guess for.
+        model: the model whose sites it infers.
         widths: channels of the frame encoder after each halving.
         features: of a frame.
         recurrent: units of the LSTMs.
@@ -44,7 +44,7 @@ class VDSMGuide(nn.Module):
         encoder: "blur" or "strided", see `networks.frame_encoder`.
         pose_guide: "bottleneck" or "smoothing".
         pool: how frames are pooled to the identity: "mean" averages locations and scales, "product" multiplies the
-            frames' Gaussians, so that more frames know more.
+            frames' Gaussians, so that more frames say more.
         share: of the known frames of a clip from which the identity is read while training, chosen at random and at
             least one; all frames are explained with it, so that it cannot hold what differs between frames.
         dropout: between layers of the reading LSTM.
@@ -85,8 +85,8 @@ class VDSMGuide(nn.Module):
         self.run = FreeRun(d, recurrent, layers)
         self.before = nn.Parameter(torch.zeros(z))
         self.from_pose = nn.Linear(z, recurrent)
-        looks = recurrent + d + (2 * recurrent if pose_guide == "smoothing" else 0)
-        self.from_state = nn.Linear(looks, recurrent)
+        inputs = recurrent + d + (2 * recurrent if pose_guide == "smoothing" else 0)
+        self.from_state = nn.Linear(inputs, recurrent)
         self.step_loc, self.step_scale = nn.Linear(recurrent, z), nn.Linear(recurrent, z)
         with torch.no_grad():
             self.step_scale.bias.fill_(-2.0)
@@ -105,9 +105,9 @@ class VDSMGuide(nn.Module):
         Returns:
             (..., 2 Z + 2 K): location and scale of the pose, location and scale of what is said about the identity.
         """
-        found = pixels(frames)
-        assert found is not None
-        features = self.encoder(found)
+        floats = pixels(frames)
+        assert floats is not None
+        features = self.encoder(floats)
         loc, raw = self.pose_head(features).chunk(2, -1)
         who, spread = self.identity_head(features).chunk(2, -1)
         return torch.cat([loc, F.softplus(raw) + FLOOR, who, F.softplus(spread) + FLOOR], -1)
@@ -172,7 +172,7 @@ class VDSMGuide(nn.Module):
     def identity_posterior(
         self, encoded: Tensor, mask: Tensor | None = None, glimpse: bool = True
     ) -> dist.TorchDistribution:
-        """Law of the identity, batch (rows, 1), event (K,); `glimpse` lets a share of the frames do in training."""
+        """Posterior of the identity, batch (rows, 1), event (K,); in training `glimpse` takes a share of the frames."""
         mask = self._glimpse(encoded, mask) if glimpse else mask
         loc, scale = (m.unsqueeze(1) for m in self.pool_identity(encoded, mask))
         if self.identity_kind == "discrete":
@@ -209,7 +209,7 @@ class VDSMGuide(nn.Module):
         rows: int = 1,
         length: int = 8,
     ) -> None:
-        """Guess the latent sites of clips.
+        """Sample the latent sites of clips.
 
         Args:
             frames: (rows, T, C, H, W), floats in [0, 1] or bytes.
@@ -220,16 +220,17 @@ class VDSMGuide(nn.Module):
         Raises:
             ConfigError: neither frames nor codes.
         """
-        encoded = self._encoded(frames, encoded)
+        encoded = self.encoding_of(frames, encoded)
         with pyro.plate("data", len(encoded), dim=-2):
             self.sample_identity(encoded, mask)
             self.sample_chain(encoded, mask)
 
-    def _encoded(self, frames: Tensor | None, encoded: Tensor | None) -> Tensor:
+    def encoding_of(self, frames: Tensor | None, encoded: Tensor | None) -> Tensor:
+        """`encoded` where it is given, else `encode_frames(frames)`."""
         if encoded is not None:
             return encoded
         if frames is None:
-            raise ConfigError("the guide guesses from frames; give frames (rows, T, C, H, W)")
+            raise ConfigError("the guide infers from frames; give frames (rows, T, C, H, W)")
         return self.encode_frames(frames)
 
     def sample_chain(self, encoded: Tensor, mask: Tensor | None) -> None:
@@ -269,7 +270,7 @@ class FrameGuide(nn.Module):
         encoded: Tensor | None = None,
         **_: Any,
     ) -> None:
-        """Guess identity and poses.
+        """Sample identity and poses.
 
         Args:
             frames, mask, encoded: as `VDSMGuide.forward`.
@@ -279,7 +280,7 @@ class FrameGuide(nn.Module):
                 random cannot help there, so that poses do not learn to hold it.
         """
         whole = self.whole
-        encoded = whole._encoded(frames, encoded)
+        encoded = whole.encoding_of(frames, encoded)
         with pyro.plate("data", len(encoded), dim=-2):
             if who is None:
                 whole.sample_identity(encoded, mask)
@@ -291,8 +292,8 @@ class FrameGuide(nn.Module):
                     cost = 0.5 * whole.agreement * (whole.experts * gap).square().sum(-1, keepdim=True)
                     pyro.factor("agreement", cost, has_rsample=True)  # in a guide, a factor is paid for
             with pyro.plate("time", encoded.shape[1], dim=-1), seen(mask):
-                found = encoded if posed is None else whole.encode_frames(posed)
-                loc, scale = found[..., : whole.pose], found[..., whole.pose : 2 * whole.pose]
+                read = encoded if posed is None else whole.encode_frames(posed)
+                loc, scale = read[..., : whole.pose], read[..., whole.pose : 2 * whole.pose]
                 pyro.sample("pose", dist.Normal(loc, scale).to_event(1))
 
 
@@ -308,6 +309,6 @@ class LatentGuide(nn.Module):
         self.whole = whole
 
     def forward(self, frames: Any = None, mask: Tensor | None = None, *, encoded: Tensor) -> None:
-        """Guess dynamics and poses from `encoded` (rows, T, 2 Z + 2 K)."""
+        """Sample dynamics and poses from `encoded` (rows, T, 2 Z + 2 K)."""
         with pyro.plate("data", len(encoded), dim=-2):
             self.whole.sample_chain(encoded, mask)

@@ -81,7 +81,7 @@ class CodeMixture(nn.Module):
     like training clips where draws from the prior look like an average of them.
 
     Args:
-        components: room for so many.
+        components: how many it can hold.
         size: of a code.
     """
 
@@ -96,12 +96,12 @@ class CodeMixture(nn.Module):
         self.register_buffer("factors", torch.eye(size).repeat(components, 1, 1))
 
     def set(self, weights: Tensor, means: Tensor, factors: Tensor) -> None:
-        """Take a mixture of at most as many components as there is room for."""
+        """Take a mixture of at most as many components as it can hold."""
         self.weights.zero_()
         for own, given in ((self.weights, weights), (self.means, means), (self.factors, factors)):
             own[: len(given)].copy_(given)
 
-    def law(self) -> dist.MixtureSameFamily:
+    def mixture(self) -> dist.MixtureSameFamily:
         """The mixture.
 
         Raises:
@@ -129,7 +129,7 @@ class VDSM(nn.Module):
         likelihood: of a pixel, given its logit (or for "normal" the logit of its mean).
         chain: "fused": one site `pose`, event (T, Z); "sites": `pose_0`, `pose_1`, ..., event (Z,) each.
         bank, rank, route: see `networks.experts`.
-        aggregate: room for components of `identity_codes` and `dynamics_codes`.
+        aggregate: capacity, in components, of `identity_codes` and `dynamics_codes`.
 
     Attributes:
         temperature: `tau`; a training stage moves it by a handler.
@@ -170,7 +170,7 @@ class VDSM(nn.Module):
     # ----- parts --------------------------------------------------------------------------------------------------
 
     def identity_prior(self) -> dist.TorchDistribution:
-        """Law of the identity, event (K,)."""
+        """Prior of the identity, event (K,)."""
         flat = self.zero.expand(self.experts)
         if self.identity_kind == "discrete":
             return dist.OneHotCategorical(logits=flat)
@@ -179,11 +179,11 @@ class VDSM(nn.Module):
         return dist.Normal(flat, 1.0 / self.experts).to_event(1)
 
     def dynamics_prior(self) -> dist.TorchDistribution:
-        """Law of the dynamics, event (D,)."""
+        """Prior of the dynamics, event (D,)."""
         return dist.Normal(self.zero.expand(self.dynamics), 1.0 / self.dynamics).to_event(1)
 
     def pose_prior(self, dynamics: Tensor, length: int, active: Tensor | None = None) -> GaussianChain:
-        """Law of the poses given the dynamics (..., D): batch (...,), event (T, Z)."""
+        """Prior of the poses given the dynamics (..., D): batch (...,), event (T, Z)."""
         start = self.zero.expand(*dynamics.shape[:-1], self.pose)
 
         def step(previous: Tensor, times: slice) -> tuple[Tensor, Tensor]:
@@ -202,7 +202,7 @@ class VDSM(nn.Module):
         return self.decoder(pose, self.blend(identity))
 
     def likelihood(self, logits: Tensor) -> dist.TorchDistribution:
-        """Law of frames given the decoder's output, event (C, H, W)."""
+        """Distribution of frames given the decoder's output, event (C, H, W)."""
         if self.likelihood_kind == "bernoulli":  # grey pixels are soft targets: not a density then, but a bound's term
             return dist.Bernoulli(logits=logits, validate_args=False).to_event(3)
         if self.likelihood_kind == "continuous_bernoulli":
@@ -211,7 +211,7 @@ class VDSM(nn.Module):
         return dist.Normal(torch.sigmoid(logits), F.softplus(self.noise) + 1e-3).to_event(3)
 
     def picture(self, logits: Tensor) -> Tensor:
-        """What a viewer is shown: the mean of a pixel, in [0, 1]."""
+        """Means of pixels, in [0, 1]."""
         return torch.sigmoid(logits)
 
     # ----- the program --------------------------------------------------------------------------------------------
@@ -225,7 +225,7 @@ class VDSM(nn.Module):
         rows: int = 1,
         length: int = 8,
     ) -> Tensor:
-        """Tell how clips come about.
+        """Generate clips, or score them.
 
         Args:
             frames: (rows, T, C, H, W), floats in [0, 1] or bytes; None generates.
@@ -247,14 +247,14 @@ class VDSM(nn.Module):
             if self.chain_kind == "fused":
                 pose = pyro.sample("pose", self.pose_prior(dynamics, length, active)).squeeze(-3)
             else:
-                pose = self._sites(dynamics, length, active)
+                pose = self.pose_sites(dynamics, length, active)
             logits = self.decode(pose, identity.squeeze(-2))
             with time, seen(mask):
                 pyro.sample("frames", self.likelihood(logits), obs=pixels(frames))
         return logits
 
-    def _sites(self, dynamics: Tensor, length: int, active: Tensor | None) -> Tensor:
-        """The chain spelled out: (..., T, Z)."""
+    def pose_sites(self, dynamics: Tensor, length: int, active: Tensor | None) -> Tensor:
+        """The chain with one site per pose, inside the plate: (..., T, Z)."""
         chain = self.pose_prior(dynamics, length)
         loc, scale = chain.first
         path: list[Tensor] = []
@@ -305,8 +305,8 @@ class FrameModel(nn.Module):
 class LatentModel(nn.Module):
     """The warm start: dynamics and chain, observed through the frame encoder's posteriors of the poses.
 
-    A frame whose pose the encoder believes to be N(e, s^2) is taken as a measurement e of the pose with error s. There
-    is no decoder, which is what stage 2 spends most of its time on.
+    A frame for whose pose the encoder gives N(e, s^2) is taken as a measurement e of the pose with error s. There is no
+    decoder, which is what stage 2 spends most of its time on.
 
     Args:
         whole: the model whose parts it uses.
@@ -327,7 +327,7 @@ class LatentModel(nn.Module):
             if whole.chain_kind == "fused":
                 pose = pyro.sample("pose", whole.pose_prior(dynamics, length, active)).squeeze(-3)
             else:
-                pose = whole._sites(dynamics, length, active)
+                pose = whole.pose_sites(dynamics, length, active)
             with pyro.plate("time", length, dim=-1), seen(mask):
                 pyro.sample("encoding", dist.Normal(pose, error).to_event(1), obs=measured)
 

@@ -1,21 +1,20 @@
 """What VDSM shows: grids of clips for files, and figures for reports.
 
-A *view* is a set of clips laid out as one film (or an npz of arrays): `phlogiston show RUN swap_grid --out grid.gif`.
+A *view* is a set of clips laid out as one video (or an npz of arrays): `phlogiston show RUN swap_grid --out grid.gif`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from phlogiston.datasets.base import Dataset, Split
+from phlogiston.datasets.base import Split
 from phlogiston.errors import ConfigError
-from phlogiston.evaluate.figures import loss_curve, new_figure
-from phlogiston.evaluate.held_out import held_out
+from phlogiston.evaluate.figures import new_figure
 from phlogiston.networks.frame_encoder import pixels
 
 if TYPE_CHECKING:
@@ -30,22 +29,18 @@ View = Callable[["VDSM", Split, int, int], dict[str, Tensor]]
 # ---- choosing and laying out clips
 
 
-def split_of(data: Any) -> Split:
-    """Held-out rows of a dataset; or the split itself."""
-    if isinstance(data, Dataset):
-        return held_out(data)
-    if isinstance(data, Split):
-        return data
-    return Split({"frames": data} if isinstance(data, Tensor) else data)
-
-
 def varied(split: Split, n: int, by: str = "action") -> list[int]:
     """Choose clips that differ in action and individual as far as the rows allow.
 
     Returns:
         Up to `n` row numbers; the i-th shows the i-th action, by an individual not chosen before.
+
+    Raises:
+        ConfigError: there are no rows.
     """
     rows = len(split)
+    if not rows:
+        raise ConfigError("there are no clips to show")
     if by not in split.tensors:
         return torch.linspace(0, rows - 1, min(n, rows)).long().unique().tolist()
     action = split.tensors[by].tolist()
@@ -54,8 +49,8 @@ def varied(split: Split, n: int, by: str = "action") -> list[int]:
     chosen: list[int] = []
     seen: set[int] = set()
     for i in range(min(n, rows)):
-        wanted = kinds[i * max(1, len(kinds) // n) % len(kinds)] if n < len(kinds) else kinds[i % len(kinds)]
-        fits = [r for r in range(rows) if action[r] == wanted and r not in chosen]
+        kind = kinds[i * max(1, len(kinds) // n) % len(kinds)] if n < len(kinds) else kinds[i % len(kinds)]
+        fits = [r for r in range(rows) if action[r] == kind and r not in chosen]
         fresh = [r for r in fits if group[r] not in seen]
         pick = (fresh or fits or [r for r in range(rows) if r not in chosen])[0]
         chosen.append(pick)
@@ -64,7 +59,7 @@ def varied(split: Split, n: int, by: str = "action") -> list[int]:
 
 
 def mosaic(clips: Tensor, gap: int = 1) -> Tensor:
-    """Lay clips (rows, columns, T, C, H, W) out as one film (T, C, height, width), with grey lines between."""
+    """Lay clips (rows, columns, T, C, H, W) out as one video (T, C, height, width), with grey lines between."""
     rows, columns, length, channels, height, width = clips.shape
     out = torch.full((length, channels, rows * (height + gap) - gap, columns * (width + gap) - gap), 0.5)
     for i in range(rows):
@@ -85,9 +80,9 @@ def framed(grid: Tensor, people: Tensor, actions: Tensor) -> Tensor:
 
 
 def _real(split: Split, rows: list[int]) -> Tensor:
-    found = pixels(split.tensors["frames"][rows])
-    assert found is not None
-    return found
+    frames = pixels(split.tensors["frames"][rows])
+    assert frames is not None
+    return frames
 
 
 def swap_grid(system: VDSM, split: Split, n: int, seed: int) -> dict[str, Tensor]:
@@ -106,7 +101,7 @@ def reconstruct(system: VDSM, split: Split, n: int, seed: int) -> dict[str, Tens
 
 
 def generate(system: VDSM, split: Split, n: int, seed: int) -> dict[str, Tensor]:
-    """Clips gone on with for four times their length, by the guide's chain (above) and by the prior's transitions."""
+    """Clips continued to four times their length, by the guide's chain (above) and by the prior's transitions."""
     given = split.select(varied(split, n))
     length = 4 * given.tensors["frames"].shape[1]
     return {"frames": mosaic(torch.stack([system.generate(given, length), system.rollout(given, length)])).unsqueeze(0)}
@@ -148,28 +143,12 @@ VIEWS: Mapping[str, View] = {f.__name__: f for f in (swap_grid, reconstruct, gen
 # ---- figures
 
 
-def figures(system: VDSM, data: Any) -> dict[str, Figure]:
-    """See `VDSM.figures`."""
-    split = split_of(data)
-    if not len(split):
-        raise ConfigError("there are no clips to show")
-    found = {
-        "who times how": swap_figure(system, split),
-        "clips and what is made of them": strips_figure(system, split),
-        "invented clips": samples_figure(system),
-    }
-    if system.history is not None and system.history.records:
-        records = [r for r in system.history.records if r.get("stage") == "frames"] or system.history.records
-        found["loss of stage 1"] = loss_curve([r["step"] for r in records], [r["loss"] for r in records])
-    return found
-
-
-def _show(place: Axes, pictures: Tensor) -> None:
+def _show(axes: Axes, picture: Tensor) -> None:
     """Show one picture (C, H, W)."""
-    array = pictures.clamp(0, 1).movedim(0, -1).numpy()
-    place.imshow(array if array.shape[-1] == 3 else array[..., 0], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    place.set(xticks=[], yticks=[])
-    for side in place.spines.values():
+    array = picture.clamp(0, 1).movedim(0, -1).numpy()
+    axes.imshow(array if array.shape[-1] == 3 else array[..., 0], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.set(xticks=[], yticks=[])
+    for side in axes.spines.values():
         side.set_visible(False)
 
 
@@ -188,7 +167,7 @@ def swap_figure(system: VDSM, split: Split, n: int = 6, rows: list[int] | None =
     n = len(rows)
     names = system.schema["categorical"].get("action")
     actions = split.tensors["action"][rows].tolist() if names and "action" in split.tensors else None
-    # the moment that tells most: where the clip is farthest from its own mean
+    # the most telling moment: where the clip is farthest from its own mean
     moment = (real - real.mean(1, keepdim=True)).square().sum((2, 3, 4)).argmax(1).tolist()
     alt = f"a grid of {n} people (columns) in {n} actions (rows), made by swapping codes"
     figure = new_figure(1.05 * (n + 1) + 0.6, 1.05 * (n + 1) + 0.3, alt)
@@ -196,19 +175,19 @@ def swap_figure(system: VDSM, split: Split, n: int = 6, rows: list[int] | None =
     axes = figure.subplots(n + 1, n + 1, squeeze=False)
     for i in range(n + 1):
         for j in range(n + 1):
-            place = axes[i, j]
+            panel = axes[i, j]
             if i == j == 0:
-                place.set_axis_off()
-                place.text(0.5, 0.5, "who →\nwhat ↓", ha="center", va="center", fontsize=9, transform=place.transAxes)
+                panel.set_axis_off()
+                panel.text(0.5, 0.5, "who →\nwhat ↓", ha="center", va="center", fontsize=9, transform=panel.transAxes)
                 continue
-            _show(place, grid[i, j, moment[i - 1] if i else moment[j - 1]])
+            _show(panel, grid[i, j, moment[i - 1] if i else moment[j - 1]])
             if i == 0 or j == 0:
-                for side in place.spines.values():
+                for side in panel.spines.values():
                     side.set(visible=True, color="#c2410c", linewidth=2)
             if j == 0 and actions is not None:
-                place.set_ylabel(names[actions[i - 1]], fontsize=8)
+                panel.set_ylabel(names[actions[i - 1]], fontsize=8)
             if i == 0:
-                place.set_title(f"person {j}", fontsize=8, pad=2)
+                panel.set_title(f"person {j}", fontsize=8, pad=2)
     return figure
 
 
@@ -236,10 +215,10 @@ def strips_figure(system: VDSM, split: Split, n: int = 3) -> Figure:
     for i in range(len(rows)):
         for k, (label, clips) in enumerate(lines):
             for t in range(length):
-                place = axes[i * len(lines) + k, t]
-                _show(place, clips[i, int(t * step)])
+                panel = axes[i * len(lines) + k, t]
+                _show(panel, clips[i, int(t * step)])
                 if t == 0:
-                    place.set_ylabel(label, fontsize=7, rotation=0, ha="right", va="center")
+                    panel.set_ylabel(label, fontsize=7, rotation=0, ha="right", va="center")
     return figure
 
 

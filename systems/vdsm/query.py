@@ -1,4 +1,4 @@
-"""VDSM's path through the query interface: the guide proposes what it can see, weights do the rest.
+"""VDSM's path through the query interface: the guide proposes from the known frames, importance weights correct.
 
 Sites are `identity` (K), `dynamics` (D), `pose` (T, Z) and `frames` (T, C, H, W), all of one clip; `batch` may hold one
 clip that is known, in whole or (with `mask`) in part. Known entries come back as they are, everything else in agreement
@@ -39,12 +39,12 @@ class OneClip(nn.Module):
         return self.program(frames, mask, rows=1, length=self.length)
 
 
-def ask(
+def query_clip(
     model: VDSM,
     guide: VDSMGuide,
     length: int,
     evidence: Any = None,
-    wanted: Sequence[str] | None = None,
+    ask: Sequence[str] | None = None,
     num_samples: int = 100,
     *,
     batch: Mapping[str, Any] | None = None,
@@ -56,13 +56,14 @@ def ask(
         model: the generative program.
         guide: proposes where the batch holds frames.
         length: frames of a clip that is not known.
-        evidence: pieces by site, see `inference.query.evidence`.
-        wanted: sites to return; all that are not in the batch by default.
+        evidence: by site, see `inference.query.evidence`.
+        ask: sites to return; all that are not in the batch by default.
         num_samples: how many.
         batch: `frames` (T, C, H, W) or (1, T, C, H, W) and `mask` (T,) or (1, T) of a clip that is known.
         **options: of `inference.query.ask.query`.
 
     Raises:
+        ConfigError: a pair with one-hot identities, or a site per pose.
         ShapeError: a batch of more than one clip; ask about one at a time.
         EvidenceError: malformed or impossible evidence.
     """
@@ -82,7 +83,7 @@ def ask(
         OneClip(model, length),
         OneClip(guide, length) if known is not None else None,
         evidence,
-        wanted,
+        ask,
         num_samples,
         batch=known,
         **options,

@@ -14,38 +14,46 @@ Two stages of the shared engine: frames first, then sequences on the frozen fram
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
+from torch import Tensor
 
-from phlogiston.datasets.base import Dataset, Meta, Split
-from phlogiston.errors import ShapeError
-from phlogiston.evaluate.metric import Metric
+from phlogiston import systems
+from phlogiston.datasets.base import Meta, Split
+from phlogiston.errors import ConfigError, RunError, ShapeError, unknown_name
+from phlogiston.evaluate.score import Score
+from phlogiston.evaluate.weights import mean_and_error
 from phlogiston.guides.vdsm import VDSMGuide
-from phlogiston.inference.query.evidence import Known
+from phlogiston.inference.query.answer import Answer
 from phlogiston.inference.svi.engine import Stage
+from phlogiston.inference.svi.objectives import IWAE
+from phlogiston.inference.svi.row_noise import row_keys
 from phlogiston.models.vdsm import VDSM as VDSMModel
-from phlogiston.systems.base import Role, coerce
-from phlogiston.systems.calls import evaluating
+from phlogiston.networks.frame_encoder import pixels
+from phlogiston.systems.base import Role
+from phlogiston.systems.calls import at_least, evaluating, seeded
 from phlogiston.systems.frames import mean_colour, refuse_zeros_and_ones
-from phlogiston.systems.vdsm.clips import check_mask
+from phlogiston.systems.vdsm.clips import ClipOperations, check_mask
 from phlogiston.systems.vdsm.config import PRESETS
 from phlogiston.systems.vdsm.config import Config as VDSMConfig
-from phlogiston.systems.vdsm.stages import adopt, stages
+from phlogiston.systems.vdsm.query import query_clip
+from phlogiston.systems.vdsm.stages import ENCODER_PARTS, FRAME_PARTS, stages
 from phlogiston.systems.vdsm.training import Aggregate, Clips
-from phlogiston.systems.vdsm.verbs import ClipVerbs
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+SHARED = (  # options that a run whose stage 1 is taken must agree in
+    "experts", "pose", "encoder", "encoder_widths", "features", "decoder_widths", "bank", "rank", "identity",
+)  # fmt: skip
 
 
-class VDSM(ClipVerbs):
+class VDSM(ClipOperations):
     """Video disentanglement; options in `systems.vdsm.config.Config`.
 
     Data hold `frames` uint8 (rows, T, C, H, W) or floats in [0, 1]; optionally `mask` bool (rows, T), True where a
-    frame is known, and `group` int64 (rows,), which clips show the same individual. Labels are never trained on.
+    frame is known, and `group` int64 (rows,), which clips show the same individual. One bare array is `frames`. Labels
+    are never trained on.
 
     Example:
         >>> from phlogiston import datasets
@@ -57,6 +65,7 @@ class VDSM(ClipVerbs):
     """
 
     name: ClassVar[str] = "vdsm"
+    ARRAY: ClassVar[str] = "frames"
     Config: ClassVar[type] = VDSMConfig
     config: VDSMConfig
 
@@ -64,7 +73,7 @@ class VDSM(ClipVerbs):
 
     def describe(self, train: Split, meta: Meta | None) -> dict[str, Any]:
         """Form of the clips, and names of their labels."""
-        frames = self._frames(train.tensors)
+        frames = self.frames_of(train.tensors)
         refuse_zeros_and_ones(frames, "frames")
         channels, height, width = frames.shape[2:]
         if height != width:
@@ -80,30 +89,13 @@ class VDSM(ClipVerbs):
             "categorical": {} if meta is None else {name: list(labels) for name, labels in meta.categorical.items()},
         }
 
-    def prepare(self, split: Split, role: Role = "train") -> Clips:  # type: ignore[override]
+    def prepare(self, split: Split, role: Role = "train") -> Clips:
         """The clips as the engine reads them."""
-        frames = self._frames(split.tensors)
+        frames = self.frames_of(split.tensors)
         if frames.dtype != torch.uint8:
             frames = (frames * 255.0).round().to(torch.uint8)
         group = split.tensors.get("group") if self.schema["paired"] else None
-        mask = check_mask(split.tensors.get("mask"), frames)
-        clips = Clips(frames, mask, group, sum(len(part) for part in self._parts))
-        self._parts.append(clips)
-        return clips
-
-    def fit(self, data: Any, **options: Any) -> VDSM:
-        """Train on clips; see `System.fit`. `data` may also be one array of clips, (rows, T, C, H, W).
-
-        Raises:
-            RunError: `config.stage1` names something that is no VDSM of the same form.
-        """
-        self._parts = []
-        if not isinstance(data, Dataset | Split | Mapping | str | Path):
-            data = {"frames": data}
-        coerce(data)
-        return super().fit(data, **options)
-
-    _parts: list[Clips]
+        return Clips(frames, check_mask(split.tensors.get("mask"), frames), group)
 
     # ----- training -----------------------------------------------------------------------------------------------
 
@@ -127,85 +119,177 @@ class VDSM(ClipVerbs):
             self.adopt(self.config.stage1)
 
     def adopt(self, run: str | Path) -> None:
-        """Take frame encoder and decoder from another VDSM, a run folder or what `save` wrote.
+        """Take frame encoder and decoder from another VDSM.
+
+        Args:
+            run: a run folder, or what `save` wrote.
 
         Raises:
             RunError: not a VDSM, or one of another form; the message says what differs.
         """
-        adopt(self, run)
+        other = systems.load(run)
+        if not isinstance(other, VDSM):
+            raise RunError(f"stage1={str(run)!r} holds a {other.name!r}, not a vdsm")
+        pairs = [(n, other.schema[n], self.schema[n]) for n in ("channels", "size")]
+        pairs += [(n, getattr(other.config, n), getattr(self.config, n)) for n in SHARED]
+        pairs += [("temperature", other.config.temperature[1], self.config.temperature[1])]
+        for name, theirs, ours in pairs:
+            if theirs != ours:
+                raise RunError(f"stage1={str(run)!r} has {name} {theirs}, this configuration {ours}; they must agree")
+        for own, given, patterns in (
+            (self.model, other.model, FRAME_PARTS), (self.guide, other.guide, ENCODER_PARTS),
+        ):  # fmt: skip
+            parts = {pattern.split(".")[0] for pattern in patterns}
+            state = {name: value for name, value in given.state_dict().items() if name.split(".")[0] in parts}
+            own.load_state_dict(state, strict=False)
 
     def stages(self) -> list[Stage]:
         """Frames; then, on frozen parts, sequences: first of codes, then of pixels; then everything, if asked for."""
-        return stages(self, self._parts)
+        return stages(self.config, self.model, self.guide, self.schema["length"])
 
     def callbacks(self) -> list[Any]:
         """Fitting the aggregate prior at the end."""
-        if not self.config.aggregate or self.config.identity != "continuous":
-            return []
-        return [Aggregate(self, self._parts[0], self.config.aggregate)]
+        return [Aggregate(self)] if self.config.aggregate and self.config.identity == "continuous" else []
 
-    # ----- asking, scoring, showing -------------------------------------------------------------------------------
+    # ----- drawing, scoring, asking -------------------------------------------------------------------------------
 
-    def query(  # type: ignore[override]
-        self, evidence: Any = None, ask: Sequence[str] | None = None, num_samples: int = 100, **options: Any
-    ) -> Any:
-        """Sample sites given evidence about others; see `System.query`.
+    @torch.no_grad()
+    def sample(
+        self,
+        n: int = 1,
+        *,
+        seed: int | None = None,
+        length: int | None = None,
+        identity: Any = None,
+        dynamics: Any = None,
+        prior: Literal["standard", "aggregate"] = "aggregate",
+        chain: Literal["prior", "guide"] = "guide",
+    ) -> dict[str, Tensor]:
+        """Invent clips; either factor may be fixed: the same person in new actions, the same action by new people.
 
-        Sites are `identity` (K), `dynamics` (D), `pose` (T, Z) and `frames` (T, C, H, W), per clip. `batch=` may hold
-        `frames` and `mask` of clips that are known.
+        Args:
+            n: how many.
+            seed: of this call; None draws from torch's generator.
+            length: frames of each; as many as the training clips had by default.
+            identity: codes (K,) or (n, K), as `encode` gives in `identity_loc`; drawn if not given.
+            dynamics: codes (D,) or (n, D), as in `dynamics_loc`; drawn if not given.
+            prior: where what is not given is drawn from: the model's own prior, or the mixture fitted to the training
+                clips' codes.
+            chain: how poses follow from the dynamics: by the model's first pose and transitions, or by the guide's
+                free-running chain, whose first pose depends on the dynamics.
+
+        Returns:
+            `frames` (n, length, C, H, W), means of pixels; `identity` (n, K), `dynamics` (n, D).
+
+        Raises:
+            ConfigError: no such prior, or codes of another size.
         """
-        from phlogiston.systems.vdsm.query import ask as answer
+        self._need_fit()
+        at_least("n", n, 1)
+        length = length if length is not None else self.schema["length"]
+        at_least("length", length, 1)
+        if prior not in ("standard", "aggregate"):
+            raise unknown_name("prior", prior, ("standard", "aggregate"))
+        if chain not in ("prior", "guide"):
+            raise unknown_name("chain", chain, ("prior", "guide"))
+        model = self.model
+        with seeded(seed), evaluating(model, self.guide):
+            who = self._given("identity", identity, n, self.config.experts)
+            what = self._given("dynamics", dynamics, n, self.config.dynamics)
+            standard = prior == "standard" or self.config.identity != "continuous"
+            if who is None:
+                who = (model.identity_prior() if standard else model.identity_codes.mixture()).sample((n,))
+            if what is None:
+                what = (model.dynamics_prior() if prior == "standard" else model.dynamics_codes.mixture()).sample((n,))
+            if chain == "prior":
+                pose = model.pose_prior(what, length).sample()
+            else:
+                pose = self.guide.pose_chain(what, length).means()
+            return {"frames": self.render(pose, model.blend(who)), "identity": who, "dynamics": what}
 
+    def _given(self, name: str, code: Any, n: int, size: int) -> Tensor | None:
+        if code is None:
+            return None
+        value = torch.as_tensor(code, dtype=torch.float32)
+        if value.shape not in ((size,), (n, size)):
+            raise ShapeError(f"{name} has shape {tuple(value.shape)}; expected ({size},) or ({n}, {size})")
+        return value.expand(n, size)
+
+    @torch.no_grad()
+    def log_prob(self, data: Any, *, seed: int = 0, num_particles: int = 50, mask: Any = None) -> Score:
+        """Bound the log density of clips from below by importance sampling from the guide.
+
+        Args:
+            data: clips, as in `encode`.
+            seed: of the draws.
+            num_particles: draws per clip.
+            mask: frames that are known; only they are scored.
+
+        Returns:
+            Scores (rows,), nats per clip. With the Bernoulli likelihood grey pixels are soft targets: the figure is a
+            cross-entropy then, which has a floor (`entropy_floor`), and no log density.
+
+        Raises:
+            ConfigError: fewer than one particle.
+        """
+        at_least("num_particles", num_particles, 1)
+        frames, known = self.clips(data, mask)
+        if self.config.identity != "continuous":
+            raise ConfigError("log_prob needs a continuous identity; one-hot ones are not reparameterised")
+        keys = row_keys(*((frames,) if known is None else (frames, known)), valid=known, seed=seed).tolist()
+        values, errors = [], []
+        bound = IWAE(num_particles=num_particles, max_plate_nesting=2 + int(num_particles > 1))
+        with seeded(seed), evaluating(self.model, self.guide):
+            for i, key in enumerate(keys):
+                batch: dict[str, Any] = {"frames": pixels(frames[i : i + 1])}
+                if known is not None:
+                    batch["mask"] = known[i : i + 1]
+                torch.manual_seed(key)  # a clip's own, so that its score does not depend on the others
+                weights, _ = bound.log_weights(self.model, self.guide, **batch)
+                value, error = mean_and_error(weights.double())
+                values.append(value)
+                errors.append(error)
+        return Score(torch.cat(values), "lower bound", torch.cat(errors) if num_particles > 1 else None)
+
+    def query(
+        self,
+        evidence: Any = None,
+        ask: Sequence[str] | None = None,
+        num_samples: int = 100,
+        *,
+        method: str = "auto",
+        seed: int | None = None,
+        **options: Any,
+    ) -> Answer:
+        """Sample sites of a clip given evidence about others; see `System.query`.
+
+        Sites are `identity` (K), `dynamics` (D), `pose` (T, Z) and `frames` (T, C, H, W).
+
+        Args:
+            evidence: by site.
+            ask: sites to return; all that are not in the batch by default.
+            num_samples: how many.
+            method: `"auto"` is importance sampling, with the guide as the proposal where frames are known.
+            seed: of this call; None draws from torch's generator.
+            **options: `batch`: `frames` (T, C, H, W) and `mask` (T,) of a clip that is known, in whole or in part; and
+                what `inference.query.ask.query` takes.
+
+        Raises:
+            ConfigError: the configuration has one-hot identities, or a site per pose.
+            ShapeError: a batch of more than one clip.
+        """
         self._need_fit()
         with evaluating(self.model, self.guide):
-            return answer(self.model, self.guide, self.schema["length"], evidence, ask, num_samples, **options)
+            return query_clip(
+                self.model, self.guide, self.schema["length"], evidence, ask, num_samples,
+                method="importance" if method == "auto" else method, seed=seed, **options,
+            )  # fmt: skip
 
     def vocabulary(self) -> tuple[dict[str, Sequence[str]], dict[str, Sequence[str]]]:
         """Names evidence may be written in: entries of identity and dynamics."""
         self._need_fit()
         sizes = {"identity": self.config.experts, "dynamics": self.config.dynamics}
         return {site: tuple(f"{site}_{i}" for i in range(size)) for site, size in sizes.items()}, {}
-
-    METRICS: ClassVar[tuple[str, ...]] = (
-        "judge",
-        "error",
-        "swap",
-        "rollout",
-        "samples",
-        "probes",
-        "fvd",
-        "log_likelihood",
-    )
-
-    def evaluate(self, data: Any, metrics: Sequence[str] | None = None) -> dict[str, Metric]:
-        """Score on held-out clips.
-
-        Args:
-            data: a dataset (judge and probes learn from its training rows), split or dict.
-            metrics: some of `METRICS`; all but "log_likelihood" by default where clips have labels, else "error".
-        """
-        from phlogiston.systems.vdsm.report import evaluate
-
-        chosen = self._chosen_metrics(metrics)
-        return evaluate(self, data, None if metrics is None else chosen)
-
-    def figures(self, data: Any) -> dict[str, Figure]:
-        """Swap grids, reconstructions, continuations, samples, the loss."""
-        from phlogiston.systems.vdsm.pictures import figures
-
-        self._need_fit()
-        return figures(self, data)
-
-    def views(self) -> dict[str, Any]:
-        """What `show` can lay out: name -> function of held-out clips."""
-        from phlogiston.systems.vdsm.pictures import VIEWS
-
-        return dict(VIEWS)
-
-    def example_queries(self, data: Any) -> list[tuple[str, Any]]:
-        """Clips of one person, all else left open."""
-        who = self.encode(data)["identity_loc"][0]
-        return [("who is seen", self.query({"identity": Known(who)}, ask=["frames"], num_samples=8, seed=0))]
 
     @classmethod
     def demo(cls, quick: bool = False) -> list[dict[str, Any]]:

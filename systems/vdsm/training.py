@@ -1,9 +1,10 @@
-"""How VDSM sees its training clips: pairs of one individual, frames drawn from them, codes of a frozen encoder."""
+"""How VDSM reads its training clips: pairs of one individual, frames drawn from them, codes of a frozen encoder."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -13,43 +14,37 @@ from phlogiston.errors import DataError
 from phlogiston.guides.vdsm import VDSMGuide
 from phlogiston.inference.svi.callbacks import State
 from phlogiston.networks.frame_encoder import pixels
+from phlogiston.systems.vdsm.clips import ClipOperations
 
 
 class Clips:
-    """Rows for the engine: a row is a clip, with another clip of the same individual beside it where wanted.
+    """Rows for the engine: a row is a clip, with another clip of the same individual beside it where there are groups.
 
     Args:
         frames: uint8 (rows, T, C, H, W).
         mask: bool (rows, T), True where a frame is known, or None.
         group: int64 (rows,), who is seen; None for clips without partners.
-        first: number of the first row, unique among everything the same `Codes` will see.
     """
 
     sequences: tuple[str, ...] = ()
 
-    def __init__(self, frames: Tensor, mask: Tensor | None = None, group: Tensor | None = None, first: int = 0) -> None:
-        self.frames, self.mask, self.first = frames, mask, first
-        self.partner_of: Tensor | None = None
-        if group is not None:
-            order = group.argsort(stable=True)
-            _, counts = group[order].unique_consecutive(return_counts=True)
-            start = torch.repeat_interleave(counts.cumsum(0) - counts, counts)
-            self.order, self.start, self.count, self.place = (
-                order,
-                start,
-                counts.repeat_interleave(counts),
-                order.argsort(),
-            )
-            self.partner_of = group
+    def __init__(self, frames: Tensor, mask: Tensor | None = None, group: Tensor | None = None) -> None:
+        self.frames, self.mask, self.paired = frames, mask, group is not None
+        if group is not None:  # rows sorted by group; per row: its position there, where its group starts, how large
+            self.order = group.argsort(stable=True)
+            _, counts = group[self.order].unique_consecutive(return_counts=True)
+            self.start = torch.repeat_interleave(counts.cumsum(0) - counts, counts)
+            self.count = counts.repeat_interleave(counts)
+            self.position = self.order.argsort()
 
     def __len__(self) -> int:
         return len(self.frames)
 
     def __getitem__(self, index: Tensor) -> dict[str, Tensor]:
-        out = {"frames": self.frames[index], "row": index + self.first}
+        out = {"frames": self.frames[index], "row": index}
         if self.mask is not None:
             out["mask"] = self.mask[index]
-        if self.partner_of is not None:
+        if self.paired:
             other = self._partners(index)
             out["partner"] = self.frames[other]
             if self.mask is not None:
@@ -58,10 +53,10 @@ class Clips:
 
     def _partners(self, index: Tensor) -> Tensor:
         """Another clip of the same group, drawn at random; the clip itself where it is alone."""
-        place = self.place[index]
-        start, count = self.start[place], self.count[place]
+        position = self.position[index]
+        start, count = self.start[position], self.count[position]
         step = 1 + (torch.rand(len(index)) * (count - 1)).long().clamp(max=(count - 2).clamp(min=0))
-        return self.order[start + (place - start + step) % count]
+        return self.order[start + (position - start + step) % count]
 
 
 class DrawFrames:
@@ -104,7 +99,7 @@ class DrawFrames:
 def recoloured(frames: Tensor, strength: float) -> Tensor:
     """Change the colours of clips at random, each clip in its own way, and leave shapes and movements as they are.
 
-    Channels change places; each is then dimmed and bent, x -> a x^g with log g ~ U(-s, s) and log a ~ U(-s, 0). Clips
+    Channels are permuted; each is then dimmed and bent, x -> a x^g with log g ~ U(-s, s) and log a ~ U(-s, 0). Clips
     as they were are among the outcomes. Black stays black, and a colour stays the same colour all over a clip.
 
     Args:
@@ -115,8 +110,8 @@ def recoloured(frames: Tensor, strength: float) -> Tensor:
         The same shape.
     """
     rows, _, channels = frames.shape[:3]
-    places = torch.rand(rows, channels, device=frames.device).argsort(1)
-    mixed = frames[torch.arange(rows, device=frames.device).unsqueeze(1), :, places].transpose(1, 2)
+    permuted = torch.rand(rows, channels, device=frames.device).argsort(1)
+    mixed = frames[torch.arange(rows, device=frames.device).unsqueeze(1), :, permuted].transpose(1, 2)
     shape = (rows, 1, channels, 1, 1)
     bend = (strength * (2.0 * torch.rand(shape, device=frames.device) - 1.0)).exp()
     dim = (-strength * torch.rand(shape, device=frames.device)).exp()
@@ -132,9 +127,9 @@ def _draw(frames: Tensor, mask: Tensor | None, count: int) -> tuple[Tensor, Tens
         chosen = order.argsort(1)[:, :count]
         frames = frames[torch.arange(len(frames), device=frames.device).unsqueeze(1), chosen]
         mask = None if mask is None else mask.gather(1, chosen)
-    found = pixels(frames)
-    assert found is not None
-    return found, mask
+    drawn = pixels(frames)
+    assert drawn is not None
+    return drawn, mask
 
 
 class Codes:
@@ -142,34 +137,32 @@ class Codes:
 
     Args:
         guide: has the encoder.
-        parts: every set of rows that will be asked for.
         chunk: clips encoded at once.
     """
 
-    def __init__(self, guide: VDSMGuide, parts: list[Clips], chunk: int = 64) -> None:
-        self.guide, self.parts, self.chunk = guide, parts, chunk
-        self._known: Tensor | None = None
+    takes_rows = True
+
+    def __init__(self, guide: VDSMGuide, chunk: int = 64) -> None:
+        self.guide, self.chunk = guide, chunk
+        self._codes: WeakKeyDictionary[Clips, Tensor] = WeakKeyDictionary()
 
     def describe(self) -> dict[str, Any]:
         """The transform as JSON-able data."""
         return {"transform": "codes of the frozen encoder"}
 
-    def __call__(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def __call__(self, batch: dict[str, Tensor], clips: Clips) -> dict[str, Tensor]:
         frames = pixels(batch["frames"])
         assert frames is not None
-        out = {"frames": frames, "encoded": self._all(frames.device)[batch["row"]]}
+        out = {"frames": frames, "encoded": self._encoded(clips, frames.device)[batch["row"]]}
         return {**out, "mask": batch["mask"]} if "mask" in batch else out
 
-    def _all(self, device: torch.device) -> Tensor:
-        if self._known is None:
-            with torch.no_grad():
-                found = [
-                    self.guide.encode_frames(block.to(device))
-                    for part in self.parts
-                    for block in part.frames.split(self.chunk)
-                ]
-            self._known = torch.cat(found)
-        return self._known
+    def _encoded(self, clips: Clips, device: torch.device) -> Tensor:
+        """Codes of all clips, (rows, T, 2 Z + 2 K), in full precision wherever they are first needed."""
+        if clips not in self._codes:
+            with torch.no_grad(), torch.autocast(device.type, enabled=False):
+                blocks = [self.guide.encode_frames(block.to(device)) for block in clips.frames.split(self.chunk)]
+            self._codes[clips] = torch.cat(blocks)
+        return self._codes[clips]
 
 
 def plain(batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -184,22 +177,20 @@ class Aggregate:
 
     Args:
         system: whose codes.
-        clips: the training clips.
-        components: of each mixture.
     """
 
-    def __init__(self, system: Any, clips: Clips, components: int) -> None:
-        self.system, self.clips, self.components = system, clips, components
+    def __init__(self, system: ClipOperations) -> None:
+        self.system = system
 
     def on_checkpoint(self, state: State) -> None:
         """Fit before the last checkpoint is written."""
         if state.step == state.total:
-            device = next(self.system.model.parameters()).device
-            codes = self.system.codes_of(self.clips.frames, self.clips.mask, device)
-            for name in ("identity", "dynamics"):
-                weights, means, factors = fit_mixture(codes[f"{name}_loc"], self.components)
-                prior = getattr(self.system.model, f"{name}_codes")
-                prior.set(weights.to(device), means.to(device), factors.to(device))
+            model, clips = self.system.model, state.data
+            device = next(model.parameters()).device
+            codes = self.system.codes_of(clips.frames, clips.mask, device)
+            for name, mixture in (("identity", model.identity_codes), ("dynamics", model.dynamics_codes)):
+                fitted = fit_mixture(codes[f"{name}_loc"], self.system.config.aggregate)
+                mixture.set(*(value.to(device) for value in fitted))
 
 
 def fit_mixture(codes: Tensor, components: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -223,7 +214,8 @@ def fit_mixture(codes: Tensor, components: int, seed: int = 0) -> tuple[Tensor, 
         raise DataError("an aggregate prior needs at least two training clips.")
     spread = float(rows.var(0).mean()) or 1.0
     count = max(1, min(components, len(rows) // (2 * rows.shape[1])))
-    found = GaussianMixture(count, covariance_type="full", reg_covar=1e-3 * spread, random_state=seed, max_iter=200)
-    found.fit(rows)
-    factors = np.linalg.cholesky(found.covariances_)
-    return tuple(torch.from_numpy(np.asarray(a)).float() for a in (found.weights_, found.means_, factors))  # type: ignore[return-value]
+    mixture = GaussianMixture(count, covariance_type="full", reg_covar=1e-3 * spread, random_state=seed, max_iter=200)
+    mixture.fit(rows)
+    parts = (mixture.weights_, mixture.means_, np.linalg.cholesky(mixture.covariances_))
+    weights, means, factors = (torch.from_numpy(part).float() for part in parts)
+    return weights, means, factors

@@ -96,7 +96,6 @@ PENDING: dict[str, set[str]] = {
     },
     "sketch": {"signatures", "unknown_names_are_refused"},
     "sqair": {"evaluation_reports_metrics", "signatures"},
-    "vdsm": {"evaluation_reports_metrics", "signatures"},
 }
 
 

@@ -330,10 +330,10 @@ def test_poses_come_from_the_frames_for_poses_and_identities_do_not() -> None:
 def test_code_mixtures_draw_what_was_put_in() -> None:
     codes = CodeMixture(4, 2)
     with pytest.raises(ConfigError, match="aggregate"):
-        codes.law()
+        codes.mixture()
     codes.set(torch.tensor([0.25, 0.75]), torch.tensor([[-5.0, 0.0], [5.0, 0.0]]), 0.1 * torch.eye(2).repeat(2, 1, 1))
     torch.manual_seed(0)
-    drawn = codes.law().sample((4000,))
+    drawn = codes.mixture().sample((4000,))
     assert float((drawn[:, 0] > 0).double().mean()) == pytest.approx(0.75, abs=0.03)
     assert float(drawn[:, 1].std()) == pytest.approx(0.1, abs=0.01)
 

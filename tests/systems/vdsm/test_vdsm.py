@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from phlogiston.inference.query.evidence import Known, Within
 from phlogiston.systems.mdn.system import MDN
 from phlogiston.systems.vdsm.config import PRESETS
 from phlogiston.systems.vdsm.system import VDSM
+from phlogiston.systems.vdsm.training import Codes
 
 TINY: dict[str, Any] = {
     "experts": 4, "pose": 3, "dynamics": 5, "encoder_widths": (6, 6), "features": 16, "decoder_widths": (8, 6),
@@ -53,7 +55,7 @@ def test_every_verb_gives_clips(fitted: VDSM, data: Dataset) -> None:
     assert fitted.generate(x, 11).shape[1] == 11
     assert fitted.predict(x[:, :2], 7).shape == (n, 7, 3, 16, 16)
     assert fitted.swap_grid(x).shape == (n, n, *x.shape[1:])
-    score = fitted.log_prob(x, n_samples=3)
+    score = fitted.log_prob(x, num_particles=3)
     assert score.kind == "lower bound"
     assert score.value.shape == (n,)
 
@@ -63,12 +65,12 @@ def test_a_clips_score_is_its_own(fitted: VDSM, data: Dataset, masked: bool) -> 
     x = data.test.tensors["frames"][:4]
     mask = torch.arange(x.shape[1]) < torch.tensor([[5], [2], [3], [4]]) if masked else None
     order = torch.tensor([2, 3, 1, 0])
-    score = fitted.log_prob(x, mask=mask, n_samples=3).value
-    again = fitted.log_prob(x[order], mask=None if mask is None else mask[order], n_samples=3).value
+    score = fitted.log_prob(x, mask=mask, num_particles=3).value
+    again = fitted.log_prob(x[order], mask=None if mask is None else mask[order], num_particles=3).value
     torch.testing.assert_close(again, score[order], rtol=1e-4, atol=1e-3)
-    alone = fitted.log_prob(x[1:2], mask=None if mask is None else mask[1:2], n_samples=3).value
+    alone = fitted.log_prob(x[1:2], mask=None if mask is None else mask[1:2], num_particles=3).value
     torch.testing.assert_close(alone, score[1:2], rtol=1e-4, atol=1e-3)
-    assert not torch.equal(fitted.log_prob(x, mask=mask, n_samples=3, seed=1).value, score)
+    assert not torch.equal(fitted.log_prob(x, mask=mask, num_particles=3, seed=1).value, score)
 
 
 def test_swapping_with_oneself_is_reconstruction_and_twice_gives_the_codes_back(fitted: VDSM, data: Dataset) -> None:
@@ -370,6 +372,30 @@ def test_views_are_films_and_codes_are_arrays(fitted: VDSM, data: Dataset, tmp_p
         workflow.show(run, "swap_gird")
 
 
+def test_one_array_of_clips_is_accepted_and_not_kept_in_the_fitted_system(data: Dataset) -> None:
+    clips = data.train.tensors["frames"]
+    system = VDSM(TINY).fit(clips, **QUIET)
+    test = data.test.tensors["frames"][:4]
+    assert set(system.evaluate(test)) == {"excess_frame", "mse_frame", "excess_sequence", "mse_sequence"}
+    assert torch.equal(
+        system.log_prob(test, num_particles=2).value, system.log_prob({"frames": test}, num_particles=2).value
+    )
+    parameters = sum(p.numel() * 4 for module in (system.model, system.guide) for p in module.parameters())
+    # a copy holds parameters and history, twice over at most, but no clip
+    assert len(pickle.dumps(system)) < 2 * parameters + clips.numel() // 2
+
+
+def test_codes_of_training_and_validation_clips_are_their_own(fitted: VDSM, data: Dataset) -> None:
+    codes = Codes(fitted.guide, chunk=2)
+    assert codes.takes_rows
+    for split in (data.train, data.test):
+        clips = fitted.prepare(split)
+        index = torch.tensor([3, 0])
+        with torch.no_grad():
+            expected = fitted.guide.encode_frames(clips.frames[index])
+        torch.testing.assert_close(codes(clips[index], clips)["encoded"], expected, rtol=1e-4, atol=1e-5)
+
+
 def test_evaluation_and_figures_are_complete(data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PHLOGISTON_CACHE", str(tmp_path))
     fitted = VDSM({**TINY, "judge_epochs": 1}).fit(data, **QUIET)
@@ -381,6 +407,7 @@ def test_evaluation_and_figures_are_complete(data: Dataset, tmp_path: Path, monk
     assert found["probe_identity_top"].value >= 0.0
     assert set(fitted.evaluate(data.test)) == {"excess_frame", "mse_frame", "excess_sequence", "mse_sequence"}
     assert {"who times how", "clips and what is made of them", "invented clips"} <= set(fitted.figures(data))
+    assert {"fvd_standard", "fvd_aggregate", "fvd_regenerated"} == set(fitted.evaluate(data, ["fvd"]))
     nats = fitted.evaluate(data.test, ["log_likelihood"])["log_likelihood"]
     assert nats.kind == "lower bound"
 
