@@ -1,10 +1,10 @@
-"""Distributions of deep residual mixtures: over index tuples, over data given a tuple, and with the tuple summed out.
+"""Distributions of deep residual mixtures: over component paths, over data given a path, and with the path summed out.
 
-PathPrior            z ~ p(z)                 the tuple prior as one site, event shape (L,)
-PathPosterior        z ~ q(z | x)             an explicit list of tuples per row with their probabilities
-ResidualNormal       x | z                    the Gaussian a tuple stands for, missing entries marginalised
+PathPrior            z ~ p(z)                 the path prior as one site, event shape (L,)
+PathPosterior        z ~ q(z | x)             an explicit list of paths per row with their probabilities
+ResidualNormal       x | z                    the Gaussian a path stands for, missing entries marginalised
 PathMixture          x                        sum_z p(z) p(x | z): the collapsed density training runs on
-MixtureCategorical   y | x                    a categorical stream with the tuple averaged out
+MixtureCategorical   y | x                    a categorical column with the path averaged out
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ ONE = torch.Size()  # the sample shape of a single draw
 
 
 def all_paths(sizes: Sequence[int], device: torch.device | None = None) -> Tensor:
-    """Every index tuple, last layer fastest: int64 (K_1 ... K_L, L)."""
+    """Every component path, last layer fastest: int64 (K_1 ... K_L, L)."""
     return torch.cartesian_prod(*(torch.arange(k, device=device) for k in sizes)).reshape(-1, len(sizes))
 
 
 class PathPrior(TorchDistribution):
-    """The tuple prior as a distribution: batch shape as asked for, event shape (L,).
+    """The path prior as a distribution: batch shape as asked for, event shape (L,).
 
     Args:
         prior: the module with `log_conditional`.
@@ -82,7 +82,7 @@ class PathPrior(TorchDistribution):
         return codes
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Log p(z) of tuples (..., L): (...)."""
+        """Log p(z) of paths (..., L): (...)."""
         if self._validate_args:
             self._validate_sample(value)
         total = torch.zeros((), device=value.device)
@@ -99,7 +99,7 @@ class PathPrior(TorchDistribution):
 
 
 class PathPosterior(TorchDistribution):
-    """An explicit distribution over P tuples per row: what a beam leaves, or every tuple there is.
+    """An explicit distribution over P paths per row: what a beam leaves, or every path there is.
 
     Args:
         codes: int64 (..., P, L), distinct along P.
@@ -139,9 +139,9 @@ class PathPosterior(TorchDistribution):
             return codes.gather(-2, index).squeeze(-2)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Log q(z): -inf for tuples that are not on the list."""
+        """Log q(z): -inf for paths that are not on the list."""
         if value.dim() == self.codes.dim() and value.shape[0] == self.codes.shape[-2]:
-            # The support itself, as enumeration hands it back: no need to look the tuples up.
+            # The support itself, as enumeration hands it back: no need to look the paths up.
             own = self.codes.movedim(-2, 0)
             if value.shape == own.shape and value.data_ptr() == own.data_ptr():
                 return self.log_probs.movedim(-1, 0)
@@ -155,10 +155,10 @@ class PathPosterior(TorchDistribution):
 
 
 class ResidualNormal(TorchDistribution):
-    """The Gaussian that a tuple stands for: `x = location + scale * (mu_1 + T_1 (mu_2 + T_2 (... eps)))`.
+    """The Gaussian that a path stands for: `x = location + scale * (mu_1 + T_1 (mu_2 + T_2 (... eps)))`.
 
     Args:
-        layers: the frames of the tuple's layers, first layer first.
+        layers: the frames of the path's layers, first layer first.
         codes: int64 (..., L).
         location: (D,), of the data.
         scale: (D,), positive, of the data.
@@ -225,7 +225,7 @@ class ResidualNormal(TorchDistribution):
     def _marginal(self, u: Tensor) -> Tensor:
         assert self.known is not None
         known = self.known.to(u.dtype)
-        mean, factor = tuple_gaussian(self.layers, self.codes)
+        mean, factor = path_gaussian(self.layers, self.codes)
         rows = factor * known.unsqueeze(-1)
         cholesky = torch.linalg.cholesky(rows @ rows.transpose(-1, -2) + torch.diag_embed(1 - known))
         gap = ((u - mean) * known).unsqueeze(-1)
@@ -240,7 +240,7 @@ class ResidualNormal(TorchDistribution):
 
 
 def compose(layers: Sequence[Frame], codes: Tensor, noise: Tensor) -> Tensor:
-    """Push standard-normal noise (..., D) up through a tuple's frames (..., l): standardised coordinates (..., D)."""
+    """Push standard-normal noise (..., D) up through a path's frames (..., l): standardised coordinates (..., D)."""
     depth = codes.shape[-1]
     last = layers[depth - 1]
     u = noise * last.noise_log_scale().exp() if isinstance(last, ShiftFrame) else noise
@@ -249,8 +249,8 @@ def compose(layers: Sequence[Frame], codes: Tensor, noise: Tensor) -> Tensor:
     return u
 
 
-def tuple_gaussian(layers: Sequence[Frame], codes: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and covariance factor of tuples, in standardised coordinates.
+def path_gaussian(layers: Sequence[Frame], codes: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and covariance factor of paths, in standardised coordinates.
 
     Args:
         layers: the frames.
@@ -279,7 +279,7 @@ def tuple_gaussian(layers: Sequence[Frame], codes: Tensor) -> tuple[Tensor, Tens
 
 
 class PathMixture(TorchDistribution):
-    """The mixture over all tuples with the tuple summed out: one site whose log-density is the (bound on the) marginal.
+    """The mixture over all paths with the path summed out: one site whose log-density is the (bound on the) marginal.
 
     Args:
         find: given rows (N, D) in the data's units, their beam; the rows' masks and labels are bound inside.
@@ -342,10 +342,10 @@ class PathMixture(TorchDistribution):
 
 
 class MixtureCategorical(Categorical):
-    """`p(y | x) = sum_z q(z | x, earlier streams) p(y | z)`, with the same conditional at every truncated depth.
+    """`p(y | x) = sum_z q(z | x, earlier ones) p(y | z)`, with the same conditional at every truncated depth.
 
     Args:
-        log_posterior: (N, P), normalised over the tuples.
+        log_posterior: (N, P), normalised over the paths.
         stream_logits: (N, P, V), normalised log p(y | z).
         observed: int64 (N,), the labels the beam was built with, -1 where missing (they score 0).
         nested: (N, L), log-probability of `observed` after each depth.

@@ -1,6 +1,6 @@
 """Classification as a question: one density of images and labels, with all labels or with ten per class.
 
-A categorical stream makes the label part of the density. Naming a digit is then Bayes' rule, and a training row without
+A categorical column makes the label part of the density. Naming a digit is then Bayes' rule, and a training row without
 a label (-1) still says what digits look like. The picture compares, label by label, the model that saw all 1,400 images
 and 100 labels with the same model on the 100 labelled images alone.
 
@@ -80,16 +80,16 @@ def picture(systems: Mapping[str, DRMM], data: Dataset) -> Figure:
     figure = Figure(figsize=(3.4 * len(systems), 3.7), layout="constrained")
     figure.set_label("confusion matrices of held-out digits")
     real = data.test.numpy("label")
-    for place, (title, system) in zip(figure.subplots(1, len(systems), squeeze=False)[0], systems.items(), strict=True):
+    for ax, (title, system) in zip(figure.subplots(1, len(systems), squeeze=False)[0], systems.items(), strict=True):
         named = system.predict_proba("label", data.test).argmax(-1).numpy()
         counts = np.zeros((10, 10))
         np.add.at(counts, (real, named), 1.0)
-        place.imshow(counts / counts.sum(1, keepdims=True), cmap="Blues", vmin=0, vmax=1)
+        ax.imshow(counts / counts.sum(1, keepdims=True), cmap="Blues", vmin=0, vmax=1)
         for i, j in zip(*np.nonzero(counts), strict=True):
-            place.text(j, i, int(counts[i, j]), ha="center", va="center", fontsize=6,
+            ax.text(j, i, int(counts[i, j]), ha="center", va="center", fontsize=6,
                        color="white" if counts[i, j] > 0.5 * counts[i].sum() else "#1d3557")  # fmt: skip
-        place.set(xticks=range(10), yticks=range(10), xlabel="named", ylabel="digit")
-        place.set_title(f"{title}\n{100 * accuracy(system, data):.1f} % correct", fontsize=9)
+        ax.set(xticks=range(10), yticks=range(10), xlabel="named", ylabel="digit")
+        ax.set_title(f"{title}\n{100 * accuracy(system, data):.1f} % correct", fontsize=9)
     return figure
 
 

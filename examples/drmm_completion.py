@@ -1,7 +1,7 @@
 """Completing images by conditioning a density: the lower half of handwritten digits given the upper half.
 
 The posterior mean is the best guess pixel by pixel, and blurred where several digits are possible; samples are sharp
-and differ. Beside them, two imputers of scikit-learn, which give one answer only. Full covariances want more rows than
+and differ. Beside them, two imputers of scikit-learn, which give one answer only. Full covariances need more rows than
 1,400; noisy copies of the training images keep them from knowing those by heart.
 
     python examples/drmm_completion.py --out completion.png
@@ -90,15 +90,15 @@ def picture(columns: dict[str, np.ndarray], shape: tuple[int, ...], shown: int =
 
     figure = Figure(figsize=(0.62 * shown + 1.3, 0.62 * len(columns) + 0.15))
     figure.set_label("held-out digits, their upper halves, and completions")
-    room = {"wspace": 0.06, "hspace": 0.06, "left": 0.16, "right": 0.99, "top": 0.98, "bottom": 0.02}
-    axes = figure.subplots(len(columns), shown, gridspec_kw=room)
+    spacing = {"wspace": 0.06, "hspace": 0.06, "left": 0.16, "right": 0.99, "top": 0.98, "bottom": 0.02}
+    axes = figure.subplots(len(columns), shown, gridspec_kw=spacing)
     for row, (title, images) in enumerate(columns.items()):
-        for place, image in zip(axes[row], images[:shown], strict=True):
+        for ax, image in zip(axes[row], images[:shown], strict=True):
             picture = image.reshape(shape)
-            place.imshow(np.ma.masked_invalid(picture), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-            place.set_facecolor("#f0d9c8")  # what is not known
-            place.axhline(shape[0] / 2 - 0.5, color="#c2410c", linewidth=0.8)
-            place.set(xticks=[], yticks=[])
+            ax.imshow(np.ma.masked_invalid(picture), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            ax.set_facecolor("#f0d9c8")  # what is not known
+            ax.axhline(shape[0] / 2 - 0.5, color="#c2410c", linewidth=0.8)
+            ax.set(xticks=[], yticks=[])
         axes[row, 0].set_ylabel(title, rotation=0, ha="right", va="center", fontsize=8)
     return figure
 

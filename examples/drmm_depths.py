@@ -26,8 +26,8 @@ SHAPES = {"15 x 1": (1, 15), "8 x 2": (2, 8), "5 x 3": (3, 5), "3 x 5": (5, 3)}
 
 def row(name: str, likelihood: float, real: Any, drawn: Any, gains: str = "") -> str:
     """One line of the table."""
-    found = precision_recall(real, drawn, k=3)
-    return f"{name:34}{likelihood:8.3f}{found['precision'].value:11.3f}{found['recall'].value:8.3f}   {gains}"
+    result = precision_recall(real, drawn, k=3)
+    return f"{name:34}{likelihood:8.3f}{result['precision'].value:11.3f}{result['recall'].value:8.3f}   {gains}"
 
 
 def main() -> None:

@@ -47,8 +47,8 @@ def main() -> None:
     solver = Kinematics(DRMM(**(small if options.smoke else OPTIONS)).fit(data, seed=options.seed))
     held_out = data.test.numpy().astype(np.float64)[: 5 if options.smoke else 40]
     for refine in (False, True):
-        found = [solver.solve(targets_of(row), refine=refine, seed=i) for i, row in enumerate(held_out)]
-        error, loss = np.mean([f.error for f in found]), np.mean([f.log_prob_loss for f in found])
+        results = [solver.solve(targets_of(row), refine=refine, seed=i) for i, row in enumerate(held_out)]
+        error, loss = np.mean([f.error for f in results]), np.mean([f.log_prob_loss for f in results])
         words = f"refined: {error:.4f}, {loss:+.2f} nats of log density lost" if refine else f"samples: {error:.4f}"
         print(f"distance from hands and feet to their targets, {words}")
     reaching(solver).savefig(options.out, dpi=110)

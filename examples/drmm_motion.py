@@ -93,18 +93,18 @@ def picture(walks: dict[str, np.ndarray], limit: tuple[int, int]) -> Figure:
     """Every third frame of walks, side by side; the beam where it is overhead."""
     figure = Figure(figsize=(11, 2.4 * len(walks)), layout="constrained")
     figure.set_label("walking figures, frame by frame: free, and crouching below a beam")
-    for place, (name, walked) in zip(np.atleast_1d(figure.subplots(len(walks), 1)), walks.items(), strict=True):
+    for ax, (name, walked) in zip(np.atleast_1d(figure.subplots(len(walks), 1)), walks.items(), strict=True):
         for frame in range(0, len(walked), 3):
             joints = joints_of(walked[frame : frame + 1])[0] + [0.22 * frame, 0.0]
             for child, joint in enumerate(poses.JOINTS):
                 if joint.parent:
                     both = joints[[poses.NAMES.index(joint.parent), child]]
-                    place.plot(both[:, 0], both[:, 1], color="#1f3a5f", linewidth=1.6)
+                    ax.plot(both[:, 0], both[:, 1], color="#1f3a5f", linewidth=1.6)
         if name != "free":
-            place.fill_between([0.22 * limit[0] - 0.3, 0.22 * limit[1]], BEAM, 1.75, color="#d9480f", alpha=0.25)
-        place.set_aspect("equal")
-        place.set_title(name, fontsize=9)
-        place.axis("off")
+            ax.fill_between([0.22 * limit[0] - 0.3, 0.22 * limit[1]], BEAM, 1.75, color="#d9480f", alpha=0.25)
+        ax.set_aspect("equal")
+        ax.set_title(name, fontsize=9)
+        ax.axis("off")
     return figure
 
 

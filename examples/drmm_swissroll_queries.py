@@ -43,19 +43,17 @@ def picture(system: DRMM, data: Dataset, num_samples: int = 800) -> Figure:
     figure.set_label("samples of one Swiss roll density under five kinds of evidence")
     grid = np.linspace(-8, 8, 300)
     a, b = np.meshgrid(grid, grid)
-    for place, (title, question) in zip(
-        figure.subplots(1, len(QUESTIONS), sharey=True), QUESTIONS.items(), strict=True
-    ):
+    for ax, (title, question) in zip(figure.subplots(1, len(QUESTIONS), sharey=True), QUESTIONS.items(), strict=True):
         answer = system.query(question, num_samples=num_samples, resample=True, seed=0)
         x = answer.samples["x"].numpy()
         if "x" in question:
-            shade(place, question["x"], a, b)
-        place.scatter(*data.test.numpy().T, s=1.5, color=SOFT, linewidths=0)
-        place.scatter(*x.T, s=3.5, color="#1d3557", linewidths=0, alpha=0.8)
-        place.set(xlim=(-7.5, 7.5), ylim=(-7.5, 7.5), aspect="equal", xticks=[], yticks=[])
-        place.set_title(title, fontsize=10)
+            shade(ax, question["x"], a, b)
+        ax.scatter(*data.test.numpy().T, s=1.5, color=SOFT, linewidths=0)
+        ax.scatter(*x.T, s=3.5, color="#1d3557", linewidths=0, alpha=0.8)
+        ax.set(xlim=(-7.5, 7.5), ylim=(-7.5, 7.5), aspect="equal", xticks=[], yticks=[])
+        ax.set_title(title, fontsize=10)
         if question and answer.log_evidence is not None:
-            place.set_xlabel(f"log evidence {float(answer.log_evidence):.2f}", fontsize=8)
+            ax.set_xlabel(f"log evidence {float(answer.log_evidence):.2f}", fontsize=8)
     return figure
 
 

@@ -21,7 +21,7 @@ import torch
 
 from phlogiston import datasets
 from phlogiston.datasets.generated import jumper
-from phlogiston.distributions.paths import tuple_gaussian
+from phlogiston.distributions.paths import path_gaussian
 from phlogiston.systems.drmm import DRMM
 from phlogiston.systems.drmm.panels import flight_evidence, flights
 
@@ -38,10 +38,10 @@ def obeys(x: np.ndarray, way_points: Mapping[int, float], gaps: Gaps, near: floa
 
 
 def reconstructed(system: DRMM, x: np.ndarray, noise: bool, seed: int = 0) -> np.ndarray:
-    """Flights as the model writes them: coded as their most probable tuple, then drawn from it (or its mean)."""
+    """Flights as the model writes them: coded as their most probable path, then drawn from it (or its mean)."""
     model = system.model
     with torch.no_grad():
-        mean, factor = tuple_gaussian(model.frames, system.codes(x.astype(np.float32)))
+        mean, factor = path_gaussian(model.frames, system.codes(x.astype(np.float32)))
         if noise:
             e = torch.randn(mean.shape, generator=torch.Generator().manual_seed(seed))
             mean = mean + (factor * e if factor.dim() == 2 else (factor @ e.unsqueeze(-1)).squeeze(-1))

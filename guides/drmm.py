@@ -1,7 +1,7 @@
-"""Guides of the deep residual mixture model: who guesses the tuple behind a row.
+"""Guides of the deep residual mixture model: which path stands behind a row.
 
-    ExactGuide            nothing to guess: every tuple is enumerated, the loss is exactly -log p(x)
-    BeamGuide             z ~ the best tuples of each row, weighted by their joint probability, enumerated
+    ExactGuide            no sites: every path is enumerated, the loss is exactly -log p(x)
+    BeamGuide             z ~ the best paths of each row, weighted by their joint probability, enumerated
     AutoregressiveGuide   z_1 ... z_{L-1} drawn one after the other, z_L enumerated: the paper's way
 
 None has parameters of its own except the `shift` frame's noise scales of the layers before the last, which live in the
@@ -29,17 +29,17 @@ class ExactGuide(nn.Module):
 
     Args:
         model: the generative program.
-        max_enum: refuse models with more tuples than this.
+        max_enum: refuse models with more paths than this.
 
     Raises:
-        ConfigError: the model has more than `max_enum` tuples.
+        ConfigError: the model has more than `max_enum` paths.
     """
 
     def __init__(self, model: DRMM, max_enum: int = 65_536) -> None:
         super().__init__()
         if model.num_paths > max_enum:
             raise ConfigError(
-                f"guide 'exact' enumerates every tuple, and this model has {model.num_paths}, more than "
+                f"guide 'exact' enumerates every path, and this model has {model.num_paths}, more than "
                 f"max_enum={max_enum}; use guide 'beam'"
             )
 
@@ -48,14 +48,14 @@ class ExactGuide(nn.Module):
 
 
 class BeamGuide(nn.Module):
-    """One site `z` over each row's best tuples, enumerated.
+    """One site `z` over each row's best paths, enumerated.
 
     Since its probabilities are proportional to p(x, z) on the beam, `TraceEnum_ELBO` returns
     `log sum_{z in beam} p(x, z) <= log p(x)`: deterministic, no score function, no baseline.
 
     Args:
         model: the generative program, with `sites="path"`.
-        width: tuples kept per layer.
+        width: paths kept per layer.
     """
 
     def __init__(self, model: DRMM, width: int = 16) -> None:
@@ -65,7 +65,7 @@ class BeamGuide(nn.Module):
         self.model, self.width = model, width
 
     def forward(self, x: Tensor, mask: Tensor | None = None, weight: Tensor | None = None, **streams: Tensor) -> None:
-        """Propose tuples; arguments as `DRMM.forward`, `x` required."""
+        """Propose paths; arguments as `DRMM.forward`, `x` required."""
         beam = self.model.find(x, width=self.width, mask=mask, streams=streams)
         with pyro.plate("data", len(x), dim=-1), row_weights(weight):
             pyro.sample("z", PathPosterior(beam.codes, beam.log_posterior()), infer={"enumerate": "parallel"})
@@ -88,7 +88,7 @@ class AutoregressiveGuide(nn.Module):
         self.model, self.enumerate_last = model, enumerate_last
 
     def forward(self, x: Tensor, mask: Tensor | None = None, weight: Tensor | None = None, **streams: Tensor) -> None:
-        """Propose tuples; arguments as `DRMM.forward`, `x` required."""
+        """Propose paths; arguments as `DRMM.forward`, `x` required."""
         model = self.model
         with pyro.plate("data", len(x), dim=-1), row_weights(weight):
             codes: list[Tensor] = []

@@ -1,19 +1,19 @@
 """Deep residual mixture model: a mixture with `K^L` components made from `L` layers of `K`.
 
-A tuple of components, one per layer, is drawn first; each layer then shifts, scales and turns what the layers below
-it describe, and every categorical stream reads the whole tuple:
+A path (one component per layer) is drawn first; each layer then shifts, scales and turns what the layers below
+it describe, and every categorical column reads the whole path:
 
     z_1 ~ Categorical(a_1)      z_l ~ Categorical(a_l + sum_{j<l} A_{l,j}[z_j])
     u_{L+1} ~ N(0, I)           u_l = mu_l[z_l] + T_l[z_l] u_{l+1}          x = location + scale * u_1
     y_c ~ Categorical(beta_{0,c} + sum_l beta_{l,c}[z_l])
 
-Given the tuple, x is Gaussian, so the marginal is an exact mixture of `prod_l K_l` Gaussians. Truncating after `l`
+Given the path, x is Gaussian, so the marginal is an exact mixture of `prod_l K_l` Gaussians. Truncating after `l`
 layers (the rest standard normal) is again a normalised mixture: the family is nested, and depth 1 with `tril` frames
 is the ordinary full-covariance Gaussian mixture.
 
 Reference: Hämäläinen and Solin, "Deep Residual Mixture Models", arXiv 2006.12063. On purpose different: one proper
-joint for sampling and scoring (the original samples from one tuple law and scores with another), affine frames beside
-the paper's shifts, and the tuple summed out instead of sampled in training.
+joint for sampling and scoring (the original samples from one distribution of paths and scores with another), affine
+frames beside the paper's shifts, and the path summed out instead of sampled in training.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from phlogiston.distributions.paths import (
     ResidualNormal,
     all_paths,
     compose,
-    tuple_gaussian,
+    path_gaussian,
 )
 from phlogiston.errors import ConfigError, ShapeError, unknown_name
 from phlogiston.networks.beam import Beam, StreamTables, search
@@ -47,7 +47,7 @@ from phlogiston.networks.path_priors import AutoregressivePrior, LatentClassPrio
 from phlogiston.networks.precision import KeepsFloat64
 
 MAX_TABLE = 4_000_000
-"""Floats of the covariance factors up to which `generate` keeps every tuple's Gaussian at hand."""
+"""Floats of the covariance factors up to which `generate` keeps every path's Gaussian at hand."""
 
 
 class DRMM(KeepsFloat64):
@@ -58,10 +58,10 @@ class DRMM(KeepsFloat64):
         num_layers: `L`.
         num_components: `K`, or one per layer.
         frame: what a layer may do to the next one's coordinates: `"shift"` (the paper), `"iso"`, `"diag"`, `"tril"`.
-        prior: `"autoregressive"` or `"latent_class"` (the law the original's density implies).
-        prior_order: how many previous codes each layer's prior looks at; None for all. Autoregressive prior only.
-        categorical: stream name -> number of categories.
-        sites: `"path"` puts the tuple into one site `z` of event shape (L,); `"layers"` into sites `z_1` ... `z_L`,
+        prior: `"autoregressive"` or `"latent_class"` (the distribution the original's density implies).
+        prior_order: how many previous codes each layer's prior depends on; None for all. Autoregressive prior only.
+        categorical: categorical column -> number of categories.
+        sites: `"path"` puts the path into one site `z` of event shape (L,); `"layers"` into sites `z_1` ... `z_L`,
             which is what the autoregressive guide pairs with.
 
     Attributes:
@@ -150,7 +150,7 @@ class DRMM(KeepsFloat64):
             weight: (batch,), how much each row counts. Pyro's enumeration allows scalar scales alone, so weights need
                 the collapsed program, or a guide that samples.
             num_rows: how many rows to generate when nothing tells.
-            **streams: int64 (batch,) per categorical stream, -1 where missing.
+            **streams: int64 (batch,) per categorical column, -1 where missing.
 
         Returns:
             x, given or generated.
@@ -181,7 +181,7 @@ class DRMM(KeepsFloat64):
         return torch.stack(torch.broadcast_tensors(*codes), -1)
 
     def stream_logits(self, name: str, codes: Tensor) -> Tensor:
-        """Logits of a categorical stream given tuples (..., l): (..., V)."""
+        """Logits of a categorical column given paths (..., l): (..., V)."""
         logits: Tensor = self.stream_bias[parameter_key(name)]
         for l in range(codes.shape[-1]):
             logits = logits + functional.embedding(codes[..., l], self.stream_tables[parameter_key(name, l)])
@@ -196,14 +196,14 @@ class DRMM(KeepsFloat64):
         depth: int | None = None,
         streams: Mapping[str, Tensor | None] | None = None,
     ) -> Beam:
-        """Search the tuples of each row (see `networks.beam.search`).
+        """Search the paths of each row (see `networks.beam.search`).
 
         Args:
             x: (N, D) in the data's units; unknown entries may hold anything finite.
-            width: tuples kept per layer; None keeps every tuple and makes the sums exact.
+            width: paths kept per layer; None keeps every path and makes the sums exact.
             mask: bool (N, D), True where known.
             depth: layers to use; all by default.
-            streams: int64 (N,) labels by stream, -1 where missing; streams not named are summed out.
+            streams: int64 (N,) labels by categorical column, -1 where missing; those not named are summed out.
 
         Returns:
             The beam, in standardised units (add `log_jacobian`).
@@ -246,7 +246,7 @@ class DRMM(KeepsFloat64):
             codes: int64 (N, l - 1), the prefix.
             x: (N, D) in the data's units.
             mask: bool (N, D), True where known.
-            streams: int64 (N,) labels by stream, -1 where missing.
+            streams: int64 (N,) labels by categorical column, -1 where missing.
 
         Returns:
             (N, K_l): log p(z_l | z_<l) + log p_l(x, y | z_<=l), with p_l truncated after layer l.
@@ -272,15 +272,15 @@ class DRMM(KeepsFloat64):
         return log_scale.sum() if mask is None else mask.to(log_scale.dtype) @ log_scale
 
     def draw_paths(self, n: int, depth: int | None = None) -> Tensor:
-        """Tuples from the prior: int64 (n, depth)."""
+        """Paths from the prior: int64 (n, depth)."""
         return PathPrior(self.prior, (n,), depth).sample()
 
     def draw(self, codes: Tensor, *, noise: bool = True) -> Tensor:
-        """Rows given tuples, in the data's units.
+        """Rows given paths, in the data's units.
 
         Args:
             codes: int64 (..., l); fewer than L codes draw from the mixture truncated after l layers.
-            noise: False returns the tuples' means.
+            noise: False returns the paths' means.
 
         Returns:
             (..., D).
@@ -291,12 +291,12 @@ class DRMM(KeepsFloat64):
         return self.location + self.scale * compose(self.frames, codes, eps)
 
     def generate(self, n: int, depth: int | None = None, *, noise: bool = True) -> tuple[Tensor, Tensor]:
-        """Rows with the tuples they come from: `draw(draw_paths(n))`, faster where all tuples fit into a table.
+        """Rows with the paths they come from: `draw(draw_paths(n))`, faster where all paths fit into a table.
 
         Args:
             n: how many.
             depth: layers to use; all by default.
-            noise: False returns the tuples' means.
+            noise: False returns the paths' means.
 
         Returns:
             codes int64 (n, depth) and rows (n, D) in the data's units.
@@ -315,17 +315,17 @@ class DRMM(KeepsFloat64):
 
     @torch.no_grad()
     def _table(self, depth: int | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Tuples, probabilities, means and covariance factors in the data's units, kept until a parameter changes."""
+        """Paths, probabilities, means and covariance factors in the data's units, kept until a parameter changes."""
         state = [*self.parameters(), self.location, self.scale]
         key = (depth, *((t.data_ptr(), t._version, t.dtype, t.device) for t in state))
         if self._cached is None or self._cached[0] != key:
-            codes, log_prior, means, factors = self.tuples(depth)
+            codes, log_prior, means, factors = self.paths(depth)
             scale = self.scale if factors.dim() == 2 else self.scale.unsqueeze(-1)
             self._cached = (key, (codes, log_prior.exp(), self.location + self.scale * means, scale * factors))
         return self._cached[1]
 
-    def tuples(self, depth: int | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Every tuple with its probability and its Gaussian, in standardised coordinates.
+    def paths(self, depth: int | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Every path with its probability and its Gaussian, in standardised coordinates.
 
         Args:
             depth: layers to use; all by default.
@@ -336,7 +336,7 @@ class DRMM(KeepsFloat64):
         """
         codes = all_paths(self.sizes[:depth], self.location.device)
         log_prior = PathPrior(self.prior, (len(codes),), codes.shape[-1]).log_prob(codes)
-        return codes, log_prior, *tuple_gaussian(self.frames, codes)
+        return codes, log_prior, *path_gaussian(self.frames, codes)
 
     def log_parameter_prior(self, table_sd: float = 1.0, log_scale_sd: float = 0.5) -> Tensor:
         """MAP penalty: table entries ~ N(0, table_sd), log-scales ~ N(where they started, log_scale_sd). Shape ()."""
@@ -350,7 +350,7 @@ class DRMM(KeepsFloat64):
 
 
 def parameter_key(name: str, layer: int | None = None) -> str:
-    """The name of a label's parameters: its own, unless torch has no room for it (`species.name`, `type`)."""
+    """The name of a label's parameters: its own, unless torch cannot take it (`species.name`, `type`)."""
     key = name if layer is None else f"{name}_{layer}"
     if "." in key or hasattr(nn.ParameterDict, key) or key == "training":
         return f"label_{key.replace('.', '·')}"
@@ -358,14 +358,14 @@ def parameter_key(name: str, layer: int | None = None) -> str:
 
 
 class CollapsedDRMM(nn.Module):
-    """The same joint with the tuple summed out over each row's beam: the program that trains and scores fast.
+    """The same joint with the path summed out over each row's beam: the program that trains and scores fast.
 
-    One site `x` whose log-density is the marginal (a lower bound when the beam is narrower than the tuple space), and
-    one site per stream for `p(y | x, earlier streams)`; their sum is the log joint of everything observed.
+    One site `x` whose log-density is the marginal (a lower bound when the beam is narrower than the path space), and
+    one site per categorical column for `p(y | x, earlier ones)`; their sum is the log joint of everything observed.
 
     Args:
         model: the generative program; its parameters are shared.
-        width: tuples kept per layer; None for all (exact).
+        width: paths kept per layer; None for all (exact).
         parameter_prior: adds the MAP penalty as a global factor `parameter_prior`.
         table_sd: its standard deviation on table entries.
         log_scale_sd: its standard deviation on log-scales.
@@ -427,7 +427,7 @@ class CollapsedDRMM(nn.Module):
 def _count_rows(x: Tensor | None, streams: Mapping[str, Tensor | None], num_rows: int | None) -> int:
     sizes = {len(t) for t in (x, *streams.values()) if t is not None}
     if len(sizes) > 1:
-        raise ShapeError(f"x and the streams must have the same number of rows; got {sorted(sizes)}")
+        raise ShapeError(f"x and the categorical columns must have the same number of rows; got {sorted(sizes)}")
     return sizes.pop() if sizes else (num_rows or 1)
 
 

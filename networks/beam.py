@@ -1,8 +1,8 @@
-"""The beam over index tuples: for each row, the best partial tuples, extended layer by layer.
+"""The beam over component paths: for each row, the best partial paths, extended layer by layer.
 
-At layer `l` every child of every kept tuple is scored by `log p(z_<=l) + log p_l(x | z_<=l)`, where `p_l` is the
+At layer `l` every child of every kept path is scored by `log p(z_<=l) + log p_l(x | z_<=l)`, where `p_l` is the
 mixture truncated after `l` layers (the remaining coordinates standard normal), and the best are kept. The choice
-carries no gradient, the scores do. With room for every tuple nothing is dropped and the sums are exact.
+carries no gradient, the scores do. With every path kept nothing is dropped and the sums are exact.
 
 Scores live in standardised coordinates; whoever standardised adds the Jacobian.
 """
@@ -28,7 +28,7 @@ FEW_FEATURES = 32
 
 @dataclass
 class StreamTables:
-    """A categorical stream: logits `beta_0 + sum_l beta_l[z_l]`.
+    """A categorical column: logits `beta_0 + sum_l beta_l[z_l]`.
 
     Attributes:
         bias: (V,).
@@ -43,16 +43,16 @@ class StreamTables:
 
 @dataclass
 class Beam:
-    """What the search found for N rows and P tuples each.
+    """The result of the search for N rows and P paths each.
 
     Attributes:
-        prefixes: int64 (N, M, l), the tuples' codes but for the last, or all of them when `last` is 0.
-        last: components of the last layer: each prefix stands for that many tuples, in order.
+        prefixes: int64 (N, M, l), the paths' codes but for the last, or all of them when `last` is 0.
+        last: components of the last layer: each prefix stands for that many paths, in order.
         log_joint: (N, P), log p(z, x), without the streams.
         stream_logits: per stream (N, P, V), normalised log p(y | z).
         stream_log_lik: per observed stream (N, P), zero where the label is missing.
         nested: (N, L), log of the summed scores of x after each depth; the last is the bound on log p(x).
-        nested_streams: per observed stream (N, L): the same for log p(y | x, earlier streams).
+        nested_streams: per observed stream (N, L): the same for log p(y | x, earlier ones).
     """
 
     prefixes: Tensor
@@ -65,7 +65,7 @@ class Beam:
 
     @property
     def codes(self) -> Tensor:
-        """The tuples: int64 (N, P, L). Written out on demand, for training never asks."""
+        """The paths: int64 (N, P, L). Written out on demand, for training never asks."""
         if not self.last:
             return self.prefixes
         n, m, _ = self.prefixes.shape
@@ -73,7 +73,7 @@ class Beam:
         return torch.cat([self.prefixes.repeat_interleave(self.last, 1), component.unsqueeze(-1)], -1)
 
     def log_posterior(self) -> Tensor:
-        """Log q(z | everything observed) over the kept tuples: (N, P), normalised."""
+        """Log q(z | everything observed) over the kept paths: (N, P), normalised."""
         total = self.log_joint
         for log_lik in self.stream_log_lik.values():
             total = total + log_lik
@@ -90,19 +90,19 @@ def search(
     streams: Mapping[str, StreamTables] | None = None,
     depth: int | None = None,
 ) -> Beam:
-    """Search the tuples of every row.
+    """Search the paths of every row.
 
     Args:
         layers: the frames, first layer first.
-        prior: the tuple prior over the same layers.
+        prior: the path prior over the same layers.
         u: (N, D) standardised rows; unknown entries may hold anything finite.
-        width: tuples kept after each layer but the last; `width >= K_1 ... K_{L-1}` makes the result exact.
+        width: paths kept after each layer but the last; `width >= K_1 ... K_{L-1}` makes the result exact.
         mask: bool (N, D), True where known; None when everything is known.
-        streams: the categorical streams by name.
+        streams: the categorical columns by name.
         depth: how many layers to use; all by default.
 
     Returns:
-        The beam, with `P = min(width, K_1 ... K_{L-1}) * K_L` tuples, or `min(width, K_1 ... K_L)` of them when there
+        The beam, with `P = min(width, K_1 ... K_{L-1}) * K_L` paths, or `min(width, K_1 ... K_L)` of them when there
         are more than `FEW_FEATURES` features.
     """
     streams = streams or {}
@@ -111,7 +111,7 @@ def search(
     if mask is None or not layers[0].full:
         known = None if mask is None else mask.to(u.dtype)
         return _search(layers, prior, u, _Whitened(u, known), width, streams, depth)
-    # Marginals of a full covariance need a Cholesky factor per row and tuple: only rows that miss something pay.
+    # Marginals of a full covariance need a Cholesky factor per row and path: only rows that miss something pay.
     complete = mask.all(-1)
     parts, order = [], []
     for rows, source in (

@@ -1,4 +1,4 @@
-"""Priors over index tuples `z = (z_1, ..., z_L)`, one component per layer of a deep residual mixture.
+"""Priors over component paths `z = (z_1, ..., z_L)`, one component per layer of a deep residual mixture.
 
 Both answer the one question that sampling, scoring and beams ask: given the codes so far, how probable is each
 component of the next layer?
@@ -76,7 +76,7 @@ class AutoregressivePrior(nn.Module):
 class LatentClassPrior(nn.Module):
     """`p(z) = w[z_L] prod_{j < L} B_j[z_L, z_j]`: the codes are independent given the last one.
 
-    This is the tuple law that the original implementation's density implies, written as a proper joint.
+    This is the distribution of paths that the original implementation's density implies, written as a proper joint.
 
     Args:
         sizes: components per layer, `(K_1, ..., K_L)`.

@@ -50,9 +50,9 @@ class DRMMDensity(DensityMixin, BaseEstimator):
         num_components: components of each layer.
         frame: what a layer may do to the next one's coordinates: `"shift"`, `"iso"` (also scales), `"diag"` (scales
             each column) or `"tril"` (shears, too; for correlated columns).
-        prior: law of the component tuples, `"autoregressive"` or `"latent_class"`.
-        beam: tuples kept per row in training.
-        max_enum: log-densities are exact up to this many tuples, lower bounds beyond.
+        prior: distribution of the component paths, `"autoregressive"` or `"latent_class"`.
+        beam: paths kept per row in training.
+        max_enum: log-densities are exact up to this many paths, lower bounds beyond.
         steps: optimiser steps.
         batch_size: rows per step.
         learning_rate: of Adam.
@@ -184,7 +184,7 @@ class DRMMDensity(DensityMixin, BaseEstimator):
         return np.asarray(self.system_.log_prob(rows).value.double().numpy())
 
     def score(self, X: ArrayLike, y: Any = None) -> float:
-        """Mean log-density of the rows, in nats per row: higher is better, as model selection wants it.
+        """Mean log-density of the rows, in nats per row: higher is better, as model selection expects it.
 
         Args:
             X: (n_samples, n_features).

@@ -20,19 +20,20 @@ class Config:
         num_components: components `K` of each layer.
         frame: what a layer may do to the next one's coordinates: "shift" moves (the paper), "iso" also scales, "diag"
             scales each column, "tril" shears, too. "tril" for strongly correlated columns, up to some 64 of them.
-        prior: tuple prior, "autoregressive", or "latent_class" (the law the original's density implies).
-        prior_order: how many previous layers each layer's prior looks at; None for all.
-        guide: "beam" sums each row's best tuples (a lower bound), "exact" sums all of them, "autoregressive" draws them
+        prior: distribution of component paths (one component per layer): "autoregressive", or "latent_class", which the
+            original's density implies.
+        prior_order: how many previous layers each layer's prior depends on; None for all.
+        guide: "beam" sums each row's best paths (a lower bound), "exact" sums all of them, "autoregressive" draws them
             layer by layer as the paper does.
-        beam: tuples kept per layer and row in training.
-        max_enum: densities are exact up to this many tuples, beam bounds beyond.
+        beam: paths kept per layer and row in training.
+        max_enum: densities are exact up to this many paths, beam bounds beyond.
         steps: optimiser steps.
         batch_size: rows per step, over all processes.
         learning_rate: of Adam; constant for the first half, then linear to zero.
         clip: largest gradient norm.
         depth_weight: weight of the truncated depths' densities in the loss at the start.
         final_depth_weight: the same at the end; linear in between.
-        stream_weight: weight of the categorical streams' log p(y | x) in the loss; above 1 the model spends more of its
+        stream_weight: weight of the categorical columns' log p(y | x) in the loss; above 1 the model spends more of its
             capacity on telling categories apart, at some cost in log p(x).
         parameter_prior: keep table entries near N(0, table_sd) and log-scales near their start: against overfitting.
         table_sd: sd of that prior on table entries.
@@ -74,7 +75,7 @@ class Config:
             raise ConfigError("prior_order must be 0 or more, and only the autoregressive prior has one")
         if self.guide == "exact" and self.num_components**self.num_layers > self.max_enum:
             raise ConfigError(
-                f"guide 'exact' sums num_components ** num_layers = {self.num_components**self.num_layers} tuples, "
+                f"guide 'exact' sums num_components ** num_layers = {self.num_components**self.num_layers} paths, "
                 f"more than max_enum = {self.max_enum}; use guide 'beam'"
             )
 

@@ -14,7 +14,7 @@ def recipes(quick: bool) -> list[dict[str, Any]]:
         {
             "title": "DRMM on a noisy Swiss roll",
             "text": "A curve with noise in the plane. Each layer multiplies the number of Gaussians by 16: the "
-            "density sharpens from left to right. Below, one density asked five things.",
+            "density sharpens from left to right. Below, five questions to one density.",
             "data": "swissroll",
             "ask": [["x0 = 2.5"], ["x0 ~ 0 +- 0.5"], ["x0 >= 0", "x0 <= 4", "2*x0 - x1 >= 0.3"]],
             "next": [("phlogiston sample RUN -n 5000 --out points.csv", "rows to work with")],
@@ -23,7 +23,7 @@ def recipes(quick: bool) -> list[dict[str, Any]]:
         },
         {
             "title": "DRMM on handwritten digits",
-            "text": "The 8x8 digits of scikit-learn with their labels as a categorical stream: one model draws, "
+            "text": "The 8x8 digits of scikit-learn with their labels as a categorical column: one model draws, "
             "scores, completes and names digits.",
             "data": "digits",
             "ask": [["label in {3, 8}", "pixel_0_3 >= 0.4"], ["pixel_3_3 = 0", "pixel_4_4 = 0"]],

@@ -1,17 +1,17 @@
-"""Inverse kinematics with a density: poses that put hands, feet and head where they are wanted.
+"""Inverse kinematics with a density: poses that put hands, feet and head where they should be.
 
     solver = Kinematics(DRMM(preset="poses").fit(datasets.load("poses")))
     poses = solver.solve({"left_hand": (-0.4, 1.2), "right_foot": (0.1, 0.0)}, head_limit=1.2, refine=True)
 
-The density knows which angles go with which targets: sampling it given the targets is one query, and joint limits and
-the room below an obstacle are boxes in the same question. What it does not know exactly is the kinematics, so angles
+The density holds which angles go with which targets: sampling it given the targets is one query, and joint limits and
+the space below an obstacle are boxes in the same question. What it holds only roughly is the kinematics, so angles
 and targets of a sample agree to a few hundredths of the body's length only. `refine` removes that by damped
 Gauss-Newton on f(q) = target, f being the true kinematics of root and angles q. With J = df/dq and C the covariance of
 q in the sample's own mixture component, a step is
 
     dq = C J' (J C J' + damping)^-1 (target - f(q))
 
-the smallest that does it in the component's metric: joints move together as they do in poses the model knows.
+the smallest that does it in the component's metric: joints move together as they do in poses of the training data.
 (Hämäläinen and Solin, *Deep Residual Mixture Models*, 2020, plan such poses by sampling alone.)
 """
 
@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from phlogiston.datasets.generated import poses
-from phlogiston.distributions.paths import tuple_gaussian
+from phlogiston.distributions.paths import path_gaussian
 from phlogiston.errors import ConfigError, ShapeError, unknown_name
 from phlogiston.inference.query.evidence import Known, Within
 
@@ -127,7 +127,9 @@ class Kinematics:
             x = self.refine(x, self.covariances(answer.details["codes"]), targets, head_limit, rounds)
             log_prob = self.questions.log_prob(torch.from_numpy(x)).numpy()
         joints = poses.forward_kinematics(x[:, :2], x[:, 2:PARAMETERS])
-        error = np.mean([np.linalg.norm(_place(x, joints, n) - np.asarray(t), axis=-1) for n, t in targets.items()], 0)
+        error = np.mean(
+            [np.linalg.norm(_position(x, joints, n) - np.asarray(t), axis=-1) for n, t in targets.items()], 0
+        )
         inside = (x[:, :PARAMETERS] >= poses.LIMITS[:, 0]) & (x[:, :PARAMETERS] <= poses.LIMITS[:, 1])
         within = inside[:, 2:].all(1) & (joints[:, HEAD, 1] <= (math.inf if head_limit is None else head_limit))
         return Poses(x, joints, error, log_prob, sampled, within, float(answer.ess))
@@ -149,9 +151,9 @@ class Kinematics:
                 raise unknown_name("target", name, POINTS)
             if np.shape(target) != (2,):
                 raise ShapeError(f"the target of {name} is {target!r}; expected two numbers, x and y")
-            place = poses.COLUMNS.index(f"{name}_x")
-            values[place : place + 2], mask[place : place + 2] = torch.as_tensor(target), True
-        pieces: list[Any] = [Known(values, mask)]
+            first = poses.COLUMNS.index(f"{name}_x")
+            values[first : first + 2], mask[first : first + 2] = torch.as_tensor(target), True
+        evidence: list[Any] = [Known(values, mask)]
         lower, upper = torch.full((len(values),), -math.inf), torch.full((len(values),), math.inf)
         lower, upper = lower.double(), upper.double()
         if joint_limits:
@@ -160,18 +162,18 @@ class Kinematics:
         if head_limit is not None:
             upper[HEAD_COLUMN] = head_limit
         if joint_limits or head_limit is not None:
-            pieces.append(Within(lower, upper))
+            evidence.append(Within(lower, upper))
         # weights are uneven once there are limits; drawing more first leaves fewer copies among those returned
         drawn = num_samples * (4 if joint_limits else 1)
-        answer = self.questions.ask({"x": pieces}, num_samples=drawn, seed=seed)
+        answer = self.questions.ask({"x": evidence}, num_samples=drawn, seed=seed)
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         return answer.resampled(num_samples, generator)
 
     def covariances(self, codes: torch.Tensor) -> Array:
-        """Covariance of root and moving angles in the Gaussian of each tuple: (n, L) -> (n, moving, moving)."""
+        """Covariance of root and moving angles in the Gaussian of each path: (n, L) -> (n, moving, moving)."""
         model = self.questions.model
         with torch.no_grad():
-            _, factor = tuple_gaussian(model.frames, codes)
+            _, factor = path_gaussian(model.frames, codes)
             factor = factor if factor.dim() == 3 else factor.diag_embed()
             factor = model.scale[:, None] * factor
         rows = factor[:, [self.system.varying.index(i) for i in self.moving]].numpy()
@@ -226,22 +228,22 @@ class _Goal:
 
     def __init__(self, targets: Mapping[str, Sequence[float]], head_limit: float | None) -> None:
         self.joints = [poses.NAMES.index(name) for name in targets]
-        self.places = np.array([tuple(t) for t in targets.values()], dtype=np.float64).reshape(-1, 2)
+        self.targets = np.array([tuple(t) for t in targets.values()], dtype=np.float64).reshape(-1, 2)
         self.limit = math.inf if head_limit is None else head_limit - MARGIN
 
     def residual(self, q: Array) -> Array:
         """(n, 18) -> (n, 2 targets + 1)."""
         joints = poses.forward_kinematics(q[:, :2], q[:, 2:])
-        off = (self.places - joints[:, self.joints]).reshape(len(q), -1)
+        off = (self.targets - joints[:, self.joints]).reshape(len(q), -1)
         return np.concatenate([off, np.minimum(self.limit - joints[:, HEAD, 1:], 0.0)], 1)
 
     def slope(self, q: Array) -> Array:
         """Derivative of the positions by q, zero for a head below its limit: (n, 2 targets + 1, 18)."""
-        found = poses.jacobian(q[:, :2], q[:, 2:])
+        jacobian = poses.jacobian(q[:, :2], q[:, 2:])
         joints = poses.forward_kinematics(q[:, :2], q[:, 2:])
         high = joints[:, HEAD, 1] > self.limit
-        head = found[:, HEAD, 1:2] * high[:, None, None]
-        return np.concatenate([found[:, self.joints].reshape(len(q), -1, PARAMETERS), head], 1)
+        head = jacobian[:, HEAD, 1:2] * high[:, None, None]
+        return np.concatenate([jacobian[:, self.joints].reshape(len(q), -1, PARAMETERS), head], 1)
 
 
 def _step(
@@ -263,7 +265,7 @@ def _step(
     return step
 
 
-def _place(x: Array, joints: Array, name: str) -> Array:
+def _position(x: Array, joints: Array, name: str) -> Array:
     """Where forward kinematics puts a point of the body: (n, 2)."""
     if name != "com":
         return np.asarray(joints[:, poses.NAMES.index(name)])

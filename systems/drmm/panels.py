@@ -1,7 +1,7 @@
-"""Pictures of answered questions: one density, asked many things.
+"""Pictures of answered questions: one density, many questions.
 
 Which panel a system gets is decided by its data: two columns get a row of questions in the plane, images are completed
-(and named, where there is a label stream), bodies reach, flights are planned.
+(and named, where there are labels), bodies reach, flights are planned.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def panels(system: DRMM, x: Array, labels: Mapping[str, Array]) -> dict[str, Fig
     Args:
         system: fitted.
         x: complete held-out rows (n, columns).
-        labels: categorical stream -> values (n,), -1 where missing.
+        labels: categorical column -> values (n,), -1 where missing.
 
     Returns:
         Name -> picture; empty where no panel suits, or the model finds every question impossible.
@@ -78,43 +78,43 @@ def conditionals(system: DRMM, x: Array, num_samples: int = 800) -> Figure:
     figure.set_label("samples of one density under five kinds of evidence")
     margin = 0.15 * span
     a, b = np.meshgrid(*(np.linspace(s - m, e + m, 300) for s, e, m in zip(low, high, margin, strict=True)))
-    for place, (title, piece) in zip(figure.subplots(1, 5, sharey=True), questions.items(), strict=True):
+    for ax, (title, piece) in zip(figure.subplots(1, 5, sharey=True), questions.items(), strict=True):
         evidence = {} if piece is None else {"x": piece}
         answer = system.query(evidence, num_samples=num_samples, resample=True, seed=0)
-        shade(place, piece, a, b)
-        place.scatter(*x[:3000].T, s=1.5, color=PALE, linewidths=0)
-        place.scatter(*answer.samples["x"].numpy().T, s=3.5, color=INK, linewidths=0, alpha=0.8)
-        place.set(xlim=(a.min(), a.max()), ylim=(b.min(), b.max()), xticks=[], yticks=[])
-        place.set_title(title, fontsize=10)
+        shade(ax, piece, a, b)
+        ax.scatter(*x[:3000].T, s=1.5, color=PALE, linewidths=0)
+        ax.scatter(*answer.samples["x"].numpy().T, s=3.5, color=INK, linewidths=0, alpha=0.8)
+        ax.set(xlim=(a.min(), a.max()), ylim=(b.min(), b.max()), xticks=[], yticks=[])
+        ax.set_title(title, fontsize=10)
         if piece is not None and answer.log_evidence is not None:
-            place.set_xlabel(f"log evidence {float(answer.log_evidence):.2f}", fontsize=8)
+            ax.set_xlabel(f"log evidence {float(answer.log_evidence):.2f}", fontsize=8)
     figure.axes[0].set_ylabel(second)
     return figure
 
 
-def shade(place: Axes, piece: Any, a: Array, b: Array) -> None:
-    """Draw a piece of evidence about two columns over the grid `a`, `b` in colour."""
+def shade(ax: Axes, piece: Any, a: Array, b: Array) -> None:
+    """Draw evidence about two columns over the grid `a`, `b` in colour."""
     match piece:
         case Known(value=value):
-            place.axvline(float(value[0]), color=ACCENT, linewidth=1.0, alpha=0.6)
+            ax.axvline(float(value[0]), color=ACCENT, linewidth=1.0, alpha=0.6)
         case Near(mean=mean, sd=sd):
             z = ((a - float(mean[0])) / float(sd[0])) ** 2 + ((b - float(mean[1])) / float(sd[1])) ** 2
-            place.contour(a, b, z, levels=[1, 4], colors=ACCENT, linewidths=0.9)
+            ax.contour(a, b, z, levels=[1, 4], colors=ACCENT, linewidths=0.9)
         case Within(lower=lower, upper=upper):
             inside = (a >= float(lower[0])) & (a <= float(upper[0])) & (b >= float(lower[1])) & (b <= float(upper[1]))
-            place.contourf(a, b, inside, levels=[0.5, 1.5], colors=ACCENT, alpha=0.13)
+            ax.contourf(a, b, inside, levels=[0.5, 1.5], colors=ACCENT, alpha=0.13)
         case HalfSpace(a=normals, b=offsets):
             inside = np.ones_like(a, dtype=bool)
             for (p, q), c in zip(normals.tolist(), offsets.tolist(), strict=True):
                 inside &= p * a + q * b + c >= 0
-            place.contourf(a, b, inside, levels=[0.5, 1.5], colors=ACCENT, alpha=0.13)
+            ax.contourf(a, b, inside, levels=[0.5, 1.5], colors=ACCENT, alpha=0.13)
 
 
 # -- images -------------------------------------------------------------------------------------------------------
 
 
 def completions(system: DRMM, x: Array, labels: Mapping[str, Array]) -> Figure:
-    """Held-out images, their upper halves, the posterior mean, two samples, and what each stream is thought to be."""
+    """Held-out images, their upper halves, the posterior mean, two samples, and what each label is thought to be."""
     from matplotlib.figure import Figure
 
     shape = tuple(system.schema["image_shape"])
@@ -136,12 +136,12 @@ def completions(system: DRMM, x: Array, labels: Mapping[str, Array]) -> Figure:
     heights = [1.0] * len(rows) + [1.1] * len(streams)
     axes = figure.subplots(len(heights), len(x), gridspec_kw={"height_ratios": heights}, squeeze=False)
     for line, (title, images) in zip(axes, rows.items(), strict=False):
-        for place, image in zip(line, images, strict=True):
+        for ax, image in zip(line, images, strict=True):
             picture = np.ma.masked_invalid(image.reshape(shape)[0] if len(shape) == 3 else image.reshape(shape))
-            place.imshow(picture, cmap="gray", vmin=x.min(), vmax=x.max(), interpolation="nearest")
-            place.set_facecolor("#f0d9c8")  # what is not known
-            place.axhline(shape[-2] // 2 - 0.5, color=ACCENT, linewidth=0.8)
-            place.set(xticks=[], yticks=[])
+            ax.imshow(picture, cmap="gray", vmin=x.min(), vmax=x.max(), interpolation="nearest")
+            ax.set_facecolor("#f0d9c8")  # what is not known
+            ax.axhline(shape[-2] // 2 - 0.5, color=ACCENT, linewidth=0.8)
+            ax.set(xticks=[], yticks=[])
         line[0].set_ylabel(title, rotation=0, ha="right", va="center", fontsize=9)
     for line, (name, values) in zip(axes[len(rows) :], streams.items(), strict=True):
         _label_bars(line, system, name, values, x, half, labels.get(name))
@@ -154,14 +154,14 @@ def _label_bars(line: Any, system: DRMM, name: str, values: Any, x: Array, half:
     part = system.questions().predict_proba(name, half).numpy()
     count = whole.shape[1]
     names = [str(v) for v in values] if isinstance(values, list | tuple) else [str(i) for i in range(count)]
-    for i, place in enumerate(line):
+    for i, ax in enumerate(line):
         at = np.arange(count)
-        place.bar(at - 0.2, part[i], 0.4, color=ACCENT, label="given the upper half")
-        place.bar(at + 0.2, whole[i], 0.4, color=INK, label="given all")
-        place.set(ylim=(0, 1), yticks=[])
-        place.set_xticks(at, names if count <= 10 else [""] * count, fontsize=6)
+        ax.bar(at - 0.2, part[i], 0.4, color=ACCENT, label="given the upper half")
+        ax.bar(at + 0.2, whole[i], 0.4, color=INK, label="given all")
+        ax.set(ylim=(0, 1), yticks=[])
+        ax.set_xticks(at, names if count <= 10 else [""] * count, fontsize=6)
         if true is not None and true[i] >= 0:
-            place.get_xticklabels()[int(true[i])].set(color=ACCENT, fontweight="bold", fontsize=9)
+            ax.get_xticklabels()[int(true[i])].set(color=ACCENT, fontweight="bold", fontsize=9)
     line[0].set_ylabel(f"{name}\n(bold: true)", rotation=0, ha="right", va="center", fontsize=9)
     line[0].figure.legend(*line[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
 
@@ -169,31 +169,31 @@ def _label_bars(line: Any, system: DRMM, name: str, values: Any, x: Array, half:
 # -- bodies -------------------------------------------------------------------------------------------------------
 
 
-def draw_pose(place: Axes, joints: Array, **style: Any) -> None:
+def draw_pose(ax: Axes, joints: Array, **style: Any) -> None:
     """Draw one figure as sticks; joints (16, 2)."""
     neck, top = joints[poses.NAMES.index("head")], joints[poses.NAMES.index("head_top")]
     around = np.linspace(0.0, 2.0 * np.pi, 40)
     radius = 0.5 * np.linalg.norm(top - neck)
-    place.plot(*((neck + top)[:, None] / 2 + 0.62 * radius * np.stack([np.cos(around), np.sin(around)])), **style)
-    place.plot(*np.stack([neck, neck + 0.19 * (top - neck)]).T, **style)
+    ax.plot(*((neck + top)[:, None] / 2 + 0.62 * radius * np.stack([np.cos(around), np.sin(around)])), **style)
+    ax.plot(*np.stack([neck, neck + 0.19 * (top - neck)]).T, **style)
     for i, joint in enumerate(poses.JOINTS):
         if joint.parent and joint.name != "head_top":
             start = joints[poses.NAMES.index(joint.parent)]
-            place.plot(*np.stack([start, joints[i]]).T, solid_capstyle="round", **style)
+            ax.plot(*np.stack([start, joints[i]]).T, solid_capstyle="round", **style)
 
 
-def draw_poses(place: Axes, found: Poses, targets: Mapping[str, Any], limit: float | None, shown: int = 8) -> None:
+def draw_poses(ax: Axes, result: Poses, targets: Mapping[str, Any], limit: float | None, shown: int = 8) -> None:
     """Draw some poses over each other, the first one dark, with targets and obstacle."""
-    for joints in found.joints[1:shown]:
-        draw_pose(place, joints, color=SOFT, alpha=0.45, linewidth=1.2)
-    draw_pose(place, found.joints[0], color=INK, linewidth=2.2)
+    for joints in result.joints[1:shown]:
+        draw_pose(ax, joints, color=SOFT, alpha=0.45, linewidth=1.2)
+    draw_pose(ax, result.joints[0], color=INK, linewidth=2.2)
     across, up = np.array(list(targets.values())).T
-    place.scatter(across, up, s=60, facecolors="none", edgecolors=ACCENT, linewidths=1.8, zorder=3)
+    ax.scatter(across, up, s=60, facecolors="none", edgecolors=ACCENT, linewidths=1.8, zorder=3)
     if limit is not None:
-        place.axhspan(limit, 2.5, color=ACCENT, alpha=0.18, linewidth=0)
-        place.axhline(limit, color=ACCENT, linewidth=1.0)
-    place.set(xlim=(-1.05, 1.05), ylim=(-0.35, 1.75), aspect="equal", xticks=[], yticks=[])
-    place.set_xlabel(f"error {found.error.mean():.4f}", fontsize=8)
+        ax.axhspan(limit, 2.5, color=ACCENT, alpha=0.18, linewidth=0)
+        ax.axhline(limit, color=ACCENT, linewidth=1.0)
+    ax.set(xlim=(-1.05, 1.05), ylim=(-0.35, 1.75), aspect="equal", xticks=[], yticks=[])
+    ax.set_xlabel(f"error {result.error.mean():.4f}", fontsize=8)
 
 
 def reaching(solver: Kinematics, num_samples: int = 64) -> Figure:
@@ -211,8 +211,8 @@ def reaching(solver: Kinematics, num_samples: int = 64) -> Figure:
     axes = figure.subplots(2, len(questions))
     for column, (title, targets, limit) in enumerate(questions):
         for row, refine in enumerate((False, True)):
-            found = solver.solve(targets, limit, num_samples, refine, seed=column)
-            draw_poses(axes[row, column], found, targets, limit)
+            result = solver.solve(targets, limit, num_samples, refine, seed=column)
+            draw_poses(axes[row, column], result, targets, limit)
             axes[row, column].set_title("refined" if refine else title, fontsize=9)
     return figure
 
@@ -246,21 +246,21 @@ def flights(system: DRMM, seed: int = 0) -> Figure:
         ("through three way-points", WAY_POINTS, {}),
         ("... and between obstacles", WAY_POINTS, GAPS),
     ]
-    for place, (title, points, gaps) in zip(figure.subplots(1, 3, sharey=True), questions, strict=True):
+    for ax, (title, points, gaps) in zip(figure.subplots(1, 3, sharey=True), questions, strict=True):
         answer = system.query(
             flight_evidence(points, gaps), num_samples=400, noise="mean", resample=True, sort=True, seed=seed
         )
         y = jumper.heights(answer.samples["x"].numpy())
         shown = y[np.random.default_rng(seed).permutation(len(y) // 4)[:12]]  # of the most plausible quarter
-        place.plot(shown[1:].T, color=SOFT, linewidth=1.0, alpha=0.8)
-        place.plot(shown[0], color=INK, linewidth=2.0)
+        ax.plot(shown[1:].T, color=SOFT, linewidth=1.0, alpha=0.8)
+        ax.plot(shown[0], color=INK, linewidth=2.0)
         for time, (low, high) in gaps.items():
             for bottom, top in ((-0.1, low), (high, 1.1)):
-                place.fill_between([time - 0.35, time + 0.35], bottom, top, color=ACCENT, alpha=0.55, linewidth=0)
+                ax.fill_between([time - 0.35, time + 0.35], bottom, top, color=ACCENT, alpha=0.55, linewidth=0)
         if points:
             at, heights = list(points), list(points.values())
-            place.scatter(at, heights, s=55, color="white", edgecolors=ACCENT, linewidths=1.8, zorder=3)
-        place.set(xlim=(-1, 32), ylim=(-0.1, 1.1), xlabel="step")
-        place.set_title(title, fontsize=10)
+            ax.scatter(at, heights, s=55, color="white", edgecolors=ACCENT, linewidths=1.8, zorder=3)
+        ax.set(xlim=(-1, 32), ylim=(-0.1, 1.1), xlabel="step")
+        ax.set_title(title, fontsize=10)
     figure.axes[0].set_ylabel("height")
     return figure

@@ -1,4 +1,4 @@
-"""Which index tuples of a deep residual mixture a question has to weigh: all, or those grown layer by layer.
+"""Which component paths of a deep residual mixture a question has to weigh: all, or those grown layer by layer.
 
 Where there are too many, each prefix is weighed by its truncated mixture (itself normalised), and at most N distinct
 prefixes survive each layer without bias: Fearnhead and Clifford's thinning, see `distributions.resampling`.
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from phlogiston.distributions.gaussian_evidence import ConditionedMixture
-from phlogiston.distributions.paths import tuple_gaussian
+from phlogiston.distributions.paths import path_gaussian
 from phlogiston.distributions.resampling import resample_distinct, student_quantile
 from phlogiston.errors import ConfigError, EvidenceError, unknown_name
 from phlogiston.models.drmm import DRMM
@@ -22,7 +22,7 @@ from phlogiston.systems.drmm.question import Question
 
 _EVEN = 0.2  # share of the chances of prefixes that goes by the square root of their weights, which are guesses
 _FEWEST = 64  # fewer prefixes than this do not tell what was left out
-MAX_FLOATS = 2**25  # what the covariance factors of all tuples under consideration may hold
+MAX_FLOATS = 2**25  # what the covariance factors of all paths under consideration may hold
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +30,7 @@ class Thinning:
     """How the prefixes of one layer were thinned.
 
     Attributes:
-        ancestor: int64 (P,), which of the prefixes kept each tuple descends from.
+        ancestor: int64 (P,), which of the prefixes kept each path descends from.
         chance: (kept,), the probability each of these had to be kept.
     """
 
@@ -39,20 +39,20 @@ class Thinning:
 
 
 def thinning_error(thinnings: Sequence[Thinning], shares: Tensor) -> tuple[Tensor | None, Tensor]:
-    """What leaving tuples out costs.
+    """What leaving paths out costs.
 
-    The relative variance of the sum of the tuples' masses is that of a sample with unequal probabilities and fixed
+    The relative variance of the sum of the paths' masses is that of a sample with unequal probabilities and fixed
     size (Deville, "Variance estimation for complex statistics and estimators", Survey Methodology 25, 1999), summed
     over the layers. Its square root is stretched by Student's quantile with as many degrees of freedom as the terms
     are worth (Satterthwaite).
 
     Args:
         thinnings: of every layer.
-        shares: (P,), the tuples' shares of the mass, corrected for the thinning; they sum to 1.
+        shares: (P,), the paths' shares of the mass, corrected for the thinning; they sum to 1.
 
     Returns:
         The standard error of the log evidence, (), or None where it rests on too few prefixes; and the effective
-        sample size of infinitely many draws from the tuples left.
+        sample size of infinitely many draws from the paths left.
     """
     variance = squares = spread = 0.0
     told = True
@@ -79,12 +79,12 @@ def thinning_error(thinnings: Sequence[Thinning], shares: Tensor) -> tuple[Tenso
 
 
 @dataclass(frozen=True, eq=False)
-class Tuples:
-    """Tuples under consideration: Gaussians over the model's standardised coordinates.
+class Paths:
+    """Paths under consideration: Gaussians over the model's standardised coordinates.
 
     Attributes:
         codes: int64 (P, L).
-        log_prior: (P,), without streams; corrected for how tuples were chosen unless `all`.
+        log_prior: (P,), without categorical columns; corrected for how paths were chosen unless `all`.
         means: (P, D).
         factors: (P, D, D), or (P, D) when diagonal.
         method: how they were chosen, in words.
@@ -101,36 +101,36 @@ class Tuples:
     thinnings: tuple[Thinning, ...] = ()
 
     def given(self, question: Question, streams: Mapping[str, Tensor], temper: bool = False) -> ConditionedMixture:
-        """The tuples' mixture given a question; `streams` holds the log probabilities (P, V) of those restricted."""
+        """The paths' mixture given a question; `streams` holds the log probabilities (P, V) of those restricted."""
         log_prior = self.log_prior
         for name, allowed in question.allowed.items():
             log_prior = log_prior + streams[name][:, allowed].logsumexp(-1)
         return ConditionedMixture(log_prior, self.means, self.factors, question.model, temper=temper)
 
 
-class TupleSource:
-    """Finds the tuples that matter to a question.
+class PathSource:
+    """Finds the paths that matter to a question.
 
     Args:
         model: in float64.
-        max_enum: weigh every tuple when there are at most this many.
+        max_enum: weigh every path when there are at most this many.
     """
 
     def __init__(self, model: DRMM, max_enum: int) -> None:
         self.model, self.max_enum = model, max_enum
-        self._every: Tuples | None = None
+        self._every: Paths | None = None
 
-    def find(self, question: Question, method: str, num_particles: int, generator: torch.Generator | None) -> Tuples:
-        """Return all tuples, or those grown for the question.
+    def find(self, question: Question, method: str, num_particles: int, generator: torch.Generator | None) -> Paths:
+        """Return all paths, or those grown for the question.
 
         Args:
-            question: lowered.
+            question: compiled.
             method: `"auto"`, `"exact"` or `"smc"`.
             num_particles: prefixes kept per layer when growing, fewer where their children would not fit `MAX_FLOATS`.
             generator: source of randomness.
 
         Raises:
-            ConfigError: `"exact"` with more tuples than fit.
+            ConfigError: `"exact"` with more paths than fit.
             EvidenceError: no prefix is compatible with the question.
         """
         if method not in ("auto", "exact", "smc"):
@@ -140,20 +140,20 @@ class TupleSource:
         fits = model.num_paths <= self.max_enum and model.num_paths * size <= MAX_FLOATS
         if method == "exact" and not fits:
             raise ConfigError(
-                f"{model.num_paths} tuples of {size} numbers are too many to weigh one by one "
+                f"{model.num_paths} paths of {size} numbers are too many to weigh one by one "
                 f'(max_enum={self.max_enum}); use method="smc"'
             )
         if method == "smc" or not fits:
             num_particles = max(16, min(num_particles, MAX_FLOATS // (size * max(model.sizes))))
             return self._grow(question, num_particles, generator)
         if self._every is None:
-            codes, log_prior, means, factors = model.tuples()
-            method = f"exact over {len(codes)} tuples"
-            self._every = Tuples(codes, log_prior, means.contiguous(), factors.contiguous(), method, True)
+            codes, log_prior, means, factors = model.paths()
+            method = f"exact over {len(codes)} component paths"
+            self._every = Paths(codes, log_prior, means.contiguous(), factors.contiguous(), method, True)
         return self._every
 
-    def _grow(self, question: Question, num_particles: int, generator: torch.Generator | None) -> Tuples:
-        """Grow tuples layer by layer, keeping at most `num_particles` distinct prefixes without bias."""
+    def _grow(self, question: Question, num_particles: int, generator: torch.Generator | None) -> Paths:
+        """Grow paths layer by layer, keeping at most `num_particles` distinct prefixes without bias."""
         model = self.model
         codes = torch.zeros(1, 0, dtype=torch.long)
         log_prior = torch.zeros(1, dtype=torch.float64)
@@ -166,21 +166,21 @@ class TupleSource:
             thinnings = [Thinning(t.ancestor.repeat_interleave(k), t.chance) for t in thinnings]
             choice = torch.arange(k).repeat(len(codes)).unsqueeze(1)
             codes = torch.cat([codes.repeat_interleave(k, 0), choice], 1)
-            means, factors = tuple_gaussian([*model.layers], codes)  # type: ignore[list-item]
+            means, factors = path_gaussian([*model.layers], codes)  # type: ignore[list-item]
             if l == model.num_layers - 1:
                 break
             if len(codes) <= num_particles:
                 continue
             streams = {name: model.stream_logits(name, codes).log_softmax(-1) for name in question.allowed}
-            prefixes = Tuples(codes, log_prior, means, factors, "", False)
+            prefixes = Paths(codes, log_prior, means, factors, "", False)
             score = prefixes.given(question, streams).log_twist
             if not bool(torch.isfinite(score.max())):
-                raise EvidenceError("the evidence is impossible, or too improbable to tell tuples apart")
+                raise EvidenceError("the evidence is impossible, or too improbable to tell paths apart")
             index, kept, chance = resample_distinct(correction + score, num_particles, generator, _EVEN)
             codes, log_prior, correction = codes[index], log_prior[index], kept - score[index]
             thinnings = [Thinning(t.ancestor[index], t.chance) for t in thinnings]
             thinnings.append(Thinning(torch.arange(len(index)), chance))
         method = f"SMC over {model.num_layers} layers, {num_particles} particles"
         if not thinnings:
-            method = f"exact over {len(codes)} tuples"
-        return Tuples(codes, log_prior + correction, means, factors, method, not thinnings, tuple(thinnings))
+            method = f"exact over {len(codes)} component paths"
+        return Paths(codes, log_prior + correction, means, factors, method, not thinnings, tuple(thinnings))

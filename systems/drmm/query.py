@@ -1,9 +1,9 @@
-"""DRMM's exact path through the query interface: a Gaussian mixture over index tuples, conditioned in closed form.
+"""DRMM's exact path through the query interface: a Gaussian mixture over component paths, conditioned in closed form.
 
-Evidence is brought into the model's standardised coordinates (`drmm_question`); then either every tuple is weighed, or,
-where there are too many, those grown layer by layer (`drmm_tuples`). Within a tuple x is Gaussian, and
-`distributions.gaussian_evidence` does the rest. Categorical streams multiply a tuple's probability by that of the
-values allowed. Everything runs in float64.
+A path is one component per layer. Evidence is brought into the model's standardised coordinates
+(`systems.drmm.question`); then either every path is weighed, or, where there are too many, those grown layer by layer
+(`systems.drmm.paths`). Within a path x is Gaussian, and `distributions.gaussian_evidence` does the rest. Categorical
+columns multiply a path's probability by that of the values allowed. Everything runs in float64.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from phlogiston.inference.query.compilation import asked_sites, count_rows
 from phlogiston.inference.query.evidence import Known, Piece, normalise
 from phlogiston.inference.query.remoteness import FAR, warn_if_far
 from phlogiston.models.drmm import DRMM
-from phlogiston.systems.drmm.paths import MAX_FLOATS, Tuples, TupleSource, thinning_error
-from phlogiston.systems.drmm.question import Lowering, Question
+from phlogiston.systems.drmm.paths import MAX_FLOATS, Paths, PathSource, thinning_error
+from phlogiston.systems.drmm.question import EvidenceCompiler, Question
 
 
 class DRMMQuery:
@@ -38,14 +38,14 @@ class DRMMQuery:
         model: the generative program; a float64 copy is kept, so later training needs a new `DRMMQuery`.
         columns: names of all columns of x, constant ones included; the model's own count when None.
         constant: position -> value of the columns that never vary and that the model does not hold.
-        categorical: stream -> names of its values; numbers by default.
+        categorical: categorical column -> names of its values; numbers by default.
         precision: the number format the constant values were seen in: evidence agrees with them up to its rounding.
-        max_enum: weigh every tuple when there are at most this many.
+        max_enum: weigh every path when there are at most this many.
 
     Example:
         >>> query = DRMMQuery(DRMM(2, 2, 4))
         >>> query.ask({"x": Known([0.3, 0.0], [1, 0])}, num_samples=5).method
-        'exact over 16 tuples'
+        'exact over 16 component paths'
     """
 
     def __init__(
@@ -69,13 +69,13 @@ class DRMMQuery:
             name: list((categorical or {}).get(name, map(str, range(size)))) for name, size in model.categorical.items()
         }
         location, scale = self.model.location, self.model.scale
-        self.lower = Lowering(self.columns, self.constant, self.categorical, location, scale, precision)
-        self.varying = self.lower.varying
-        self.tuples = TupleSource(self.model, max_enum)
+        self.compile = EvidenceCompiler(self.columns, self.constant, self.categorical, location, scale, precision)
+        self.varying = self.compile.varying
+        self.paths = PathSource(self.model, max_enum)
 
     @property
     def sites(self) -> list[str]:
-        """Names a question may use: `x` and the categorical streams."""
+        """Names a question may use: `x` and the categorical columns."""
         return ["x", *self.categorical]
 
     # -- asking -------------------------------------------------------------------------------------------------
@@ -100,16 +100,16 @@ class DRMMQuery:
         """Sample everything else given the evidence.
 
         Args:
-            evidence: site -> pieces, see `inference.query.evidence`; several rows are several questions.
+            evidence: about each site, see `inference.query.evidence`; several rows are several questions.
             ask: sites to return; all by default.
             num_samples: samples per row of evidence.
-            method: `"exact"` weighs every tuple, `"smc"` grows them layer by layer, `"auto"` chooses by size.
+            method: `"exact"` weighs every path, `"smc"` grows them layer by layer, `"auto"` chooses by size.
             seed: of this call; None draws from torch's generator.
             num_particles: prefixes kept per layer by `"smc"`; `max(256, num_samples)` by default, fewer where the
                 covariance factors of their children would not fit `MAX_FLOATS`.
-            pilot: sequential draws per live tuple that improve the choice of tuples where masses have no closed form;
+            pilot: sequential draws per live path that improve the choice of paths where masses have no closed form;
                 8 or 32 by default.
-            noise: `"mean"` returns each tuple's constrained mean without noise.
+            noise: `"mean"` returns each path's constrained mean without noise.
             temper: let weights of evidence other than 1 define the answer (heuristic: `log_evidence` is then no
                 probability) instead of the proposal only.
             sort: most plausible first, by log p(x).
@@ -118,9 +118,9 @@ class DRMMQuery:
             seed: of this call; None draws from torch's generator.
 
         Returns:
-            The answer: `x` float64 (n, columns), streams int64 (n,); `details` hold the tuples as `codes` and, with
-            `sort` or `prune`, `log_prob` in nats. All returned samples satisfy all hard constraints, and known
-            values come back bit for bit.
+            The answer: `x` float64 (n, columns), categorical columns int64 (n,); `details` hold the paths as `codes`
+            and, with `sort` or `prune`, `log_prob` in nats. All returned samples satisfy all hard constraints, and
+            known values come back bit for bit.
 
         Raises:
             EvidenceError: malformed or impossible evidence.
@@ -133,17 +133,17 @@ class DRMMQuery:
         if noise not in ("model", "mean"):
             raise unknown_name("noise", noise, ("model", "mean"))
         question = normalise(evidence, self.sites)
-        wanted = asked_sites(ask, self.sites)
+        requested = asked_sites(ask, self.sites)
         rows = count_rows(question, ["x"])
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         answers = []
         distances: dict[str, float] = {}
         for r in range(rows or 1):
-            q = self.lower(question, r)
-            tuples = self.tuples.find(q, method, num_particles or max(256, num_samples), generator)
-            mixture = tuples.given(q, self._streams(tuples, q.allowed), temper)
+            q = self.compile(question, r)
+            paths = self.paths.find(q, method, num_particles or max(256, num_samples), generator)
+            mixture = paths.given(q, self._streams(paths, q.allowed), temper)
             self._measure(mixture, distances)
-            answers.append(self._answer(q, tuples, mixture, num_samples, pilot, noise == "model", temper, generator))
+            answers.append(self._answer(q, paths, mixture, num_samples, pilot, noise == "model", temper, generator))
         warn_if_far(distances)
         if sort or prune > 0:
             answers = [self._plausibility(a).sorted(keep=1 - prune) for a in answers]
@@ -153,35 +153,35 @@ class DRMMQuery:
             answers = [self._resample(a, sort, generator) for a in answers]
         answer = answers[0] if rows is None else stack(answers)
         warn_if_poor(answer.ess, num_samples, f"query ({answer.method})")
-        return replace(answer, samples={name: answer.samples[name] for name in wanted})
+        return replace(answer, samples={name: answer.samples[name] for name in requested})
 
     @staticmethod
     def _resample(answer: Answer, sort: bool, generator: torch.Generator | None) -> Answer:
         drawn = answer.resampled(generator=generator)
         return drawn.sorted() if sort else drawn
 
-    def _streams(self, tuples: Tuples, names: Iterable[str]) -> dict[str, Tensor]:
-        """Log probabilities (P, V) of streams' values by tuple."""
-        return {name: self.model.stream_logits(name, tuples.codes).log_softmax(-1) for name in names}
+    def _streams(self, paths: Paths, names: Iterable[str]) -> dict[str, Tensor]:
+        """Log probabilities (P, V) of categories by path."""
+        return {name: self.model.stream_logits(name, paths.codes).log_softmax(-1) for name in names}
 
     def _measure(self, mixture: ConditionedMixture, distances: dict[str, float]) -> None:
-        """Note how far the evidence lies from everything the model knows, the worst of all rows of evidence."""
-        found = remoteness(mixture)
+        """Note how far the evidence lies from what the model learned, the worst of all rows of evidence."""
+        far = remoteness(mixture)
         said = {
             f"column {self.columns[i]!r}": float(d)
-            for i, d in zip(self.varying.tolist(), found.entries, strict=True)
+            for i, d in zip(self.varying.tolist(), far.entries, strict=True)
             if d > FAR
         }
-        if float(found.together) > FAR and not said:
-            said["the known values together"] = float(found.together)
-        said |= {f"inequality {i}": float(d) for i, d in enumerate(found.rows) if d > FAR}
+        if float(far.together) > FAR and not said:
+            said["the known values together"] = float(far.together)
+        said |= {f"inequality {i}": float(d) for i, d in enumerate(far.rows) if d > FAR}
         for name, distance in said.items():
             distances[name] = max(distance, distances.get(name, 0.0))
 
     def _answer(
         self,
         q: Question,
-        tuples: Tuples,
+        paths: Paths,
         mixture: ConditionedMixture,
         n: int,
         pilot: int | None,
@@ -189,7 +189,7 @@ class DRMMQuery:
         temper: bool,
         generator: Any,
     ) -> Answer:
-        streams = self._streams(tuples, self.categorical)
+        streams = self._streams(paths, self.categorical)
         draws = mixture.sample(n, pilot=pilot, noise=noise, generator=generator)
         x = self.model.location + self.model.scale * draws.x
         if self.constant:
@@ -197,7 +197,7 @@ class DRMMQuery:
         x, good = settle(x, q.original)
         log_weights = torch.where(good, draws.log_weights, -math.inf)
         self._check(log_weights, mixture, q)
-        codes = tuples.codes.index_select(0, draws.component)
+        codes = paths.codes.index_select(0, draws.component)
         samples = {"x": x}
         for name in self.categorical:
             log_probs = streams[name][draws.component]
@@ -207,18 +207,18 @@ class DRMMQuery:
         log_evidence = log_mean(draws.log_weights) + q.log_constant.detach()
         ess = effective_size(log_weights)
         error, reason = draws.error, f"{n} samples are too few to tell it"
-        if tuples.thinnings:
-            lost, worth = thinning_error(tuples.thinnings, draws.shares)
-            ess = 1 / (1 / ess.clamp_min(1e-300) + 1 / worth)  # draws cannot be worth more than the tuples left
+        if paths.thinnings:
+            lost, worth = thinning_error(paths.thinnings, draws.shares)
+            ess = 1 / (1 / ess.clamp_min(1e-300) + 1 / worth)  # draws cannot be worth more than the paths left
             if lost is None:
-                error, reason = None, "too few prefixes of tuples were kept to tell it; raise num_particles"
+                error, reason = None, "too few prefixes of paths were kept to tell it; raise num_particles"
             elif error is not None:
                 error = torch.hypot(error, lost)
         error, why = judge_error(error, reason)
         if bool(torch.isneginf(log_weights).any()):
             index, log_weights = replace_dead(log_weights, generator)
             samples, codes = {name: value[index] for name, value in samples.items()}, codes[index]
-        method = tuples.method + ("" if mixture.exact else ", sequential masses") + (", tempered" if temper else "")
+        method = paths.method + ("" if mixture.exact else ", sequential masses") + (", tempered" if temper else "")
         return Answer(
             samples,
             log_weights + q.log_constant.detach(),
@@ -239,12 +239,12 @@ class DRMMQuery:
         return replace(answer, details={**answer.details, "log_prob": log_prob})
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Log density of complete rows, (n, columns) -> (n,), in nats; beyond 4,096 tuples a beam's bound."""
+        """Log density of complete rows, (n, columns) -> (n,), in nats; beyond 4,096 paths a beam's bound."""
         width = self.model.num_paths if self.model.num_paths <= 4096 else 64
         return self._marginal(x[:, self.varying].double(), None, {}, width)
 
     def _marginal(self, x: Tensor, mask: Tensor | None, streams: Mapping[str, Tensor], width: int) -> Tensor:
-        """Log p of the known entries of x (n, D) and streams (n,), -1 where missing."""
+        """Log p of the known entries of x (n, D) and categorical columns (n,), -1 where missing."""
         d = x.shape[1]
         full = self.model.layers[0].full and mask is not None
         per_row = min(width * max(self.model.sizes), self.model.num_paths) * d * (d if full else 1)
@@ -280,7 +280,7 @@ class DRMMQuery:
         Args:
             evidence: see `ask`.
             num_samples: draws for masses without a closed form.
-            num_particles: see `ask`; where tuples are grown, which ones are kept carries no gradient.
+            num_particles: see `ask`; where paths are grown, which ones are kept carries no gradient.
             seed: of this call.
 
         Raises:
@@ -289,14 +289,14 @@ class DRMMQuery:
         question = normalise(evidence, self.sites)
         rows = count_rows(question, ["x"])
         generator = None if seed is None else torch.Generator().manual_seed(seed)
-        found = []
+        results = []
         distances: dict[str, float] = {}
         for r in range(rows or 1):
-            q = self.lower(question, r)
+            q = self.compile(question, r)
             with torch.no_grad():
-                tuples = self.tuples.find(q, "auto", num_particles or 1024, generator)
-                streams = self._streams(tuples, q.allowed)
-            mixture = tuples.given(q, streams)
+                paths = self.paths.find(q, "auto", num_particles or 1024, generator)
+                streams = self._streams(paths, q.allowed)
+            mixture = paths.given(q, streams)
             self._measure(mixture, distances)
             if mixture.exact:
                 value = mixture.log_evidence
@@ -304,9 +304,9 @@ class DRMMQuery:
                 draws = mixture.sample(num_samples, generator=generator)
                 self._check(draws.log_weights, mixture, q)
                 value = log_mean(draws.log_weights)
-            found.append(value + q.log_constant)
+            results.append(value + q.log_constant)
         warn_if_far(distances)
-        return found[0] if rows is None else torch.stack(found)
+        return results[0] if rows is None else torch.stack(results)
 
     def conditional_log_prob(self, target: Mapping[str, Any], evidence: Mapping[str, Any], **options: Any) -> Tensor:
         """Log p(target | evidence) in nats: the difference of two marginals, () or (rows,).
@@ -338,14 +338,14 @@ class DRMMQuery:
         )
         if not plain or tracked or self.constant or not rows or rows < 8 or self.model.num_paths > 4096:
             return None
-        lowered = [self.lower(dict(question), r) for r in range(rows)]
-        if any(len(q.original.soft) for q in lowered):
+        compiled = [self.compile(dict(question), r) for r in range(rows)]
+        if any(len(q.original.soft) for q in compiled):
             return None
-        x = torch.stack([q.original.values for q in lowered])
-        mask = torch.stack([q.original.known for q in lowered])
+        x = torch.stack([q.original.values for q in compiled])
+        mask = torch.stack([q.original.known for q in compiled])
         streams = {}
-        for name in {name for q in lowered for name in q.allowed}:
-            every = [q.allowed.get(name) for q in lowered]
+        for name in {name for q in compiled for name in q.allowed}:
+            every = [q.allowed.get(name) for q in compiled]
             streams[name] = torch.tensor([-1 if a is None else int(a.nonzero()[0]) for a in every])
         return self._marginal(x, mask, streams, self.model.num_paths)
 
@@ -358,30 +358,30 @@ class DRMMQuery:
         num_samples: int = 4096,
         seed: int | None = None,
     ) -> Tensor:
-        """Probability of every value of a stream given the evidence: (V,) or (rows, V).
+        """Probability of every category given the evidence: (V,) or (rows, V).
 
         Args:
-            stream: the categorical site.
-            evidence: see `ask`; it may restrict the stream itself.
+            stream: the categorical column.
+            evidence: see `ask`; it may restrict that column itself.
             num_samples: draws for masses without a closed form.
             seed: of this call.
 
         Raises:
-            UnknownNameError: no such stream.
+            UnknownNameError: no such column.
             EvidenceError: malformed or impossible evidence.
         """
         if stream not in self.categorical:
-            raise unknown_name("categorical stream", stream, self.categorical)
+            raise unknown_name("categorical column", stream, self.categorical)
         question = normalise(evidence, self.sites)
         rows = count_rows(question, ["x"])
         generator = None if seed is None else torch.Generator().manual_seed(seed)
-        found = []
+        results = []
         distances: dict[str, float] = {}
         for r in range(rows or 1):
-            q = self.lower(question, r)
-            tuples = self.tuples.find(q, "auto", 1024, generator)
-            streams = self._streams(tuples, self.categorical)
-            mixture = tuples.given(q, streams)
+            q = self.compile(question, r)
+            paths = self.paths.find(q, "auto", 1024, generator)
+            streams = self._streams(paths, self.categorical)
+            mixture = paths.given(q, streams)
             self._measure(mixture, distances)
             if mixture.exact:
                 weights, log_probs = mixture.log_posterior, streams[stream]
@@ -391,6 +391,6 @@ class DRMMQuery:
                 weights, log_probs = draws.log_weights.log_softmax(0), streams[stream][draws.component]
             if stream in q.allowed:
                 log_probs = log_probs.masked_fill(~q.allowed[stream], -math.inf).log_softmax(-1)
-            found.append((weights.unsqueeze(1) + log_probs).logsumexp(0).exp())
+            results.append((weights.unsqueeze(1) + log_probs).logsumexp(0).exp())
         warn_if_far(distances)
-        return found[0] if rows is None else torch.stack(found)
+        return results[0] if rows is None else torch.stack(results)

@@ -23,7 +23,7 @@ class Question:
         original: about all columns, in the data's units.
         model: about the varying columns, standardised.
         log_constant: what is added to the log evidence of the model's coordinates, ().
-        allowed: stream -> bool (V,), the values left.
+        allowed: categorical column -> bool (V,), the values left.
     """
 
     original: LinearEvidence
@@ -32,13 +32,13 @@ class Question:
     allowed: Mapping[str, Tensor]
 
 
-class Lowering:
-    """Lowers questions about the columns of x and the categorical streams.
+class EvidenceCompiler:
+    """Compiles questions about the columns of x and the categorical columns.
 
     Args:
         columns: names of all columns, constant ones included.
         constant: position -> value of the columns that never vary.
-        categorical: stream -> names of its values.
+        categorical: categorical column -> names of its values.
         location: (varying columns,), what the model subtracts.
         scale: (varying columns,), what it divides by.
         precision: the number format the constant values were seen in.
@@ -59,7 +59,7 @@ class Lowering:
         self.varying = torch.tensor([i for i in range(len(columns)) if i not in constant])
 
     def __call__(self, question: Mapping[str, tuple[Piece, ...]], row: int) -> Question:
-        """Lower one row of a normalised question.
+        """Compile one row of a normalised question.
 
         Raises:
             EvidenceError: malformed evidence, or statements that contradict each other or a constant column.
@@ -68,16 +68,16 @@ class Lowering:
         evidence, log_constant = self._fix_constants(evidence, log_constant)
         allowed = {}
         for name, labels in self.categorical.items():
-            found = lower_category(name, question.get(name, ()), labels, row)
-            if found is not None:
-                allowed[name] = found
+            chosen = lower_category(name, question.get(name, ()), labels, row)
+            if chosen is not None:
+                allowed[name] = chosen
         v = self.varying
         rows = evidence.rows
         fixed = torch.ones(len(self.columns), dtype=torch.bool)
         fixed[v] = False
         offset = rows.coefficients[:, fixed] @ evidence.values[fixed]
-        place = torch.full((len(self.columns),), -1)
-        place[v] = torch.arange(len(v))
+        position = torch.full((len(self.columns),), -1)
+        position[v] = torch.arange(len(v))
         inner = replace(
             evidence,
             known=evidence.known[v],
@@ -86,7 +86,7 @@ class Lowering:
             upper=evidence.upper[v],
             box_weight=evidence.box_weight[v],
             rows=Rows(rows.coefficients[:, v], rows.lower - offset, rows.upper - offset, rows.weight),
-            soft=place[evidence.soft],
+            soft=position[evidence.soft],
         )
         log_scale = self.scale.log()
         log_constant = log_constant - log_scale[inner.known].sum() - log_scale[inner.soft].sum()
@@ -116,8 +116,8 @@ class Lowering:
             if i in self.constant:
                 keep[j] = False
                 if bool(evidence.soft_fraction[j] == 0):
-                    law = torch.distributions.Normal(values[i], evidence.soft_sd[j])
-                    log_constant = log_constant + law.log_prob(evidence.soft_mean[j])
+                    prior = torch.distributions.Normal(values[i], evidence.soft_sd[j])
+                    log_constant = log_constant + prior.log_prob(evidence.soft_mean[j])
         return replace(
             evidence,
             known=known,

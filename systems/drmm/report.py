@@ -168,7 +168,7 @@ def _complete(e: Evaluation[DRMM]) -> torch.Tensor:
 
 
 def _shown(e: Evaluation[DRMM]) -> Array:
-    """Rows a picture has room for, NaN where entries are missing."""
+    """Rows that a picture shows, NaN where entries are missing."""
     rows = _rows(e)
     known = rows["x"] if "mask" not in rows else torch.where(rows["mask"], rows["x"], torch.nan)
     generator = torch.Generator().manual_seed(0)

@@ -1,9 +1,9 @@
 """The deep residual mixture model as a product: fit a density on rows, then score, sample and explain them.
 
     system = DRMM(frame="tril", num_layers=2).fit(phlogiston.datasets.load("swissroll"))
-    system.log_prob(x).value          nats per row, exact while the tuples can be counted
+    system.log_prob(x).value          nats per row, exact while the paths can be counted
     system.sample(1000)["x"]          rows; `depth=1` from the mixture truncated after the first layer
-    system.codes(x)                   the most probable tuple of each row
+    system.codes(x)                   the most probable path of each row
 
 Columns that never vary carry no density: the system sets them aside, checks them when scoring, and puts them back when
 sampling. Densities are with respect to the columns that do vary, in the data's own units.
@@ -67,7 +67,7 @@ class DRMM(System):
     # ----- data ---------------------------------------------------------------------------------------------------
 
     def describe(self, train: Split, meta: Meta | None) -> dict[str, Any]:
-        """Columns, their location and scale, which never vary, and the categories of each stream."""
+        """Columns, their location and scale, which never vary, and the categories of each categorical column."""
         tensors = train.tensors
         if "x" not in tensors or tensors["x"].ndim != 2:
             raise ShapeError(
@@ -78,28 +78,28 @@ class DRMM(System):
         x, mask, weight = tensors["x"], tensors.get("mask"), tensors.get("weight")
         columns = list(meta.columns) if meta is not None and meta.columns else [f"x{i}" for i in range(x.shape[1])]
         precision = "float32" if x.dtype == torch.float32 else "float64"
-        found = standardise(
+        standard = standardise(
             x.double().numpy(),
             None if mask is None else mask.numpy(),
             None if weight is None else weight.numpy(),
             columns,
             precision,
         )
-        varies = ~found.constant
+        varies = ~standard.constant
         if not varies.any():
             raise DataError("every column of x is constant: there is no density to learn")
-        tell_wild(found.wild, columns, left_out="these cells")
+        tell_wild(standard.wild, columns, left_out="these cells")
         categorical = categories(tensors, meta, "DRMM")
         for name in categorical:
             if name in SITES or re.fullmatch(r"z_\d+", name):
                 raise DataError(f"a label cannot be called {name!r}, which is a name of the model's own; rename it")
         return {
             "columns": columns,
-            "constant": {str(i): float(found.location[i]) for i in found.constant.nonzero()[0]},
-            "location": found.location[varies].tolist(),
-            "scale": found.scale[varies].tolist(),
+            "constant": {str(i): float(standard.location[i]) for i in standard.constant.nonzero()[0]},
+            "location": standard.location[varies].tolist(),
+            "scale": standard.scale[varies].tolist(),
             "precision": precision,
-            "limits": {str(i): list(limits) for i, limits in found.limits.items()},
+            "limits": {str(i): list(limits) for i, limits in standard.limits.items()},
             "categorical": categorical,
             "image_shape": list(meta.image_shape) if meta is not None and meta.image_shape else None,
         }
@@ -110,7 +110,7 @@ class DRMM(System):
         return varying_columns(self.schema)
 
     def prepare(self, split: Split, role: Role = "train") -> Split:
-        """The varying columns, with streams, masks and weights as the programs take them; wild cells are missing."""
+        """The varying columns, masks, weights and categorical columns; wild cells are missing."""
         keep, x = self.varying, split.tensors["x"]
         known = split.tensors.get("mask", torch.ones_like(x, dtype=torch.bool))
         for i, (low, high) in self.schema.get("limits", {}).items():
@@ -156,11 +156,11 @@ class DRMM(System):
         self._collapsed = CollapsedDRMM(self.model, width, c.parameter_prior, c.table_sd, c.log_scale_sd)
 
     def training_pair(self) -> tuple[nn.Module, nn.Module | None]:
-        """The collapsed program with nothing left to guess, or the sampled pair for the autoregressive guide."""
+        """The collapsed program, which needs no guide, or the sampled pair for the autoregressive guide."""
         return (self.model, self.guide) if self.config.guide == "autoregressive" else (self._collapsed, None)
 
     def initialise(self, train: Split, seed: int) -> None:
-        """Residual k-means (see `drmm_training.residual_kmeans`)."""
+        """Residual k-means (see `systems.drmm.training.residual_kmeans`)."""
         t = train.tensors
         streams = {name: t[name] for name in self.schema["categorical"] if name in t}
         residual_kmeans(self.model, t["x"], t.get("mask"), streams, t.get("weight"), seed)
@@ -189,7 +189,7 @@ class DRMM(System):
         return [Stage(objective=objective, handlers=handlers, schedules=schedules, **common)]
 
     def callbacks(self) -> list[Any]:
-        """Revival of unused components, and a look at each depth's density."""
+        """Revival of unused components, and a record of each depth's density."""
         if self.config.guide == "autoregressive":
             return []
         watch: list[Any] = [DepthMonitor(width=self.config.beam)]
@@ -217,7 +217,7 @@ class DRMM(System):
 
         Returns:
             `x` (n, features), in the precision of the data that were fitted and with constant columns in place, and
-            int64 (n,) per categorical stream.
+            int64 (n,) per categorical column.
 
         Raises:
             ConfigError: n below 1, or a depth the model does not have.
@@ -259,9 +259,9 @@ class DRMM(System):
             num_particles: paths drawn per row by `"importance"`.
             mask: bool like `x`, True where known; unknown entries are integrated out.
             depth: density after this many layers; all by default.
-            method: `"exact"` sums every tuple, `"beam"` the best ones (a lower bound), `"importance"` averages tuples
+            method: `"exact"` sums every path, `"beam"` the best ones (a lower bound), `"importance"` averages paths
                 drawn layer by layer (an estimate with a standard error). `"auto"` is exact up to `config.max_enum`
-                tuples, a beam beyond.
+                paths, a beam beyond.
             width: paths kept by the beam; four times the training beam by default.
             joint: include the categorical columns given beside x: log p(x, y).
 
@@ -270,7 +270,7 @@ class DRMM(System):
 
         Raises:
             ShapeError: the wrong number of columns.
-            ConfigError: a depth the model does not have, or too many tuples for `"exact"`.
+            ConfigError: a depth the model does not have, or too many paths for `"exact"`.
         """
         self._need_fit()
         self._check_depth(depth)
@@ -327,14 +327,14 @@ class DRMM(System):
 
     @torch.no_grad()
     def predict_proba(self, stream: str, x: Any, *, mask: Any = None) -> Tensor:
-        """Probability of each category of a stream given x: (rows, V).
+        """Probability of each category given x: (rows, V).
 
         Raises:
-            UnknownNameError: no such stream.
+            UnknownNameError: no such column.
         """
         self._need_fit()
         if stream not in self.schema["categorical"]:
-            raise unknown_name("categorical stream", stream, self.schema["categorical"])
+            raise unknown_name("categorical column", stream, self.schema["categorical"])
         out = []
         for beam in self._beams(x, mask):
             log_probs = beam.log_posterior().unsqueeze(-1) + beam.stream_logits[stream]
@@ -399,7 +399,7 @@ class DRMM(System):
         self._need_fit()
         key = tuple((p.data_ptr(), p._version) for p in self.model.parameters())
         if self._questions is None or self._questions[0] != key:
-            asked = DRMMQuery(
+            questions = DRMMQuery(
                 self.model,
                 columns=self.schema["columns"],
                 constant={int(i): value for i, value in self.schema["constant"].items()},
@@ -407,7 +407,7 @@ class DRMM(System):
                 categorical=self.schema["categorical"],
                 max_enum=self.config.max_enum,
             )
-            self._questions = (key, asked)
+            self._questions = (key, questions)
         return self._questions[1]
 
     _questions: tuple[Any, DRMMQuery] | None = None

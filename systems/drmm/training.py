@@ -1,4 +1,4 @@
-"""What training a deep residual mixture needs beside the engine: a good start, and life for unused components."""
+"""What training a deep residual mixture needs beside the engine: initialisation, and revival of unused components."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def residual_kmeans(
         model: changed in place; its `location` and `scale` must be set.
         x: (N, D) rows in the data's units; at most 10,000 are used.
         mask: bool (N, D), True where known; unknown entries stand at the layer's mean.
-        streams: labels (N,) by stream, -1 where missing; set the tables to the clusters' label frequencies.
+        streams: labels (N,) by categorical column, -1 where missing; set the tables to the clusters' label frequencies.
         weight: (N,), how much each row counts.
         seed: of the row choice and of k-means.
         jitter: sd of the noise that keeps equal clusters apart.
@@ -122,7 +122,7 @@ def _distinct(rows: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _place_stream(model: DRMM, name: str, l: int, clusters: Tensor, known: Tensor, share: Tensor) -> None:
-    """Set a stream's table to the log label frequencies of the clusters, relative to the overall ones."""
+    """Set a categorical column's table to the log label frequencies of the clusters, relative to the overall ones."""
     table, bias = model.stream_tables[parameter_key(name, l)], model.stream_bias[parameter_key(name)]
     seen = known >= 0
     if not seen.any():
@@ -200,8 +200,8 @@ class DeadComponents:
             share = share / share.sum()
             state.metrics[f"usage_{l + 1}"] = float(torch.exp(-(share * share.clamp(min=1e-30).log()).sum()))
             dead = (share < self.threshold / k).nonzero()[:, 0].tolist()
-            for place, component in enumerate(dead):
-                row = worst[(place * 7919 + l) % len(worst)]
+            for i, component in enumerate(dead):
+                row = worst[(i * 7919 + l) % len(worst)]
                 frame.revive(component, u[row] if mask is None else u[row] * mask[row])
                 model.prior.revive(l, component)
                 self._forget(state.optimizer, [frame.mean, frame.log_scale, getattr(frame, "lower", None)], component)
@@ -227,8 +227,8 @@ class DepthMonitor:
     The training loss itself mixes all depths with weights that change while training goes on, so its curve says little.
 
     Args:
-        every: steps between looks.
-        rows: training rows looked at, the same ones each time.
+        every: steps between records.
+        rows: training rows scored, the same ones each time.
         width: beam width.
     """
 
@@ -237,7 +237,7 @@ class DepthMonitor:
 
     @torch.no_grad()
     def on_step(self, state: Any) -> None:
-        """Look when the step is due."""
+        """Record when the step is due."""
         if state.step % self.every:
             return
         model: DRMM = state.model.model

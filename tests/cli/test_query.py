@@ -47,7 +47,7 @@ def test_json_gives_one_object_with_the_diagnostics(
     assert ask(model, ["x0 = 0.25"], tmp_path, "--json", "-n", "50") == 0
     found = json.loads(capsys.readouterr().out)
     assert set(found) == {"method", "ess", "log_evidence", "num_samples", "out"}
-    assert found["method"] == "exact over 4 tuples"
+    assert found["method"] == "exact over 4 component paths"
     assert found["ess"] == pytest.approx(50)
     assert found["log_evidence"] == pytest.approx(-0.95, abs=0.4)  # a standard normal at 0.25
 

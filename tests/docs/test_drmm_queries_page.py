@@ -17,7 +17,7 @@ def test_the_snippets_run_one_after_the_other(page: Any, capsys: pytest.CaptureF
     queries = page(PAGE)
     assert len(queries.snippets) == 2
     queries.run(ignore=QueryWarning)
-    assert "exact over 256 tuples" in capsys.readouterr().out
+    assert "exact over 256 component paths" in capsys.readouterr().out
 
 
 def test_the_pictures_of_the_page_are_there(page: Any) -> None:

@@ -19,7 +19,7 @@ def test_the_python_of_the_readme_runs_as_printed(page: Any, capsys: pytest.Capt
     assert len(readme.snippets) >= 2
     with shortened(steps=40):
         readme.run()
-    assert "exact over 256 tuples" in capsys.readouterr().out
+    assert "exact over 256 component paths" in capsys.readouterr().out
     assert Path("swissroll-model/config.json").is_file()
 
 

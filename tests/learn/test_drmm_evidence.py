@@ -79,7 +79,7 @@ class Reference:
     def __init__(self, query: DRMMQuery) -> None:
         model = query.model
         with torch.no_grad():
-            _, log_prior, means, factors = model.tuples()
+            _, log_prior, means, factors = model.paths()
             wide = torch.diag_embed(factors) if factors.dim() == 2 else factors
             self.centre = model.location
             mean, factor = means * model.scale, model.scale.unsqueeze(-1) * wide

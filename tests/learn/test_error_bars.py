@@ -87,7 +87,7 @@ def test_inputs_and_weights_of_mdn_that_are_drawn(weights: str) -> None:
 def test_five_million_draws_agree_with_many_inequalities() -> None:
     query, rows = drmm("tril", 6, 4), 10
     table = np.random.default_rng(4).standard_normal((rows, 6))
-    _, log_prior, means, factors = query.model.tuples()
+    _, log_prior, means, factors = query.model.paths()
     generator, hits, draws = torch.Generator().manual_seed(0), 0, 5_000_000
     for _ in range(10):
         component = torch.multinomial(log_prior.exp(), draws // 10, replacement=True, generator=generator)

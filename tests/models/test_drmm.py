@@ -214,7 +214,7 @@ def test_labels_sum_to_one_and_a_missing_label_is_summed_out() -> None:
 @pytest.mark.parametrize("prior", PRIORS)
 def test_the_tuple_prior_is_normalised_and_its_sampler_matches_it(prior: str) -> None:
     model = make("iso", prior).requires_grad_(False)
-    codes, log_prior, _, _ = model.tuples()
+    codes, log_prior, _, _ = model.paths()
     assert float(log_prior.exp().sum()) == pytest.approx(1.0, abs=1e-5)
     drawn = model.draw_paths(20_000)
     slot = (drawn * torch.tensor([8, 2, 1])).sum(-1)
@@ -228,7 +228,7 @@ def test_the_tuple_prior_is_normalised_and_its_sampler_matches_it(prior: str) ->
 @pytest.mark.parametrize("table", [False, True])
 def test_the_sampler_has_the_moments_of_the_density(frame: str, table: bool) -> None:
     model = make(frame).requires_grad_(False)
-    _, log_prior, means, factors = model.tuples()
+    _, log_prior, means, factors = model.paths()
     weight = log_prior.exp().double()
     covariance = (
         factors.double() @ factors.double().mT if factors.dim() == 3 else torch.diag_embed(factors.double() ** 2)

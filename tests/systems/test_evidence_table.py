@@ -160,7 +160,7 @@ def drmm(frame: str) -> DRMMQuery:
 @cache
 def drmm_grid(frame: str) -> Grid:
     query = drmm(frame)
-    codes, log_prior, means, factors = query.model.tuples()
+    codes, log_prior, means, factors = query.model.paths()
     wide = torch.diag_embed(factors) if factors.dim() == 2 else factors
     location, scale = query.model.location, query.model.scale
     law = torch.distributions.MultivariateNormal(
@@ -199,7 +199,7 @@ def test_drmm_answers_every_kind_of_evidence(name: str, frame: str, method: str)
 def test_drmm_takes_fractional_masks_component_by_component(frame: str) -> None:
     query, m = drmm(frame), 0.6
     answer = query.ask({"x": Known([0.7, 0.0], [m, 0])}, num_samples=4000, seed=0)
-    _, log_prior, means, factors = query.model.tuples()
+    _, log_prior, means, factors = query.model.paths()
     location, scale = query.model.location[0], query.model.scale[0]
     own = scale * (factors if factors.dim() == 2 else factors.norm(dim=-1))[:, 0]
     mean, wide = location + scale * means[:, 0], own / m  # s^2 + s^2 (1 / m^2 - 1)

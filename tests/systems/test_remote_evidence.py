@@ -66,7 +66,7 @@ def test_values_that_never_go_together_are_far_although_each_is_ordinary() -> No
         frame = model.frames[0]
         frame.mean.zero_()
     query = DRMMQuery(model)
-    every = query.tuples.find(query.lower({}, 0), "auto", 10, None)
+    every = query.paths.find(query.compile({}, 0), "auto", 10, None)
     factors = torch.tensor([[[1.0, 0.0], [1.0, 0.01]]], dtype=torch.float64)
     nothing = LinearEvidence.nothing(2)
     e = LinearEvidence(
