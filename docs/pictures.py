@@ -263,25 +263,26 @@ def _courts() -> tuple[Scene, Dataset]:
 
 def scene_views() -> Figure:
     """Photographs seen, the truth, and what is painted instead."""
-    from phlogiston.systems.scene.report import views
+    from phlogiston.systems.scene.pictures import painted_views
 
     system, data = _courts()
-    return views(system, data.test)
+    return painted_views(system, data.test)
 
 
 def scene_turn() -> Figure:
     """Turning round in rooms that stand side by side in one memory."""
-    from phlogiston.systems.scene.video import strip
+    from phlogiston.systems.scene.pictures import turn_stills
 
-    return strip(_courts()[0])
+    return turn_stills(_courts()[0])
 
 
 def scene_errors() -> Figure:
     """Errors against the number of rooms, and of photographs."""
-    from phlogiston.systems.scene.report import context_sweep, curves, hotel_sweep
+    from phlogiston.systems.scene.pictures import curves
+    from phlogiston.systems.scene.scoring import context_sweep, grid_sweep
 
     system, data = _courts()
-    return curves(system, data.test, hotel_sweep(system, data), context_sweep(system, data))
+    return curves(system, data.test, grid_sweep(system, data), context_sweep(system, data))
 
 
 @cache

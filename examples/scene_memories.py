@@ -19,7 +19,7 @@ from typing import Any
 from phlogiston import datasets
 from phlogiston.systems.scene import Scene
 from phlogiston.systems.scene import matching as scene_matching
-from phlogiston.systems.scene.report import hotel_sweep
+from phlogiston.systems.scene.scoring import grid_sweep
 
 
 def main() -> None:
@@ -39,7 +39,7 @@ def main() -> None:
     print(f"{'':32}" + "".join(f"{f'{side} x {side}':>12}" for side in sides))
     for memory in ("graph", "pooled"):
         system = Scene(memory=memory, **painter).fit(data, progress="auto")
-        errors = hotel_sweep(system, data.test, sides, total=30 if chosen.smoke else 300)
+        errors = grid_sweep(system, data.test, sides, total=30 if chosen.smoke else 300)
         print(f"{memory:8}error of new views     " + "".join(f"{errors[side].value:12.4f}" for side in sides))
     for memory in ("graph", "pooled"):
         nodes = {"nodes": "hub"} if memory == "graph" else {}

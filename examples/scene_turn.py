@@ -4,9 +4,9 @@ The script
 
 1. trains on courts, one room and 2 x 2 rooms at a time;
 2. observes nine rooms it has never seen, eight photographs each, and lays their memories side by side;
-3. paints views from new places beside the truth, and says how far they are off, for 1 x 1 and 3 x 3 rooms;
+3. paints views from new viewpoints beside the truth, and says how far they are off, for 1 x 1 and 3 x 3 rooms;
 4. asks where a photograph was taken, and completes one of which half is known;
-5. writes the film of turning round in every room: the painted view left, the map with the active nodes right.
+5. writes the video of turning round in every room: the painted view left, the map with the active nodes right.
 
     python examples/scene_turn.py --out runs/turn
 
@@ -27,7 +27,7 @@ from phlogiston import datasets
 from phlogiston.errors import QueryWarning
 from phlogiston.inference.query.evidence import Known
 from phlogiston.systems.scene import Scene
-from phlogiston.systems.scene import report as scene_report
+from phlogiston.systems.scene import scoring as scene_scoring
 from phlogiston.systems.scene.memory import tile
 
 
@@ -50,16 +50,16 @@ def main() -> None:
     # nine rooms, observed one by one, laid side by side
     images, poses = data.test.tensors["images"], data.test.tensors["poses"]
     rooms = [system.observe(images[i, :8], poses[i, :8]) for i in range(9)]
-    hotel = tile(rooms)
-    print(f"{hotel}: {len(hotel)} photographs, {len(hotel.nodes())} nodes")
+    grid = tile(rooms)
+    print(f"{grid}: {len(grid)} photographs, {len(grid.nodes())} nodes")
 
-    # the same viewpoint, asked of its own room's memory and of the hotel's
+    # the same viewpoint, painted from its own room's memory and from the grid's
     room, view = 5, 9
     shift = torch.tensor([0.7 * (room // 3), 0.7 * (room % 3), 0, 0, 0, 0])
     alone = system.sample_views(rooms[room], poses[room, view : view + 1], 8, seed=0)
-    among = system.sample_views(hotel, poses[room, view : view + 1] + shift, 8, seed=0)
-    print(f"one room of nine, alone and in the hotel: pictures differ by {float((alone - among).abs().max()):.1e}")
-    for side, metric in scene_report.hotel_sweep(system, data, (1, 2, 3), total=40 if options.smoke else 300).items():
+    among = system.sample_views(grid, poses[room, view : view + 1] + shift, 8, seed=0)
+    print(f"one room of nine, alone and in the grid: pictures differ by {float((alone - among).abs().max()):.1e}")
+    for side, metric in scene_scoring.grid_sweep(system, data, (1, 2, 3), total=40 if options.smoke else 300).items():
         print(f"{side} x {side} rooms: squared error {metric.text()}")
 
     # where was this photograph taken?

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from phlogiston.datasets.base import Dataset, Split
-from phlogiston.datasets.generated.hotels import Hotels
+from phlogiston.datasets.generated.scene_grid import SceneGrid
 from phlogiston.evaluate.metric import Metric, from_rows
 from phlogiston.inference.svi.engine import Stage, fit
 from phlogiston.inference.svi.schedules import cosine, warmup
@@ -52,7 +52,7 @@ def train(
         torch.manual_seed(seed)
         net: Any = GraphMemory(**options) if memory == "graph" else PooledMemory(**options)
         model = SceneMatching(net)
-    rows = Hotels(data.train, context, 1, sides, arena=3 if memory == "pooled" else 0)
+    rows = SceneGrid(data.train, context, 1, sides, arena=3 if memory == "pooled" else 0)
     stage = Stage(
         "match",
         steps,
@@ -93,7 +93,7 @@ def accuracy(
     per = max(2, mazes // side**2) * side**2 if side > 1 else mazes
     arena = max(3, side) if isinstance(model.memory, PooledMemory) else 0
     asked = 1 + (context if fresh else 0)
-    rows = Hotels(split, context, asked, (side,), arena=arena)
+    rows = SceneGrid(split, context, asked, (side,), arena=arena)
     hits = []
     with torch.random.fork_rng(devices=[]):
         for turn in range(math.ceil(queries / per)):

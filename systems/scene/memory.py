@@ -1,10 +1,10 @@
-"""What was seen of a place, as an object one keeps: views are added and forgotten, places laid side by side.
+"""What was seen of a scene, as an object to keep: views are added and forgotten, scenes laid side by side in a grid.
 
 memory = system.observe(images, poses)
 memory.add(more_images, more_poses)         as if all had been observed at once
 memory.forget((x0, y0, x1, y1))             what was photographed from there
-memory.extend(3)                            room for 3 x 3 places, with the same parameters
-tile([memory, another, ...])                one memory of several places
+memory.extend(3)                            space for a grid of 3 x 3 scenes, with the same parameters
+tile([memory, another, ...])                one memory of several scenes
 memory.attribution(pose)                    which nodes speak for a viewpoint, and how much
 """
 
@@ -13,18 +13,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from phlogiston.datasets.generated.scene_grid import CORNER
 from phlogiston.errors import ConfigError, DataError, ShapeError
-from phlogiston.models.scene import unit
+from phlogiston.models.scene import SceneModel, unit
 from phlogiston.networks.scene_memory import NODES_PER_TILE, Frame, GraphMemory, State
-
-if TYPE_CHECKING:
-    from phlogiston.systems.scene.system import Scene
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,18 +43,19 @@ class Attribution:
 
 
 class Memory:
-    """A memory of one scene: a place, or a square of places; made by `Scene.observe`.
+    """A memory of one scene, or of a square grid of scenes; made by `Scene.observe`.
 
     Args:
-        system: the fitted system it belongs to.
-        state: what it holds (one scene).
+        model: the fitted model it belongs to.
+        state: what it holds (a batch of one).
 
     Attributes:
+        model: the fitted model it belongs to.
         state: what it holds.
     """
 
-    def __init__(self, system: Scene, state: State) -> None:
-        self.system = system
+    def __init__(self, model: SceneModel, state: State) -> None:
+        self.model = model
         self.state = state
 
     def __len__(self) -> int:
@@ -64,11 +63,11 @@ class Memory:
         return int(self.state.mask.sum())
 
     def __repr__(self) -> str:
-        return f"Memory({len(self)} views of {self.side} x {self.side} places)"
+        return f"Memory({len(self)} views of {self.side} x {self.side} scenes)"
 
     @property
     def side(self) -> int:
-        """Places along a side."""
+        """Scenes along a side of the grid."""
         return self.state.frame.side
 
     @property
@@ -89,10 +88,10 @@ class Memory:
             ShapeError: images and poses that do not fit each other or the model.
             DataError: a camera outside the memory's area.
         """
-        pictures, where = check_views(self.system, images, poses, self)
+        pictures, where = check_views(images, poses, self)
         if len(where):
             with torch.no_grad():
-                self.state = self.system.model.memory.add(self.state, pictures[None], where[None])
+                self.state = self.model.memory.add(self.state, pictures[None], where[None])
         return self
 
     def forget(self, region: Sequence[float]) -> int:
@@ -110,20 +109,20 @@ class Memory:
         low, high = at.new_tensor(region[:2]), at.new_tensor(region[2:])
         inside = ((at >= low) & (at <= high)).all(-1) & self.state.mask
         with torch.no_grad():
-            self.state = self.system.model.memory.keep(self.state, ~inside)
+            self.state = self.model.memory.keep(self.state, ~inside)
         return int(inside.sum())
 
     def extend(self, side: int) -> Memory:
-        """Make room for `side` x `side` places, the present ones keeping theirs; returns the memory itself.
+        """Extend to a grid of `side` x `side` scenes, the present ones staying in place; returns the memory itself.
 
         Raises:
             ConfigError: the memory is larger already.
         """
         if side < self.side:
-            raise ConfigError(f"the memory spans {self.side} places a side; it cannot be extended to {side}.")
+            raise ConfigError(f"the memory spans {self.side} scenes a side; it cannot be extended to {side}.")
         frame = self.state.frame
         with torch.no_grad():
-            self.state = self.system.model.memory.reframe(self.state, Frame(frame.origin, side, frame.width))
+            self.state = self.model.memory.reframe(self.state, Frame(frame.origin, side, frame.width))
         return self
 
     def attribution(self, pose: Any) -> Attribution:
@@ -135,7 +134,7 @@ class Memory:
         Raises:
             ConfigError: a pooled memory has no nodes.
         """
-        net = self.system.model.memory
+        net = self.model.memory
         if not isinstance(net, GraphMemory):
             raise ConfigError("a pooled memory has no nodes: every view speaks for every viewpoint.")
         where = check_poses(np.asarray(pose, dtype=np.float32)[None], self)[None]
@@ -147,24 +146,24 @@ class Memory:
         n = net.extent(frame) if net.nodes != "hub" else 0
         with torch.no_grad():
             if n:
-                found = net.corners(where, frame)
-                index.append(found.index[0, 0])
+                corners = net.corners(where, frame)
+                index.append(corners.index[0, 0])
                 spacing = frame.width / NODES_PER_TILE
-                positions.append(where[0, 0, :2] - found.offset[0, 0] * spacing)
-                weights.append(found.weight[0, 0])
-                kinds += ["lattice"] * len(found.index[0, 0])
+                positions.append(where[0, 0, :2] - corners.offset[0, 0] * spacing)
+                weights.append(corners.weight[0, 0])
+                kinds += ["lattice"] * len(corners.index[0, 0])
             if net.nodes != "lattice":
                 tile, _ = frame.tiles(where)
                 index.append(tile[0] + n * n)
-                place = torch.stack([tile[0] // frame.side, tile[0] % frame.side], -1).to(where.dtype)
-                positions.append(frame.origin[0] + (place + 0.5) * frame.width)
+                cell = torch.stack([tile[0] // frame.side, tile[0] % frame.side], -1).to(where.dtype)
+                positions.append(frame.origin[0] + (cell + 0.5) * frame.width)
                 weights.append(where.new_ones(1))
                 kinds.append("hub")
         return Attribution(torch.cat(index), torch.cat(positions), torch.cat(weights), tuple(kinds))
 
     def nodes(self) -> Tensor:
         """Positions of all lattice nodes and hubs, in the order of `attribution`'s numbers: (nodes, 2)."""
-        net, frame = self.system.model.memory, self.state.frame
+        net, frame = self.model.memory, self.state.frame
         if not isinstance(net, GraphMemory):
             return torch.zeros(0, 2)
         out = []
@@ -181,39 +180,51 @@ class Memory:
         return torch.cat(out)
 
 
-def observe(system: Scene, images: Any, poses: Any, side: int = 1) -> Memory:
-    """See `Scene.observe`."""
+def observe(model: SceneModel, images: Any, poses: Any, side: int = 1, corner: float = CORNER) -> Memory:
+    """Write photographs into a fresh memory of a fitted model.
+
+    Args:
+        model: the fitted model.
+        images: (views, height, width, 3) bytes, or (views, 3, height, width) in [0, 1]; None for none yet.
+        poses: (views, 5 or 6).
+        side: scenes along a side of the grid.
+        corner: smallest x and y of the first scene.
+
+    Raises:
+        ShapeError: images and poses that do not fit each other or the model.
+        DataError: a camera outside the memory's area.
+    """
     if side < 1:
-        raise ConfigError(f"side is {side}; at least one place a side is needed.")
-    model, size = system.model, system.schema["image"]
-    frame = model.frame(torch.full((1, 2), float(system.config.corner)), side)
+        raise ConfigError(f"side is {side}; a memory spans at least one scene a side.")
+    size = model.decoder.image
+    frame = model.frame(torch.full((1, 2), float(corner)), side)
     nothing = model.memory.observe(torch.zeros(1, 0, 3, size, size), torch.zeros(1, 0, 6), None, frame)
-    memory = Memory(system, nothing)
+    memory = Memory(model, nothing)
     if images is None and poses is None:
         return memory
-    pictures, where = check_views(system, images, poses, memory)
+    pictures, where = check_views(images, poses, memory)
     with torch.no_grad():
         state = model.memory.observe(pictures[None], where[None], None, frame)
-    return Memory(system, state)
+    return Memory(model, state)
 
 
 def tile(memories: Sequence[Memory]) -> Memory:
-    """Lay places side by side: memories of one place each become the memory of a square of them.
+    """Lay scenes side by side: memories of one scene each become the memory of a square grid of them.
 
     Args:
-        memories: k^2 of them; number i k + j comes to stand i places to the right and j up.
+        memories: k^2 of them; number i k + j comes to stand i scenes to the right and j up.
 
     Raises:
-        ConfigError: not a square number, not one place each, different systems, or pooled memories (what they hold of a
-            view depends on where its place stands).
+        ConfigError: not a square number, not one scene each, different models, or pooled memories (what they hold of a
+            view depends on where its scene stands).
     """
     side = math.isqrt(len(memories))
     if not memories or side * side != len(memories):
         raise ConfigError(f"{len(memories)} memories make no square; give 1, 4, 9, ...")
-    system = memories[0].system
-    if any(m.system is not system or m.side != 1 for m in memories):
-        raise ConfigError("tile joins memories of single places that belong to one system.")
-    net = system.model.memory
+    model = memories[0].model
+    if any(m.model is not model or m.side != 1 for m in memories):
+        raise ConfigError("tile joins memories of single scenes that belong to one system.")
+    net = model.memory
     if not net.keeps_places:
         raise ConfigError("a pooled memory cannot be moved: observe the photographs at their new poses instead.")
     corner = memories[0].state.frame.origin
@@ -231,7 +242,7 @@ def tile(memories: Sequence[Memory]) -> Memory:
             torch.cat([m.state.mask for m in memories], 1),
             Frame(corner, side, width),
         )
-    return Memory(system, state)
+    return Memory(model, state)
 
 
 def check_poses(poses: Any, memory: Memory) -> Tensor:
@@ -258,12 +269,12 @@ def check_poses(poses: Any, memory: Memory) -> Tensor:
         i = int(out.nonzero()[0])
         raise DataError(
             f"pose {i} stands at ({given[i, 0]:.4g}, {given[i, 1]:.4g}), outside the memory's area [{x0:g}, {x1:g}] x "
-            f"[{y0:g}, {y1:g}]. memory.extend(side) makes room to the right and upwards."
+            f"[{y0:g}, {y1:g}]. memory.extend(side) adds scenes to the right and above."
         )
     return given
 
 
-def check_views(system: Scene, images: Any, poses: Any, memory: Memory) -> tuple[Tensor, Tensor]:
+def check_views(images: Any, poses: Any, memory: Memory) -> tuple[Tensor, Tensor]:
     """Images as float32 (n, 3, H, W) in [0, 1] and their poses (n, 6).
 
     Raises:
@@ -274,7 +285,7 @@ def check_views(system: Scene, images: Any, poses: Any, memory: Memory) -> tuple
         raise ShapeError("images and poses belong together: give both.")
     where = check_poses(poses, memory)
     given = images.detach().cpu() if isinstance(images, Tensor) else torch.as_tensor(np.asarray(images))
-    size = system.schema["image"]
+    size = memory.model.decoder.image
     if given.dim() != 4 or 3 not in (given.shape[1], given.shape[-1]):
         raise ShapeError(f"images have shape {tuple(given.shape)}; expected (views, H, W, 3) or (views, 3, H, W).")
     if given.shape[-1] == 3 and given.shape[1] != 3:

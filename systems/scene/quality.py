@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyro
 import torch
-from pyro import poutine
 from torch import Tensor
 
 from phlogiston.datasets.base import Split
@@ -14,11 +13,10 @@ from phlogiston.evaluate.image_error import image_error
 from phlogiston.evaluate.metric import Metric, from_rows
 from phlogiston.models.scene import unit
 from phlogiston.networks.query_context import apply_over
-from phlogiston.systems.scene.report import SAMPLES, episodes, split_of
+from phlogiston.systems.scene.scoring import SAMPLES, episodes, observe_batch, split_of
+from phlogiston.systems.scene.system import Scene
 from phlogiston.systems.scene.training import paint
-
-if TYPE_CHECKING:
-    from phlogiston.systems.scene.system import Scene
+from phlogiston.systems.scene.views import traces
 
 
 def gallery(system: Scene, data: Any, total: int = 1000, samples: int = SAMPLES, seed: int = 0) -> dict[str, Tensor]:
@@ -27,13 +25,13 @@ def gallery(system: Scene, data: Any, total: int = 1000, samples: int = SAMPLES,
     Args:
         system: fitted.
         data: as for `evaluate`.
-        total: queries, at least as many as there are places.
+        total: queries, at least as many as there are scenes.
         samples: of the prior, for the mean.
         seed: of photographs and samples.
 
     Returns:
         Bytes, each (queries, 3, H, W): the `truth`, one `sample` of the prior, the `mean` of several, the picture
-        `reconstructed` through the guide's latents, and `other` photographs of the same places.
+        `reconstructed` through the guide's latents, and `other` photographs of the same scenes.
     """
     model, split = system.model, split_of(data)
     parts: dict[str, list[Tensor]] = {}
@@ -42,11 +40,9 @@ def gallery(system: Scene, data: Any, total: int = 1000, samples: int = SAMPLES,
         others = episodes(system, split, total=total, seed=seed + 1)
         for batch, other in zip(episodes(system, split, total=total, seed=seed), others, strict=True):
             truth = unit(batch["query_images"], torch.float32)
-            state = model.observe(batch["images"], batch["poses"], None, batch["origin"], batch["side"])
+            state = observe_batch(model, batch)
             drawn = paint(model.decoder, model.context(state, batch["query_poses"]), samples)
-            asked = {"query_poses": batch["query_poses"], "query_images": truth, "state": state}
-            guide_trace = poutine.trace(system.guide).get_trace(**asked)
-            seen = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(**asked).nodes["x"]["fn"].mean
+            seen = traces(system.guide, state, truth, batch["query_poses"])[0].nodes["x"]["fn"].mean
             rows = {
                 "truth": truth,
                 "sample": drawn[0],
@@ -66,14 +62,14 @@ def likeness(system: Scene, split: Split, total: int = 128) -> dict[str, Metric]
         torch.manual_seed(0)
         for batch in episodes(system, split, total=total):
             model = system.model
-            state = model.observe(batch["images"], batch["poses"], None, batch["origin"], batch["side"])
+            state = observe_batch(model, batch)
             drawn = paint(model.decoder, model.context(state, batch["query_poses"]), SAMPLES).mean(0)
             pictures.append(drawn.flatten(0, 1).clamp(0, 1))
             truths.append(unit(batch["query_images"], torch.float32).flatten(0, 1))
             if sum(map(len, pictures)) >= total:
                 break
-    found = image_error(torch.cat(pictures), torch.cat(truths))
-    return {name: metric for name, metric in found.items() if name != "mse"}
+    errors = image_error(torch.cat(pictures), torch.cat(truths))
+    return {name: metric for name, metric in errors.items() if name != "mse"}
 
 
 def coverage(
@@ -90,7 +86,7 @@ def coverage(
         context: photographs seen.
         share: of the samples inside the interval, between its outer quantiles.
         samples: prior samples per query.
-        total: queries, at least as many as there are places.
+        total: queries, at least as many as there are scenes.
         seed: of photographs and samples.
 
     Returns:
@@ -103,7 +99,7 @@ def coverage(
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for batch in episodes(system, split, 1, context, total, seed):
-            state = model.observe(batch["images"], batch["poses"], None, batch["origin"], batch["side"])
+            state = observe_batch(model, batch)
             drawn = paint(model.decoder, model.context(state, batch["query_poses"]), samples)
             scale = model.likelihood(drawn[0]).base_dist.scale.expand_as(drawn[0])[..., :1, :1].mean((-2, -1))
             drawn = apply_over(torch.nn.AvgPool2d(cell), drawn)

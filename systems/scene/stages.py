@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from phlogiston.inference.svi.engine import Stage
 from phlogiston.inference.svi.schedules import constant, cosine, linear, piecewise, warmup
+from phlogiston.systems.scene.config import Config
 from phlogiston.systems.scene.training import PixelNoise, Report, objective
 
-if TYPE_CHECKING:
-    from phlogiston.systems.scene.system import Scene
 
+def stages(config: Config, image: int, report: Report) -> list[Stage]:
+    """Return the recipe: the draft alone, then everything.
 
-def stages(system: Scene, report: Report) -> list[Stage]:
-    """The draft alone, then everything."""
-    c = system.config
-    pixels = 3 * system.schema["image"] ** 2
+    Args:
+        config: the options.
+        image: side of a photograph in pixels.
+        report: callback that notes the terms of the loss.
+    """
+    c = config
+    pixels = 3 * image**2
     options: dict[str, Any] = {
         "draft_weight": c.draft_weight,
         "prior_share": c.prior_share,
@@ -28,11 +32,11 @@ def stages(system: Scene, report: Report) -> list[Stage]:
         "learning_rate": c.learning_rate,
         "clip": c.clip * pixels / c.sigma**2,
     }
-    found = []
+    recipe = []
     if c.draft_steps:
         last = ("head",) if c.output == "shuffle" else ("up", "out")
         parts = ["memory", *(f"decoder.{name}" for name in ("expand", "draft", *last))]
-        found.append(
+        recipe.append(
             Stage(
                 "draft",
                 c.draft_steps,
@@ -43,7 +47,7 @@ def stages(system: Scene, report: Report) -> list[Stage]:
             )
         )
     if not c.layers:
-        return found
+        return recipe
     schedules: dict[str, Any] = {"learning_rate": warmup(c.warmup, cosine(1.0, c.final_rate))}
     if c.kl_warmup:
         rise = ((0.0, 0.01), (0.5 * c.kl_warmup, 0.1), (c.kl_warmup, 1.0))
@@ -53,7 +57,7 @@ def stages(system: Scene, report: Report) -> list[Stage]:
     if c.sigma_start:
         handlers["noise"] = PixelNoise(c.sigma_start)
         schedules["noise.scale"] = linear(c.sigma_start, c.sigma)
-    found.append(
+    recipe.append(
         Stage(
             "all",
             c.steps,
@@ -63,4 +67,4 @@ def stages(system: Scene, report: Report) -> list[Stage]:
             **shared,
         )
     )
-    return found
+    return recipe

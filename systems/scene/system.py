@@ -2,10 +2,11 @@
 
     data = phlogiston.datasets.load("courts")
     system = Scene().fit(data)
-    memory = system.observe(images, poses)             posed photographs of one place, or of a square of places
+    memory = system.observe(images, poses)             posed photographs of one scene, or of a square grid of scenes
     system.sample_views(memory, poses, 8)              pictures from new viewpoints, (8, queries, 3, H, W)
     system.reconstruct(memory, images, poses)          the same photographs, by way of the latents
-    system.log_prob(memory, images, poses)             nats per photograph, a lower bound
+    system.log_prob(photographs, memory=memory)        nats per photograph, a lower bound
+    system.log_prob(data.test)                         nats per scene: its first photographs are seen, the others scored
     system.localise(memory, image, poses)              where was this taken? probabilities of the candidate poses
     system.turn(memory, (x, y))                        a look around
 
@@ -14,7 +15,8 @@ Memories grow (`add`), shrink (`forget`), spread (`extend`) and are joined (`til
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
@@ -22,33 +24,32 @@ import torch
 from torch import Tensor
 
 from phlogiston.datasets.base import Meta, Split
-from phlogiston.datasets.generated.hotels import Hotels
-from phlogiston.errors import ConfigError, ShapeError
-from phlogiston.evaluate.held_out import held_out
-from phlogiston.evaluate.metric import Metric
+from phlogiston.datasets.generated.scene_grid import SceneGrid, check_scenes
+from phlogiston.errors import ConfigError, DataError, ShapeError, unknown_name
 from phlogiston.evaluate.score import Score
 from phlogiston.evaluate.weights import mean_and_error
-from phlogiston.inference.query.evidence import Known
 from phlogiston.inference.svi.engine import Stage
 from phlogiston.inference.svi.row_noise import row_keys
-from phlogiston.systems.base import Role, System, coerce
+from phlogiston.systems.base import Role, System, coerce, rows_of
+from phlogiston.systems.calls import at_least
 from phlogiston.systems.scene import build as scene_build
 from phlogiston.systems.scene import stages as scene_stages
 from phlogiston.systems.scene import views as scene_views
 from phlogiston.systems.scene.config import Config as SceneConfig
 from phlogiston.systems.scene.memory import Memory, check_poses, check_views, observe
 from phlogiston.systems.scene.training import Report
+from phlogiston.systems.scene.video import kept_memory, turn_video
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from phlogiston.inference.query.answer import Answer
+
+METHODS = ("auto", "importance")  # of `query`; both weigh draws of guide and prior
 
 
 class Scene(System):
     """Scene rendering with a spatial memory; options in `systems.scene.config.Config`.
 
-    Data need `images` uint8 (places, views, height, width, 3) and `poses` (places, views, 5 or 6): x, y, z, yaw, pitch
+    Data need `images` uint8 (scenes, views, height, width, 3) and `poses` (scenes, views, 5 or 6): x, y, z, yaw, pitch
     and, if there, roll.
 
     Example:
@@ -67,21 +68,24 @@ class Scene(System):
     # ----- data ---------------------------------------------------------------------------------------------------
 
     def describe(self, train: Split, meta: Meta | None) -> dict[str, Any]:
-        """Size of the pictures, and what is kept of places to show."""
-        return scene_build.describe(self, train)
+        """Size of the pictures, and what is kept of scenes to show."""
+        return scene_build.describe(self.config, self.prepare(train), self._kept_source or train)
 
-    _shown: Split | None = None
+    _kept_source: Split | None = None  # scenes to keep with the model, while it is being fitted
 
     def fit(self, data: Any, **options: Any) -> Self:
-        """Train; see `System.fit`. Places to sample from are kept from the validation rows, if there are any."""
-        _, valid, _ = coerce(data)
-        self._shown = valid if valid is not None and len(valid) else None
-        return super().fit(data, **options)
+        """Train; see `System.fit`. Scenes to sample from are kept from the validation rows, if there are any."""
+        train, valid, _ = coerce(data)
+        self._kept_source = valid if valid is not None and len(valid) else train
+        try:
+            return super().fit(data, **options)
+        finally:
+            self._kept_source = None
 
     def prepare(self, split: Split, role: Role = "train") -> Any:
-        """Hotels of the split's places."""
+        """Return grids of the split's scenes."""
         c = self.config
-        return Hotels(
+        return SceneGrid(
             split,
             c.context,
             c.queries,
@@ -94,24 +98,23 @@ class Scene(System):
         )
 
     def initialise(self, train: Any, seed: int) -> None:
-        """Keep the mean photograph, and photographs of a few places, with the model."""
-        scene_build.initialise(self, train)
+        """Keep the mean photograph, and photographs of a few scenes, with the model."""
+        kept = self._kept_source or Split({"images": train.images, "poses": train.poses})
+        scene_build.initialise(self.model, train, kept)
 
     # ----- training -----------------------------------------------------------------------------------------------
 
     def build(self) -> None:
         """Memory, decoder, and the guide's encoder."""
-        scene_build.build(self)
+        self.model, self.guide = scene_build.build(self.config, self.schema)
 
     def stages(self) -> list[Stage]:
         """The draft alone, then everything."""
-        return scene_stages.stages(self, self._report)
+        return scene_stages.stages(self.config, self.schema["image"], self._report)
 
-    @property
+    @cached_property
     def _report(self) -> Report:
-        if not hasattr(self, "_reporting"):
-            self._reporting = Report()
-        return self._reporting
+        return Report()
 
     def callbacks(self) -> list[Any]:
         """Keeps the loss's terms in the records, and warns of latents that do not wake."""
@@ -125,14 +128,14 @@ class Scene(System):
         Args:
             images: (views, height, width, 3) bytes, or (views, 3, height, width) in [0, 1]; None for none yet.
             poses: (views, 5 or 6): x, y, z, yaw, pitch[, roll].
-            side: places along a side, the first at the options' `corner`.
+            side: scenes along a side of the grid, the first at the options' `corner`.
 
         Raises:
             ShapeError: images and poses that do not fit each other or the model.
             DataError: a camera outside the memory's area.
         """
         self._need_fit()
-        return observe(self, images, poses, side)
+        return observe(self.model, images, poses, side, self.config.corner)
 
     def sample_views(
         self,
@@ -149,7 +152,7 @@ class Scene(System):
         """Paint what could be seen from new poses.
 
         Args:
-            memory: of the place.
+            memory: of the scene.
             poses: (queries, 5 or 6).
             num_samples: pictures per pose.
             temperature: factor on the standard deviations of the latents' priors; 0 paints the most expected one.
@@ -162,39 +165,82 @@ class Scene(System):
         Returns:
             (num_samples, queries, 3, H, W).
         """
-        if num_samples < 1:
-            raise ConfigError(f"num_samples is {num_samples}; at least 1 is needed.")
+        at_least("num_samples", num_samples, 1)
         if temperature < 0:
             raise ConfigError(f"temperature is {temperature}; it must not be negative.")
-        wanted = check_poses(poses, memory)
+        where = check_poses(poses, memory)
         return scene_views.sample_views(
-            self, memory, wanted, num_samples, temperature, noise, latents, keep or {}, seed
+            self.model, memory.state, where, num_samples, temperature, noise, latents, keep, seed
         )
 
     def reconstruct(
         self, memory: Memory, images: Any, poses: Any, num_samples: int = 1, *, seed: int | None = None
     ) -> Tensor:
         """Paint photographs anew by way of the guide's latents: (num_samples, queries, 3, H, W)."""
-        pictures, wanted = check_views(self, images, poses, memory)
-        return scene_views.reconstruct(self, memory, pictures, wanted, num_samples, seed)
+        pictures, where = check_views(images, poses, memory)
+        return scene_views.reconstruct(self.guide, memory.state, pictures, where, num_samples, seed)
 
-    def log_prob(  # type: ignore[override]
-        self, memory: Memory, images: Any, poses: Any, *, num_particles: int = 64, seed: int = 0
+    def log_prob(
+        self,
+        data: Any,
+        *,
+        seed: int = 0,
+        num_particles: int = 64,
+        memory: Memory | None = None,
+        context: int | None = None,
     ) -> Score:
-        """Log density of photographs given the memory, in nats: a lower bound, tighter with more particles.
+        """Log density of photographs given others of the same scene, in nats: a lower bound.
 
-        The score of a photograph does not depend on the others: its draws are seeded by itself, its pose and `seed`.
+        More particles make it tighter. The score of a photograph does not depend on the others that are scored: its
+        draws are seeded by itself, its pose and `seed`.
 
         Args:
-            memory: of the place.
-            images: (queries, H, W, 3) bytes or (queries, 3, H, W).
-            poses: (queries, 5 or 6).
-            num_particles: importance samples from the guide.
+            data: scenes: a dataset (its held-out rows), a split, or a mapping of arrays, as `fit` takes them. Of each
+                scene the first `context` photographs are seen, the others are scored. With a `memory`: a mapping with
+                the photographs to score, `images` (queries, H, W, 3) bytes or (queries, 3, H, W) in [0, 1], and their
+                `poses` (queries, 5 or 6).
             seed: of the samples.
+            num_particles: importance samples from the guide, per photograph.
+            memory: what is seen, instead of the scenes' own first photographs.
+            context: photographs of each scene that are seen; those of training by default.
+
+        Returns:
+            One score per scene, the sum over its photographs that were not seen; with a `memory` one per photograph.
+
+        Raises:
+            DataError: no scenes, or scenes without further photographs.
+            ShapeError: photographs that do not fit their poses or the model.
+            ConfigError: `num_particles` below 1, or `context` together with a `memory`.
         """
-        pictures, wanted = check_views(self, images, poses, memory)
-        keys = row_keys(pictures, wanted, seed=seed).tolist()
-        weights = scene_views.log_weights(self, memory, pictures, wanted, num_particles, seed, keys)
+        self._need_fit()
+        at_least("num_particles", num_particles, 1)
+        if memory is not None:
+            if context is not None:
+                raise ConfigError("context is for scenes; with a memory, what is seen is in the memory: leave it out")
+            given = data.tensors if isinstance(data, Split) else data
+            if not isinstance(given, Mapping) or not {"images", "poses"} <= set(given):
+                raise DataError("with a memory, data must be a mapping with 'images' and 'poses' of photographs")
+            return self._score_views(memory, given["images"], given["poses"], num_particles, seed)
+        rows = rows_of(data)
+        check_scenes(rows)
+        seen = at_least("context", self.config.context if context is None else context, 0)
+        views = rows["images"].shape[1]
+        if views <= seen:
+            raise DataError(f"every scene has {views} photographs and {seen} are seen; scoring needs more: set context")
+        values, errors = [], []
+        for images, poses in zip(rows["images"], rows["poses"], strict=True):
+            own = self.observe(images[:seen], poses[:seen])
+            score = self._score_views(own, images[seen:], poses[seen:], num_particles, seed)
+            values.append(score.value.sum())
+            if score.std_error is not None:
+                errors.append(score.std_error.square().sum().sqrt())
+        return Score(torch.stack(values), "lower bound", torch.stack(errors) if errors else None)
+
+    def _score_views(self, memory: Memory, images: Any, poses: Any, num_particles: int, seed: int) -> Score:
+        """Score photographs one by one."""
+        pictures, where = check_views(images, poses, memory)
+        keys = row_keys(pictures, where, seed=seed).tolist()
+        weights = scene_views.log_weights(self.guide, memory.state, pictures, where, num_particles, seed, keys)
         value, error = mean_and_error(weights.double())
         return Score(value, "lower bound", error if num_particles > 1 else None)
 
@@ -204,21 +250,22 @@ class Scene(System):
         """Tell where a photograph was taken: probabilities of candidate poses, (candidates,), equally likely before.
 
         Args:
-            memory: of the place.
+            memory: of the scene.
             image: (H, W, 3) bytes or (3, H, W).
             candidates: (candidates, 5 or 6).
             num_particles: importance samples per candidate.
             seed: of the samples.
         """
-        wanted = check_poses(candidates, memory)
+        where = check_poses(candidates, memory)
         picture = torch.as_tensor(np.asarray(image)) if not isinstance(image, Tensor) else image
         if picture.dim() != 3:
             raise ShapeError(
                 f"image has shape {tuple(picture.shape)}; expected one photograph, (H, W, 3) or (3, H, W)."
             )
-        many = picture.expand(len(wanted), *picture.shape)
+        many = picture.expand(len(where), *picture.shape)
         seed = int(torch.randint(2**31, ())) if seed is None else seed
-        return torch.softmax(self.log_prob(memory, many, wanted, num_particles=num_particles, seed=seed).value, 0)
+        at_least("num_particles", num_particles, 1)
+        return torch.softmax(self._score_views(memory, many, where, num_particles, seed).value, 0)
 
     def turn(
         self,
@@ -233,7 +280,7 @@ class Scene(System):
         """Stand somewhere and turn once around, to the left.
 
         Args:
-            memory: of the place.
+            memory: of the scene.
             xy: where to stand.
             n_frames: pictures, from heading -3.13 to 3.13.
             num_samples: of the whole turn.
@@ -243,49 +290,52 @@ class Scene(System):
         Returns:
             Pictures (n_frames, 3, H, W), or (num_samples, n_frames, 3, H, W) for several; poses (n_frames, 6).
         """
-        poses = torch.zeros(n_frames, 6)
-        poses[:, :2] = torch.as_tensor(xy, dtype=torch.float32)
-        poses[:, 3] = torch.linspace(-3.13, 3.13, n_frames)
+        poses = scene_views.turn_poses(xy, n_frames)
         drawn = self.sample_views(memory, poses, num_samples, temperature=temperature, seed=seed)
         return (drawn[0] if num_samples == 1 else drawn), poses
 
-    def query(  # type: ignore[override]
+    def query(
         self,
         evidence: Any = None,
         ask: Sequence[str] | None = None,
         num_samples: int = 100,
         *,
+        method: str = "auto",
+        seed: int | None = None,
         memory: Memory | None = None,
         pose: Any = None,
         scene: int = 0,
         view: int = -1,
-        seed: int | None = None,
     ) -> Answer:
         """Sample what is seen from one viewpoint given what is known of it.
 
         Args:
-            evidence: pieces about `x`, the photograph (3 H W entries, or of the photograph's own shape (3, H, W)), and
-                about the latents `z_0 ...`; see `inference.query.evidence`.
+            evidence: what is known of `x`, the photograph (3 H W entries, or of its own shape (3, H, W)), and
+                of the latents `z_0 ...`; see `inference.query.evidence`.
             ask: sites to return; all by default.
             num_samples: per row of evidence.
-            memory: of the place; by default that of a place kept with the model.
+            method: "auto" or "importance": proposals of the guide and of the prior are weighed.
+            seed: of the draws; None draws from torch's generator.
+            memory: of the scene; by default that of a scene kept with the model.
             pose: (5,) or (6,), the viewpoint; by default a pose kept with the model.
-            scene: which kept place, where there is no `memory`.
+            scene: which kept scene, where there is no `memory`.
             view: which kept pose of it, where there is no `pose`.
-            seed: of the draws.
 
         Returns:
             The answer; see `systems.scene.query`.
 
         Raises:
             EvidenceError: malformed or impossible evidence.
-            ConfigError: neither a memory nor kept places.
+            ConfigError: neither a memory nor kept scenes.
+            UnknownNameError: no such method.
         """
         from phlogiston.systems.scene.query import SceneQuery
 
         self._need_fit()
+        if method not in METHODS:
+            raise unknown_name("query method", method, METHODS)
         if (memory is None or pose is None) and self.schema["kept"] is None:
-            raise ConfigError("this model keeps no places (keep_scenes=0): give query a memory and a pose")
+            raise ConfigError("this model keeps no scenes (keep_scenes=0): give query a memory and a pose")
         if memory is None:
             memory = self.kept(self._kept_number(scene))
         if pose is None:
@@ -301,7 +351,7 @@ class Scene(System):
 
     def _kept_number(self, scene: int) -> int:
         if not 0 <= scene < self.schema["kept"][0]:
-            raise ConfigError(f"scene is {scene}; the model keeps places 0 to {self.schema['kept'][0] - 1}")
+            raise ConfigError(f"scene is {scene}; the model keeps scenes 0 to {self.schema['kept'][0] - 1}")
         return scene
 
     # ----- the System's verbs -------------------------------------------------------------------------------------
@@ -310,80 +360,51 @@ class Scene(System):
         self,
         n: int = 1,
         *,
+        seed: int | None = None,
         scene: int = 0,
         turn: bool = False,
         side: int = 0,
         context: int = 8,
         frames: int = 11,
         temperature: float = 1.0,
-        seed: int | None = None,
     ) -> dict[str, Tensor]:
-        """Draw pictures of the places kept with the model, or the film of turning round in them.
+        """Draw pictures of the scenes kept with the model, or the video of turning round in them.
 
         Args:
-            n: pictures; with `turn`, standing points per place.
-            scene: which kept place.
-            turn: lay the kept places side by side, stand in each, turn round: generated view on the left, map with the
+            n: pictures; with `turn`, standing points per scene.
+            seed: of the draws; None draws from torch's generator.
+            scene: which kept scene.
+            turn: lay the kept scenes side by side, stand in each, turn round: generated view on the left, map with the
                 active nodes on the right.
-            side: places along a side of the film's square; 0: as many as were kept, up to 3.
-            context: photographs of each place that are seen.
+            side: scenes along a side of the video's grid; 0: as many as were kept, up to 3.
+            context: photographs of each scene that are seen.
             frames: per turn.
             temperature: of the latents' priors.
-            seed: of the draws.
 
         Returns:
             `video` (1, time, H, 2 H, 3) with `turn`; else `x` (n, H W 3), `poses` (n, 6).
-        """
-        from phlogiston.systems.scene import video as scene_film
 
+        Raises:
+            ConfigError: the model keeps no scenes, or numbers out of range.
+        """
         self._need_fit()
         if self.schema["kept"] is None:
-            raise ConfigError("this model keeps no places to sample from (keep_scenes=0); use observe and sample_views")
-        if n < 1:
-            raise ConfigError(f"n must be at least 1; got {n}")
+            raise ConfigError("this model keeps no scenes to sample from (keep_scenes=0); use observe and sample_views")
+        at_least("n", n, 1)
         if turn:
-            return {"video": scene_film.film(self, side, context, n if n < 10 else 1, frames, temperature, seed)[None]}
+            points = n if n < 10 else 1
+            video = turn_video(self.model, self.config.corner, side, context, points, frames, temperature, seed)
+            return {"video": video[None]}
         memory = self.kept(self._kept_number(scene), context)
-        others = self.model.kept_poses[scene][context:]
-        poses = (others if len(others) else self.model.kept_poses[scene])[torch.arange(n) % max(1, len(others))]
+        kept = self.model.kept_poses[scene]
+        poses = kept[context:] if len(kept) > context else kept
+        poses = poses[torch.arange(n) % len(poses)]
         drawn = self.sample_views(memory, poses, 1, temperature=temperature, seed=seed)[0]
         return {"x": drawn.clamp(0, 1).permute(0, 2, 3, 1).flatten(1), "poses": poses}
 
     def kept(self, scene: int, context: int = 8) -> Memory:
-        """A memory of a place kept with the model."""
-        return self.observe(self.model.kept_images[scene, :context], self.model.kept_poses[scene, :context])
-
-    METRICS: ClassVar[tuple[str, ...]] = ("generation", "posterior", "baselines", "bound")
-
-    def evaluate(self, data: Any, metrics: Sequence[str] | None = None) -> dict[str, Metric]:
-        """Score pictures of held-out places from viewpoints outside their context.
-
-        Args:
-            data: as for `fit`; of a `Dataset` the held-out places.
-            metrics: of "generation" (prior samples against the truth), "posterior" (reconstructions, divergence, gap),
-                "baselines" (mean image, mean and nearest of the context), "bound" (nats per picture).
-        """
-        from phlogiston.systems.scene import report as scene_report
-
-        return scene_report.evaluate(self, data, self._chosen_metrics(metrics))
-
-    def figures(self, data: Any) -> dict[str, Figure]:
-        """Pictures from new viewpoints beside the truth, and errors against the number of places and photographs."""
-        from phlogiston.systems.scene import report as scene_report
-
-        self._need_fit()
-        return scene_report.figures(self, data)
-
-    def example_queries(self, data: Any) -> list[tuple[str, Any]]:
-        """The lower half of a photograph, given its upper half, its pose and eight photographs of the place."""
-        tensors = held_out(data).tensors
-        images, poses = tensors["images"][0], tensors["poses"][0]
-        memory = self.observe(images[:8], poses[:8])
-        photograph = images[8].permute(2, 0, 1).double() / 255
-        known = torch.zeros(photograph.shape, dtype=torch.bool)
-        known[:, : photograph.shape[1] // 2] = True
-        answer = self.query({"x": Known(photograph, known)}, ["x"], 50, memory=memory, pose=poses[8], seed=0)
-        return [("eight photographs, a pose, and the upper half of what is seen there", answer)]
+        """A memory of a scene kept with the model."""
+        return kept_memory(self.model, scene, context, self.config.corner)
 
     @classmethod
     def demo(cls, quick: bool = False) -> list[dict[str, Any]]:
@@ -393,7 +414,7 @@ class Scene(System):
                 "title": "Scenes from new viewpoints",
                 "text": (
                     "Eight photographs of a room go into a memory; the model then paints what would be seen from other "
-                    "places in it. Rooms laid side by side share one memory."
+                    "points in it. Rooms laid side by side share one memory."
                 ),
                 "data": "courts",
                 "data_options": {"sizes": (400, 9, 18) if quick else (1200, 9, 48)},

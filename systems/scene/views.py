@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyro
 import torch
@@ -13,11 +13,10 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from phlogiston.errors import ShapeError, unknown_name
+from phlogiston.guides.scene import SceneGuide
+from phlogiston.models.scene import SceneModel
 from phlogiston.models.scene_latents import tempered
-
-if TYPE_CHECKING:
-    from phlogiston.systems.scene.memory import Memory
-    from phlogiston.systems.scene.system import Scene
+from phlogiston.networks.scene_memory import State
 
 PICTURES = 512  # painted at once
 
@@ -40,7 +39,7 @@ class Temper(Messenger):
 
 @contextmanager
 def quiet(seed: int | None) -> Iterator[None]:
-    """No gradients, no checks, and chance from `seed`, the caller's own left as it was."""
+    """No gradients, no checks, and random numbers from `seed`, the caller's generator left as it was."""
     with torch.no_grad(), pyro.validation_enabled(False):
         if seed is None:
             yield
@@ -50,22 +49,29 @@ def quiet(seed: int | None) -> Iterator[None]:
             yield
 
 
+def turn_poses(xy: Sequence[float] | Tensor, frames: int) -> Tensor:
+    """Poses of a camera that stands at `xy` and turns once around, to the left, from heading -3.13: (frames, 6)."""
+    poses = torch.zeros(frames, 6)
+    poses[:, :2] = torch.as_tensor(xy, dtype=torch.float32)
+    poses[:, 3] = torch.linspace(-3.13, 3.13, frames)
+    return poses
+
+
 def sample_views(
-    system: Scene,
-    memory: Memory,
+    model: SceneModel,
+    state: State,
     poses: Tensor,
     num_samples: int,
-    temperature: float,
-    noise: bool,
-    latents: bool,
-    keep: dict[str, Tensor],
-    seed: int | None,
+    temperature: float = 1.0,
+    noise: bool = False,
+    latents: bool = False,
+    keep: Mapping[str, Tensor] | None = None,
+    seed: int | None = None,
 ) -> Any:
-    """See `Scene.sample_views`."""
-    model = system.model
+    """Paint what could be seen from poses (queries, 6); see `Scene.sample_views`."""
     names = [f"z_{layer}" for layer in range(model.decoder.layers)]
     given = {}
-    for name, value in keep.items():
+    for name, value in (keep or {}).items():
         if name not in names:
             raise unknown_name("latent to keep", name, names)
         want = (num_samples, len(poses), *model.decoder.shapes[names.index(name)])
@@ -81,7 +87,7 @@ def sample_views(
             here = {name: value[:, :, part] for name, value in given.items()}
             program = poutine.condition(model, data=here) if here else model
             with pyro.plate("samples", num_samples, dim=-3), Temper(temperature):
-                trace = poutine.trace(program).get_trace(query_poses=poses[None, part], state=memory.state)
+                trace = poutine.trace(program).get_trace(query_poses=poses[None, part], state=state)
             site: Any = trace.nodes["x"]
             value = site["value"] if noise else site["fn"].mean
             pictures.append(value.expand(num_samples, *value.shape[-5:])[:, 0])
@@ -97,19 +103,19 @@ def sample_views(
 
 
 def reconstruct(
-    system: Scene, memory: Memory, images: Tensor, poses: Tensor, num_samples: int, seed: int | None
+    guide: SceneGuide, state: State, images: Tensor, poses: Tensor, num_samples: int, seed: int | None
 ) -> Tensor:
-    """See `Scene.reconstruct`."""
-    found = []
-    for model_trace, _ in _pairs(system, memory, images, poses, num_samples, seed):
+    """Paint photographs anew by way of the guide's latents; see `Scene.reconstruct`."""
+    parts = []
+    for model_trace, _ in _pairs(guide, state, images, poses, num_samples, seed):
         mean = model_trace.nodes["x"]["fn"].mean
-        found.append(mean.expand(num_samples, *mean.shape[-5:])[:, 0])
-    return torch.cat(found, 1)
+        parts.append(mean.expand(num_samples, *mean.shape[-5:])[:, 0])
+    return torch.cat(parts, 1)
 
 
 def log_weights(
-    system: Scene,
-    memory: Memory,
+    guide: SceneGuide,
+    state: State,
     images: Tensor,
     poses: Tensor,
     num_particles: int,
@@ -120,8 +126,8 @@ def log_weights(
 
     With `keys` each photograph is drawn for alone, from its own seed, so that its weights do not depend on others.
     """
-    found = []
-    for model_trace, guide_trace in _pairs(system, memory, images, poses, num_particles, seed, keys):
+    parts = []
+    for model_trace, guide_trace in _pairs(guide, state, images, poses, num_particles, seed, keys):
         model_trace.compute_log_prob()
         guide_trace.compute_log_prob()
         weight: Any = 0.0
@@ -129,13 +135,13 @@ def log_weights(
             for site in trace.nodes.values():
                 if site["type"] == "sample" and not type(site["fn"]).__name__.startswith("_Subsample"):
                     weight = weight + sign * site["log_prob"].double()
-        found.append(weight.expand(num_particles, *weight.shape[-2:])[:, 0])
-    return torch.cat(found, 1)
+        parts.append(weight.expand(num_particles, *weight.shape[-2:])[:, 0])
+    return torch.cat(parts, 1)
 
 
 def _pairs(
-    system: Scene,
-    memory: Memory,
+    guide: SceneGuide,
+    state: State,
     images: Tensor,
     poses: Tensor,
     count: int,
@@ -146,9 +152,14 @@ def _pairs(
     step = max(1, PICTURES // count) if keys is None else 1
     for start in range(0, len(poses), step):
         part = slice(start, start + step)
-        batch = {"query_poses": poses[None, part], "query_images": images[None, part], "state": memory.state}
         chosen = keys[start] if keys is not None else None if seed is None else seed + start
         with quiet(chosen), pyro.plate("samples", count, dim=-3):
-            guide_trace = poutine.trace(system.guide).get_trace(**batch)
-            model_trace = poutine.trace(poutine.replay(system.model, trace=guide_trace)).get_trace(**batch)
-        yield model_trace, guide_trace
+            pair = traces(guide, state, images[None, part], poses[None, part])
+        yield pair
+
+
+def traces(guide: SceneGuide, state: State, images: Tensor, poses: Tensor) -> tuple[Any, Any]:
+    """Run the guide on photographs (B, Q, ...), the model on its latents; return the model's trace and the guide's."""
+    batch = {"query_poses": poses, "query_images": images, "state": state}
+    guide_trace = poutine.trace(guide).get_trace(**batch)
+    return poutine.trace(poutine.replay(guide.model, trace=guide_trace)).get_trace(**batch), guide_trace

@@ -16,7 +16,7 @@ import pytest
 
 from phlogiston import datasets
 from phlogiston.evaluate import fid
-from phlogiston.systems.scene import quality, report
+from phlogiston.systems.scene import quality, scoring
 from phlogiston.systems.scene.config import CELLS
 from phlogiston.systems.scene.matching import accuracy, train
 from phlogiston.systems.scene.system import Scene
@@ -66,7 +66,7 @@ class Curve:
             return
         before = time.process_time()
         self.system.model.eval()
-        found = report.score(self.system, report.episodes(self.system, self.split, total=self.total))
+        found = scoring.score(self.system, scoring.episodes(self.system, self.split, total=self.total))
         self.system.model.train()
         self.points.append([state.step, round(before - self.began - self.looking, 1), round(mean(found["mean"]), 5)])
         print(self.points[-1], {name: round(mean(rows), 5) for name, rows in found.items()}, flush=True)
@@ -107,20 +107,20 @@ def test_scene_courts(record: Record, kept: Kept, latents: str) -> None:
             system.fit(data, seed=seed, progress="off", out=folder, callbacks=[curve])
             run.stop()
             run.cpu_seconds -= curve.looking
-            found = report.score(system, report.episodes(system, data.test, total=1152))
+            found = scoring.score(system, scoring.episodes(system, data.test, total=1152))
             run.value = mean(found["mean"])
             for name in ("single", "draft", "best", "variance", "posterior", "kl"):
                 add(fields, name, seed, mean(found[name]))
-            add(fields, "gap", seed, mean(report.gap(found)))
-            for side, metric in report.hotel_sweep(system, data.test, (2, 3, 4, 5), total=600).items():
+            add(fields, "gap", seed, mean(scoring.gap(found)))
+            for side, metric in scoring.grid_sweep(system, data.test, (2, 3, 4, 5), total=600).items():
                 add(fields, f"{side}x{side}", seed, metric.value)
-            for number, metric in report.context_sweep(system, data.test, (1, 2, 4, 16), total=600).items():
+            for number, metric in scoring.context_sweep(system, data.test, (1, 2, 4, 16), total=600).items():
                 add(fields, f"context {number}", seed, metric.value)
             for number in (1, 2, 8):
                 covered = quality.coverage(system, data.test, number)
                 add(fields, f"covered {number}", seed, covered.value)
                 add(fields, f"spread {number}", seed, covered.detail["spread"])
-            trivial = report.baselines(system, report.episodes(system, data.test))
+            trivial = scoring.baselines(system, scoring.episodes(system, data.test))
             fields["baselines"] = {name.replace("_", " "): mean(rows) for name, rows in trivial.items()}
             fields["n_test"], fields["steps"] = len(found["mean"]), system.config.draft_steps + system.config.steps
             fields.setdefault("curve", {})[str(seed)] = curve.points
@@ -192,7 +192,7 @@ def test_scene_hotels(record: Record) -> None:
             with entry.measure(seed) as run:
                 system = Scene(preset="courts-short", memory=memory).fit(data, seed=seed, progress="off")
                 run.stop()
-                sweep = report.hotel_sweep(system, data.test, total=600)
+                sweep = scoring.grid_sweep(system, data.test, total=600)
                 for side, metric in sweep.items():
                     add(entry.fields, f"{side}x{side}", seed, metric.value)
                 run.value = sweep[3].value
@@ -230,7 +230,7 @@ def test_scene_pooled_memory_is_tuned(record: Record, variant: str) -> None:
             system = Scene({"memory": "pooled", "draft_steps": 300, **POOLED[variant]}, preset="courts-short")
             system.fit(data, seed=seed, progress="off")
             run.stop()
-            for side, metric in report.hotel_sweep(system, data.valid, (1, 2, 3), total=300).items():
+            for side, metric in scoring.grid_sweep(system, data.valid, (1, 2, 3), total=300).items():
                 add(entry.fields, f"{side}x{side}", seed, metric.value)
             run.value = entry.fields["more"]["3x3"][str(seed)]
             entry.fields["steps"] = 300
@@ -256,8 +256,8 @@ def test_scene_ablation(record: Record, name: str, nodes: str) -> None:
         with entry.measure(seed) as run:
             system = Scene(preset="courts-short", nodes=nodes).fit(data, seed=seed, progress="off")
             run.stop()
-            run.value = mean(report.score(system, report.episodes(system, data.test), posterior=False)["mean"])
-            trivial = report.baselines(system, report.episodes(system, data.test))
+            run.value = mean(scoring.score(system, scoring.episodes(system, data.test), posterior=False)["mean"])
+            trivial = scoring.baselines(system, scoring.episodes(system, data.test))
             entry.fields["baselines"] = {n.replace("_", " "): mean(rows) for n, rows in trivial.items()}
     entry.check()
 
@@ -317,12 +317,12 @@ def test_scene_real_mazes(record: Record, kept: Kept) -> None:
             system.fit(data, seed=seed, progress="off", out=kept("scene-gqn-mazes", seed), callbacks=[curve])
             run.stop()
             run.cpu_seconds -= curve.looking
-            found = report.score(system, report.episodes(system, data.valid))
+            found = scoring.score(system, scoring.episodes(system, data.valid))
             run.value = mean(found["mean"])
             for name in ("single", "draft", "best", "variance", "posterior", "kl"):
                 add(entry.fields, name, seed, mean(found[name]))
-            add(entry.fields, "gap", seed, mean(report.gap(found)))
-            trivial = report.baselines(system, report.episodes(system, data.valid))
+            add(entry.fields, "gap", seed, mean(scoring.gap(found)))
+            trivial = scoring.baselines(system, scoring.episodes(system, data.valid))
             entry.fields["baselines"] = {n.replace("_", " "): mean(rows) for n, rows in trivial.items()}
             entry.fields["n_test"] = len(found["mean"])
             entry.fields["steps"] = system.config.draft_steps + system.config.steps

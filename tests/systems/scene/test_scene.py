@@ -24,8 +24,8 @@ from phlogiston.errors import (
     UnknownNameError,
 )
 from phlogiston.inference.query.evidence import HalfSpace, Known, Near, Within
-from phlogiston.systems.scene import report as scene_report
-from phlogiston.systems.scene import video as scene_film
+from phlogiston.systems.scene import pictures as scene_pictures
+from phlogiston.systems.scene import scoring as scene_scoring
 from phlogiston.systems.scene.config import PRESETS
 from phlogiston.systems.scene.memory import Memory, tile
 from phlogiston.systems.scene.system import Scene
@@ -39,7 +39,7 @@ TINY: dict[str, Any] = {
 
 @pytest.fixture(autouse=True)
 def small_evaluations(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scene_report, "QUERIES", 40)
+    monkeypatch.setattr(scene_scoring, "QUERIES", 40)
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +52,8 @@ def system(data: Dataset) -> Scene:
     return Scene(TINY).fit(data, progress="off")
 
 
-def views(data: Dataset, place: int = 0, part: slice = slice(0, 4)) -> tuple[torch.Tensor, torch.Tensor]:
-    return data.test.tensors["images"][place, part], data.test.tensors["poses"][place, part]
+def views(data: Dataset, scene: int = 0, part: slice = slice(0, 4)) -> tuple[torch.Tensor, torch.Tensor]:
+    return data.test.tensors["images"][scene, part], data.test.tensors["poses"][scene, part]
 
 
 # ---- learning
@@ -153,13 +153,13 @@ def test_a_memory_grows_forgets_and_spreads(system: Scene, data: Dataset) -> Non
     assert bool(torch.isfinite(paint(system.observe(images[:1], poses[:1]))).all())
 
 
-def test_places_observed_apart_are_joined(system: Scene, data: Dataset) -> None:
-    apart = [system.observe(*views(data, place)) for place in range(4)]
+def test_scenes_observed_apart_are_joined(system: Scene, data: Dataset) -> None:
+    apart = [system.observe(*views(data, scene)) for scene in range(4)]
     joined = tile(apart)
     together = system.observe(side=2)
-    for place in range(4):
-        images, poses = views(data, place)
-        together.add(images, poses + torch.tensor([0.7 * (place // 2), 0.7 * (place % 2), 0, 0, 0, 0]))
+    for scene in range(4):
+        images, poses = views(data, scene)
+        together.add(images, poses + torch.tensor([0.7 * (scene // 2), 0.7 * (scene % 2), 0, 0, 0, 0]))
     asked = views(data, 3, slice(4, 8))[1] + torch.tensor([0.7, 0.7, 0, 0, 0, 0])
     one, two = (system.sample_views(m, asked, 2, seed=0) for m in (joined, together))
     torch.testing.assert_close(one, two, rtol=0, atol=1e-5)
@@ -210,27 +210,31 @@ def test_chunks_of_queries_give_what_all_at_once_gives(
 
 def test_more_particles_tighten_the_bound(system: Scene, data: Dataset) -> None:
     memory, (images, poses) = system.observe(*views(data)), views(data, part=slice(4, 8))
+    photographs = {"images": images, "poses": poses}
     loose, tight = (
-        torch.stack([system.log_prob(memory, images, poses, num_particles=k, seed=s).value.mean() for s in range(6)])
+        torch.stack(
+            [system.log_prob(photographs, memory=memory, num_particles=k, seed=s).value.mean() for s in range(6)]
+        )
         for k in (1, 64)
     )
     assert float(tight.mean()) > float(loose.mean())
-    assert system.log_prob(memory, images, poses).kind == "lower bound"
+    assert system.log_prob(photographs, memory=memory).kind == "lower bound"
 
 
 def test_a_photographs_score_is_its_own(system: Scene, data: Dataset) -> None:
     memory, (images, poses) = system.observe(*views(data)), views(data, part=slice(4, 8))
-    score = system.log_prob(memory, images, poses, num_particles=6)
+    score = system.log_prob({"images": images, "poses": poses}, memory=memory, num_particles=6)
     assert score.std_error is not None
     for rows in ([3, 1, 0, 2], [2], [0, 0]):
-        again = system.log_prob(memory, images[rows], poses[rows], num_particles=6)
+        again = system.log_prob({"images": images[rows], "poses": poses[rows]}, memory=memory, num_particles=6)
         torch.testing.assert_close(again.value, score.value[rows], rtol=1e-4, atol=1e-3)
 
 
 def test_localising_weighs_poses_by_their_density(system: Scene, data: Dataset) -> None:
     memory, (images, poses) = system.observe(*views(data)), views(data, part=slice(4, 8))
     found = system.localise(memory, images[0], poses, num_particles=8, seed=1)
-    score = system.log_prob(memory, images[:1].expand(4, -1, -1, -1), poses, num_particles=8, seed=1)
+    same = {"images": images[:1].expand(4, -1, -1, -1), "poses": poses}
+    score = system.log_prob(same, memory=memory, num_particles=8, seed=1)
     torch.testing.assert_close(found, torch.softmax(score.value, 0))
 
 
@@ -243,7 +247,7 @@ def test_turning_looks_around_once(system: Scene, data: Dataset) -> None:
     assert system.turn(memory, (0.0, 0.1), 5, num_samples=3)[0].shape == (3, 5, 3, 16, 16)
 
 
-def test_the_film_shows_every_place_and_the_command_writes_it(system: Scene, tmp_path: Path) -> None:
+def test_the_video_shows_every_scene_and_the_command_writes_it(system: Scene, tmp_path: Path) -> None:
     video = system.sample(1, turn=True, frames=2)["video"]
     assert video.shape == (1, 2 * 4, 192, 384, 3)
     assert int((video[0, 0] != video[0, 2]).sum()) > 0
@@ -255,20 +259,20 @@ def test_the_film_shows_every_place_and_the_command_writes_it(system: Scene, tmp
     assert left.value.code == 0
     from PIL import Image
 
-    with Image.open(tmp_path / "turn.gif") as film:
-        assert film.n_frames == 2  # type: ignore[attr-defined]
+    with Image.open(tmp_path / "turn.gif") as video:
+        assert video.n_frames == 2  # type: ignore[attr-defined]
     with pytest.raises(ConfigError, match="keeps 4"):
         system.sample(1, turn=True, side=3)
 
 
-def test_stills_of_the_film_show_a_turn_in_some_places(system: Scene) -> None:
-    figure = scene_film.strip(system, side=2, rows=2, frames=3)
+def test_stills_of_the_video_show_a_turn_in_some_scenes(system: Scene) -> None:
+    figure = scene_pictures.turn_stills(system, side=2, rows=2, frames=3)
     assert len(figure.axes) == 2 * 4
-    assert [place.get_title() for place in figure.axes[:4]] == ["0°", "120°", "240°", "map"]
-    assert "2 of 4 places" in str(figure.get_label())
+    assert [axes.get_title() for axes in figure.axes[:4]] == ["0°", "120°", "240°", "map"]
+    assert "2 of 4 scenes" in str(figure.get_label())
 
 
-def test_real_scenes_have_no_map_and_are_filmed_over_their_floors(data: Dataset) -> None:
+def test_real_scenes_have_no_map_and_are_drawn_over_their_floors(data: Dataset) -> None:
     bare = {k: v for k, v in data.train.tensors.items() if k in ("images", "poses")}
     system = Scene(TINY).fit(bare, progress="off")
     assert system.sample(1, turn=True, side=1, frames=1)["video"].shape == (1, 1, 192, 384, 3)
@@ -340,7 +344,7 @@ def test_questions_without_evidence_sample_the_prior_and_bad_ones_are_refused(sy
         system.query({"z_7": 0.0}, num_samples=2)
     with pytest.raises(UnknownNameError, match="site"):
         system.query(ask=["y"], num_samples=2)
-    with pytest.raises(ConfigError, match="places 0 to"):
+    with pytest.raises(ConfigError, match="scenes 0 to"):
         system.query(num_samples=2, scene=99)
     assert system.vocabulary()[0]["x"][0] == "red_0_0"
 
@@ -399,7 +403,7 @@ def test_data_that_are_no_scenes_are_refused(data: Dataset) -> None:
     with pytest.raises(UnknownNameError, match="metric"):
         Scene(TINY).fit(data, progress="off", steps=1).evaluate(data, ["mse"])
     none = Scene({**TINY, "keep_scenes": 0}).fit(data, progress="off", steps=1)
-    with pytest.raises(ConfigError, match="keeps no places"):
+    with pytest.raises(ConfigError, match="keeps no scenes"):
         none.sample(1)
 
 

@@ -10,7 +10,7 @@ import torch
 from phlogiston import datasets
 from phlogiston.datasets.base import Dataset
 from phlogiston.systems.scene import quality as scene_quality
-from phlogiston.systems.scene import report as scene_report
+from phlogiston.systems.scene import scoring as scene_scoring
 from phlogiston.systems.scene.system import Scene
 from phlogiston.systems.scene.training import paint, spread_error
 
@@ -53,9 +53,9 @@ def test_the_price_of_spread_is_that_of_variances_unlike_the_errors() -> None:
 
 
 def test_sweeps_cover_what_the_data_allow(system: Scene, data: Dataset) -> None:
-    assert set(scene_report.hotel_sweep(system, data, (1, 2, 3, 4), total=9)) == {1, 2, 3}
-    assert set(scene_report.context_sweep(system, data, (1, 4, 7, 8), total=9)) == {1, 4, 7}
-    found = scene_report.score(system, scene_report.episodes(system, data.test, total=20))
+    assert set(scene_scoring.grid_sweep(system, data, (1, 2, 3, 4), total=9)) == {1, 2, 3}
+    assert set(scene_scoring.context_sweep(system, data, (1, 4, 7, 8), total=9)) == {1, 4, 7}
+    found = scene_scoring.score(system, scene_scoring.episodes(system, data.test, total=20))
     torch.testing.assert_close(found["kl"], found["kl_0"] + found["kl_1"])
     assert bool((found["kl_0"] >= 0).all())
     want = found["single"] - found["mean"] - found["variance"] * (1 - 1 / 8)
@@ -68,7 +68,7 @@ def test_coverage_counts_truths_between_the_samples_quantiles(system: Scene, dat
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         batches = []
-        for batch in scene_report.episodes(system, split, 1, 2, 60):
+        for batch in scene_scoring.episodes(system, split, 1, 2, 60):
             state = model.observe(batch["images"], batch["poses"], None, batch["origin"], batch["side"])
             picture = paint(model.decoder, model.context(state, batch["query_poses"]), 1)[0]
             batches.append({**batch, "query_images": picture + 0.2 * torch.randn_like(picture)})

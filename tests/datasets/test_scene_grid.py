@@ -1,4 +1,4 @@
-"""Places laid side by side, turned and mirrored, as training and evaluation see them."""
+"""Scenes laid side by side, turned and mirrored, as training and evaluation see them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from phlogiston import datasets
 from phlogiston.datasets.base import Dataset, Split
-from phlogiston.datasets.generated.hotels import Hotels, turned
+from phlogiston.datasets.generated.scene_grid import SceneGrid, turned
 from phlogiston.errors import ConfigError, DataError, UnknownNameError
 from phlogiston.networks.view_rays import ray_map
 
@@ -20,23 +20,23 @@ def data() -> Dataset:
     return datasets.load("courts", sizes=(16, 4, 9), views=8, size=16)
 
 
-def test_hotels_shift_photographs_to_where_their_place_stands(data: Dataset) -> None:
-    rows = Hotels(data.train, 3, 2, (2,))
+def test_grids_shift_photographs_to_where_their_scene_lies(data: Dataset) -> None:
+    rows = SceneGrid(data.train, 3, 2, (2,))
     torch.manual_seed(0)
     batch = rows[torch.arange(8)]
     assert batch["images"].shape == (2, 12, 3, 16, 16)
     tiles = ((batch["poses"][..., :2] + 0.4) / 0.7).floor().long()
     assert tiles.reshape(2, 4, 3, 2)[0, :, 0].tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
     back = batch["poses"].reshape(8, 3, 6).clone()
-    place = torch.arange(8) % 4
-    back[..., 0] -= 0.7 * (place // 2)[:, None]
-    back[..., 1] -= 0.7 * (place % 2)[:, None]
-    for maze in range(8):
-        distance = (back[maze, :, None] - data.train.tensors["poses"][maze]).abs().amax(-1)
+    cell = torch.arange(8) % 4
+    back[..., 0] -= 0.7 * (cell // 2)[:, None]
+    back[..., 1] -= 0.7 * (cell % 2)[:, None]
+    for scene in range(8):
+        distance = (back[scene, :, None] - data.train.tensors["poses"][scene]).abs().amax(-1)
         nearest = distance.argmin(1)
         assert bool((distance.amin(1) < 1e-5).all())
-        want = data.train.tensors["images"][maze, nearest].permute(0, 3, 1, 2)
-        assert torch.equal(batch["images"].reshape(8, 3, 3, 16, 16)[maze], want)
+        want = data.train.tensors["images"][scene, nearest].permute(0, 3, 1, 2)
+        assert torch.equal(batch["images"].reshape(8, 3, 3, 16, 16)[scene], want)
 
 
 def test_queries_are_not_among_the_context_unless_allowed(data: Dataset) -> None:
@@ -44,15 +44,15 @@ def test_queries_are_not_among_the_context_unless_allowed(data: Dataset) -> None
     for overlap in (False, True):
         repeats = 0
         for _ in range(20):
-            batch = Hotels(data.train, 5, 3, (1,), overlap=overlap)[torch.arange(16)]
+            batch = SceneGrid(data.train, 5, 3, (1,), overlap=overlap)[torch.arange(16)]
             same = (batch["poses"][:, :, None] == batch["query_poses"][:, None]).all(-1)
             repeats += int(same.sum())
         assert (repeats > 0) == overlap
 
 
-def test_numbers_of_photographs_and_places_vary_where_asked(data: Dataset) -> None:
+def test_numbers_of_photographs_and_cells_vary_where_asked(data: Dataset) -> None:
     torch.manual_seed(0)
-    rows = Hotels(data.train, 5, 1, (1, 2), least=2, arena=3)
+    rows = SceneGrid(data.train, 5, 1, (1, 2), least=2, arena=3)
     seen, sides, origins = set(), set(), set()
     for _ in range(40):
         batch = rows[torch.arange(4)]
@@ -64,15 +64,15 @@ def test_numbers_of_photographs_and_places_vary_where_asked(data: Dataset) -> No
     assert sides == {1, 2}
     assert len(origins) > 20
     with pytest.raises(DataError, match="photographs"):
-        Hotels(data.train, 8, 1)
+        SceneGrid(data.train, 8, 1)
     with pytest.raises(ConfigError, match="arena"):
-        Hotels(data.train, 2, 1, (3,), arena=2)
+        SceneGrid(data.train, 2, 1, (3,), arena=2)
     with pytest.raises(DataError, match="scenes need"):
-        Hotels(Split({"x": np.zeros((3, 2))}), 1, 1)
+        SceneGrid(Split({"x": np.zeros((3, 2))}), 1, 1)
 
 
-def test_turned_and_mirrored_places_are_seen_along_turned_and_mirrored_rays() -> None:
-    """A picture is what its rays meet: poses and pixels must move together, or no place would fit them."""
+def test_turned_and_mirrored_cells_are_seen_along_turned_and_mirrored_rays() -> None:
+    """A picture is what its rays meet: poses and pixels must move together, or no scene would fit them."""
     torch.manual_seed(0)
     poses = torch.cat([1.9 * torch.rand(8, 3, 2) - 0.95, torch.zeros(8, 3, 1), 3 * torch.randn(8, 3, 3)], -1)
     pictures = torch.randint(256, (8, 3, 6, 6, 3), dtype=torch.uint8)
@@ -92,11 +92,11 @@ def test_turned_and_mirrored_places_are_seen_along_turned_and_mirrored_rays() ->
     assert float(moved[..., 3].abs().max()) <= math.pi + 1e-5
 
 
-def test_turning_places_keeps_them_in_their_tiles(data: Dataset) -> None:
+def test_turning_cells_keeps_them_in_their_tiles(data: Dataset) -> None:
     torch.manual_seed(0)
-    batch = Hotels(data.train, 5, 1, (1,), symmetry="all")[torch.arange(16)]
+    batch = SceneGrid(data.train, 5, 1, (1,), symmetry="all")[torch.arange(16)]
     own = data.train.tensors["poses"][:16]
     assert float((batch["poses"][..., :2] + 0.05).abs().max()) <= 0.35
     assert not bool((batch["poses"][:, :, None, :2] == own[:, None, :, :2]).all(-1).any(-1).all())
     with pytest.raises(UnknownNameError, match="symmetry"):
-        Hotels(data.train, 5, 1, symmetry="mirror")
+        SceneGrid(data.train, 5, 1, symmetry="mirror")

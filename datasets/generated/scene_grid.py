@@ -1,18 +1,18 @@
-"""Hotels: mazes laid side by side, photographed and asked about together.
+"""Grids of scenes: scenes laid side by side, remembered and queried together.
 
-`Hotels` turns a split of places into what the scene model is trained on: each call draws a side (one maze, or 2 x 2 of
-them under one memory), shifts poses to where their maze stands, and draws which photographs are seen and which are
-asked for, separately for every maze. All chance comes from torch's default generator, which the engine sets anew for
-every step.
+`SceneGrid` turns a split of scenes into what the scene model is trained on: each batch draws a side (single scenes, or
+2 x 2 of them under one memory), shifts poses to where their scene lies in the grid, and draws which photographs are
+seen and which are queried, separately for every scene. All randomness comes from torch's default generator, which the
+engine seeds anew for every step.
 
-Few places can be made to count for more: a maze turned by a quarter, or seen in a mirror, is a maze like any other.
-Turning changes poses only, a mirror exchanges left and right of every photograph (`turned`).
+Symmetries augment small data: a scene rotated by a quarter turn, or mirrored, is a scene like any other. A rotation
+changes poses only, a mirror exchanges left and right of every photograph (`turned`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from phlogiston.datasets.base import Split
@@ -25,21 +25,21 @@ CORNER = -0.4
 SYMMETRIES = ("none", "turns", "all")
 
 
-class Hotels:
-    """Rows of the engine: one per maze; a batch of mazes becomes a batch of hotels.
+class SceneGrid:
+    """Rows of the engine: one per scene; a batch of scenes becomes a batch of grids.
 
     Args:
         split: `images` uint8 (N, V, H, W, 3) and `poses` (N, V, 5 or 6).
-        context: photographs seen per maze.
-        queries: photographs asked for per maze.
-        sides: mazes along a hotel's side, one of which is drawn per batch.
-        least: fewest photographs seen; their number is drawn per hotel between it and `context`.
-        width: width of a maze.
-        arena: mazes along the side of an area a hotel is placed in at random; 0 leaves it at the origin.
-        corner: smallest x and y of a maze.
+        context: photographs seen per scene.
+        queries: photographs queried per scene.
+        sides: scenes along a grid's side, one of which is drawn per batch.
+        least: fewest photographs seen; their number is drawn per grid between it and `context`.
+        width: width of a scene.
+        arena: scenes along the side of an area a grid is placed in at random; 0 leaves it at the origin.
+        corner: smallest x and y of a scene.
         overlap: let a query be one of the photographs seen.
-        symmetry: "none"; "turns" turns each maze by a random number of quarters about its middle; "all" mirrors every
-            second one, too.
+        symmetry: "none"; "turns" rotates each scene by a random number of quarter turns about its middle; "all" also
+            mirrors every second one.
 
     Raises:
         DataError: the split holds no scenes, or too few photographs of them.
@@ -62,12 +62,7 @@ class Hotels:
         overlap: bool = False,
         symmetry: str = "none",
     ) -> None:
-        for name, axes in (("images", 5), ("poses", 3)):
-            if name not in split.tensors or split.tensors[name].dim() != axes:
-                raise DataError(
-                    f"scenes need 'images' (places, views, height, width, 3) and 'poses' (places, views, 6); got "
-                    f"{split}."
-                )
+        check_scenes(split.tensors)
         self.least = context if least is None else least
         if queries < 1 or not 0 <= self.least <= context or not sides or min(sides) < 1:
             raise ConfigError(
@@ -76,10 +71,10 @@ class Hotels:
         views = split.tensors["images"].shape[1]
         if views < (max(context, queries) if overlap else context + queries):
             raise DataError(
-                f"every place has {views} photographs; {context} to be seen and {queries} to be asked for need more."
+                f"every scene has {views} photographs; {context} to be seen and {queries} to be queried need more."
             )
         if arena and arena < max(sides):
-            raise ConfigError(f"arena={arena} is smaller than a hotel of {max(sides)} mazes a side.")
+            raise ConfigError(f"arena={arena} is smaller than a grid of {max(sides)} scenes a side.")
         if symmetry not in SYMMETRIES:
             raise unknown_name("symmetry", symmetry, SYMMETRIES)
         self.images, self.poses = split.tensors["images"], six_axes(split.tensors["poses"])
@@ -91,7 +86,7 @@ class Hotels:
         return len(self.images)
 
     def __getitem__(self, index: Tensor) -> dict[str, Tensor]:
-        """Return hotels of the mazes `index`, as arguments of the scene model."""
+        """Return grids of the scenes `index`, as arguments of the scene model."""
         import torch
 
         possible = [side for side in self.sides if len(index) % side**2 == 0] or [1]
@@ -99,9 +94,9 @@ class Hotels:
         rows = index[:, None]
         chosen = torch.rand(len(index), self.images.shape[1]).argsort(1)
         seen = chosen[:, : self.context]
-        asked = torch.rand(chosen.shape).argsort(1) if self.overlap else chosen[:, self.context :]
-        asked = asked[:, : self.queries]
-        both = torch.cat([seen, asked], 1)
+        queried = torch.rand(chosen.shape).argsort(1) if self.overlap else chosen[:, self.context :]
+        queried = queried[:, : self.queries]
+        both = torch.cat([seen, queried], 1)
         images, poses = self.images[rows, both], self.poses[rows, both]
         if self.symmetry != "none":
             quarters = torch.randint(4, (len(index),))
@@ -110,52 +105,66 @@ class Hotels:
         count = seen.shape[1]
         batch = self.compose(side, images[:, :count], poses[:, :count], images[:, count:], poses[:, count:])
         if self.least < self.context:
-            hotels = len(index) // side**2
-            many = torch.randint(self.least, self.context + 1, (hotels, 1))
+            many = torch.randint(self.least, self.context + 1, (len(index) // side**2, 1))
             batch["obs_mask"] = (torch.arange(self.context)[None] < many).repeat(1, side**2)
         return batch
 
     def compose(
         self, side: int, images: Tensor, poses: Tensor, query_images: Tensor, query_poses: Tensor
     ) -> dict[str, Tensor]:
-        """Lay mazes side by side.
+        """Lay scenes side by side.
 
         Args:
-            side: mazes along a side; side^2 consecutive mazes make a hotel, maze i side + j standing at (i, j).
-            images: (mazes, V, H, W, 3).
-            poses: (mazes, V, 6).
-            query_images: (mazes, Q, H, W, 3).
-            query_poses: (mazes, Q, 6).
+            side: scenes along a side; side^2 consecutive scenes make a grid, scene i side + j lying at (i, j).
+            images: (scenes, V, H, W, 3).
+            poses: (scenes, V, 6).
+            query_images: (scenes, Q, H, W, 3).
+            query_poses: (scenes, Q, 6).
 
         Returns:
-            Arguments of the scene model, (hotels, side^2 V, ...) and (hotels, side^2 Q, ...).
+            Arguments of the scene model, (grids, side^2 V, ...) and (grids, side^2 Q, ...).
         """
         import torch
 
-        mazes = side * side
-        hotels = len(images) // mazes
-        place = torch.arange(mazes)
-        tile = torch.stack([place // side, place % side], 1).to(poses.dtype) * self.width  # (mazes, 2)
-        origin = torch.full((hotels, 2), self.corner)
+        cells = side * side
+        grids = len(images) // cells
+        cell = torch.arange(cells)
+        tile = torch.stack([cell // side, cell % side], 1).to(poses.dtype) * self.width  # (cells, 2)
+        origin = torch.full((grids, 2), self.corner)
         if self.arena:
-            origin = origin + torch.rand(hotels, 2) * (self.arena - side) * self.width
+            origin = origin + torch.rand(grids, 2) * (self.arena - side) * self.width
         shift = (tile[None] + (origin - self.corner)[:, None]).reshape(-1, 1, 2)
 
         def lay(pictures: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
             moved = torch.cat([at[..., :2] + shift, at[..., 2:]], -1)
-            flat = pictures.reshape(hotels, -1, *pictures.shape[2:]).permute(0, 1, 4, 2, 3)
-            return flat.contiguous(), moved.reshape(hotels, -1, at.shape[-1])
+            flat = pictures.reshape(grids, -1, *pictures.shape[2:]).permute(0, 1, 4, 2, 3)
+            return flat.contiguous(), moved.reshape(grids, -1, at.shape[-1])
 
         seen, where = lay(images, poses)
-        asked, from_where = lay(query_images, query_poses)
+        queried, from_where = lay(query_images, query_poses)
         return {
             "images": seen,
             "poses": where,
             "query_poses": from_where,
-            "query_images": asked,
+            "query_images": queried,
             "origin": origin,
-            "side": torch.full((hotels,), side),
+            "side": torch.full((grids,), side),
         }
+
+
+def check_scenes(tensors: Mapping[str, Tensor]) -> None:
+    """Check that rows are scenes: `images` (scenes, views, height, width, 3) with `poses` (scenes, views, 5 or 6).
+
+    Raises:
+        DataError: they are not.
+    """
+    for name, axes in (("images", 5), ("poses", 3)):
+        if name not in tensors or tensors[name].dim() != axes:
+            given = ", ".join(f"{key} {tuple(tensor.shape)}" for key, tensor in tensors.items())
+            raise DataError(
+                "scenes need 'images' (scenes, views, height, width, 3) and 'poses' (scenes, views, 6); got "
+                f"{given or 'nothing'}."
+            )
 
 
 def six_axes(poses: Tensor) -> Tensor:
@@ -168,14 +177,14 @@ def six_axes(poses: Tensor) -> Tensor:
 def turned(
     images: Tensor, poses: Tensor, quarters: Tensor, mirror: Tensor | None, middle: float
 ) -> tuple[Tensor, Tensor]:
-    """Return the photographs one would have taken in turned and mirrored mazes.
+    """Return the photographs that would have been taken in rotated and mirrored scenes.
 
     Args:
         images: (N, V, H, W, 3).
         poses: (N, V, 6).
-        quarters: int (N,), quarter turns to the left about the middle of each maze.
-        mirror: bool (N,), mazes mirrored in x before they are turned; None for none.
-        middle: x and y of a maze's middle.
+        quarters: int (N,), quarter turns to the left about the middle of each scene.
+        mirror: bool (N,), scenes mirrored in x before they are rotated; None for none.
+        middle: x and y of a scene's middle.
     """
     import torch
 
