@@ -2,10 +2,10 @@
 
 The script
 
-1. trains SQAIR on films of none, one or two moving digits (MNIST's, if you say where they are);
-2. scores counts, tracks and predictions on held-out films, beside ten lines of image processing;
-3. follows digits through a long film, frame by frame, in constant memory;
-4. lets films go on, fills in frames that were hidden, and asks what if a digit had not been there.
+1. trains SQAIR on videos of none, one or two moving digits (MNIST's, if you say where they are);
+2. scores counts, tracks and predictions on held-out videos, beside ten lines of image processing;
+3. follows digits through a long video, frame by frame, in constant memory;
+4. lets videos go on, fills in frames that were hidden, and asks what if a digit had not been there.
 
     python examples/sqair_moving_digits.py --out runs/moving-digits
     python examples/sqair_moving_digits.py --mnist ~/.cache/phlogiston/mnist --out runs/moving-digits
@@ -31,7 +31,7 @@ from phlogiston.systems.sqair import pictures as sqair_pictures
 
 
 def train(quick: bool, mnist: str | None) -> tuple[SQAIR, datasets.Dataset, dict[str, Any]]:
-    """Train on films of moving digits; return also the options of the data."""
+    """Train on videos of moving digits; return also the options of the data."""
     chosen: dict[str, Any] = {"source": "mnist", "root": mnist} if mnist else {}
     sizes = (300, 16, 32) if quick else (8000, 256, 256)
     data = datasets.load("moving_digits", sizes=sizes, **chosen)
@@ -40,45 +40,45 @@ def train(quick: bool, mnist: str | None) -> tuple[SQAIR, datasets.Dataset, dict
 
 
 def score(system: SQAIR, data: datasets.Dataset) -> None:
-    """Print how well held-out films are explained, counted, followed and foreseen."""
+    """Print how well held-out videos are explained, counted, followed and foreseen."""
     for name, metric in system.evaluate(data).items():
         print(f"{name.replace('_', ' '):40} {metric.text()}")
 
 
-def follow(system: SQAIR, film: Any) -> None:
-    """Follow the objects of one long film while it comes in."""
-    tracker = system.tracker(particles=8)
+def follow(system: SQAIR, video: Any) -> None:
+    """Follow the objects of one long video while it comes in."""
+    tracker = system.tracker(num_particles=8)
     seen: dict[int, int] = {}
-    for frame in film:
+    for frame in video:
         for identity in tracker.step(frame)["ids"].tolist():
             seen[identity] = seen.get(identity, 0) + 1
     told = ", ".join(f"object {name} in {frames} frames" for name, frames in seen.items())
-    print(f"a film of {tracker.frames} frames: {told or 'nothing found'}")
+    print(f"a video of {tracker.frames} frames: {told or 'nothing found'}")
 
 
-def what_if(system: SQAIR, film: torch.Tensor) -> Figure:
-    """One film as it was, without one of its digits, with one moved, and with appearances swapped."""
-    plain = system.edit(film, particles=10)
+def what_if(system: SQAIR, video: torch.Tensor) -> Figure:
+    """One video as it was, without one of its digits, with one moved, and with appearances swapped."""
+    plain = system.edit(video, num_particles=10)
     ids = sorted({int(i) for i in plain["ids"].flatten() if i >= 0})
     rows = {"as it was": plain["x"]}
     if ids:
-        rows["without one"] = system.edit(film, remove=ids[0])["x"]
-        rows["12 px lower"] = system.edit(film, move=(ids[0], 0.0, 12.0))["x"]
+        rows["without one"] = system.edit(video, remove=ids[0])["x"]
+        rows["12 px lower"] = system.edit(video, move=(ids[0], 0.0, 12.0))["x"]
     if len(ids) > 1:
-        rows["looks swapped"] = system.edit(film, swap=(ids[0], ids[1]))["x"]
+        rows["looks swapped"] = system.edit(video, swap=(ids[0], ids[1]))["x"]
     pictures = torch.cat([part[0, :, 0] for part in rows.values()]).clamp(0, 1)
-    titles = [name if t == 0 else "" for name in rows for t in range(film.shape[1])]
-    return image_grid(pictures, columns=film.shape[1], titles=titles, alt="one film, and three that might have been")
+    titles = [name if t == 0 else "" for name in rows for t in range(video.shape[1])]
+    return image_grid(pictures, columns=video.shape[1], titles=titles, alt="one video, and three that might have been")
 
 
-def hidden(system: SQAIR, films: torch.Tensor) -> Figure:
-    """Films of which two frames were hidden, above what was filled in."""
-    mask = torch.ones(films.shape[:2], dtype=torch.bool)
-    mask[:, films.shape[1] // 2 : films.shape[1] // 2 + 2] = False
-    shown = films.float() / 255 * mask[:, :, None, None]
-    filled = system.impute(films, mask)[:, :, 0]
+def hidden(system: SQAIR, videos: torch.Tensor) -> Figure:
+    """Videos of which two frames were hidden, above what was filled in."""
+    mask = torch.ones(videos.shape[:2], dtype=torch.bool)
+    mask[:, videos.shape[1] // 2 : videos.shape[1] // 2 + 2] = False
+    shown = videos.float() / 255 * mask[:, :, None, None]
+    filled = system.impute(videos, mask)[:, :, 0]
     rows = torch.stack([shown, filled], 1).flatten(0, 2)
-    return image_grid(rows.clamp(0, 1), columns=films.shape[1], alt="hidden frames (black) and how they are filled in")
+    return image_grid(rows.clamp(0, 1), columns=videos.shape[1], alt="hidden frames (black) and how they are filled in")
 
 
 def main() -> None:
@@ -93,8 +93,8 @@ def main() -> None:
     score(system, data)
     long = datasets.load("moving_digits", sizes=(1, 0, 4), frames=20 if chosen.quick else 100, noise=0.1, **options)
     follow(system, long.test.tensors["x"][int(long.test.tensors["count"][:, 0].argmax())])
-    films = data.test.tensors["x"]
-    crowded = films[sqair_pictures.interesting(system, films, 4)]
+    videos = data.test.tensors["x"]
+    crowded = videos[sqair_pictures.interesting(system, videos, 4)]
     pictures = {**system.figures(data), "what-if": what_if(system, crowded[:1]), "hidden": hidden(system, crowded[:3])}
     for name, figure in pictures.items():
         figure.savefig(chosen.out / f"{name}.png", dpi=120)

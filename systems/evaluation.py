@@ -61,7 +61,7 @@ class Evaluation(Generic[S]):
 
 
 MetricFunction = Callable[[Evaluation[Any]], Mapping[str, Metric]]
-FigureFunction = Callable[[Evaluation[Any]], "Figure | Mapping[str, Figure]"]
+FigureFunction = Callable[[Evaluation[Any]], "Figure | Mapping[str, Figure] | None"]  # None: does not apply
 
 
 def held_out_log_likelihood(evaluation: Evaluation[Any]) -> dict[str, Metric]:

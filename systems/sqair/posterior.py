@@ -1,4 +1,4 @@
-"""What a trained SQAIR believes about films: weighted particles, and futures and what-ifs that start from them.
+"""What a trained SQAIR infers about videos: weighted particles, and futures and what-ifs that start from them.
 
 Everything runs the programs that were trained, through Pyro's handlers: the guide proposes, the model is replayed for
 the weights, conditioned for what-ifs, and run on by itself for the future.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyro
@@ -18,17 +18,18 @@ from torch import Tensor
 
 from phlogiston.errors import ConfigError, DataError, ShapeError
 from phlogiston.models.sqair import SQAIRModel, State
-from phlogiston.networks.spatial import pixel_boxes
+from phlogiston.networks.spatial import moved, pixel_boxes
+from phlogiston.systems.calls import at_least
 
 _PARTICLES = "particles"
 
 
 @dataclass
 class Posterior:
-    """Weighted particles of some films; K particles, R films, T frames, N places.
+    """Weighted particles of some videos; K particles, R videos, T frames, N slots.
 
     Attributes:
-        log_weights: (K, R), nats, of whole films.
+        log_weights: (K, R), nats, of whole videos.
         log_likelihood: (K, R), log p(x | z).
         presence: (K, R, T, N); `where`, `what`, `ids` and `canvas` alike, with their own last axes.
         last: the state after the last frame, its tensors (K, R, ...).
@@ -51,11 +52,11 @@ class Posterior:
         return torch.softmax(self.log_weights, 0)
 
     def bound(self) -> Tensor:
-        """Importance-weighted bound per film, nats."""
+        """Importance-weighted bound per video, nats."""
         return torch.logsumexp(self.log_weights, 0) - math.log(len(self.log_weights))
 
     def ess(self) -> Tensor:
-        """Effective number of particles per film."""
+        """Effective number of particles per video."""
         return 1.0 / self.weights.square().sum(0)
 
     def count_probability(self, most: int) -> Tensor:
@@ -65,7 +66,7 @@ class Posterior:
         return torch.einsum("kr,krtc->rtc", self.weights, shown)
 
     def pick(self, generator: torch.Generator | None = None, best: bool = False) -> dict[str, Tensor]:
-        """One particle per film, drawn by weight, or the best: tensors (R, T, ...) by name."""
+        """One particle per video, drawn by weight, or the best: tensors (R, T, ...) by name."""
         if best:
             chosen = self.log_weights.argmax(0)
         else:
@@ -74,32 +75,36 @@ class Posterior:
         names = ("presence", "where", "what", "ids", "canvas")
         return {n: v[chosen, rows] for n in names if (v := getattr(self, n)) is not None}
 
+    def best_last(self) -> State:
+        """The last state of one video's best particle, tensors (1, R, ...)."""
+        chosen = int(self.log_weights[:, 0].argmax())
+        return self.last.map(lambda part: part[chosen : chosen + 1])
+
 
 def run(
     model: SQAIRModel,
     guide: Any,
     x: Tensor,
-    particles: int,
+    num_particles: int,
     *,
     mask: Tensor | None = None,
     start: tuple[State, Tensor | None] | None = None,
     canvas: bool = True,
 ) -> Posterior:
-    """Filter films.
+    """Filter videos.
 
     Args:
         model: the generative program.
         guide: its guide.
-        x: films.
-        particles: K.
+        x: videos.
+        num_particles: K.
         mask: True where pixels are known.
-        start: state and guide's memory to go on from, tensors (K, R, ...).
+        start: state and guide's memory to continue from, tensors (K, R, ...).
         canvas: keep the pictures, too.
     """
-    if particles < 1:
-        raise ConfigError(f"particles={particles}: at least 1 is needed.")
+    at_least("num_particles", num_particles, 1)
     options: dict[str, Any] = {"x": x} if mask is None else {"x": x, "mask": mask}
-    with torch.no_grad(), pyro.plate(_PARTICLES, particles, dim=-2), pyro.validation_enabled(False):
+    with torch.no_grad(), pyro.plate(_PARTICLES, num_particles, dim=-2), pyro.validation_enabled(False):
         proposed = poutine.trace(guide).get_trace(**options, start=start)
         state = None if start is None else start[0]
         target = poutine.trace(poutine.replay(model, trace=proposed)).get_trace(**options, start=state)
@@ -108,7 +113,7 @@ def run(
     weights = _total(target) - _total(proposed)
     states: list[State] = list(target.nodes["_RETURN"]["value"])  # type: ignore[arg-type]
     rows = len(x)
-    shape = (particles, rows)
+    shape = (num_particles, rows)
     pictures = torch.stack([s.canvas for s in states], 2) if canvas else None
     return Posterior(
         weights.expand(shape),
@@ -124,66 +129,66 @@ def run(
 
 
 def _total(trace: Any) -> Tensor:
-    found = [site["log_prob"] for site in trace.nodes.values() if site["type"] == "sample" and "log_prob" in site]
-    plates = [site for site in found if isinstance(site, Tensor) and site.dim() >= 1]
+    densities = [site["log_prob"] for site in trace.nodes.values() if site["type"] == "sample" and "log_prob" in site]
+    plates = [site for site in densities if isinstance(site, Tensor) and site.dim() >= 1]
     return torch.stack(torch.broadcast_tensors(*plates)).sum(0)
 
 
-def chunks(x: Tensor, mask: Tensor | None, size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Some films at a time."""
+def batches(x: Tensor, mask: Tensor | None, size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Some videos at a time."""
     for start in range(0, len(x), size):
         yield x[start : start + size], None if mask is None else mask[start : start + size]
 
 
-def resampled(found: Posterior, samples: int) -> tuple[State, Tensor | None]:
-    """Last states drawn by weight, tensors (samples, R, ...)."""
-    chosen = torch.multinomial(found.weights.T, samples, replacement=True).T  # (samples, R)
+def resampled(result: Posterior, num_samples: int) -> tuple[State, Tensor | None]:
+    """Last states drawn by weight, tensors (num_samples, R, ...)."""
+    chosen = torch.multinomial(result.weights.T, num_samples, replacement=True).T  # (num_samples, R)
     rows = torch.arange(chosen.shape[1])
-    memory = None if found.last_memory is None else found.last_memory[chosen, rows]
-    return found.last.map(lambda part: part[chosen, rows]), memory
+    memory = None if result.last_memory is None else result.last_memory[chosen, rows]
+    return result.last.map(lambda part: part[chosen, rows]), memory
 
 
-def go_on(model: SQAIRModel, start: State, frames: int, births: bool) -> tuple[Tensor, list[State]]:
-    """Let films run on by the model alone.
+def extend(model: SQAIRModel, start: State, frames: int, births: bool) -> tuple[Tensor, list[State]]:
+    """Continue videos by the model alone.
 
     Args:
         model: the generative program.
-        start: tensors (samples, R, ...).
+        start: tensors (num_samples, R, ...).
         frames: how many more.
         births: whether new objects may appear.
 
     Returns:
-        Means of the frames (samples, R, frames, channels, height, width), and the states.
+        Means of the frames (num_samples, R, frames, channels, height, width), and the states.
     """
-    samples, rows = start.born.shape
+    num_samples, rows = start.born.shape
     program: Callable[..., Any] = model
     if not births:
-        none = torch.zeros(samples, rows, dtype=torch.long)
+        none = torch.zeros(num_samples, rows, dtype=torch.long)
         data = {f"t{start.time + 1 + i}/births": none for i in range(frames)}
         program = poutine.condition(model, data=data)
-    with torch.no_grad(), pyro.plate(_PARTICLES, samples, dim=-2), pyro.validation_enabled(False):
+    with torch.no_grad(), pyro.plate(_PARTICLES, num_samples, dim=-2), pyro.validation_enabled(False):
         states: list[State] = program(frames=frames, rows=rows, start=start)
     return torch.stack([s.canvas for s in states], 2), states
 
 
-def draw(model: SQAIRModel, films: int, frames: int, count: int | None) -> tuple[Tensor, list[State]]:
-    """Films from the prior, with a given number of objects in the first frame if wanted: pixels and states."""
+def draw(model: SQAIRModel, rows: int, frames: int, count: int | None) -> tuple[Tensor, list[State]]:
+    """Draw videos from the prior, with a given number of objects in the first frame or any: pixels and states."""
     program: Callable[..., Any] = model
     if count is not None:
         if not 0 <= count <= model.slots:
-            raise ConfigError(f"count={count}: this model has room for 0 .. {model.slots} objects.")
-        program = poutine.condition(model, data={"t0/births": torch.full((films,), count, dtype=torch.long)})
+            raise ConfigError(f"count={count}: this model takes 0 .. {model.slots} objects.")
+        program = poutine.condition(model, data={"t0/births": torch.full((rows,), count, dtype=torch.long)})
     with torch.no_grad(), pyro.validation_enabled(False):
-        trace = poutine.trace(program).get_trace(frames=frames, rows=films)
+        trace = poutine.trace(program).get_trace(frames=frames, rows=rows)
     pixels: Any = trace.nodes["x"]["value"]
     states: Any = trace.nodes["_RETURN"]["value"]
     return pixels, states
 
 
-def latents(found: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+def latents(result: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
     """Scenes of one particle, frame by frame: presence, where, what and ids, (R, N, ...) each."""
-    frames = found["presence"].shape[1]
-    return [{n: found[n][:, t].clone() for n in ("presence", "where", "what", "ids")} for t in range(frames)]
+    frames = result["presence"].shape[1]
+    return [{n: result[n][:, t].clone() for n in ("presence", "where", "what", "ids")} for t in range(frames)]
 
 
 def edit(
@@ -195,10 +200,10 @@ def edit(
     shape: tuple[int, int, int],
     first: int = 0,
 ) -> list[dict[str, Tensor]]:
-    """Change one object of one film's scenes from a frame on.
+    """Change one object of one video's scenes from a frame on.
 
     Args:
-        scenes: as `latents` gives them, of one film.
+        scenes: as `latents` gives them, of one video.
         remove: identity of the object to take away.
         move: identity, and pixels to the right and down.
         swap: two identities that exchange what they look like.
@@ -207,16 +212,14 @@ def edit(
 
     Raises:
         DataError: no such object.
-        ShapeError: scenes of several films.
+        ShapeError: scenes of several videos.
     """
-    from phlogiston.networks.spatial import moved
-
     if scenes and len(scenes[0]["presence"]) != 1:
-        raise ShapeError("an edit changes one film; give x of shape (1, frames, ...).")
+        raise ShapeError("an edit changes one video; give x of shape (1, frames, ...).")
     known = sorted({int(i) for scene in scenes for i in scene["ids"].flatten() if i >= 0})
     for name in [remove, None if move is None else move[0], *(swap or ())]:
         if name is not None and name not in known:
-            raise DataError(f"there is no object {name} in this film; its identities are {known}.")
+            raise DataError(f"there is no object {name} in this video; its identities are {known}.")
     out = []
     for t, scene in enumerate(scenes):
         changed = {name: part.clone() for name, part in scene.items()}
@@ -239,17 +242,41 @@ def edit(
     return out
 
 
+def replaced(state: State, scene: Mapping[str, Tensor]) -> State:
+    """A state (1, R, ...) with the objects of a scene; what was taken away leaves no memory."""
+    presence = scene["presence"].unsqueeze(0)
+    there = (presence > 0).unsqueeze(-1)
+    where, what, ids = (scene[name].unsqueeze(0) for name in ("where", "what", "ids"))
+    memory, step = state.memory * there, state.step * there
+    return replace(state, presence=presence, where=where, what=what, ids=ids, memory=memory, step=step)
+
+
 def show(model: SQAIRModel, scenes: list[dict[str, Tensor]]) -> Tensor:
     """Mean pictures of scenes, (R, T, channels, height, width)."""
     out = []
     with torch.no_grad():
         for scene in scenes:
-            places = scene["presence"].shape
+            lead = scene["presence"].shape
             glimpse = model.decode(scene["what"].reshape(-1, model.features))
-            glimpse = glimpse.reshape(*places, *glimpse.shape[1:])
+            glimpse = glimpse.reshape(*lead, *glimpse.shape[1:])
             canvas, covers = model.render(scene["presence"], scene["where"], glimpse)
             out.append(model.likelihood(canvas.unsqueeze(1), None if covers is None else covers.unsqueeze(1)).mean)
     return torch.cat(out, 1)
+
+
+def log_prob_of_nothing(model: SQAIRModel, x: Tensor) -> Tensor:
+    """Log density of videos if nothing were there, (videos,), nats: what any model must beat."""
+    out = []
+    with torch.no_grad():
+        for some, _ in batches(x, None, 64):
+            presence = torch.zeros(len(some), model.slots)
+            where = torch.zeros(*presence.shape, 4)
+            glimpse = torch.zeros(*presence.shape, model.planes, *model.glimpse)
+            canvas, covers = model.render(presence, where, glimpse)
+            covers = None if covers is None else covers.unsqueeze(1)
+            likelihood = model.likelihood(canvas.unsqueeze(1).expand(some.shape), covers)
+            out.append(likelihood.log_prob(model.video(some)))
+    return torch.cat(out)
 
 
 def boxes(where: Tensor, presence: Tensor, shape: tuple[int, int, int]) -> Tensor:

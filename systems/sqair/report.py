@@ -1,8 +1,23 @@
-"""Figures of merit of a fitted SQAIR: bounds, counts, tracks, prediction, and what codes say about the digits."""
+"""The tables of a SQAIR's report, `METRICS`, `FIGURES` and `EXAMPLE_QUERIES`: see `systems.evaluation`.
+
+Groups of metrics; truth that is needed: `count` (videos, frames), `boxes` (videos, frames, objects, 4), `present`
+(videos, frames, objects), `label` (videos, objects):
+
+    log_likelihood   the importance-weighted bound, nats per frame
+    bound            the bound, log p(x | z), divergence, and the density of an empty picture, nats per frame
+    count            accuracy of the posterior, of its mode and of connected components with and without a median over
+                     time; over-counts; calibration
+    tracking         MOTA, IDF1, identity switches per object and frame, share of matched objects, centre error, and the
+                     share of crossing pairs that keep their identities
+    prediction       errors of predicted centres, beside those of objects that stay where they are
+    addition         the sum of the digits read off the sum of their codes
+    places           the least energy of a slot that claims to hold an object
+"""
 
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,66 +25,172 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from phlogiston.evaluate import figures as draw
 from phlogiston.evaluate.metric import Metric, from_rows
 from phlogiston.evaluate.tracking import Frame, count_accuracy, track_metrics
-from phlogiston.systems.base import rows_of
-from phlogiston.systems.sqair import posterior
+from phlogiston.inference.query.answer import Answer
+from phlogiston.networks.spatial import shift_of
+from phlogiston.systems.calls import seeded
+from phlogiston.systems.evaluation import Evaluation, FigureFunction, MetricFunction
+from phlogiston.systems.sqair import pictures, posterior
+from phlogiston.systems.sqair.posterior import Posterior
+from phlogiston.systems.sqair.system import SQAIR
 from phlogiston.systems.sqair.videos import checked, components, scaled
 
 if TYPE_CHECKING:
-    from phlogiston.systems.sqair.system import SQAIR
+    from matplotlib.figure import Figure
 
-FILMS = 64  # films at a time
+NUM_PARTICLES = 5  # per video
+BATCH = 64  # videos at a time
 CROSSING = 10.0  # pixels between centres within which two objects are on top of each other
 NEAR = 5.0  # pixels within which a track matches an object
+OBSERVED = 5  # frames seen before a prediction
 
 
-def evaluate(system: SQAIR, data: Any, wanted: set[str], particles: int = 5, frames: int | None = None,
-             seed: int = 0) -> dict[str, Metric]:  # fmt: skip
-    """See `SQAIR.evaluate`."""
-    tensors = {name: part[:, :frames] if name in _TIMED else part for name, part in rows_of(data).items()}
-    x = checked(tensors["x"])
-    length = x.shape[1]
-    out: dict[str, Metric] = {}
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        found = filtered(system, x, particles)
-    per_frame = {"unit": "nats per frame", "particles": particles, "frames": length}
-    if "bound" in wanted:
-        bound = torch.cat([p.bound() for p in found]).double()
-        expected = torch.cat([(p.weights * p.log_likelihood).sum(0) for p in found]).double()
-        mean = torch.cat([(p.weights * p.log_weights).sum(0) for p in found]).double()
-        blank = system.blank_log_prob(x)
-        out["log_likelihood"] = from_rows(bound / length, "lower bound", True, per_frame)
-        out["log_likelihood_given_latents"] = from_rows(expected / length, "estimate", True, per_frame)
-        out["divergence"] = from_rows((expected - mean) / length, "estimate", False, per_frame)
-        out["log_likelihood_of_nothing"] = from_rows(blank / length, "exact", None, per_frame)
-    if "count" in wanted and "count" in tensors:
-        out.update(_counts(found, x, tensors["count"]))
-    if "tracking" in wanted and {"boxes", "present"} <= tensors.keys():
-        out.update(_tracking(found, system, tensors))
-    if "prediction" in wanted and {"boxes", "present"} <= tensors.keys() and length > 5:
-        out.update(prediction(system, x, tensors, seed=seed))
-    if "addition" in wanted and "label" in tensors and len(x) >= 64:
-        out.update(_addition(found, tensors["label"]))
-    if "places" in wanted:
-        energy = _place_energy(found, system)
-        out["smallest_place_energy"] = from_rows(energy, "estimate", None, {"unit": "pixel energy of present places"})
-    return out
+# ---- what several groups need ----------------------------------------------------------------------------------------
 
 
-_TIMED = ("x", "count", "boxes", "present", "visible")
+def _videos(e: Evaluation[SQAIR]) -> Tensor:
+    return e.once("videos", lambda: e.system.videos(e.rows))
 
 
-def filtered(system: SQAIR, x: Tensor, particles: int, canvas: bool = False) -> list[posterior.Posterior]:
-    """Posteriors of films, some at a time."""
-    parts = posterior.chunks(x, None, FILMS)
-    return [posterior.run(system.model, system.guide, part, particles, canvas=canvas) for part, _ in parts]
+def _posteriors(e: Evaluation[SQAIR]) -> list[Posterior]:
+    """Posteriors of the videos, some at a time."""
+
+    def compute() -> list[Posterior]:
+        model, guide = e.system.model, e.system.guide
+        with seeded(e.seed):
+            batches = posterior.batches(_videos(e), None, BATCH)
+            return [posterior.run(model, guide, x, NUM_PARTICLES, canvas=False) for x, _ in batches]
+
+    return e.once("posteriors", compute)
 
 
-def _counts(found: list[posterior.Posterior], x: Tensor, truth: Tensor) -> dict[str, Metric]:
-    most = int(max(found[0].presence.shape[-1], int(truth.max())))
-    chance = torch.cat([p.count_probability(most) for p in found]).double()  # (R, T, most + 1)
+# ---- metrics ---------------------------------------------------------------------------------------------------------
+
+
+def log_likelihood(e: Evaluation[SQAIR]) -> dict[str, Metric]:
+    """Importance-weighted bound, nats per frame."""
+    return {"log_likelihood": _per_frame(e, torch.cat([p.bound() for p in _posteriors(e)]), "lower bound", True)}
+
+
+def bound(e: Evaluation[SQAIR]) -> dict[str, Metric]:
+    """The bound with its terms, and the density of the videos if nothing were there."""
+    results = _posteriors(e)
+    expected = torch.cat([(p.weights * p.log_likelihood).sum(0) for p in results]).double()
+    mean = torch.cat([(p.weights * p.log_weights).sum(0) for p in results]).double()
+    return {
+        **log_likelihood(e),
+        "log_likelihood_given_latents": _per_frame(e, expected, "estimate", True),
+        "divergence": _per_frame(e, expected - mean, "estimate", False),
+        "log_likelihood_of_nothing": _per_frame(
+            e, posterior.log_prob_of_nothing(e.system.model, _videos(e)), "exact", None
+        ),
+    }
+
+
+def _per_frame(e: Evaluation[SQAIR], value: Tensor, kind: Any, higher: bool | None) -> Metric:
+    frames = _videos(e).shape[1]
+    detail = {"unit": "nats per frame", "particles": NUM_PARTICLES, "frames": frames}
+    return from_rows(value.double() / frames, kind, higher, detail)
+
+
+def count(e: Evaluation[SQAIR]) -> dict[str, Metric]:
+    """How well objects are counted, beside counts without learning; {} without true counts."""
+    truth = e.rows.tensors.get("count")
+    return {} if truth is None else _counts(_posteriors(e), _videos(e), truth)
+
+
+def tracking(e: Evaluation[SQAIR]) -> dict[str, Metric]:
+    """How well objects are followed; {} without true boxes."""
+    return _tracking(_posteriors(e), e.system, e.rows.tensors) if _has_boxes(e) else {}
+
+
+def prediction(e: Evaluation[SQAIR]) -> dict[str, Metric]:
+    """Errors of predicted centres; {} without true boxes, or where nothing is left to predict."""
+    if not _has_boxes(e) or _videos(e).shape[1] <= OBSERVED:
+        return {}
+    return _prediction(e.system, _videos(e), e.rows.tensors, seed=e.seed)
+
+
+def addition(e: Evaluation[SQAIR]) -> dict[str, Metric]:
+    """Whether codes add up as the digits do; {} without labels, or with too few videos to fit and test a probe."""
+    label = e.rows.tensors.get("label")
+    return {} if label is None or len(e.rows) < 64 else _addition(_posteriors(e), label)
+
+
+def places(e: Evaluation[SQAIR]) -> dict[str, Metric]:
+    """Least energy that an occupied slot draws."""
+    energy = _slot_energy(_posteriors(e), e.system)
+    return {"smallest_place_energy": from_rows(energy, "estimate", None, {"unit": "pixel energy of present places"})}
+
+
+def _has_boxes(e: Evaluation[SQAIR]) -> bool:
+    return {"boxes", "present"} <= e.rows.tensors.keys()
+
+
+METRICS: dict[str, MetricFunction] = {
+    "log_likelihood": log_likelihood,
+    "bound": bound,
+    "count": count,
+    "tracking": tracking,
+    "prediction": prediction,
+    "addition": addition,
+    "places": places,
+}
+
+
+# ---- pictures and questions ------------------------------------------------------------------------------------------
+
+
+def _shown(e: Evaluation[SQAIR], number: int) -> Tensor:
+    """The first of the videos worth showing."""
+    x = _videos(e)
+    return x[e.once("interesting", lambda: pictures.interesting(e.system, x, 4))[:number]]
+
+
+def _predicted(e: Evaluation[SQAIR]) -> Figure | None:
+    return pictures.predicted(e.system, _shown(e, 3), OBSERVED) if _videos(e).shape[1] > OBSERVED else None
+
+
+def _training_bound(e: Evaluation[SQAIR]) -> Figure | None:
+    history = e.system.history
+    records = [] if history is None else [r for r in history.records if r.get("loss") is not None]
+    if not records:
+        return None
+    steps, bounds = [r["step"] for r in records], [-float(r["loss"]) for r in records]
+    return draw.curves(steps, {"training bound of a video": bounds}, ylabel="nats")
+
+
+FIGURES: dict[str, FigureFunction] = {
+    "tracked": lambda e: pictures.tracked(e.system, _shown(e, 4)),
+    "glimpses": lambda e: pictures.glimpses(e.system, _shown(e, 1)),
+    "predicted": _predicted,
+    "samples": lambda e: pictures.samples(e.system, min(_videos(e).shape[1], 10)),
+    "bound": _training_bound,
+}
+
+
+def _births_given_frames(e: Evaluation[SQAIR]) -> tuple[str, Answer]:
+    evidence = {"x": _videos(e)[0, :2]}
+    answer = e.system.query(evidence, ["t0/births"], 50, seed=e.seed)
+    return "two frames; how many objects are there at first?", answer
+
+
+def _frames_given_births(e: Evaluation[SQAIR]) -> tuple[str, Answer]:
+    answer = e.system.query({"t0/births": 2}, ["x"], 20, frames=2, seed=e.seed)
+    return "two objects, nothing else", answer
+
+
+EXAMPLE_QUERIES = [_births_given_frames, _frames_given_births]
+
+
+# ---- how they are computed -------------------------------------------------------------------------------------------
+
+
+def _counts(results: list[Posterior], x: Tensor, truth: Tensor) -> dict[str, Metric]:
+    most = int(max(results[0].presence.shape[-1], int(truth.max())))
+    chance = torch.cat([p.count_probability(most) for p in results]).double()  # (R, T, most + 1)
     right = chance.gather(-1, truth.unsqueeze(-1)).squeeze(-1)
     over = torch.cumsum(chance.flip(-1), -1).flip(-1)
     more = torch.cat([over[..., 1:], torch.zeros_like(over[..., :1])], -1).gather(-1, truth.unsqueeze(-1)).squeeze(-1)
@@ -105,11 +226,11 @@ def _calibration(chance: Tensor, truth: Tensor) -> Metric:
 def count_components(x: Tensor) -> np.ndarray:
     """Count without learning: connected regions brighter than 0.2 of at least 8 pixels, (R, T)."""
     frames = scaled(checked(x)).amax(2).numpy()
-    return np.array([[len(components(frame)) for frame in film] for film in frames])
+    return np.array([[len(components(frame)) for frame in video] for video in frames])
 
 
 def truth_frames(tensors: dict[str, Tensor]) -> list[list[Frame]]:
-    """True boxes by identity, as tracking metrics want them: x, y (of the outer corner), width, height."""
+    """True boxes by identity, as tracking metrics take them: x, y (of the outer corner), width, height."""
     boxes, present = tensors["boxes"].double(), tensors["present"]
     shown = torch.stack([boxes[..., 1] - 0.5, boxes[..., 0] - 0.5, boxes[..., 3], boxes[..., 2]], -1)
     return [_frames(b, p, None) for b, p in zip(shown.numpy(), present.numpy(), strict=True)]
@@ -125,14 +246,14 @@ def _frames(boxes: np.ndarray, present: np.ndarray, ids: np.ndarray | None) -> l
     ]  # fmt: skip
 
 
-def _tracking(found: list[posterior.Posterior], system: SQAIR, tensors: dict[str, Tensor]) -> dict[str, Metric]:
+def _tracking(results: list[Posterior], system: SQAIR, tensors: dict[str, Tensor]) -> dict[str, Metric]:
     tracked: list[list[Frame]] = []
     generator = torch.Generator().manual_seed(0)
-    for part in found:
+    for part in results:
         chosen = part.pick(generator)
-        places = posterior.boxes(chosen["where"], chosen["presence"], system.model.shape).double().numpy()
+        boxes = posterior.boxes(chosen["where"], chosen["presence"], system.model.shape).double().numpy()
         ids, there = chosen["ids"].numpy(), chosen["presence"].numpy()
-        tracked += [_frames(b, p, i) for b, p, i in zip(places, there, ids, strict=True)]
+        tracked += [_frames(b, p, i) for b, p, i in zip(boxes, there, ids, strict=True)]
     real = truth_frames(tensors)
     figures = track_metrics(real, tracked, measure="centre", threshold=NEAR)
     counts = figures["mota"].detail
@@ -184,8 +305,8 @@ def crossings(real: Sequence[Frame], tracked: Sequence[Frame]) -> list[bool]:
     return out
 
 
-def prediction(
-    system: SQAIR, x: Tensor, tensors: dict[str, Tensor], seen: int = 5, samples: int = 10, seed: int = 0
+def _prediction(
+    system: SQAIR, x: Tensor, tensors: dict[str, Tensor], seen: int = OBSERVED, num_samples: int = 10, seed: int = 0
 ) -> dict[str, Metric]:
     """Centre errors of predicted objects by horizon, beside those of objects that stay where they were last.
 
@@ -198,31 +319,30 @@ def prediction(
     moved: dict[int, list[Tensor]] = {h: [] for h in range(1, horizon + 1)}
     still: dict[int, list[Tensor]] = {h: [] for h in range(1, horizon + 1)}
     shape = system.model.shape
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        for start in range(0, len(x), FILMS):
-            part = x[start : start + FILMS, :seen]
-            found = posterior.run(system.model, system.guide, part, 5, canvas=False)
-            state, _ = posterior.resampled(found, 1)
-            many = state.map(lambda t: t.expand(samples, *t.shape[1:]))
-            _, states = posterior.go_on(system.model, many, horizon, births=False)
+    with seeded(seed):
+        for start in range(0, len(x), BATCH):
+            part = x[start : start + BATCH, :seen]
+            result = posterior.run(system.model, system.guide, part, NUM_PARTICLES, canvas=False)
+            state, _ = posterior.resampled(result, 1)
+            many = state.map(lambda t: t.expand(num_samples, *t.shape[1:]))
+            _, states = posterior.extend(system.model, many, horizon, births=False)
             centres = torch.stack([_centres(s.where, shape) for s in states], 2)  # (S, R, horizon, N, 2)
             weight = torch.stack([s.presence for s in states], 2).unsqueeze(-1)
             mean = (centres * weight).sum(0) / weight.sum(0).clamp(min=1e-6)
             last, there = _centres(state.where[0], shape), state.presence[0] > 0
-            real, real_there = truth[start : start + FILMS], present[start : start + FILMS]
+            real, real_there = truth[start : start + BATCH], present[start : start + BATCH]
             apart = (last.unsqueeze(2) - real[:, seen - 1].unsqueeze(1)).norm(dim=-1)  # (R, N, M)
             apart = torch.where(there.unsqueeze(2) & real_there[:, seen - 1].unsqueeze(1), apart, torch.inf)
             nearest, which = apart.min(-1)
-            rows, places = (nearest <= NEAR).nonzero(as_tuple=True)
-            objects = which[rows, places]
+            rows, slots = (nearest <= NEAR).nonzero(as_tuple=True)
+            objects = which[rows, slots]
             for h in range(1, horizon + 1):
                 goal = real[rows, seen - 1 + h, objects]
-                moved[h].append((mean[rows, h - 1, places] - goal).norm(dim=-1))
-                still[h].append((last[rows, places] - goal).norm(dim=-1))
+                moved[h].append((mean[rows, h - 1, slots] - goal).norm(dim=-1))
+                still[h].append((last[rows, slots] - goal).norm(dim=-1))
     out = {}
     for h in sorted({1, horizon}):
-        detail = {"unit": "pixels", "observed": seen, "samples": samples}
+        detail = {"unit": "pixels", "observed": seen, "samples": num_samples}
         if sum(map(len, moved[h])) == 0:
             continue
         out[f"prediction_error_{h}"] = from_rows(torch.cat(moved[h]), "estimate", False, detail)
@@ -231,26 +351,22 @@ def prediction(
 
 
 def _centres(where: Tensor, shape: tuple[int, int, int]) -> Tensor:
-    from phlogiston.networks.spatial import shift_of
-
     return (shift_of(where) + 1.0) / 2.0 * torch.tensor([shape[2] - 1.0, shape[1] - 1.0])
 
 
-def _addition(found: list[posterior.Posterior], label: Tensor) -> dict[str, Metric]:
-    """Sum of the digits read off the sum of codes: fit on half of the films, scored on the other, all frames voting."""
+def _addition(results: list[Posterior], label: Tensor) -> dict[str, Metric]:
+    """Sum of the digits read off the sum of codes: fit on half of the videos, scored on the rest, all frames voting."""
     from sklearn.neural_network import MLPClassifier
 
     codes, total = [], torch.where(label >= 0, label, 0).sum(-1).numpy()
     generator = torch.Generator().manual_seed(0)
-    for part in found:
+    for part in results:
         chosen = part.pick(generator)
         there = chosen["presence"].unsqueeze(-1)
         codes.append(torch.cat([(chosen["what"] * there).sum(2), there.sum(2)], -1))
     features = torch.cat(codes).numpy()  # (R, T, features + 1)
     half, frames = len(features) // 2, features.shape[1]
     probe = MLPClassifier((128,), max_iter=200, random_state=0, alpha=1e-2)
-    import warnings
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # stopping at max_iter is meant
         probe.fit(features[:half].reshape(half * frames, -1), np.repeat(total[:half], frames))
@@ -268,11 +384,11 @@ def _addition(found: list[posterior.Posterior], label: Tensor) -> dict[str, Metr
     }
 
 
-def _place_energy(found: list[posterior.Posterior], system: SQAIR) -> Tensor:
-    """Least energy a present place draws in each film: near zero where a place holds nothing to be seen."""
+def _slot_energy(results: list[Posterior], system: SQAIR) -> Tensor:
+    """Least energy that an occupied slot draws in each video: near zero where it holds nothing to be seen."""
     model = system.model
     out = []
-    for part in found:
+    for part in results:
         chosen = part.pick(best=True)
         with torch.no_grad():
             glimpse = model.decode(chosen["what"].reshape(-1, model.features))

@@ -1,4 +1,4 @@
-"""How SQAIR is trained: on films that grow, by the bound of several particles, with the optimiser of the paper."""
+"""How SQAIR is trained: on videos that grow, by the bound of several particles, with the optimiser of the paper."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def stages(config: Config, model: SQAIRModel, guide: SQAIRGuide) -> list[Stage]:
         guide: its guide.
 
     Returns:
-        The stages: films grow from one to the next, and the matched filter may come later.
+        The stages: videos grow from one to the next, and the matched filter may come later.
     """
     c = config
     cuts = {0.0, 1.0, *(sum(c.shares[:i]) for i in range(1, len(c.shares)))}
@@ -57,46 +57,44 @@ def stages(config: Config, model: SQAIRModel, guide: SQAIRGuide) -> list[Stage]:
         cuts.add(c.decay_from)
     edges = sorted(cuts)
     objective = VIMCO(c.particles, c.signal)
-    found = []
+    plan = []
     done = 0
     for begin, end in itertools.pairwise(edges):
         steps = round(end * c.steps) - done
         if steps < 1:
             continue
         done += steps
-        place = next(i for i in range(len(c.shares)) if sum(c.shares[: i + 1]) > begin + 1e-9)
-        plan: dict[str, Any] = {
-            "learning_rate": schedules.linear(_rate(c, begin), _rate(c, end)),
-        }
+        index = next(i for i in range(len(c.shares)) if sum(c.shares[: i + 1]) > begin + 1e-9)
+        moves: dict[str, Any] = {"learning_rate": schedules.linear(_rate(c, begin), _rate(c, end))}
         handlers: dict[str, Messenger] = {}
         if c.match_from > 0 and c.parts == "residual" and c.propagation == "match":
             handlers["propagation"] = Switch(guide)
-            plan["propagation.matching"] = schedules.constant(float(begin >= c.match_from - 1e-9))
-        found.append(
+            moves["propagation.matching"] = schedules.constant(float(begin >= c.match_from - 1e-9))
+        plan.append(
             Stage(
-                f"{c.lengths[place]} frames" + (f" from {begin:.0%}" if begin > 0 else ""),
+                f"{c.lengths[index]} frames" + (f" from {begin:.0%}" if begin > 0 else ""),
                 steps,
                 objective,
                 _rmsprop if c.optimizer == "rmsprop" else "adam",
                 c.learning_rate,
                 c.batch_size,
-                _trainable(model, guide, c.lengths[place]),
-                schedules=plan,
+                _trainable(model, guide, c.lengths[index]),
+                schedules=moves,
                 clip=c.clip,
-                sequence_length=c.lengths[place],
+                sequence_length=c.lengths[index],
                 handlers=handlers,
             )
         )
-    return found
+    return plan
 
 
 def _trainable(model: SQAIRModel, guide: SQAIRGuide, length: int) -> tuple[str, ...]:
-    """Names of what a stage trains: in films of one frame nothing is propagated."""
+    """Names of what a stage trains: in videos of one frame nothing is propagated."""
     if length > 1:
         return ("*",)
     idle = (*(f"model.{name}" for name in PROPAGATION), *(f"guide.parts.{n}" for n in guide.parts.propagation))
-    found = named_parameters({"model": model, "guide": guide})
-    return tuple(name for name in found if not name.startswith(idle))
+    names = named_parameters({"model": model, "guide": guide})
+    return tuple(name for name in names if not name.startswith(idle))
 
 
 def _rate(c: Config, share: float) -> float:

@@ -1,7 +1,8 @@
-"""Films as SQAIR takes them: checked, in one shape, and what can be said of them before any training."""
+"""Videos as SQAIR takes them: checked, in one shape, and statistics of them that training starts from."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,62 +10,92 @@ import torch
 from torch import Tensor
 
 from phlogiston.errors import DataError, ShapeError
+from phlogiston.inference.query.evidence import Known, Near, normalise
 
-_SOME = 400  # frames that statistics look at
+_SOME = 400  # frames that statistics are taken from
 
 
 def checked(x: Any, name: str = "x") -> Tensor:
-    """Films as (films, frames, channels, height, width), uint8 or float32 in 0 .. 1.
+    """Videos as (videos, frames, channels, height, width), uint8 or float32 in 0 .. 1.
 
     Raises:
-        ShapeError: no films.
+        ShapeError: not videos.
         DataError: NaN, infinite, or out of range.
     """
     if x is None:
-        raise DataError(f"the data have no {name!r}: films of shape (films, frames, height, width) are expected.")
-    films = x if isinstance(x, Tensor) else torch.as_tensor(np.asarray(x))
-    if films.dim() not in (4, 5):
+        raise DataError(f"the data have no {name!r}: videos of shape (videos, frames, height, width) are expected.")
+    videos = x if isinstance(x, Tensor) else torch.as_tensor(np.asarray(x))
+    if videos.dim() not in (4, 5):
         raise ShapeError(
-            f"{name} has shape {tuple(films.shape)}; expected (films, frames, height, width) or "
-            "(films, frames, channels, height, width). One film: x[None]; single pictures: x[:, None]."
+            f"{name} has shape {tuple(videos.shape)}; expected (videos, frames, height, width) or "
+            "(videos, frames, channels, height, width). One video: x[None]; single pictures: x[:, None]."
         )
-    if films.dim() == 4:
-        films = films.unsqueeze(2)
-    _, frames, channels, height, width = films.shape
+    if videos.dim() == 4:
+        videos = videos.unsqueeze(2)
+    _, frames, channels, height, width = videos.shape
     if frames < 1 or channels not in (1, 3) or min(height, width) < 8:
         raise ShapeError(
-            f"{name} has shape {tuple(films.shape)}, read as (films, frames, channels, height, width): at least one "
+            f"{name} has shape {tuple(videos.shape)}, read as (videos, frames, channels, height, width): at least one "
             "frame, 1 or 3 channels and 8 x 8 pixels are needed."
         )
-    if films.dtype == torch.uint8:
-        return films
-    films = films.float()
-    if not bool(torch.isfinite(films).all()):
+    if videos.dtype == torch.uint8:
+        return videos
+    videos = videos.float()
+    if not bool(torch.isfinite(videos).all()):
         raise DataError(
-            f"{name} holds {int((~torch.isfinite(films)).sum())} pixels that are NaN or infinite; put 0 there and mark "
-            "them in a mask."
+            f"{name} holds {int((~torch.isfinite(videos)).sum())} pixels that are NaN or infinite; put 0 there and "
+            "mark them in a mask."
         )
-    if films.numel() and (float(films.min()) < -0.5 or float(films.max()) > 1.5):
+    if videos.numel() and (float(videos.min()) < -0.5 or float(videos.max()) > 1.5):
         raise DataError(
-            f"{name} lies in {float(films.min()):.3g} .. {float(films.max()):.3g}; expected 0 .. 1, or uint8 0 .. 255."
+            f"{name} lies in {float(videos.min()):.3g} .. {float(videos.max()):.3g}; expected 0 .. 1, or uint8 "
+            "0 .. 255."
         )
-    return films
+    return videos
 
 
-def scaled(films: Tensor) -> Tensor:
-    """Films as float32 in 0 .. 1."""
-    return films.float() / 255.0 if films.dtype == torch.uint8 else films
+def of_frames(videos: Tensor, shape: Sequence[int] | None) -> Tensor:
+    """Refuse videos of other frames than (channels, height, width); None takes any.
+
+    Raises:
+        ShapeError: they have other channels or another size.
+    """
+    if shape is not None and list(videos.shape[2:]) != list(shape):
+        raise ShapeError(f"videos have frames of {tuple(videos.shape[2:])}; this model was fitted on {tuple(shape)}.")
+    return videos
+
+
+def check_mask(mask: Any, videos: Tensor) -> Tensor | None:
+    """A mask of videos as bool (videos, frames) or (videos, frames, height, width).
+
+    Raises:
+        ShapeError: it has another shape.
+    """
+    if mask is None:
+        return None
+    known = torch.as_tensor(mask).bool()
+    if known.shape not in (videos.shape[:2], (*videos.shape[:2], *videos.shape[3:])):
+        raise ShapeError(
+            f"mask has shape {tuple(known.shape)}; expected (videos, frames), {tuple(videos.shape[:2])}, or with "
+            "height and width."
+        )
+    return known
+
+
+def scaled(videos: Tensor) -> Tensor:
+    """Videos as float32 in 0 .. 1."""
+    return videos.float() / 255.0 if videos.dtype == torch.uint8 else videos
 
 
 def background(x: Tensor, kind: str) -> Tensor:
     """The mean, or the median, of some frames: (channels, height, width)."""
-    films = checked(x)
-    frames = scaled(_some(films))
+    videos = checked(x)
+    frames = scaled(_some(videos))
     return frames.mean(0) if kind == "mean" else frames.median(0).values
 
 
-def _some(films: Tensor) -> Tensor:
-    flat = films.flatten(0, 1)
+def _some(videos: Tensor) -> Tensor:
+    flat = videos.flatten(0, 1)
     chosen = torch.linspace(0, len(flat) - 1, min(len(flat), _SOME)).round().long()
     return flat[chosen]
 
@@ -75,24 +106,24 @@ def statistics(x: Tensor, kind: str = "none", std: float = 0.3) -> dict[str, Any
     Connected regions of some first frames that differ from the background by more than 0.2; where there are none, a
     quarter of the picture half as bright as can be.
     """
-    films = checked(x)
-    chosen = torch.linspace(0, len(films) - 1, min(len(films), _SOME)).round().long()
-    frames = scaled(films[chosen, 0])
+    videos = checked(x)
+    chosen = torch.linspace(0, len(videos) - 1, min(len(videos), _SOME)).round().long()
+    frames = scaled(videos[chosen, 0])
     if kind == "static":
-        frames = frames - background(films, kind)
+        frames = frames - background(videos, kind)
     sizes, energies = [], []
     for frame in frames.numpy():
         for box in components(np.abs(frame).max(0)):
             y, x0, h, w = box
             sizes.append((w + 2, h + 2))
             energies.append(float(np.square(frame[:, y : y + h, x0 : x0 + w]).sum() / (2 * std**2)))
-    height, width = films.shape[-2:]
+    height, width = videos.shape[-2:]
     if not sizes:
         energy = 0.25 * height * width / 16 / (2 * std**2)
         return {"width": width / 4, "height": height / 4, "energy": energy}
     wide, high = np.median(np.array(sizes), 0)
     side = 1.05 * max(float(wide), float(high))
-    square = 0.5 <= wide / high <= 2.0  # what turns or varies wants a square box
+    square = 0.5 <= wide / high <= 2.0  # what turns or varies needs a square box
     return {
         "width": side if square else 1.05 * float(wide),
         "height": side if square else 1.05 * float(high),
@@ -100,35 +131,33 @@ def statistics(x: Tensor, kind: str = "none", std: float = 0.3) -> dict[str, Any
     }
 
 
-def question(evidence: Any, shape: list[int]) -> tuple[Any, int | None]:
-    """Evidence with films flattened, as queries take it, and the number of frames they have.
+def flat_evidence(evidence: Any, shape: list[int]) -> tuple[Any, int | None]:
+    """Evidence with videos flattened, as queries take it, and the number of frames they have.
 
     Args:
-        evidence: site -> pieces; those about `x` may be films (frames, [channels,] height, width).
+        evidence: site -> evidence; about `x` it may be videos (frames, [channels,] height, width).
         shape: channels, height, width of frames.
     """
-    from phlogiston.inference.query.evidence import Known, Near, normalise
-
-    pieces = dict(normalise(evidence))
+    question = dict(normalise(evidence))
     frames = None
     flat = []
-    for piece in pieces.get("x", ()):
-        value = piece.value if isinstance(piece, Known) else piece.mean if isinstance(piece, Near) else None
+    for part in question.get("x", ()):
+        value = part.value if isinstance(part, Known) else part.mean if isinstance(part, Near) else None
         if not isinstance(value, Tensor) or value.dim() < 3:
-            flat.append(piece)
+            flat.append(part)
             continue
-        film = scaled(checked(value.reshape(1, -1, *shape)))
-        frames = film.shape[1]
-        if isinstance(piece, Known):
-            mask = piece.mask
+        video = scaled(checked(value.reshape(1, -1, *shape)))
+        frames = video.shape[1]
+        if isinstance(part, Known):
+            mask = part.mask
             if mask is not None:
-                mask = torch.as_tensor(mask).reshape(1, frames, -1, *shape[1:]).expand(film.shape).reshape(-1)
-            flat.append(Known(film.reshape(-1), mask))
-        elif isinstance(piece, Near):
-            flat.append(Near(film.reshape(-1), piece.sd))
+                mask = torch.as_tensor(mask).reshape(1, frames, -1, *shape[1:]).expand(video.shape).reshape(-1)
+            flat.append(Known(video.reshape(-1), mask))
+        elif isinstance(part, Near):
+            flat.append(Near(video.reshape(-1), part.sd))
     if flat:
-        pieces["x"] = tuple(flat)
-    return pieces, frames
+        question["x"] = tuple(flat)
+    return question, frames
 
 
 def components(frame: np.ndarray, threshold: float = 0.2, least: int = 8) -> list[tuple[int, int, int, int]]:

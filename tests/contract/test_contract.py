@@ -82,7 +82,6 @@ PENDING: dict[str, set[str]] = {
         "unknown_names_are_refused",
     },
     "sketch": {"signatures", "unknown_names_are_refused"},
-    "sqair": {"evaluation_reports_metrics", "signatures"},
 }
 
 

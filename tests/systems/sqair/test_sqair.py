@@ -56,9 +56,9 @@ def test_it_learns_to_count_and_follow_in_seconds(learned: SQAIR, data: datasets
 def test_a_films_score_is_its_own(learned: SQAIR, data: datasets.Dataset, masked: bool) -> None:
     x = data.test.tensors["x"][:5, :4]
     mask = torch.rand(x.shape, generator=torch.Generator().manual_seed(0)) > 0.2 if masked else None
-    score = learned.log_prob(x, mask=mask, particles=4)
+    score = learned.log_prob(x, mask=mask, num_particles=4)
     for rows in ([4, 2, 0, 1, 3], [3], [1, 1]):
-        again = learned.log_prob(x[rows], mask=None if mask is None else mask[rows], particles=4)
+        again = learned.log_prob(x[rows], mask=None if mask is None else mask[rows], num_particles=4)
         torch.testing.assert_close(again.value, score.value[rows], rtol=1e-4, atol=1e-3)
         torch.testing.assert_close(again.std_error, score.std_error[rows], rtol=1e-3, atol=1e-3)  # type: ignore[index]
 
@@ -78,29 +78,29 @@ def test_pairs_that_cross_keep_their_identities_or_not() -> None:
 
 
 def test_the_bound_rises_with_particles_and_says_that_it_is_one(learned: SQAIR, data: datasets.Dataset) -> None:
-    few, many = (learned.log_prob(data.test.tensors["x"][:8], particles=k) for k in (2, 24))
+    few, many = (learned.log_prob(data.test.tensors["x"][:8], num_particles=k) for k in (2, 24))
     assert few.kind == many.kind == "lower bound"
     assert many.value.mean() > few.value.mean()
     assert many.std_error is not None
 
 
 def test_infer_gives_boxes_counts_and_identities(learned: SQAIR, crowded: torch.Tensor) -> None:
-    found = learned.infer(crowded, particles=6)
+    found = learned.infer(crowded, num_particles=6)
     assert found["boxes"].shape == (1, 10, 3, 4)
     torch.testing.assert_close(found["count_probability"].sum(-1), torch.ones(1, 10))
     assert ((found["ids"] >= 0) == (found["presence"] > 0)).all()
     assert 1 <= float(found["ess"]) <= 6
-    every = learned.infer(crowded, particles=6, resample=False)
+    every = learned.infer(crowded, num_particles=6, resample=False)
     assert every["boxes"].shape == (6, 1, 10, 3, 4)
     assert every["log_weights"].shape == (6, 1)
-    again = learned.infer(crowded, particles=6)
+    again = learned.infer(crowded, num_particles=6)
     assert torch.equal(found["boxes"], again["boxes"])
 
 
 def test_tracks_and_the_streaming_tracker_agree_on_how_many_there_are(
     learned: SQAIR, crowded: torch.Tensor, data: datasets.Dataset
 ) -> None:
-    tracks = learned.track(crowded, particles=10)[0]
+    tracks = learned.track(crowded, num_particles=10)[0]
     long = max(tracks, key=lambda track: track.last - track.first)
     assert long.boxes.shape == (long.last - long.first + 1, 4)
     tracker = learned.tracker(6)
@@ -125,7 +125,7 @@ def test_tracks_and_the_streaming_tracker_agree_on_how_many_there_are(
 def test_futures_keep_identities_and_births_only_happen_where_allowed(learned: SQAIR, crowded: torch.Tensor) -> None:
     after = learned.predict(crowded[:, :5], 6, 20)
     assert after["x"].shape == (20, 1, 6, 1, 50, 50)
-    before = learned.infer(crowded[:, :5], particles=10)
+    before = learned.infer(crowded[:, :5], num_particles=10)
     most = int(before["ids"].max()) + 3
     assert int(after["ids"].max()) < most
     counts = after["presence"].sum(-1)
@@ -158,7 +158,7 @@ def test_hidden_frames_are_filled_in_from_those_around(learned: SQAIR, data: dat
 
 
 def test_edits_do_what_they_say(learned: SQAIR, crowded: torch.Tensor) -> None:
-    found = learned.edit(crowded, particles=10)
+    found = learned.edit(crowded, num_particles=10)
     ids = sorted({int(i) for i in found["ids"].flatten() if i >= 0})
     gone = learned.edit(crowded, remove=ids[0])
     assert ids[0] not in gone["ids"]
@@ -204,7 +204,7 @@ def test_pictures_and_videos_show_films(learned: SQAIR, data: datasets.Dataset) 
     figures = learned.figures(data)
     assert {"tracked", "glimpses", "predicted", "samples", "bound"} == set(figures)
     assert all(figure.get_label() for figure in figures.values())
-    film = sqair_pictures.video(learned, data.test.tensors["x"][:2], particles=2)
+    film = sqair_pictures.video(learned, data.test.tensors["x"][:2], num_particles=2)
     assert film.shape == (10, 400, 400, 3)
     assert film.dtype == np.uint8
 
@@ -245,7 +245,7 @@ def test_the_published_form_trains_too(data: datasets.Dataset) -> None:
     system = SQAIR(preset="paper_mlp", **small).fit(
         {"x": data.train.tensors["x"][:4]}, tensorboard=False, progress="off"
     )
-    assert torch.isfinite(system.log_prob(data.test.tensors["x"][:2], particles=3).value).all()
+    assert torch.isfinite(system.log_prob(data.test.tensors["x"][:2], num_particles=3).value).all()
     whole = SQAIR(preset="paper_mlp")
     whole.schema = {"shape": [1, 50, 50]}
     whole.build()
@@ -257,7 +257,7 @@ def test_what_cannot_be_used_is_refused_in_words(learned: SQAIR, data: datasets.
     films = data.test.tensors["x"][:2]
     for wrong, error, words in (
         (films[0, 0], ShapeError, r"x\[None\]"),
-        (films[:, :, :40], ShapeError, "knows"),
+        (films[:, :, :40], ShapeError, "fitted on"),
         (films.float() / 255 * float("nan"), DataError, "NaN"),
         (films.float(), DataError, "0 .. 1"),
         (films.unsqueeze(2).expand(-1, -1, 2, -1, -1), ShapeError, "channels"),
