@@ -9,8 +9,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
-from phlogiston.distributions.mixtures.diagonal import DiagMixture, IsotropicMixture
-from phlogiston.distributions.mixtures.factorised import FactorisedMixture
+from phlogiston.distributions.mixtures.diagonal import DiagMixture, FactorisedMixture, IsotropicMixture
 from phlogiston.errors import ConfigError
 
 

@@ -1,4 +1,4 @@
-"""The mixture family: Gaussian mixtures as distributions one can ask for more than a density.
+"""The mixture family: Gaussian mixtures as distributions that give more than a density.
 
     p(y) = sum_k pi_k N(y; loc_k, S_k),   pi = softmax(logits),   y of event shape (D,)
 
@@ -13,7 +13,7 @@
 All of them answer `log_prob`, `sample`, `draw` (temperatures), `mean`, `variance`, `covariance`, `cdf`, `quantile`,
 `interval`, `crps` (these four per coordinate), `modes`, `entropy_bounds`, `component_posterior`, `condition`,
 `marginal`, `log_prob_known` and `affine`; those with independent coordinates also `interval_log_prob`. This module
-holds what they share; `mixture_diagonal.py`, `mixture_full.py` and `mixture_factorised.py` hold the classes.
+holds what they share; `diagonal` and `full` hold the classes.
 
 References: Bishop, "Mixture Density Networks", 1994; Graves, "Generating sequences with recurrent neural networks",
 arXiv 1308.0850.
@@ -120,8 +120,8 @@ class Mixture(TorchDistribution):
         make: Any = type(self)
         return cast(Self, make(**parameters, validate_args=False))
 
-    def _map(self, change: Any) -> Self:
-        """The same distribution with `change(parameter, axes after the batch)` for every parameter."""
+    def map_parameters(self, change: Any) -> Self:
+        """Return the same distribution with `change(parameter, axes after the batch)` for every parameter."""
         new = self._like({name: change(getattr(self, name), axes) for name, axes in self.trailing.items()})
         new._validate_args = self._validate_args
         return new
@@ -129,28 +129,28 @@ class Mixture(TorchDistribution):
     def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
         """Return the same distribution over a larger batch."""
         shape = torch.Size(batch_shape)
-        return self._map(lambda t, axes: t.expand(shape + t.shape[t.dim() - axes :]))
+        return self.map_parameters(lambda t, axes: t.expand(shape + t.shape[t.dim() - axes :]))
 
     def __getitem__(self, index: Any) -> Self:
         """Index the batch, as a tensor of that shape would be."""
         full = self.expand(self.batch_shape)
-        places = index if isinstance(index, tuple) else (index,)
-        return full._map(lambda t, axes: t[(*places, Ellipsis, *[slice(None)] * axes)])
+        indices = index if isinstance(index, tuple) else (index,)
+        return full.map_parameters(lambda t, axes: t[(*indices, Ellipsis, *[slice(None)] * axes)])
 
     def unsqueeze(self, dim: int) -> Self:
         """Insert a batch axis of size one; `dim` counts from the right, -1 being the last."""
         if dim >= 0:
             raise ConfigError(f"dim is {dim}; give a negative number, -1 for a new last batch axis")
         full = self.expand(self.batch_shape)
-        return full._map(lambda t, axes: t.unsqueeze(dim - axes))
+        return full.map_parameters(lambda t, axes: t.unsqueeze(dim - axes))
 
     def detach(self) -> Self:
         """The same distribution cut from the graph of gradients."""
-        return self._map(lambda t, axes: t.detach())
+        return self.map_parameters(lambda t, axes: t.detach())
 
     def to(self, dtype: torch.dtype) -> Self:
         """The same distribution in another floating-point type."""
-        return self._map(lambda t, axes: t.to(dtype))
+        return self.map_parameters(lambda t, axes: t.to(dtype))
 
     @property
     def features(self) -> int:

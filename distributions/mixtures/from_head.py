@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 
 from phlogiston.distributions.mixtures.base import Mixture
-from phlogiston.distributions.mixtures.diagonal import DiagMixture, IsotropicMixture
-from phlogiston.distributions.mixtures.factorised import FactorisedMixture
+from phlogiston.distributions.mixtures.diagonal import DiagMixture, FactorisedMixture, IsotropicMixture
 from phlogiston.distributions.mixtures.full import BivariateMixture, FullMixture
 from phlogiston.errors import unknown_name
 from phlogiston.networks.mixture_heads import KINDS, MixtureParams

@@ -12,8 +12,7 @@ from torch.distributions import constraints
 
 from phlogiston.distributions.mixtures.base import HALF_LOG_2PI, positions, take
 from phlogiston.distributions.mixtures.diagonal import DiagMixture
-from phlogiston.distributions.mixtures.given import Given
-from phlogiston.distributions.mixtures.joint import JointMixture
+from phlogiston.distributions.mixtures.joint import Given, JointMixture
 from phlogiston.distributions.truncated_normal import log_interval_mass, standard_truncated
 
 
@@ -41,7 +40,8 @@ class _Correlated(JointMixture):
         tril = self.factors()
         return tril @ tril.mT
 
-    def _place(self, index: Tensor, noise: Tensor) -> Tensor:
+    def from_noise(self, index: Tensor, noise: Tensor) -> Tensor:
+        """See `JointMixture.from_noise`."""
         return take(self.loc, index, 2) + (take(self.factors(), index, 3) @ noise.unsqueeze(-1)).squeeze(-1)
 
     def _precise(self, vectors: Tensor) -> Tensor:

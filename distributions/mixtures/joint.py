@@ -1,4 +1,7 @@
-"""Mixtures whose components cover all coordinates together: what they share whatever the covariance."""
+"""Mixtures whose components cover all coordinates together: what they share whatever the covariance.
+
+`JointMixture` is their base class, `Given` what one of them becomes once some coordinates are known.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,94 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from phlogiston.distributions.mixtures.base import Mixture, Modes, choose, distinct, normal, positions, temper_logits
-from phlogiston.distributions.mixtures.given import Given
+from phlogiston.distributions.mixtures import univariate as line
+from phlogiston.distributions.mixtures.base import (
+    Mixture,
+    Modes,
+    choose,
+    distinct,
+    normal,
+    positions,
+    take,
+    temper_logits,
+)
+from phlogiston.distributions.mixtures.univariate import Intervals
 from phlogiston.errors import ConfigError, ShapeError
 
 _ASCENT = 400
+
+
+class Given:
+    """A mixture of which some coordinates are known, in every row others if need be: the distribution of all of them.
+
+    Known coordinates come back exactly.
+
+    Attributes:
+        values: (..., D), the known values; anything where not known.
+        mask: bool (..., D), True where known.
+        log_evidence: (...), log density of the known entries (0 where nothing is known), in nats.
+        logits: (..., K), the components' log probabilities given what is known.
+        loc: (..., K, D), conditional means; the known value where known.
+        factor: (..., K, D, D) with covariance `F F^T`, or standard deviations (..., K, D); zero where known.
+    """
+
+    def __init__(self, values: Tensor, mask: Tensor, log_joint: Tensor, loc: Tensor, factor: Tensor) -> None:
+        self.values, self.mask = values, mask
+        self.log_evidence = torch.logsumexp(log_joint, -1)
+        self.logits = log_joint.log_softmax(-1)
+        self.loc, self.factor = loc, factor
+
+    def _scales(self) -> Tensor:
+        diagonal = self.factor.dim() == self.loc.dim()
+        return self.factor if diagonal else self.factor.square().sum(-1).sqrt()
+
+    def _line(self) -> tuple[Tensor, Tensor, Tensor]:
+        scale = torch.where(self.mask.unsqueeze(-2), 1.0, self._scales())
+        return self.logits.unsqueeze(-2), self.loc.mT, scale.mT
+
+    def sample(self, sample_shape: Any = (), generator: torch.Generator | None = None) -> Tensor:
+        """Draw complete rows, (*sample_shape, ..., D), known entries bit-exact."""
+        shape = torch.Size(sample_shape)
+        with torch.no_grad():
+            batch = self.loc.shape[:-2]
+            index = choose(self.logits.expand(*batch, self.logits.shape[-1]), shape, generator)
+            noise = normal(index.shape + self.loc.shape[-1:], self.loc, generator)
+            loc = take(self.loc, index, 2)
+            if self.factor.dim() == self.loc.dim():
+                drawn = loc + take(self.factor, index, 2) * noise
+            else:
+                drawn = loc + (take(self.factor, index, 3) @ noise.unsqueeze(-1)).squeeze(-1)
+            return torch.where(self.mask, self.values, drawn)
+
+    @property
+    def mean(self) -> Tensor:
+        """(..., D), known entries exact."""
+        mean = (self.logits.softmax(-1).unsqueeze(-1) * self.loc).sum(-2)
+        return torch.where(self.mask, self.values, mean)
+
+    @property
+    def variance(self) -> Tensor:
+        """(..., D), zero where known."""
+        weight = self.logits.softmax(-1).unsqueeze(-1)
+        gap = self.loc - self.mean.unsqueeze(-2)
+        variance = (weight * (self._scales().square() + gap.square())).sum(-2)
+        return torch.where(self.mask, 0.0, variance)
+
+    def quantile(self, q: float) -> Tensor:
+        """Quantile of each unknown coordinate by itself, (..., D); the known value where known."""
+        unknown = line.quantile(torch.as_tensor(q, dtype=torch.double), *self._line())
+        return torch.where(self.mask, self.values, unknown)
+
+    def interval(self, p: float = 0.9) -> Intervals:
+        """Shortest regions per coordinate, (..., D, K); a point where known."""
+        regions = line.highest_density(p, *self._line())
+        known, first = self.mask.unsqueeze(-1), torch.arange(regions.mask.shape[-1]) == 0
+        point = torch.where(first, self.values.unsqueeze(-1), torch.nan)
+        return Intervals(
+            torch.where(known, point, regions.lower),
+            torch.where(known, point, regions.upper),
+            torch.where(known, first, regions.mask),
+        )
 
 
 class JointMixture(Mixture):
@@ -35,8 +121,8 @@ class JointMixture(Mixture):
         """(..., K, D, D)."""
 
     @abstractmethod
-    def _place(self, index: Tensor, noise: Tensor) -> Tensor:
-        """Values of components `index` (*shape) at standard normals `noise` (*shape, D)."""
+    def from_noise(self, index: Tensor, noise: Tensor) -> Tensor:
+        """Turn standard normals into values: components `index` (*shape) and noise (*shape, D) -> (*shape, D)."""
 
     @abstractmethod
     def _precise(self, vectors: Tensor) -> Tensor:
@@ -99,7 +185,7 @@ class JointMixture(Mixture):
             logits = temper_logits(self.logits, pi_temperature).expand(*self.batch_shape, self.num_components)
             index = choose(logits, shape, generator)
             noise = normal(index.shape + self.event_shape, self.loc, generator)
-            return self._place(index, math.sqrt(sigma_temperature) * noise)
+            return self.from_noise(index, math.sqrt(sigma_temperature) * noise)
 
     def temper(self, pi_temperature: float = 1.0, sigma_temperature: float = 1.0) -> JointMixture:
         """The mixture with logits divided and variances multiplied by a temperature; both positive.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from phlogiston.distributions.mixtures.base import Mixture
-from phlogiston.distributions.mixtures.factorised import FactorisedMixture
+from phlogiston.distributions.mixtures.diagonal import FactorisedMixture
 from phlogiston.distributions.mixtures.joint import JointMixture
 from phlogiston.errors import ConfigError, ShapeError
 
@@ -27,21 +27,21 @@ def merge(members: Mixture) -> JointMixture:
         raise ShapeError("merge needs a batch whose first axis counts the members")
     joint = members.joint() if isinstance(members, FactorisedMixture) and len(members.event_shape) else members
     if not isinstance(joint, JointMixture):
-        raise ConfigError(f"merge does not know {type(members).__name__}")
+        raise ConfigError(f"merge takes mixtures of the family; got {type(members).__name__}")
     full = joint.expand(joint.batch_shape)
     count = full.batch_shape[0]
 
     def fold(t: Tensor, axes: int) -> Tensor:
         return t.movedim(0, -axes - 1).flatten(-axes - 1, -axes)
 
-    new = full._map(fold)
+    new = full.map_parameters(fold)
     shares = full.logits.log_softmax(-1) - math.log(count)
     new.logits = fold(shares, 1)
     return new
 
 
 class Uncertainty(NamedTuple):
-    """What a prediction does not know, and why.
+    """Predictive uncertainty by cause.
 
     Attributes:
         aleatoric: (..., D), the members' own variance, on average: noise that more data will not remove.

@@ -49,7 +49,7 @@ def transport(
     if sigma_temperature < 0 or bias < 0:
         raise ConfigError(f"sigma_temperature={sigma_temperature}, bias={bias}; neither may be negative")
     index = pick(temper_logits(mixture.logits * (1.0 + bias), pi_temperature), uniform)
-    return mixture._place(index, math.sqrt(sigma_temperature) * math.exp(-bias) * noise)
+    return mixture.from_noise(index, math.sqrt(sigma_temperature) * math.exp(-bias) * noise)
 
 
 def squeeze(noise: Tensor, low: Tensor, high: Tensor) -> Tensor:

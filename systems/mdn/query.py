@@ -27,8 +27,7 @@ from torch import Tensor
 from phlogiston.distributions.gaussian_evidence import ConditionedMixture
 from phlogiston.distributions.linear_constraints import LinearEvidence, settle
 from phlogiston.distributions.mixtures.base import Mixture
-from phlogiston.distributions.mixtures.diagonal import DiagMixture
-from phlogiston.distributions.mixtures.factorised import FactorisedMixture
+from phlogiston.distributions.mixtures.diagonal import DiagMixture, FactorisedMixture
 from phlogiston.distributions.mixtures.full import BivariateMixture, FullMixture
 from phlogiston.distributions.mixtures.joint import JointMixture
 from phlogiston.distributions.remoteness import remoteness

@@ -23,7 +23,7 @@ from phlogiston.datasets.base import Meta, Split
 from phlogiston.datasets.containers import plain
 from phlogiston.datasets.weights import written_out
 from phlogiston.distributions.mixtures.base import Mixture
-from phlogiston.distributions.mixtures.factorised import FactorisedMixture
+from phlogiston.distributions.mixtures.diagonal import FactorisedMixture
 from phlogiston.distributions.mixtures.joint import JointMixture
 from phlogiston.distributions.mixtures.members import Uncertainty, merge, uncertainty
 from phlogiston.errors import ConfigError

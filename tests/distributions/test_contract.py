@@ -28,8 +28,7 @@ from phlogiston.distributions.gridded import Gridded
 from phlogiston.distributions.masked import MaskedBernoulli, MaskedNormal
 from phlogiston.distributions.masked_triangular import MaskedTriangular
 from phlogiston.distributions.mixed_normals import MixedNormals
-from phlogiston.distributions.mixtures.diagonal import DiagMixture, IsotropicMixture
-from phlogiston.distributions.mixtures.factorised import FactorisedMixture
+from phlogiston.distributions.mixtures.diagonal import DiagMixture, FactorisedMixture, IsotropicMixture
 from phlogiston.distributions.mixtures.full import BivariateMixture, FullMixture
 from phlogiston.distributions.paths import MixtureCategorical, PathMixture, PathPosterior, PathPrior, ResidualNormal
 from phlogiston.distributions.presampled import PreSampled

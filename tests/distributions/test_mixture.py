@@ -14,8 +14,7 @@ from torch import Tensor
 
 from phlogiston.distributions.gridded import Gridded
 from phlogiston.distributions.mixtures.base import Mixture
-from phlogiston.distributions.mixtures.diagonal import DiagMixture, IsotropicMixture
-from phlogiston.distributions.mixtures.factorised import FactorisedMixture
+from phlogiston.distributions.mixtures.diagonal import DiagMixture, FactorisedMixture, IsotropicMixture
 from phlogiston.distributions.mixtures.from_head import mixture
 from phlogiston.distributions.mixtures.full import BivariateMixture, FullMixture
 from phlogiston.distributions.mixtures.members import merge, uncertainty
@@ -504,7 +503,7 @@ def test_uncertainty_adds_up_and_ignorance_is_disagreement(kind: str) -> None:
     members = make(kind, batch=(3, 4), k=2)
     found = uncertainty(members, 2000)
     torch.testing.assert_close(found.total, merge(members).variance)
-    same = members._map(lambda t, axes: t[:1].expand(3, *t.shape[1:]))
+    same = members.map_parameters(lambda t, axes: t[:1].expand(3, *t.shape[1:]))
     agreed = uncertainty(same, 50)
     assert bool((agreed.epistemic.abs() < 1e-20).all())
     assert bool((agreed.mutual_information < 1e-9).all())

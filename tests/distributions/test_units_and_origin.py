@@ -23,8 +23,7 @@ from phlogiston.distributions.masked import MaskedNormal
 from phlogiston.distributions.masked_triangular import MaskedTriangular
 from phlogiston.distributions.mixed_normals import MixedNormals
 from phlogiston.distributions.mixtures.base import Mixture
-from phlogiston.distributions.mixtures.diagonal import DiagMixture, IsotropicMixture
-from phlogiston.distributions.mixtures.factorised import FactorisedMixture
+from phlogiston.distributions.mixtures.diagonal import DiagMixture, FactorisedMixture, IsotropicMixture
 from phlogiston.distributions.mixtures.full import BivariateMixture, FullMixture
 from phlogiston.distributions.paths import ResidualNormal
 from phlogiston.distributions.presampled import PreSampled

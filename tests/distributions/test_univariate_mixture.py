@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from phlogiston.distributions.mixtures import univariate as line
-from phlogiston.distributions.mixtures.diagonal import DiagMixture
-from phlogiston.distributions.mixtures.factorised import FactorisedMixture
+from phlogiston.distributions.mixtures.diagonal import DiagMixture, FactorisedMixture
 from phlogiston.distributions.mixtures.univariate import Intervals
 from phlogiston.distributions.truncated_normal import TruncatedNormal
 from phlogiston.errors import DataWarning
