@@ -26,7 +26,7 @@ class Config:
             are of offsets with such noise, from a fixed seed.
         stretch: while training, each axis of a drawing is scaled by a random factor within 1 +- this.
         drop: while training, a point inside a stroke is left out with this probability.
-        plan: first steps, the end being one, whose places and pens the latent names, to lead the decoder; 0 for none.
+        plan: first steps, the end being one, whose positions and pens the latent predicts for the decoder; 0 for none.
         plan_steps: optimiser steps that latent and plan take before, without a decoder.
         wander: while training, half of the drawings are shown to the decoder with their points off the line, up to so
             many standard deviations of offsets, so that it learns to come back.
@@ -79,8 +79,8 @@ class Config:
                 raise ConfigError(f"{name} must not be negative; got {getattr(self, name)}")
         if self.alone_steps < 0 or (self.alone_steps and not self.latent):
             raise ConfigError(
-                f"alone_steps is {self.alone_steps}; it must not be negative, and without a latent there is nothing to "
-                "wait for"
+                f"alone_steps is {self.alone_steps}; it must not be negative, and without a latent the decoder is "
+                "alone anyway"
             )
         if self.plan < 0 or (self.plan and not self.latent):
             raise ConfigError(f"plan is {self.plan}; it must not be negative, and without a latent there is none")
@@ -119,7 +119,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # whole pixels on a canvas of 105; drawings of at most 40 points
     "omniglot": {"dequantise": 1.0, "free_bits": 5.5, "alone_steps": 3_000, "steps": 4_000},
     "omniglot-unconditional": {"dequantise": 1.0, "latent": 0},
-    # what the latent says matters more than what it costs
+    # codes: a small weight of the divergence lets the latent carry more
     "omniglot-codes": {"dequantise": 1.0, "latent": 64, "plan": 41, "plan_steps": 1_500, "wander": 0.5, "beta": 0.25,
                        "beta_start": 0.25, "free_bits": 0.0, "steps": 4_000},
     "paper": {"latent": 128, "hidden": 512, "encoder_hidden": 256, "num_components": 20, "beta": 0.98,

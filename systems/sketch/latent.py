@@ -1,4 +1,4 @@
-"""What can be asked of latents: how much they say of drawings, which could have begun like this, what lies between."""
+"""Latents of drawings: bounds on densities, latents that explain a beginning, interpolation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from phlogiston.guides.sketch import SketchEncoder
 
 CHUNK = 200
-PLACES = 64  # latents tried for a drawing that is to be completed
+PROPOSALS = 64  # latents tried for a drawing that is to be completed
 
 
 @torch.no_grad()
@@ -28,49 +28,49 @@ def bound_parts(
 
     Without a guide the log density itself, and zeros. `keys` (rows,) are the seeds of the drawings' latents.
     """
-    found = []
+    parts = []
     for part, size, key in zip(x.split(CHUNK), length.split(CHUNK), keys.split(CHUNK), strict=True):
         part = part[:, : int(size.max())]
         if guide is None:
-            found.append((model.log_likelihood(part, size), torch.zeros(len(part))))
+            parts.append((model.log_likelihood(part, size), torch.zeros(len(part))))
             continue
         loc, scale = guide.encode(part, size)
         z = loc + scale * normal(key, loc.shape[1], stream=0)
         divergence = (0.5 * (loc.square() + scale.square() - 1.0) - scale.log()).sum(-1)
-        found.append((model.log_likelihood(part, size, z), divergence))
-    return torch.cat([a for a, _ in found]), torch.cat([b for _, b in found])
+        parts.append((model.log_likelihood(part, size, z), divergence))
+    return torch.cat([a for a, _ in parts]), torch.cat([b for _, b in parts])
 
 
 @torch.no_grad()
 def importance_bound(
-    model: SketchRNN, guide: SketchEncoder, x: Tensor, length: Tensor, samples: int, keys: Tensor
+    model: SketchRNN, guide: SketchEncoder, x: Tensor, length: Tensor, num_particles: int, keys: Tensor
 ) -> tuple[Tensor, Tensor | None]:
     """Importance-weighted lower bound on the log density of drawings (Burda et al., 2016).
 
     `keys` (rows,) are the seeds of the drawings' latents.
 
     Returns:
-        Bounds (rows,) in nats, and their standard errors (rows,); None with one sample, which tells no error.
+        Bounds (rows,) in nats, and their standard errors (rows,); None with one particle.
     """
     values, errors = [], []
     for part, size, key in zip(x.split(20), length.split(20), keys.split(20), strict=True):
         part = part[:, : int(size.max())]
         loc, scale = guide.encode(part, size)
-        noise = normal(key, samples, loc.shape[1], stream=1).transpose(0, 1)
+        noise = normal(key, num_particles, loc.shape[1], stream=1).transpose(0, 1)
         z = loc + scale * noise
         gap = 0.5 * (noise.square() - z.square()).sum(-1) + scale.log().sum(-1)
         value, error = mean_and_error((model.log_likelihood(part, size, z) + gap).double())
         values.append(value)
         errors.append(error)
-    return torch.cat(values), torch.cat(errors) if samples > 1 else None
+    return torch.cat(values), torch.cat(errors) if num_particles > 1 else None
 
 
 def explain(model: SketchRNN, x: Tensor, n: int, seed: int) -> Tensor:
     """`n` latents that could have begun like a drawing (1, points, 3): prior draws, weighed by its likelihood."""
     generator = torch.Generator().manual_seed(row_seed(seed, -1))
-    z = torch.randn(n, PLACES, model.latent, generator=generator)
+    z = torch.randn(n, PROPOSALS, model.latent, generator=generator)
     steps = model.steps_log_prob(x, torch.full((1,), x.shape[1]), z.reshape(-1, 1, model.latent))
-    weight = steps.sum(-1).reshape(n, PLACES)
+    weight = steps.sum(-1).reshape(n, PROPOSALS)
     chosen = torch.multinomial(weight.softmax(-1), 1, generator=generator).squeeze(-1)
     return z[torch.arange(n), chosen]
 
@@ -80,8 +80,8 @@ def draw_alike(model: SketchRNN, z: Tensor, choice: Choice, most: int, seed: int
     rows = [generate(model, model.start(1, row.unsqueeze(0)), most, RowNoise(model, [0], seed), choice) for row in z]
     length = torch.cat([row.length for row in rows])
     x = torch.zeros(len(rows), max(1, int(length.max())), 3)
-    for place, row in zip(x, rows, strict=True):
-        place[: row.x.shape[1]] = row.x[0]
+    for drawing, row in zip(x, rows, strict=True):
+        drawing[: row.x.shape[1]] = row.x[0]
     return {"x": x, "length": length}
 
 

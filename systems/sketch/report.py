@@ -1,4 +1,13 @@
-"""Figures of merit and pictures of SketchRNN."""
+"""Figures of merit and pictures of SketchRNN, as tables; see `systems.evaluation`.
+
+Metrics by group, in nats per drawing, of offsets divided by their standard deviation in the training data:
+
+    bound             `negative_bound`; with a latent also `reconstruction` and `divergence`
+    log_likelihood    with a latent the importance-weighted bound over the first 200 drawings
+    recognition       `recognised_share`: how many of 200 reconstructions are nearest to their own source among the 200
+    frechet           `frechet_0.2`, `frechet_0.6`, `frechet_1`, of drawings at these temperatures, beside
+                      `frechet_real`
+"""
 
 from __future__ import annotations
 
@@ -10,14 +19,18 @@ import torch
 from torch import Tensor
 
 from phlogiston.datasets.base import Array
-from phlogiston.evaluate.figures import ACCENT, INK, new_figure
+from phlogiston.evaluate.figures import ACCENT, new_figure
 from phlogiston.evaluate.frechet import frechet_from_features, frechet_std_error
 from phlogiston.evaluate.metric import Metric, from_rows
+from phlogiston.inference.query.evidence import Known
 from phlogiston.systems.drawing import drawings_of, gallery, show
+from phlogiston.systems.evaluation import Evaluation
+from phlogiston.systems.stepwise import training_curve
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from phlogiston.inference.query.answer import Answer
     from phlogiston.systems.sketch.system import Sketch
 
 RECOGNISED = 200
@@ -25,53 +38,89 @@ TEMPERATURES = (0.2, 0.6, 1.0)
 CELLS = 8  # a drawing as a picture for the Fréchet distance has so many rows and columns
 
 
-def evaluate(system: Sketch, data: Any, wanted: set[str]) -> dict[str, Metric]:
-    """See `Sketch.evaluate`."""
-    x, length = system.sequences(data)
-    found: dict[str, Metric] = {}
-    # from densities per data unit to densities per standard deviation of the training offsets
-    shift = 2.0 * length.double() * math.log(float(system.model.unit[0]))
-    detail = {"unit": "nats per drawing", "offsets": f"divided by {float(system.model.unit[0]):.4g}"}
-    conditional = system.guide is not None
-    if "bound" in wanted:
-        reconstruction, divergence = system._parts(x, length)
-        kind = "lower bound" if conditional else "estimate" if system.config.dequantise else "exact"
-        loss = divergence.double() - reconstruction.double() - shift
-        found["negative_bound"] = from_rows(loss, "upper bound" if conditional else kind, False, detail)
-        if conditional:
-            found["reconstruction"] = from_rows(-reconstruction.double() - shift, "estimate", False, detail)
-            found["divergence"] = from_rows(divergence, "exact", None, {"unit": "nats per drawing"})
-    if "log_likelihood" in wanted:
-        some = slice(None, RECOGNISED) if conditional else slice(None)
-        score = system.log_prob(x[some], length[some])
-        found["log_likelihood"] = from_rows(score.value.double() + shift[some], score.kind, True, detail)
-    if "recognition" in wanted and conditional:
-        found["recognised_share"] = recognised(system, x[:RECOGNISED], length[:RECOGNISED])
-    if "frechet" in wanted and len(x) >= 8:
-        found.update(frechet(system, x, length))
-    return found
+def _rows(e: Evaluation[Sketch]) -> tuple[Tensor, Tensor]:
+    """Held-out drawings (rows, points, 3) and their lengths."""
+    return e.once("drawings", lambda: e.system.sequences(e.rows))
 
 
-def frechet(system: Sketch, x: Tensor, length: Tensor) -> dict[str, Metric]:
-    """Fréchet distances of coarse pictures: to every other real drawing from the rest, and from as many invented ones.
+def _shift(system: Sketch, length: Tensor) -> Tensor:
+    """From densities per data unit to densities per standard deviation of the training offsets, (rows,) in nats."""
+    return 2.0 * length.double() * math.log(float(system.model.unit[0]))
+
+
+def _detail(system: Sketch) -> dict[str, Any]:
+    return {"unit": "nats per drawing", "offsets": f"divided by {float(system.model.unit[0]):.4g}"}
+
+
+def bound(e: Evaluation[Sketch]) -> dict[str, Metric]:
+    """Minus the bound and its two parts; without a latent minus the log density."""
+    (x, length), detail = _rows(e), _detail(e.system)
+    reconstruction, divergence = e.system.bound_parts(x, length)
+    conditional = e.system.guide is not None
+    kind = "upper bound" if conditional else "estimate" if e.system.config.dequantise else "exact"
+    reconstruction = reconstruction.double() + _shift(e.system, length)
+    metrics = {"negative_bound": from_rows(divergence.double() - reconstruction, kind, False, detail)}
+    if conditional:
+        metrics["reconstruction"] = from_rows(-reconstruction, "estimate", False, detail)
+        metrics["divergence"] = from_rows(divergence, "exact", None, {"unit": "nats per drawing"})
+    return metrics
+
+
+def log_likelihood(e: Evaluation[Sketch]) -> dict[str, Metric]:
+    """Log density of a drawing, of the first ones where it is a bound."""
+    x, length = _rows(e)
+    some = slice(None, RECOGNISED) if e.system.guide is not None else slice(None)
+    score = e.system.log_prob(x[some], length=length[some], seed=e.seed)
+    values = score.value.double() + _shift(e.system, length[some])
+    return {"log_likelihood": from_rows(values, score.kind, True, _detail(e.system))}
+
+
+def recognition(e: Evaluation[Sketch]) -> dict[str, Metric]:
+    """How many reconstructions are nearest to their own source."""
+    if e.system.guide is None:
+        return {}
+    x, length = _rows(e)
+    return {"recognised_share": recognised(e.system, x[:RECOGNISED], length[:RECOGNISED])}
+
+
+def frechet(e: Evaluation[Sketch]) -> dict[str, Metric]:
+    """Fréchet distances of coarse pictures: to every other real drawing from the rest, and from as many generated ones.
 
     No figure of other features compares with these; they compare with each other, the sets being of one size. The
-    distance of real drawings from real ones is what would be reached by inventions that could not be told from them.
+    distance of real drawings from real ones is what drawings would reach that could not be told from them.
     """
+    x, length = _rows(e)
+    if len(x) < 8:
+        return {}
     rows = drawings_of(x, length)
     size = max(float(np.abs(cloud(row)).max()) for row in rows)
-    known = pictures(rows[0::2], size)
+    real = pictures(rows[0::2], size)
     sets = {"real": pictures(rows[1::2], size)}
     for temperature in TEMPERATURES:
-        drawn = system.sample(len(rows[1::2]), temperature=temperature, seed=0)
+        drawn = e.system.sample(len(rows[1::2]), temperature=temperature, seed=0)
         sets[f"{temperature:g}"] = pictures(drawings_of(drawn["x"], drawn["length"]), size)
-    detail = {"features": f"ink on {CELLS} x {CELLS} cells", "real": len(known)}
+    detail = {"features": f"ink on {CELLS} x {CELLS} cells", "real": len(real)}
     return {
         f"frechet_{name}": Metric(
-            frechet_from_features(known, some), frechet_std_error(known, some), len(some), "estimate", False, detail
+            frechet_from_features(real, some), frechet_std_error(real, some), len(some), "estimate", False, detail
         )
         for name, some in sets.items()
     }
+
+
+METRICS = {"bound": bound, "log_likelihood": log_likelihood, "recognition": recognition, "frechet": frechet}
+
+
+def one_point_lost(e: Evaluation[Sketch]) -> tuple[str, Answer]:
+    """A point that was lost, given the others of its drawing."""
+    x, length = _rows(e)
+    x = x[0, : min(12, int(length[0]))]
+    mask = torch.ones_like(x, dtype=torch.bool)
+    mask[len(x) // 2] = False
+    return f"{len(x)} points, one lost", e.system.query({"x": Known(x, mask)}, num_samples=400, seed=0)
+
+
+EXAMPLE_QUERIES = [one_point_lost]
 
 
 def pictures(drawings: list[list[Array]], size: float) -> Array:
@@ -81,8 +130,8 @@ def pictures(drawings: list[list[Array]], size: float) -> Array:
         drawings: strokes of each.
         size: half the side of the sheet, in data units; what lies beyond it is left at its border.
     """
-    found = np.zeros((len(drawings), CELLS, CELLS))
-    for sheet, strokes in zip(found, drawings, strict=True):
+    sheets = np.zeros((len(drawings), CELLS, CELLS))
+    for sheet, strokes in zip(sheets, drawings, strict=True):
         points = cloud(strokes, 200)
         at = ((points / size + 1.0) * 0.5 * (CELLS - 1)).clip(0.0, CELLS - 1 - 1e-6)
         corner = at.astype(int)
@@ -91,7 +140,7 @@ def pictures(drawings: list[list[Array]], size: float) -> Array:
             for down in (0, 1):
                 weight = np.prod(np.where([right, down], share, 1.0 - share), axis=1) / len(points)
                 np.add.at(sheet, (corner[:, 1] + down, corner[:, 0] + right), weight)
-    return CELLS * found.reshape(len(drawings), -1)
+    return CELLS * sheets.reshape(len(drawings), -1)
 
 
 def recognised(system: Sketch, x: Tensor, length: Tensor) -> Metric:
@@ -107,14 +156,14 @@ def cloud(strokes: list[Array], points: int = 64) -> Array:
     """A drawing as points at equal distances along its strokes, centred: (points, 2)."""
     if not strokes:
         return np.zeros((1, 2))
-    pieces = []
+    parts = []
     lengths = [float(np.linalg.norm(np.diff(s, axis=0), axis=1).sum()) for s in strokes]
     total = max(sum(lengths), 1e-9)
     for stroke, size in zip(strokes, lengths, strict=True):
         along = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(stroke, axis=0), axis=1))])
         at = np.linspace(0.0, along[-1], max(1, round(points * size / total)))
-        pieces.append(np.column_stack([np.interp(at, along, stroke[:, 0]), np.interp(at, along, stroke[:, 1])]))
-    joined = np.concatenate(pieces)
+        parts.append(np.column_stack([np.interp(at, along, stroke[:, 0]), np.interp(at, along, stroke[:, 1])]))
+    joined = np.concatenate(parts)
     return joined - 0.5 * (joined.min(0) + joined.max(0))
 
 
@@ -127,40 +176,25 @@ def chamfer(a: Array, b: Array) -> float:
 # ---- pictures
 
 
-def figures(system: Sketch, data: Any) -> dict[str, Figure]:
-    """See `Sketch.figures`."""
-    x, length = system.sequences(data)
+def drawings(e: Evaluation[Sketch]) -> Figure:
+    """Real drawings, and drawings of the model at three temperatures."""
+    x, length = _rows(e)
     rows: dict[str, Any] = {"data": (x[:12], length[:12])}
     for temperature in TEMPERATURES:
-        drawn = system.sample(12, temperature=temperature, seed=3)
+        drawn = e.system.sample(12, temperature=temperature, seed=3)
         rows[f"drawn at temperature {temperature:g}"] = (drawn["x"], drawn["length"])
-    found = {"drawings": gallery(rows, alt="real drawings above, drawings of the model at three temperatures below")}
-    found["completions"] = _completions(system, x, length)
-    if system.guide is not None:
-        again = system.reconstruct(x[:12], length[:12], temperature=0.1)
-        found["reconstructions"] = gallery(
-            {"data": (x[:12], length[:12]), "drawn again from their latents": (again["x"], again["length"])},
-            alt="drawings and their reconstructions",
-        )
-        rows = {}
-        for k in range(min(3, len(x) // 2)):
-            a, b = x[2 * k, : int(length[2 * k])], x[2 * k + 1, : int(length[2 * k + 1])]
-            between = system.interpolate(a, b, 10)
-            rows["from one drawing to another" if k == 0 else " " * k] = (between["x"], between["length"])
-        found["interpolations"] = gallery(rows, alt="drawings between pairs of drawings")
-    if system.history is not None and system.history.records:
-        found["training"] = _training(system)
-    return found
+    return gallery(rows, alt="real drawings above, drawings of the model at three temperatures below")
 
 
-def _completions(system: Sketch, x: Tensor, length: Tensor) -> Figure:
+def completions(e: Evaluation[Sketch]) -> Figure:
     """The first half of three drawings, and ways to go on."""
+    x, length = _rows(e)
     count = min(3, len(x))
     figure = new_figure(8 * 1.1, count * 1.25, "beginnings of drawings in colour, and ways the model goes on from them")
     for r in range(count):
         half = max(1, int(length[r]) // 2)
         begun = x[r, :half]
-        ways = system.complete(begun, 7, temperature=0.6, seed=r)
+        ways = e.system.complete(begun, 7, temperature=0.6, seed=r)
         whole = drawings_of(x[r : r + 1], length[r : r + 1])[0]
         for k, drawing in enumerate([whole, *drawings_of(ways["x"], ways["length"])]):
             axes = figure.add_subplot(count, 8, r * 8 + k + 1)
@@ -172,11 +206,40 @@ def _completions(system: Sketch, x: Tensor, length: Tensor) -> Figure:
     return figure
 
 
-def _training(system: Sketch) -> Figure:
-    assert system.history is not None
-    figure = new_figure(6.0, 3.0, "loss over training")
-    axes = figure.add_subplot()
-    records = system.history.records
-    axes.plot([r["step"] for r in records], [r.get("loss", np.nan) for r in records], color=INK, linewidth=1.2)
-    axes.set(xlabel="step", ylabel="nats per drawing")
-    return figure
+def reconstructions(e: Evaluation[Sketch]) -> Figure | None:
+    """Drawings, and what is drawn again from their latents."""
+    if e.system.guide is None:
+        return None
+    x, length = _rows(e)
+    again = e.system.reconstruct(x[:12], length[:12], temperature=0.1)
+    return gallery(
+        {"data": (x[:12], length[:12]), "drawn again from their latents": (again["x"], again["length"])},
+        alt="drawings and their reconstructions",
+    )
+
+
+def interpolations(e: Evaluation[Sketch]) -> Figure | None:
+    """Drawings between pairs of drawings."""
+    x, length = _rows(e)
+    if e.system.guide is None or len(x) < 2:
+        return None
+    rows = {}
+    for k in range(min(3, len(x) // 2)):
+        a, b = x[2 * k, : int(length[2 * k])], x[2 * k + 1, : int(length[2 * k + 1])]
+        between = e.system.interpolate(a, b, 10)
+        rows["from one drawing to another" if k == 0 else " " * k] = (between["x"], between["length"])
+    return gallery(rows, alt="drawings between pairs of drawings")
+
+
+def training(e: Evaluation[Sketch]) -> Figure | None:
+    """The loss over training."""
+    return training_curve(e.system, "nats per drawing")
+
+
+FIGURES = {
+    "drawings": drawings,
+    "completions": completions,
+    "reconstructions": reconstructions,
+    "interpolations": interpolations,
+    "training": training,
+}

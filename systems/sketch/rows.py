@@ -1,7 +1,8 @@
-"""What is done to drawings before they are learned from or scored: noise, stretching, thinning.
+"""Changes to drawings before training or scoring: noise, stretching, thinning.
 
 Drawings in whole pixels lie on a grid, where no density is bounded: uniform noise as wide as a cell makes them numbers
-that have one. Drawings that are stretched and thinned a little say the same.
+that have one. Drawings that are stretched and thinned a little are still the
+same drawings.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def keys_of(x: Tensor, length: Tensor, seed: int) -> Tensor:
 
 
 def varied(dequantise: float, stretch: float, drop: float) -> Callable[[Batch], Batch] | None:
-    """What is done to every batch of training; None where nothing is.
+    """The change of every training batch; None where there is none.
 
     Args:
         dequantise: width of the noise added to offsets, in data units.
@@ -81,12 +82,12 @@ def thin(x: Tensor, length: Tensor, probability: float) -> tuple[Tensor, Tensor]
     before = torch.cat([torch.ones_like(lifted[:, :1]), lifted[:, :-1]], 1)  # first point of a stroke
     inner = ~lifted & ~before & valid_steps(length - 1, x.shape[1])  # nor is the last point left out
     dropped = inner & (torch.rand(inner.shape) < probability)
-    place = x[..., :2].cumsum(1)
+    position = x[..., :2].cumsum(1)
     order = torch.argsort(dropped.to(torch.uint8), dim=1, stable=True)
-    place = place.gather(1, order.unsqueeze(-1).expand_as(place))
+    position = position.gather(1, order.unsqueeze(-1).expand_as(position))
     pen = x[..., 2].gather(1, order)
     size = length - dropped.sum(1)
-    offsets = torch.cat([place[:, :1], place[:, 1:] - place[:, :-1]], 1)
+    offsets = torch.cat([position[:, :1], position[:, 1:] - position[:, :-1]], 1)
     inside = valid_steps(size, x.shape[1])
     out = torch.cat([offsets, pen.unsqueeze(-1)], -1)
     return torch.where(inside.unsqueeze(-1), out, 0.0), size

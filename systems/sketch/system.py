@@ -3,7 +3,7 @@
     data = phlogiston.datasets.load("omniglot", max_length=40)
     system = Sketch(preset="omniglot").fit(data)
     system.sample(16, temperature=0.6)            drawings from nothing
-    system.reconstruct(drawings)                  what the latent remembers of given ones
+    system.reconstruct(drawings)                  given ones, encoded and drawn again
     system.interpolate(a, b, 8)                   from one to another
     system.complete(beginning, n=5)               different ways to go on
     system.arithmetic([(1, a), (-1, b), (1, c)])  a - b + c
@@ -13,38 +13,31 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from phlogiston.datasets.base import Meta, Split
 from phlogiston.datasets.readers.sequences import STROKES
-from phlogiston.errors import ConfigError, DataError, ShapeError, TrainingWarning, unknown_name
-from phlogiston.evaluate.metric import Metric
+from phlogiston.errors import ConfigError, DataError, ShapeError, unknown_name
 from phlogiston.evaluate.score import Score
 from phlogiston.guides.sketch import SketchEncoder
-from phlogiston.inference.query.evidence import Known
 from phlogiston.inference.svi.engine import Stage
 from phlogiston.inference.svi.sequences import Sequences
 from phlogiston.models.generation import RowNoise, generate, row_seed
 from phlogiston.models.sketch import SketchRNN
 from phlogiston.models.stepwise import Choice
-from phlogiston.systems.base import Role, coerce, rows_of
+from phlogiston.systems.base import Role
 from phlogiston.systems.sketch.config import PRESETS
 from phlogiston.systems.sketch.config import Config as SketchConfig
 from phlogiston.systems.sketch.latent import bound_parts, draw_alike, explain, importance_bound, slerp
 from phlogiston.systems.sketch.rows import keys_of, noisy, varied
-from phlogiston.systems.sketch.training import stages_of
+from phlogiston.systems.sketch.training import CollapseCheck, stages_of
 from phlogiston.systems.stepwise import StepwiseSystem, make_choice
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 NOISES = 4  # draws of the noise that a drawing on a grid is scored with
-COLLAPSED = 0.5  # nats per drawing; a latent that says less says nothing
 
 
 class Sketch(StepwiseSystem):
@@ -79,10 +72,12 @@ class Sketch(StepwiseSystem):
         return {**self.schema, "longest": int(length.max()), "mean_points": float(length.double().mean())}
 
     def prepare(self, split: Split, role: Role = "train") -> Any:
-        """Drawings in batches of like length; with noise, stretched and thinned while training, if so told."""
+        """Drawings in batches of like length; in training with noise, stretched and thinned, as configured."""
         c = self.config
         x, length = self.sequences(split.tensors["x"], split.tensors.get("length"))
-        if split is self._valid:
+        if role == "score":
+            return Sequences({"x": x, "length": length})
+        if role == "valid":
             order = length.argsort()
             return Sequences({"x": noisy(x, length, c.dequantise)[order], "length": length[order]})
         return Sequences({"x": x, "length": length}, change=varied(c.dequantise, c.stretch, c.drop))
@@ -99,61 +94,39 @@ class Sketch(StepwiseSystem):
         """Set the unit of the offsets and spread the components."""
         self.model.initialise(train.tensors["x"], train.tensors["length"])
 
-    def fit(self, data: Any, **options: Any) -> Any:
-        """Train on data; see `System.fit`. The loss is in nats per drawing, in the data's units.
-
-        Warns with `TrainingWarning` when the latent has collapsed: drawings are then coded by less than half a nat.
-        """
-        train, valid, _ = coerce(data)
-        self._valid = valid if valid is not None and len(valid) else None
-        try:
-            found = super().fit(data, **options)
-        finally:
-            self._valid = None
-        if self.guide is not None:
-            some = (valid if valid is not None and len(valid) else train).tensors
-            length = some["length"][:500] if "length" in some else None
-            divergence = float(self._parts(*self.sequences(some["x"][:500], length))[1].mean())
-            if divergence < COLLAPSED:
-                warnings.warn(
-                    f"the latent has collapsed: its divergence is {divergence:.2f} nats per drawing, so that z says "
-                    "nothing of what is drawn. Raise free_bits, lower beta, or train longer.",
-                    TrainingWarning,
-                    stacklevel=2,
-                )
-        return found
-
-    _valid: Split | None = None
-
     def stages(self) -> list[Stage]:
-        """The bound, or without a latent the likelihood; see `sketch_training.stages_of`."""
+        """The bound, or without a latent the likelihood; see `systems.sketch.training.stages_of`."""
         return stages_of(self.config)
+
+    def callbacks(self) -> list[Any]:
+        """A check at the end of training: it warns with `TrainingWarning` when the latent has collapsed."""
+        return [CollapseCheck(self.guide, self.config.dequantise)] if self.guide is not None else []
 
     # ----- verbs --------------------------------------------------------------------------------------------------
 
-    def sample(  # type: ignore[override]
+    def sample(
         self,
-        n: int,
+        n: int = 1,
         *,
+        seed: int | None = None,
         temperature: float | None = None,
         pi_temperature: float = 1.0,
         sigma_temperature: float = 1.0,
         pen_temperature: float | None = None,
         z: Any = None,
         max_points: int | None = None,
-        seed: int | None = None,
     ) -> dict[str, Tensor]:
         """Draw drawings.
 
         Args:
             n: how many.
+            seed: of this call; None draws one from torch's generator. Drawing i depends on the seed and i alone.
             temperature: stands for the other three: the single one of the paper.
             pi_temperature: divides logits of components.
             sigma_temperature: multiplies variances.
             pen_temperature: divides logits of the pen.
             z: latents (n, latent) to draw; from the prior by default.
             max_points: longest drawing; the configuration's by default.
-            seed: of this call; None draws one from torch's generator. Drawing i depends on the seed and i alone.
 
         Returns:
             `x` (n, points, 3): dx, dy, pen; `length` (n,).
@@ -182,15 +155,15 @@ class Sketch(StepwiseSystem):
 
     def _draw(self, state: Any, n: int, choice: Choice, most: int | None, seed: int) -> dict[str, Tensor]:
         self.model.eval()
-        found = generate(self.model, state, most or self.config.max_points, RowNoise(self.model, n, seed), choice)
-        return {"x": found.x, "length": found.length}
+        drawn = generate(self.model, state, most or self.config.max_points, RowNoise(self.model, n, seed), choice)
+        return {"x": drawn.x, "length": drawn.length}
 
     def _need_latent(self) -> None:
         if not self.config.latent:
             raise ConfigError("this model has no latent (latent=0): it can sample and complete, and nothing else")
 
     def encode(self, x: Any, length: Any = None) -> Any:
-        """What a drawing is, as the encoder sees it: q(z | drawing), a normal of batch (rows,).
+        """Encode drawings: q(z | drawing), a normal of batch (rows,).
 
         Raises:
             ConfigError: the unconditional model.
@@ -201,7 +174,7 @@ class Sketch(StepwiseSystem):
             return self.guide.posterior(x, length)
 
     def decode(self, z: Any, *, temperature: float = 0.1, max_points: int | None = None, seed: int = 0) -> Any:
-        """Draw what latents (n, latent) stand for; a low temperature shows what is typical of them."""
+        """Draw latents (n, latent); a low temperature shows what is typical of them."""
         z = torch.as_tensor(z, dtype=torch.float32)
         return self.sample(len(z), temperature=temperature, z=z, max_points=max_points, seed=seed)
 
@@ -280,36 +253,45 @@ class Sketch(StepwiseSystem):
             if z is None and self.config.latent:
                 z = explain(self.model, x, n, seed)
             state = self._start(n, z)
-            for t in range(begun.shape[1]):
-                _, state = self.model.predict(state)
-                state = self.model.observe(state, begun[:, t])
+            state = self.model.consume(state, begun)
         left = max(1, (max_points or self.config.max_points) - begun.shape[1])
         rest = self._draw(state, n, make_choice(temperature=temperature), left, seed)
         return {"x": torch.cat([begun, rest["x"]], 1), "length": rest["length"] + begun.shape[1]}
 
     # ----- densities ----------------------------------------------------------------------------------------------
 
-    def _parts(self, x: Tensor, length: Tensor, seed: int = 0) -> tuple[Tensor, Tensor]:
-        """Reconstruction log density and divergence of each drawing, in nats; see `sketch_latent.bound_parts`."""
+    def bound_parts(self, x: Tensor, length: Tensor, seed: int = 0) -> tuple[Tensor, Tensor]:
+        """Reconstruction log density and divergence of each drawing, in nats; see `systems.sketch.latent.bound_parts`.
+
+        Args:
+            x: (rows, points, 3); see `sequences`.
+            length: (rows,).
+            seed: of the drawings' latents and of their noise.
+        """
         self.model.eval()
         rows = noisy(x, length, self.config.dequantise, seed)
         return bound_parts(self.model, self.guide, rows, length, keys_of(x, length, seed))
 
-    def log_prob(self, x: Any, length: Any = None, *, samples: int = 64, seed: int = 0) -> Score:  # type: ignore[override]
+    def log_prob(self, data: Any, *, length: Any = None, seed: int = 0, num_particles: int = 64) -> Score:
         """Log density of drawings in nats, per unit of the data's offsets.
 
-        Exact for the unconditional model; with a latent the importance-weighted bound with `samples` draws per drawing
-        (Burda et al., 2016), a lower bound. Drawings on a grid (`config.dequantise`) are scored with noise: the mean of
-        `NOISES` draws, an estimate with its standard error; on average no more than the log of the mean density over
-        the cells that the points stand for. All noise is seeded by the drawing and `seed`, so that the score of a
-        drawing does not depend on others.
+        Exact for the unconditional model; with a latent the importance-weighted bound (Burda et al., 2016). Drawings on
+        a grid (`config.dequantise`) are scored with noise: the mean of `NOISES` draws, an estimate with its standard
+        error; on average no more than the log of the mean density over the cells that the points stand for. All noise
+        is seeded by the drawing and `seed`, so that the score of a drawing does not depend on others.
+
+        Args:
+            data: see `sequences`.
+            length: (rows,), where `data` is a padded array.
+            seed: of all noise.
+            num_particles: draws of the latent per drawing.
         """
-        x, length = self.sequences(x, length)
+        x, length = self.sequences(data, length)
         keys = keys_of(x, length, seed)
         self.model.eval()
         if self.guide is not None:
             rows = noisy(x, length, self.config.dequantise, seed)
-            value, error = importance_bound(self.model, self.guide, rows, length, samples, keys)
+            value, error = importance_bound(self.model, self.guide, rows, length, num_particles, keys)
             return Score(value, "lower bound", error)
         if not self.config.dequantise:
             return Score(bound_parts(self.model, None, x, length, keys)[0], "exact")
@@ -317,71 +299,9 @@ class Sketch(StepwiseSystem):
         values = torch.stack([bound_parts(self.model, None, rows, length, keys)[0] for rows in draws])
         return Score(values.mean(0), "estimate", values.std(0) / NOISES**0.5)
 
-    def query(  # type: ignore[override]
-        self,
-        evidence: Any = None,
-        ask: Sequence[str] | None = None,
-        num_samples: int = 1000,
-        *,
-        steps: int | None = None,
-        seed: int | None = None,
-    ) -> Any:
-        """Sample drawings given any of their entries, by a particle filter; see `SequenceModel.query`.
-
-        The site `x` has three columns: dx, dy and the pen, 2 where the drawing is over. Particles carry latents drawn
-        from the prior.
-        """
-        from phlogiston.systems.particle_filter import filter_particles
-
-        self._need_fit()
-        return filter_particles(
-            self.model,
-            evidence,
-            ask,
-            num_samples,
-            steps,
-            self.schema["longest"] + 1,
-            seed,
-            None,
-            self.schema["columns"],
-        )
-
-    # ----- evaluation ---------------------------------------------------------------------------------------------
-
-    METRICS: ClassVar[tuple[str, ...]] = ("bound", "log_likelihood", "recognition", "frechet")
-
-    def evaluate(self, data: Any, metrics: Sequence[str] | None = None) -> dict[str, Metric]:
-        """Score on held-out drawings.
-
-        Args:
-            data: a dataset (its test rows, else validation rows), split or dict.
-            metrics: some of `METRICS`; all by default.
-
-        Returns:
-            In nats per drawing, of offsets divided by their standard deviation in the training data:
-            `negative_bound`, `reconstruction`, `divergence` (the last two with a latent only), `log_likelihood` (with
-            a latent the importance-weighted bound over the first 200 drawings); `recognised_share`: how many of 200
-            reconstructions are nearest to their own source among the 200; and `frechet_0.2`, `frechet_0.6`,
-            `frechet_1`, of drawings at these temperatures, beside `frechet_real` (see `sketch_report.frechet`).
-        """
-        from phlogiston.systems.sketch.report import evaluate
-
-        return evaluate(self, data, self._chosen_metrics(metrics))
-
-    def figures(self, data: Any) -> dict[str, Figure]:
-        """Drawings beside real ones at three temperatures, reconstructions, interpolations, completions, the loss."""
-        from phlogiston.systems.sketch.report import figures
-
-        self._need_fit()
-        return figures(self, data)
-
-    def example_queries(self, data: Any) -> list[tuple[str, Any]]:
-        """A point that was lost, given the others of its drawing."""
-        tensors = rows_of(data)
-        x = tensors["x"][0, : min(12, int(tensors["length"][0]))]
-        mask = torch.ones_like(x, dtype=torch.bool)
-        mask[len(x) // 2] = False
-        return [(f"{len(x)} points, one lost", self.query({"x": Known(x, mask)}, num_samples=400, seed=0))]
+    def typical_steps(self) -> int:
+        """The longest training drawing, with its end."""
+        return int(self.schema["longest"]) + 1
 
     @classmethod
     def demo(cls, quick: bool = False) -> list[dict[str, Any]]:
@@ -390,7 +310,7 @@ class Sketch(StepwiseSystem):
             {
                 "title": "Drawing letters, stroke by stroke",
                 "text": "Every drawing is read into a few numbers, and drawn again from them. In between lie drawings "
-                "nobody made.",
+                "that were in no data.",
                 "data": "script",
                 "data_options": {"sizes": (1500, 100, 100), "letters": (1, 1)},
                 "options": {

@@ -81,7 +81,6 @@ PENDING: dict[str, set[str]] = {
         "signatures",
         "unknown_names_are_refused",
     },
-    "sketch": {"signatures", "unknown_names_are_refused"},
 }
 
 

@@ -12,7 +12,7 @@ MOST_FILES = 25  # in one folder
 MOST_LINES = 560  # in one file; the aim is 500
 # import cycles that are still to be taken apart, by the folder or file that holds them
 PENDING_CYCLES = {
-    "systems/handwriting", "systems/sketch",
+    "systems/handwriting",
 }  # fmt: skip
 
 

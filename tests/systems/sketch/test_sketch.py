@@ -58,9 +58,9 @@ def test_the_latent_tells_letters_apart(fitted: Sketch, data: Dataset) -> None:
 
 
 def test_more_samples_tighten_the_bound(fitted: Sketch, data: Dataset) -> None:
-    reconstruction, divergence = fitted._parts(*fitted.sequences(data))
+    reconstruction, divergence = fitted.bound_parts(*fitted.sequences(data))
     one = (reconstruction - divergence).double().mean()
-    many = fitted.log_prob(data, samples=32)
+    many = fitted.log_prob(data, num_particles=32)
     assert many.kind == "lower bound"
     assert float(many.value.double().mean()) > float(one)
 
@@ -301,7 +301,7 @@ def test_bad_drawings_are_refused(fitted: Sketch) -> None:
     with pytest.raises(ShapeError, match="one"):
         fitted.complete(torch.zeros(2, 4, 3))
     one = np.array([[1.0, 2.0, 1.0]])
-    assert math.isfinite(float(fitted.log_prob(one, samples=2).value))
+    assert math.isfinite(float(fitted.log_prob(one, num_particles=2).value))
 
 
 def test_pictures_are_drawn(fitted: Sketch, data: Dataset) -> None:
