@@ -1,4 +1,4 @@
-"""`phlogiston practise`: train a player in the dream of a trained world model."""
+"""`phlogiston practise`: train an agent in the dream of a trained world model."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from phlogiston.cli.output import emit, pairs
 def practise(
     run: Annotated[Path, typer.Argument(autocompletion=complete.runs, help="A run folder, or what System.save wrote.")],
     sets: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the system's practise().")
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the system's train_agent().")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="File of the player, .json; RUN/players/player-1.json, -2, ... by default.")
+        Path | None, typer.Option(help="File of the agent, .json; RUN/players/player-1.json, -2, ... by default.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the search and of everything drawn.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Train a player in what a world model dreams, or in the game itself, and keep it in a file.
+    """Train an agent in what a world model dreams, or in the game itself, and keep it in a file.
 
     \b
     Examples:
@@ -32,5 +32,5 @@ def practise(
     """
     from phlogiston.systems import workflow
 
-    found = workflow.practise(run, out, seed, pairs(sets))
-    emit(as_json, found, found["out"])
+    result = workflow.practise(run, out, seed, pairs(sets))
+    emit(as_json, result, result["out"])

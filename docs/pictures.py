@@ -304,10 +304,10 @@ def world_dream() -> Figure:
 
 
 def world_player() -> Figure:
-    """Players over generations in the dream, and the last one in the game."""
-    from phlogiston.systems.world.report import player_figure
+    """Agents over generations in the dream, and the last one in the game."""
+    from phlogiston.systems.world.report import agent_figure
 
-    return player_figure(_dodge()[0])
+    return agent_figure(_dodge()[0])
 
 
 PICTURES: dict[str, Callable[[], Figure]] = {

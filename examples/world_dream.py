@@ -1,8 +1,8 @@
-"""Learn a game by watching it, dream it, train a player in the dream, and let it play the game.
+"""Learn a game from recordings, dream it, train an agent in the dream, and let it play the game.
 
-1. A world model watches games of dodge that somebody plays at random.
-2. Players are trained in its dream alone, at several temperatures, and one in the game itself.
-3. All of them play the game. A film shows games of the best dreamer beside dreams of its own.
+1. A world model is trained on games of dodge that were played at random.
+2. Agents are trained in its dream alone, at several temperatures, and one in the game itself.
+3. All of them play the game. A video shows games of the best of them beside its dreams.
 
     python examples/world_dream.py --out runs/dodge
 
@@ -24,7 +24,7 @@ from phlogiston.systems.world.report import dream_figure, hold
 
 
 def main() -> None:
-    """Watch, dream, practise, play."""
+    """Train the model, dream, train agents, play."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("runs/dodge"))
     parser.add_argument("--smoke", action="store_true")
@@ -41,16 +41,16 @@ def main() -> None:
     effort = {"generations": 2, "population": 4, "rollouts": 2} if smoke else {"generations": 40}
     games = 16 if smoke else 256
     print(f"{'at random':20} {system.play('random', games).score.mean():6.1f} steps")
-    players = {}
+    agents = {}
     for tau in (1.0, 1.15) if smoke else (0.5, 1.0, 1.15, 1.3):
-        player = system.practise(tau=tau, **effort)
-        players[tau] = float(system.play(player, games).score.mean()), player
-        dreamt = float(system.dream(player, games, tau=tau).score.mean())
-        print(f"{f'dreamt at tau {tau:g}':20} {players[tau][0]:6.1f} steps, {dreamt:.1f} in the dream")
-    real = system.practise(inside="game", **{**effort, "generations": effort["generations"] // 2})
-    print(f"{'practised outside':20} {system.play(real, games).score.mean():6.1f} steps")
+        agent = system.train_agent(tau=tau, **effort)
+        agents[tau] = float(system.play(agent, games).score.mean()), agent
+        dreamt = float(system.dream(agent, games, tau=tau).score.mean())
+        print(f"{f'dreamt at tau {tau:g}':20} {agents[tau][0]:6.1f} steps, {dreamt:.1f} in the dream")
+    real = system.train_agent(inside="game", **{**effort, "generations": effort["generations"] // 2})
+    print(f"{'trained in the game':20} {system.play(real, games).score.mean():6.1f} steps")
 
-    best = max(players.values(), key=lambda found: found[0])[1]
+    best = max(agents.values(), key=lambda pair: pair[0])[1]
     path = arguments.out / "player.json"
     path.unlink(missing_ok=True)
     best.save(path)
@@ -58,13 +58,13 @@ def main() -> None:
     outside = hold(system.play(best, 3, max_steps=steps, keep=True))
     dreams = system.sample(3, steps=steps, player=str(path), seed=0)["frames"]
     length = min(outside.shape[1], dreams.shape[1])
-    film = torch.cat([outside[:, :length], dreams[:, :length]], 0)[:, :, 0].numpy()  # three games, three dreams
-    film = np.pad(film, ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=0.5)
-    rows = [np.concatenate(list(film[i : i + 3]), axis=2) for i in (0, 3)]
+    video = torch.cat([outside[:, :length], dreams[:, :length]], 0)[:, :, 0].numpy()  # three games, three dreams
+    video = np.pad(video, ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=0.5)
+    rows = [np.concatenate(list(video[i : i + 3]), axis=2) for i in (0, 3)]
     pixels = (255 * np.concatenate(rows, axis=1).clip(0, 1)).astype(np.uint8)
     iio.imwrite(arguments.out / "games-above-dreams.gif", np.kron(pixels, np.ones((1, 6, 6), dtype=np.uint8)), loop=0)
     dream_figure(system, data.test).savefig(arguments.out / "dream.png", dpi=120)
-    print(f"player, film and picture in {arguments.out}")
+    print(f"agent, video and picture in {arguments.out}")
 
 
 if __name__ == "__main__":

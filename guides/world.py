@@ -1,4 +1,4 @@
-"""How the world model guesses: every frame is encoded by itself, as V of the paper does.
+"""The guide of the world model: every frame is encoded by itself, as by V of the paper.
 
     z_t | x_t ~ Normal(location(x_t), scale(x_t))
 
@@ -18,14 +18,14 @@ from torch import Tensor, nn
 from phlogiston.models.world import World, valid_steps
 from phlogiston.networks.frame_encoder import FrameEncoder, pixels
 
-FLOOR = 1e-4  # of every scale
+FLOOR = 1e-4  # smallest scale
 
 
 class WorldGuide(nn.Module):
     """The inference program of `World`.
 
     Args:
-        model: the model to guess for.
+        model: the generative program.
         widths: channels of the encoder after each halving.
         features: of a frame.
     """
@@ -39,9 +39,9 @@ class WorldGuide(nn.Module):
 
     def encode(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Location and scale of the codes of frames (..., C, H, W): (..., Z) each."""
-        found = pixels(frames)
-        assert found is not None
-        loc, raw = self.read(self.encoder(found)).chunk(2, -1)
+        inputs = pixels(frames)
+        assert inputs is not None
+        loc, raw = self.read(self.encoder(inputs)).chunk(2, -1)
         return loc, F.softplus(raw) + FLOOR
 
     def forward(
@@ -84,7 +84,7 @@ class FrameGuide(nn.Module):
 
 
 class NoGuide(nn.Module):
-    """The guide of a stage in which everything is known."""
+    """The guide of a stage in which everything is observed."""
 
     def forward(self, **batch: Tensor) -> None:
         """Propose nothing."""

@@ -1,4 +1,4 @@
-"""Agents and their dreams: whoever acts in the memory's own future, or in a game outside.
+"""Agents, and where they act: in dreams, which are rollouts of the memory, or in a game outside.
 
     a_t = argmax W [z_t, h_t] + b                                      C of Ha and Schmidhuber, "World models", 2018
 
@@ -26,13 +26,13 @@ SHARE = 0.8  # of rows that must still be going for the others to be taken along
 
 
 class Agent(Protocol):
-    """Whoever acts."""
+    """Chooses actions."""
 
     def act(self, code: Tensor, out: Tensor, generator: torch.Generator) -> Tensor:
         """Choose actions, int64 (rows,), from codes (rows, Z) and the memory's outputs (rows, hidden)."""
 
     def select(self, index: Tensor) -> Agent:
-        """Who acts in some of the rows, given by their places among the present ones."""
+        """The agent of some of the rows, given by their indices."""
 
 
 class Game(Protocol):
@@ -53,8 +53,8 @@ class Linear:
 
     Args:
         weights: (P, actions * (inputs + 1)): for every action its weights, then its bias.
-        world: whom they act in.
-        looks: what they look at: `"z"` the code, `"h"` the memory, `"zh"` both.
+        world: whose codes and outputs they take.
+        looks: their inputs: `"z"` the code, `"h"` the memory, `"zh"` both.
 
     Raises:
         ShapeError: another number of weights.
@@ -70,22 +70,22 @@ class Linear:
 
     def act(self, code: Tensor, out: Tensor, generator: torch.Generator) -> Tensor:
         """See `Agent.act`."""
-        seen = {"zh": (code, out), "z": (code,), "h": (out,)}[self.looks]
-        rows = torch.cat(seen, -1).unflatten(0, (len(self.weight), -1))
+        inputs = {"zh": (code, out), "z": (code,), "h": (out,)}[self.looks]
+        rows = torch.cat(inputs, -1).unflatten(0, (len(self.weight), -1))
         value = rows @ self.weight.transpose(1, 2) + self.bias.unsqueeze(1)
         self._rows = value.shape[1]
         return value.argmax(-1).flatten()
 
     def select(self, index: Tensor) -> Linear:
         """See `Agent.select`."""
-        whose = index // self._rows
+        controller = index // self._rows
         some = copy.copy(self)
-        some.weight, some.bias, some._rows = self.weight[whose], self.bias[whose], 1
+        some.weight, some.bias, some._rows = self.weight[controller], self.bias[controller], 1
         return some
 
 
 class Random:
-    """Somebody who does not look: the last action again, or any.
+    """Acts at random: the last action again, or any.
 
     Args:
         actions: how many there are.
@@ -118,14 +118,14 @@ def num_weights(world: World, looks: str) -> int:
         UnknownNameError: `looks` is none of `LOOKS`.
     """
     if looks not in LOOKS:
-        raise unknown_name("what a controller looks at", looks, LOOKS)
+        raise unknown_name("input of a controller", looks, LOOKS)
     inputs = (world.code if "z" in looks else 0) + (world.hidden if "h" in looks else 0)
     return world.actions * (inputs + 1)
 
 
 @dataclass(frozen=True)
 class Rollouts:
-    """What happened.
+    """Outcome of rollouts.
 
     Attributes:
         score: float (rows,), steps each rollout lasted.
@@ -160,16 +160,16 @@ def dream(
     keep: bool = False,
     start: State | None = None,
 ) -> Rollouts:
-    """Act in what the memory makes up.
+    """Act in rollouts of the memory.
 
     Args:
         world: whose memory.
-        agent: who acts.
-        rows: rollouts in all.
+        agent: chooses the actions.
+        rows: number of rollouts.
         steps: longest rollout.
         tau: temperature: logits of components are divided by it, variances multiplied.
-        ends: `"sampled"` draws the end from its probability; `"rule"` ends where the weighted law of the paper gives it
-            more than one half.
+        ends: `"sampled"` draws the end from its probability; `"rule"` ends where the paper's weighted probability
+            passes one half.
         seed: of this dream.
         keep: keep codes and actions.
         start: state to go on from; the beginning by default.
@@ -193,11 +193,11 @@ def dream(
     codes: list[Tensor] = []
     done: list[Tensor] = []
     for t in range(steps + 1):
-        law = world.law(state)
-        code = law.code.draw(pi_temperature=tau, sigma_temperature=tau, generator=generator)
+        prediction = world.predict(state)
+        code = prediction.code.draw(pi_temperature=tau, sigma_temperature=tau, generator=generator)
         if t:
             chance = torch.rand(len(code), generator=generator)
-            end = chance < law.end.sigmoid() if ends == "sampled" else law.end + shift > 0
+            end = chance < prediction.end.sigmoid() if ends == "sampled" else prediction.end + shift > 0
             score[present] += alive[present].to(score.dtype)
             alive[present] &= ~end
         if keep:
@@ -235,7 +235,7 @@ def play(
     Args:
         world: whose memory.
         encode: frames -> location and scale of their codes; locations are used.
-        agent: who acts.
+        agent: chooses the actions.
         game: where.
         games: numbers of the games, (rows,).
         steps: longest rollout.
@@ -278,15 +278,15 @@ def play(
         score[present] += reward * alive[present]
         alive[present] &= ~over
         state = world.observe(state, code, action)
-    found = Rollouts(score, ~alive)
+    outcome = Rollouts(score, ~alive)
     if not keep:
-        return found
-    return replace(found, code=torch.stack(codes, 1), action=torch.stack(done, 1), frames=torch.stack(seen, 1))
+        return outcome
+    return replace(outcome, code=torch.stack(codes, 1), action=torch.stack(done, 1), frames=torch.stack(seen, 1))
 
 
 @dataclass(frozen=True)
 class Moment:
-    """Where dreams stand.
+    """State of dreams.
 
     Attributes:
         memory: the state before the present frame.
@@ -300,7 +300,7 @@ class Moment:
 
 
 class DreamGame:
-    """The dream as a game that anybody can play, with the verbs of a game outside.
+    """The dream as a game, with the verbs of a game outside.
 
     Args:
         world: whose memory.
@@ -340,12 +340,12 @@ class DreamGame:
         return self.world.picture(state.code)
 
     def _draw(self, state: State) -> tuple[Tensor, Tensor]:
-        law = self.world.law(state)
-        code = law.code.draw(pi_temperature=self.tau, sigma_temperature=self.tau, generator=self._generator)
+        prediction = self.world.predict(state)
+        code = prediction.code.draw(pi_temperature=self.tau, sigma_temperature=self.tau, generator=self._generator)
         chance = torch.rand(len(code), generator=self._generator)
         if self.ends == "sampled":
-            return code, chance < law.end.sigmoid()
-        return code, law.end + torch.tensor(self.world.end_weight).log() > 0
+            return code, chance < prediction.end.sigmoid()
+        return code, prediction.end + torch.tensor(self.world.end_weight).log() > 0
 
 
 def _where(mask: Tensor, new: Tensor, old: Tensor) -> Tensor:

@@ -1,17 +1,17 @@
-"""World model: what an agent sees, given what it does, and when it is over (Ha and Schmidhuber, "World models", 2018).
+"""World model: what an agent sees, given its actions, and when a game ends (Ha and Schmidhuber, "World models", 2018).
 
     z_t, e_t | past ~ mixture(head(h_t)), Bernoulli(head(h_t))      a code of the next frame; whether it is the end
     h_{t+1} = lstm((z_t, a_t), h_t)                                 M, the memory
-    x_t | z_t ~ Normal(decoder(z_t), noise)                         V, what a code looks like
+    x_t | z_t ~ Normal(decoder(z_t), noise)                         V, decodes a code
 
 V and M of the paper are one program here, in which M is the prior of V's codes over time. It is trained in two stages,
 each a program of its own that shares the parameters: `FrameModel`, a variational autoencoder of single frames with
 z ~ N(0, I), and `MemoryModel`, the memory alone, given codes. The memory predicts the first code, too, from a token
 that stands for the beginning; so dreams need no real frame to begin with.
 
-The end is rare. Where it comes its cost counts `end_weight` times, as in the paper; the law that this makes the best is
-known, and is taken back: with `l` the logit of the model's own law, the weighted cost is scored with `l + log w`, so
-that `l` itself stays calibrated. (The paper samples from the weighted law or compares it with a half.)
+The end is rare. Its cost counts `end_weight` times, as in the paper; the bias that this causes is known and corrected:
+with `l` the logit of the model's own probability, the weighted cost is computed from `l + log w`, so that `l` itself
+stays calibrated. (The paper samples from the weighted probability, or compares it with one half.)
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class State(NamedTuple):
         hidden: (rows, depth, hidden), of the recurrent network.
         out: (rows, hidden), its output `h_t`: what the past says about now.
         code: (rows, Z), the last code.
-        seen: (rows,), how many there have been.
+        seen: (rows,), number of codes so far.
     """
 
     hidden: Tensor
@@ -55,12 +55,12 @@ class State(NamedTuple):
     seen: Tensor
 
 
-class Law(NamedTuple):
-    """What comes next.
+class Prediction(NamedTuple):
+    """Distribution of what comes next.
 
     Attributes:
         code: distribution of the next code, event (Z,).
-        end: logit of it being the end, (...).
+        end: logit of the probability that it is the end, (...).
     """
 
     code: Mixture
@@ -83,7 +83,7 @@ class World(nn.Module):
         kind: `"factorised"`, a mixture for every coordinate by itself, or `"diag"`, one for the whole code.
         noise: standard deviation of a pixel.
         min_scale: smallest standard deviation of a component.
-        end_weight: how often the end counts in training.
+        end_weight: weight of the end in training.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class World(nn.Module):
     # ----- frames -------------------------------------------------------------------------------------------------
 
     def picture(self, code: Tensor) -> Tensor:
-        """What codes (..., Z) look like: means of pixels (..., C, H, W)."""
+        """Decode codes (..., Z): means of pixels (..., C, H, W)."""
         return torch.sigmoid(self.decoder(code))
 
     def likelihood(self, code: Tensor) -> dist.TorchDistribution:
@@ -137,9 +137,9 @@ class World(nn.Module):
         out, hidden = self.rnn(self.enter(self._token(rows)), self.rnn.start(rows))
         return State(hidden, out[:, 0], self.zero.new_zeros(rows, self.code), self.zero.new_zeros(rows))
 
-    def law(self, state: State) -> Law:
-        """What comes next."""
-        return self._law(state.out, state.code, state.seen > 0)
+    def predict(self, state: State) -> Prediction:
+        """Predict the next code and whether it is the end."""
+        return self._prediction(state.out, state.code, state.seen > 0)
 
     def observe(self, state: State, code: Tensor, action: Tensor) -> State:
         """The state after a frame of this code (rows, Z), at which this was done, int64 (rows,)."""
@@ -147,7 +147,7 @@ class World(nn.Module):
         return State(hidden, out[:, 0], code, state.seen + 1)
 
     def _token(self, rows: int) -> Tensor:
-        """What the memory is told at the beginning, in place of a code and an action: (rows, 1, Z + actions + 1)."""
+        """Input of the memory at the beginning, in place of a code and an action: (rows, 1, Z + actions + 1)."""
         token = self.zero.new_zeros(rows, 1, self.code + self.actions + 1)
         token[..., -1] = 1.0
         return token
@@ -156,7 +156,7 @@ class World(nn.Module):
         done = nn.functional.one_hot(action, self.actions).to(code.dtype)
         return torch.cat([code, done, code.new_zeros(*code.shape[:-1], 1)], -1)
 
-    def _law(self, out: Tensor, last: Tensor, later: Tensor) -> Law:
+    def _prediction(self, out: Tensor, last: Tensor, later: Tensor) -> Prediction:
         last = torch.where(later.unsqueeze(-1), last, 0.0)
         raw = self.head(torch.cat([out, last], -1))
         params = mixture_parameters(
@@ -164,19 +164,19 @@ class World(nn.Module):
         )
         # what changes is predicted: components sit around the last code
         params = params._replace(loc=params.loc + last.unsqueeze(-1 if self.kind == "factorised" else -2))
-        return Law(mixture(params, validate_args=False), raw[..., -1])
+        return Prediction(mixture(params, validate_args=False), raw[..., -1])
 
     # ----- memory, all steps at once ------------------------------------------------------------------------------
 
-    def laws(self, code: Tensor, action: Tensor) -> tuple[Law, Tensor]:
-        """The laws of all steps of known sequences.
+    def predict_all(self, code: Tensor, action: Tensor) -> tuple[Prediction, Tensor]:
+        """Predict every step of known sequences.
 
         Args:
             code: (..., T, Z).
             action: int64 (..., T), what was done at each frame; the last is not used.
 
         Returns:
-            The laws, batch (..., T), each given what came before; and the memory's outputs (..., T, hidden).
+            Predictions, batch (..., T), each given what came before; and the memory's outputs (..., T, hidden).
         """
         shape = code.shape[:-1]
         flat = code.reshape(-1, *code.shape[-2:])
@@ -186,7 +186,7 @@ class World(nn.Module):
         last = torch.cat([torch.zeros_like(flat[:, :1]), flat[:, :-1]], 1)
         later = torch.arange(shape[-1], device=code.device) > 0
         out, last = out.reshape(*shape, -1), last.reshape(code.shape)
-        return self._law(out, last, later), out
+        return self._prediction(out, last, later), out
 
     @torch.no_grad()
     def _initialise(self) -> None:
@@ -194,11 +194,11 @@ class World(nn.Module):
         last = self.head[-1]
         assert isinstance(last, nn.Linear)
         last.weight.mul_(0.3)
-        places = (torch.arange(999) + 1) / 1000
-        changes = 0.5 * torch.special.ndtri(places).unsqueeze(-1)
+        levels = (torch.arange(999) + 1) / 1000
+        changes = 0.5 * torch.special.ndtri(levels).unsqueeze(-1)
         if self.kind == "factorised":
             changes = changes.expand(-1, self.code)
-        else:  # components of a whole code differ in its size; which way, they learn
+        else:  # components of a whole code differ in size; their directions are learned
             changes = changes * torch.randn(len(changes), self.code).sign()
         last.bias[:-1] = initial_outputs(changes, self.kind, self.num_components, "softplus")
         last.bias[-1] = -4.0
@@ -237,8 +237,8 @@ class World(nn.Module):
                 even = self.zero.expand(rows, steps, self.actions)
                 action = pyro.sample("action", dist.Categorical(logits=even).to_event(1))
             code = pyro.sample("code", CodePath(self, action, valid))
-            law, _ = self.laws(code, action)
-            ends = dist.Bernoulli(logits=law.end, validate_args=False)
+            prediction, _ = self.predict_all(code, action)
+            ends = dist.Bernoulli(logits=prediction.end, validate_args=False)
             follows = valid & (torch.arange(steps, device=valid.device) > 0)  # nothing has ended at the first frame
             pyro.sample("done", ends.mask(follows).to_event(1), obs=None if done is None else done.to(code.dtype))
             picture = self.picture(code)
@@ -282,7 +282,7 @@ class CodePath(TorchDistribution):
             state = self.world.start(len(action))
             path = []
             for t in range(steps):
-                path.append(self.world.law(state).code.draw())
+                path.append(self.world.predict(state).code.draw())
                 if t + 1 < steps:
                     state = self.world.observe(state, path[-1], action[:, t])
         return torch.stack(path, 1).reshape(*shape, *self.event_shape)
@@ -291,12 +291,12 @@ class CodePath(TorchDistribution):
         """Log density, (...), in nats."""
         if self._validate_args:
             self._validate_sample(torch.where(self.valid.unsqueeze(-1), value, 0.0))
-        law, _ = self.world.laws(value, self.action)
-        return torch.where(self.valid, law.code.log_prob(value), 0.0).sum(-1)
+        prediction, _ = self.world.predict_all(value, self.action)
+        return torch.where(self.valid, prediction.code.log_prob(value), 0.0).sum(-1)
 
 
 class FrameModel(nn.Module):
-    """Stage V: single frames, whose codes know nothing of each other.
+    """Stage V: single frames, whose codes are independent.
 
     Args:
         whole: the model whose decoder it uses.
@@ -331,14 +331,15 @@ class MemoryModel(nn.Module):
         rows, steps = code.shape[:2]
         whole = self.whole
         valid = valid_steps(length, rows, steps, code.device)
-        law, _ = whole.laws(code, action)
+        prediction, _ = whole.predict_all(code, action)
         weight = torch.where(done > 0.5, whole.end_weight, 1.0)
         follows = valid & (torch.arange(steps, device=code.device) > 0)
         with pyro.plate("data", rows, dim=-2), pyro.plate("time", steps, dim=-1):
             with poutine.mask(mask=cast(torch.BoolTensor, valid)):
-                pyro.sample("code", law.code, obs=code)
+                pyro.sample("code", prediction.code, obs=code)
             with poutine.mask(mask=cast(torch.BoolTensor, follows)), poutine.scale(scale=weight):
-                shifted = law.end + math.log(whole.end_weight)  # what the weight does to the best law
+                # the weight shifts the best logit by its logarithm
+                shifted = prediction.end + math.log(whole.end_weight)
                 pyro.sample("done", dist.Bernoulli(logits=shifted, validate_args=False), obs=done)
 
 

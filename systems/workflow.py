@@ -206,33 +206,33 @@ def query(
 def practise(
     run: str | Path, out: str | Path | None = None, seed: int = 0, sets: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """Train a player in what a trained system dreams, and keep it in a new file.
+    """Train an agent in what a trained system dreams, and keep it in a new file.
 
     Args:
         run: a run folder, or what `System.save` wrote.
-        out: file of the player; the first free `players/player-N.json` in the run folder by default.
+        out: file of the agent; the first free `players/player-N.json` in the run folder by default.
         seed: of the search and of everything drawn.
-        sets: option of the system's `practise` -> text.
+        sets: option of the system's `train_agent` -> text.
 
     Returns:
-        `run`, `out`, `inside` where it practised, `generations`, and `score`, the mean of the last one, in steps.
+        `run`, `out`, `inside` where it was trained, `generations`, and `score`, the mean of the last one, in steps.
 
     Raises:
         RunError: not a run folder, or `out` exists.
         ConfigError: a system that dreams no games, or options that do not fit.
     """
     system = systems.load(run)
-    beside = getattr(system, "practise_beside", None)
-    if beside is None:
-        raise ConfigError(f"{system.name} dreams no games, so nobody can practise in it; train `world` for that.")
-    options = _call_options(system, sets or {}, "practise")
-    player, path = beside(run, out, seed, **options)
-    score = player.curve[-1][0]
+    train = getattr(system, "train_agent_beside", None)
+    if train is None:
+        raise ConfigError(f"{system.name} dreams no games, so no agent can be trained in it; train `world` for that.")
+    options = _call_options(system, sets or {}, "train_agent")
+    agent, path = train(run, out, seed, **options)
+    score = agent.curve[-1][0]
     return {
         "run": str(run),
         "out": str(path),
-        "inside": player.inside,
-        "generations": len(player.curve),
+        "inside": agent.inside,
+        "generations": len(agent.curve),
         "score": score,
     }
 

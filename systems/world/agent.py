@@ -1,4 +1,4 @@
-"""A player of its own: weights of a linear controller, how it was trained, and a file to keep it in."""
+"""A trained agent: the weights of a linear controller, how it was trained, and a file to keep it in."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from phlogiston.errors import ConfigError, RunError
 from phlogiston.files import write_json
 from phlogiston.models.dreaming import LOOKS
 
+# the first line of the format, and the folder and names of the files, are older than the word "agent"
 FORMAT = "phlogiston world player 1"
 
 
 @dataclass(frozen=True)
-class Player:
+class TrainedAgent:
     """A linear controller.
 
     Attributes:
@@ -38,7 +39,7 @@ class Player:
     curve: list[tuple[float, float]] = field(default_factory=list)
 
     def save(self, path: str | Path) -> Path:
-        """Write the player into a new JSON file, whole or not at all.
+        """Write the agent into a new JSON file, whole or not at all.
 
         Raises:
             RunError: the file exists; nothing is touched.
@@ -49,7 +50,7 @@ class Player:
         return write_json(target, {"format": FORMAT, **asdict(self), "weights": self.weights.tolist()})
 
     @classmethod
-    def load(cls, path: str | Path) -> Player:
+    def load(cls, path: str | Path) -> TrainedAgent:
         """Read what `save` wrote.
 
         Raises:
@@ -61,18 +62,18 @@ class Player:
                 raise ValueError("another format")
             content["weights"] = torch.tensor([float(v) for v in content["weights"]])
             content["curve"] = [(float(a), float(b)) for a, b in content["curve"]]
-            found = cls(**content)
+            agent = cls(**content)
         except FileNotFoundError:
-            raise RunError(f"there is no player {str(path)!r}; `phlogiston practise` trains one") from None
+            raise RunError(f"there is no agent {str(path)!r}; `phlogiston practise` trains one") from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise RunError(f"{path} holds no player: {error}") from error
-        if found.looks not in LOOKS or not all(map(math.isfinite, found.weights.tolist())):
-            raise RunError(f"{path} holds no player: looks is {found.looks!r}, or a weight is not finite")
-        return found
+            raise RunError(f"{path} holds no agent: {error}") from error
+        if agent.looks not in LOOKS or not all(map(math.isfinite, agent.weights.tolist())):
+            raise RunError(f"{path} holds no agent: looks is {agent.looks!r}, or a weight is not finite")
+        return agent
 
 
-def beside(run: str | Path, name: str = "player") -> Path:
-    """A file for a new player in a run folder: the first free of players/NAME-1.json, NAME-2.json, ...
+def free_path(run: str | Path, name: str = "player") -> Path:
+    """Path for a new agent in a run folder: the first free of players/NAME-1.json, NAME-2.json, ...
 
     Raises:
         ConfigError: a name with a slash in it.

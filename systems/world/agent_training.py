@@ -1,4 +1,4 @@
-"""What a world model does with players: train them in the dream or in the game, and let them act in either."""
+"""The verbs of agents in world models: train them in the dream or in the game, and let them act in either."""
 
 from __future__ import annotations
 
@@ -14,39 +14,39 @@ from phlogiston.errors import ConfigError, RunError, unknown_name
 from phlogiston.models.dreaming import Agent, DreamGame, Ends, Linear, Random, Rollouts, dream, play
 from phlogiston.systems.base import System
 from phlogiston.systems.calls import at_least, evaluating
-from phlogiston.systems.world.agent import Player, beside
+from phlogiston.systems.world.agent import TrainedAgent, free_path
 from phlogiston.systems.world.config import Config as WorldConfig
 from phlogiston.systems.world.training import Search, search
 
-FIRST_GAME = 1 << 40  # games that players are trained and scored in; none of the data's
+FIRST_GAME = 1 << 40  # games that agents are trained and scored in; none of the data's
 
 
-class PlayerVerbs(System):
-    """The verbs of `WorldModel` that players have a part in."""
+class AgentVerbs(System):
+    """The verbs of `WorldModel` that train agents or let them act."""
 
     config: WorldConfig
 
-    # ----- players ------------------------------------------------------------------------------------------------
+    # ----- agents ------------------------------------------------------------------------------------------------
 
     @property
-    def player(self) -> Player | None:
-        """The player trained with the model, or None where there is none."""
+    def agent(self) -> TrainedAgent | None:
+        """The agent trained with the model, or None where there is none."""
         self._need_fit()
         c = self.config
         if not c.generations:
             return None
         curve = [(float(a), float(b)) for a, b in self.model.curve.tolist()]
-        return Player(self.model.player.clone(), c.looks, "dream", c.tau, c.ends, curve)
+        return TrainedAgent(self.model.player.clone(), c.looks, "dream", c.tau, c.ends, curve)
 
-    def practise_inside(self) -> None:
-        """Train the player that is kept with the parameters; called at the end of training."""
+    def train_own_agent(self) -> None:
+        """Train the agent that is kept with the parameters; called at the end of training."""
         c = self.config
-        found = self._search(c.looks, "dream", c.tau, c.ends, c.generations, c.population, c.rollouts, c.spread, 0, 0)
+        result = self._search(c.looks, "dream", c.tau, c.ends, c.generations, c.population, c.rollouts, c.spread, 0, 0)
         with torch.no_grad():
-            self.model.player.copy_(found.weights)
-            self.model.curve.copy_(torch.tensor(found.curve))
+            self.model.player.copy_(result.weights)
+            self.model.curve.copy_(torch.tensor(result.curve))
 
-    def practise(
+    def train_agent(
         self,
         *,
         looks: str | None = None,
@@ -60,8 +60,8 @@ class PlayerVerbs(System):
         max_steps: int | None = None,
         seed: int = 0,
         out: str | Path | None = None,
-    ) -> Player:
-        """Train a player by evolution; what is not given is as configured.
+    ) -> TrainedAgent:
+        """Train an agent by evolution; what is not given is as configured.
 
         Args:
             looks: what it looks at: "z" the code, "h" the memory, "zh" both.
@@ -74,7 +74,7 @@ class PlayerVerbs(System):
             spread: standard deviation their weights begin with.
             max_steps: longest rollout.
             seed: of the search and of everything drawn.
-            out: file to keep the player in, JSON; None keeps it in memory.
+            out: file to keep the agent in, JSON; None keeps it in memory.
 
         Raises:
             ConfigError: options out of range; a game that cannot be played here.
@@ -85,7 +85,7 @@ class PlayerVerbs(System):
         if out is not None and Path(out).exists():
             raise RunError(f"{out} exists already; choose another name, nothing was written")
         if inside not in ("dream", "game"):
-            raise unknown_name("place to practise", inside, ("dream", "game"))
+            raise unknown_name("value of inside", inside, ("dream", "game"))
         chosen = (
             looks if looks is not None else c.looks,
             inside,
@@ -98,25 +98,25 @@ class PlayerVerbs(System):
             max_steps or 0,
             seed,
         )
-        found = self._search(*chosen)
-        player = Player(found.weights, chosen[0], inside, chosen[2], chosen[3], found.curve)
+        result = self._search(*chosen)
+        agent = TrainedAgent(result.weights, chosen[0], inside, chosen[2], chosen[3], result.curve)
         if out is not None:
-            player.save(out)
-        return player
+            agent.save(out)
+        return agent
 
-    def practise_beside(
+    def train_agent_beside(
         self, run: str | Path, out: str | Path | None = None, seed: int = 0, **options: Any
-    ) -> tuple[Player, Path]:
-        """Train a player and keep it in a new file, by default the first free one beside a run.
+    ) -> tuple[TrainedAgent, Path]:
+        """Train an agent and keep it in a new file, by default the first free one beside a run.
 
         Args:
             run: the run folder.
-            out: file of the player; see `world_player.beside` for the default.
-            seed: as `practise`.
-            **options: as `practise`.
+            out: file of the agent; see `agent.free_path` for the default.
+            seed: as in `train_agent`.
+            **options: as in `train_agent`.
         """
-        path = beside(run) if out is None else Path(out)
-        return self.practise(seed=seed, out=path, **options), path
+        path = free_path(run) if out is None else Path(out)
+        return self.train_agent(seed=seed, out=path, **options), path
 
     def _search(
         self,
@@ -137,13 +137,13 @@ class PlayerVerbs(System):
         game = self._game() if inside == "game" else None
 
         def score(points: Tensor, number: int) -> Tensor:
-            agent, rows = Linear(points, world, looks), len(points) * rollouts
+            controllers, rows = Linear(points, world, looks), len(points) * rollouts
             if game is None:
-                found = dream(world, agent, rows, steps, tau=tau, ends=ends, seed=number)
+                outcome = dream(world, controllers, rows, steps, tau=tau, ends=ends, seed=number)
             else:  # the same games for all, so that luck does not choose
                 games = (FIRST_GAME + number * rollouts + torch.arange(rollouts)).repeat(len(points))
-                found = play(world, encode, agent, game, games, steps)
-            return found.score.unflatten(0, (len(points), rollouts)).mean(1)
+                outcome = play(world, encode, controllers, game, games, steps)
+            return outcome.score.unflatten(0, (len(points), rollouts)).mean(1)
 
         return search(score, world, looks, generations, population, spread, seed)
 
@@ -159,14 +159,14 @@ class PlayerVerbs(System):
         return DodgeEnv(**self.schema["game"])
 
     def _agent(self, policy: Any, looks: str | None) -> tuple[Agent, int]:
-        """Somebody who acts, and how many controllers that is."""
+        """The agent of a policy, and how many controllers it has."""
         if policy is None:
-            policy = self.player if self.config.generations else "random"
+            policy = self.agent if self.config.generations else "random"
         if isinstance(policy, str | Path) and str(policy) != "random":
-            policy = Player.load(policy)
+            policy = TrainedAgent.load(policy)
         if isinstance(policy, str):
             return Random(self.schema["actions"], self.schema["keep"]), 1
-        if isinstance(policy, Player):
+        if isinstance(policy, TrainedAgent):
             policy, looks = policy.weights, policy.looks
         weights = torch.as_tensor(policy, dtype=torch.float32)
         weights = weights.unsqueeze(0) if weights.dim() == 1 else weights
@@ -175,7 +175,7 @@ class PlayerVerbs(System):
     def dream(
         self,
         policy: Any = None,
-        n_rollouts: int = 16,
+        num_rollouts: int = 16,
         *,
         tau: float | None = None,
         max_steps: int | None = None,
@@ -184,12 +184,12 @@ class PlayerVerbs(System):
         seed: int = 0,
         keep: bool = False,
     ) -> Rollouts:
-        """Let players act in the dream.
+        """Let agents act in the dream.
 
         Args:
-            policy: weights (P, F) of P controllers, or (F,) of one; a `Player`, or the file of one; "random"; the
-                player trained with the model by default.
-            n_rollouts: dreams of each controller.
+            policy: weights (P, F) of P controllers, or (F,) of one; a `TrainedAgent`, or the file of one; "random"; the
+                agent trained with the model by default.
+            num_rollouts: dreams of each controller.
             tau: temperature: logits of components are divided by it, variances multiplied; as configured by default.
             max_steps: longest dream; the longest game by default.
             ends: "sampled" or "rule".
@@ -198,7 +198,7 @@ class PlayerVerbs(System):
             keep: keep codes and actions.
 
         Returns:
-            P * n_rollouts rows, those of the first controller first.
+            P * num_rollouts rows, those of the first controller first.
 
         Raises:
             ConfigError: options out of range.
@@ -206,7 +206,7 @@ class PlayerVerbs(System):
         """
         self._need_fit()
         agent, count = self._agent(policy, looks)
-        c, rows = self.config, count * at_least("n_rollouts", n_rollouts, 1)
+        c, rows = self.config, count * at_least("num_rollouts", num_rollouts, 1)
         with evaluating(self.model):
             return dream(
                 self.model, agent, rows, max_steps or self.longest, tau=c.tau if tau is None else tau,
@@ -216,7 +216,7 @@ class PlayerVerbs(System):
     def play(
         self,
         policy: Any = None,
-        n_games: int = 64,
+        num_games: int = 64,
         *,
         game: Any = None,
         max_steps: int | None = None,
@@ -224,11 +224,11 @@ class PlayerVerbs(System):
         seed: int = 0,
         keep: bool = False,
     ) -> Rollouts:
-        """Let players play the game itself, which they see through encoder and memory.
+        """Let agents play the game itself, which they see through encoder and memory.
 
         Args:
             policy: as in `dream`.
-            n_games: games of each controller, the same for all of them.
+            num_games: games of each controller, the same for all of them.
             game: where to play: an object with `reset`, `step` and `render` (`models.dreaming.Game`); the one the data
                 come from by default.
             max_steps: longest game.
@@ -238,7 +238,7 @@ class PlayerVerbs(System):
         """
         self._need_fit()
         agent, count = self._agent(policy, looks)
-        games = (2 * FIRST_GAME + torch.arange(at_least("n_games", n_games, 1))).repeat(count)
+        games = (2 * FIRST_GAME + torch.arange(at_least("num_games", num_games, 1))).repeat(count)
         with evaluating(self.model, self.guide):
             return play(
                 self.model, self.guide.encode, agent, self._game() if game is None else game, games,

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from phlogiston.errors import ConfigError
 
-SUMMARY = "world model: learns a game from watching, dreams it, and trains a player inside the dream"
+SUMMARY = "world model: learns a game from recordings, dreams it, and trains an agent inside the dream"
 PAPER = "Ha and Schmidhuber, World models, arXiv 1803.10122"
 
 
@@ -16,19 +16,19 @@ class Config:
     """Every option of the system.
 
     Attributes:
-        code: Z, numbers a frame is described by.
+        code: Z, size of the code of a frame.
         widths: channels of the encoder after each halving of the frame, down to 4 x 4 pixels; the decoder mirrors them.
-            Left empty, 16, 32, 64 and so many at every further one.
+            Left empty: 16, 32, then 64 at every further one.
         features: of a frame, between encoder and code.
-        noise: standard deviation of a pixel. What is small in a frame, such as a ball, is seen only if it is small.
-        free_bits: nats per number of the code that cost nothing, for every frame by itself.
+        noise: standard deviation of a pixel. Small objects, such as a ball, are encoded only if it is small.
+        free_bits: nats per entry of the code and frame that are free of cost.
         hidden: units of the memory.
         layers: of the memory.
         num_components: components K of each mixture.
-        kind: "factorised", a mixture for every number of the code by itself, or "diag", one for the whole code.
+        kind: "factorised", a mixture for every entry of the code by itself, or "diag", one for the whole code.
         min_scale: smallest standard deviation of a component.
-        end_weight: how often a frame at which the game ends counts.
-        end_share: how many nats of the end count as much as one of the code.
+        end_weight: weight of a frame at which the game ends.
+        end_share: weight of the nats of the end, relative to those of the code.
         frame_steps: optimiser steps of the first stage, on single frames.
         frame_batch: games per step of the first stage.
         frames_per_game: frames taken from each.
@@ -38,13 +38,13 @@ class Config:
         learning_rate: peak of its schedule.
         warmup: share of a stage's steps the rise takes.
         clip: largest gradient norm.
-        looks: what the controller looks at: "z" the code, "h" the memory, "zh" both.
+        looks: what the controller takes: "z" the code, "h" the memory, "zh" both.
         generations: of the controller's training in the dream at the end; 0 trains none.
         population: controllers per generation.
         rollouts: dreams of each.
         spread: standard deviation the controllers' weights begin with.
         tau: temperature of the dream they train in. Above 1 it is harder than the game.
-        ends: "sampled" draws the end of a dream, "rule" ends where the paper's weighted law gives it one half.
+        ends: "sampled" draws the end of a dream, "rule" ends where the paper's weighted probability passes one half.
         max_steps: longest dream and longest game; 0 for the longest game in the data.
     """
 

@@ -1,4 +1,4 @@
-"""Games as a world model takes them: checked, padded, and described."""
+"""Games as a world model takes them, checked."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def check_games(tensors: Mapping[str, Any], schema: Mapping[str, Any] | None = N
     if action.is_floating_point() or action.dtype == torch.bool or int(action.min()) < 0:
         raise DataError("action must hold whole numbers from 0 on, one per frame")
     if schema is not None and int(action.max()) >= schema["actions"]:
-        raise DataError(f"action holds {int(action.max())}; this model knows {schema['actions']} actions")
+        raise DataError(f"action holds {int(action.max())}; this model has {schema['actions']} actions")
     if int(length.min()) < 2 or int(length.max()) > steps:
         row = int(((length < 2) | (length > steps)).nonzero()[0])
         raise DataError(f"game {row} has length {int(length[row])}; expected 2 to {steps} frames")
@@ -51,12 +51,12 @@ def check_games(tensors: Mapping[str, Any], schema: Mapping[str, Any] | None = N
     if bool(early.any()):
         row = int(early.any(1).nonzero()[0])
         raise DataError(f"game {row} goes on after its end: 'done' may be True at the last frame only")
-    found = frames if frames.dtype == torch.uint8 else (frames * 255.0).round().to(torch.uint8)
-    return {"frames": found, "action": action.long(), "done": done, "length": length.long()}
+    encoded = frames if frames.dtype == torch.uint8 else (frames * 255.0).round().to(torch.uint8)
+    return {"frames": encoded, "action": action.long(), "done": done, "length": length.long()}
 
 
 def check_frames(frames: Tensor, schema: Mapping[str, Any] | None = None) -> Tensor:
-    """Refuse what are no frames, or frames of another form.
+    """Check frames: their axes, size and values.
 
     Raises:
         ShapeError: wrong axes, channels or size.

@@ -1,13 +1,14 @@
-"""Games of which something is known, by a particle filter: what comes next, what was in between, how it might end.
+"""Games given evidence, by a particle filter: what comes next, what was in between, how it might end.
 
-Particles walk from the first frame to the last. A frame that is known in whole is met by a code drawn from the encoder;
-otherwise the memory draws the code, and known pixels weigh it. Given its code a frame's pixels are independent normals,
-so known pixels, soft values and boxes weigh by their exact probability, and what is left open is drawn from what they
-leave. When weights have become uneven particles are resampled within independent islands, whole paths at a time. The
-mean weight estimates the probability of the evidence without bias, and the islands tell how well.
+Particles go from the first frame to the last. For a frame that is known in whole the encoder proposes the code;
+otherwise the memory draws the code, and known pixels weight it. Given its code a frame's pixels are independent
+normals, so known pixels, soft values and boxes weight it by their exact probability, and free pixels are drawn
+conditionally. When weights have become uneven particles are resampled within independent islands, whole paths at a
+time. The mean weight estimates the probability of the evidence without bias, and the spread of the islands gives its
+error.
 
-A game is over at its end: nothing is known of, and nothing happens in, what would follow; the last frame stays. What
-was done is a condition: known actions have no probability, others are drawn, all alike.
+Behind the end of a game the last frame stays, and evidence of more excludes a particle. Actions are conditions: known
+ones have no probability, others are drawn uniformly.
 
 Reference: Doucet, de Freitas and Gordon, "Sequential Monte Carlo methods in practice", 2001.
 """
@@ -38,7 +39,7 @@ SITES = ("frames", "action", "done", "code")
 METHODS = ("auto", "smc")
 _FIELDS = ("value", "mask", "mean", "sd", "lower", "upper")
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
-_ISLAND = 8  # particles of a game that walk together when it is scored
+_ISLAND = 8  # particles of a game that are resampled together when it is scored
 
 
 @torch.no_grad()
@@ -47,7 +48,7 @@ def filter_games(
     guide: WorldGuide,
     evidence: Any,
     ask: Sequence[str] | None,
-    particles: int,
+    num_particles: int,
     steps: int | None,
     typical: int,
     seed: int | None,
@@ -58,36 +59,38 @@ def filter_games(
         EvidenceError: malformed evidence, or evidence no particle satisfies.
         ConfigError: fewer than two particles.
     """
-    if particles < 2:
-        raise ConfigError(f"num_samples is {particles}; a particle filter needs at least 2")
-    wanted = list(ask or SITES)
-    for name in wanted:
+    if num_particles < 2:
+        raise ConfigError(f"num_samples is {num_particles}; a particle filter needs at least 2")
+    requested = list(ask or SITES)
+    for name in requested:
         if name not in SITES:
-            raise EvidenceError(f"ask is {wanted}; sites are {', '.join(SITES)}")
+            raise EvidenceError(f"ask is {requested}; sites are {', '.join(SITES)}")
     question = normalise(evidence, SITES[:3])
-    told = max((_steps(name, piece) for name, pieces in question.items() for piece in pieces), default=0)
-    count = max(told, steps or 0) or typical
-    if steps is not None and steps < told:
-        raise EvidenceError(f"steps is {steps}, but the evidence is about {told} frames")
-    about, constant = _about_frames(question.get("frames", ()), count, world)
-    pixels = torch.cat([about.values[about.known], about.soft_mean])
-    if len(pixels):  # a picture's lie between 0 and 1
-        beyond = torch.maximum(pixels - 1, -pixels).max().clamp_min(0.0)
+    mentioned = max((_steps(name, piece) for name, pieces in question.items() for piece in pieces), default=0)
+    count = max(mentioned, steps or 0) or typical
+    if steps is not None and steps < mentioned:
+        raise EvidenceError(f"steps is {steps}, but the evidence is about {mentioned} frames")
+    pixels, constant = _frame_evidence(question.get("frames", ()), count, world)
+    values = torch.cat([pixels.values[pixels.known], pixels.soft_mean])
+    if len(values):  # those of the model lie between 0 and 1
+        beyond = torch.maximum(values - 1, -values).max().clamp_min(0.0)
         warn_if_far({"a pixel of 'frames'": float(beyond) / world.noise}, "query (particle filter)")
-    action = _about_actions(question.get("action", ()), count, world.actions)
-    done = _about_ends(question.get("done", ()), count)
+    action = _action_evidence(question.get("action", ()), count, world.actions)
+    done = _end_evidence(question.get("done", ()), count)
     seed = int(torch.randint(2**31, ())) if seed is None else seed
     generator = torch.Generator().manual_seed(seed)
-    path, islands = _Walk(world, guide, about, action, done, particles, generator, "code" in wanted).run()
+    path, islands = _ParticleFilter(
+        world, guide, pixels, action, done, num_particles, generator, "code" in requested
+    ).run()
     ess, (error, why) = islands.effective_size(), islands.error()
-    warn_if_poor(ess, particles, "query (particle filter)")
+    warn_if_poor(ess, num_particles, "query (particle filter)")
     index, weights = replace_dead(islands.log_weights)
-    samples = {name: path[name][index] for name in wanted}
+    samples = {name: path[name][index] for name in requested}
     if "frames" in samples:  # bit for bit
-        exact = about.values.reshape(count, *path["frames"].shape[2:])
+        exact = pixels.values.reshape(count, *path["frames"].shape[2:])
         free = samples["frames"].double()
-        free = free.maximum(about.lower.reshape(exact.shape)).minimum(about.upper.reshape(exact.shape))  # of rounding
-        samples["frames"] = free.where(~about.known.reshape(exact.shape), exact)
+        free = free.maximum(pixels.lower.reshape(exact.shape)).minimum(pixels.upper.reshape(exact.shape))  # of rounding
+        samples["frames"] = free.where(~pixels.known.reshape(exact.shape), exact)
     return Answer(
         samples,
         weights + constant,
@@ -99,38 +102,38 @@ def filter_games(
     )
 
 
-class _Walk:
-    """Particles on their way through one game."""
+class _ParticleFilter:
+    """A particle filter over the frames of one game."""
 
     def __init__(
         self,
         world: World,
         guide: WorldGuide,
-        about: LinearEvidence,
+        pixels: LinearEvidence,
         action: Tensor,
         done: Tensor,
-        particles: int,
+        num_particles: int,
         generator: torch.Generator,
         codes: bool,
     ) -> None:
-        self.codes = codes  # asked for: then they are open even where all else is known
-        self.world, self.guide, self.n, self.generator = world, guide, particles, generator
+        self.codes = codes  # requested: then they are open even where all else is known
+        self.world, self.guide, self.n, self.generator = world, guide, num_particles, generator
         self.steps = len(done)
         self.shape = (world.channels, world.size, world.size)
         rows = (self.steps, -1)
-        self.known, self.values = about.known.reshape(rows), about.values.reshape(rows)
-        self.lower, self.upper = about.lower.reshape(rows), about.upper.reshape(rows)
+        self.known, self.values = pixels.known.reshape(rows), pixels.values.reshape(rows)
+        self.lower, self.upper = pixels.lower.reshape(rows), pixels.upper.reshape(rows)
         self.action, self.done = action, done
-        pixels = self.known.shape[1]
+        size = self.known.shape[1]
         self.soft: dict[int, list[tuple[int, float, float]]] = {}
-        for place, entry in enumerate(about.soft.tolist()):
-            item = (entry % pixels, float(about.soft_mean[place]), float(about.soft_sd[place]))
-            self.soft.setdefault(entry // pixels, []).append(item)
+        for i, entry in enumerate(pixels.soft.tolist()):
+            item = (entry % size, float(pixels.soft_mean[i]), float(pixels.soft_sd[i]))
+            self.soft.setdefault(entry // size, []).append(item)
         boxed = (torch.isfinite(self.lower) | torch.isfinite(self.upper)).any(1)
-        self.told = self.known.any(1) | boxed | torch.tensor([t in self.soft for t in range(self.steps)])
+        self.constrained = self.known.any(1) | boxed | torch.tensor([t in self.soft for t in range(self.steps)])
 
     def run(self) -> tuple[dict[str, Tensor], Islands]:
-        """Walk; return paths, and weights and ancestors."""
+        """Return paths, and their weights and ancestors."""
         n, steps = self.n, self.steps
         state = self.world.start(n)
         path = {
@@ -149,7 +152,7 @@ class _Walk:
                 old = {name: path[name][:, t - 1] for name in ("code", "frames")}
                 code = torch.where(ended.unsqueeze(1), old["code"], code)
                 frame = torch.where(ended.reshape(-1, 1, 1, 1), old["frames"], frame)
-                over = -math.inf if bool(self.told[t]) or int(self.done[t]) == 0 else 0.0
+                over = -math.inf if bool(self.constrained[t]) or int(self.done[t]) == 0 else 0.0
                 gain = torch.where(ended, over, gain)
                 ended = ended | end
             action = self._act(t)
@@ -167,29 +170,29 @@ class _Walk:
         return path, islands
 
     def _open(self, t: int) -> bool:
-        """Tell whether anything of step t is to be found out."""
-        told = bool(self.known[t].all()) and int(self.action[t].sum()) == 1
-        return not told or (t > 0 and int(self.done[t]) < 0)
+        """Tell whether anything of step t is unknown."""
+        known = bool(self.known[t].all()) and int(self.action[t].sum()) == 1
+        return not known or (t > 0 and int(self.done[t]) < 0)
 
     def _frame(self, state: State, t: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Draw the code and the frame of step t, and whether it is the end; and what the evidence says of them."""
-        law = self.world.law(state)
+        """Draw the code and the frame of step t and whether it is the end; return them with their log weights."""
+        prediction = self.world.predict(state)
         n, gain = self.n, torch.zeros(self.n, dtype=torch.float64)
         if bool(self.known[t].all()):
-            seen = self.values[t].float().reshape(1, *self.shape)
-            loc, scale = self.guide.encode(seen)
+            frame = self.values[t].float().reshape(1, *self.shape)
+            loc, scale = self.guide.encode(frame)
             noise = torch.randn(n, self.world.code, generator=self.generator)
             code = loc + scale * noise
             proposed = (-0.5 * noise.square() - scale.log() - _HALF_LOG_2PI).double().sum(-1)
-            gain = gain + law.code.log_prob(code).double() - proposed
+            gain = gain + prediction.code.log_prob(code).double() - proposed
         else:
-            code = law.code.draw(generator=self.generator)
+            code = prediction.code.draw(generator=self.generator)
         frame, weight = self._pixels(self.world.picture(code).double().flatten(1), t)
         gain = gain + weight
         end = torch.zeros(n, dtype=torch.bool)
         if t:
             known = int(self.done[t])
-            chance = law.end.double()
+            chance = prediction.end.double()
             if known >= 0:
                 end = torch.full_like(end, bool(known))
                 gain = gain + torch.nn.functional.logsigmoid(chance if known else -chance)
@@ -198,7 +201,7 @@ class _Walk:
         return code, frame.float().unflatten(1, self.shape), end, gain
 
     def _pixels(self, mean: Tensor, t: int) -> tuple[Tensor, Tensor]:
-        """Draw pixels around their means (n, D), and weigh by what is known of them."""
+        """Draw pixels around their means (n, D), and weight them by the evidence."""
         variance = torch.full_like(mean[0], self.world.noise**2)
         weight = torch.zeros(len(mean), dtype=torch.float64)
         for pixel, value, sd in self.soft.get(t, ()):
@@ -229,7 +232,7 @@ def log_likelihood(
     world: World,
     guide: WorldGuide,
     games: dict[str, Tensor],
-    particles: int,
+    num_particles: int,
     keys: Tensor,
 ) -> tuple[Tensor, Tensor | None]:
     """Estimate log p(frames, done | action) of whole games, all games side by side.
@@ -238,15 +241,15 @@ def log_likelihood(
         world: whose probability.
         guide: proposes codes.
         games: `frames` floats (rows, T, C, H, W), `action`, `done` (rows, T), `length` (rows,).
-        particles: per game; from 32 on they walk in islands of 8, whose spread tells the error.
+        num_particles: per game; from 32 on in islands of 8, whose spread gives the error.
         keys: (rows,), the seeds of the games' draws.
 
     Returns:
         Log probabilities (rows,) in nats, and their standard errors (rows,), None below 32 particles.
     """
     rows, steps = games["action"].shape
-    islands = particles // _ISLAND if particles >= 4 * _ISLAND else 1
-    size = particles // islands
+    islands = num_particles // _ISLAND if num_particles >= 4 * _ISLAND else 1
+    size = num_particles // islands
     particles = islands * size
     state = world.start(rows * particles)
     weights = torch.zeros(rows, islands, size, dtype=torch.float64)
@@ -254,17 +257,17 @@ def log_likelihood(
         counts = t < games["length"]
         if not bool(counts.any()):
             break
-        law = world.law(state)
+        prediction = world.predict(state)
         frame = games["frames"][:, t]
         loc, scale = (part.repeat_interleave(particles, 0) for part in guide.encode(frame))
         noise = normal(keys, particles, loc.shape[1], stream=2 * t).flatten(0, 1)
         code = loc + scale * noise
-        gain = (law.code.log_prob(code) - (-0.5 * noise.square() - scale.log() - _HALF_LOG_2PI).sum(-1)).double()
+        gain = (prediction.code.log_prob(code) - (-0.5 * noise.square() - scale.log() - _HALF_LOG_2PI).sum(-1)).double()
         gap = (frame.repeat_interleave(particles, 0) - world.picture(code)).flatten(1) / world.noise
         gain = gain + (-0.5 * gap.square() - math.log(world.noise) - _HALF_LOG_2PI).double().sum(-1)
         if t:
             sign = torch.where(games["done"][:, t].repeat_interleave(particles, 0), 1.0, -1.0)
-            gain = gain + torch.nn.functional.logsigmoid(sign * law.end).double()
+            gain = gain + torch.nn.functional.logsigmoid(sign * prediction.end).double()
         weights = torch.where(counts[:, None, None], weights + gain.reshape(weights.shape), weights)
         state = world.observe(state, code, games["action"][:, t].repeat_interleave(particles, 0))
         uneven = (effective_size(weights, 2) < 0.5 * size).unsqueeze(2)
@@ -286,7 +289,7 @@ def log_likelihood(
 
 
 def _steps(name: str, piece: Piece) -> int:
-    """How many frames a piece is about; 0 where it says the same of all."""
+    """Number of frames that evidence covers; 0 where it is the same for all."""
     axes = 4 if name == "frames" else 1
     sizes = set()
     for field in _FIELDS:
@@ -301,7 +304,7 @@ def _steps(name: str, piece: Piece) -> int:
     return sizes.pop() if sizes else 0
 
 
-def _about_frames(pieces: Sequence[Piece], steps: int, world: World) -> tuple[LinearEvidence, float]:
+def _frame_evidence(pieces: Sequence[Piece], steps: int, world: World) -> tuple[LinearEvidence, float]:
     shape = (world.channels, world.size, world.size)
     nothing = {"value": 0.0, "mask": 0.0, "mean": 0.0, "sd": math.inf, "lower": -math.inf, "upper": math.inf}
     flat = []
@@ -326,15 +329,15 @@ def _about_frames(pieces: Sequence[Piece], steps: int, world: World) -> tuple[Li
             mask[: long or steps] = 1.0
             fields["mask"] = mask.flatten()
         flat.append(type(piece)(**fields))
-    about, constant = lower_vector("frames", flat, steps * math.prod(shape))
-    if len(about.rows):
+    compiled, constant = lower_vector("frames", flat, steps * math.prod(shape))
+    if len(compiled.rows):
         raise EvidenceError("evidence for 'frames': half-spaces tie pixels together; use Known, Near or Within")
-    if bool((about.soft_fraction > 0).any()):
+    if bool((compiled.soft_fraction > 0).any()):
         raise EvidenceError("evidence for 'frames': fractional masks are not for games; use Near")
-    return about, float(constant)
+    return compiled, float(constant)
 
 
-def _about_actions(pieces: Sequence[Piece], steps: int, actions: int) -> Tensor:
+def _action_evidence(pieces: Sequence[Piece], steps: int, actions: int) -> Tensor:
     """Which actions are allowed at each frame, bool (steps, actions)."""
     allowed = torch.ones(steps, actions, dtype=torch.bool)
     for piece in pieces:
@@ -355,20 +358,20 @@ def _about_actions(pieces: Sequence[Piece], steps: int, actions: int) -> Tensor:
     return allowed
 
 
-def _about_ends(pieces: Sequence[Piece], steps: int) -> Tensor:
-    """What is known of the end at each frame: 1, 0, or -1 where nothing is."""
-    found = torch.full((steps,), -1)
+def _end_evidence(pieces: Sequence[Piece], steps: int) -> Tensor:
+    """Whether each frame is the end: 1, 0, or -1 where that is unknown."""
+    ends = torch.full((steps,), -1)
     for piece in pieces:
         if not isinstance(piece, Known):
             raise EvidenceError(f"evidence for 'done': {type(piece).__name__} does not fit; use Known")
         for t, value in _entries("done", piece, steps):
             number = _whole("done", value, 2)
-            if int(found[t]) not in (-1, number):
+            if int(ends[t]) not in (-1, number):
                 raise EvidenceError(f"evidence for 'done': frame {t} is said to be the end and not to be")
-            found[t] = number
-    if int(found[0]) == 1:
+            ends[t] = number
+    if int(ends[0]) == 1:
         raise EvidenceError("evidence for 'done': a game cannot end at its first frame")
-    return found
+    return ends
 
 
 def _entries(name: str, piece: Known, steps: int) -> list[tuple[int, float]]:

@@ -43,10 +43,10 @@ def survival(e: Evaluation[WorldModel]) -> dict[str, Metric]:
     unit = {"unit": "steps", "longest": system.longest}
     if system.schema["game"] is not None:
         for name, policy in (("survival", None), ("survival_random", "random")):
-            if policy or system.player is not None:
+            if policy or system.agent is not None:
                 score = system.play(policy, PLAYED).score.double()
                 results[name] = from_rows(score, "estimate", higher_is_better=None if policy else True, detail=unit)
-    if system.player is not None:
+    if system.agent is not None:
         detail = {**unit, "tau": system.config.tau}
         score = system.dream(None, PLAYED).score.double()
         results["survival_dreamt"] = from_rows(score, "estimate", higher_is_better=None, detail=detail)
@@ -71,17 +71,17 @@ def memory(e: Evaluation[WorldModel]) -> dict[str, Metric]:
 
     games = _games(e)
     code = e.system.encode(games["frames"])["code_loc"]
-    law, _ = e.system.model.laws(code, games["action"])
+    prediction, _ = e.system.model.predict_all(code, games["action"])
     follows = _valid(games)
     follows[:, 0] = False
-    score = torch.where(follows, law.code.log_prob(code), 0.0).double().sum(1)
+    score = torch.where(follows, prediction.code.log_prob(code), 0.0).double().sum(1)
     steps = float(follows.sum())
     mean = -float(score.sum()) / steps
     spread = -score - mean * follows.sum(1)
     error = float(spread.square().sum().sqrt()) / steps
     detail = {"of": "the locations of the encoder's codes"}
     results = {"code_nats_per_step": Metric(mean, error, len(score), "exact", False, detail)}
-    end, truth = law.end[follows].sigmoid().numpy(), games["done"][follows].numpy()
+    end, truth = prediction.end[follows].sigmoid().numpy(), games["done"][follows].numpy()
     if 0 < truth.sum() < len(truth):
         shares = {"share of ends": float(truth.mean()), "share predicted": float(end.mean())}
         results["end_auc"] = Metric(float(roc_auc_score(truth, end)), None, int(truth.sum()), "exact", True, shares)
@@ -157,7 +157,7 @@ def continuations(
     state = system.model.start(len(order))
     path = []
     for t in range(steps):
-        now = code[:, t] if t < known else system.model.law(state).code.draw(generator=generator)
+        now = code[:, t] if t < known else system.model.predict(state).code.draw(generator=generator)
         path.append(now)
         state = system.model.observe(state, now, rows["action"][order, t])
     return frames, system.render(torch.stack(path, 1))
@@ -190,15 +190,15 @@ def dream_figure(system: WorldModel, split: Split, seed: int = 3) -> Figure:
     return figure
 
 
-def player_figure(system: WorldModel) -> Figure:
+def agent_figure(system: WorldModel) -> Figure:
     """Left: how long agents lasted in the dream, by generation. Right: how long the last one does in the game."""
-    player = system.player
-    assert player is not None
+    agent = system.agent
+    assert agent is not None
     playable = system.schema["game"] is not None
     alt = "survival of agents over generations of evolution in the dream, and of the last one in the game itself"
     figure = new_figure(8.0 if playable else 4.5, 3.0, alt)
     panels = figure.subplots(1, 2 if playable else 1, squeeze=False)[0]
-    mean, best = (np.array(v) for v in zip(*player.curve, strict=True))
+    mean, best = (np.array(v) for v in zip(*agent.curve, strict=True))
     steps = np.arange(1, len(mean) + 1)
     panels[0].plot(steps, best, color=SOFT, linewidth=1.0, label="best of the population")
     panels[0].plot(steps, mean, color=ACCENT, linewidth=1.6, label="mean of the population")
@@ -223,13 +223,13 @@ def dream(e: Evaluation[WorldModel]) -> Figure:
 
 def learning(e: Evaluation[WorldModel]) -> Figure | None:
     """How the agent improved; nothing where none was trained."""
-    agent = e.system.player
-    return player_figure(e.system) if agent is not None and agent.curve else None
+    agent = e.system.agent
+    return agent_figure(e.system) if agent is not None and agent.curve else None
 
 
 FIGURES = {
     "a game, and a dream that begins like it": dream,
-    "what a player learned in the dream": learning,
+    "what an agent learned in the dream": learning,
 }
 
 

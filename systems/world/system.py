@@ -1,11 +1,11 @@
-"""World model as a product: watch games, dream them, train a player inside the dream, let it play outside.
+"""World model as a product: learn a game from recordings, dream it, train an agent in the dream, let it play.
 
     data = phlogiston.datasets.load("dodge")
-    system = WorldModel().fit(data)               V, then M, then a player C trained in the dream alone
+    system = WorldModel().fit(data)               V, then M, then an agent C trained in the dream alone
     system.sample(4)["frames"]                    dreams of a game
-    system.play(64).score.mean()                  how long the player lasts in the game itself
-    system.practise(looks="z", inside="game")     another player
-    system.dream(weights, 8, tau=1.15)            P players in 8 dreams each, all in one batch
+    system.play(64).score.mean()                  how long the agent lasts in the game itself
+    system.train_agent(looks="z", inside="game")  another agent
+    system.dream(weights, 8, tau=1.15)            P agents in 8 dreams each, all in one batch
     system.query({"frames": Known(clip, mask)})   what comes next, given what was seen and done
 
 Reference: Ha and Schmidhuber, "World models", arXiv 1803.10122.
@@ -33,22 +33,22 @@ from phlogiston.models.world import FrameModel, MemoryModel, World
 from phlogiston.systems.base import Role, rows_of
 from phlogiston.systems.calls import at_least, evaluating
 from phlogiston.systems.frames import mean_colour, refuse_zeros_and_ones
-from phlogiston.systems.world.agent_training import PlayerVerbs
+from phlogiston.systems.world.agent_training import AgentVerbs
 from phlogiston.systems.world.config import PRESETS
 from phlogiston.systems.world.config import Config as WorldConfig
 from phlogiston.systems.world.games import check_frames, check_games
 from phlogiston.systems.world.query import METHODS, filter_games, log_likelihood
-from phlogiston.systems.world.training import DrawCodes, DrawFrames, GameRows, Practise
+from phlogiston.systems.world.training import DrawCodes, DrawFrames, GameRows, TrainAgent
 
 if TYPE_CHECKING:
     from phlogiston.inference.query.answer import Answer
 
 VISION = ("model.decoder.*", "guide.*")  # what stage V trains
 MEMORY = ("model.enter.*", "model.rnn.*", "model.head.*")  # what stage M trains
-CHUNK = 64  # games looked at together
+CHUNK = 64  # games encoded or rendered at once
 
 
-class WorldModel(PlayerVerbs):
+class WorldModel(AgentVerbs):
     """World model; options in `systems.world.config.Config`.
 
     Data hold `frames` uint8 (rows, T, C, H, W) or floats in [0, 1], `action` int64 (rows, T), what was done at each
@@ -128,7 +128,7 @@ class WorldModel(PlayerVerbs):
         )  # fmt: skip
         self.model.decoder.start_at(torch.tensor(schema["mean"]))
         self.guide = WorldGuide(self.model, widths, c.features)
-        # the player is kept beside the parameters; no gradient ever reaches it
+        # the trained agent: saved with the parameters, under the name that saved runs have; it takes no gradient
         self.model.register_buffer("player", torch.zeros(num_weights(self.model, c.looks)))
         self.model.register_buffer("curve", torch.zeros(c.generations, 2))
 
@@ -151,8 +151,8 @@ class WorldModel(PlayerVerbs):
         ]  # fmt: skip
 
     def callbacks(self) -> list[Any]:
-        """Training the player at the end."""
-        return [Practise(self)] if self.config.generations else []
+        """Train the agent at the end."""
+        return [TrainAgent(self)] if self.config.generations else []
 
     # ----- drawing and scoring ------------------------------------------------------------------------------------
 
@@ -174,7 +174,8 @@ class WorldModel(PlayerVerbs):
             seed: of everything drawn; None draws one from torch's generator.
             steps: of the longest; as long as the longest game by default.
             tau: temperature of the dream.
-            player: "random", or the file of a player; the one trained with the model by default.
+            player: "random", or the file of an agent (as `phlogiston practise` writes it); the one trained with the
+                model by default.
             ends: how dreams end.
 
         Returns:
@@ -183,15 +184,15 @@ class WorldModel(PlayerVerbs):
         """
         self._need_fit()
         seed = int(torch.randint(2**31, ())) if seed is None else seed
-        found = self.dream(player, at_least("n", n, 1), tau=tau, max_steps=steps, ends=ends, seed=seed, keep=True)
-        assert found.code is not None
-        assert found.action is not None
-        place = torch.arange(found.code.shape[1])
-        last = torch.minimum(place, found.length.unsqueeze(1) - 1)
-        frames = self.render(found.code.gather(1, last.unsqueeze(-1).expand(*last.shape, self.config.code)))
-        action = torch.cat([found.action, torch.ones_like(found.action[:, :1])], 1)[:, : len(place)]
-        over = found.ended.unsqueeze(1) & (place >= found.length.unsqueeze(1) - 1)
-        return {"frames": frames, "action": action, "done": over, "length": found.length}
+        rollouts = self.dream(player, at_least("n", n, 1), tau=tau, max_steps=steps, ends=ends, seed=seed, keep=True)
+        assert rollouts.code is not None
+        assert rollouts.action is not None
+        step = torch.arange(rollouts.code.shape[1])
+        last = torch.minimum(step, rollouts.length.unsqueeze(1) - 1)
+        frames = self.render(rollouts.code.gather(1, last.unsqueeze(-1).expand(*last.shape, self.config.code)))
+        action = torch.cat([rollouts.action, torch.ones_like(rollouts.action[:, :1])], 1)[:, : len(step)]
+        over = rollouts.ended.unsqueeze(1) & (step >= rollouts.length.unsqueeze(1) - 1)
+        return {"frames": frames, "action": action, "done": over, "length": rollouts.length}
 
     @torch.no_grad()
     def render(self, code: Tensor) -> Tensor:
@@ -287,14 +288,14 @@ class WorldModel(PlayerVerbs):
 
     @classmethod
     def demo(cls, quick: bool = False) -> list[dict[str, Any]]:
-        """Dodge: learned from watching, dreamt, and played."""
+        """Dodge: learned from recordings, dreamt, and played."""
         shorter = {"frame_steps": 60, "steps": 40, "generations": 3, "population": 8, "rollouts": 4}
         return [
             {
                 "title": "Learning to play inside a dream",
-                "text": "The model has watched somebody play at random: frames, moves, and when a ball hit. It learned "
-                "to describe a frame by a few numbers, to predict the next from what is done, and when it is over. "
-                "A player was then trained without the game: only in what the model dreams.",
+                "text": "The model was trained on games played at random: frames, moves, and when a ball hit. It "
+                "learned to describe a frame by a few numbers, to predict the next from the move, and when a game is "
+                "over. An agent was then trained without the game: only in what the model dreams.",
                 "data": "dodge",
                 "data_options": {"sizes": (60, 10, 20) if quick else (600, 20, 50), "limit": 60 if quick else 100},
                 "options": {**PRESETS["cpu"], **(shorter if quick else {})},

@@ -1,4 +1,4 @@
-"""How the world model sees its games while it trains: frames drawn from them, codes of a frozen encoder; the player."""
+"""What training needs: batches of frames, batches of codes of the frozen encoder, and the search for an agent."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ class DrawFrames:
 
     def __call__(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         frames, length = batch["frames"], batch["length"]
-        where = torch.rand(len(frames), self.count, device=frames.device)
-        place = (where * length.unsqueeze(1)).long()
+        share = torch.rand(len(frames), self.count, device=frames.device)
+        step = (share * length.unsqueeze(1)).long()
         rows = torch.arange(len(frames), device=frames.device).unsqueeze(1)
-        found = pixels(frames[rows, place])
-        assert found is not None
-        return {"frames": found}
+        drawn = pixels(frames[rows, step])
+        assert drawn is not None
+        return {"frames": drawn}
 
 
 class DrawCodes:
@@ -111,7 +111,7 @@ class DrawCodes:
 
 @dataclass(frozen=True)
 class Search:
-    """What a search for a controller found.
+    """Result of a search for a controller.
 
     Attributes:
         weights: (F,), of the last mean.
@@ -132,12 +132,12 @@ def search(
     seed: int,
     start: Tensor | None = None,
 ) -> Search:
-    """Look for a controller by evolution.
+    """Search for a controller by evolution.
 
     Args:
         score: controllers (P, F) and a seed -> their scores (P,), larger is better.
         world: whom they act in.
-        looks: what they look at.
+        looks: their inputs, see `models.dreaming.Linear`.
         generations: how many.
         population: controllers in each.
         spread: standard deviation to begin with.
@@ -150,21 +150,21 @@ def search(
     begin = torch.zeros(num_weights(world, looks)) if start is None else start
     # a whole covariance has more entries than so short a search has scores to learn them from
     diagonal = generations * population < len(begin) ** 2
-    found = CMAES(begin, spread, population, seed, diagonal)
+    evolution = CMAES(begin, spread, population, seed, diagonal)
     curve = []
     for generation in range(generations):
-        points = found.ask()
+        points = evolution.ask()
         scores = score(points.float(), seed * 1_000_003 + generation)
-        found.tell(points, -scores)
+        evolution.tell(points, -scores)
         curve.append((float(scores.mean()), float(scores.max())))
-    return Search(found.mean.float(), curve)
+    return Search(evolution.mean.float(), curve)
 
 
-class Practise:
-    """Engine callback: at the end, train the player in the dream of the finished model.
+class TrainAgent:
+    """Engine callback: at the end, train the agent in the dream of the finished model.
 
     Args:
-        system: whose player.
+        system: a `WorldModel`.
     """
 
     def __init__(self, system: Any) -> None:
@@ -173,4 +173,4 @@ class Practise:
     def on_checkpoint(self, state: State) -> None:
         """Train before the last checkpoint is written."""
         if state.step == state.total and self.system.config.generations:
-            self.system.practise_inside()
+            self.system.train_own_agent()

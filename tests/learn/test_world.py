@@ -1,4 +1,4 @@
-"""The full recipe of world models: a game learned from watching, players trained in the dream alone, judged outside."""
+"""The full recipe of world models: a game learned from recordings, agents trained in the dream, judged outside."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from phlogiston import datasets, systems
-from phlogiston.systems.world.agent import Player
+from phlogiston.systems.world.agent import TrainedAgent
 from phlogiston.systems.world.system import WorldModel
 
 from .recorder import Entry, Measured
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.learn
 Record = Callable[..., Entry]
 Kept = Callable[[str, int], Path | None]
 
-GAMES = 256  # that a player is judged by
+GAMES = 256  # that an agent is judged by
 TAUS = (0.5, 1.0, 1.15, 1.3)
 FIGURE = "steps survived in the game, mean of 256 games of at most 200"
 PLAYERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -40,17 +40,17 @@ def watch(seed: int, folder: Path | None) -> WorldModel:
     return system
 
 
-def practised(system: WorldModel, folder: Path | None, name: str, run: Measured, **options: Any) -> Player:
-    """A player, kept beside the run together with the time it took."""
+def trained(system: WorldModel, folder: Path | None, name: str, run: Measured, **options: Any) -> TrainedAgent:
+    """An agent, kept beside the run together with the time it took."""
     path = None if folder is None else folder / "players" / f"{name}.json"
     if path is not None and path.is_file():
         run.cpu_seconds = float(path.with_suffix(".seconds").read_text())
-        return Player.load(path)
-    player = system.practise(generations=40, out=path, **options)
+        return TrainedAgent.load(path)
+    agent = system.train_agent(generations=40, out=path, **options)
     run.stop()
     if path is not None:
         path.with_suffix(".seconds").write_text(str(run.cpu_seconds))
-    return player
+    return agent
 
 
 def test_world_models_teach_a_game_they_have_only_dreamt(record: Record, kept: Kept) -> None:
@@ -95,7 +95,7 @@ def test_world_models_teach_a_game_they_have_only_dreamt(record: Record, kept: K
             random.fields["dream"] = sum(dreamt["random"]) / len(dreamt["random"])
         for name, (_, options) in PLAYERS.items():
             with players[name].measure(seed) as run:
-                player = practised(system, folder, name, run, seed=seed, **options)
+                player = trained(system, folder, name, run, seed=seed, **options)
                 run.value = float(system.play(player, GAMES, seed=seed).score.mean())
                 dreamt.setdefault(name, []).append(float(system.dream(player, GAMES, seed=seed).score.mean()))
                 players[name].fields["dream"] = sum(dreamt[name]) / len(dreamt[name])
@@ -103,7 +103,7 @@ def test_world_models_teach_a_game_they_have_only_dreamt(record: Record, kept: K
             with entry.measure(seed) as run:
                 # the player of the configuration is the one of this temperature
                 name = "zh" if tau == system.config.tau else f"tau-{tau:g}"
-                player = practised(system, folder, name, run, seed=seed, tau=tau)
+                player = trained(system, folder, name, run, seed=seed, tau=tau)
                 run.value = float(system.play(player, GAMES, seed=seed).score.mean())
                 score = float(system.dream(player, GAMES, tau=tau, seed=seed).score.mean())
                 dreamt.setdefault(f"{tau:g}", []).append(score)

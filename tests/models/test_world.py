@@ -51,17 +51,17 @@ def test_teacher_forced_and_free_running_are_the_same_law(kind: str, layers: int
     action = torch.randint(3, (ROWS, STEPS))
     path = CodePath(world, action, torch.ones(ROWS, STEPS, dtype=torch.bool))
     code = path.sample()
-    law, out = world.laws(code, action)
+    prediction, out = world.predict_all(code, action)
     state = world.start(ROWS)
     total = torch.zeros(ROWS)
     for t in range(STEPS):
-        step = world.law(state)
+        step = world.predict(state)
         torch.testing.assert_close(state.out, out[:, t], rtol=1e-4, atol=1e-6)
-        torch.testing.assert_close(step.end, law.end[:, t], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(step.end, prediction.end[:, t], rtol=1e-4, atol=1e-5)
         total = total + step.code.log_prob(code[:, t])
         state = world.observe(state, code[:, t], action[:, t])
     torch.testing.assert_close(path.log_prob(code), total, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(law.code.log_prob(code).sum(-1), total, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(prediction.code.log_prob(code).sum(-1), total, rtol=1e-4, atol=1e-5)
 
 
 def test_the_program_scores_a_game_as_its_steps_do() -> None:
@@ -71,12 +71,12 @@ def test_the_program_scores_a_game_as_its_steps_do() -> None:
     trace = poutine.trace(poutine.replay(world, trace)).get_trace(**given)
     trace.compute_log_prob()
     code = trace.nodes["code"]["value"]
-    law, _ = world.laws(code, given["action"])
+    prediction, _ = world.predict_all(code, given["action"])
     for row in range(ROWS):
         n = int(LENGTH[row])
-        parts = law.code.log_prob(code)[row, :n].sum()
+        parts = prediction.code.log_prob(code)[row, :n].sum()
         torch.testing.assert_close(trace.nodes["code"]["log_prob"][row], parts)
-        ends = dist.Bernoulli(logits=law.end[row, 1:n]).log_prob(given["done"][row, 1:n]).sum()
+        ends = dist.Bernoulli(logits=prediction.end[row, 1:n]).log_prob(given["done"][row, 1:n]).sum()
         torch.testing.assert_close(trace.nodes["done"]["log_prob"][row], ends)
         pixels = dist.Normal(world.picture(code[row, :n]), 0.2).log_prob(given["frames"][row, :n]).sum()
         torch.testing.assert_close(trace.nodes["frames"]["log_prob"][row], pixels)
@@ -179,12 +179,12 @@ def test_dreams_follow_the_laws_of_the_program() -> None:
     found = dream(world, Random(3), 4000, 6, seed=1, keep=True)
     assert found.code is not None
     with torch.no_grad():
-        law, _ = world.laws(found.code[:, :2], found.action[:, :2])  # type: ignore[index]
-    chance = law.end[:, 1].sigmoid().double()
+        prediction, _ = world.predict_all(found.code[:, :2], found.action[:, :2])  # type: ignore[index]
+    chance = prediction.end[:, 1].sigmoid().double()
     ended = (found.score == 1).double()
     assert float(ended.mean()) == pytest.approx(float(chance.mean()), abs=4 * float(chance.std() + 0.5) / 4000**0.5)
-    first = law.code.mean[:, 0].double().mean(0)
-    spread = law.code.variance[:, 0].double().mean(0).sqrt()
+    first = prediction.code.mean[:, 0].double().mean(0)
+    spread = prediction.code.variance[:, 0].double().mean(0).sqrt()
     assert bool(((found.code[:, 0].double().mean(0) - first).abs() < 5 * spread / 4000**0.5).all())
 
 

@@ -1,15 +1,15 @@
 """Dodge: balls fall, a player on the bottom row steps aside or is hit.
 
 A frame is grey, `size` x `size`. Lengths are in units of `size / 16` pixels. Each ball, 3 x 3 units and bright, enters
-from above at a random column, falls one unit per step, drifts sideways by a random amount per step that stays the same
-until it is gone, and bounces off the walls; once below the frame it waits for a random while and comes again. The
+from above at a random column, falls one unit per step, drifts sideways by a random amount per step that is constant
+until it is gone, and bounces off the walls; once below the frame it waits for a random time and enters again. The
 player, 3 x 1 units and grey, stands on the bottom row and moves one unit to the left or right, or stays. The game ends
 when a ball touches the player, or after `limit` steps; every step is worth a reward of 1.
 
-Where a ball is, a single frame shows; where it drifts, only several do.
+A single frame shows where a ball is; only several show where it drifts.
 
-Randomness is counted, not streamed: what game number i does depends on the seed, i and the actions alone, however many
-games are played beside it, and whenever each of them began.
+Random numbers come from a counter, not from a stream: game number i depends on the seed, i and the actions alone, not
+on the games that are played beside it, nor on when each of them began.
 
 The game is in the spirit of *DoomTakeCover*, which Ha and Schmidhuber, "World models", 2018, dreamt of.
 """
@@ -33,16 +33,16 @@ _KINDS = 8  # quantities drawn per ball and appearance, at most
 
 
 class Games(NamedTuple):
-    """Where games stand.
+    """States of games.
 
     Attributes:
-        key: int64 (n,), whose random numbers.
+        key: int64 (n,), of the random numbers.
         time: int64 (n,), steps taken.
         player: float64 (n,), left edge of the player, units.
         x: float64 (n, balls), left edges of the balls, units.
         y: float64 (n, balls), their upper edges; negative above the frame.
         drift: float64 (n, balls), units per step.
-        visits: int64 (n, balls), how often each ball has come.
+        visits: int64 (n, balls), how often each ball has entered.
         hit: bool (n,), whether a ball has touched the player.
     """
 
@@ -63,8 +63,8 @@ class DodgeEnv:
         size: of a frame, a multiple of 16.
         balls: 1 to 3.
         limit: steps after which a game ends without a hit.
-        drift: largest drift of a ball to either side, units per step. The larger, the more it pays to have seen more
-            than one frame.
+        drift: largest drift of a ball to either side, units per step. The larger, the more an agent gains from several
+            frames.
 
     Example:
         >>> game = DodgeEnv()
@@ -114,22 +114,22 @@ class DodgeEnv:
             hit=torch.zeros(n, dtype=torch.bool),
         )
         state = self._enter(state, torch.ones(n, balls, dtype=torch.bool))
-        apart = (16.0 + WAIT) / balls  # so that balls do not all come at once
+        apart = (16.0 + WAIT) / balls  # so that balls do not all enter at once
         return state._replace(y=state.y - (apart * torch.arange(balls)).floor())
 
     def step(self, state: Games, action: Tensor) -> tuple[Games, Tensor, Tensor]:
         """Take one step in every game; games that are over stay as they are.
 
         Args:
-            state: where they stand.
+            state: of the games.
             action: int64 (n,), 0 left, 1 stay, 2 right.
 
         Returns:
-            Where they stand then, reward (n,) and whether they are over, bool (n,).
+            The next state, reward (n,) and whether they are over, bool (n,).
 
         Raises:
             ShapeError: not one action per game.
-            ConfigError: an action that is none.
+            ConfigError: an unknown action.
         """
         if action.shape != state.time.shape:
             raise ShapeError(f"action has shape {tuple(action.shape)}; expected {tuple(state.time.shape)}")
@@ -138,9 +138,9 @@ class DodgeEnv:
         going = ~self.over(state)
         player = (state.player + action.double() - 1.0).clamp(0.0, 16.0 - PLAYER)
         x = state.x + state.drift
-        wide = 16.0 - BALL
-        bounced = (x < 0) | (x > wide)
-        x = torch.where(x < 0, -x, torch.where(x > wide, 2 * wide - x, x))
+        widest = 16.0 - BALL
+        bounced = (x < 0) | (x > widest)
+        x = torch.where(x < 0, -x, torch.where(x > widest, 2 * widest - x, x))
         drift = torch.where(bounced, -state.drift, state.drift)
         moved = state._replace(time=state.time + 1, player=player, x=x, y=state.y + 1.0, drift=drift)
         moved = self._enter(moved, moved.y >= 16.0)
@@ -164,7 +164,7 @@ class DodgeEnv:
         return torch.maximum(ball.amax(1), GREY * player).float().unsqueeze(1)
 
     def _enter(self, state: Games, which: Tensor) -> Games:
-        """Let balls come (again): a new column, drift and time to wait."""
+        """Let balls enter (again): a new column, drift and time to wait."""
         ball = torch.arange(self.balls)
         turn = (state.visits * self.balls + ball) * _KINDS
         column, drift, wait = (uniform(state.key.unsqueeze(1), turn + kind) for kind in range(3))
@@ -177,12 +177,12 @@ class DodgeEnv:
 
 
 def random_actions(state: Games, steps: int, keep: float = 0.7) -> Tensor:
-    """Actions of somebody who does not look, int64 (n, steps): the last one again, or any of the three.
+    """Actions at random, int64 (n, steps): the last one again, or any of the three.
 
     Args:
-        state: whose games; the actions depend on their seed and number alone.
+        state: of the games; the actions depend on their seed and number alone.
         steps: how many.
-        keep: probability of doing the same again. A player who draws every step anew hardly leaves the middle.
+        keep: probability of doing the same again. If every action is drawn anew, the player hardly leaves the middle.
     """
     turn = (torch.arange(steps) + (1 << 40)) * _KINDS
     key = state.key.unsqueeze(1)

@@ -1,4 +1,4 @@
-"""World model as a product: it learns a game from watching, dreams, trains players, answers, and refuses bad input."""
+"""World model as a product: it learns a game from recordings, dreams, trains agents, answers, and refuses bad input."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from phlogiston.errors import (
 from phlogiston.inference.query.evidence import HalfSpace, Known, Near, OneOf, Within
 from phlogiston.systems import workflow
 from phlogiston.systems.world import report as world_report
-from phlogiston.systems.world.agent import Player, beside
+from phlogiston.systems.world.agent import TrainedAgent, free_path
 from phlogiston.systems.world.system import WorldModel
 
 TINY: dict[str, Any] = {
@@ -84,7 +84,7 @@ def test_it_knows_left_from_right(learned: WorldModel) -> None:
     valid = torch.arange(41) < rows["length"].unsqueeze(1)
     with torch.no_grad():
         right, wrong = (
-            learned.model.laws(code, a)[0].code.log_prob(code) for a in (rows["action"], 2 - rows["action"])
+            learned.model.predict_all(code, a)[0].code.log_prob(code) for a in (rows["action"], 2 - rows["action"])
         )
     gain = torch.where(valid, right - wrong, 0.0).sum(1).double()
     assert float(gain.mean()) > 3 * float(gain.std()) / 60**0.5
@@ -96,10 +96,10 @@ def test_it_knows_left_from_right(learned: WorldModel) -> None:
 def test_training_leaves_two_stages_and_a_player(run: Path, tiny: WorldModel) -> None:
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert {r["stage"] for r in records} == {"frames", "memory"}
-    player = tiny.player
-    assert player is not None
-    assert len(player.curve) == 2
-    assert float(player.weights.abs().max()) > 0
+    agent = tiny.agent
+    assert agent is not None
+    assert len(agent.curve) == 2
+    assert float(agent.weights.abs().max()) > 0
 
 
 def test_each_stage_leaves_the_others_parameters_alone(data: Dataset) -> None:
@@ -153,7 +153,7 @@ def test_dreams_hold_their_last_frame_and_say_where_they_ended(tiny: WorldModel)
 
 
 def test_dreaming_many_players_at_once(tiny: WorldModel) -> None:
-    size = len(tiny.player.weights)  # type: ignore[union-attr]
+    size = len(tiny.agent.weights)  # type: ignore[union-attr]
     found = tiny.dream(torch.randn(5, size), 6, tau=1.3, max_steps=9, seed=0)
     assert found.score.shape == (30,)
     assert bool((found.score >= 1).all())
@@ -161,32 +161,32 @@ def test_dreaming_many_players_at_once(tiny: WorldModel) -> None:
 
 
 def test_players_meet_the_same_games(tiny: WorldModel) -> None:
-    player = tiny.player
-    assert player is not None
-    twice = tiny.play(torch.stack([player.weights, player.weights]), 10)
+    agent = tiny.agent
+    assert agent is not None
+    twice = tiny.play(torch.stack([agent.weights, agent.weights]), 10)
     assert torch.equal(twice.score[:10], twice.score[10:])
-    assert torch.equal(twice.score[:10], tiny.play(player, 10).score)
+    assert torch.equal(twice.score[:10], tiny.play(agent, 10).score)
 
 
 def test_practising_in_the_game_itself_pays(tiny: WorldModel, tmp_path: Path) -> None:
     """With the game for a judge evolution needs no good model, only to be able to count."""
-    found = tiny.practise(inside="game", looks="h", generations=2, population=4, rollouts=2, out=tmp_path / "p.json")
-    kept = Player.load(tmp_path / "p.json")
+    found = tiny.train_agent(inside="game", looks="h", generations=2, population=4, rollouts=2, out=tmp_path / "p.json")
+    kept = TrainedAgent.load(tmp_path / "p.json")
     assert torch.equal(kept.weights, found.weights)
     assert (kept.looks, kept.inside, kept.curve) == ("h", "game", found.curve)
     assert torch.equal(tiny.play(tmp_path / "p.json", 6).score, tiny.play(found, 6).score)
-    again = tiny.practise(inside="game", looks="h", generations=2, population=4, rollouts=2)
+    again = tiny.train_agent(inside="game", looks="h", generations=2, population=4, rollouts=2)
     assert torch.equal(again.weights, found.weights)
     with pytest.raises(RunError, match="exists already"):
-        tiny.practise(generations=1, out=tmp_path / "p.json")
+        tiny.train_agent(generations=1, out=tmp_path / "p.json")
 
 
 def test_players_beside_a_run_get_a_free_name(tmp_path: Path) -> None:
-    assert beside(tmp_path).name == "player-1.json"
-    Player(torch.zeros(3)).save(beside(tmp_path))
-    assert beside(tmp_path).name == "player-2.json"
+    assert free_path(tmp_path).name == "player-1.json"
+    TrainedAgent(torch.zeros(3)).save(free_path(tmp_path))
+    assert free_path(tmp_path).name == "player-2.json"
     with pytest.raises(RunError, match="exists already"):
-        Player(torch.zeros(3)).save(tmp_path / "players" / "player-1.json")
+        TrainedAgent(torch.zeros(3)).save(tmp_path / "players" / "player-1.json")
 
 
 def test_frames_come_back_from_their_codes(tiny: WorldModel, data: Dataset) -> None:
@@ -306,9 +306,11 @@ def test_soft_pixels_agree_with_the_density_of_a_sum(tiny: WorldModel) -> None:
     one[0, 0, 8, 8] = 0.3
     answer = tiny.query({"frames": Near(torch.full((1, 1, 16, 16), 0.2), one)}, num_samples=1500, seed=0)
     with torch.no_grad():
-        mean = tiny.model.picture(tiny.model.law(tiny.model.start(1)).code.sample((20_000,))[:, 0])[:, 0, 8, 8].double()
-    law = torch.distributions.Normal(mean, math.hypot(0.1, 0.3))
-    exact = law.log_prob(torch.tensor(0.2).double()).logsumexp(0) - math.log(20_000)
+        mean = tiny.model.picture(tiny.model.predict(tiny.model.start(1)).code.sample((20_000,))[:, 0])[
+            :, 0, 8, 8
+        ].double()
+    density = torch.distributions.Normal(mean, math.hypot(0.1, 0.3))
+    exact = density.log_prob(torch.tensor(0.2).double()).logsumexp(0) - math.log(20_000)
     assert float(answer.log_evidence) == pytest.approx(float(exact), abs=0.03)  # type: ignore[arg-type]
 
 
@@ -354,7 +356,7 @@ def test_games_of_another_form_are_refused(tiny: WorldModel, data: Dataset) -> N
         (ShapeError, "channels seem to be last", changed(data, frames=rows["frames"].movedim(2, -1))),
         (ShapeError, "action has shape", changed(data, action=rows["action"][:, 1:])),
         (DataError, "whole numbers", changed(data, action=rows["action"].float())),
-        (DataError, "knows 3 actions", changed(data, action=rows["action"] + 2)),
+        (DataError, "has 3 actions", changed(data, action=rows["action"] + 2)),
         (DataError, "length", changed(data, length=torch.ones(24, dtype=torch.long))),
         (DataError, "goes on after its end", changed(data, done=torch.ones(24, 31, dtype=torch.bool))),
         (DataError, "expected \\[0, 1\\]", changed(data, frames=rows["frames"].float())),
@@ -372,15 +374,15 @@ def test_options_out_of_range_are_refused(tiny: WorldModel) -> None:
     for options, words in (({"noise": 0.0}, "noise"), ({"population": 3}, "population"), ({"warmup": 1.0}, "warmup")):
         with pytest.raises(ConfigError, match=words):
             WorldModel(options)
-    with pytest.raises(UnknownNameError, match="place to practise"):
-        tiny.practise(inside="school")  # type: ignore[arg-type]
+    with pytest.raises(UnknownNameError, match="value of inside"):
+        tiny.train_agent(inside="school")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="population"):
-        tiny.practise(population=2)
+        tiny.train_agent(population=2)
     with pytest.raises(ConfigError, match="tau"):
         tiny.dream(tau=-1.0)
     with pytest.raises(ShapeError, match="controllers"):
         tiny.dream(torch.zeros(2, 3))
-    with pytest.raises(RunError, match="no player"):
+    with pytest.raises(RunError, match="no agent"):
         tiny.play("nowhere.json")
 
 
@@ -401,8 +403,8 @@ def test_a_game_of_ones_own_can_be_dreamt_but_not_played(data: Dataset) -> None:
 def test_files_that_hold_no_player_are_refused(content: str, tmp_path: Path) -> None:
     path = tmp_path / "p.json"
     path.write_text(content)
-    with pytest.raises(RunError, match="holds no player"):
-        Player.load(path)
+    with pytest.raises(RunError, match="holds no agent"):
+        TrainedAgent.load(path)
 
 
 # ---- the command line
