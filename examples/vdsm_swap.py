@@ -38,9 +38,9 @@ def main() -> None:
 
     data = datasets.load("figures", size=32, characters=(4, 0, 6) if options.smoke else (96, 0, 16))
     system = VDSM({**PRESETS["cpu-demo"], **(SMOKE if options.smoke else {})}).fit(data)
-    found = system.evaluate(data, ["error", "probes"])
+    metrics = system.evaluate(data, ["error", "probes"])
     for name in ("excess_frame", "excess_sequence", "probe_identity_top", "probe_dynamics_action", "chance_action"):
-        print(f"{name.replace('_', ' ')}: {found[name]}")
+        print(f"{name.replace('_', ' ')}: {metrics[name]}")
 
     options.out.mkdir(parents=True, exist_ok=True)
     swap_figure(system, data.test).savefig(options.out / "grid.png", dpi=120)

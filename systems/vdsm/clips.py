@@ -44,6 +44,17 @@ def check_frames(frames: Tensor, schema: Mapping[str, Any] | None = None) -> Ten
     return fit_frames(frames, schema)
 
 
+def frames_of(tensors: Mapping[str, Tensor], schema: Mapping[str, Any] | None = None) -> Tensor:
+    """Take the frames out of tensors by name, checked like `check_frames` does.
+
+    Raises:
+        ShapeError: there are none.
+    """
+    if "frames" not in tensors:
+        raise ShapeError(f"VDSM needs clips: a tensor 'frames' (rows, T, C, H, W); the data hold {sorted(tensors)}")
+    return check_frames(tensors["frames"], schema)
+
+
 def check_mask(mask: Any, frames: Tensor) -> Tensor | None:
     """Refuse a mask that does not fit.
 
@@ -303,13 +314,7 @@ class ClipOperations(System):
         if isinstance(x, Split | Mapping):
             tensors = x.tensors if isinstance(x, Split) else {k: torch.as_tensor(v) for k, v in x.items()}
             mask = tensors.get("mask") if mask is None else mask
-            frames = self.frames_of(tensors)
+            frames = frames_of(tensors, self.schema)
         else:
             frames = check_frames(torch.as_tensor(x), self.schema)
         return frames, check_mask(mask, frames)
-
-    def frames_of(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        """Take the frames out of tensors by name, checked."""
-        if "frames" not in tensors:
-            raise ShapeError(f"VDSM needs clips: a tensor 'frames' (rows, T, C, H, W); the data hold {sorted(tensors)}")
-        return check_frames(tensors["frames"], self.schema or None)

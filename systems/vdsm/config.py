@@ -1,4 +1,4 @@
-"""Configuration of VDSM, the video model that tells who, what and how apart."""
+"""Configuration of VDSM, the video model that separates identity, action and pose."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Config:
             gradients straight through.
         likelihood: of a pixel: "bernoulli", "continuous_bernoulli" or "normal".
         chain: "fused": poses of a clip are one site; "sites": one per frame.
-        pose_guide: "bottleneck": poses are guessed from the dynamics code alone; "smoothing": from the clip, too.
+        pose_guide: "bottleneck": poses are inferred from the dynamics code alone; "smoothing": from the clip, too.
         pool: how frames are pooled to the identity: "mean" or "product".
         identity_share: in stage 1 the identity is read from a random share of the frames, and all are explained with
             it; from pairs it is read from so many frames of the partner instead.
@@ -65,14 +65,14 @@ class Config:
         pose_weight: of the poses' divergence in stage 1: four values.
         pose_places: where the two values in the middle lie, as shares of the stage.
         sequence_pose_weight: the same in stage 2: four values.
-        sequence_pose_places: their places.
+        sequence_pose_places: where its two values in the middle lie.
         dynamics_weight: of the dynamics' divergence in stage 2: start, end, share.
         curve: how the four values are joined: "quadratic", a spline that overshoots, as published, or "pchip".
         epochs: values of the schedules change once per so many equal parts of a stage; 0: at every step.
         stage1: a run folder (or saved system) whose frame encoder and decoder are taken instead of training stage 1.
         clip: largest gradient norm.
         judge_epochs: passes over the training clips of the judge that `evaluate` trains; 0: without a judge, unless one
-            is asked for.
+            of its groups is requested.
         aggregate: components of the mixtures fitted to the training clips' codes, for `prior="aggregate"`; 0 for none.
     """
 
@@ -128,16 +128,16 @@ class Config:
     aggregate: int = 16
 
     def __post_init__(self) -> None:
-        for name in ("experts", "pose", "dynamics", "features", "rank", "recurrent", "layers", "batch_size"):
-            _at_least(self, name, 1)
-        for name in ("warm_batch", "sequence_batch"):
+        for name in (
+            "experts", "pose", "dynamics", "features", "rank", "recurrent", "layers", "batch_size", "warm_batch",
+            "sequence_batch",
+        ):  # fmt: skip
             _at_least(self, name, 1)
         _at_least(self, "steps", 0 if self.stage1 else 1)
-        for name in ("warm_steps", "sequence_steps", "finetune_steps", "warmup", "epochs", "aggregate"):
-            _at_least(self, name, 0)
-        for name in ("transition", "judge_epochs"):
-            _at_least(self, name, 0)
-        for name in ("frames_per_clip", "agreement", "recolour"):
+        for name in (
+            "warm_steps", "sequence_steps", "finetune_steps", "warmup", "epochs", "aggregate", "transition",
+            "judge_epochs", "frames_per_clip", "agreement", "recolour",
+        ):  # fmt: skip
             _at_least(self, name, 0)
         for name in ("learning_rate", "warm_learning_rate", "sequence_learning_rate", "clip", "cooldown_factor"):
             if not getattr(self, name) > 0:
@@ -214,9 +214,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "cooldown": 0.3,
         "warm_steps": 2_500,
     },
-    # a chain that goes on for longer than it was trained on: poses from the clip, what follows from the transitions;
-    # transitions are learned from poses as they are guessed, and what is unsure about a pose makes swings die out, so
-    # that poses have to be sharp
+    # chains that continue for longer than the training clips: poses from the clip, what follows from the transitions.
+    # Transitions are learned from inferred poses, and uncertainty about a pose damps the swings: poses have to be sharp
     "cpu-pendulum": {
         **_WITHOUT_PAIRS,
         "pose_guide": "smoothing",

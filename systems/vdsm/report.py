@@ -3,8 +3,8 @@
 1. A judge is trained on real training clips only; its own accuracy on real held-out clips comes first.
 2. Consistency: does the judge say of a regenerated clip what the labels (and it itself) say of the real one?
 3. Swap: the person of clip j in the action of clip i must have the attributes of j and the action of i.
-4. Samples from the prior: sure (intra-entropy), varied (inter-entropy), and their difference.
-5. Probes: what can be read off each code along a straight line, beside what guessing gives.
+4. Samples from the prior: how certain the judge is (intra-entropy), how varied they are (inter-entropy).
+5. Probes: what a linear classifier reads from each code, and the level of chance.
 6. Fréchet distance between features of the judge, real against regenerated and against sampled clips.
 7. Reconstruction error above the entropy of the grey targets, which no model can go below.
 
@@ -162,7 +162,7 @@ def rollout(e: Evaluation[VDSM]) -> dict[str, Metric]:
 
 
 def samples(e: Evaluation[VDSM]) -> dict[str, Metric]:
-    """How sure the judge is of clips from each prior, and how varied they are."""
+    """How certain the judge is of clips from each prior, and how varied they are."""
     data = _labelled(e, "samples")
     if data is None:
         return {}

@@ -23,7 +23,7 @@ ENCODER_PARTS = ("encoder.*", "pose_head.*", "identity_head.*", "identity_loc.*"
 
 
 def stages(c: Config, model: VDSMModel, guide: VDSMGuide, length: int) -> list[Stage]:
-    """Frames; then, on frozen parts, sequences: first of codes, then of pixels; then everything, if asked for.
+    """Frames; then, on frozen parts, sequences: first of codes, then of pixels; then everything, where configured.
 
     Args:
         c: the configuration.

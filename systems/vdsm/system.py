@@ -36,7 +36,7 @@ from phlogiston.networks.frame_encoder import pixels
 from phlogiston.systems.base import Role
 from phlogiston.systems.calls import at_least, evaluating, seeded
 from phlogiston.systems.frames import mean_colour, refuse_zeros_and_ones
-from phlogiston.systems.vdsm.clips import ClipOperations, check_mask
+from phlogiston.systems.vdsm.clips import ClipOperations, check_mask, frames_of
 from phlogiston.systems.vdsm.config import PRESETS
 from phlogiston.systems.vdsm.config import Config as VDSMConfig
 from phlogiston.systems.vdsm.query import query_clip
@@ -73,7 +73,7 @@ class VDSM(ClipOperations):
 
     def describe(self, train: Split, meta: Meta | None) -> dict[str, Any]:
         """Form of the clips, and names of their labels."""
-        frames = self.frames_of(train.tensors)
+        frames = frames_of(train.tensors)
         refuse_zeros_and_ones(frames, "frames")
         channels, height, width = frames.shape[2:]
         if height != width:
@@ -91,7 +91,7 @@ class VDSM(ClipOperations):
 
     def prepare(self, split: Split, role: Role = "train") -> Clips:
         """The clips as the engine reads them."""
-        frames = self.frames_of(split.tensors)
+        frames = frames_of(split.tensors, self.schema)
         if frames.dtype != torch.uint8:
             frames = (frames * 255.0).round().to(torch.uint8)
         group = split.tensors.get("group") if self.schema["paired"] else None
@@ -144,7 +144,7 @@ class VDSM(ClipOperations):
             own.load_state_dict(state, strict=False)
 
     def stages(self) -> list[Stage]:
-        """Frames; then, on frozen parts, sequences: first of codes, then of pixels; then everything, if asked for."""
+        """Frames; then, on frozen parts, sequences: first of codes, then of pixels; then everything, if configured."""
         return stages(self.config, self.model, self.guide, self.schema["length"])
 
     def callbacks(self) -> list[Any]:

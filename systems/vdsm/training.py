@@ -18,7 +18,7 @@ from phlogiston.systems.vdsm.clips import ClipOperations
 
 
 class Clips:
-    """Rows for the engine: a row is a clip, with another clip of the same individual beside it where there are groups.
+    """Rows for the engine: a row is a clip, paired with another clip of the same individual where there are groups.
 
     Args:
         frames: uint8 (rows, T, C, H, W).
@@ -86,11 +86,11 @@ class DrawFrames:
         frames, known = _draw(batch["frames"], mask, count)
         out = {"frames": frames} if known is None else {"frames": frames, "mask": known}
         if "partner" in batch:
-            glance = max(1, math.ceil(self.share * count))
+            shown = max(1, math.ceil(self.share * count))
             partner_mask = batch.get("partner_mask")
             if partner_mask is not None:  # as many as every partner has
-                glance = min(glance, int(partner_mask.sum(1).min()))
-            out["who"] = _draw(batch["partner"], partner_mask, glance)[0]
+                shown = min(shown, int(partner_mask.sum(1).min()))
+            out["who"] = _draw(batch["partner"], partner_mask, shown)[0]
         if self.recolour:
             out["posed"] = recoloured(out["frames"], self.recolour)
         return out

@@ -356,10 +356,10 @@ def test_views_are_films_and_codes_are_arrays(fitted: VDSM, data: Dataset, tmp_p
             assert {"blend", "dynamics_loc", "regenerated", "invented", "action", "group"} <= set(laid)
             assert all(len(value) == 4 for value in laid.values())
         else:
-            film = laid["frames"]
-            assert film.ndim == 5, name
-            assert film.shape[0] == 1
-            assert film.shape[2] == 3
+            video = laid["frames"]
+            assert video.ndim == 5, name
+            assert video.shape[0] == 1
+            assert video.shape[2] == 3
     run = tmp_path / "run"
     VDSM(TINY).fit(data, out=run, **QUIET)
     from phlogiston.systems import export, workflow
@@ -383,6 +383,16 @@ def test_one_array_of_clips_is_accepted_and_not_kept_in_the_fitted_system(data: 
     parameters = sum(p.numel() * 4 for module in (system.model, system.guide) for p in module.parameters())
     # a copy holds parameters and history, twice over at most, but no clip
     assert len(pickle.dumps(system)) < 2 * parameters + clips.numel() // 2
+
+
+def test_it_can_be_fitted_again_on_clips_of_another_form(data: Dataset) -> None:
+    system = VDSM({**TINY, "encoder_widths": (6,), "decoder_widths": (6,)})
+    for size in (8, 16):
+        clips = data.train.tensors["frames"][:6, ..., :size, :size]
+        if size == 16:
+            system.config = VDSM(TINY).config
+        system.fit(clips, **QUIET)
+        assert system.reconstruct(clips).shape == clips.shape
 
 
 def test_codes_of_training_and_validation_clips_are_their_own(fitted: VDSM, data: Dataset) -> None:
