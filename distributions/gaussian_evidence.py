@@ -7,13 +7,13 @@ inequalities), this computes the evidence mass `e = integral N(x; m, F F^T) E(x)
 
 | evidence, after simplification                  | mass                    | components are proposed by         |
 |-------------------------------------------------|-------------------------|------------------------------------|
-| known and soft entries                          | exact                   | their exact posterior              |
+| known and soft entries, equalities              | exact                   | their exact posterior              |
 | ... and one inequality                          | exact                   | their exact posterior              |
 | ... and inequalities independent given x's component (a box, diagonal F) | exact product | their exact posterior |
 | several inequalities                            | unbiased, sequential    | one-row masses, improved by a pilot |
 
-`gaussian_conditioning` has the equalities, `sequential_draws` the inequalities, `corner_tilting` what helps them in far
-corners. Run it in float64.
+`linear_equalities` makes known entries of equalities of several, `gaussian_conditioning` has what is known and soft,
+`sequential_draws` the inequalities, `corner_tilting` what helps them in far corners. Run it in float64.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from torch import Tensor
 from phlogiston.distributions.corner_tilting import tilt_first
 from phlogiston.distributions.gaussian_conditioning import condition
 from phlogiston.distributions.linear_constraints import LinearEvidence, RowPlan, Rows, plan, simplify
+from phlogiston.distributions.linear_equalities import eliminate
 from phlogiston.distributions.resampling import compact, effective_size, group_sizes, grouped_error, systematic
 from phlogiston.distributions.sequential_draws import draw_rows
 from phlogiston.distributions.truncated_normal import log_interval_mass
@@ -92,6 +93,11 @@ class ConditionedMixture:
     ) -> None:
         self.log_prior, self.means, self.factors = log_prior, means, factors
         self.evidence, self.temper = evidence, temper
+        self._coordinates = eliminate(evidence)
+        if self._coordinates is not None:
+            means, factors = self._coordinates.of_components(means, factors)
+            evidence = self._coordinates.evidence
+        self._simple = evidence  # without equalities, in coordinates of its own where there were some
         rows = simplify(evidence)
         self.conditioned = condition(means, factors, evidence)
         terms = self.conditioned.log_terms
@@ -244,11 +250,12 @@ class ConditionedMixture:
 
     def _with_known(self, x_free: Tensor) -> Tensor:
         """Put the known entries among the free ones: (n, U) -> (n, D)."""
-        known = self.evidence.known
+        known = self._simple.known
         if not bool(known.any()):
             return x_free
-        x = self.evidence.values.detach().repeat(len(x_free), 1)
-        return x.index_copy_(1, torch.nonzero(~known).squeeze(-1), x_free)
+        x = self._simple.values.detach().repeat(len(x_free), 1)
+        x = x.index_copy_(1, torch.nonzero(~known).squeeze(-1), x_free)
+        return x if self._coordinates is None else x @ self._coordinates.back.T
 
     @torch.no_grad()
     def draw_each(self, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:

@@ -49,7 +49,7 @@ def remoteness(mixture: ConditionedMixture) -> Remoteness:
         else:
             scale = torch.stack([(table @ factor).norm(dim=-1) for factor in factors])
         rows = _nearest((e.rows.lower - centre) / scale, (centre - e.rows.upper) / scale)
-    equalities = int(e.known.sum()) + len(e.soft)
+    equalities = mixture.conditioned.log_terms.shape[1]
     nearest = mixture.conditioned.square[live].min()
     together = (nearest / equalities).sqrt() if equalities else means.new_zeros(())
     return Remoteness(entries, rows, together)

@@ -26,7 +26,7 @@ from phlogiston.distributions.warped import Warped
 from phlogiston.errors import ConfigError, EvidenceError
 from phlogiston.inference.query.answer import Answer, check_alive, warn_if_poor
 from phlogiston.inference.query.compilation import lower_vector
-from phlogiston.inference.query.evidence import HalfSpace, OneOf, Piece, normalise
+from phlogiston.inference.query.evidence import OneOf, Piece, normalise
 from phlogiston.inference.query.islands import Islands
 from phlogiston.inference.query.remoteness import FAR, warn_if_far
 from phlogiston.models.stepwise import Prediction, Stepwise, select
@@ -69,8 +69,8 @@ def filter_particles(
         raise EvidenceError(f"ask is {list(ask or ())}; sequences have one site, 'x'")
     question = normalise(evidence, ("x",))
     for piece in question.get("x", ()):
-        if isinstance(piece, HalfSpace):
-            raise EvidenceError("evidence for 'x': half-spaces tie steps together; use Known, Near or Within")
+        if piece.couples:
+            raise EvidenceError("evidence for 'x': half-spaces and sums tie steps together; use Known, Near or Within")
         if isinstance(piece, OneOf):
             raise EvidenceError("evidence for 'x' speaks about categories; give the pen as Known or Within")
     pieces = [_flat(piece, model.width) for piece in question.get("x", ())]

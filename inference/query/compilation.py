@@ -61,7 +61,9 @@ def count_rows(question: dict[str, tuple[Piece, ...]], vectors: Iterable[str]) -
     return distinct.pop() if distinct else 1
 
 
-def lower_vector(name: str, pieces: Sequence[Piece], dim: int, row: int = 0) -> tuple[LinearEvidence, Tensor]:
+def lower_vector(
+    name: str, pieces: Sequence[Piece], dim: int, row: int = 0, *, equalities: bool = False
+) -> tuple[LinearEvidence, Tensor]:
     """Turn pieces about a vector site into linear evidence.
 
     Args:
@@ -69,6 +71,7 @@ def lower_vector(name: str, pieces: Sequence[Piece], dim: int, row: int = 0) -> 
         pieces: what is said about it.
         dim: its number of entries.
         row: which row, where pieces hold several.
+        equalities: equalities of several entries can be answered; otherwise they are refused.
 
     Returns:
         The evidence, and log factors (shape ()) that hold whatever the other entries are.
@@ -79,7 +82,13 @@ def lower_vector(name: str, pieces: Sequence[Piece], dim: int, row: int = 0) -> 
     vector = Vector(name, dim)
     for piece in pieces:
         piece.restrict_vector(f"evidence for {name!r}: {type(piece).__name__}", vector, row)
-    return vector.finish()
+    linear, constant = vector.finish()
+    if not equalities and bool((linear.rows.lower == linear.rows.upper).any()):
+        raise EvidenceError(
+            f"evidence for {name!r}: an equality of several entries needs a system that conditions on it exactly; say "
+            "HalfSpace on either side of it instead"
+        )
+    return linear, constant
 
 
 def lower_category(name: str, pieces: Sequence[Piece], labels: Sequence[str], row: int = 0) -> Tensor | None:

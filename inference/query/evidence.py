@@ -4,6 +4,7 @@
     Near(mean, sd)              soft: a Gaussian observation of the entries
     Within(lower, upper)        a box
     HalfSpace(a, b)             a.x + b >= 0, one or many
+    Sum(a, b)                   a.x = b, one or many, where a system conditions on it exactly; in `kinds.sum`
     OneOf({3, 8})               a categorical restricted to some of its values
 
 A question maps site names to one piece or a list of pieces; plain numbers and arrays mean `Known`, sets mean `OneOf`:

@@ -4,6 +4,7 @@
     x ~ 2.5 +- 0.1             soft               label in {3, 8}             one of several
     0.1 <= x <= 0.4            a box              label != 3, not in {..}     any but these
     2*x - y >= 0.3             a half-space       x[7] <= 1                   the entry number 7 of site x
+    2*x - y = 0.3              a sum
 
 Statements stand in a list, or in one text separated by `;` or line ends. A JSON object names columns instead, with
 statements under `where`:

@@ -64,7 +64,7 @@ class EvidenceCompiler:
         Raises:
             EvidenceError: malformed evidence, or statements that contradict each other or a constant column.
         """
-        evidence, log_constant = lower_vector("x", question.get("x", ()), len(self.columns), row)
+        evidence, log_constant = lower_vector("x", question.get("x", ()), len(self.columns), row, equalities=True)
         evidence, log_constant = self._fix_constants(evidence, log_constant)
         allowed = {}
         for name, labels in self.categorical.items():

@@ -114,7 +114,7 @@ class MDNQuery:
         self._distances = {}
         for row in range(rows or 1):
             about_x, constant_x = lower_vector("x", question.get("x", ()), self.features, row)
-            about_y, constant_y = lower_vector("y", question.get("y", ()), self.targets, row)
+            about_y, constant_y = lower_vector("y", question.get("y", ()), self.targets, row, equalities=True)
             constant = constant_x + constant_y
             answers.append(self._answer(about_x, about_y, constant, num_samples, num_particles, generator))
             if method == "exact" and answers[-1].method != "exact":

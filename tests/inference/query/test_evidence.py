@@ -95,7 +95,7 @@ def test_entries_go_by_number_and_statements_by_semicolon() -> None:
         ("x >=", "cannot be read"),
         ("x + 1", "expected a comparison"),
         ("x / 0 >= 1", "division by zero"),
-        ("x + y = 1", "exactly one column"),
+        ("x + y ~ 1 +- 1", "exactly one column"),
         ("1 <= 2", "no column"),
         ("x != 1", "only =, <=, >="),
         ("x ~ 1", "mean \\+- sd"),
