@@ -418,3 +418,61 @@ def test_a_data_set_meta_is_not_needed(data: Dataset) -> None:
     plain = Scene(TINY).fit(data, progress="off", steps=1)
     assert all(torch.equal(a, b) for a, b in zip(named.model.parameters(), plain.model.parameters(), strict=True))
     assert len(named.observe(*views(data))) == len(plain.observe(*views(data)))
+
+
+# ---- scores of whole scenes
+
+
+def test_the_score_of_a_scene_is_that_of_its_photographs_beyond_the_context(system: Scene, data: Dataset) -> None:
+    few = data.test.select([2, 0])
+    score = system.log_prob(few, num_particles=8, seed=5)
+    assert score.kind == "lower bound"
+    assert score.std_error is not None
+    for row, scene in enumerate((2, 0)):
+        images, poses = views(data, scene, slice(4, 8))
+        memory = system.observe(*views(data, scene))
+        each = system.log_prob({"images": images, "poses": poses}, memory=memory, num_particles=8, seed=5)
+        assert each.std_error is not None
+        assert float(score.value[row]) == pytest.approx(float(each.value.sum()), rel=1e-6)
+        assert float(score.std_error[row]) == pytest.approx(float(each.std_error.square().sum().sqrt()), rel=1e-6)
+    more = system.log_prob(few, num_particles=2, context=6)
+    assert float(more.value[0]) == pytest.approx(float(score.value[0]) / 2, rel=0.5)  # two photographs instead of four
+
+
+def test_scores_refuse_what_cannot_be_scored(system: Scene, data: Dataset) -> None:
+    with pytest.raises(DataError, match="8 photographs and 8 are seen"):
+        system.log_prob(data.test, context=8)
+    with pytest.raises(ConfigError, match="num_particles is 0"):
+        system.log_prob(data.test, num_particles=0)
+    with pytest.raises(DataError, match="scenes need 'images'"):
+        system.log_prob({"images": data.test.tensors["images"]})
+    memory = system.observe(*views(data))
+    with pytest.raises(DataError, match="with a memory, data must be a mapping"):
+        system.log_prob(views(data), memory=memory)
+    with pytest.raises(ConfigError, match="context is for scenes"):
+        system.log_prob(data.test, memory=memory, context=2)
+    with pytest.raises(UnknownNameError, match="query method 'smc'"):
+        system.query(method="smc")
+
+
+def test_the_best_of_several_options_is_chosen_by_scores(data: Dataset) -> None:
+    few = Dataset(data.train, data.valid.select([0]), data.test, data.meta)
+    best = Scene.select(few, [{**TINY, "steps": 1}, {**TINY, "sigma": 5.0}], progress="off")
+    assert best.config.sigma == 0.2  # pixels in [0, 1] are not spread over fives
+
+
+# ---- what is kept
+
+
+def test_scenes_kept_from_training_rows_keep_their_maps(data: Dataset) -> None:
+    system = Scene(TINY).fit(data.train, progress="off", steps=1)
+    count = len(system.model.kept_maps)
+    assert count == 9
+    assert torch.equal(system.model.kept_maps, data.train.tensors["map"][:count])
+    assert system._kept_source is None  # data do not stay with a fitted system
+
+
+def test_kept_scenes_without_further_photographs_are_sampled_from_all_their_poses(system: Scene) -> None:
+    drawn = system.sample(9, context=8, seed=0)["poses"]
+    assert torch.equal(drawn[:8], system.model.kept_poses[0])
+    assert torch.equal(drawn[8], drawn[0])
