@@ -24,7 +24,7 @@ def sample(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the system's sample().")
     ] = None,
     turn: Annotated[
-        bool, typer.Option("--turn", help="For systems that can: the film of turning round in a scene (.gif, .mp4).")
+        bool, typer.Option("--turn", help="For systems that can: the video of turning round in a scene (.gif, .mp4).")
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,

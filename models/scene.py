@@ -1,12 +1,12 @@
-"""A scene seen from new viewpoints: what a memory of posed photographs says, painted by a recurrent decoder.
+"""A scene seen from new viewpoints: a memory of posed photographs, read and painted by a recurrent decoder.
 
     m   = memory(photographs, poses)                                   deterministic
     z_l ~ N(mean_l, sd_l^2)(z_<l, m, query pose),   l = 0 .. L-1       site "z_<l>", event (latent, s, s)
     x   ~ likelihood(picture(z, m, query pose))                        site "x", event (3, H, W)
 
-Plates: "data" over scenes (dim -2) and "queries" over viewpoints (dim -1), the latter masked where a scene has fewer
-than the widest. A scene is a square of `side` x `side` mazes with one memory. Without query images the program
-generates them.
+Plates: "data" over grids of scenes (dim -2) and "queries" over viewpoints (dim -1), the latter masked where a grid has
+fewer than the widest. A row of a batch is a square grid of `side` x `side` scenes with one memory: a single scene where
+the side is 1. Without query images the program generates them.
 
 What model and guide share, memory, context and the decoder's recursion, is computed once: the guide leaves it in
 `SceneModel.shared`, and the model, run on the guide's values, takes it from there and clears it.
@@ -31,7 +31,7 @@ from torch.nn import functional
 
 from phlogiston.distributions.discretized_logistic import DiscretizedLogistic
 from phlogiston.errors import ShapeError, unknown_name
-from phlogiston.models.scene_latents import law
+from phlogiston.models.scene_latents import latent_prior
 from phlogiston.networks.draw import Context, DrawDecoder, Painting
 from phlogiston.networks.scene_memory import Frame, SceneMemory, State
 
@@ -83,7 +83,7 @@ class SceneModel(nn.Module):
     Args:
         memory: what photographs are written to.
         decoder: what paints pictures.
-        width: width of a maze's tile.
+        width: width of a scene's tile.
         likelihood: one of `LIKELIHOODS`.
         sigma: standard deviation of a pixel (its starting value where it is learned); pixels lie in [0, 1].
     """
@@ -137,7 +137,7 @@ class SceneModel(nn.Module):
 
     def prior(self, painting: Painting) -> Any:
         """The prior of the next latent."""
-        return law(self.decoder, painting)
+        return latent_prior(self.decoder, painting)
 
     def likelihood(self, picture: Tensor) -> Any:
         """The distribution of a photograph around the painted one."""
@@ -170,9 +170,9 @@ class SceneModel(nn.Module):
             torch.is_grad_enabled(),
         )
         if not remember:
-            found = self.shared.find(key)
-            if found is not None:
-                return self.shared.steps[0][1] if 0 in self.shared.steps else self.decoder.begin(found)
+            left = self.shared.find(key)
+            if left is not None:
+                return self.shared.steps[0][1] if 0 in self.shared.steps else self.decoder.begin(left)
         if state is None:
             state = self.observe(batch["images"], batch["poses"], batch["obs_mask"], batch["origin"], batch["side"])
         context = self.context(state, batch["query_poses"])
@@ -204,7 +204,7 @@ class SceneModel(nn.Module):
             query_images: (B, Q, 3, H, W), or None.
             query_mask: bool (B, Q), False where a scene has no such query.
             origin: (B, 2), lower left corner of each scene; (-0.4, -0.4) by default.
-            side: mazes along a side of the scenes, the same for all.
+            side: scenes along a side of the grid, the same for all rows.
             state: a memory to ask, instead of photographs.
 
         Returns:

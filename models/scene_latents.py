@@ -10,7 +10,7 @@ from phlogiston.distributions.mixed_normals import MixedNormals
 from phlogiston.networks.draw import DrawDecoder, Painting
 
 
-def law(decoder: DrawDecoder, painting: Painting) -> Any:
+def latent_prior(decoder: DrawDecoder, painting: Painting) -> Any:
     """Return the prior of the next latent: one normal, or a mixture of normals where the context foresees several."""
     if decoder.foresight is not None and painting.layer == 0:
         logits, means, deviations = decoder.foresight(painting.context.values)

@@ -4,8 +4,8 @@
     match ~ Categorical(logits = scores over all candidates)                     site "match"
 
 The query embedding is made of what the memory says along the query's rays, the candidates' of the photographs alone,
-without poses. Candidates are all photographs asked for in the batch, then all that were seen, or others of the same
-places. No latent: the model trains without a guide. Plates: "data" over scenes (dim -2), "queries" (dim -1).
+without poses. Candidates are all photographs queried in the batch, then all that were seen, or others of the same
+scenes. No latent: the model trains without a guide. Plates: "data" over scenes (dim -2), "queries" (dim -1).
 
 Reference: Alet et al., *Graph Element Networks*, ICML 2019, section on scenes.
 """
@@ -33,7 +33,7 @@ class SceneMatching(nn.Module):
         embedding: length of the embeddings.
         width: channels of a query's context.
         size: cells along a query's side.
-        tile: width of a maze.
+        tile: width of a scene.
         widths: channels of the candidates' strided layers.
     """
 
@@ -102,11 +102,11 @@ class SceneMatching(nn.Module):
             query_poses: (B, Q, 6).
             query_images: (B, Q, 3, H, W).
             origin: (B, 2).
-            side: mazes along a side.
-            others: (B, O, 3, H, W), candidates beside the photographs asked for; those seen by default.
+            side: scenes along a side.
+            others: (B, O, 3, H, W), candidates beside the photographs queried; those seen by default.
 
         Returns:
-            Logits (B, Q, candidates), the photographs asked for coming first.
+            Logits (B, Q, candidates), the photographs queried coming first.
         """
         if images is None or poses is None or query_poses is None or query_images is None or origin is None:
             raise ConfigError("matching needs photographs, poses, queries and their photographs")
@@ -114,8 +114,8 @@ class SceneMatching(nn.Module):
         candidates = torch.cat([query_images.flatten(0, 1), rest.flatten(0, 1)])
         queries = self.embed_queries(images, poses, query_poses, origin, side)
         logits = self.scores(queries, self.embed_candidates(candidates))
-        scenes, asked = query_poses.shape[:2]
-        truth = torch.arange(scenes * asked, device=logits.device).reshape(scenes, asked)
-        with pyro.plate("data", scenes, dim=-2), pyro.plate("queries", asked, dim=-1):
+        rows, queried = query_poses.shape[:2]
+        truth = torch.arange(rows * queried, device=logits.device).reshape(rows, queried)
+        with pyro.plate("data", rows, dim=-2), pyro.plate("queries", queried, dim=-1):
             pyro.sample("match", dist.Categorical(logits=logits), obs=truth)
         return logits

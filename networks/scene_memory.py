@@ -1,12 +1,12 @@
-"""Memories of places: posed photographs go in, and a code for any viewpoint comes out.
+"""Memories of scenes: posed photographs go in, and a code for any viewpoint comes out.
 
-Two kinds behind one interface. `GraphMemory` keeps what it saw where it saw it: a hub per maze and a lattice of nodes
+Two kinds behind one interface. `GraphMemory` keeps what it saw where it saw it: a hub per scene and a lattice of nodes
 on the ground, with messages between neighbours (Alet et al., *Graph Element Networks*, ICML 2019). `PooledMemory` adds
 all views up, wherever they are from (Eslami et al., *Neural scene representation and rendering*, Science 2018).
 
-Mazes stand side by side in a square of `side` x `side` tiles (a hotel). Both work in coordinates relative
-to the tile a camera stands in. That is all the graph uses, hence moving a hotel changes nothing; the pooled memory is
-told absolute coordinates besides, as it has to tell mazes apart by them.
+Scenes lie side by side in a square grid of `side` x `side` tiles. Both work in coordinates relative
+to the tile a camera stands in. That is all the graph uses, hence moving a grid changes nothing; the pooled memory is
+told absolute coordinates besides, as it has to tell scenes apart by them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from phlogiston.errors import ConfigError, unknown_name
 from phlogiston.networks.lattice import Corners, MessagePassing, bilinear, gather, scatter
 from phlogiston.networks.view_rays import CHANNELS, RayAddress, ray_map
 
-NODES_PER_TILE = 4  # lattice cells along a maze's side
+NODES_PER_TILE = 4  # lattice cells along a scene's side
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class ViewEncoder(nn.Module):
 def keep_variance(module: nn.Module) -> None:
     """Start convolutions and dense layers so that signals neither fade nor grow on their way through ReLUs.
 
-    The library's own start shrinks them in every layer, and what differs between places would drown in biases (He et
+    The library's own start shrinks them in every layer, and what differs between scenes would drown in biases (He et
     al., *Delving deep into rectifiers*, ICCV 2015).
     """
     for layer in module.modules():
@@ -293,7 +293,7 @@ class GraphMemory(SceneMemory):
         shift = self.shift(frame)
         if shift is None:
             return found
-        # the nodes of the nine cells around: 4 x 4, so that weights stay local and far mazes out of reach
+        # the nodes of the nine cells around: 4 x 4, so that weights stay local and far scenes out of reach
         low = at.floor().clamp(0, n - 2)
         steps = torch.arange(-1, 3, device=at.device, dtype=at.dtype)
         node = low[..., None, None, :] + torch.stack(torch.meshgrid(steps, steps, indexing="ij"), -1)
@@ -356,7 +356,7 @@ class PooledMemory(SceneMemory):
         bins: K, drawers.
         values: C, channels of a drawer.
         pool: `"mean"` or `"sum"`: whether what is read knows how much was seen only by its weights, or grows with it.
-        arena: tiles along a side of the area whose coordinates are scaled to [-1, 1]; by them mazes are told apart.
+        arena: tiles along a side of the area whose coordinates are scaled to [-1, 1]; by them scenes are told apart.
         tile: width of a tile.
         corner: x and y of the area's lower left corner.
         widths: of the view encoder.

@@ -17,18 +17,18 @@ class Config:
 
     Attributes:
         memory: "graph" (hubs and lattice nodes in space) or "pooled" (all views added up, as in GQN).
-        nodes: nodes of the graph: a "hub" per maze, a "lattice" on the ground, or "both". On courts and on
+        nodes: nodes of the graph: a "hub" per scene, a "lattice" on the ground, or "both". On courts and on
             mazes the lattice added nothing to the hub, and costs more: hence the default.
         write: how views reach lattice nodes: "bilinear", or "soft" with learned positions of the nodes.
         pool: "mean" or "sum" of the views, for the pooled memory.
-        arena: mazes along the side of the area the pooled memory's coordinates span, and hotels are placed in.
+        arena: scenes along the side of the area the pooled memory's coordinates span; grids lie anywhere in it.
         bins: drawers under which what was seen is filed by its ray; 1 is a plain mean.
         values: channels of a drawer.
         code: channels of a lattice node.
         encoder: channels of the view encoder's strided layers.
         steps_between: rounds of messages on the lattice.
-        tile: width of a maze.
-        corner: smallest x and y of a maze.
+        tile: width of a scene.
+        corner: smallest x and y of a scene.
         grid: cells along the decoder's side.
         hidden: channels of the recurrent states.
         latent: channels of each latent.
@@ -50,15 +50,15 @@ class Config:
         likelihood: "normal", "normal-learned-sigma" or "discretized-logistic".
         sigma: standard deviation of a pixel, in [0, 1] units; with "discretized-logistic" the scale it starts from.
         sigma_start: where sigma starts; it falls in a straight line to `sigma` over all steps. 0: constant.
-        context: photographs seen per maze in training.
+        context: photographs seen per scene in training.
         least_context: fewest of them, their number being drawn per scene; 0: always `context`.
-        queries: photographs asked for per maze.
-        sides: mazes along a hotel's side in training; drawn per batch.
-        symmetry: places are shown as they are ("none"), turned by quarters at random ("turns"), or mirrored, too
-            ("all"): for data with few places.
+        queries: photographs queried per scene.
+        sides: scenes along a grid's side in training; drawn per batch.
+        symmetry: scenes are shown as they are ("none"), rotated by random quarter turns ("turns"), or also mirrored
+            ("all"): for data with few scenes.
         draft_steps: steps in which the draft alone is trained, before the latents; they come on top of `steps`.
         steps: optimiser steps with latents.
-        batch_size: mazes per step.
+        batch_size: scenes per step.
         learning_rate: peak.
         warmup: share of the steps in which the rate rises.
         final_rate: share of the peak the rate falls to, along a cosine.
@@ -71,7 +71,7 @@ class Config:
         kl_weight: weight of the divergence; 1 gives the bound, more keeps codes where the prior draws them.
         kl_warmup: share of the steps in which that weight rises from a hundredth, half of them below a tenth: latents
             that cost their full price before the decoder has a use for them fall asleep.
-        keep_scenes: held-out places whose photographs are kept with the model, to sample from without data.
+        keep_scenes: held-out scenes whose photographs are kept with the model, to sample from without data.
     """
 
     memory: Literal["graph", "pooled"] = "graph"

@@ -3,8 +3,8 @@
     matching = train(data, "graph", steps=1500)
     accuracy(matching, data.test, side=3)
 
-Candidates are the photographs asked for and, by default, those in the memory. These are easy negatives once they are
-known by heart; `fresh=True` puts other photographs of the same places in their stead.
+Candidates are the photographs queried and, by default, those in the memory. The latter are easy negatives once they
+are memorised; `fresh=True` replaces them by other photographs of the same scenes.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ def train(
         data: scenes.
         memory: "graph" or "pooled".
         steps: optimiser steps.
-        batch_size: mazes per step; every one of their photographs is a candidate for every query.
-        context: photographs seen per maze.
-        sides: mazes along a hotel's side.
+        batch_size: scenes per step; every one of their photographs is a candidate for every query.
+        context: photographs seen per scene.
+        sides: scenes along a grid's side.
         learning_rate: peak.
         seed: of everything random.
         **options: of the memory.
@@ -72,7 +72,7 @@ def accuracy(
     split: Split,
     side: int = 1,
     *,
-    mazes: int = 16,
+    scenes: int = 16,
     context: int = 8,
     queries: int = 480,
     fresh: bool = False,
@@ -83,31 +83,32 @@ def accuracy(
     Args:
         model: trained by `train`.
         split: held-out scenes.
-        side: mazes along a hotel's side.
-        mazes: per batch, rounded to whole hotels (at least two): with `context` 8, 16 mazes make 144 candidates.
-        context: photographs seen per maze.
+        side: scenes along a grid's side.
+        scenes: per batch, rounded to whole grids (at least two): with `context` 8, 16 scenes make 144 candidates.
+        context: photographs seen per scene.
         queries: to average over.
-        fresh: candidates beside the queries' own are other photographs of the places instead of those seen.
+        fresh: candidates beside the queries' own are other photographs of the scenes instead of those seen.
         seed: of the choices.
     """
-    per = max(2, mazes // side**2) * side**2 if side > 1 else mazes
+    per = max(2, scenes // side**2) * side**2 if side > 1 else scenes
     arena = max(3, side) if isinstance(model.memory, PooledMemory) else 0
-    asked = 1 + (context if fresh else 0)
-    rows = SceneGrid(split, context, asked, (side,), arena=arena)
+    each = 1 + (context if fresh else 0)
+    rows = SceneGrid(split, context, each, (side,), arena=arena)
     hits = []
     with torch.random.fork_rng(devices=[]):
         for turn in range(math.ceil(queries / per)):
             torch.manual_seed(seed + turn)
             batch = rows[torch.randperm(len(rows))[:per]]
             others = None
-            if fresh:  # the first of a maze's queries is asked, the rest are candidates
-                hotels = len(batch["origin"])
-                grouped = batch["query_images"].unflatten(1, (side**2, asked))
+            if fresh:  # the first of a scene's photographs is the query, the rest are candidates
+                grids = len(batch["origin"])
+                grouped = batch["query_images"].unflatten(1, (side**2, each))
                 others = grouped[:, :, 1:].flatten(1, 2)
                 batch["query_images"] = grouped[:, :, 0]
-                batch["query_poses"] = batch["query_poses"].reshape(hotels, side**2, asked, 6)[:, :, 0]
+                batch["query_poses"] = batch["query_poses"].reshape(grids, side**2, each, 6)[:, :, 0]
             logits = model(**batch, others=others).flatten(0, 1)
             hits.append((logits.argmax(-1) == torch.arange(len(logits))).double())
             candidates = logits.shape[-1]
-    found = torch.cat(hits)
-    return from_rows(found, "estimate", True, {"candidates": candidates, "chance": 1.0 / candidates, "fresh": fresh})
+    return from_rows(
+        torch.cat(hits), "estimate", True, {"candidates": candidates, "chance": 1.0 / candidates, "fresh": fresh}
+    )

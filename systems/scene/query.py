@@ -1,9 +1,9 @@
-"""The scene model's path through the query interface: the memory answers, the latents are weighed.
+"""The scene model's path through the query interface: importance sampling over the latents, given the memory.
 
 Sites are `x`, the photograph from one viewpoint (3 H W entries: channel, row, column, the last fastest), and the
-latents `z_0 .. z_{L-1}`. Given latents the pixels are independent, so that whatever is said about them entry by entry
-(known, soft, boxes) is met exactly; latents are proposed half by the guide, which looks at the known part laid over the
-draft, and half by the prior, or by the prior alone where nothing is known. Importance weights put right what remains.
+latents `z_0 .. z_{L-1}`. Given latents the pixels are independent, so that evidence about them entry by entry (known,
+soft, boxes) holds exactly; latents are proposed half by the guide, which reads the known part laid over the draft, and
+half by the prior, or by the prior alone where nothing is known. Importance weights correct the rest.
 Latents may be given whole: keep the coarse ones, redraw the fine ones.
 """
 
@@ -27,7 +27,7 @@ from phlogiston.inference.query.compilation import asked_sites, count_rows, lowe
 from phlogiston.inference.query.evidence import Piece, normalise
 from phlogiston.inference.query.remoteness import warn_if_far
 from phlogiston.models.scene import SceneModel
-from phlogiston.models.scene_latents import law
+from phlogiston.models.scene_latents import latent_prior
 from phlogiston.networks.draw import Context
 from phlogiston.networks.scene_memory import State
 
@@ -88,7 +88,7 @@ class SceneQuery:
             name: tuple(self._flat(name, piece) for piece in pieces)
             for name, pieces in normalise(evidence, self.shapes).items()
         }
-        wanted = asked_sites(ask, self.shapes)
+        sites = asked_sites(ask, self.shapes)
         rows = count_rows(question, self.shapes)
         answers = []
         self._beyond = 0.0
@@ -96,15 +96,15 @@ class SceneQuery:
             if seed is not None:
                 torch.manual_seed(seed)
             for row in range(rows or 1):
-                found = {
+                compiled = {
                     name: lower_vector(name, question.get(name, ()), math.prod(shape), row)
                     for name, shape in self.shapes.items()
                 }
-                answers.append(self._answer(found, num_samples))
+                answers.append(self._answer(compiled, num_samples))
         warn_if_far({"a pixel of 'x'": self._beyond})
         answer = answers[0] if rows is None else stack(answers)
         warn_if_poor(answer.ess, num_samples, f"query ({answer.method})")
-        return replace(answer, samples={name: answer.samples[name] for name in wanted})
+        return replace(answer, samples={name: answer.samples[name] for name in sites})
 
     def _flat(self, name: str, piece: Piece) -> Piece:
         """The piece with fields of the site's own shape made vectors."""
@@ -116,15 +116,15 @@ class SceneQuery:
                 values[field] = value.flatten(-3)
         return type(piece)(**values)
 
-    def _answer(self, found: Mapping[str, tuple[LinearEvidence, Tensor]], n: int) -> Answer:
-        about = found["x"][0]
+    def _answer(self, compiled: Mapping[str, tuple[LinearEvidence, Tensor]], n: int) -> Answer:
+        about = compiled["x"][0]
         if len(about.rows):
             raise EvidenceError("evidence for 'x': half-spaces tie pixels together; use Known, Near or Within")
         if bool((about.soft_fraction > 0).any()):
-            raise EvidenceError("evidence for 'x': fractional masks need a joint law of the pixels; use Near")
+            raise EvidenceError("evidence for 'x': fractional masks need a joint distribution of the pixels; use Near")
         given: dict[str, Tensor] = {}
         for name in self.shapes:
-            said = found[name][0]
+            said = compiled[name][0]
             if name == "x" or not (bool(said.known.any()) or len(said.soft) or self._bounded(said) or len(said.rows)):
                 continue
             if not bool(said.known.all()):
@@ -135,7 +135,7 @@ class SceneQuery:
         look = self._look(about)
         parts = [self._draw(about, given, look, min(_PARTICLES, n - start)) for start in range(0, n, _PARTICLES)]
         samples = {name: torch.cat([part[0][name] for part in parts]) for name in self.shapes}
-        constant = torch.stack([found[name][1] for name in self.shapes]).sum()
+        constant = torch.stack([compiled[name][1] for name in self.shapes]).sum()
         weights = torch.cat([part[1] for part in parts]) + constant
         check_alive(weights.unsqueeze(1), "query")
         error, why = judge_weights(weights)
@@ -183,7 +183,7 @@ class SceneQuery:
             kernel = encoder.kernel(decoder)
         for layer in range(self.layers):
             name = f"z_{layer}"
-            expected, prior = law(decoder, painting), decoder.prior(painting)
+            expected, prior = latent_prior(decoder, painting), decoder.prior(painting)
             proposal = expected
             if own is not None and own_memory is not None and static is not None and kernel is not None:
                 own, own_memory = encoder.advance(kernel, static, painting, own, own_memory)
@@ -241,13 +241,13 @@ class SceneQuery:
         return x, factor
 
 
-def _draw_from(law: Any, n: int) -> Tensor:
+def _draw_from(distribution: Any, n: int) -> Tensor:
     """Draw n latents from a distribution for one or for n particles."""
-    drawn: Tensor = law.sample((n,) if len(law.batch_shape) == 2 else ())
+    drawn: Tensor = distribution.sample((n,) if len(distribution.batch_shape) == 2 else ())
     return drawn
 
 
-def _log_density(law: Any, z: Tensor) -> Tensor:
+def _log_density(distribution: Any, z: Tensor) -> Tensor:
     """Log density of latents, one per particle: (n,)."""
-    found: Tensor = law.log_prob(z).double()
-    return found.reshape(len(z), -1).sum(1)
+    density: Tensor = distribution.log_prob(z).double()
+    return density.reshape(len(z), -1).sum(1)

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
+
+from torch import nn
 
 from phlogiston.inference.svi.engine import Stage
 from phlogiston.inference.svi.schedules import constant, cosine, linear, piecewise, warmup
 from phlogiston.systems.scene.config import Config
-from phlogiston.systems.scene.training import PixelNoise, Report, objective
+from phlogiston.systems.scene.training import PixelNoise, SceneObjective
 
 
-def stages(config: Config, image: int, report: Report) -> list[Stage]:
+def scene_objective(**options: Any) -> Callable[[nn.Module, nn.Module], nn.Module]:
+    """Return what a `Stage` takes: a maker of the objective, named `scene` in the records."""
+
+    def scene(model: Any, guide: Any) -> SceneObjective:
+        return SceneObjective(model, guide, **options)
+
+    return scene
+
+
+def stages(config: Config, image: int) -> list[Stage]:
     """Return the recipe: the draft alone, then everything.
 
     Args:
         config: the options.
         image: side of a photograph in pixels.
-        report: callback that notes the terms of the loss.
     """
     c = config
     pixels = 3 * image**2
@@ -40,7 +51,7 @@ def stages(config: Config, image: int, report: Report) -> list[Stage]:
             Stage(
                 "draft",
                 c.draft_steps,
-                objective=objective(report, latents=False, **options),
+                objective=scene_objective(latents=False, **options),
                 trainable=tuple(f"model.{part}.*" for part in parts),
                 schedules={"learning_rate": warmup(c.warmup, constant(1.0) if c.layers else cosine(1.0, c.final_rate))},
                 **shared,
@@ -61,7 +72,7 @@ def stages(config: Config, image: int, report: Report) -> list[Stage]:
         Stage(
             "all",
             c.steps,
-            objective=objective(report, **options),
+            objective=scene_objective(**options),
             schedules=schedules,
             handlers=handlers,
             **shared,

@@ -16,7 +16,6 @@ Memories grow (`add`), shrink (`forget`), spread (`extend`) and are joined (`til
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
@@ -110,15 +109,11 @@ class Scene(System):
 
     def stages(self) -> list[Stage]:
         """The draft alone, then everything."""
-        return scene_stages.stages(self.config, self.schema["image"], self._report)
-
-    @cached_property
-    def _report(self) -> Report:
-        return Report()
+        return scene_stages.stages(self.config, self.schema["image"])
 
     def callbacks(self) -> list[Any]:
-        """Keeps the loss's terms in the records, and warns of latents that do not wake."""
-        return [self._report]
+        """Report the terms of the loss in the records."""
+        return [Report()]
 
     # ----- verbs --------------------------------------------------------------------------------------------------
 

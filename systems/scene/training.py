@@ -10,11 +10,9 @@ with s, s' two independent pictures painted from the prior. In expectation the l
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
-from pyro.infer import ELBO
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.nn import functional
@@ -22,7 +20,7 @@ from torch.nn import functional
 from phlogiston.guides.scene import SceneGuide
 from phlogiston.inference.svi.bounds import MeanField
 from phlogiston.models.scene import SceneModel, fill, unit
-from phlogiston.models.scene_latents import law, tempered
+from phlogiston.models.scene_latents import latent_prior, tempered
 from phlogiston.networks.draw import Context, DrawDecoder
 
 
@@ -96,12 +94,12 @@ class SceneObjective(nn.Module):
         self.bound.weight = weight
 
     def forward(self, **batch: Any) -> Tensor:
-        """Return the loss, nats per query times the number of mazes."""
+        """Return the loss, nats per query times the number of scenes."""
         model = self.model
-        asked = batch["query_poses"].shape[:2]
+        shape = batch["query_poses"].shape[:2]
         mask = batch.get("query_mask")
-        queries = asked.numel() if mask is None else int(mask.sum())
-        mazes = asked[0] * int(batch["side"].reshape(-1)[0]) ** 2
+        queries = shape.numel() if mask is None else int(mask.sum())
+        scenes = shape[0] * int(batch["side"].reshape(-1)[0]) ** 2
         with model.shared.held():
             loss: Any = 0.0
             if self.latents or not self.training:
@@ -112,15 +110,15 @@ class SceneObjective(nn.Module):
                 self.terms["kl"] = self.bound.divergence / queries
             if self.training:
                 loss = loss + self._extra(batch, mask, queries)
-        return loss * (mazes / queries)
+        return loss * (scenes / queries)
 
     def _extra(self, batch: dict[str, Any], mask: Tensor | None, queries: int) -> Tensor:
         model, decoder = self.model, self.model.decoder
         context = model.shared.context
         if context is None:
-            poses, images, wanted = fill(model, batch["poses"], batch["images"], batch["query_poses"], None)
+            poses, images, query_poses = fill(model, batch["poses"], batch["images"], batch["query_poses"], None)
             state = model.observe(images, poses, batch.get("obs_mask"), batch.get("origin"), batch["side"])
-            context = model.context(state, wanted)
+            context = model.context(state, query_poses)
         truth = unit(batch["query_images"], context.values.dtype)
         scale = 0.5 / model.sigma.square()
         out: Any = 0.0
@@ -182,7 +180,7 @@ def paint(decoder: DrawDecoder, context: Context, samples: int, temperature: flo
         picture = decoder.picture(painting.total)
         return picture.expand(samples, *picture.shape)
     for _ in range(decoder.layers):
-        prior = law(decoder, painting)
+        prior = latent_prior(decoder, painting)
         prior = prior if temperature == 1.0 else tempered(prior, temperature)
         z = prior.rsample((samples,) if painting.layer == 0 else ())
         painting = decoder.advance(painting, z)
@@ -193,17 +191,16 @@ class Report:
     """Engine callback: puts the objective's terms into the run's records.
 
     Args:
-        every: steps between looks, since each waits for the device.
+        every: steps between readings, since each waits for the device.
     """
 
     def __init__(self, every: int = 25) -> None:
         self.every = every
-        self.source: SceneObjective | None = None
 
     def on_step(self, state: Any) -> None:
         """Copy the terms of the last step."""
-        if self.source is not None and state.step % self.every == 0:
-            state.metrics.update({name: float(value) for name, value in self.source.terms.items()})
+        if isinstance(state.objective, SceneObjective) and state.step % self.every == 0:
+            state.metrics.update({name: float(value) for name, value in state.objective.terms.items()})
 
 
 class PixelNoise(Messenger):
@@ -229,16 +226,3 @@ class PixelNoise(Messenger):
     def describe(self) -> dict[str, Any]:
         """Return the handler as JSON-able data."""
         return {"handler": "pixel_noise", "scale": float(self.scale)}
-
-
-def objective(report: Report, **options: Any) -> Callable[[nn.Module, nn.Module], nn.Module]:
-    """Return what a `Stage` takes: a maker of the objective."""
-
-    def scene(model: Any, guide: Any) -> SceneObjective:
-        report.source = SceneObjective(model, guide, **options)
-        return report.source
-
-    return scene
-
-
-__all__ = ["ELBO", "Bound", "PixelNoise", "Report", "SceneObjective", "objective", "paint", "pick"]

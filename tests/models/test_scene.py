@@ -170,7 +170,7 @@ def test_ragged_scenes_are_scored_as_each_alone() -> None:
             torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-4)
 
 
-def test_pictures_do_not_depend_on_where_a_hotel_stands() -> None:
+def test_pictures_do_not_depend_on_where_a_grid_lies() -> None:
     model, _ = pair()
     rows = batch()
     z = {f"z_{i}": torch.randn(2, 3, 2, 4, 4) for i in range(3)}

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from phlogiston.distributions.mixed_normals import MixedNormals
 from phlogiston.errors import ConfigError, UnknownNameError
-from phlogiston.models.scene_latents import law as law_of
-from phlogiston.models.scene_latents import tempered
+from phlogiston.models.scene_latents import latent_prior, tempered
 from phlogiston.networks import draw_plain
 from phlogiston.networks.draw import DrawDecoder, DrawEncoder
 from phlogiston.networks.latents import HIGH, LOW, bent
@@ -150,15 +149,15 @@ def test_a_mixture_over_the_whole_picture_is_drawn_tempered_and_expected_by_the_
     decoder, _ = pair(whole=3, parts=4, layers=2)
     context = decoder.context(torch.rand(2, 5, 9).double(), torch.randn(2, 5, 8).double())
     painting = decoder.begin(context)
-    law = law_of(decoder, painting)
-    assert isinstance(law, MixedNormals)
-    assert law.batch_shape == (2, 5)
-    assert law.event_shape == decoder.shapes[0] == (3, 1, 1)
-    assert not torch.equal(law.logits[0, 0], law.logits[1, 0])
-    cold = tempered(law, 0.0).sample((30,))
-    assert float((cold.flatten(-3)[..., None, :] - law.means.detach()).square().sum(-1).amin(-1).max()) < 1e-12
-    painting = decoder.advance(painting, law.sample((7,)))
-    local = law_of(decoder, painting)
+    prior = latent_prior(decoder, painting)
+    assert isinstance(prior, MixedNormals)
+    assert prior.batch_shape == (2, 5)
+    assert prior.event_shape == decoder.shapes[0] == (3, 1, 1)
+    assert not torch.equal(prior.logits[0, 0], prior.logits[1, 0])
+    cold = tempered(prior, 0.0).sample((30,))
+    assert float((cold.flatten(-3)[..., None, :] - prior.means.detach()).square().sum(-1).amin(-1).max()) < 1e-12
+    painting = decoder.advance(painting, prior.sample((7,)))
+    local = latent_prior(decoder, painting)
     assert local.batch_shape == (7, 2, 5)
     assert local.event_shape == decoder.shapes[1]
     scale = tempered(local, 0.5).base_dist.scale

@@ -142,7 +142,7 @@ def test_padding_and_other_scenes_change_nothing(options: dict[str, Any]) -> Non
 
 
 @pytest.mark.parametrize("options", [k for k in KINDS if "nodes" in k])
-def test_moving_a_hotel_changes_nothing(options: dict[str, Any]) -> None:
+def test_moving_a_grid_changes_nothing(options: dict[str, Any]) -> None:
     memory = make(options)
     images, poses = views(1, 6, 2)
     _, asked = views(1, 5, 2, 9)
