@@ -166,7 +166,7 @@ class PathSource:
             thinnings = [Thinning(t.ancestor.repeat_interleave(k), t.chance) for t in thinnings]
             choice = torch.arange(k).repeat(len(codes)).unsqueeze(1)
             codes = torch.cat([codes.repeat_interleave(k, 0), choice], 1)
-            means, factors = path_gaussian([*model.layers], codes)  # type: ignore[list-item]
+            means, factors = path_gaussian(model.frames, codes)
             if l == model.num_layers - 1:
                 break
             if len(codes) <= num_particles:

@@ -268,6 +268,21 @@ def test_evaluate_gives_metrics_with_their_kind(fitted: DRMM, rows: torch.Tensor
     assert set(fitted.evaluate(rows, ["log_likelihood"])) == {"log_likelihood"}
 
 
+def test_rows_to_evaluate_are_read_with_the_categories_of_training() -> None:
+    x = 1e6 + torch.randn(80, 2, dtype=torch.float64)  # float32 would round these to sixteenths
+    kinds = ["low" if value else "high" for value in (x[:, 0] < 1e6).tolist()]
+    system = DRMM(TINY, steps=20).fit({"x": x, "kind": kinds})
+    some = kinds.index("low"), kinds.index("low", kinds.index("low") + 1)  # one category only: its code must not change
+    rows = {"x": x[list(some)], "kind": [kinds[i] for i in some]}
+    metrics = system.evaluate(rows)
+    code = system.schema["categorical"]["kind"].index("low")
+    hits = system.predict_proba("kind", rows["x"]).argmax(-1) == code
+    assert metrics["accuracy_kind"].value == float(hits.double().mean())
+    assert metrics["log_likelihood"].value == pytest.approx(float(system.log_prob(rows["x"]).value.mean()), abs=1e-9)
+    with pytest.raises(DataError, match="middle"):
+        system.evaluate({**rows, "kind": ["low", "middle"]})
+
+
 def test_figures_are_drawn_for_planes_images_and_tables(fitted: DRMM, rows: torch.Tensor) -> None:
     assert {"density", "questions"} <= set(fitted.figures(rows))
     digits = datasets.load("digits")
