@@ -2,10 +2,10 @@
 
     python -P -m pytest benchmarks/test_sqair.py -m bench -s
 
-The plain formulation is the published one as one would write it: every place is computed whether or not anything is in
-it, place after place; boxes are cut and pasted by an affine grid and bilinear gathering; the frame is encoded anew for
+The plain formulation is the published one as it is usually written: every slot is computed whether or not anything is
+in it, slot after slot; boxes are cut and pasted by an affine grid and bilinear gathering; the frame is encoded anew for
 every particle and every step of discovery; N births are looked for in every frame; the model renders again what the
-guide has rendered. Widths, places, particles, films and frames are the same. Process time on one thread, medians over
+guide has rendered. Widths, slots, particles, videos and frames are the same. Process time on one thread, medians over
 interleaved rounds.
 """
 
@@ -83,7 +83,7 @@ class Plain(nn.Module):
         return grid_sample(glimpse.reshape(-1, 1, self.glimpse, self.glimpse), grid, align_corners=True).squeeze(1)
 
     def forward(self, x: Tensor, particles: int) -> Tensor:
-        """Minus the bound with the gradient of VIMCO, for films (rows, frames, size, size)."""
+        """Minus the bound with the gradient of VIMCO, for videos (rows, frames, size, size)."""
         rows, frames = x.shape[:2]
         many = rows * particles
         weight, score = x.new_zeros(many), x.new_zeros(many)
@@ -198,7 +198,7 @@ def ours(x: Tensor, particles: int, **options: Any) -> tuple[SQAIR, Callable[[],
 
 
 @pytest.fixture(scope="module")
-def films() -> Tensor:
+def videos() -> Tensor:
     return datasets.load("moving_digits", sizes=(64, 1, 1)).train.tensors["x"]
 
 
@@ -208,9 +208,9 @@ def films() -> Tensor:
     [("published", {"hidden": 256, "memory": 256, "features": 50}, 5, 2.5), ("cpu preset", {}, 4, 2.0)],
 )
 def test_a_step_costs_a_fraction_of_the_plain_formulation(
-    films: Tensor, frames: int, sizes: str, options: dict[str, Any], particles: int, least: float
+    videos: Tensor, frames: int, sizes: str, options: dict[str, Any], particles: int, least: float
 ) -> None:
-    x = films[:32, :frames]
+    x = videos[:32, :frames]
     system, step = ours(x, particles, lengths=(frames,), shares=(1.0,), **options)
     c = system.config
     plain = Plain(x.shape[-1], c.slots, c.features, c.hidden, c.glimpse[0])
@@ -225,12 +225,12 @@ def test_a_step_costs_a_fraction_of_the_plain_formulation(
     assert ratio >= least
 
 
-def test_cost_grows_no_faster_than_frames_particles_and_places(films: Tensor) -> None:
+def test_cost_grows_no_faster_than_frames_particles_and_places(videos: Tensor) -> None:
     base: dict[str, int] = {"frames": 3, "particles": 4, "slots": 3}
     steps = {}
     for name, value in (("base", 0), ("frames", 6), ("particles", 8), ("slots", 6)):
         chosen = {**base, **({name: value} if name != "base" else {})}
-        x = films[:16, : chosen["frames"]]
+        x = videos[:16, : chosen["frames"]]
         _, steps[name] = ours(x, chosen["particles"], slots=chosen["slots"], lengths=(chosen["frames"],), shares=(1.0,))
     found = seconds(steps, 5)
     for name in ("frames", "particles", "slots"):
@@ -239,9 +239,9 @@ def test_cost_grows_no_faster_than_frames_particles_and_places(films: Tensor) ->
     print()
 
 
-def test_the_published_form_takes_at_most_the_time_of_the_reference(films: Tensor) -> None:
+def test_the_published_form_takes_at_most_the_time_of_the_reference(videos: Tensor) -> None:
     """Batch 32, K = 5; the reference implementation took 1.3 s per step at 3 frames, once, on two busy cores."""
-    x = films[:32, :3]
+    x = videos[:32, :3]
     _, step = ours(x, 5, **{**systems_preset(), "lengths": (3,), "shares": (1.0,)})
     found = seconds({"paper_mlp": step}, 3)
     print(f"\npaper_mlp, 3 frames, batch 32, K = 5: {found['paper_mlp']:.2f} s")

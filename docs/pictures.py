@@ -152,8 +152,8 @@ def _followed() -> dict[str, Figure]:
     shown = example("sqair_moving_digits")
     data = datasets.load("moving_digits")
     system = SQAIR(preset="cpu").fit(data)
-    films = data.test.tensors["x"]
-    crowded = films[interesting(system, films, 3)]
+    videos = data.test.tensors["x"]
+    crowded = videos[interesting(system, videos, 3)]
     edits, gaps = shown.what_if(system, crowded[:1]), shown.hidden(system, crowded)
     return {**system.figures(data), "what-if": edits, "hidden": gaps}
 
@@ -164,17 +164,17 @@ def sqair_tracked() -> Figure:
 
 
 def sqair_predicted() -> Figure:
-    """Films of which five frames were seen, with two continuations each."""
+    """Videos of which five frames were seen, with two continuations each."""
     return _followed()["predicted"]
 
 
 def sqair_what_if() -> Figure:
-    """One film as it was, without one of its digits, with one moved, and with appearances swapped."""
+    """One video as it was, without one of its digits, with one moved, and with appearances swapped."""
     return _followed()["what-if"]
 
 
 def sqair_hidden() -> Figure:
-    """Films of which two frames were hidden, above what was filled in."""
+    """Videos of which two frames were hidden, above what was filled in."""
     return _followed()["hidden"]
 
 

@@ -5,7 +5,7 @@ The script
 1. trains SQAIR on videos of none, one or two moving digits (MNIST's, if you say where they are);
 2. scores counts, tracks and predictions on held-out videos, beside ten lines of image processing;
 3. follows digits through a long video, frame by frame, in constant memory;
-4. lets videos go on, fills in frames that were hidden, and asks what if a digit had not been there.
+4. continues videos, fills in frames that were hidden, and asks what if a digit had not been there.
 
     python examples/sqair_moving_digits.py --out runs/moving-digits
     python examples/sqair_moving_digits.py --mnist ~/.cache/phlogiston/mnist --out runs/moving-digits
@@ -40,7 +40,7 @@ def train(quick: bool, mnist: str | None) -> tuple[SQAIR, datasets.Dataset, dict
 
 
 def score(system: SQAIR, data: datasets.Dataset) -> None:
-    """Print how well held-out videos are explained, counted, followed and foreseen."""
+    """Print how well held-out videos are explained, counted, followed and predicted."""
     for name, metric in system.evaluate(data).items():
         print(f"{name.replace('_', ' '):40} {metric.text()}")
 

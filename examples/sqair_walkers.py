@@ -1,6 +1,6 @@
-"""People in a street: films in colour, oblong boxes, a background to take away, and people who come and go.
+"""People in a street: videos in colour, oblong boxes, a background to take away, and people who come and go.
 
-The films are drawn by code, so that it is known who is where; `--films FOLDER` takes videos of yours instead. The
+The videos are drawn by code, so that the truth is known; `--films FOLDER` takes videos of yours instead. The
 median of the frames is the background and is taken away before anything is learned. People enter and leave, so the
 rates of being born and of staying are set from how long they are in sight.
 
@@ -42,7 +42,7 @@ def main() -> None:
     for name, metric in system.evaluate(data, ["count", "tracking"]).items():
         print(f"{name.replace('_', ' '):40} {metric.text()}")
     first = system.track(data.test)[0]
-    print(f"{len(first)} tracks in the first film held out")
+    print(f"{len(first)} tracks in the first held-out video")
     chosen.out.mkdir(parents=True, exist_ok=True)
     for name, figure in system.figures(data).items():
         figure.savefig(chosen.out / f"{name}.png", dpi=120)

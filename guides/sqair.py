@@ -4,8 +4,8 @@
 
 The guide decides whether an object is there after it has drawn a box and an appearance for it and looked at the
 result. All its continuous noise is drawn first, at the auxiliary site `noise`; everything else is a function of noise
-and film, so that the same noise gives the same answer however particles are arranged and however films go on. Boxes
-and appearances are registered as presampled values once it is known whether they count: those that do not have no
+and video, so that the same noise gives the same answer however particles are arranged and however videos continue.
+Boxes and appearances are registered as presampled values once it is known whether they count: those that do not have no
 density in model or guide.
 
 Two families of parts: `sqair_residual` (fast: one look at what is not explained yet, objects in parallel) and
@@ -64,7 +64,7 @@ class SQAIRGuide(nn.Module):
         rows: int = 1,
         start: tuple[State, Tensor | None] | State | None = None,
     ) -> list[tuple[State, Tensor | None]]:
-        """Tell what is in a film; arguments as the model's.
+        """Propose what is in a video; arguments as the model's.
 
         Without `x` there is nothing to look at, and nothing is proposed.
 
@@ -84,31 +84,31 @@ class SQAIRGuide(nn.Module):
             video = video * mask.reshape(rows, frames, 1, *(mask.shape[2:] or (1, 1)))
         state, memory = (start, None) if isinstance(start, State | None) else start
         width = 1 + 4 + model.features
-        found = []
+        states = []
         with pyro.plate("data", rows, dim=-1):
             zero = torch.zeros(frames, 2 * model.slots, width, device=video.device, dtype=video.dtype)
             noise = pyro.sample(
                 "noise", dist.Normal(zero, 1.0).to_event(3).mask(False), infer={"is_auxiliary": True}
-            )  # (..., rows, frames, places + births, width)
+            )  # (..., rows, frames, slots + births, width)
             lead = noise.shape[:-3]
             fresh = self.parts.encode(video)
-            for place in range(frames):
-                pixels = video[:, place].expand(*lead, *model.shape).reshape(-1, *model.shape)
-                hidden = None if seen is None else seen[:, place].expand(lead).reshape(-1)
+            for time in range(frames):
+                pixels = video[:, time].expand(*lead, *model.shape).reshape(-1, *model.shape)
+                hidden = None if seen is None else seen[:, time].expand(lead).reshape(-1)
                 frame = Frame(
                     pixels,
                     lead,
                     state,
                     None if state is None else model.dynamics(state),
                     hidden,
-                    noise[..., place, :, :],
+                    noise[..., time, :, :],
                     memory,
-                    None if fresh is None else fresh[:, place],
+                    None if fresh is None else fresh[:, time],
                 )
-                with _counted(lengths, place):
+                with _counted(lengths, time):
                     state, memory = self._frame(frame)
-                found.append((state, memory))
-        return found
+                states.append((state, memory))
+        return states
 
     def _frame(self, frame: Frame) -> tuple[State, Tensor | None]:
         model, before, lead = self.model, frame.before, frame.lead
@@ -121,25 +121,28 @@ class SQAIRGuide(nn.Module):
             presence = pyro.sample(
                 f"t{time}/presence", PreSampled(MaskedBernoulli(kept.logits, before.presence > 0), kept.presence)
             )
-            where = pyro.sample(f"t{time}/where", PreSampled(self.parts.where_law(kept.where_law, there), kept.where))
+            where = pyro.sample(
+                f"t{time}/where", PreSampled(self.parts.where_distribution(kept.where_params, there), kept.where)
+            )
             what = pyro.sample(
-                f"t{time}/what", PreSampled(MaskedNormal(kept.what_law[0], kept.what_law[1], there, 2), kept.what)
+                f"t{time}/what",
+                PreSampled(MaskedNormal(kept.what_params[0], kept.what_params[1], there, 2), kept.what),
             )
             stays = (presence, where, what)
         most = model.most(before)
-        room = model.room(stays).expand(lead)
-        born: Born = self.parts.discover(frame, kept, room, most)
-        births = pyro.sample(f"t{time}/births", PreSampled(StickCount(born.logits, room), born.births))
+        capacity = model.capacity(stays).expand(lead)
+        born: Born = self.parts.discover(frame, kept, capacity, most)
+        births = pyro.sample(f"t{time}/births", PreSampled(StickCount(born.logits, capacity), born.births))
         new = (torch.arange(most, device=births.device) < births.unsqueeze(-1)).unsqueeze(-1)
-        where_new = pyro.sample(f"t{time}/where_new", PreSampled(MaskedNormal(*born.where_law, new, 2), born.where))
-        what_new = pyro.sample(f"t{time}/what_new", PreSampled(MaskedNormal(*born.what_law, new, 2), born.what))
+        where_new = pyro.sample(f"t{time}/where_new", PreSampled(MaskedNormal(*born.where_params, new, 2), born.where))
+        what_new = pyro.sample(f"t{time}/what_new", PreSampled(MaskedNormal(*born.what_params, new, 2), born.what))
         drawn: tuple[Tensor, ...] = (births, where_new, what_new)
         drawn = drawn if stays is None else (*stays, *drawn)
         ours: tuple[Tensor, ...] = (born.births, born.where, born.what)
         if kept is not None:
             ours = (kept.presence, kept.where, kept.what, *ours)
         known = canvas = None
-        if all(a is b for a, b in zip(drawn, ours, strict=True)):  # nobody put other values in their place
+        if all(a is b for a, b in zip(drawn, ours, strict=True)):  # no handler replaced them
             known = (born.glimpse, None if kept is None else kept.glimpse)
             if model.background != "static" and model.renderer == "sum":
                 canvas = born.canvas.reshape(*lead, *model.shape)

@@ -1,10 +1,10 @@
 """SQAIR's guide as published: recurrent networks that go through the objects one by one.
 
-Kosiorek et al., *Sequential Attend, Infer, Repeat*, 2018, section 3 and appendix. Propagation goes through the places
-in order: a first look near the old box under a soft mask, a relation network that has seen the places before it, a box
+Kosiorek et al., *Sequential Attend, Infer, Repeat*, 2018, section 3 and appendix. Propagation goes through the slots
+in order: a first look near the old box under a soft mask, a relation network that has seen the slots before it, a box
 with a full covariance, a second look, a recurrent state per object, gates that mix old and new appearance, presence.
 Discovery goes through the births in order. Differences on purpose: the frame is encoded once, not once per particle
-and step; the covariance's factor has a positive diagonal by construction; a birth needs a free place.
+and step; the covariance's factor has a positive diagonal by construction; a birth needs a free slot.
 """
 
 from __future__ import annotations
@@ -72,9 +72,9 @@ class PaperParts(nn.Module):
         code: Tensor = self.image(video.flatten(2))
         return code
 
-    def where_law(self, law: tuple[Tensor, Tensor], there: Tensor) -> MaskedTriangular:
-        """The law of propagated boxes."""
-        return MaskedTriangular(*law, there)
+    def where_distribution(self, parameters: tuple[Tensor, Tensor], there: Tensor) -> MaskedTriangular:
+        """The distribution of propagated boxes."""
+        return MaskedTriangular(*parameters, there)
 
     def _look(self, picture: Tensor, where: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         glimpse = crop(picture, where, self.model.glimpse)
@@ -86,7 +86,7 @@ class PaperParts(nn.Module):
     # ----- propagation --------------------------------------------------------------------------------------------
 
     def propagate(self, frame: Frame) -> Kept:
-        """Carry objects over from the frame before, place after place."""
+        """Carry objects over from the frame before, slot after slot."""
         model, before, prior = self.model, frame.before, frame.dynamics
         assert before is not None
         assert prior is not None
@@ -112,25 +112,27 @@ class PaperParts(nn.Module):
             loc, raw = self.follow(torch.cat([relation, old, hidden], -1)).chunk(2, -1)
             scale = softplus(raw + self.spread - 1.0) + LEAST
             factor = self.correlation.tril(-1) * scale.unsqueeze(-1) + torch.diag_embed(scale)
-            law = [old + loc, factor]
+            where_params = [old + loc, factor]
             if frame.seen is not None:
                 seen = frame.seen.unsqueeze(-1)
-                law[0] = torch.where(seen, law[0], flat(prior.where_loc)[:, i])
-                law[1] = torch.where(seen.unsqueeze(-1), factor, torch.diag_embed(flat(prior.where_scale)[:, i]))
-            where = law[0] + (law[1] @ noise[:, i, 1:5].unsqueeze(-1)).squeeze(-1)
+                where_params[0] = torch.where(seen, where_params[0], flat(prior.where_loc)[:, i])
+                where_params[1] = torch.where(
+                    seen.unsqueeze(-1), factor, torch.diag_embed(flat(prior.where_scale)[:, i])
+                )
+            where = where_params[0] + (where_params[1] @ noise[:, i, 1:5].unsqueeze(-1)).squeeze(-1)
             seen_loc, seen_scale = self._look(frame.pixels, where, mask)
             memory = self.temporal(torch.cat([relation, where, seen_loc, seen_scale], -1), hidden)
             told_loc, raw = self.recall(memory).chunk(2, -1)
             told_scale = softplus(raw) + LEAST
             keep, less, even = (0.9999 * torch.sigmoid(self.gates(memory))).chunk(3, -1)
-            what_law = [
+            what_params = [
                 keep * picture + (1.0 - less) * seen_loc + (1.0 - even) * told_loc,
                 (1.0 - less) * seen_scale + (1.0 - even) * told_scale,
             ]
             if frame.seen is not None:
-                what_law[0] = torch.where(frame.seen.unsqueeze(-1), what_law[0], flat(prior.what_loc)[:, i])
-                what_law[1] = torch.where(frame.seen.unsqueeze(-1), what_law[1], flat(prior.what_scale)[:, i])
-            what = what_law[0] + what_law[1] * noise[:, i, 5:]
+                what_params[0] = torch.where(frame.seen.unsqueeze(-1), what_params[0], flat(prior.what_loc)[:, i])
+                what_params[1] = torch.where(frame.seen.unsqueeze(-1), what_params[1], flat(prior.what_scale)[:, i])
+            what = what_params[0] + what_params[1] * noise[:, i, 5:]
             logit = self.stay(torch.cat([relation, hidden, what], -1)).squeeze(-1)
             if frame.seen is not None:
                 logit = torch.where(frame.seen, logit, flat(prior.presence)[:, i])
@@ -138,32 +140,32 @@ class PaperParts(nn.Module):
             present = stays.unsqueeze(-1) > 0
             where_kept, what_kept = torch.where(present, where, 0.0), torch.where(present, what, 0.0)
             last = torch.cat([what_kept, where_kept, stays.unsqueeze(-1)], -1)
-            columns.append((stays, where_kept, what_kept, logit, *law, *what_law, memory))
+            columns.append((stays, where_kept, what_kept, logit, *where_params, *what_params, memory))
         stacked = [torch.stack(column, 1) for column in zip(*columns, strict=True)]
-        places = Occupied(stacked[0] > 0)
-        glimpse = model.decode(places.take(stacked[2]))
-        layers = paste(glimpse[:, : model.shape[0]], places.take(stacked[1]), *model.shape[1:])
-        canvas = model.paint(layers, places, torch.Size([rows]))
+        occupied = Occupied(stacked[0] > 0)
+        glimpse = model.decode(occupied.take(stacked[2]))
+        layers = paste(glimpse[:, : model.shape[0]], occupied.take(stacked[1]), *model.shape[1:])
+        canvas = model.paint(layers, occupied, torch.Size([rows]))
 
         def shaped(part: Tensor) -> Tensor:
             return part.reshape(*frame.lead, *part.shape[1:])
 
         presence, where, what, logits, loc, factor, what_loc, what_scale, memory = map(shaped, stacked)
-        put = shaped(places.put(glimpse))
+        put = shaped(occupied.put(glimpse))
         return Kept(presence, where, what, logits, (loc, factor), (what_loc, what_scale), put, canvas, memory)
 
     # ----- discovery ----------------------------------------------------------------------------------------------
 
-    def discover(self, frame: Frame, kept: Kept | None, room: Tensor, most: int) -> Born:
+    def discover(self, frame: Frame, kept: Kept | None, capacity: Tensor, most: int) -> Born:
         """Look for new objects, one after the other."""
         model = self.model
         rows = len(frame.pixels)
         assert frame.fresh is not None
         image = frame.fresh.expand(*frame.lead, -1).reshape(rows, -1)
-        like = room.expand(frame.lead)
+        like = capacity.expand(frame.lead)
         stays = () if kept is None else (kept.presence, kept.where, kept.what)
         context = model.context(like, *stays).reshape(rows, -1)
-        left = room.expand(frame.lead).reshape(-1)
+        left = capacity.expand(frame.lead).reshape(-1)
         noise = frame.noise.reshape(rows, *frame.noise.shape[-2:])[:, model.slots :]
         hidden = self.search_start.expand(rows, -1)
         last = image.new_zeros(rows, model.features + 5)
@@ -173,17 +175,17 @@ class PaperParts(nn.Module):
             free = (left > k).to(image.dtype).unsqueeze(-1)
             hidden = self.search(torch.cat([image, context, free, last], -1), hidden)
             loc, raw = self.aim(hidden).chunk(2, -1)
-            where_law = [loc, softplus(raw + self.spread) + LEAST]
+            where_params = [loc, softplus(raw + self.spread) + LEAST]
             if frame.seen is not None:
                 prior = model.where_guess()
-                for place in (0, 1):
-                    where_law[place] = torch.where(frame.seen.unsqueeze(-1), where_law[place], prior[place])
-            where = where_law[0] + where_law[1] * noise[:, k, 1:5]
-            what_law = list(self._look(frame.pixels, where))
+                for i in (0, 1):
+                    where_params[i] = torch.where(frame.seen.unsqueeze(-1), where_params[i], prior[i])
+            where = where_params[0] + where_params[1] * noise[:, k, 1:5]
+            what_params = list(self._look(frame.pixels, where))
             if frame.seen is not None:
-                what_law[0] = torch.where(frame.seen.unsqueeze(-1), what_law[0], 0.0)
-                what_law[1] = torch.where(frame.seen.unsqueeze(-1), what_law[1], 1.0)
-            what = what_law[0] + what_law[1] * noise[:, k, 5:]
+                what_params[0] = torch.where(frame.seen.unsqueeze(-1), what_params[0], 0.0)
+                what_params[1] = torch.where(frame.seen.unsqueeze(-1), what_params[1], 1.0)
+            what = what_params[0] + what_params[1] * noise[:, k, 5:]
             logit = self.birth(torch.cat([hidden, what], -1)).squeeze(-1)
             if frame.seen is not None:
                 hiddenly = torch.logit(1.0 - torch.softmax(model.later_logits, -1)[0], eps=1e-6)
@@ -193,12 +195,12 @@ class PaperParts(nn.Module):
             there = new.unsqueeze(-1) > 0
             where_kept, what_kept = torch.where(there, where, 0.0), torch.where(there, what, 0.0)
             last = torch.cat([what_kept, where_kept, new.unsqueeze(-1)], -1)
-            columns.append((logit, where_kept, what_kept, *where_law, *what_law, new))
+            columns.append((logit, where_kept, what_kept, *where_params, *what_params, new))
         stacked = [torch.stack(column, 1) for column in zip(*columns, strict=True)]
-        places = Occupied(stacked[-1] > 0)
-        glimpse = model.decode(places.take(stacked[2]))
-        layers = paste(glimpse[:, : model.shape[0]], places.take(stacked[1]), *model.shape[1:])
-        canvas = model.paint(layers, places, torch.Size([rows]))
+        occupied = Occupied(stacked[-1] > 0)
+        glimpse = model.decode(occupied.take(stacked[2]))
+        layers = paste(glimpse[:, : model.shape[0]], occupied.take(stacked[1]), *model.shape[1:])
+        canvas = model.paint(layers, occupied, torch.Size([rows]))
         if kept is not None:
             canvas = canvas + kept.canvas
 
@@ -206,7 +208,7 @@ class PaperParts(nn.Module):
             return part.reshape(*frame.lead, *part.shape[1:])
 
         logits, where, what, loc, scale, what_loc, what_scale = map(shaped, stacked[:-1])
-        put = shaped(places.put(glimpse))
+        put = shaped(occupied.put(glimpse))
         births = births.reshape(frame.lead)
         return Born(births, logits, where, what, (loc, scale), (what_loc, what_scale), put, canvas)
 

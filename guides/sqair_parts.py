@@ -20,8 +20,8 @@ class Frame:
         before: the state of the frame before, None at the first.
         dynamics: the prior's step from it.
         seen: bool (R,), False where the frame is hidden and the guide falls back on the prior; None if all are seen.
-        noise: standard normal (*lead, places + births, 1 + 4 + features), of this frame.
-        memory: the guide's own recurrent state (*lead, places, memory), or None.
+        noise: standard normal (*lead, slots + births, 1 + 4 + features), of this frame.
+        memory: the guide's own recurrent state (*lead, slots, memory), or None.
         fresh: an encoding of the frame made once per row, or None.
     """
 
@@ -40,11 +40,11 @@ class Kept:
     """What propagation proposes, drawn already.
 
     Attributes:
-        presence, where, what: draws (*lead, places, ...), zero where nothing stays.
+        presence, where, what: draws (*lead, slots, ...), zero where nothing stays.
         logits: of presence.
-        where_law: loc and scale, or a distribution's factors (see the guide).
-        what_law: loc and scale (*lead, places, features).
-        glimpse: decoded (*lead, places, planes, gh, gw).
+        where_params: loc and scale, or a distribution's factors (see the guide).
+        what_params: loc and scale (*lead, slots, features).
+        glimpse: decoded (*lead, slots, planes, gh, gw).
         canvas: (R, channels, height, width), what stays, painted.
         memory: the guide's own recurrent state after the frame, or None.
     """
@@ -53,8 +53,8 @@ class Kept:
     where: Tensor
     what: Tensor
     logits: Tensor
-    where_law: tuple[Tensor, Tensor]
-    what_law: tuple[Tensor, Tensor]
+    where_params: tuple[Tensor, Tensor]
+    what_params: tuple[Tensor, Tensor]
     glimpse: Tensor
     canvas: Tensor
     memory: Tensor | None = None
@@ -68,7 +68,7 @@ class Born:
         births: int64 (*lead).
         logits: of going on, (*lead, most).
         where, what: draws (*lead, most, ...), zero beyond the births.
-        where_law, what_law: loc and scale of the same shapes.
+        where_params, what_params: loc and scale of the same shapes.
         glimpse: (*lead, most, planes, gh, gw).
         canvas: (R, channels, height, width), everything painted.
     """
@@ -77,7 +77,7 @@ class Born:
     logits: Tensor
     where: Tensor
     what: Tensor
-    where_law: tuple[Tensor, Tensor]
-    what_law: tuple[Tensor, Tensor]
+    where_params: tuple[Tensor, Tensor]
+    what_params: tuple[Tensor, Tensor]
     glimpse: Tensor
     canvas: Tensor

@@ -5,7 +5,7 @@ object's own picture is correlated with that residual over all shifts within rea
 result. Births look at the residual of everything found so far: a peak of its energy gives a box, a look at the box
 corrects it, and whether something is born there depends on the energy that no box covers yet and on a network.
 Evidence is in nats of the likelihood; it is a function of draws and the frame without gradient, so the bound stays a
-bound. Networks run on the places that hold something, never on empty ones.
+bound. Networks run on the slots that hold something, never on empty ones.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from phlogiston.networks.occupied import Occupied
 from phlogiston.networks.perceptron import perceptron
 from phlogiston.networks.spatial import cover, crop, displacement, enlarged, moved, paste, scale_of
 
-GRID, FINE = 13, 25  # places where births may start, and pixels the search looks at, per axis
+GRID, FINE = 13, 25  # positions where births may start, and pixels the search looks at, per axis
 
 
 class ResidualParts(nn.Module):
@@ -32,11 +32,11 @@ class ResidualParts(nn.Module):
     Args:
         model: the model.
         hidden: width of hidden layers.
-        propagation: `"match"` (matched filter) or `"glimpse"` (a look at the old place only).
+        propagation: `"match"` (matched filter) or `"glimpse"` (a look at the old position only).
         reach: largest shift the filter searches, pixels.
         temperature: of the filter's softmax, nats.
-        passes: how often objects are matched, each time against the others' new places.
-        survival_bias: logit of staying for an object whose picture fits as well as an empty place would.
+        passes: how often objects are matched, each time against the others' new positions.
+        survival_bias: logit of staying for an object whose picture fits as well as an empty position would.
         freedom: how far networks may move the logits of staying and birth that the evidence gives.
         births: `"energy"` (the evidence decides, networks correct within `freedom`) or `"learned"`.
     """
@@ -87,9 +87,9 @@ class ResidualParts(nn.Module):
         """Nothing is computed once per row here."""
         return
 
-    def where_law(self, law: tuple[Tensor, Tensor], there: Tensor) -> MaskedNormal:
-        """The law of propagated boxes."""
-        return MaskedNormal(*law, there, 2)
+    def where_distribution(self, parameters: tuple[Tensor, Tensor], there: Tensor) -> MaskedNormal:
+        """The distribution of propagated boxes."""
+        return MaskedNormal(*parameters, there, 2)
 
     def look(self, picture: Tensor, where: Tensor) -> Tensor:
         """Glimpses (rows, pixels) of boxes."""
@@ -102,34 +102,34 @@ class ResidualParts(nn.Module):
         model, before, prior = self.model, frame.before, frame.dynamics
         assert before is not None
         assert prior is not None
-        places = Occupied((before.presence > 0).expand(*frame.lead, -1))
-        parent = places.parent
-        noise = places.take(frame.noise[..., : model.slots, :])
-        memory = places.take(prior.memory)
-        what_before = places.take(before.what)
-        predicted = places.take(prior.where_loc)
-        others, matched = self._others(frame, places, places.take(before.glimpse), predicted)
+        occupied = Occupied((before.presence > 0).expand(*frame.lead, -1))
+        parent = occupied.parent
+        noise = occupied.take(frame.noise[..., : model.slots, :])
+        memory = occupied.take(prior.memory)
+        what_before = occupied.take(before.what)
+        predicted = occupied.take(prior.where_loc)
+        others, matched = self._others(frame, occupied, occupied.take(before.glimpse), predicted)
         glance = self.look(others, enlarged(matched, 1.0 if self.matching else 1.5))
         loc, spread = self.follow(torch.cat([glance, matched, memory], -1)).chunk(2, -1)
         base = matched if self.matching else predicted
-        where_law = (base + loc, softplus(spread) + LEAST)
+        where_params = (base + loc, softplus(spread) + LEAST)
         if frame.seen is not None:
             seen = frame.seen[parent].unsqueeze(-1)
-            where_law = (
-                torch.where(seen, where_law[0], predicted),
-                torch.where(seen, where_law[1], places.take(prior.where_scale)),
+            where_params = (
+                torch.where(seen, where_params[0], predicted),
+                torch.where(seen, where_params[1], occupied.take(prior.where_scale)),
             )
-        where = where_law[0] + where_law[1] * noise[:, 1:5]
+        where = where_params[0] + where_params[1] * noise[:, 1:5]
         code, spread = self.encoder(self.look(others, where)).chunk(2, -1)
         gate, narrow = self.mix(torch.cat([code, what_before, memory], -1)).chunk(2, -1)
         gate = torch.sigmoid(gate - 2.0)
-        what_law = (what_before + gate * (code - what_before), softplus(spread + narrow - 1.5) + LEAST)
+        what_params = (what_before + gate * (code - what_before), softplus(spread + narrow - 1.5) + LEAST)
         if frame.seen is not None:
-            what_law = (
-                torch.where(seen, what_law[0], places.take(prior.what_loc)),
-                torch.where(seen, what_law[1], places.take(prior.what_scale)),
+            what_params = (
+                torch.where(seen, what_params[0], occupied.take(prior.what_loc)),
+                torch.where(seen, what_params[1], occupied.take(prior.what_scale)),
             )
-        what = what_law[0] + what_law[1] * noise[:, 5:]
+        what = what_params[0] + what_params[1] * noise[:, 5:]
         glimpse = model.decode(what)
         layers = paste(glimpse[:, : model.shape[0]], where, *model.shape[1:])
         gain = self._gain(layers, others)
@@ -137,28 +137,28 @@ class ResidualParts(nn.Module):
         free = self.stay(torch.cat([what, what_before, features, where[:, :2]], -1)).squeeze(-1)
         logits = self.survival_bias + (gain / 20.0).clamp(-7.0, 6.0) + self.freedom * torch.tanh(free)
         if frame.seen is not None:
-            logits = torch.where(seen.squeeze(-1), logits, places.take(prior.presence))
+            logits = torch.where(seen.squeeze(-1), logits, occupied.take(prior.presence))
         stays = _coin(noise[:, 0], logits)
         canvas = layers.new_zeros(frame.pixels.shape).index_add(0, parent, layers * stays[:, None, None, None])
         there = stays.unsqueeze(-1)
         return Kept(
-            places.put(stays),
-            places.put(where * there),
-            places.put(what * there),
-            places.put(logits),
-            (places.put(where_law[0]), places.put(where_law[1])),
-            (places.put(what_law[0]), places.put(what_law[1])),
-            places.put(glimpse * stays[:, None, None, None]),
+            occupied.put(stays),
+            occupied.put(where * there),
+            occupied.put(what * there),
+            occupied.put(logits),
+            (occupied.put(where_params[0]), occupied.put(where_params[1])),
+            (occupied.put(what_params[0]), occupied.put(what_params[1])),
+            occupied.put(glimpse * stays[:, None, None, None]),
             canvas,
         )
 
     @torch.no_grad()
-    def _others(self, frame: Frame, places: Occupied, glimpse: Tensor, predicted: Tensor) -> tuple[Tensor, Tensor]:
+    def _others(self, frame: Frame, occupied: Occupied, glimpse: Tensor, predicted: Tensor) -> tuple[Tensor, Tensor]:
         """The frame minus all other objects, (rows, channels, height, width), and each object's matched box."""
         model = self.model
         height, width = model.shape[1:]
         pictures = glimpse[:, : model.shape[0]]
-        parent = places.parent
+        parent = occupied.parent
         where = predicted.detach()
         ground = frame.pixels.index_select(0, parent)
         for turn in range(self.passes if self.matching else 0):
@@ -183,11 +183,11 @@ class ResidualParts(nn.Module):
 
     # ----- discovery ----------------------------------------------------------------------------------------------
 
-    def discover(self, frame: Frame, kept: Kept | None, room: Tensor, most: int) -> Born:
+    def discover(self, frame: Frame, kept: Kept | None, capacity: Tensor, most: int) -> Born:
         """Look for new objects, one after the other."""
         model = self.model
         rows = len(frame.pixels)
-        flat = room.reshape(-1)
+        flat = capacity.reshape(-1)
         canvas = frame.pixels.new_zeros(frame.pixels.shape) if kept is None else kept.canvas
         covered = self._covered(frame, kept)
         births = torch.zeros(rows, dtype=torch.long, device=flat.device)
@@ -242,8 +242,8 @@ class ResidualParts(nn.Module):
         out = frame.pixels.new_zeros(len(frame.pixels), height, width)
         if kept is None:
             return out
-        places = Occupied(kept.presence > 0)
-        return out.index_add(0, places.parent, cover(places.take(kept.where), height, width, self.model.glimpse))
+        occupied = Occupied(kept.presence > 0)
+        return out.index_add(0, occupied.parent, cover(occupied.take(kept.where), height, width, self.model.glimpse))
 
     def _nothing(self, rows: int, like: Tensor) -> tuple[Tensor, ...]:
         """What is said of a birth that is looked for nowhere."""
@@ -279,26 +279,26 @@ class ResidualParts(nn.Module):
         """Draw a box and an appearance for something new, and whether it is there.
 
         Returns:
-            Birth (rows,), where, what, logit, glimpse, and the laws' loc and scale of where and of what.
+            Birth (rows,), where, what, logit, glimpse, and loc and scale of where and of what.
         """
         model = self.model
         peak = self._peak(residual, covered)
         start = torch.cat([model.where_loc.detach()[:2].expand(len(peak), 2), torch.atanh(peak)], -1)
         loc, spread = self.aim(self.look(residual, enlarged(start, 1.2))).chunk(2, -1)
-        where_law = (start + loc, softplus(spread) + LEAST)
+        where_params = (start + loc, softplus(spread) + LEAST)
         prior = (model.where_loc, softplus(model.where_spread) + LEAST)
         if seen is not None:
             there = seen.unsqueeze(-1)
-            where_law = (
-                torch.where(there, where_law[0], prior[0]),
-                torch.where(there, where_law[1], prior[1]),
+            where_params = (
+                torch.where(there, where_params[0], prior[0]),
+                torch.where(there, where_params[1], prior[1]),
             )
-        where = where_law[0] + where_law[1] * noise[:, 1:5]
+        where = where_params[0] + where_params[1] * noise[:, 1:5]
         code, spread = self.encoder(self.look(residual, where)).chunk(2, -1)
-        what_law = (code, softplus(spread) + LEAST)
+        what_params = (code, softplus(spread) + LEAST)
         if seen is not None:
-            what_law = (torch.where(there, code, 0.0), torch.where(there, what_law[1], 1.0))
-        what = what_law[0] + what_law[1] * noise[:, 5:]
+            what_params = (torch.where(there, code, 0.0), torch.where(there, what_params[1], 1.0))
+        what = what_params[0] + what_params[1] * noise[:, 5:]
         glimpse = model.decode(what)
         evidence = self._evidence(residual, covered, where)
         features = torch.cat([torch.stack([torch.tanh(evidence - 1.0), torch.tanh(evidence / 4)], -1)], -1)
@@ -310,7 +310,7 @@ class ResidualParts(nn.Module):
         if seen is not None:
             logit = torch.where(seen, logit, self._hidden_logit())
         logit = torch.where(promising, logit, _FLOOR)
-        return (_coin(noise[:, 0], logit), where, what, logit, glimpse, *where_law, *what_law)
+        return (_coin(noise[:, 0], logit), where, what, logit, glimpse, *where_params, *what_params)
 
     def _hidden_logit(self) -> Tensor:
         """Logit of a birth that cannot be seen: the prior's."""
@@ -343,7 +343,7 @@ class ResidualParts(nn.Module):
         return centre.clamp(-0.98, 0.98)
 
     def _windows(self, like: Tensor, shape: Callable[[Tensor], Tensor]) -> list[Tensor]:
-        """Weights (GRID, height) and (GRID, width) of windows of an object's size around the places of the grid."""
+        """Weights (GRID, height) and (GRID, width) of windows of an object's size around the points of the grid."""
         extent = scale_of(self.model.where_loc.detach())  # (x, y) as shares of the picture
         centres = torch.linspace(-1.0, 1.0, GRID, device=like.device, dtype=like.dtype).unsqueeze(1)
         out = []

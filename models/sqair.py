@@ -1,18 +1,18 @@
 """SQAIR: objects that appear, stay and vanish (Kosiorek, Kim, Posner and Teh, *Sequential Attend, Infer, Repeat*).
 
-Up to N objects live in fixed places. At frame t each object of the frame before stays or goes (propagation), then new
-ones may fill empty places (discovery); what is there is drawn.
+Up to N objects live in fixed slots. At frame t each object of the frame before stays or goes (propagation), then new
+ones may fill empty slots (discovery); what is there is rendered.
 
     presence_t[i] ~ Bernoulli(p_i)                                     where presence_{t-1}[i] = 1
     where_t[i] ~ Normal(f(memory), s),  what_t[i] ~ Normal(g(memory), s)    where presence_t[i] = 1
-    births_t ~ Categorical(0 .. room)
+    births_t ~ Categorical(0 .. capacity)
     where_new_t[k] ~ Normal, what_new_t[k] ~ Normal(0, I)              for k < births_t
     x_t ~ Normal(sum_i paste(decode(what_t[i]), where_t[i]), std)
 
-Births fill empty places in order, so there are never more objects than places; each gets an identity that no other
-object of the film ever has. A film of one frame is AIR (Eslami et al., 2016). Differences on purpose: the prior of a
-frame never looks at the guide's presence logits; logits of the count are not cut by an elu; births are limited to the
-places that are free.
+Births fill empty slots in order, so there are never more objects than slots; each gets an identity that no other
+object of the video ever has. A video of one frame is AIR (Eslami et al., 2016). Differences on purpose: the prior of a
+frame does not depend on the guide's presence logits; logits of the count are not cut by an elu; births are limited to
+the slots that are free.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from phlogiston.networks.shared import Shared
 from phlogiston.networks.spatial import cover, paste
 
 PROPAGATION = ("first_memory", "cell.", "readout.", "later_logits")
-"""Parameters that films of one frame do not need."""
+"""Parameters that videos of one frame do not need."""
 
 LEAST = 0.01  # smallest standard deviation of anything
 
@@ -44,13 +44,13 @@ class State:
     """What is there after a frame; leading axes are particles (if any) and rows.
 
     Attributes:
-        presence: (..., places), 1.0 or 0.0.
-        where: (..., places, 4), zero where nothing is; as all that follows.
-        what: (..., places, features).
-        glimpse: (..., places, channels, gh, gw), the decoded appearance.
-        memory: (..., places, memory), of the dynamics.
-        step: (..., places, 4), how `where` changed since the frame before.
-        ids: int64 (..., places), -1 where nothing is.
+        presence: (..., slots), 1.0 or 0.0.
+        where: (..., slots, 4), zero where nothing is; as all that follows.
+        what: (..., slots, features).
+        glimpse: (..., slots, channels, gh, gw), the decoded appearance.
+        memory: (..., slots, memory), of the dynamics.
+        step: (..., slots, 4), how `where` changed since the frame before.
+        ids: int64 (..., slots), -1 where nothing is.
         born: int64 (...), identities given so far.
         canvas: (..., channels, height, width), mean of the picture.
         cover: (..., height, width), how much of each pixel lies in boxes, or None where nobody needs it.
@@ -77,13 +77,13 @@ class State:
 
 @dataclass
 class Dynamics:
-    """The prior of propagation; entries of empty places mean nothing.
+    """The prior of propagation; entries of empty slots mean nothing.
 
     Attributes:
-        presence: logits (..., places).
-        where_loc, where_scale: (..., places, 4).
-        what_loc, what_scale: (..., places, features).
-        memory: (..., places, memory), after the step.
+        presence: logits (..., slots).
+        where_loc, where_scale: (..., slots, 4).
+        what_loc, what_scale: (..., slots, features).
+        memory: (..., slots, memory), after the step.
     """
 
     presence: Tensor
@@ -99,7 +99,7 @@ class SQAIRModel(nn.Module):
 
     Args:
         shape: channels, height, width of a frame.
-        slots: N, places for objects.
+        slots: N, most objects at a time.
         features: numbers in an object's appearance.
         glimpse: height and width of a decoded appearance.
         hidden: width of hidden layers.
@@ -116,7 +116,7 @@ class SQAIRModel(nn.Module):
         chain: let a birth's box depend on the one before in the same frame, and the number of births on what is there.
         background: `"none"`, `"mean"` (a trainable picture that shows where objects are, as published) or `"static"` (a
             trainable picture behind everything).
-        renderer: `"sum"` adds objects, `"over"` puts later places in front of earlier ones.
+        renderer: `"sum"` adds objects, `"over"` puts later slots in front of earlier ones.
         what_prior_scale: first scale of an appearance's change per frame.
     """
 
@@ -211,15 +211,15 @@ class SQAIRModel(nn.Module):
 
     def dynamics(self, state: State) -> Dynamics:
         """The prior of propagation from a state; computed for the objects that are there."""
-        found: Dynamics = self.shared(f"dynamics {state.time}", (state.presence, state.where, state.what),
-                                      lambda: self._dynamics(state))  # fmt: skip
-        return found
+        dynamics: Dynamics = self.shared(f"dynamics {state.time}", (state.presence, state.where, state.what),
+                                         lambda: self._dynamics(state))  # fmt: skip
+        return dynamics
 
     def _dynamics(self, state: State) -> Dynamics:
-        places = Occupied(state.presence > 0)
-        where, what, step = (places.take(part) for part in (state.where, state.what, state.step))
+        occupied = Occupied(state.presence > 0)
+        where, what, step = (occupied.take(part) for part in (state.where, state.what, state.step))
         inputs = [what, where] if self.location == "absolute" else [what, where, 10.0 * step]
-        memory = self.cell(torch.cat(inputs, -1), places.take(state.memory))
+        memory = self.cell(torch.cat(inputs, -1), occupied.take(state.memory))
         read = self.readout(memory)
         size = 4 + self.features
         loc, spread = read[:, :size], softplus(read[:, size : 2 * size]) + LEAST
@@ -230,10 +230,10 @@ class SQAIRModel(nn.Module):
             where_loc = where_loc + step
         stays = read[:, -1] if self.presence == "learned" else self.survival.expand(len(read))
         parts = (stays, where_loc, spread[:, :4], what_loc, spread[:, 4:], memory)
-        return Dynamics(*(places.put(part) for part in parts))
+        return Dynamics(*(occupied.put(part) for part in parts))
 
     def count_logits(self, before: Dynamics | None, state: State | None, capacity: Tensor, context: Any) -> Tensor:
-        """Logits of the number of births, minus infinity where there is no room: (..., most + 1)."""
+        """Logits of the number of births, minus infinity beyond the capacity: (..., most + 1)."""
         if state is None:
             logits = self.first_births
         else:
@@ -244,7 +244,7 @@ class SQAIRModel(nn.Module):
         return torch.where(count <= capacity.unsqueeze(-1), logits, -torch.inf)
 
     def _expected(self, before: Dynamics | None, state: State | None, like: Tensor) -> Tensor:
-        """Expected share of places whose objects stay, (..., 1)."""
+        """Expected share of slots whose objects stay, (..., 1)."""
         if before is None or state is None:
             return torch.zeros((*like.shape, 1), device=like.device)
         return (torch.sigmoid(before.presence) * state.presence).sum(-1, keepdim=True) / self.slots
@@ -261,7 +261,7 @@ class SQAIRModel(nn.Module):
     def where_new(
         self, births: Tensor, most: int, context: Tensor | None = None, expected: Tensor | None = None
     ) -> Any:
-        """The law of boxes of new objects, event (most, 4)."""
+        """The distribution of boxes of new objects, event (most, 4)."""
         mask = (torch.arange(most, device=births.device) < births.unsqueeze(-1)).unsqueeze(-1)
         if not self.chain:
             return MaskedNormal(self.where_loc, softplus(self.where_spread) + LEAST, mask, 2)
@@ -287,7 +287,7 @@ class SQAIRModel(nn.Module):
         return loc, softplus(spread) + LEAST
 
     def what_new(self, births: Tensor, most: int) -> MaskedNormal:
-        """The law of appearances of new objects, event (most, features)."""
+        """The distribution of appearances of new objects, event (most, features)."""
         mask = (torch.arange(most, device=births.device) < births.unsqueeze(-1)).unsqueeze(-1)
         zero = torch.zeros(self.features, device=births.device)
         return MaskedNormal(zero, torch.ones_like(zero), mask, 2)
@@ -304,32 +304,32 @@ class SQAIRModel(nn.Module):
             return torch.cat([self.output_scale * planes[:, :-1], torch.sigmoid(planes[:, -1:])], 1)
         return self.output_scale * planes
 
-    def paint(self, layers: Tensor, places: Occupied, lead: torch.Size) -> Tensor:
+    def paint(self, layers: Tensor, occupied: Occupied, lead: torch.Size) -> Tensor:
         """Add up what objects look like: layers (rows, channels, height, width) to (*lead, channels, height, width)."""
-        flat = layers.new_zeros((lead.numel(), *layers.shape[1:])).index_add(0, places.parent, layers)
+        flat = layers.new_zeros((lead.numel(), *layers.shape[1:])).index_add(0, occupied.parent, layers)
         return flat.reshape(*lead, *layers.shape[1:])
 
     def render(self, presence: Tensor, where: Tensor, glimpse: Tensor) -> tuple[Tensor, Tensor | None]:
         """Canvas (..., channels, height, width) and, where needed, cover (..., height, width) of a scene."""
-        places = Occupied(presence > 0)
+        occupied = Occupied(presence > 0)
         lead = presence.shape[:-1]
         height, width = self.shape[1:]
-        boxes = places.take(where)
-        layers = paste(places.take(glimpse), boxes, height, width)
+        boxes = occupied.take(where)
+        layers = paste(occupied.take(glimpse), boxes, height, width)
         if self.renderer == "over":
-            whole = places.put(layers)  # (..., places, channels + 1, height, width)
+            whole = occupied.put(layers)  # (..., slots, channels + 1, height, width)
             canvas = torch.zeros(*lead, *self.shape, device=where.device) + self._behind()
             for i in range(self.slots):
                 alpha = whole[..., i, -1:, :, :]
                 canvas = canvas * (1.0 - alpha) + alpha * whole[..., i, :-1, :, :]
             return canvas, None
-        canvas = self.paint(layers, places, lead)
+        canvas = self.paint(layers, occupied, lead)
         if self.background == "static":
             canvas = canvas + self.picture
         if not self.needs_cover:
             return canvas, None
         covers = cover(boxes, height, width, self.glimpse).unsqueeze(1)
-        return canvas, self.paint(covers, places, lead).squeeze(-3)
+        return canvas, self.paint(covers, occupied, lead).squeeze(-3)
 
     def _behind(self) -> Tensor | float:
         return self.picture if self.background == "static" else 0.0
@@ -340,7 +340,7 @@ class SQAIRModel(nn.Module):
         return self.background == "mean" or self.background_std is not None
 
     def likelihood(self, canvas: Tensor, covers: Tensor | None, mask: Tensor | None = None) -> MaskedNormal:
-        """The law of frames.
+        """The distribution of frames.
 
         Args:
             canvas: (..., frames, channels, height, width).
@@ -379,7 +379,7 @@ class SQAIRModel(nn.Module):
             births: int64 (...).
             where_new: (..., most, 4).
             what_new: (..., most, features).
-            known: glimpses of new objects (..., most, planes, gh, gw) and of old ones (..., places, ...), where they
+            known: glimpses of new objects (..., most, planes, gh, gw) and of old ones (..., slots, ...), where they
                 have been decoded already.
             canvas: where it has been painted already.
         """
@@ -409,8 +409,8 @@ class SQAIRModel(nn.Module):
         if known is not None:
             glimpse = put(*known)
         else:
-            places = Occupied(presence > 0)
-            glimpse = places.put(self.decode(places.take(what)))
+            occupied = Occupied(presence > 0)
+            glimpse = occupied.put(self.decode(occupied.take(what)))
         fresh = self.first_memory.expand(*presence.shape, -1)
         if before is None or dynamics is None or stays is None:
             memory, step = torch.where(there, fresh, 0.0), torch.zeros_like(where)
@@ -435,15 +435,15 @@ class SQAIRModel(nn.Module):
         rows: int = 1,
         start: State | None = None,
     ) -> list[State]:
-        """Tell how a film comes about.
+        """Generate a video, or score one.
 
         Args:
-            x: films (rows, frames, [channels,] height, width), uint8 or 0 .. 1; None to draw them.
+            x: videos (rows, frames, [channels,] height, width), uint8 or 0 .. 1; None to draw them.
             mask: bool (rows, frames, height, width), or (rows, frames): True where `x` is known.
-            lengths: int64 (rows,), frames that count in each film; all by default.
+            lengths: int64 (rows,), frames that count in each video; all by default.
             frames: how many to draw without `x`.
-            rows: how many films to draw without `x`.
-            start: the state to go on from.
+            rows: how many videos to draw without `x`.
+            start: the state to continue from.
 
         Returns:
             The state after each frame.
@@ -454,8 +454,8 @@ class SQAIRModel(nn.Module):
         states: list[State] = []
         with pyro.plate("data", rows, dim=-1):
             state = start
-            for place in range(frames):
-                with _counted(lengths, place):
+            for time in range(frames):
+                with _counted(lengths, time):
                     state = self._frame(state)
                 states.append(state)
             canvas = torch.stack([s.canvas for s in states], -4)
@@ -476,36 +476,36 @@ class SQAIRModel(nn.Module):
             what = pyro.sample(f"t{time}/what", MaskedNormal(dynamics.what_loc, dynamics.what_scale, there, 2))
             stays = (presence, where, what)
         most = self.most(before)
-        room = self.room(stays)
+        capacity = self.capacity(stays)
         context = expected = None
         if self.chain:
-            context = self.context(room, *(stays or ()))
-            expected = self._expected(dynamics, before, room)
+            context = self.context(capacity, *(stays or ()))
+            expected = self._expected(dynamics, before, capacity)
         births = pyro.sample(
-            f"t{time}/births", dist.Categorical(logits=self.count_logits(dynamics, before, room, context))
+            f"t{time}/births", dist.Categorical(logits=self.count_logits(dynamics, before, capacity, context))
         )
         where_new = pyro.sample(f"t{time}/where_new", self.where_new(births, most, context, expected))
         what_new = pyro.sample(f"t{time}/what_new", self.what_new(births, most))
         drawn = (births, where_new, what_new) if stays is None else (*stays, births, where_new, what_new)
-        found: State = self.shared(
+        state: State = self.shared(
             f"state {time}", drawn, lambda: self.advance(before, dynamics, stays, births, where_new, what_new)
         )
-        return found
+        return state
 
     def most(self, before: State | None) -> int:
         """Most births in a frame."""
         return self.slots if before is None else self.later_births
 
-    def room(self, stays: tuple[Tensor, ...] | None) -> Tensor:
-        """Places left for births, int64 (...)."""
+    def capacity(self, stays: tuple[Tensor, ...] | None) -> Tensor:
+        """Slots left for births, int64 (...)."""
         if stays is None:
             return torch.tensor(self.slots, device=self.first_memory.device)
         return (self.slots - stays[0].sum(-1)).long().clamp(max=self.later_births)
 
     def video(self, x: Tensor) -> Tensor:
-        """Films as float (rows, frames, channels, height, width)."""
-        films = x.to(self.first_memory.dtype) / 255.0 if x.dtype == torch.uint8 else x
-        return films.reshape(*films.shape[:2], *self.shape)
+        """Videos as float (rows, frames, channels, height, width)."""
+        pixels = x.to(self.first_memory.dtype) / 255.0 if x.dtype == torch.uint8 else x
+        return pixels.reshape(*pixels.shape[:2], *self.shape)
 
 
 def pixel_mask(mask: Tensor | None, lengths: Tensor | None, rows: int, frames: int) -> Tensor | None:
@@ -521,10 +521,10 @@ def pixel_mask(mask: Tensor | None, lengths: Tensor | None, rows: int, frames: i
 
 
 class _counted:
-    """Masks all sites of rows whose film is over."""
+    """Masks all sites of rows whose video has ended."""
 
-    def __init__(self, lengths: Tensor | None, place: int) -> None:
-        self.handler = None if lengths is None else pyro.poutine.mask(mask=(place < lengths))  # type: ignore[call-overload]
+    def __init__(self, lengths: Tensor | None, time: int) -> None:
+        self.handler = None if lengths is None else pyro.poutine.mask(mask=(time < lengths))  # type: ignore[call-overload]
 
     def __enter__(self) -> None:
         if self.handler is not None:

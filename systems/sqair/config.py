@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from phlogiston.errors import ConfigError
 
-SUMMARY = "sequential attend, infer, repeat: finds, counts and follows moving objects in films, without labels"
+SUMMARY = "sequential attend, infer, repeat: finds, counts and follows moving objects in videos, without labels"
 PAPER = "Kosiorek, Kim, Posner and Teh, Sequential Attend, Infer, Repeat, NeurIPS 2018 (arXiv 1806.01794)"
 
 
@@ -16,7 +16,7 @@ class Config:
     """Every option of the system.
 
     Attributes:
-        slots: places for objects; there are never more.
+        slots: most objects at a time.
         features: numbers in an object's appearance.
         glimpse: height and width of a decoded appearance, pixels.
         hidden: width of hidden layers.
@@ -33,27 +33,27 @@ class Config:
             ("velocity"), or nothing ("absolute").
         chain: let a new object's box depend on the one born before it, and births on what is there already.
         background: "none", "mean" (a trainable picture that shows where objects are) or "static" (one behind them).
-        renderer: "sum" adds objects up, "over" puts later places in front.
+        renderer: "sum" adds objects up, "over" puts later slots in front.
         parts: the guide's networks: "residual" (fast) or "paper".
         propagation: how the residual guide finds an object again: by matching its picture ("match") or by a look at
-            its old place ("glimpse").
+            its old position ("glimpse").
         match_from: share of the training after which the matching is switched on.
         reach: pixels per frame that the matching searches.
         passes: rounds of matching per frame.
         births: what decides on a birth: uncovered "energy", corrected by a network, or the network alone ("learned").
         freedom: how far the network may move the logits that the evidence gives.
         least_energy: energy that makes a birth as likely as not, as a share of the typical object's.
-        particles: K, films sampled per film and step.
+        particles: K, particles per video and step.
         signal: "iwae" is the gradient of the bound; "elbo" is what the published code used.
-        lengths: frames per film in each stage of the training.
+        lengths: frames per video in each stage of the training.
         shares: share of the steps each of these stages takes.
         optimizer: "adam" or "rmsprop".
         learning_rate: step size, until `decay_from`.
         decay_from: share of the training after which the step size falls, linearly, to `decay_to` of it.
         decay_to: see there.
-        clip: largest norm of the gradient (per film).
+        clip: largest norm of the gradient (per video).
         steps: optimiser steps.
-        batch_size: films per step.
+        batch_size: videos per step.
     """
 
     slots: int = 3
@@ -105,7 +105,7 @@ class Config:
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} must be positive; got {getattr(self, name)}")
         if self.std <= 0.01:
-            raise ConfigError(f"std must be above 0.01, the least the model knows; got {self.std}")
+            raise ConfigError(f"std must be above 0.01, the least that the model takes; got {self.std}")
         for name in ("survival", "birth"):
             if not 0 < getattr(self, name) < 1:
                 raise ConfigError(f"{name} must lie between 0 and 1; got {getattr(self, name)}")
@@ -123,14 +123,14 @@ class Config:
         if self.chain != (self.parts == "paper"):
             raise ConfigError(f"chain belongs to parts 'paper' and to no other; got chain={self.chain}, {self.parts!r}")
         if self.renderer == "over" and self.background == "mean":
-            raise ConfigError("background 'mean' shows through objects; renderer 'over' wants 'static' or 'none'")
+            raise ConfigError("background 'mean' shows through objects; renderer 'over' takes 'static' or 'none'")
 
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "fast": {},
     "cpu": {},
-    # the published model and training; its guide is drawn on the same frame of a film N times over
+    # the published model and training; its guide is drawn on the same frame of a video N times over
     "paper_mlp": {
         "features": 50,
         "hidden": 256,

@@ -1,4 +1,4 @@
-"""SQAIR's programs: the joint density by hand, capacity, identities, filtering, empty places, and a pair that fits."""
+"""SQAIR's programs: the joint density by hand, capacity, identities, filtering, empty slots, and a pair that fits."""
 
 import math
 from typing import Any
@@ -34,8 +34,8 @@ def make(parts: str = "residual", seed: int = 0, shape: tuple[int, int, int] = S
     return model, chosen
 
 
-def films(rows: int = 4, frames: int = 4, shape: tuple[int, int, int] = SHAPE, seed: int = 0) -> Tensor:
-    """Bright squares that move; the first film is black."""
+def videos(rows: int = 4, frames: int = 4, shape: tuple[int, int, int] = SHAPE, seed: int = 0) -> Tensor:
+    """Bright squares that move; the first video is black."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.zeros(rows, frames, *shape)
     for i in range(1, rows):
@@ -68,7 +68,7 @@ def noise_for(model: SQAIRModel, rows: int, frames: int, seed: int = 1, particle
 @pytest.mark.parametrize("particles", [1, 3])
 def test_guide_and_model_match_and_every_parameter_gets_a_gradient(parts: str, particles: int) -> None:
     model, guide = make(parts)
-    x = films()
+    x = videos()
     guided = poutine.trace(guide).get_trace(x=x)
     told = poutine.trace(poutine.replay(model, trace=guided)).get_trace(x=x)
     pyro.infer.util.torch_item(told.log_prob_sum())
@@ -103,10 +103,10 @@ def test_guide_and_model_match_and_every_parameter_gets_a_gradient(parts: str, p
 
 
 def test_the_joint_density_is_the_one_on_paper() -> None:
-    """Two frames of one film, every term computed by hand; with one frame alone this is AIR."""
+    """Two frames of one video, every term computed by hand; with one frame alone this is AIR."""
     model, _ = make()
     torch.manual_seed(3)
-    place = {
+    latents = {
         "t0/births": torch.tensor([2]),
         "t0/where_new": torch.randn(1, 3, 4) * torch.tensor([1.0, 1.0, 0.0])[:, None],
         "t0/what_new": torch.randn(1, 3, 5) * torch.tensor([1.0, 1.0, 0.0])[:, None],
@@ -118,7 +118,7 @@ def test_the_joint_density_is_the_one_on_paper() -> None:
         "t1/what_new": torch.randn(1, 1, 5),
     }
     x = torch.rand(1, 2, *SHAPE)
-    trace = poutine.trace(poutine.condition(model, data=place)).get_trace(x=x)
+    trace = poutine.trace(poutine.condition(model, data=latents)).get_trace(x=x)
     states: list[State] = trace.nodes["_RETURN"]["value"]
 
     def normal(value: Tensor, loc: Any, scale: Any) -> Tensor:
@@ -126,26 +126,26 @@ def test_the_joint_density_is_the_one_on_paper() -> None:
 
     std_where = softplus(model.where_spread) + LEAST
     air = torch.log_softmax(model.first_births, -1)[2]
-    air = air + normal(place["t0/where_new"][0, :2], model.where_loc, std_where)
-    air = air + normal(place["t0/what_new"][0, :2], 0.0, 1.0)
-    boxes = place["t0/where_new"][0, :2]
-    glimpse = model.decode(place["t0/what_new"][0, :2])
+    air = air + normal(latents["t0/where_new"][0, :2], model.where_loc, std_where)
+    air = air + normal(latents["t0/what_new"][0, :2], 0.0, 1.0)
+    boxes = latents["t0/where_new"][0, :2]
+    glimpse = model.decode(latents["t0/what_new"][0, :2])
     canvas = paste(glimpse, boxes, 20, 20).sum(0)
     first = normal(x[0, 0], canvas, 0.3)
-    one = poutine.trace(poutine.condition(model, data=place)).get_trace(x=x[:, :1])
+    one = poutine.trace(poutine.condition(model, data=latents)).get_trace(x=x[:, :1])
     torch.testing.assert_close(one.log_prob_sum(), air + first, rtol=1e-5, atol=1e-3)
 
     told = model._dynamics(states[0])
     rest = logsigmoid(model.survival) + logsigmoid(-model.survival)
-    rest = rest + normal(place["t1/where"][0, 1], told.where_loc[0, 1], told.where_scale[0, 1])
-    rest = rest + normal(place["t1/what"][0, 1], told.what_loc[0, 1], told.what_scale[0, 1])
+    rest = rest + normal(latents["t1/where"][0, 1], told.where_loc[0, 1], told.where_scale[0, 1])
+    rest = rest + normal(latents["t1/what"][0, 1], told.what_loc[0, 1], told.what_scale[0, 1])
     rest = rest + torch.log_softmax(model.later_logits, -1)[1]
-    rest = rest + normal(place["t1/where_new"], model.where_loc, std_where) + normal(place["t1/what_new"], 0.0, 1.0)
-    both = torch.cat([model.decode(place["t1/what_new"][0]), model.decode(place["t1/what"][0, 1:2])])
-    canvas = paste(both, torch.cat([place["t1/where_new"][0], place["t1/where"][0, 1:2]]), 20, 20).sum(0)
+    rest = rest + normal(latents["t1/where_new"], model.where_loc, std_where) + normal(latents["t1/what_new"], 0.0, 1.0)
+    both = torch.cat([model.decode(latents["t1/what_new"][0]), model.decode(latents["t1/what"][0, 1:2])])
+    canvas = paste(both, torch.cat([latents["t1/where_new"][0], latents["t1/where"][0, 1:2]]), 20, 20).sum(0)
     second = normal(x[0, 1], canvas, 0.3)
     torch.testing.assert_close(trace.log_prob_sum(), air + first + rest + second, rtol=1e-5, atol=1e-3)
-    assert states[1].ids.tolist() == [[2, 1, -1]]  # the birth takes the place that became free
+    assert states[1].ids.tolist() == [[2, 1, -1]]  # the birth takes the slot that became free
     assert states[1].born.tolist() == [3]
 
 
@@ -171,7 +171,7 @@ def test_there_is_never_more_than_fits_and_identities_are_never_used_again(seed:
     for row in range(5):
         alive: set[int] = set()
         known: set[int] = set()
-        places: dict[int, int] = {}
+        slot_of: dict[int, int] = {}
         for state in states:
             ids, there = state.ids[row].tolist(), (state.presence[row] > 0).tolist()
             assert sum(there) <= slots
@@ -180,7 +180,7 @@ def test_there_is_never_more_than_fits_and_identities_are_never_used_again(seed:
             assert len(set(now)) == len(now)
             for name in now:
                 assert name in alive or name not in known  # who is gone is gone for good
-                assert places.setdefault(name, ids.index(name)) == ids.index(name)
+                assert slot_of.setdefault(name, ids.index(name)) == ids.index(name)
             alive, known = set(now), known | set(now)
         assert int(states[-1].born[row]) == len(known)
 
@@ -188,7 +188,7 @@ def test_there_is_never_more_than_fits_and_identities_are_never_used_again(seed:
 @pytest.mark.parametrize("parts", ["residual", "paper"])
 def test_what_comes_later_changes_nothing_of_what_was_seen(parts: str) -> None:
     model, guide = make(parts)
-    x = films(6, 5)
+    x = videos(6, 5)
     other = x.clone()
     other[:, 3:] = torch.rand(6, 2, *SHAPE)
     noise = noise_for(model, 6, 5)
@@ -207,7 +207,7 @@ def test_what_comes_later_changes_nothing_of_what_was_seen(parts: str) -> None:
 @pytest.mark.parametrize("parts", ["residual", "paper"])
 def test_particles_together_weigh_what_they_weigh_one_by_one(parts: str) -> None:
     model, guide = make(parts)
-    x, noise = films(5, 3), noise_for(model, 5, 3, particles=3)
+    x, noise = videos(5, 3), noise_for(model, 5, 3, particles=3)
     with torch.no_grad():
         with pyro.plate("particles", 3, dim=-2):
             together = weigh(model, guide, x, noise)[2]
@@ -220,7 +220,7 @@ def test_particles_together_weigh_what_they_weigh_one_by_one(parts: str) -> None
 @pytest.mark.parametrize("parts", ["residual", "paper"])
 def test_the_model_weighs_the_same_whether_or_not_it_takes_over_what_the_guide_rendered(parts: str) -> None:
     model, guide = make(parts)
-    x, noise = films(5, 3), noise_for(model, 5, 3)
+    x, noise = videos(5, 3), noise_for(model, 5, 3)
     with torch.no_grad():
         proposed, _, total = weigh(model, guide, x, noise)
         model.shared.clear()
@@ -253,7 +253,7 @@ def test_empty_places_have_no_say_even_with_nan_in_them() -> None:
 
 def test_frames_beyond_a_films_length_do_not_count() -> None:
     model, guide = make()
-    x, noise = films(4, 5), noise_for(model, 4, 5)
+    x, noise = videos(4, 5), noise_for(model, 4, 5)
     lengths = torch.tensor([2, 3, 3, 5])
     with torch.no_grad():
         _, _, cut = weigh(model, guide, x, noise, lengths=lengths)
@@ -264,7 +264,7 @@ def test_frames_beyond_a_films_length_do_not_count() -> None:
 
 def test_hidden_frames_are_left_to_the_prior_and_hidden_pixels_do_not_count() -> None:
     model, guide = make()
-    x, noise = films(4, 4), noise_for(model, 4, 4)
+    x, noise = videos(4, 4), noise_for(model, 4, 4)
     seen = torch.tensor([True, True, False, False]).expand(4, 4)
     with torch.no_grad():
         proposed, target, total = weigh(model, guide, x, noise, mask=seen)
@@ -291,7 +291,7 @@ def test_hidden_frames_are_left_to_the_prior_and_hidden_pixels_do_not_count() ->
 )
 def test_plug_ins_train_and_draw(options: dict[str, Any]) -> None:
     model, guide = make(shape=(3, 20, 20), **options)
-    x = films(4, 3, (3, 20, 20))
+    x = videos(4, 3, (3, 20, 20))
     loss = VIMCO(3, max_plate_nesting=1).differentiable_loss(model, guide, x=x)
     loss.backward()
     assert torch.isfinite(loss)

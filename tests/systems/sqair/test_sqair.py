@@ -37,19 +37,19 @@ def learned(data: datasets.Dataset) -> SQAIR:
 
 @pytest.fixture(scope="module")
 def crowded(data: datasets.Dataset) -> torch.Tensor:
-    """A film of two digits."""
+    """A video of two digits."""
     return data.test.tensors["x"][data.test.tensors["count"][:, 0] == 2][:1]
 
 
 def test_it_learns_to_count_and_follow_in_seconds(learned: SQAIR, data: datasets.Dataset) -> None:
-    found = learned.evaluate(data)
-    assert found["count_accuracy"].value > 0.85
-    assert found["count_accuracy_commonest"].value < 0.55
-    assert found["id_switches"].value < 0.05
-    assert found["matched"].value > 0.85
-    assert found["log_likelihood"].value > found["log_likelihood_of_nothing"].value + 150
-    assert found["over_count"].value < 0.1
-    assert found["divergence"].value > 0
+    result = learned.evaluate(data)
+    assert result["count_accuracy"].value > 0.85
+    assert result["count_accuracy_commonest"].value < 0.55
+    assert result["id_switches"].value < 0.05
+    assert result["matched"].value > 0.85
+    assert result["log_likelihood"].value > result["log_likelihood_of_nothing"].value + 150
+    assert result["over_count"].value < 0.1
+    assert result["divergence"].value > 0
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -84,17 +84,27 @@ def test_the_bound_rises_with_particles_and_says_that_it_is_one(learned: SQAIR, 
     assert many.std_error is not None
 
 
+def test_the_likelihood_is_the_bound_of_the_bound_and_one_array_is_data_enough(
+    learned: SQAIR, data: datasets.Dataset
+) -> None:
+    x = data.test.tensors["x"][:4, :3]
+    alone, terms = learned.evaluate(x, ["log_likelihood"]), learned.evaluate({"x": x}, ["bound"])
+    assert alone == {"log_likelihood": terms["log_likelihood"]}
+    assert len(terms) == 4
+    assert learned.evaluate(x, ["count", "tracking", "prediction", "addition"]) == {}  # they need the truth
+
+
 def test_infer_gives_boxes_counts_and_identities(learned: SQAIR, crowded: torch.Tensor) -> None:
-    found = learned.infer(crowded, num_particles=6)
-    assert found["boxes"].shape == (1, 10, 3, 4)
-    torch.testing.assert_close(found["count_probability"].sum(-1), torch.ones(1, 10))
-    assert ((found["ids"] >= 0) == (found["presence"] > 0)).all()
-    assert 1 <= float(found["ess"]) <= 6
+    result = learned.infer(crowded, num_particles=6)
+    assert result["boxes"].shape == (1, 10, 3, 4)
+    torch.testing.assert_close(result["count_probability"].sum(-1), torch.ones(1, 10))
+    assert ((result["ids"] >= 0) == (result["presence"] > 0)).all()
+    assert 1 <= float(result["ess"]) <= 6
     every = learned.infer(crowded, num_particles=6, resample=False)
     assert every["boxes"].shape == (6, 1, 10, 3, 4)
     assert every["log_weights"].shape == (6, 1)
     again = learned.infer(crowded, num_particles=6)
-    assert torch.equal(found["boxes"], again["boxes"])
+    assert torch.equal(result["boxes"], again["boxes"])
 
 
 def test_tracks_and_the_streaming_tracker_agree_on_how_many_there_are(
@@ -105,16 +115,16 @@ def test_tracks_and_the_streaming_tracker_agree_on_how_many_there_are(
     assert long.boxes.shape == (long.last - long.first + 1, 4)
     tracker = learned.tracker(6)
     counts = []
-    for film in (crowded[0], crowded[0].flip(0)):  # there and back again
-        for frame in film:
+    for video in (crowded[0], crowded[0].flip(0)):  # there and back again
+        for frame in video:
             step = tracker.step(frame)
             counts.append(len(step["ids"]))
             assert step["boxes"].shape == (len(step["ids"]), 4)
     assert tracker.frames == 20
     for video in data.test.tensors["x"][data.test.tensors["count"][:, 0] == 2][1:4]:
         other = learned.tracker(6)
-        counts += [len(other.step(frame)["ids"]) for film in (video, video.flip(0)) for frame in film]
-    assert np.mean([count == 2 for count in counts]) > 0.55  # 0.9 +- 0.1 for four films, 0.3 to 1 for a single one
+        counts += [len(other.step(frame)["ids"]) for clip in (video, video.flip(0)) for frame in clip]
+    assert np.mean([count == 2 for count in counts]) > 0.55  # 0.9 +- 0.1 for four videos, 0.3 to 1 for a single one
     sizes = {name: value.shape for name, value in vars(tracker.state[0]).items() if isinstance(value, torch.Tensor)}  # type: ignore[index]
     tracker.step(crowded[0, 0])
     assert sizes == {
@@ -145,38 +155,38 @@ def test_samples_have_as_many_objects_as_asked_for(learned: SQAIR) -> None:
 
 
 def test_hidden_frames_are_filled_in_from_those_around(learned: SQAIR, data: datasets.Dataset) -> None:
-    films = data.test.tensors["x"][data.test.tensors["count"][:, 0] > 0][:12]
-    mask = torch.ones(films.shape[:2], dtype=torch.bool)
+    videos = data.test.tensors["x"][data.test.tensors["count"][:, 0] > 0][:12]
+    mask = torch.ones(videos.shape[:2], dtype=torch.bool)
     mask[:, 6] = False
-    spoiled = films.clone()
+    spoiled = videos.clone()
     spoiled[:, 6] = 255
     filled = learned.impute(spoiled, mask)
-    truth = films.unsqueeze(2).float() / 255
+    truth = videos.unsqueeze(2).float() / 255
     assert torch.equal(filled[:, :6], truth[:, :6])
     error = (filled[:, 6] - truth[:, 6]).square().sum((1, 2, 3)).mean()
     assert error < truth[:, 6].square().sum((1, 2, 3)).mean()  # better than leaving it black
 
 
 def test_edits_do_what_they_say(learned: SQAIR, crowded: torch.Tensor) -> None:
-    found = learned.edit(crowded, num_particles=10)
-    ids = sorted({int(i) for i in found["ids"].flatten() if i >= 0})
+    result = learned.edit(crowded, num_particles=10)
+    ids = sorted({int(i) for i in result["ids"].flatten() if i >= 0})
     gone = learned.edit(crowded, remove=ids[0])
     assert ids[0] not in gone["ids"]
-    assert gone["x"].sum() < found["x"].sum()
-    frame = int((found["ids"] == ids[0]).any(-1).nonzero()[0, 1])
-    place = int((found["ids"][0, frame] == ids[0]).nonzero()[0])
+    assert gone["x"].sum() < result["x"].sum()
+    frame = int((result["ids"] == ids[0]).any(-1).nonzero()[0, 1])
+    slot = int((result["ids"][0, frame] == ids[0]).nonzero()[0])
     moved = learned.edit(crowded, move=(ids[0], 5.0, -3.0))
-    step = moved["boxes"][0, frame, place, :2] - found["boxes"][0, frame, place, :2]
+    step = moved["boxes"][0, frame, slot, :2] - result["boxes"][0, frame, slot, :2]
     assert step[0] <= 5.01
     assert step[1] >= -3.01
     assert step.abs().sum() > 2
     late = learned.edit(crowded, remove=ids[0], first=5, propagate=3)
     assert late["x"].shape[1] == 13
-    torch.testing.assert_close(late["x"][:, :5], found["x"][:, :5], atol=1e-5, rtol=0)
+    torch.testing.assert_close(late["x"][:, :5], result["x"][:, :5], atol=1e-5, rtol=0)
     if len(ids) > 1:
         swapped = learned.edit(crowded, swap=(ids[0], ids[1]))
-        assert torch.equal(swapped["boxes"], found["boxes"])
-        assert not torch.equal(swapped["x"], found["x"])
+        assert torch.equal(swapped["boxes"], result["boxes"])
+        assert not torch.equal(swapped["x"], result["x"])
     with pytest.raises(DataError, match="identities are"):
         learned.edit(crowded, remove=99)
 
@@ -187,10 +197,10 @@ def test_questions_about_films_and_latents(learned: SQAIR, crowded: torch.Tensor
     assert float((answer.samples["t0/births"] == 2).double().mean()) > 0.5
     known = torch.ones(2, 50, 50)
     known[1, :25] = 0
-    film = crowded[0, :2].float() / 255
-    answer = learned.query({"x": Known(film, known)}, ["x"], 4, seed=0)
+    video = crowded[0, :2].float() / 255
+    answer = learned.query({"x": Known(video, known)}, ["x"], 4, seed=0)
     kept = answer.samples["x"].reshape(4, 2, 50, 50)[:, known.bool()]
-    assert torch.equal(kept, film[known.bool()].expand_as(kept))
+    assert torch.equal(kept, video[known.bool()].expand_as(kept))
     answer = learned.query({"t0/births": 1}, num_samples=4, frames=2, seed=0)
     assert (answer.samples["t0/births"] == 1).all()
 
@@ -204,20 +214,20 @@ def test_pictures_and_videos_show_films(learned: SQAIR, data: datasets.Dataset) 
     figures = learned.figures(data)
     assert {"tracked", "glimpses", "predicted", "samples", "bound"} == set(figures)
     assert all(figure.get_label() for figure in figures.values())
-    film = sqair_pictures.video(learned, data.test.tensors["x"][:2], num_particles=2)
-    assert film.shape == (10, 400, 400, 3)
-    assert film.dtype == np.uint8
+    video = sqair_pictures.video(learned, data.test.tensors["x"][:2], num_particles=2)
+    assert video.shape == (10, 400, 400, 3)
+    assert video.dtype == np.uint8
 
 
 @pytest.mark.parametrize("level", [0, 255])
 def test_black_and_white_films_are_survived(learned: SQAIR, level: int) -> None:
-    film = torch.full((2, 4, 50, 50), level, dtype=torch.uint8)
-    found = learned.infer(film)
-    assert torch.isfinite(found["log_weights"]).all()
+    video = torch.full((2, 4, 50, 50), level, dtype=torch.uint8)
+    result = learned.infer(video)
+    assert torch.isfinite(result["log_weights"]).all()
     if level == 0:
-        assert (found["presence"] == 0).all()
-    system = SQAIR(TINY).fit({"x": film}, tensorboard=False, progress="off")
-    assert torch.isfinite(system.infer(film)["canvas"]).all()
+        assert (result["presence"] == 0).all()
+    system = SQAIR(TINY).fit({"x": video}, tensorboard=False, progress="off")
+    assert torch.isfinite(system.infer(video)["canvas"]).all()
 
 
 def test_single_frames_are_air(data: datasets.Dataset) -> None:
@@ -231,10 +241,10 @@ def test_single_frames_are_air(data: datasets.Dataset) -> None:
 
 @pytest.mark.parametrize("options", [{}, {"match_from": 0.5}, {"background": "static", "renderer": "over"}])
 def test_runs_resume_where_they_were(data: datasets.Dataset, tmp_path: Path, options: dict[str, Any]) -> None:
-    films = {"x": data.train.tensors["x"][:16, :3]}
+    videos = {"x": data.train.tensors["x"][:16, :3]}
     settings = {**TINY, "steps": 4, **options}
-    whole = SQAIR(settings).fit(films, out=tmp_path / "a", tensorboard=False, progress="off")
-    again = SQAIR(settings).fit(films, out=tmp_path / "a", tensorboard=False, progress="off")
+    whole = SQAIR(settings).fit(videos, out=tmp_path / "a", tensorboard=False, progress="off")
+    again = SQAIR(settings).fit(videos, out=tmp_path / "a", tensorboard=False, progress="off")
     for a, b in zip(whole.guide.parameters(), again.guide.parameters(), strict=True):
         assert torch.equal(a, b)
     assert whole.guide.parts.matching
@@ -254,18 +264,18 @@ def test_the_published_form_trains_too(data: datasets.Dataset) -> None:
 
 
 def test_what_cannot_be_used_is_refused_in_words(learned: SQAIR, data: datasets.Dataset) -> None:
-    films = data.test.tensors["x"][:2]
+    videos = data.test.tensors["x"][:2]
     for wrong, error, words in (
-        (films[0, 0], ShapeError, r"x\[None\]"),
-        (films[:, :, :40], ShapeError, "fitted on"),
-        (films.float() / 255 * float("nan"), DataError, "NaN"),
-        (films.float(), DataError, "0 .. 1"),
-        (films.unsqueeze(2).expand(-1, -1, 2, -1, -1), ShapeError, "channels"),
+        (videos[0, 0], ShapeError, r"x\[None\]"),
+        (videos[:, :, :40], ShapeError, "fitted on"),
+        (videos.float() / 255 * float("nan"), DataError, "NaN"),
+        (videos.float(), DataError, "0 .. 1"),
+        (videos.unsqueeze(2).expand(-1, -1, 2, -1, -1), ShapeError, "channels"),
     ):
         with pytest.raises(error, match=words):
             learned.infer(wrong)
     with pytest.raises(ShapeError, match="mask"):
-        learned.impute(films, torch.ones(2, 3))
+        learned.impute(videos, torch.ones(2, 3))
     with pytest.raises(UnknownNameError, match="tracking"):
         learned.evaluate(data, ["trackin"])
     with pytest.raises(ConfigError, match="particles"):
