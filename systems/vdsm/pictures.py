@@ -6,7 +6,7 @@ A *view* is a set of clips laid out as one video (or an npz of arrays): `phlogis
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from phlogiston.systems.vdsm.system import VDSM
 
 View = Callable[["VDSM", Split, int, int], dict[str, Tensor]]
+Prior = Literal["standard", "aggregate"]
 
 
 # ---- choosing and laying out clips
@@ -115,11 +116,15 @@ def predict(system: VDSM, split: Split, n: int, seed: int) -> dict[str, Tensor]:
     return {"frames": mosaic(torch.stack([real, made])).unsqueeze(0)}
 
 
+def priors(system: VDSM) -> tuple[Prior, ...]:
+    """Priors to draw clips from: the mixture of the training clips' codes where one is fitted, and the model's own."""
+    return ("aggregate", "standard") if bool(system.model.identity_codes.weights.sum() > 0) else ("standard",)
+
+
 def samples(system: VDSM, split: Split, n: int, seed: int) -> dict[str, Tensor]:
     """Invented clips, with codes drawn from where the training clips' codes are."""
     across = int(np.ceil(np.sqrt(n)))
-    prior = "aggregate" if bool(system.model.identity_codes.weights.sum() > 0) else "standard"
-    drawn = system.sample(across * across, prior=prior, seed=seed)["frames"]  # type: ignore[arg-type]
+    drawn = system.sample(across * across, prior=priors(system)[0], seed=seed)["frames"]
     return {"frames": mosaic(drawn.unflatten(0, (across, across))).unsqueeze(0)}
 
 
@@ -224,15 +229,14 @@ def strips_figure(system: VDSM, split: Split, n: int = 3) -> Figure:
 
 def samples_figure(system: VDSM, n: int = 5) -> Figure:
     """Clips from either prior, over time."""
-    fitted = bool(system.model.identity_codes.weights.sum() > 0)
-    priors = ("aggregate", "standard") if fitted else ("standard",)
+    drawn_from = priors(system)
     length = min(system.schema["length"], 8)
     figure = new_figure(
-        0.75 * length * len(priors) + 0.6, 0.75 * n + 0.5, f"invented clips from {' and '.join(priors)} prior"
+        0.75 * length * len(drawn_from) + 0.6, 0.75 * n + 0.5, f"invented clips from {' and '.join(drawn_from)} prior"
     )
-    parts = figure.subfigures(1, len(priors), squeeze=False)[0]
-    for part, prior in zip(parts, priors, strict=True):
-        drawn = system.sample(n, length=length, prior=prior, seed=0)["frames"]  # type: ignore[arg-type]
+    parts = figure.subfigures(1, len(drawn_from), squeeze=False)[0]
+    for part, prior in zip(parts, drawn_from, strict=True):
+        drawn = system.sample(n, length=length, prior=prior, seed=0)["frames"]
         axes = part.subplots(n, length, squeeze=False)
         part.suptitle(f"codes from the {prior} prior", fontsize=9)
         for i in range(n):
