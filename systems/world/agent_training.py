@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ from phlogiston.systems.base import System
 from phlogiston.systems.calls import at_least, evaluating
 from phlogiston.systems.world.agent import TrainedAgent, free_path
 from phlogiston.systems.world.config import Config as WorldConfig
-from phlogiston.systems.world.training import Search, search
+from phlogiston.systems.world.training import search
 
 FIRST_GAME = 1 << 40  # games that agents are trained and scored in; none of the data's
 
@@ -39,12 +40,11 @@ class AgentVerbs(System):
         return TrainedAgent(self.model.player.clone(), c.looks, "dream", c.tau, c.ends, curve)
 
     def train_own_agent(self) -> None:
-        """Train the agent that is kept with the parameters; called at the end of training."""
-        c = self.config
-        result = self._search(c.looks, "dream", c.tau, c.ends, c.generations, c.population, c.rollouts, c.spread, 0, 0)
+        """Train the agent that is kept with the parameters, as configured; called at the end of training."""
+        agent = self.train_agent()
         with torch.no_grad():
-            self.model.player.copy_(result.weights)
-            self.model.curve.copy_(torch.tensor(result.curve))
+            self.model.player.copy_(agent.weights)
+            self.model.curve.copy_(torch.tensor(agent.curve))
 
     def train_agent(
         self,
@@ -64,7 +64,7 @@ class AgentVerbs(System):
         """Train an agent by evolution; what is not given is as configured.
 
         Args:
-            looks: what it looks at: "z" the code, "h" the memory, "zh" both.
+            looks: its inputs: "z" the code, "h" the memory, "zh" both.
             inside: "dream", the memory's; "game", the game itself, where the data say which it is.
             tau: temperature of the dream.
             ends: how dreams end, "sampled" or "rule".
@@ -86,20 +86,16 @@ class AgentVerbs(System):
             raise RunError(f"{out} exists already; choose another name, nothing was written")
         if inside not in ("dream", "game"):
             raise unknown_name("value of inside", inside, ("dream", "game"))
-        chosen = (
-            looks if looks is not None else c.looks,
-            inside,
-            float(tau if tau is not None else c.tau),
-            ends if ends is not None else c.ends,
-            at_least("generations", generations if generations is not None else c.generations or 60, 1),
-            at_least("population", population if population is not None else c.population, 4),
-            at_least("rollouts", rollouts if rollouts is not None else c.rollouts, 1),
-            float(spread if spread is not None else c.spread),
-            max_steps or 0,
-            seed,
-        )
-        result = self._search(*chosen)
-        agent = TrainedAgent(result.weights, chosen[0], inside, chosen[2], chosen[3], result.curve)
+        looks = c.looks if looks is None else looks
+        tau = float(c.tau if tau is None else tau)
+        ends = c.ends if ends is None else ends
+        generations = at_least("generations", c.generations or 60 if generations is None else generations, 1)
+        population = at_least("population", c.population if population is None else population, 4)
+        rollouts = at_least("rollouts", c.rollouts if rollouts is None else rollouts, 1)
+        spread = float(c.spread if spread is None else spread)
+        score = self._score(looks, inside, tau, ends, rollouts, max_steps or self.longest)
+        result = search(score, self.model, looks, generations, population, spread, seed)
+        agent = TrainedAgent(result.weights, looks, inside, tau, ends, result.curve)
         if out is not None:
             agent.save(out)
         return agent
@@ -118,20 +114,10 @@ class AgentVerbs(System):
         path = free_path(run) if out is None else Path(out)
         return self.train_agent(seed=seed, out=path, **options), path
 
-    def _search(
-        self,
-        looks: str,
-        inside: str,
-        tau: float,
-        ends: Ends,
-        generations: int,
-        population: int,
-        rollouts: int,
-        spread: float,
-        max_steps: int,
-        seed: int,
-    ) -> Search:
-        steps = max_steps or self.longest
+    def _score(
+        self, looks: str, inside: str, tau: float, ends: Ends, rollouts: int, steps: int
+    ) -> Callable[[Tensor, int], Tensor]:
+        """What `search` maximises: controllers (P, F) and a seed -> mean steps they last (P,)."""
         world = copy.deepcopy(self.model).to("cpu").eval()
         encode = copy.deepcopy(self.guide).to("cpu").eval().encode
         game = self._game() if inside == "game" else None
@@ -145,7 +131,7 @@ class AgentVerbs(System):
                 outcome = play(world, encode, controllers, game, games, steps)
             return outcome.score.unflatten(0, (len(points), rollouts)).mean(1)
 
-        return search(score, world, looks, generations, population, spread, seed)
+        return score
 
     @property
     def longest(self) -> int:

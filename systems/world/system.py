@@ -197,6 +197,7 @@ class WorldModel(AgentVerbs):
     @torch.no_grad()
     def render(self, code: Tensor) -> Tensor:
         """Mean frames (rows, ..., C, H, W) of codes (rows, ..., Z)."""
+        self._need_fit()
         with evaluating(self.model):
             return torch.cat([self.model.picture(part) for part in code.split(CHUNK)])
 

@@ -407,6 +407,17 @@ def test_files_that_hold_no_player_are_refused(content: str, tmp_path: Path) -> 
         TrainedAgent.load(path)
 
 
+def test_files_of_earlier_versions_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "player-1.json"
+    path.write_text(
+        '{"format": "phlogiston world player 1", "weights": [0.5, -1.0], "looks": "z", "inside": "game", "tau": 1.3, '
+        '"ends": "rule", "curve": [[3.0, 5.0]]}'
+    )
+    agent = TrainedAgent.load(path)
+    assert agent.weights.tolist() == [0.5, -1.0]
+    assert (agent.looks, agent.inside, agent.tau, agent.ends, agent.curve) == ("z", "game", 1.3, "rule", [(3.0, 5.0)])
+
+
 # ---- the command line
 
 
