@@ -1,4 +1,15 @@
-"""Figures of merit and pictures of handwriting synthesis."""
+"""Figures of merit and pictures of handwriting synthesis, as tables; see `systems.evaluation`.
+
+Metrics by group:
+
+    log_likelihood    in nats per line
+    attention         where the true letter of each point is known, `attention_near` (share of points at which the
+                      window's argmax is within one character of it) and `attention_exact`
+    legibility        for the built-in script, `legible_bias_0` and `legible_bias_1`, the share of characters that a
+                      reader of shapes recovers from what is written, and `legible_data` from the data
+    style             for the built-in script, `style_correlation`, of a prime's slant with that of what is written
+                      after it
+"""
 
 from __future__ import annotations
 
@@ -14,69 +25,107 @@ from phlogiston.datasets.readers import script_reader
 from phlogiston.datasets.readers.sequences import strokes_of
 from phlogiston.evaluate.figures import ACCENT, INK, new_figure
 from phlogiston.evaluate.metric import Metric, from_rows
+from phlogiston.inference.query.evidence import Known
 from phlogiston.models.stepwise import valid_steps
-from phlogiston.systems.base import rows_of
 from phlogiston.systems.drawing import drawings_of, show
+from phlogiston.systems.evaluation import Evaluation
+from phlogiston.systems.stepwise import training_curve
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from phlogiston.inference.query.answer import Answer
     from phlogiston.systems.handwriting.system import HandwritingModel
 
 WRITTEN = 40  # lines written to be read
 PRIMES = 30
 
 
-def evaluate(system: HandwritingModel, data: Any, wanted: set[str]) -> dict[str, Metric]:
-    """See `HandwritingModel.evaluate`."""
-    tensors = rows_of(data)
-    x, length, text = system.lines(data)
-    found: dict[str, Metric] = {}
-    if "log_likelihood" in wanted:
-        found["log_likelihood"] = system.log_prob(data).mean()
-    if "attention" in wanted and "position" in tensors:
-        at, _ = system.attention(data)
-        inside = valid_steps(length, at.shape[1])
-        gap = (at - tensors["position"][:, : at.shape[1]]).abs().double()
-        for name, most in (("attention_near", 1), ("attention_exact", 0)):
-            rows = torch.where(inside, (gap <= most).double(), 0.0).sum(1) / length
-            found[name] = from_rows(rows, "exact", True, {"unit": "share of points, mean over lines"})
-    own = "".join(system.schema["alphabet"]) == script.ALPHABET
-    if "legibility" in wanted and own:
-        texts = [system.text_of(row) for row in text[:WRITTEN]]
-        for bias in (0.0, 1.0):
-            found[f"legible_bias_{bias:g}"] = legibility(system, texts, bias)
-        read = [script_reader.read(row.numpy(), int(n)) for row, n in zip(x[:WRITTEN], length, strict=False)]
-        shares = [script_reader.recovered(r, t) for r, t in zip(read, texts, strict=True)]
-        found["legible_data"] = from_rows(shares, "estimate", True)
-    if "style" in wanted and own and "style" in tensors:
-        found["style_correlation"] = style(system, x, length, text, tensors["style"][:, 0])
-    return found
+def _lines(e: Evaluation[HandwritingModel]) -> tuple[Tensor, Tensor, Tensor]:
+    """Held-out strokes (rows, points, 3), their lengths (rows,) and texts (rows, U)."""
+    return e.once("lines", lambda: e.system.lines(e.rows))
 
 
-def legibility(system: HandwritingModel, texts: list[str], bias: float) -> Metric:
-    """Share of characters that are read from what the system writes."""
-    lines = system.write(texts, bias=bias, seed=0)
-    rows = zip(lines["x"], lines["length"], texts, strict=True)
-    shares = [script_reader.recovered(script_reader.read(x.numpy(), int(n)), text) for x, n, text in rows]
-    return from_rows(shares, "estimate", True, {"lines": len(texts), "bias": bias})
+def _is_script(system: HandwritingModel) -> bool:
+    """Whether the alphabet is that of the built-in script, whose shapes can be read."""
+    return "".join(system.schema["alphabet"]) == script.ALPHABET
 
 
-def style(system: HandwritingModel, x: Tensor, length: Tensor, text: Tensor, slant: Tensor) -> Metric:
+def attention(e: Evaluation[HandwritingModel]) -> dict[str, Metric]:
+    """How near the window is to the true letter."""
+    if "position" not in e.rows.tensors:
+        return {}
+    _, length, _ = _lines(e)
+    at, _ = e.system.attention(e.rows)
+    inside = valid_steps(length, at.shape[1])
+    gap = (at - e.rows.tensors["position"][:, : at.shape[1]]).abs().double()
+    metrics = {}
+    for name, most in (("attention_near", 1), ("attention_exact", 0)):
+        shares = torch.where(inside, (gap <= most).double(), 0.0).sum(1) / length
+        metrics[name] = from_rows(shares, "exact", True, {"unit": "share of points, mean over lines"})
+    return metrics
+
+
+def legibility(e: Evaluation[HandwritingModel]) -> dict[str, Metric]:
+    """Share of characters that can be read from what the system writes, and from the data."""
+    if not _is_script(e.system):
+        return {}
+    x, length, text = _lines(e)
+    texts = [e.system.text_of(row) for row in text[:WRITTEN]]
+    metrics = {}
+    for bias in (0.0, 1.0):
+        lines = e.system.write(texts, bias=bias, seed=0)
+        shares = _recovered(lines["x"], lines["length"], texts)
+        metrics[f"legible_bias_{bias:g}"] = from_rows(shares, "estimate", True, {"lines": len(texts), "bias": bias})
+    shares = _recovered(x[:WRITTEN], length[:WRITTEN], texts)
+    return {**metrics, "legible_data": from_rows(shares, "estimate", True)}
+
+
+def _recovered(x: Tensor, length: Tensor, texts: list[str]) -> list[float]:
+    """Share of each line's characters that a reader of shapes recovers."""
+    return [
+        script_reader.recovered(script_reader.read(row.numpy(), int(n)), text)
+        for row, n, text in zip(x, length, texts, strict=True)
+    ]
+
+
+def style(e: Evaluation[HandwritingModel]) -> dict[str, Metric]:
     """Correlation of the slant of primes with that of what is written after them."""
+    if not _is_script(e.system) or "style" not in e.rows.tensors:
+        return {}
+    x, length, text = _lines(e)
+    slant = e.rows.tensors["style"][:, 0]
     count = min(PRIMES, len(x))
-    primes = [(x[i, : int(length[i])].numpy(), system.text_of(text[i])) for i in range(count)]
-    lines = system.write(["hill the dill"] * count, bias=1.0, prime=primes, seed=0)
-    found, given = [], []
+    primes = [(x[i, : int(length[i])].numpy(), e.system.text_of(text[i])) for i in range(count)]
+    lines = e.system.write(["hill the dill"] * count, bias=1.0, prime=primes, seed=0)
+    written, given = [], []
     for i in range(count):
         measured = slant_of(lines["x"][i].numpy(), int(lines["length"][i]))
         if measured is not None:
-            found.append(measured)
+            written.append(measured)
             given.append(float(slant[i]))
-    if len(found) < 3 or np.std(found) == 0:
-        return Metric(0.0, None, len(found), "estimate", True)
-    r = float(np.corrcoef(found, given)[0, 1])
-    return Metric(r, (1 - r * r) / max(1, len(found) - 2) ** 0.5, len(found), "estimate", True)
+    if len(written) < 3 or np.std(written) == 0:
+        return {"style_correlation": Metric(0.0, None, len(written), "estimate", True)}
+    r = float(np.corrcoef(written, given)[0, 1])
+    error = (1 - r * r) / max(1, len(written) - 2) ** 0.5
+    return {"style_correlation": Metric(r, error, len(written), "estimate", True)}
+
+
+METRICS = {"attention": attention, "legibility": legibility, "style": style}
+
+
+def one_point_lost(e: Evaluation[HandwritingModel]) -> tuple[str, Answer]:
+    """A point that was lost, given the text and the points around it."""
+    x, length, text = _lines(e)
+    x = x[0, : min(12, int(length[0]))]
+    mask = torch.ones_like(x, dtype=torch.bool)
+    mask[len(x) // 2] = False
+    words = e.system.text_of(text[0])
+    answer = e.system.query({"x": Known(x, mask)}, text=words, num_samples=200, seed=0)
+    return f"the text '{words}' and {len(x)} points, one lost", answer
+
+
+EXAMPLE_QUERIES = [one_point_lost]
 
 
 def slant_of(x: Array, length: int) -> float | None:
@@ -97,26 +146,10 @@ def slant_of(x: Array, length: int) -> float | None:
 # ---- pictures
 
 
-def figures(system: HandwritingModel, data: Any) -> dict[str, Figure]:
-    """See `HandwritingModel.figures`."""
-    x, length, text = system.lines(data)
-    phrase = _phrase(system, text)
-    found = {"biases": _biases(system, phrase, x, length, text)}
-    found["hands"] = _hands(system, phrase, x, length, text)
-    found["window"] = _window(system, data)
-    if system.history is not None and system.history.records:
-        figure = new_figure(6.0, 3.0, "loss over training")
-        axes = figure.add_subplot()
-        records = system.history.records
-        axes.plot([r["step"] for r in records], [r.get("loss", np.nan) for r in records], color=INK, linewidth=1.2)
-        axes.set(xlabel="step", ylabel="nats per line")
-        found["training"] = figure
-    return found
-
-
-def _phrase(system: HandwritingModel, text: Tensor) -> str:
-    wanted = "hello world"
-    return wanted if set(wanted) <= set(system.schema["alphabet"]) else system.text_of(text[0])
+def _phrase(e: Evaluation[HandwritingModel]) -> str:
+    """A phrase of the alphabet, else a text of the data."""
+    phrase = "hello world"
+    return phrase if set(phrase) <= set(e.system.schema["alphabet"]) else e.system.text_of(_lines(e)[2][0])
 
 
 def _line(axes: Any, row: Tensor, length: Any, title: str, colour: str = INK) -> None:
@@ -125,8 +158,9 @@ def _line(axes: Any, row: Tensor, length: Any, title: str, colour: str = INK) ->
     axes.set_title(title, fontsize=8, loc="left")
 
 
-def _biases(system: HandwritingModel, phrase: str, x: Tensor, length: Tensor, text: Tensor) -> Figure:
+def biases(e: Evaluation[HandwritingModel]) -> Figure:
     """Real lines, then one phrase at four biases."""
+    system, phrase, (x, length, text) = e.system, _phrase(e), _lines(e)
     figure = new_figure(9.0, 6.0, "lines from the data, and a phrase written at four biases")
     for k in range(2):
         axes = figure.add_subplot(5, 2, k + 1)
@@ -139,9 +173,10 @@ def _biases(system: HandwritingModel, phrase: str, x: Tensor, length: Tensor, te
     return figure
 
 
-def _hands(system: HandwritingModel, phrase: str, x: Tensor, length: Tensor, text: Tensor) -> Figure:
+def hands(e: Evaluation[HandwritingModel]) -> Figure:
     """A word in the hands of lines short enough that both together are no longer than lines of the data."""
-    word = phrase.split(" ")[0]
+    system, (x, length, text) = e.system, _lines(e)
+    word = _phrase(e).split(" ")[0]
     letters = (text >= 0).sum(1)
     short = (letters + 1 + len(word) <= text.shape[1]).nonzero().squeeze(-1)
     chosen = (short if len(short) else letters.argsort())[:4].tolist()
@@ -154,10 +189,9 @@ def _hands(system: HandwritingModel, phrase: str, x: Tensor, length: Tensor, tex
     return figure
 
 
-def _window(system: HandwritingModel, data: Any) -> Figure:
+def window(e: Evaluation[HandwritingModel]) -> Figure:
     """The window's way over a text, and the true letters where they are known."""
-    tensors = rows_of(data)
-    x, length, text = system.lines(data)
+    system, tensors, (x, length, text) = e.system, e.rows.tensors, _lines(e)
     row = int(length[:20].argmax())
     part = {"x": x[row : row + 1], "length": length[row : row + 1], "text": text[row : row + 1]}
     _, phi = system.attention(part)
@@ -172,3 +206,11 @@ def _window(system: HandwritingModel, data: Any) -> Figure:
     axes.set_yticks(range(len(letters)), [c if c != " " else "␣" for c in letters])
     axes.set(xlabel="point")
     return figure
+
+
+def training(e: Evaluation[HandwritingModel]) -> Figure | None:
+    """The loss over training."""
+    return training_curve(e.system, "nats per line")
+
+
+FIGURES = {"biases": biases, "hands": hands, "window": window, "training": training}

@@ -1,4 +1,4 @@
-"""Handwriting synthesis as a product: writes what it is told, neatly or in the hand of an example.
+"""Handwriting synthesis as a product: writes a given text, neatly or in the hand of an example.
 
 data = phlogiston.datasets.load("script")
 system = HandwritingModel().fit(data)
@@ -10,6 +10,7 @@ system.log_prob(data.test)                        nats per line
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
@@ -19,9 +20,7 @@ from phlogiston.datasets.base import Meta, Split
 from phlogiston.datasets.generated.script import encode
 from phlogiston.datasets.readers.sequences import STROKES
 from phlogiston.errors import ConfigError, DataError, ShapeError
-from phlogiston.evaluate.metric import Metric
 from phlogiston.evaluate.score import Score
-from phlogiston.inference.query.evidence import Known
 from phlogiston.inference.svi.engine import Stage
 from phlogiston.inference.svi.schedules import cosine, warmup
 from phlogiston.inference.svi.sequences import Sequences
@@ -33,9 +32,10 @@ from phlogiston.systems.handwriting.config import Config as HandwritingConfig
 from phlogiston.systems.stepwise import StepwiseSystem, consume_rows, make_choice
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from phlogiston.inference.query.answer import Answer
 
 CHUNK = 64
+PHRASE = "hello world"
 
 
 class HandwritingModel(StepwiseSystem):
@@ -105,14 +105,20 @@ class HandwritingModel(StepwiseSystem):
 
     # ----- verbs --------------------------------------------------------------------------------------------------
 
-    def codes(self, text: str) -> Tensor:
-        """Text as codes of the alphabet, (1, characters).
+    def codes(self, text: str | None) -> Tensor:
+        """Text (`default_text` where it is None) as codes of the alphabet, (1, characters).
 
         Raises:
-            DataError: no text, or a character that is not in the alphabet, by its name.
+            DataError: an empty text, or a character that is not in the alphabet, by its name.
         """
         self._need_fit()
+        text = self.default_text() if text is None else text
         return torch.as_tensor(encode(text, self.schema["alphabet"])).unsqueeze(0)
+
+    def default_text(self) -> str:
+        """The text that is written where none is given; see `sample`."""
+        alphabet = self.schema["alphabet"]
+        return PHRASE if set(PHRASE) <= set(alphabet) else "".join(alphabet[: len(PHRASE)])
 
     def text_of(self, codes: Tensor) -> str:
         """Codes (characters,) as text."""
@@ -136,13 +142,13 @@ class HandwritingModel(StepwiseSystem):
         Args:
             text: what to write, characters of the alphabet; a list of texts makes a line of each.
             n: how many times, for a single text.
-            bias: 0 writes as freely as the data; 1 neatly; more still more neatly.
-            prime: strokes (points, 3) and what they say: writes on in that hand. The prime is not part of the result.
-                For several texts one prime for all, or a list of as many.
+            bias: 0 writes as freely as the data; 1 neatly; larger values more neatly still.
+            prime: strokes (points, 3) and their text: the writing goes on in that hand. The prime is not part of the
+                result. For several texts one prime for all, or a list of as many.
             pi_temperature: divides logits of components.
             sigma_temperature: multiplies variances.
             pen_temperature: divides logits of the pen.
-            max_points: longest line; three times what the text should take, by default.
+            max_points: longest line; three times the points that the text takes on average, by default.
             seed: of this call; None draws one from torch's generator. Line i depends on the seed and i alone.
 
         Returns:
@@ -163,9 +169,9 @@ class HandwritingModel(StepwiseSystem):
             if len(primes) != len(texts):
                 raise ConfigError(f"there are {len(primes)} primes for {len(texts)} texts")
         space = " " if " " in self.schema["alphabet"] else ""
-        said = [f"{p[1]}{space}{t}" for p, t in zip(primes, texts, strict=True)] if primes else texts
+        whole = [f"{p[1]}{space}{t}" for p, t in zip(primes, texts, strict=True)] if primes else texts
         codes = torch.nn.utils.rnn.pad_sequence(
-            [self.codes(line)[0] for line in said], batch_first=True, padding_value=-1
+            [self.codes(line)[0] for line in whole], batch_first=True, padding_value=-1
         )
         seed = int(torch.randint(2**31, ())) if seed is None else seed
         choice = make_choice(pi_temperature, sigma_temperature, pen_temperature, bias)
@@ -175,13 +181,13 @@ class HandwritingModel(StepwiseSystem):
         with torch.inference_mode():
             state = self.model.start(len(texts), codes)
             if primes:
-                x, length = self._heard([strokes for strokes, _ in primes])
+                x, length = self._primes([strokes for strokes, _ in primes])
                 state = consume_rows(self.model, x, length, state)
         noise = RowNoise(self.model, len(texts), seed)
-        found = generate(self.model, state, most, noise, choice, unfinished=self.model.unfinished)
-        return {"x": found.x, "length": found.length}
+        drawn = generate(self.model, state, most, noise, choice, unfinished=self.model.unfinished)
+        return {"x": drawn.x, "length": drawn.length}
 
-    def _heard(self, primes: list[Any]) -> tuple[Tensor, Tensor]:
+    def _primes(self, primes: list[Any]) -> tuple[Tensor, Tensor]:
         """Primes in any form, one line each, padded together."""
         lines = []
         for strokes in primes:
@@ -191,27 +197,43 @@ class HandwritingModel(StepwiseSystem):
             lines.append(x[0, : int(length[0])])
         return torch.nn.utils.rnn.pad_sequence(lines, batch_first=True), torch.tensor([len(line) for line in lines])
 
-    def sample(  # type: ignore[override]
-        self, n: int, *, text: str = "", bias: float = 1.0, seed: int | None = None, max_points: int | None = None
+    def sample(
+        self,
+        n: int = 1,
+        *,
+        seed: int | None = None,
+        text: str | None = None,
+        bias: float = 1.0,
+        max_points: int | None = None,
     ) -> dict[str, Tensor]:
-        """Write `text` `n` times; see `write`."""
-        if not text:
-            raise ConfigError("handwriting writes a text: give text='...' (on the command line --text '...')")
-        return self.write(text, n, bias=bias, seed=seed, max_points=max_points)
+        """Write `text` `n` times; see `write`.
 
-    def stream(self, state: Any = None, *, text: str = "", seed: int = 0, **choice: float) -> Stream:  # type: ignore[override]
-        """Write point by point, in constant memory; see `StepwiseSystem.stream`."""
+        Args:
+            n: how many lines.
+            seed: of this call; None draws one from torch's generator.
+            text: what to write. By default "hello world", or the beginning of an alphabet that lacks its characters:
+                the model has no distribution over texts.
+            bias: see `write`.
+            max_points: see `write`.
+        """
+        self._need_fit()
+        return self.write(self.default_text() if text is None else text, n, bias=bias, seed=seed, max_points=max_points)
+
+    def stream(self, state: Any = None, *, seed: int = 0, text: str | None = None, **choice: Any) -> Stream:
+        """Write point by point, in constant memory; see `StepwiseSystem.stream`, and `sample` of `text`."""
         if state is None:
             with torch.inference_mode():
                 state = self.model.start(1, self.codes(text))
         return super().stream(state, seed=seed, **choice)
 
-    def export(self, path: Any = None, *, state: Any = None, text: str = "", **choice: float) -> Any:  # type: ignore[override]
-        """Export one step for texts as long as `text`; see `StepwiseSystem.export`."""
+    def export(
+        self, path: str | Path | None = None, *, state: Any = None, text: str | None = None, **choice: Any
+    ) -> Any:
+        """Export one step for texts as long as `text`; see `StepwiseSystem.export`, and `sample` of `text`."""
         return super().export(path, state=self.model.start(1, self.codes(text)) if state is None else state, **choice)
 
     def lines(self, data: Any) -> tuple[Tensor, Tensor, Tensor]:
-        """Strokes, lengths and texts of lines in any form: a dataset, split or dict.
+        """Strokes, lengths and texts of lines: of a dataset (its test rows, else validation rows), split or dict.
 
         Raises:
             DataError: no texts.
@@ -222,88 +244,66 @@ class HandwritingModel(StepwiseSystem):
             raise DataError("these lines have no texts: 'text' (rows, characters) is missing")
         return x, length, tensors["text"]
 
-    def log_prob(self, x: Any) -> Score:  # type: ignore[override]
-        """Log density of lines given their texts, exact, in nats per line and per unit of the data's offsets."""
-        found = []
+    def log_prob(self, data: Any, *, seed: int = 0, num_particles: int = 1) -> Score:
+        """Log density of lines given their texts, exact, in nats per line and per unit of the data's offsets.
+
+        Args:
+            data: see `lines`.
+            seed: unused, as is `num_particles`: nothing is drawn.
+            num_particles: see `seed`.
+        """
+        self._need_fit()
+        values = []
         self.model.eval()
         with torch.no_grad():
-            for part in zip(*(t.split(CHUNK) for t in self.lines(x)), strict=True):
+            for part in zip(*(t.split(CHUNK) for t in self.lines(data)), strict=True):
                 strokes, length, text = part
-                found.append(self.model.log_likelihood(strokes[:, : int(length.max())], length, text))
-        return Score(torch.cat(found), "exact")
+                values.append(self.model.log_likelihood(strokes[:, : int(length.max())], length, text))
+        return Score(torch.cat(values), "exact")
 
     def attention(self, data: Any) -> tuple[Tensor, Tensor]:
-        """Which character the window looks at: int64 (rows, points), and how much (rows, points, U + 1)."""
+        """Character with most of the window's weight, int64 (rows, points), and all weights (rows, points, U + 1)."""
         x, length, text = self.lines(data)
         with torch.no_grad():
             ended, _ = self.model.finish(x, length)
             _, phi = self.model.predictions(ended, text)
         return phi.argmax(-1)[:, :-1], phi[:, :-1]
 
-    def query(  # type: ignore[override]
+    def query(
         self,
         evidence: Any = None,
         ask: Sequence[str] | None = None,
         num_samples: int = 1000,
         *,
-        text: str = "",
-        steps: int | None = None,
+        method: str = "auto",
         seed: int | None = None,
-    ) -> Any:
-        """Sample lines that say `text`, given any of their entries, by a particle filter; see `SequenceModel.query`."""
-        from phlogiston.systems.particle_filter import filter_particles
-
-        codes = self.codes(text)
-        typical = round(self.schema["points_per_character"] * len(text)) + 1
-        start, columns = lambda n: self.model.start(n, codes), self.schema["columns"]
-        return filter_particles(self.model, evidence, ask, num_samples, steps, typical, seed, start, columns)
-
-    # ----- evaluation ---------------------------------------------------------------------------------------------
-
-    METRICS: ClassVar[tuple[str, ...]] = ("log_likelihood", "attention", "legibility", "style")
-
-    def evaluate(self, data: Any, metrics: Sequence[str] | None = None) -> dict[str, Metric]:
-        """Score on held-out lines.
+        steps: int | None = None,
+        text: str | None = None,
+    ) -> Answer:
+        """Sample lines given any of their entries, by a particle filter; see `StepwiseSystem.query`.
 
         Args:
-            data: a dataset (its test rows, else validation rows), split or dict.
-            metrics: some of `METRICS`; all that the data allow by default.
-
-        Returns:
-            `log_likelihood` in nats per line. Where the true letter of each point is known, `attention_near` (share of
-            points at which the window's argmax is within one character of it) and `attention_exact`. For the built-in
-            script also `legible_bias_0` and `legible_bias_1`, the share of characters that a reader of shapes recovers
-            from what is written, `legible_data` from the data; and `style_correlation`, of a prime's slant with that of
-            what is written after it.
+            evidence: about `x`, each (steps, 3) or flat; see `inference.query.evidence`.
+            ask: `["x"]`.
+            num_samples: particles, and samples.
+            method: `"particle filter"`, which is what `"auto"` takes.
+            seed: of this call; None draws one from torch's generator.
+            steps: length of the line; that of the evidence by default.
+            text: what the lines say; by default as `sample`.
         """
-        from phlogiston.systems.handwriting.report import evaluate
-
-        return evaluate(self, data, self._chosen_metrics(metrics))
-
-    def figures(self, data: Any) -> dict[str, Figure]:
-        """Texts written at several biases and in several hands, the window's way over a text, the loss."""
-        from phlogiston.systems.handwriting.report import figures
-
-        self._need_fit()
-        return figures(self, data)
-
-    def example_queries(self, data: Any) -> list[tuple[str, Any]]:
-        """A point that was lost, given the text and the points around it."""
-        x, length, text = self.lines(data)
-        x = x[0, : min(12, int(length[0]))]
-        mask = torch.ones_like(x, dtype=torch.bool)
-        mask[len(x) // 2] = False
-        words = self.text_of(text[0])
-        answer = self.query({"x": Known(x, mask)}, text=words, num_samples=200, seed=0)
-        return [(f"the text '{words}' and {len(x)} points, one lost", answer)]
+        codes = self.codes(text)
+        typical = round(self.schema["points_per_character"] * codes.shape[1]) + 1
+        return self._filter(
+            evidence, ask, num_samples, method, seed, steps, typical, lambda rows: self.model.start(rows, codes)
+        )
 
     @classmethod
     def demo(cls, quick: bool = False) -> list[dict[str, Any]]:
         """The built-in script."""
         return [
             {
-                "title": "Writing what it is told",
-                "text": "A window slides over the text while the pen moves: nobody told the network which stroke "
+                "title": "Writing a given text",
+                "text": "A window slides over the text while the pen moves: the data do not say which stroke "
                 "belongs to which letter. A bias makes it write neatly, an example makes it write in that hand.",
                 "data": "script",
                 "data_options": {"sizes": (1500, 50, 50), "letters": (2, 5)},

@@ -71,17 +71,7 @@ SMALL: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 }  # fmt: skip
 
 # clauses that do not hold yet; one that does is to be taken off the list
-PENDING: dict[str, set[str]] = {
-    "handwriting": {
-        "a_loaded_system_is_the_fitted_one",
-        "an_unfitted_system_says_so",
-        "copies_are_independent",
-        "same_seed_same_numbers",
-        "samples_have_one_row_each",
-        "signatures",
-        "unknown_names_are_refused",
-    },
-}
+PENDING: dict[str, set[str]] = {}
 
 
 @cache

@@ -104,10 +104,18 @@ def test_characters_it_does_not_know_are_named(fitted: HandwritingModel) -> None
         fitted.write("Hello")
     with pytest.raises(DataError, match="empty"):
         fitted.write("")
-    with pytest.raises(ConfigError, match="--text"):
-        fitted.sample(1)
     with pytest.raises(ConfigError, match="bias"):
         fitted.write("hello", bias=-1.0)
+
+
+def test_without_a_text_a_phrase_is_written(fitted: HandwritingModel) -> None:
+    drawn, phrase = fitted.sample(2, seed=3, max_points=20), fitted.write("hello world", 2, seed=3, max_points=20)
+    assert torch.equal(drawn["x"], phrase["x"])
+    other = HandwritingModel(hidden=4)
+    other.schema = {"alphabet": list("xyz")}
+    assert other.default_text() == "xyz", "an alphabet that lacks the phrase's characters"
+    with pytest.raises(DataError, match="empty"):
+        fitted.sample(1, text="")
 
 
 def test_lines_without_text_are_refused(data: Dataset) -> None:
