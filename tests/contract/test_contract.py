@@ -70,9 +70,6 @@ SMALL: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     ),
 }  # fmt: skip
 
-# clauses that do not hold yet; one that does is to be taken off the list
-PENDING: dict[str, set[str]] = {}
-
 
 @cache
 def fitted(name: str) -> Fitted:
@@ -86,7 +83,5 @@ def test_every_system_is_held_to_the_contract() -> None:
 
 @pytest.mark.parametrize("clause", sorted(CLAUSES))
 @pytest.mark.parametrize("name", sorted(SMALL))
-def test_contract(name: str, clause: str, request: pytest.FixtureRequest) -> None:
-    if clause in PENDING.get(name, ()):
-        request.applymarker(pytest.mark.xfail(strict=True, reason="not yet converted to the common contract"))
+def test_contract(name: str, clause: str) -> None:
     CLAUSES[clause](fitted(name))
