@@ -1,7 +1,6 @@
 """Scores for anything that generates, reconstructs, tracks or infers; this room knows no system by name.
 
-    metric, score       a figure of merit with its error bar, sample size and kind; log densities and what they are
-    likelihood          mean held-out log-likelihood, bits per dimension
+    metric, score       a figure of merit with its error bar, sample size and kind; log densities and bits per dimension
     importance, weights log-likelihood of any model/guide pair by importance sampling, from below and from above
     sbc                 how far to trust a posterior: simulation-based calibration of guides and queries
     calibration         PIT, CRPS and interval coverage of predictions

@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from phlogiston.datasets.base import Dataset, Split
-from phlogiston.evaluate.likelihood import log_likelihood
 from phlogiston.evaluate.metric import Metric
 
 if TYPE_CHECKING:
@@ -67,7 +66,7 @@ FigureFunction = Callable[[Evaluation[Any]], "Figure | Mapping[str, Figure] | No
 def held_out_log_likelihood(evaluation: Evaluation[Any]) -> dict[str, Metric]:
     """Mean log density of held-out rows in nats, with its standard error over rows."""
     score = evaluation.once("score", lambda: evaluation.system.log_prob(evaluation.rows, seed=evaluation.seed))
-    return {"log_likelihood": log_likelihood(score)}
+    return {"log_likelihood": score.mean()}
 
 
 COMMON_METRICS: dict[str, MetricFunction] = {"log_likelihood": held_out_log_likelihood}

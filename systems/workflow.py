@@ -19,7 +19,6 @@ from phlogiston import datasets, systems
 from phlogiston.datasets.base import Dataset
 from phlogiston.errors import ConfigError, PhlogistonError, RunError, unknown_name
 from phlogiston.evaluate.held_out import held_out, held_out_part
-from phlogiston.evaluate.likelihood import log_likelihood
 from phlogiston.evaluate.metric import Metric
 from phlogiston.evaluate.report import Report, write_metrics
 from phlogiston.evaluate.score import Score
@@ -487,7 +486,7 @@ def score(system: System, rows: Dataset, metrics: Sequence[str] | None) -> dict[
 
         split = held_out(rows)
         truth = torch.as_tensor(rows.meta.truth(split.numpy()))
-        found["log_likelihood_of_truth"] = log_likelihood(Score(truth, "exact", weight=split.tensors.get("weight")))
+        found["log_likelihood_of_truth"] = Score(truth, "exact", weight=split.tensors.get("weight")).mean()
     return found
 
 
