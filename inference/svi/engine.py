@@ -20,7 +20,7 @@ from phlogiston.errors import ConfigError
 from phlogiston.inference.svi.batches import as_rows
 from phlogiston.inference.svi.callbacks import Callbacks, EarlyStopping, State
 from phlogiston.inference.svi.history import History
-from phlogiston.inference.svi.isolation import modes_as_found, world_as_found
+from phlogiston.inference.svi.isolation import isolated, preserved_modes
 from phlogiston.inference.svi.loop import Loop, check_arguments
 from phlogiston.inference.svi.parallel import Processes
 from phlogiston.inference.svi.progress import make as make_progress
@@ -111,7 +111,7 @@ def fit(
         raise ConfigError("resume=True needs the run folder: give out=...")
     processes = Processes(fabric)
     own_parameters(model, guide)
-    with world_as_found(processes.device), modes_as_found([model, guide]):
+    with isolated(processes.device), preserved_modes([model, guide]):
         for module in (model, guide):
             if processes.device is not None or processes.dtype is not None:
                 module.to(device=processes.device, dtype=processes.dtype)

@@ -1,4 +1,4 @@
-"""What `fit` finds and leaves alone: random states, Pyro's settings, warning filters, train modes, signal handlers."""
+"""Isolation: `fit` restores random states, Pyro's settings, warning filters, train modes and signal handlers."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from torch import nn
 
 
 @contextlib.contextmanager
-def world_as_found(device: torch.device | None) -> Iterator[None]:
-    """Put random states (Python, NumPy, torch, the device's), Pyro's settings and warning filters back.
+def isolated(device: torch.device | None) -> Iterator[None]:
+    """Restore random states (Python, NumPy, torch, the device's), Pyro's settings and warning filters afterwards.
 
-    Inside, Pyro's validation is off and its global store empty; what the store held is put back untouched.
+    Inside, Pyro's validation is off and its global store empty; what the store held is restored.
 
     Args:
         device: the device training runs on, None for where the modules are.
@@ -36,7 +36,7 @@ def world_as_found(device: torch.device | None) -> Iterator[None]:
             pyro.validation_enabled(False),
             pyro.get_param_store().scope(),
         ):
-            # the engine looks at every loss itself
+            # the engine checks every loss itself
             warnings.filterwarnings("ignore", message="Encountered NaN", category=UserWarning)
             # pyro.module says so of parameters that a stage has frozen
             warnings.filterwarnings("ignore", message=".* was not registered in the param store", category=UserWarning)
@@ -50,8 +50,8 @@ def world_as_found(device: torch.device | None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def modes_as_found(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Put the train or eval mode of every submodule back."""
+def preserved_modes(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Restore the train or eval mode of every submodule afterwards."""
     modes = [(module, module.training) for top in modules for module in top.modules()]
     try:
         yield
@@ -61,7 +61,7 @@ def modes_as_found(modules: Sequence[nn.Module]) -> Iterator[None]:
 
 
 class Signals:
-    """Turns SIGTERM and Ctrl-C into a wish that is looked at between steps. Does nothing outside the main thread.
+    """Turns SIGTERM and Ctrl-C into a flag that is read between steps. Does nothing outside the main thread.
 
     Attributes:
         number: the signal that came, or None.
@@ -77,7 +77,7 @@ class Signals:
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
-        """Watch for signals, and put the handlers found back afterwards."""
+        """Catch signals, and restore the previous handlers afterwards."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return

@@ -2,7 +2,7 @@
 
 There is no wrapper around the modules. Every process computes the gradient of the loss summed over its own rows; one
 flat buffer carries all gradients, one flag per parameter that has a gradient, and a few numbers of the step (loss,
-rows, failures, wishes to stop) through one sum. What comes out is the same on every process, so every decision made
+rows, failures, flags to stop) through one sum. What comes out is the same on every process, so every decision made
 from it is too. With one process nothing here runs.
 """
 

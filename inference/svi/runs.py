@@ -209,7 +209,7 @@ class Run:
             )
 
     def describe_environment(self, device: str, seed: int) -> None:
-        """Write environment.json; a resumed run adds its own surroundings under `"resumed"`."""
+        """Write environment.json; a resumed run adds its own environment under `"resumed"`."""
         path = self.path / "environment.json"
         now = environment(device, seed)
         with contextlib.suppress(OSError, json.JSONDecodeError):

@@ -34,7 +34,7 @@ class Outcome:
         norm: norm of the whole gradient.
         rows: size of the whole batch.
         finite: True if loss and gradient are.
-        stop: True if some process wishes to end training.
+        stop: True if some process was asked to end training.
         signal: the signal some process got, or None.
     """
 
@@ -209,7 +209,7 @@ class Stepper:
         Args:
             step: the global step.
             rollbacks: returns to an earlier state so far; a step done again gets other noise.
-            stop: True if this process wishes to end training.
+            stop: True if this process was asked to end training.
             number: the signal this process got, or None.
 
         Raises:
@@ -232,8 +232,8 @@ class Stepper:
             # with several processes the sums are divided after they are added
             loss, failed = self._local(rows, size if self._reducer is None else 1)
         if self._reducer is not None:
-            wishes = [float(stop), float(number == signal.SIGINT), float(number == signal.SIGTERM)]
-            sums = self._reducer.reduce([float(loss), float(rows), float(failed), *wishes])
+            flags = [float(stop), float(number == signal.SIGINT), float(number == signal.SIGTERM)]
+            sums = self._reducer.reduce([float(loss), float(rows), float(failed), *flags])
             loss, failed, stop = sums[0] / sums[1], sums[2] > 0, sums[3] > 0
             number = signal.SIGINT if sums[4] > 0 else signal.SIGTERM if sums[5] > 0 else None
         self.grads = [p.grad for p in self.parameters if p.grad is not None]
