@@ -10,26 +10,26 @@ from pathlib import Path
 
 def systems(incomplete: str) -> list[tuple[str, str]]:
     """Systems, with what they are."""
-    from phlogiston import systems as room
+    from phlogiston import systems
 
-    return [(name, room.summary(name)) for name in room.names() if name.startswith(incomplete)]
+    return [(name, systems.summary(name)) for name in systems.names() if name.startswith(incomplete)]
 
 
 def presets(incomplete: str) -> list[str]:
     """Presets of the system that was typed before."""
-    from phlogiston import systems as room
+    from phlogiston import systems
 
     with contextlib.suppress(Exception):  # a Tab never complains
-        return [name for name in room.presets(_system()) if name.startswith(incomplete)]
+        return [name for name in systems.presets(_system()) if name.startswith(incomplete)]
     return []
 
 
 def options(incomplete: str) -> list[tuple[str, str]]:
     """`--set` of the system that was typed before: its options with their defaults."""
-    from phlogiston import systems as room
+    from phlogiston import systems
 
     with contextlib.suppress(Exception):
-        fields = dataclasses.fields(room.config(_system()))
+        fields = dataclasses.fields(systems.config(_system()))
         return [(f"{f.name}=", f"default {f.default}") for f in fields if f.name.startswith(incomplete)]
     return []
 
@@ -51,10 +51,10 @@ def runs(incomplete: str) -> list[str]:
 
 def _system() -> str:
     """The system among the words typed so far; the shells' own variables hold them."""
-    from phlogiston import systems as room
+    from phlogiston import systems
 
     words = (os.environ.get("COMP_WORDS") or os.environ.get("_TYPER_COMPLETE_ARGS") or "").split()
-    return next((word for word in words if word in room.names()), "")
+    return next((word for word in words if word in systems.names()), "")
 
 
 def _paths(incomplete: str, folders: bool = False) -> list[str]:

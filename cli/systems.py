@@ -27,20 +27,20 @@ def systems(
       phlogiston systems
       phlogiston systems drmm
     """
-    from phlogiston import systems as room
+    from phlogiston import systems
 
     if name is None:
-        found = {known: room.summary(known) for known in room.names()}
+        found = {known: systems.summary(known) for known in systems.names()}
         emit(as_json, {"systems": found}, columns(list(found.items())))
         return
-    kind = room.config(name)
+    kind = systems.config(name)
     about = _field_notes(kind)
     fields = [(f.name, _kind(f), _default(f), about.get(f.name, "")) for f in dataclasses.fields(kind)]
-    presets = room.presets(name)
+    presets = systems.presets(name)
     content = {
         "system": name,
-        "summary": room.summary(name),
-        "paper": room.paper(name),
+        "summary": systems.summary(name),
+        "paper": systems.paper(name),
         "options": {f: {"type": kind, "default": default, "about": text} for f, kind, default, text in fields},
         "presets": presets,
     }
@@ -50,7 +50,7 @@ def systems(
     emit(
         as_json,
         content,
-        f"{name}: {room.summary(name)}\n{room.paper(name)}\n\noptions (--set key=value):\n"
+        f"{name}: {systems.summary(name)}\n{systems.paper(name)}\n\noptions (--set key=value):\n"
         + columns([("  " + f, default, text) for f, _, default, text in fields])
         + "\n\npresets (--preset name):\n"
         + columns([("  " + key, text) for key, text in chosen]),

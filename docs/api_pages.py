@@ -1,10 +1,10 @@
-"""Write the API reference: one page per room, one section per module, straight from the docstrings."""
+"""Write the API reference: one page per package, one section per module, straight from the docstrings."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-ROOMS = {
+PACKAGES = {
     "systems": "Systems: what one configures, fits, asks, saves and loads",
     "inference": "Inference: the engine, objectives, handlers, schedules, evidence and questions",
     "models": "Models: the generative programs",
@@ -16,9 +16,9 @@ ROOMS = {
 }
 
 
-def modules(root: Path, room: str) -> list[str]:
-    """Names of a room's modules, sub-folders included, without private ones."""
-    files = (path.relative_to(root) for path in sorted((root / room).rglob("*.py")))
+def modules(root: Path, package: str) -> list[str]:
+    """Names of a package's modules, sub-folders included, without private ones."""
+    files = (path.relative_to(root) for path in sorted((root / package).rglob("*.py")))
     found = [".".join(path.with_suffix("").parts) for path in files if not path.name.startswith("_")]
     return [f"phlogiston.{name}" for name in found]
 
@@ -33,7 +33,7 @@ def page(title: str, names: list[str]) -> str:
 
 
 def write_pages(root: Path) -> None:
-    """Write `docs/api/ROOM.rst` and their index, leaving alone what is as it should be."""
+    """Write `docs/api/PACKAGE.rst` and their index, leaving alone what is as it should be."""
     folder = root / "docs" / "api"
     folder.mkdir(exist_ok=True)
     index = [
@@ -43,10 +43,11 @@ def write_pages(root: Path) -> None:
         ".. toctree::",
         "   :maxdepth: 2",
         "",
-        *(f"   {room}" for room in ROOMS),
+        *(f"   {package}" for package in PACKAGES),
         "",
     ]
-    texts = {room: page(title, modules(root, room)) for room, title in ROOMS.items()} | {"index": "\n".join(index)}
+    texts = {package: page(title, modules(root, package)) for package, title in PACKAGES.items()}
+    texts["index"] = "\n".join(index)
     for name, text in texts.items():
         path = folder / f"{name}.rst"
         if not path.is_file() or path.read_text(encoding="utf-8") != text:

@@ -1,4 +1,4 @@
-"""Scores for anything that generates, reconstructs, tracks or infers; this room knows no system by name.
+"""Scores for anything that generates, reconstructs, tracks or infers; this package names no system.
 
     metric, score       a figure of merit with its error bar, sample size and kind; log densities and bits per dimension
     importance, weights log-likelihood of any model/guide pair by importance sampling, from below and from above

@@ -1,6 +1,6 @@
 """One figure of merit: the number, its error bar, how many samples it rests on, and what kind of number it is.
 
-Every function of this room returns these, so that no figure travels without its sample size.
+Every function of this package returns these, so that no figure travels without its sample size.
 """
 
 from __future__ import annotations

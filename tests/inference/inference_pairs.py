@@ -1,4 +1,4 @@
-"""Small pairs of model and guide with known answers, shared by the tests of this room and by the scripts they start."""
+"""Small pairs of model and guide with known answers, shared by the tests here and by the scripts they start."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The floors of the house: imports go down only and through `phlogiston`, and each room keeps its promises."""
+"""The floors: imports go down only and through `phlogiston`, and each package keeps its promises."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# what each room may import from the others, besides itself and what SHARED names; docs/design.md draws the picture
+# what each package may import from the others, besides itself and what SHARED names; docs/design.md draws the picture
 GROUND = {"networks", "distributions", "datasets"}
 MAY_IMPORT: dict[str, set[str]] = {
     "networks": set(),
@@ -23,12 +23,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "systems": GROUND | {"models", "guides", "inference", "evaluate"},
     "cli": GROUND | {"models", "guides", "inference", "evaluate", "systems"},
 }
-SHARED = {"errors", "files", "lazy", "__version__"}  # of phlogiston itself; they import no room
+SHARED = {"errors", "files", "lazy", "__version__"}  # of phlogiston itself; they import no package
 NO_PYRO = {"networks", "datasets", "cli"}
 
 
-def modules(room: str) -> list[Path]:
-    return sorted(path for path in (ROOT / room).rglob("*.py") if "__pycache__" not in path.parts)
+def modules(package: str) -> list[Path]:
+    return sorted(path for path in (ROOT / package).rglob("*.py") if "__pycache__" not in path.parts)
 
 
 def imports(tree: ast.AST) -> Iterator[tuple[int, str, int]]:
@@ -41,35 +41,35 @@ def imports(tree: ast.AST) -> Iterator[tuple[int, str, int]]:
                 yield node.lineno, f"{node.module or ''}.{alias.name}".strip("."), node.level
 
 
-def faults(room: str, source: str, depth: int = 1) -> list[str]:
-    """Return what is wrong with the imports of a module that lies `depth` folders deep (1: directly in its room)."""
+def faults(package: str, source: str, depth: int = 1) -> list[str]:
+    """Return what is wrong with the imports of a module that lies `depth` folders deep (1: directly in its package)."""
     found = []
     for line, name, level in imports(ast.parse(source)):
         head, *rest = name.split(".")
         if level > depth:
-            found.append(f"{line}: climbs out of {room}/ by a relative import of {name!r}")
+            found.append(f"{line}: climbs out of {package}/ by a relative import of {name!r}")
         elif level == 0 and head in MAY_IMPORT:
             found.append(f"{line}: bare `import {head}` makes a second copy of every class; write phlogiston.{name}")
         elif level == 0 and head == "phlogiston" and rest:
-            if rest[0] not in MAY_IMPORT.get(room, set()) | SHARED | {room}:
-                found.append(f"{line}: {room} may not import {name}")
-        elif level == 0 and head == "pyro" and room in NO_PYRO:
-            found.append(f"{line}: {room} knows no Pyro")
+            if rest[0] not in MAY_IMPORT.get(package, set()) | SHARED | {package}:
+                found.append(f"{line}: {package} may not import {name}")
+        elif level == 0 and head == "pyro" and package in NO_PYRO:
+            found.append(f"{line}: {package} knows no Pyro")
     return found
 
 
-@pytest.mark.parametrize("room", sorted(MAY_IMPORT))
-def test_imports_go_down_only(room: str) -> None:
+@pytest.mark.parametrize("package", sorted(MAY_IMPORT))
+def test_imports_go_down_only(package: str) -> None:
     found = [
         f"{path.relative_to(ROOT)}:{fault}"
-        for path in modules(room)
-        for fault in faults(room, path.read_text(encoding="utf-8"), depth=len(path.relative_to(ROOT).parts) - 1)
+        for path in modules(package)
+        for fault in faults(package, path.read_text(encoding="utf-8"), depth=len(path.relative_to(ROOT).parts) - 1)
     ]
     assert not found, "\n".join(found)
 
 
 @pytest.mark.parametrize(
-    ("room", "source"),
+    ("package", "source"),
     [
         ("models", "from phlogiston.guides.drmm import Guide"),
         ("inference", "import phlogiston.systems"),
@@ -86,8 +86,8 @@ def test_imports_go_down_only(room: str) -> None:
         ("models", "from ..networks import frames"),
     ],
 )
-def test_the_floor_check_sees_each_kind_of_fault(room: str, source: str) -> None:
-    assert len(faults(room, source)) == 1
+def test_the_floor_check_sees_each_kind_of_fault(package: str, source: str) -> None:
+    assert len(faults(package, source)) == 1
 
 
 def test_the_floor_check_lets_rightful_imports_pass() -> None:
@@ -95,13 +95,13 @@ def test_the_floor_check_lets_rightful_imports_pass() -> None:
     assert faults("guides", source) == []
 
 
-def test_every_folder_linked_into_the_package_is_a_room_of_the_house() -> None:
+def test_every_folder_linked_into_the_package_is_one_of_its_packages() -> None:
     linked = {path.name for path in (ROOT / "phlogiston").iterdir() if (ROOT / path.name / "__init__.py").is_file()}
     assert linked == set(MAY_IMPORT)
-    for room in sorted(linked):
-        link = ROOT / "phlogiston" / room
+    for package in sorted(linked):
+        link = ROOT / "phlogiston" / package
         if link.is_symlink():  # a checkout without links has text files here
-            assert str(link.readlink()) == f"../{room}", "links are relative, so that a clone can be moved"
+            assert str(link.readlink()) == f"../{package}", "links are relative, so that a clone can be moved"
 
 
 def system_names() -> list[str]:
@@ -129,11 +129,11 @@ def words(tree: ast.AST) -> Iterator[tuple[int, str]]:
                 yield node.lineno, text
 
 
-@pytest.mark.parametrize("room", ["inference", "evaluate"])
-def test_the_shared_rooms_name_no_system(room: str) -> None:
+@pytest.mark.parametrize("package", ["inference", "evaluate"])
+def test_the_shared_packages_name_no_system(package: str) -> None:
     found = [
         f"{path.relative_to(ROOT)}:{line}: {text!r}"
-        for path in modules(room)
+        for path in modules(package)
         for line, text in words(ast.parse(path.read_text(encoding="utf-8")))
         for name in system_names()
         if name in text.lower().replace("-", "_").split("_") or name == text.lower()

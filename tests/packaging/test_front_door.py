@@ -83,14 +83,14 @@ def test_no_file_of_the_repository_is_big(own_files: list[Path]) -> None:
     assert not {name: size for name, size in sizes.items() if size > 2_000_000}
 
 
-ROOMS = sorted(p.name for p in (ROOT / "phlogiston").iterdir() if (ROOT / p.name / "__init__.py").is_file())
+PACKAGES = sorted(p.name for p in (ROOT / "phlogiston").iterdir() if (ROOT / p.name / "__init__.py").is_file())
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_every_room_says_what_it_holds(room: str) -> None:
-    docstring = ast.get_docstring(ast.parse(read(f"{room}/__init__.py")))
-    assert docstring, f"{room}/__init__.py needs a docstring"
-    assert f"`{room}/`" in read("docs/design.md"), "docs/design.md describes every room"
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_package_says_what_it_holds(package: str) -> None:
+    docstring = ast.get_docstring(ast.parse(read(f"{package}/__init__.py")))
+    assert docstring, f"{package}/__init__.py needs a docstring"
+    assert f"`{package}/`" in read("docs/design.md"), "docs/design.md describes every package"
 
 
 def test_the_map_of_the_documentation_names_every_page() -> None:

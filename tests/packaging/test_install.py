@@ -19,7 +19,7 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-ROOMS = {"networks", "distributions", "datasets", "models", "guides", "inference", "evaluate", "systems", "cli"}
+PACKAGES = {"networks", "distributions", "datasets", "models", "guides", "inference", "evaluate", "systems", "cli"}
 WHERE = (
     "import phlogiston, phlogiston.datasets, phlogiston.systems;"
     "print(phlogiston.__file__, phlogiston.datasets.__file__, phlogiston.systems.names(), sep='\\n')"
@@ -89,18 +89,18 @@ def test_the_wheel_holds_phlogiston_and_nothing_else_at_its_top(built: Path) -> 
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"phlogiston"}
-    assert {f"phlogiston/{room}/__init__.py" for room in ROOMS} <= set(names)
+    assert {f"phlogiston/{package}/__init__.py" for package in PACKAGES} <= set(names)
     assert {"phlogiston/py.typed", "phlogiston/errors.py", "phlogiston/sklearn.py"} <= set(names)
     assert not [name for name in names if name.split("/")[-1].startswith("test_") or name.endswith((".pyc", ".ipynb"))]
 
 
-def test_the_wheel_holds_every_module_and_data_file_of_the_rooms(
+def test_the_wheel_holds_every_module_and_data_file_of_the_packages(
     built: Path, own_files: list[Path], root: Path
 ) -> None:
     (wheel,) = built.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     ours = {path.relative_to(root) for path in own_files if not path.is_symlink()}
-    wanted = {f"phlogiston/{path}" for path in ours if path.parts[0] in ROOMS and path.suffix != ".md"}
+    wanted = {f"phlogiston/{path}" for path in ours if path.parts[0] in PACKAGES and path.suffix != ".md"}
     assert not sorted(wanted - names)
 
 
@@ -126,9 +126,9 @@ def test_the_wheel_installs_into_an_empty_environment_and_lists_the_systems(
     said = environment.run(
         environment.python, "-c", f"{WHERE}; import datasets; print(datasets.owner)", cwd=tmp_path
     ).stdout
-    file, room, systems, owner = said.splitlines()
+    file, package, systems, owner = said.splitlines()
     assert Path(file) == environment.packages / "phlogiston" / "__init__.py"
-    assert Path(room) == environment.packages / "phlogiston" / "datasets" / "__init__.py"
+    assert Path(package) == environment.packages / "phlogiston" / "datasets" / "__init__.py"
     assert owner == "somebody else"
 
     listed = environment.run(environment.bin / "phlogiston", "systems", cwd=tmp_path).stdout
@@ -145,11 +145,11 @@ def test_an_editable_install_serves_the_checkout(source: Path, environment: Envi
         (tools / top).symlink_to(Path(str(backend.locate_file(top))))
     environment.install("--no-build-isolation", "--editable", source, PYTHONPATH=str(tools))
     tops = {path.name for path in environment.packages.iterdir()}
-    assert not tops & ROOMS
+    assert not tops & PACKAGES
     environment.borrow_dependencies()
-    file, room, systems = environment.run(environment.python, "-c", WHERE, cwd=tmp_path).stdout.splitlines()
+    file, package, systems = environment.run(environment.python, "-c", WHERE, cwd=tmp_path).stdout.splitlines()
     assert Path(file).resolve() == (source / "phlogiston" / "__init__.py").resolve()
-    assert Path(room).resolve() == (source / "datasets" / "__init__.py").resolve()
+    assert Path(package).resolve() == (source / "datasets" / "__init__.py").resolve()
     assert "drmm" in systems
     assert "drmm" in environment.run(environment.bin / "phlogiston", "systems", cwd=tmp_path).stdout
     bare = "import importlib.util; print([n for n in ('models', 'guides', 'systems') if importlib.util.find_spec(n)])"
@@ -167,7 +167,7 @@ def test_an_uninstalled_checkout_works(
             link.unlink()
             link.write_text(target, encoding="utf-8")
     environment.borrow_dependencies()
-    file, room, _ = environment.run(environment.python, "-c", WHERE, cwd=checkout).stdout.splitlines()
+    file, package, _ = environment.run(environment.python, "-c", WHERE, cwd=checkout).stdout.splitlines()
     assert Path(file) == checkout / "phlogiston" / "__init__.py"
-    assert Path(room).resolve() == checkout.resolve() / "datasets" / "__init__.py"
+    assert Path(package).resolve() == checkout.resolve() / "datasets" / "__init__.py"
     assert "drmm" in environment.run(environment.python, "-m", "phlogiston", "systems", cwd=checkout).stdout

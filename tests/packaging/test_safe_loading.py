@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-ROOMS = [
+PACKAGES = [
     "networks",
     "distributions",
     "datasets",
@@ -83,7 +83,7 @@ def faults(source: str) -> list[str]:
 
 
 def shipped() -> list[Path]:
-    return [p for room in ROOMS for p in sorted((ROOT / room).glob("**/*.py")) if "__pycache__" not in p.parts]
+    return [p for package in PACKAGES for p in sorted((ROOT / package).glob("**/*.py")) if "__pycache__" not in p.parts]
 
 
 def test_shipped_code_neither_loads_code_nor_uses_the_global_store() -> None:
