@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from phlogiston.inference.query.answer import Answer
     from phlogiston.inference.query.ask import query
     from phlogiston.inference.query.evidence import HalfSpace, Known, Near, OneOf, Within
+    from phlogiston.inference.query.kinds.sum import Sum
     from phlogiston.inference.svi.engine import fit
     from phlogiston.inference.svi.stages import Stage
     from phlogiston.systems.drmm.system import DRMM
@@ -60,6 +61,7 @@ __all__ = [
     "SequenceModel",
     "Sketch",
     "Stage",
+    "Sum",
     "Within",
     "WorldModel",
     "datasets",
@@ -84,6 +86,7 @@ __getattr__ = lazy(
         "query": "inference.query.ask",
         "Answer": "inference.query.answer",
         **dict.fromkeys(("HalfSpace", "Known", "Near", "OneOf", "Within"), "inference.query.evidence"),
+        "Sum": "inference.query.kinds.sum",
         "DRMM": "systems.drmm.system",
         "MDN": "systems.mdn.system",
         "SequenceModel": "systems.sequence.system",
