@@ -172,7 +172,7 @@ def test_scene_distances(record: Record, kept: Kept) -> None:
 # ---- places side by side
 
 
-def test_scene_hotels(record: Record) -> None:
+def test_scene_grids(record: Record) -> None:
     data = datasets.load("courts")
     titles = {"graph": "graph memory (hubs)", "pooled": "pooled memory (mean, absolute coordinates)"}
     entries = {
