@@ -248,10 +248,10 @@ def games() -> tuple[Tensor, Tensor, Tensor]:
     with torch.no_grad():
         generator = torch.Generator().manual_seed(3)
         state = model.start(4000)
-        first = model.law(state).code.draw(generator=generator)
+        first = model.predict(state).code.draw(generator=generator)
         action = torch.randint(model.actions, (4000,), generator=generator)
         state = model.observe(state, first, action)
-        law = model.law(state)
+        law = model.predict(state)
         second = law.code.draw(generator=generator)
         end = torch.rand(4000, generator=generator) < law.end.sigmoid()
         return model.picture(first).flatten(1).double(), model.picture(second).flatten(1).double(), end
