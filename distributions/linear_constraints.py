@@ -1,8 +1,8 @@
 """Linear evidence about a vector: entries known exactly or softly, and rows `lower <= a.x <= upper`.
 
-`LinearEvidence` collects the pieces; `simplify` removes what is settled before any probability enters: known values are
+`LinearEvidence` collects the pieces; `simplify` removes what is certain before any probability enters: known values are
 substituted into the rows, empty rows are dropped or found impossible, rows in one variable become box sides, parallel
-rows become one two-sided row. `plan` finds which rows are independent, `settle` repairs rounding after a draw.
+rows become one two-sided row. `plan` finds which rows are independent, `project` repairs rounding after a draw.
 """
 
 from __future__ import annotations
@@ -269,7 +269,7 @@ def is_feasible(rows: Rows) -> bool:
     return bool(result.status == 3 or (result.status == 0 and -result.fun > 1e-13))
 
 
-def settle(x: Tensor, evidence: LinearEvidence, rounds: int = 8) -> tuple[Tensor, Tensor]:
+def project(x: Tensor, evidence: LinearEvidence, rounds: int = 8) -> tuple[Tensor, Tensor]:
     """Put known values in bit for bit, clamp to the box, and push rounding-level violations of the rows inside.
 
     Args:
@@ -285,7 +285,7 @@ def settle(x: Tensor, evidence: LinearEvidence, rounds: int = 8) -> tuple[Tensor
     rows = evidence.rows
     equal = rows.lower == rows.upper
     if bool(equal.any()):
-        return _settle_on(x, evidence, equal, rounds)
+        return _project_onto(x, evidence, equal, rounds)
     values, low, high = evidence.values.detach(), evidence.lower.detach(), evidence.upper.detach()
     x = torch.where(known, values, x)
     boxed = bool(((low > -math.inf) | (high < math.inf)).any())
@@ -315,7 +315,7 @@ def settle(x: Tensor, evidence: LinearEvidence, rounds: int = 8) -> tuple[Tensor
     return x, ((value >= lower) & (value <= upper) | ~can_move).all(1)
 
 
-def _settle_on(x: Tensor, evidence: LinearEvidence, equal: Tensor, rounds: int) -> tuple[Tensor, Tensor]:
+def _project_onto(x: Tensor, evidence: LinearEvidence, equal: Tensor, rounds: int) -> tuple[Tensor, Tensor]:
     """The same with equalities among the rows: push inside and go back onto the equalities, by turns."""
     known, rows = evidence.known, evidence.rows
     table, target = rows.coefficients[equal].detach(), rows.lower[equal].detach()
@@ -328,7 +328,7 @@ def _settle_on(x: Tensor, evidence: LinearEvidence, equal: Tensor, rounds: int) 
     without = replace(evidence, rows=open_rows)
     inside = torch.zeros(len(x), dtype=torch.bool)
     for _ in range(rounds):
-        x, _ = settle(x, without)
+        x, _ = project(x, without)
         x = x + (target - x @ table.T) @ inverse.T
         boxed = known | (x >= evidence.lower.detach()) & (x <= evidence.upper.detach())
         inside = boxed.all(1) & (open_rows.violation(x) <= 0).all(1)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from phlogiston.distributions.linear_constraints import settle
+from phlogiston.distributions.linear_constraints import project
 from phlogiston.distributions.resampling import effective_size, replace_dead
 from phlogiston.inference.query.answer import Answer, check_alive
 from phlogiston.inference.query.program import Program
@@ -22,7 +22,7 @@ def finish(
     log_evidence_error: Tensor | None,
     method: str,
 ) -> Answer:
-    """Turn weighted particles into an answer: exact known values, rounding settled, dead particles replaced.
+    """Turn weighted particles into an answer: exact known values, rounding repaired, dead particles replaced.
 
     Args:
         program: the pair with its question.
@@ -40,7 +40,7 @@ def finish(
     for name, found in program.evidence.items():
         if found.linear is None or found.table is not None:
             continue
-        flat, good = settle(samples[name].reshape(n, -1).double(), found.linear)
+        flat, good = project(samples[name].reshape(n, -1).double(), found.linear)
         samples[name] = flat.reshape(n, *program.shapes[name])
         log_weights = torch.where(good, log_weights, -math.inf)
     latent, deterministic = program.complete(samples)

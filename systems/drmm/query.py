@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from phlogiston.distributions.gaussian_evidence import ConditionedMixture
-from phlogiston.distributions.linear_constraints import is_feasible, settle
+from phlogiston.distributions.linear_constraints import is_feasible, project
 from phlogiston.distributions.remoteness import remoteness
 from phlogiston.distributions.resampling import effective_size, log_mean, replace_dead
 from phlogiston.errors import ConfigError, EvidenceError, unknown_name
@@ -194,7 +194,7 @@ class DRMMQuery:
         x = self.model.location + self.model.scale * draws.x
         if self.constant:
             x = x.new_zeros(n, len(self.columns)).index_copy(1, self.varying, x)
-        x, good = settle(x, q.original)
+        x, good = project(x, q.original)
         log_weights = torch.where(good, draws.log_weights, -math.inf)
         self._check(log_weights, mixture, q)
         codes = paths.codes.index_select(0, draws.component)

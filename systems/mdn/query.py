@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from phlogiston.distributions.gaussian_evidence import ConditionedMixture
-from phlogiston.distributions.linear_constraints import LinearEvidence, settle
+from phlogiston.distributions.linear_constraints import LinearEvidence, project
 from phlogiston.distributions.mixtures.base import Mixture
 from phlogiston.distributions.mixtures.diagonal import DiagMixture, FactorisedMixture
 from phlogiston.distributions.mixtures.full import BivariateMixture, FullMixture
@@ -155,7 +155,7 @@ class MDNQuery:
         )
         self._measure(about_x, mixture)
         draws = mixture.sample(n, generator=generator)
-        y, good = settle(draws.x, about_y)
+        y, good = project(draws.x, about_y)
         log_weights = torch.where(good, draws.log_weights, -math.inf)
         check_alive(log_weights, "query")
         component = order[draws.component]
@@ -240,7 +240,7 @@ class MDNQuery:
             a, b = (about.lower[i] - mean) / sd, (about.upper[i] - mean) / sd
             x[:, i] = mean + sd * standard_truncated(uniform[:, i], a.expand(count), b.expand(count))
             log_weight = log_weight + log_interval_mass(a, b)
-        x, _ = settle(x, about)
+        x, _ = project(x, about)
         return x, log_weight
 
 

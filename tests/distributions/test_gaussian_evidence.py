@@ -15,7 +15,7 @@ from torch import Tensor
 
 from phlogiston.distributions.gaussian_conditioning import orthogonalise
 from phlogiston.distributions.gaussian_evidence import _SETTLED, ConditionedMixture, _settled
-from phlogiston.distributions.linear_constraints import LinearEvidence, Rows, is_feasible, plan, settle, simplify
+from phlogiston.distributions.linear_constraints import LinearEvidence, Rows, is_feasible, plan, project, simplify
 from phlogiston.distributions.resampling import effective_size, log_mean
 from phlogiston.distributions.truncated_normal import log_interval_mass, log_normal_density
 from phlogiston.errors import EvidenceError
@@ -346,7 +346,7 @@ def test_every_draw_satisfies_every_hard_constraint(seed: int, dim: int, full: b
     if full:
         factors = torch.tril(double(g.normal(size=(5, dim, dim)))) * (1 - torch.eye(dim)) + torch.diag_embed(factors)
     draws = ConditionedMixture(torch.zeros(5).double(), means, factors, e).sample(50)
-    x, good = settle(draws.x, e)
+    x, good = project(draws.x, e)
     alive = draws.log_weights > -INF
     assert not torch.isnan(draws.log_weights).any()
     x = x[alive & good]

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from phlogiston.distributions.gaussian_evidence import ConditionedMixture
-from phlogiston.distributions.linear_constraints import LinearEvidence, settle
+from phlogiston.distributions.linear_constraints import LinearEvidence, project
 from phlogiston.distributions.mixtures.diagonal import DiagMixture
 from phlogiston.distributions.resampling import log_mean
 from phlogiston.errors import EvidenceError
@@ -75,7 +75,7 @@ def test_sums_of_gaussians_are_conditioned_in_closed_form(dim: int, count: int, 
     draws = mix.sample(4000, generator=g)
     gain = cov @ a.T @ torch.linalg.inv(a @ cov @ a.T)
     expected, spread = mean + gain @ (b - a @ mean), cov - gain @ a @ cov
-    x, good = settle(draws.x, e)
+    x, good = project(draws.x, e)
     assert bool(good.all())
     error = spread.diagonal().clamp_min(0).sqrt() / 4000**0.5
     assert bool(((x.mean(0) - expected).abs() < 5.5 * error + 1e-6 * (1 + expected.abs())).all())
