@@ -25,7 +25,7 @@ from phlogiston.distributions.truncated_normal import log_normal_density
 from phlogiston.distributions.warped import Warped
 from phlogiston.errors import ConfigError, EvidenceError
 from phlogiston.inference.query.answer import Answer, check_alive, warn_if_poor
-from phlogiston.inference.query.compilation import lower_vector
+from phlogiston.inference.query.compilation import compile_vector
 from phlogiston.inference.query.evidence import OneOf, Piece, normalise
 from phlogiston.inference.query.islands import Islands
 from phlogiston.inference.query.remoteness import FAR, warn_if_far
@@ -83,7 +83,7 @@ def filter_particles(
     count = steps or given or typical
     if given is not None and count > given:
         pieces = [_longer(piece, given, count, model.width) for piece in pieces]
-    about, constant = lower_vector("x", pieces, count * model.width)
+    about, constant = compile_vector("x", pieces, count * model.width)
     if bool((about.soft_fraction > 0).any()):
         raise EvidenceError("evidence for 'x': fractional masks are not for sequences; use Near")
     seed = int(torch.randint(2**31, ())) if seed is None else seed

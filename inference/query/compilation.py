@@ -61,7 +61,7 @@ def count_rows(question: dict[str, tuple[Piece, ...]], vectors: Iterable[str]) -
     return distinct.pop() if distinct else 1
 
 
-def lower_vector(
+def compile_vector(
     name: str, pieces: Sequence[Piece], dim: int, row: int = 0, *, equalities: bool = False
 ) -> tuple[LinearEvidence, Tensor]:
     """Turn pieces about a vector site into linear evidence.
@@ -91,7 +91,7 @@ def lower_vector(
     return linear, constant
 
 
-def lower_category(name: str, pieces: Sequence[Piece], labels: Sequence[str], row: int = 0) -> Tensor | None:
+def compile_category(name: str, pieces: Sequence[Piece], labels: Sequence[str], row: int = 0) -> Tensor | None:
     """Turn pieces about a categorical site into the set of allowed values.
 
     Args:
@@ -120,7 +120,7 @@ def lower_category(name: str, pieces: Sequence[Piece], labels: Sequence[str], ro
     return allowed if said else None
 
 
-def lower_discrete(
+def compile_discrete(
     name: str, pieces: Sequence[Piece], support: Tensor, entries: int, row: int = 0
 ) -> tuple[Tensor, LinearEvidence | None, Tensor]:
     """Turn pieces about a site with few possible values into a table of factors.
@@ -153,7 +153,7 @@ def lower_discrete(
         outside = torch.ones(values, dtype=torch.bool)
         outside[chosen] = False
         table = table.masked_fill(outside, -math.inf)
-    linear, constant = lower_vector(name, rest, entries * width, row)
+    linear, constant = compile_vector(name, rest, entries * width, row)
     if bool((linear.soft_fraction > 0).any()):
         raise EvidenceError(f"site {name!r}: masks between 0 and 1 need a system with an exact path")
     table = table + _factors(linear, support, entries)

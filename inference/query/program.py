@@ -25,7 +25,7 @@ from torch.distributions import constraints
 from phlogiston.distributions.linear_constraints import simplify
 from phlogiston.distributions.pyro_programs import RandomLayers, count_rows_once, is_delta
 from phlogiston.errors import ConfigError, EvidenceError
-from phlogiston.inference.query.compilation import lower_discrete, lower_vector
+from phlogiston.inference.query.compilation import compile_discrete, compile_vector
 from phlogiston.inference.query.evidence import Piece, unknown_message
 from phlogiston.inference.query.numerical_faults import retried
 from phlogiston.inference.query.proposals import GlobalLatents, Proposal, choose_proposal
@@ -117,7 +117,7 @@ class Program:
         self.supports = {name: nodes[name]["fn"].support for name in self.sites}
         self.event_dims = {name: nodes[name]["fn"].event_dim for name in self.sites}
         self.evidence = {
-            name: self._lower(name, nodes[name]["fn"], pieces, row) for name, pieces in evidence.items() if pieces
+            name: self._compile(name, nodes[name]["fn"], pieces, row) for name, pieces in evidence.items() if pieces
         }
         self.proposal = self._choose(guide, nodes, global_latents)
         self.nesting = _nesting([*nodes.values(), *self.proposal.nodes.values()])
@@ -156,14 +156,14 @@ class Program:
         """Global latents that are asked under the guide's distribution."""
         return self.proposal.law
 
-    def _lower(self, name: str, fn: Any, pieces: tuple[Piece, ...], row: int) -> SiteEvidence:
+    def _compile(self, name: str, fn: Any, pieces: tuple[Piece, ...], row: int) -> SiteEvidence:
         support = few_values(fn)
         if support is not None:
             one_hot = support.shape[1] > 1
             entries = self.shapes[name].numel() // support.shape[1]
-            table, coupled, constant = lower_discrete(name, pieces, support, entries, row)
+            table, coupled, constant = compile_discrete(name, pieces, support, entries, row)
             return SiteEvidence(coupled, constant, table, one_hot)
-        linear, constant = lower_vector(name, pieces, self.shapes[name].numel(), row)
+        linear, constant = compile_vector(name, pieces, self.shapes[name].numel(), row)
         if bool((linear.soft_fraction > 0).any()):
             raise EvidenceError(f"site {name!r}: masks between 0 and 1 need a system with an exact path")
         simplify(linear)  # contradictions are found here, before anything runs

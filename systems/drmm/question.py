@@ -11,7 +11,7 @@ from torch import Tensor
 from phlogiston.datasets.standardise import rounding
 from phlogiston.distributions.linear_constraints import LinearEvidence, Rows
 from phlogiston.errors import EvidenceError
-from phlogiston.inference.query.compilation import lower_category, lower_vector
+from phlogiston.inference.query.compilation import compile_category, compile_vector
 from phlogiston.inference.query.evidence import Piece
 
 
@@ -64,11 +64,11 @@ class EvidenceCompiler:
         Raises:
             EvidenceError: malformed evidence, or statements that contradict each other or a constant column.
         """
-        evidence, log_constant = lower_vector("x", question.get("x", ()), len(self.columns), row, equalities=True)
+        evidence, log_constant = compile_vector("x", question.get("x", ()), len(self.columns), row, equalities=True)
         evidence, log_constant = self._fix_constants(evidence, log_constant)
         allowed = {}
         for name, labels in self.categorical.items():
-            chosen = lower_category(name, question.get(name, ()), labels, row)
+            chosen = compile_category(name, question.get(name, ()), labels, row)
             if chosen is not None:
                 allowed[name] = chosen
         v = self.varying

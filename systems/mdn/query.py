@@ -35,7 +35,7 @@ from phlogiston.distributions.resampling import effective_size, log_mean, replac
 from phlogiston.distributions.truncated_normal import log_interval_mass, standard_truncated
 from phlogiston.errors import ConfigError, EvidenceError, unknown_name
 from phlogiston.inference.query.answer import Answer, check_alive, judge_error, stack, warn_if_poor
-from phlogiston.inference.query.compilation import asked_sites, count_rows, lower_vector
+from phlogiston.inference.query.compilation import asked_sites, compile_vector, count_rows
 from phlogiston.inference.query.evidence import normalise
 from phlogiston.inference.query.remoteness import warn_if_far
 
@@ -113,8 +113,8 @@ class MDNQuery:
         answers = []
         self._distances = {}
         for row in range(rows or 1):
-            about_x, constant_x = lower_vector("x", question.get("x", ()), self.features, row)
-            about_y, constant_y = lower_vector("y", question.get("y", ()), self.targets, row, equalities=True)
+            about_x, constant_x = compile_vector("x", question.get("x", ()), self.features, row)
+            about_y, constant_y = compile_vector("y", question.get("y", ()), self.targets, row, equalities=True)
             constant = constant_x + constant_y
             answers.append(self._answer(about_x, about_y, constant, num_samples, num_particles, generator))
             if method == "exact" and answers[-1].method != "exact":

@@ -23,7 +23,7 @@ from phlogiston.distributions.resampling import effective_size, log_mean, replac
 from phlogiston.distributions.truncated_normal import log_interval_mass, log_normal_density, standard_truncated
 from phlogiston.errors import ConfigError, EvidenceError
 from phlogiston.inference.query.answer import Answer, check_alive, judge_weights, stack, warn_if_poor
-from phlogiston.inference.query.compilation import asked_sites, count_rows, lower_vector
+from phlogiston.inference.query.compilation import asked_sites, compile_vector, count_rows
 from phlogiston.inference.query.evidence import Piece, normalise
 from phlogiston.inference.query.remoteness import warn_if_far
 from phlogiston.models.scene import SceneModel
@@ -97,7 +97,7 @@ class SceneQuery:
                 torch.manual_seed(seed)
             for row in range(rows or 1):
                 compiled = {
-                    name: lower_vector(name, question.get(name, ()), math.prod(shape), row)
+                    name: compile_vector(name, question.get(name, ()), math.prod(shape), row)
                     for name, shape in self.shapes.items()
                 }
                 answers.append(self._answer(compiled, num_samples))

@@ -28,7 +28,7 @@ from phlogiston.distributions.truncated_normal import truncated_with_mass
 from phlogiston.errors import ConfigError, EvidenceError
 from phlogiston.guides.world import WorldGuide
 from phlogiston.inference.query.answer import Answer, check_alive, warn_if_poor
-from phlogiston.inference.query.compilation import lower_vector
+from phlogiston.inference.query.compilation import compile_vector
 from phlogiston.inference.query.evidence import Known, OneOf, Piece, normalise
 from phlogiston.inference.query.islands import Islands
 from phlogiston.inference.query.remoteness import warn_if_far
@@ -329,7 +329,7 @@ def _frame_evidence(pieces: Sequence[Piece], steps: int, world: World) -> tuple[
             mask[: long or steps] = 1.0
             fields["mask"] = mask.flatten()
         flat.append(type(piece)(**fields))
-    compiled, constant = lower_vector("frames", flat, steps * math.prod(shape))
+    compiled, constant = compile_vector("frames", flat, steps * math.prod(shape))
     if len(compiled.rows):
         raise EvidenceError("evidence for 'frames': half-spaces tie pixels together; use Known, Near or Within")
     if bool((compiled.soft_fraction > 0).any()):

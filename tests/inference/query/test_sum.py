@@ -22,7 +22,7 @@ from phlogiston.errors import EvidenceError
 from phlogiston.inference.query import evidence as ev
 from phlogiston.inference.query import files
 from phlogiston.inference.query.ask import query
-from phlogiston.inference.query.compilation import lower_vector
+from phlogiston.inference.query.compilation import compile_vector
 from phlogiston.inference.query.evidence import HalfSpace, Known, Near, Within
 from phlogiston.inference.query.kinds.sum import Sum
 from phlogiston.inference.query.text import parse
@@ -32,7 +32,7 @@ from phlogiston.systems.mdn.query import MDNQuery
 
 
 def about(*pieces: ev.Piece, dim: int) -> LinearEvidence:
-    return lower_vector("x", pieces, dim, equalities=True)[0]
+    return compile_vector("x", pieces, dim, equalities=True)[0]
 
 
 def test_a_statement_about_several_columns_is_a_sum() -> None:
