@@ -76,7 +76,8 @@ def _check_guide(program: Program, trace: Any, n: int) -> None:
         _check_shape(program, "guide", name, trace.nodes[name], n)
     for k in _some(n):
         values = {name: trace.nodes[name]["value"][k].reshape(program.shapes[name]) for name in own}
-        alone = _Alone(proposal.guide, proposal.batch, values, trace)
+        noise = {name: value[k] for name, value in _noise(trace).items() if name not in values and len(value) == n}
+        alone = _Alone(proposal.guide, proposal.batch, noise | values, trace)
         for name in (*own, *proposal.driven):
             _compare("guide", name, trace.nodes[name], alone, k, n)
         for name in proposal.driven:
@@ -86,6 +87,15 @@ def _check_guide(program: Program, trace: Any, n: int) -> None:
                     f"site {name!r} of the guide is not vectorised over particles: its value for a particle among {n} "
                     f"is not the one it has alone. {_ADVICE}"
                 )
+
+
+def _noise(trace: Any) -> dict[str, Tensor]:
+    """Auxiliary draws without a density of their own: a particle's other sites follow from them."""
+    return {
+        name: site["value"]
+        for name, site in trace.nodes.items()
+        if site["type"] == "sample" and site["infer"].get("is_auxiliary") and site["value"].dim() > 0
+    }
 
 
 def _check_model(program: Program, trace: Any, n: int) -> None:
