@@ -170,7 +170,7 @@ class Stream:
 
     @torch.inference_mode()
     def hear(self, value: Any) -> None:
-        """Take in a step somebody else made: (width,)."""
+        """Take in a step that was made elsewhere: (width,)."""
         seen = torch.as_tensor(value, dtype=torch.get_default_dtype()).reshape(-1, self.model.width)
         _, state = self.model.predict(self.state)
         self.state = self.model.observe(state, seen)

@@ -1,4 +1,4 @@
-"""What an MDN-RNN takes from the data before training: units, the size of what must be told apart, first components."""
+"""What an MDN-RNN takes from the data before training: units, the smallest differences, first components."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Units(NamedTuple):
         unit: its scale (of its logarithm, of the steps of levels).
         level_centre: location of what the network sees of a column.
         level_unit: scale of the same.
-        fine: size of the differences that must be told apart.
+        fine: size of the differences that must be distinguished.
         usual: the median.
     """
 

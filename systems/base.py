@@ -104,7 +104,6 @@ class System:
     """
 
     name: ClassVar[str] = ""
-    METRICS: ClassVar[tuple[str, ...]] = ()  # the groups of figures that `evaluate` can compute
     DOUBLE: ClassVar[tuple[str, ...]] = ()  # tensors of the data that keep float64: the system standardises them
     ARRAY: ClassVar[str] = "x"  # the tensor that one bare array given as data stands for
 
@@ -445,14 +444,6 @@ class System:
     def _need_fit(self) -> None:
         if not self.schema:
             raise PhlogistonError(f"this {type(self).__name__} is not fitted yet: call .fit(data) or .load(run) first")
-
-    def _chosen_metrics(self, metrics: Sequence[str] | None) -> set[str]:
-        """Check that the system is fitted and the names are known; all metrics if none is named."""
-        self._need_fit()
-        for name in metrics or ():
-            if name not in self.METRICS:
-                raise unknown_name(f"metric of {self.name}", name, self.METRICS)
-        return set(metrics or self.METRICS)
 
     def save(self, folder: str | Path) -> Path:
         """Write the fitted system into a new folder: `config.json` and `parameters.safetensors`.

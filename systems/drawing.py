@@ -89,18 +89,18 @@ def svg(drawings: Sequence[Drawing], *, width: float = 400.0, stroke: float = 2.
         width: of one drawing, in pixels; several are laid out in a grid (broad ones below each other).
         stroke: line width in pixels.
     """
-    places = [box(drawing) for drawing in drawings]
-    broad = float(np.median([w / h for _, _, w, h in places])) if places else 1.0
-    across = 1 if broad > 2.5 else math.ceil(math.sqrt(len(places)))
+    boxes = [box(drawing) for drawing in drawings]
+    broad = float(np.median([w / h for _, _, w, h in boxes])) if boxes else 1.0
+    across = 1 if broad > 2.5 else math.ceil(math.sqrt(len(boxes)))
     cell = (width, width / max(broad, 1e-3) if broad > 2.5 else width)
-    down = math.ceil(len(places) / across)
+    down = math.ceil(len(boxes) / across)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{across * cell[0]:.0f}" height="{down * cell[1]:.0f}" '
         f'viewBox="0 0 {across * cell[0]:.0f} {down * cell[1]:.0f}">',
         '<rect width="100%" height="100%" fill="white"/>',
         f'<g fill="none" stroke="{INK}" stroke-width="{stroke:g}" stroke-linecap="round" stroke-linejoin="round">',
     ]
-    for i, (drawing, (left, top, wide, high)) in enumerate(zip(drawings, places, strict=True)):
+    for i, (drawing, (left, top, wide, high)) in enumerate(zip(drawings, boxes, strict=True)):
         scale = min(cell[0] / wide, cell[1] / high)
         dx = (i % across + 0.5) * cell[0] - (left + 0.5 * wide) * scale
         dy = (i // across + 0.5) * cell[1] - (top + 0.5 * high) * scale
@@ -119,8 +119,8 @@ def png(path: Path, drawings: Sequence[Drawing]) -> None:
 
 
 def _panels(drawings: Sequence[Drawing], shown: int | None = None) -> Figure:
-    places = [box(d) for d in drawings]
-    broad = float(np.median([w / h for _, _, w, h in places]))
+    boxes = [box(d) for d in drawings]
+    broad = float(np.median([w / h for _, _, w, h in boxes]))
     across = 1 if broad > 2.5 else math.ceil(math.sqrt(len(drawings)))
     down = math.ceil(len(drawings) / across)
     size = (8.0, 8.0 / broad + 0.1) if broad > 2.5 else (1.6, 1.6)
@@ -128,7 +128,7 @@ def _panels(drawings: Sequence[Drawing], shown: int | None = None) -> Figure:
     for i, drawing in enumerate(drawings):
         axes = figure.add_subplot(down, across, i + 1)
         show(axes, drawing if shown is None else _first(drawing, shown), width=1.6)
-        left, top, wide, high = places[i]
+        left, top, wide, high = boxes[i]
         axes.set(xlim=(left, left + wide), ylim=(top + high, top))
         axes.set_axis_off()
     return figure

@@ -16,8 +16,8 @@ class Config:
     """Every option of the system.
 
     Attributes:
-        levels: columns modelled by the step from their last value (a place, a knob). Left empty, all columns but those
-            called `dt`, `dx`, `dy` and `pen`, unless `relative` says otherwise.
+        levels: columns modelled by the step from their last value (a position, a knob). Left empty, all columns but
+            those called `dt`, `dx`, `dy` and `pen`, unless `relative` says otherwise.
         relative: whether columns are taken for levels when `levels` is empty.
         positive: columns modelled by their logarithm; `dt`, if left empty and there is such a column.
         hidden: units per recurrent layer.
@@ -30,20 +30,20 @@ class Config:
         min_scale: smallest standard deviation of a component, in units of its column.
         bounds: two numbers all levels lie between or on, such as the ends of a screen, where components are cut off.
             Left empty, levels may lie anywhere. Needs a grid.
-        lattices: numbers of places per unit that devices report levels on: 600 for multiples of 1/600. A component may
-            then be a law of those alone; the network says how likely each lattice is. Needs bounds.
-        window: steps of the pieces gradients flow through.
-        carry: whether the network's state goes on from piece to piece. Otherwise every piece begins anew.
-        predict: "all" steps of a piece count in training, or the "last" one alone, given at most `window` steps before
+        lattices: numbers of points per unit that devices report levels on: 600 for multiples of 1/600. A component may
+            then be a distribution over those alone; the network says how likely each lattice is. Needs bounds.
+        window: steps of the windows that gradients flow through.
+        carry: whether the network's state goes on from window to window. Otherwise every window begins anew.
+        predict: "all" steps of a window count in training, or the "last" one alone, given at most `window` steps before
             it: sequence to one, as RoboJam was trained. Then nothing is carried.
         min_interval: smallest positive value that is generated (seconds, where the column is `dt`).
         dequantise: noise of this width (uniform) is added to offsets while training; 1 for offsets in whole pixels.
         steps: optimiser steps.
-        batch_size: pieces per step.
+        batch_size: windows per step.
         learning_rate: peak of the schedule (a linear rise, then a cosine to nearly zero).
         warmup: share of the steps the rise takes.
         clip: largest gradient norm of the loss per step.
-        valid_length: steps of a validation sequence that are looked at.
+        valid_length: steps of a validation sequence that are scored.
     """
 
     levels: tuple[str, ...] = ()
@@ -100,7 +100,7 @@ class Config:
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
-    # places on a screen repeat and lie on devices' lattices: cells of 1/1000 keep the score bounded
+    # positions on a screen repeat and lie on devices' lattices: cells of 1/1000 keep the score bounded
     "tinyperf": {"grid": 0.001, "min_scale": 0.0001, "bounds": (0.0, 1.0), "lattices": (600, 686), "steps": 2_500},
     # knobs of seven bits
     "control": {"grid": 0.001, "min_scale": 0.0001, "bounds": (0.0, 1.0), "lattices": (128,), "batch_size": 32,

@@ -136,8 +136,8 @@ def touches(e: Evaluation[SequenceModel]) -> Figure | None:
         return None
     x, length = _rows(e)
     drawn = e.system.sample(6, seconds=5.0, seed=1)
-    heard = [row[: int(n)].numpy() for row, n in zip(x[:6], length[:6], strict=True)]
-    reply = e.system.respond(heard, seconds=5.0, seed=2)
+    given = [row[: int(n)].numpy() for row, n in zip(x[:6], length[:6], strict=True)]
+    reply = e.system.respond(given, seconds=5.0, seed=2)
     return performances(
         e.system,
         {

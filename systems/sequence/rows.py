@@ -90,7 +90,7 @@ class Noisy:
 
 
 def clock(column: int, seconds: float, rows: int) -> Stop:
-    """Stop a row before the step that would end after so many seconds; rows that ended are no longer asked about."""
+    """Stop a row before the step that would end after so many seconds; rows that ended are no longer passed in."""
     passed = torch.zeros(rows)
 
     def stop(step: Tensor, value: Tensor) -> Tensor:

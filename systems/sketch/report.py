@@ -87,7 +87,7 @@ def frechet(e: Evaluation[Sketch]) -> dict[str, Metric]:
     """Fréchet distances of coarse pictures: to every other real drawing from the rest, and from as many generated ones.
 
     No figure of other features compares with these; they compare with each other, the sets being of one size. The
-    distance of real drawings from real ones is what drawings would reach that could not be told from them.
+    distance of real drawings from real ones is what drawings would reach that were like them in every respect.
     """
     x, length = _rows(e)
     if len(x) < 8:

@@ -139,6 +139,23 @@ def test_a_row_is_drawn_alike_alone_and_among_others(case: Any) -> None:
         torch.testing.assert_close(one.x[0, :n], many.x[row, :n], rtol=1e-4, atol=1e-5)
 
 
+def test_every_row_counts_its_own_clipped_steps(case: Any) -> None:
+    """What a limit changed lies on the limit; rows that end, by the pen or by a clock, count the steps they have."""
+    model, _, extra = case
+    limit = 0.1
+
+    def constrain(value: torch.Tensor) -> torch.Tensor:
+        return torch.cat([value[:, :1].clamp(-limit, limit), value[:, 1:]], 1)
+
+    def stop(step: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        return value[:, 0] == limit if int(step) > 2 else torch.zeros(len(value), dtype=torch.bool)
+
+    drawn = generate(model, begin(model, extra), 10, RowNoise(model, ROWS, 4), constrain=constrain, stop=stop)
+    on_limit = (drawn.x[..., 0].abs() == limit) & (torch.arange(drawn.x.shape[1]) < drawn.length.unsqueeze(1))
+    torch.testing.assert_close(drawn.clipped, on_limit.sum(1) / drawn.length.clamp_min(1))
+    assert bool((drawn.clipped > 0).any())
+
+
 def test_streaming_draws_what_a_batch_draws(case: Any) -> None:
     model, _, extra = case
     state = select(begin(model, extra), torch.tensor([1]))
