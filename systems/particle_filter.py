@@ -26,7 +26,7 @@ from phlogiston.distributions.warped import Warped
 from phlogiston.errors import ConfigError, EvidenceError
 from phlogiston.inference.query.answer import Answer, check_alive, warn_if_poor
 from phlogiston.inference.query.compilation import compile_vector
-from phlogiston.inference.query.evidence import OneOf, Piece, normalise
+from phlogiston.inference.query.evidence import Evidence, OneOf, normalise
 from phlogiston.inference.query.islands import Islands
 from phlogiston.inference.query.remoteness import FAR, warn_if_far
 from phlogiston.models.stepwise import Prediction, Stepwise, select
@@ -95,7 +95,7 @@ def filter_particles(
     return _walk(model, state, about, float(constant), num_samples, count, generator, names)
 
 
-def _flat(piece: Piece, width: int) -> Piece:
+def _flat(piece: Evidence, width: int) -> Evidence:
     """Evidence about (steps, columns) as evidence about its entries in a row."""
     fields = {}
     for name in piece.fields:
@@ -110,7 +110,7 @@ def _flat(piece: Piece, width: int) -> Piece:
     return type(piece)(**fields)
 
 
-def _longer(piece: Piece, given: int, count: int, width: int) -> Piece:
+def _longer(piece: Evidence, given: int, count: int, width: int) -> Evidence:
     """The same statement about a longer sequence, of whose later steps it says nothing."""
     from phlogiston.inference.query.evidence import Known, Near, Within
 

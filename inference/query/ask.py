@@ -9,7 +9,7 @@
   continuous entries and independence moves on everything. For evidence that importance sampling hardly ever meets.
 - `"hmc"`: Pyro's NUTS on continuous entries, boxes and supports handled by transforms. Equal weights, no evidence.
 
-It knows no system. Systems with better paths answer by those instead.
+It names no system. Systems with better paths answer by those instead.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from phlogiston.distributions.resampling import log_mean
 from phlogiston.errors import ConfigError, unknown_name
 from phlogiston.inference.query.answer import Answer, judge_weights, stack, warn_if_poor
 from phlogiston.inference.query.compilation import asked_sites, count_rows
-from phlogiston.inference.query.evidence import Piece, normalise
+from phlogiston.inference.query.evidence import Evidence, normalise
 from phlogiston.inference.query.finish import finish
 from phlogiston.inference.query.hmc import run_nuts
 from phlogiston.inference.query.outlying import warn_if_outlying
@@ -124,7 +124,7 @@ def query(
 
 
 def _vectors(
-    model: Callable[..., Any], batch: Mapping[str, Any] | None, question: Mapping[str, tuple[Piece, ...]]
+    model: Callable[..., Any], batch: Mapping[str, Any] | None, question: Mapping[str, tuple[Evidence, ...]]
 ) -> list[str]:
     """Sites with more than one entry: the last axis of their evidence is not rows."""
     if not any(getattr(getattr(p, f), "ndim", 0) for ps in question.values() for p in ps for f in p.rowwise):

@@ -11,7 +11,7 @@ from torch import Tensor
 from phlogiston.distributions.linear_constraints import LinearEvidence, simplify
 from phlogiston.distributions.truncated_normal import log_normal_density
 from phlogiston.errors import EvidenceError, unknown_name
-from phlogiston.inference.query.evidence import Piece
+from phlogiston.inference.query.evidence import Evidence
 from phlogiston.inference.query.kinds.vector import Vector
 
 
@@ -29,7 +29,7 @@ def asked_sites(ask: Iterable[str] | None, sites: Iterable[str]) -> list[str]:
     return wanted
 
 
-def count_rows(question: dict[str, tuple[Piece, ...]], vectors: Iterable[str]) -> int | None:
+def count_rows(question: dict[str, tuple[Evidence, ...]], vectors: Iterable[str]) -> int | None:
     """How many rows of evidence a question holds; None when it holds a single one without a row axis.
 
     Args:
@@ -62,7 +62,7 @@ def count_rows(question: dict[str, tuple[Piece, ...]], vectors: Iterable[str]) -
 
 
 def compile_vector(
-    name: str, pieces: Sequence[Piece], dim: int, row: int = 0, *, equalities: bool = False
+    name: str, pieces: Sequence[Evidence], dim: int, row: int = 0, *, equalities: bool = False
 ) -> tuple[LinearEvidence, Tensor]:
     """Turn pieces about a vector site into linear evidence.
 
@@ -91,7 +91,7 @@ def compile_vector(
     return linear, constant
 
 
-def compile_category(name: str, pieces: Sequence[Piece], labels: Sequence[str], row: int = 0) -> Tensor | None:
+def compile_category(name: str, pieces: Sequence[Evidence], labels: Sequence[str], row: int = 0) -> Tensor | None:
     """Turn pieces about a categorical site into the set of allowed values.
 
     Args:
@@ -121,7 +121,7 @@ def compile_category(name: str, pieces: Sequence[Piece], labels: Sequence[str], 
 
 
 def compile_discrete(
-    name: str, pieces: Sequence[Piece], support: Tensor, entries: int, row: int = 0
+    name: str, pieces: Sequence[Evidence], support: Tensor, entries: int, row: int = 0
 ) -> tuple[Tensor, LinearEvidence | None, Tensor]:
     """Turn pieces about a site with few possible values into a table of factors.
 
@@ -142,7 +142,7 @@ def compile_discrete(
     values, width = support.shape
     labels = [str(v) for v in range(values)]
     table = torch.zeros(entries, values, dtype=torch.float64)
-    rest: list[Piece] = []
+    rest: list[Evidence] = []
     for piece in pieces:
         if not piece.is_categorical(entries, width):
             rest.append(piece if width > 1 else piece.without_missing())

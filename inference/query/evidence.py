@@ -7,11 +7,11 @@
     Sum(a, b)                   a.x = b, one or many, where a system conditions on it exactly; in `kinds.sum`
     OneOf({3, 8})               a categorical restricted to some of its values
 
-A question maps site names to one piece or a list of pieces; plain numbers and arrays mean `Known`, sets mean `OneOf`:
+A question maps site names to one of them or a list; plain numbers and arrays mean `Known`, sets mean `OneOf`:
 
     {"x": [Known(v, m), Within(lo, hi)], "label": {3, 8}}
 
-Pieces know no model. Leading axes before the last are rows: one row of evidence serves all, several are several
+They depend on no model. Leading axes before the last are rows: one row of evidence serves all, several are several
 questions. `inference.query.text` reads what a person would write, `inference.query.files` keeps
 questions in json or npz.
 """
@@ -25,7 +25,7 @@ from typing import Any
 
 from phlogiston.errors import EvidenceError
 from phlogiston.inference.query import kinds
-from phlogiston.inference.query.kinds.base import Piece, unknown_message
+from phlogiston.inference.query.kinds.base import Evidence, unknown_message
 from phlogiston.inference.query.kinds.half_space import HalfSpace
 from phlogiston.inference.query.kinds.known import Known
 from phlogiston.inference.query.kinds.near import Near
@@ -33,26 +33,38 @@ from phlogiston.inference.query.kinds.one_of import OneOf
 from phlogiston.inference.query.kinds.within import Within
 
 __all__ = [
-    "FORMAT", "KINDS", "Evidence", "HalfSpace", "Known", "Near", "OneOf", "Piece", "Within",
-    "from_json", "normalise", "read_piece", "to_json", "unknown_message",
+    "FORMAT",
+    "KINDS",
+    "Evidence",
+    "HalfSpace",
+    "Known",
+    "Near",
+    "OneOf",
+    "Question",
+    "Within",
+    "from_json",
+    "normalise",
+    "read_piece",
+    "to_json",
+    "unknown_message",
 ]  # fmt: skip
 
 FORMAT = "phlogiston evidence 1"
 
 
-def _kinds() -> dict[str, type[Piece]]:
+def _kinds() -> dict[str, type[Evidence]]:
     """Every kind that has a file in the folder `kinds`, in the order that statements of the text form come out."""
     for module in pkgutil.iter_modules(kinds.__path__):
         importlib.import_module(f"{kinds.__name__}.{module.name}")
-    return {cls.kind: cls for cls in sorted(Piece.__subclasses__(), key=lambda cls: cls.order)}
+    return {cls.kind: cls for cls in sorted(Evidence.__subclasses__(), key=lambda cls: cls.order)}
 
 
 KINDS = _kinds()
 
-Evidence = Mapping[str, Any]
+Question = Mapping[str, Any]
 
 
-def normalise(evidence: Evidence | None, sites: Iterable[str] | None = None) -> dict[str, tuple[Piece, ...]]:
+def normalise(evidence: Question | None, sites: Iterable[str] | None = None) -> dict[str, tuple[Evidence, ...]]:
     """Bring a question into one form: site name -> pieces.
 
     Args:
@@ -65,9 +77,9 @@ def normalise(evidence: Evidence | None, sites: Iterable[str] | None = None) -> 
     if evidence is None:
         return {}
     if not isinstance(evidence, Mapping):
-        raise EvidenceError(f"evidence must map site names to pieces; got {type(evidence).__name__}")
+        raise EvidenceError(f"evidence must map site names to evidence; got {type(evidence).__name__}")
     valid = None if sites is None else list(sites)
-    result: dict[str, tuple[Piece, ...]] = {}
+    result: dict[str, tuple[Evidence, ...]] = {}
     for name, given in evidence.items():
         if valid is not None and name not in valid:
             raise EvidenceError(unknown_message("site", name, valid))
@@ -75,12 +87,12 @@ def normalise(evidence: Evidence | None, sites: Iterable[str] | None = None) -> 
     return result
 
 
-def _pieces(name: str, given: Any) -> tuple[Piece, ...]:
-    if isinstance(given, Piece):
+def _pieces(name: str, given: Any) -> tuple[Evidence, ...]:
+    if isinstance(given, Evidence):
         return (given,)
     if isinstance(given, set | frozenset):
         return (OneOf(given),)
-    if isinstance(given, Sequence) and not isinstance(given, str) and any(isinstance(g, Piece) for g in given):
+    if isinstance(given, Sequence) and not isinstance(given, str) and any(isinstance(g, Evidence) for g in given):
         return tuple(piece for g in given for piece in _pieces(name, g))
     if isinstance(given, Sequence) and len(given) == 0:
         return ()
@@ -90,13 +102,13 @@ def _pieces(name: str, given: Any) -> tuple[Piece, ...]:
         raise EvidenceError(f"evidence for {name!r}: {error}") from error
 
 
-def to_json(evidence: Evidence) -> dict[str, Any]:
+def to_json(evidence: Question) -> dict[str, Any]:
     """Turn a question into plain JSON data; open limits become null."""
     sites = {name: [piece.to_json() for piece in pieces] for name, pieces in normalise(evidence).items()}
     return {"format": FORMAT, "sites": sites}
 
 
-def from_json(data: Mapping[str, Any]) -> dict[str, tuple[Piece, ...]]:
+def from_json(data: Mapping[str, Any]) -> dict[str, tuple[Evidence, ...]]:
     """Read what `to_json` made.
 
     Raises:
@@ -104,13 +116,13 @@ def from_json(data: Mapping[str, Any]) -> dict[str, tuple[Piece, ...]]:
     """
     if data.get("format") != FORMAT:
         raise EvidenceError(f'this is not saved evidence: expected "format": "{FORMAT}"')
-    result: dict[str, tuple[Piece, ...]] = {}
+    result: dict[str, tuple[Evidence, ...]] = {}
     for name, pieces in data.get("sites", {}).items():
         result[name] = tuple(read_piece(name, dict(piece)) for piece in pieces)
     return result
 
 
-def read_piece(name: str, fields: dict[str, Any]) -> Piece:
+def read_piece(name: str, fields: dict[str, Any]) -> Evidence:
     """Make one piece about the site `name` of its kind and fields, as files hold them."""
     kind = fields.pop("kind", None)
     if kind not in KINDS:

@@ -14,7 +14,7 @@ from phlogiston.errors import EvidenceError
 from phlogiston.inference.query.evidence import (
     KINDS,
     Evidence,
-    Piece,
+    Question,
     normalise,
     read_piece,
     to_json,
@@ -22,7 +22,7 @@ from phlogiston.inference.query.evidence import (
 from phlogiston.inference.query.text import parse
 
 
-def save(path: str | Path, evidence: Evidence) -> Path:
+def save(path: str | Path, evidence: Question) -> Path:
     """Write a question to `.json` or `.npz`, by the name's ending; an existing file is replaced in one go."""
     from phlogiston.files import write_bytes
 
@@ -46,7 +46,7 @@ def load(
     path: str | Path,
     columns: Mapping[str, Sequence[str]] | None = None,
     categories: Mapping[str, Sequence[str]] | None = None,
-) -> dict[str, tuple[Piece, ...]]:
+) -> dict[str, tuple[Evidence, ...]]:
     """Read a question from `.json` (saved or hand-written) or `.npz` (saved, or plain arrays).
 
     Plain arrays in an npz mean: `x` known values (NaN where unknown), `x_mask`, `x_lower`, `x_upper`, `x_mean`, `x_sd`.
@@ -77,7 +77,7 @@ def load(
     return parse(data, columns or {}, categories or {})
 
 
-def _from_arrays(arrays: dict[str, np.ndarray]) -> dict[str, tuple[Piece, ...]]:
+def _from_arrays(arrays: dict[str, np.ndarray]) -> dict[str, tuple[Evidence, ...]]:
     saved = {k: v for k, v in arrays.items() if k.count("/") == 3}
     pieces: dict[str, dict[int, dict[str, Any]]] = {}
     for key, value in saved.items():

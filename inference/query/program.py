@@ -26,7 +26,7 @@ from phlogiston.distributions.linear_constraints import simplify
 from phlogiston.distributions.pyro_programs import RandomLayers, count_rows_once, is_delta
 from phlogiston.errors import ConfigError, EvidenceError
 from phlogiston.inference.query.compilation import compile_discrete, compile_vector
-from phlogiston.inference.query.evidence import Piece, unknown_message
+from phlogiston.inference.query.evidence import Evidence, unknown_message
 from phlogiston.inference.query.numerical_faults import retried
 from phlogiston.inference.query.proposals import GlobalLatents, Proposal, choose_proposal
 from phlogiston.inference.query.restriction import (
@@ -93,7 +93,7 @@ class Program:
         self,
         model: Callable[..., Any],
         guide: Callable[..., Any] | None,
-        evidence: Mapping[str, tuple[Piece, ...]],
+        evidence: Mapping[str, tuple[Evidence, ...]],
         batch: Mapping[str, Any] | None = None,
         row: int = 0,
         *,
@@ -156,7 +156,7 @@ class Program:
         """Global latents that are asked under the guide's distribution."""
         return self.proposal.law
 
-    def _compile(self, name: str, fn: Any, pieces: tuple[Piece, ...], row: int) -> SiteEvidence:
+    def _compile(self, name: str, fn: Any, pieces: tuple[Evidence, ...], row: int) -> SiteEvidence:
         support = few_values(fn)
         if support is not None:
             one_hot = support.shape[1] > 1

@@ -25,7 +25,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from phlogiston.errors import EvidenceError
-from phlogiston.inference.query.evidence import FORMAT, KINDS, Piece, from_json, unknown_message
+from phlogiston.inference.query.evidence import FORMAT, KINDS, Evidence, from_json, unknown_message
 from phlogiston.inference.query.kinds.base import Statement
 
 Columns = Mapping[str, Sequence[str]]
@@ -34,7 +34,7 @@ _FLIP: dict[type, type] = {ast.GtE: ast.LtE, ast.Gt: ast.LtE, ast.LtE: ast.GtE, 
 
 def parse(
     data: str | Sequence[str] | Mapping[str, Any], columns: Columns, categories: Columns | None = None
-) -> dict[str, tuple[Piece, ...]]:
+) -> dict[str, tuple[Evidence, ...]]:
     """Read statements, an object of columns, or saved evidence.
 
     Args:
@@ -77,7 +77,7 @@ class _Book:
         for site, names in self.columns.items():
             for i, name in enumerate(names):
                 self.where.setdefault(name, (site, i))
-        self.said: dict[str, dict[type[Piece], list[Statement]]] = {}
+        self.said: dict[str, dict[type[Evidence], list[Statement]]] = {}
 
     def names(self) -> list[str]:
         return [*self.where, *self.categories]
@@ -128,7 +128,7 @@ class _Book:
         """Note that a categorical site has one of some values."""
         self.add(site, Statement(site, (), "in", values=frozenset(values)))
 
-    def pieces(self) -> dict[str, tuple[Piece, ...]]:
+    def pieces(self) -> dict[str, tuple[Evidence, ...]]:
         """Everything said, as evidence."""
         sites = [site for site in (*self.columns, *self.categories) if site in self.said]
         return {

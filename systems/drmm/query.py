@@ -24,7 +24,7 @@ from phlogiston.distributions.resampling import effective_size, log_mean, replac
 from phlogiston.errors import ConfigError, EvidenceError, unknown_name
 from phlogiston.inference.query.answer import Answer, check_alive, judge_error, stack, warn_if_poor
 from phlogiston.inference.query.compilation import asked_sites, count_rows
-from phlogiston.inference.query.evidence import Known, Piece, normalise
+from phlogiston.inference.query.evidence import Evidence, Known, normalise
 from phlogiston.inference.query.remoteness import FAR, warn_if_far
 from phlogiston.models.drmm import DRMM
 from phlogiston.systems.drmm.paths import MAX_FLOATS, Paths, PathSource, thinning_error
@@ -326,7 +326,7 @@ class DRMMQuery:
                 return fast[0] - fast[1]
         return self.log_evidence(both, **options) - self.log_evidence(given, **options)
 
-    def _known_rows(self, question: Mapping[str, tuple[Piece, ...]]) -> Tensor | None:
+    def _known_rows(self, question: Mapping[str, tuple[Evidence, ...]]) -> Tensor | None:
         """Marginals of questions that only hold known values in rows, all rows at once; None for any other."""
         rows = count_rows(dict(question), ["x"])
         plain = all(isinstance(p, Known) and not isinstance(p.value, str) for ps in question.values() for p in ps)

@@ -12,7 +12,7 @@ from phlogiston.datasets.standardise import rounding
 from phlogiston.distributions.linear_constraints import LinearEvidence, Rows
 from phlogiston.errors import EvidenceError
 from phlogiston.inference.query.compilation import compile_category, compile_vector
-from phlogiston.inference.query.evidence import Piece
+from phlogiston.inference.query.evidence import Evidence
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +58,7 @@ class EvidenceCompiler:
         self.location, self.scale = location, scale
         self.varying = torch.tensor([i for i in range(len(columns)) if i not in constant])
 
-    def __call__(self, question: Mapping[str, tuple[Piece, ...]], row: int) -> Question:
+    def __call__(self, question: Mapping[str, tuple[Evidence, ...]], row: int) -> Question:
         """Compile one row of a normalised question.
 
         Raises:

@@ -24,7 +24,7 @@ from phlogiston.distributions.truncated_normal import log_interval_mass, log_nor
 from phlogiston.errors import ConfigError, EvidenceError
 from phlogiston.inference.query.answer import Answer, check_alive, judge_weights, stack, warn_if_poor
 from phlogiston.inference.query.compilation import asked_sites, compile_vector, count_rows
-from phlogiston.inference.query.evidence import Piece, normalise
+from phlogiston.inference.query.evidence import Evidence, normalise
 from phlogiston.inference.query.remoteness import warn_if_far
 from phlogiston.models.scene import SceneModel
 from phlogiston.models.scene_latents import latent_prior
@@ -106,7 +106,7 @@ class SceneQuery:
         warn_if_poor(answer.ess, num_samples, f"query ({answer.method})")
         return replace(answer, samples={name: answer.samples[name] for name in sites})
 
-    def _flat(self, name: str, piece: Piece) -> Piece:
+    def _flat(self, name: str, piece: Evidence) -> Evidence:
         """The piece with fields of the site's own shape made vectors."""
         shape = self.shapes[name]
         values = {field: getattr(piece, field) for field in piece.fields}

@@ -29,7 +29,7 @@ from phlogiston.errors import ConfigError, EvidenceError
 from phlogiston.guides.world import WorldGuide
 from phlogiston.inference.query.answer import Answer, check_alive, warn_if_poor
 from phlogiston.inference.query.compilation import compile_vector
-from phlogiston.inference.query.evidence import Known, OneOf, Piece, normalise
+from phlogiston.inference.query.evidence import Evidence, Known, OneOf, normalise
 from phlogiston.inference.query.islands import Islands
 from phlogiston.inference.query.remoteness import warn_if_far
 from phlogiston.inference.svi.row_noise import normal, uniform
@@ -288,7 +288,7 @@ def log_likelihood(
 # ---- evidence
 
 
-def _steps(name: str, piece: Piece) -> int:
+def _steps(name: str, piece: Evidence) -> int:
     """Number of frames that evidence covers; 0 where it is the same for all."""
     axes = 4 if name == "frames" else 1
     sizes = set()
@@ -304,7 +304,7 @@ def _steps(name: str, piece: Piece) -> int:
     return sizes.pop() if sizes else 0
 
 
-def _frame_evidence(pieces: Sequence[Piece], steps: int, world: World) -> tuple[LinearEvidence, float]:
+def _frame_evidence(pieces: Sequence[Evidence], steps: int, world: World) -> tuple[LinearEvidence, float]:
     shape = (world.channels, world.size, world.size)
     nothing = {"value": 0.0, "mask": 0.0, "mean": 0.0, "sd": math.inf, "lower": -math.inf, "upper": math.inf}
     flat = []
@@ -337,7 +337,7 @@ def _frame_evidence(pieces: Sequence[Piece], steps: int, world: World) -> tuple[
     return compiled, float(constant)
 
 
-def _action_evidence(pieces: Sequence[Piece], steps: int, actions: int) -> Tensor:
+def _action_evidence(pieces: Sequence[Evidence], steps: int, actions: int) -> Tensor:
     """Which actions are allowed at each frame, bool (steps, actions)."""
     allowed = torch.ones(steps, actions, dtype=torch.bool)
     for piece in pieces:
@@ -358,7 +358,7 @@ def _action_evidence(pieces: Sequence[Piece], steps: int, actions: int) -> Tenso
     return allowed
 
 
-def _end_evidence(pieces: Sequence[Piece], steps: int) -> Tensor:
+def _end_evidence(pieces: Sequence[Evidence], steps: int) -> Tensor:
     """Whether each frame is the end: 1, 0, or -1 where that is unknown."""
     ends = torch.full((steps,), -1)
     for piece in pieces:

@@ -20,7 +20,7 @@ from hypothesis import seed as hypothesis_seed
 from torch import Tensor
 
 from phlogiston import datasets
-from phlogiston.inference.query.evidence import HalfSpace, Known, Near, Piece, Within
+from phlogiston.inference.query.evidence import Evidence, HalfSpace, Known, Near, Within
 from phlogiston.systems.drmm.query import DRMMQuery
 from phlogiston.systems.drmm.system import DRMM
 
@@ -42,7 +42,7 @@ def train(seed: int, **options: Any) -> DRMMQuery:
     return DRMMQuery(system.model)
 
 
-def random_piece(g: np.random.Generator, kind: str, c: np.ndarray) -> Piece:
+def random_piece(g: np.random.Generator, kind: str, c: np.ndarray) -> Evidence:
     """One piece of evidence that the point `c` satisfies."""
     if kind == "known":
         return Known(c, np.eye(2)[g.integers(2)])
@@ -59,7 +59,7 @@ def random_piece(g: np.random.Generator, kind: str, c: np.ndarray) -> Piece:
     return HalfSpace(a, -a @ c + g.uniform(0.05, 1.0, k) * np.linalg.norm(a, axis=1))
 
 
-def random_questions(seed: int, data: np.ndarray, count: int = PIECES) -> list[tuple[tuple[str, ...], list[Piece]]]:
+def random_questions(seed: int, data: np.ndarray, count: int = PIECES) -> list[tuple[tuple[str, ...], list[Evidence]]]:
     """Half of them of one kind, half of two, around a row of the data, or around a point where there are none."""
     g = np.random.default_rng(seed)
     found = []
@@ -123,7 +123,7 @@ class Posterior:
         return 0.5 * float(np.abs(counts / n - p).sum(1).mean())
 
 
-def grid_posterior(reference: Reference, pieces: Sequence[Piece], support: Tensor) -> Posterior:
+def grid_posterior(reference: Reference, pieces: Sequence[Evidence], support: Tensor) -> Posterior:
     """Tabulate p(x | pieces) around the points of `support`."""
     known: dict[int, float] = {}
     low, high = support.amin(0).numpy(), support.amax(0).numpy()
@@ -174,7 +174,7 @@ class Figures:
     ess: float
 
 
-def examine(query: DRMMQuery, reference: Reference, kinds: tuple[str, ...], pieces: list[Piece]) -> Figures:
+def examine(query: DRMMQuery, reference: Reference, kinds: tuple[str, ...], pieces: list[Evidence]) -> Figures:
     answers = [query.ask({"x": pieces}, num_samples=SAMPLES) for _ in range(RUNS)]
     posterior = grid_posterior(reference, pieces, torch.cat([a.samples["x"] for a in answers]))
     distance = np.mean([posterior.distance(a.samples["x"], a.weights) for a in answers])

@@ -1,6 +1,6 @@
 """What every kind of evidence has: fields that are arrays, readers of text and files, and two ways to restrict a site.
 
-A kind is a subclass of `Piece` in a file of its own in this folder; `inference.query.evidence` finds it there. It may
+A kind is a subclass of `Evidence` in a file of its own here, where `inference.query.evidence` finds it. It may
 override, where it has something to say:
 
     claims, from_statements     which statements of the text form it reads, and what they mean together
@@ -61,8 +61,8 @@ class Statement:
         return a
 
 
-class Piece:
-    """Base of all kinds of evidence.
+class Evidence:
+    """Evidence about one site; the base of all kinds.
 
     Attributes:
         kind: its name in files.
@@ -98,7 +98,7 @@ class Piece:
         return {"kind": self.kind, **{name: _plain(value.tolist()) for name, value in self.arrays().items()}}
 
     @classmethod
-    def from_fields(cls, fields: Mapping[str, Any]) -> Piece:
+    def from_fields(cls, fields: Mapping[str, Any]) -> Evidence:
         """Make one of fields read from a file, where null stands for infinity."""
         for name in fields:
             if name not in cls.fields:
@@ -106,7 +106,7 @@ class Piece:
         return cls(**{k: _fill(v, cls.infinite[k]) if k in cls.infinite else v for k, v in fields.items()})
 
     @classmethod
-    def from_plain(cls, name: str, arrays: Mapping[str, np.ndarray]) -> list[Piece]:
+    def from_plain(cls, name: str, arrays: Mapping[str, np.ndarray]) -> list[Evidence]:
         """Read plain arrays of an npz file: `""` is the one named as the site, the others are named `site_suffix`."""
         return []
 
@@ -116,7 +116,7 @@ class Piece:
         return False
 
     @classmethod
-    def from_statements(cls, statements: Sequence[Statement]) -> list[Piece]:
+    def from_statements(cls, statements: Sequence[Statement]) -> list[Evidence]:
         """Make evidence of the statements about one site that this kind claims; refuses contradictions among them."""
         raise NotImplementedError
 
@@ -137,7 +137,7 @@ class Piece:
         """
         return False
 
-    def without_missing(self) -> Piece:
+    def without_missing(self) -> Evidence:
         """The same about a site of category numbers, of which -1 means missing."""
         return self
 

@@ -10,12 +10,12 @@ from typing import Any, ClassVar
 import torch
 
 from phlogiston.errors import EvidenceError
-from phlogiston.inference.query.kinds.base import Piece, Statement, as_tensor, as_weight
+from phlogiston.inference.query.kinds.base import Evidence, Statement, as_tensor, as_weight
 from phlogiston.inference.query.kinds.vector import Vector
 
 
 @dataclass(frozen=True, eq=False)
-class HalfSpace(Piece):
+class HalfSpace(Evidence):
     """Linear inequalities `a . x + b >= 0`.
 
     Args:
@@ -49,7 +49,7 @@ class HalfSpace(Piece):
         return statement.relation == ">=" and len(statement.terms) > 1
 
     @classmethod
-    def from_statements(cls, statements: Sequence[Statement]) -> list[Piece]:
+    def from_statements(cls, statements: Sequence[Statement]) -> list[Evidence]:
         """One inequality for each."""
         return [HalfSpace(torch.stack([s.row() for s in statements]), [s.constant for s in statements])]
 

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from phlogiston.errors import EvidenceError
-from phlogiston.inference.query.kinds.base import Piece, Statement, as_tensor, category, check_broadcast
+from phlogiston.inference.query.kinds.base import Evidence, Statement, as_tensor, category, check_broadcast
 from phlogiston.inference.query.kinds.vector import Vector
 
 
 @dataclass(frozen=True, eq=False)
-class Known(Piece):
+class Known(Evidence):
     """Entries that are exactly known.
 
     Args:
@@ -61,7 +61,7 @@ class Known(Piece):
         self._set(value=value, mask=mask if mask.is_floating_point() and _fractional(mask) else mask > 0)
 
     @classmethod
-    def from_plain(cls, name: str, arrays: Mapping[str, np.ndarray]) -> list[Piece]:
+    def from_plain(cls, name: str, arrays: Mapping[str, np.ndarray]) -> list[Evidence]:
         """Values (NaN where unknown) under the site's own name, and `mask`."""
         if "" not in arrays:
             return []
@@ -74,7 +74,7 @@ class Known(Piece):
         return statement.relation == "=" and len(statement.terms) == 1
 
     @classmethod
-    def from_statements(cls, statements: Sequence[Statement]) -> list[Piece]:
+    def from_statements(cls, statements: Sequence[Statement]) -> list[Evidence]:
         """One row of values and a mask."""
         names = statements[0].names
         found: dict[int, float] = {}
@@ -107,7 +107,7 @@ class Known(Piece):
         """A name, or a number where the site has one entry; all entries of a one-hot vector are numbers."""
         return isinstance(self.value, str) or (entries == 1 and (width == 1 or self.value.numel() == 1))
 
-    def without_missing(self) -> Piece:
+    def without_missing(self) -> Evidence:
         """Masks entries of -1: numbers of categories are not negative."""
         if not bool((self.value == -1).any()):
             return self

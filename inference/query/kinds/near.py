@@ -11,12 +11,12 @@ import numpy as np
 import torch
 
 from phlogiston.errors import EvidenceError
-from phlogiston.inference.query.kinds.base import Piece, Statement, as_tensor, as_weight, check_broadcast
+from phlogiston.inference.query.kinds.base import Evidence, Statement, as_tensor, as_weight, check_broadcast
 from phlogiston.inference.query.kinds.vector import Vector
 
 
 @dataclass(frozen=True, eq=False)
-class Near(Piece):
+class Near(Evidence):
     """Soft evidence: the entries were observed as `mean` with Gaussian noise of standard deviation `sd`.
 
     Multiplying the model by this factor is also what a Gaussian prior on the entries does.
@@ -48,7 +48,7 @@ class Near(Piece):
         self._set(mean=mean, sd=sd, weight=weight)
 
     @classmethod
-    def from_plain(cls, name: str, arrays: Mapping[str, np.ndarray]) -> list[Piece]:
+    def from_plain(cls, name: str, arrays: Mapping[str, np.ndarray]) -> list[Evidence]:
         """Arrays `mean` and `sd`."""
         if ("mean" in arrays) != ("sd" in arrays):
             raise EvidenceError(f"soft evidence for {name!r} needs both {name}_mean and {name}_sd")
@@ -60,14 +60,14 @@ class Near(Piece):
         return statement.relation == "~" and len(statement.terms) == 1
 
     @classmethod
-    def from_statements(cls, statements: Sequence[Statement]) -> list[Piece]:
+    def from_statements(cls, statements: Sequence[Statement]) -> list[Evidence]:
         """The first observation of every entry together, then the second ones, and so on."""
         size = len(statements[0].names)
         observed: dict[int, list[tuple[float, float]]] = {}
         for statement in statements:
             entry, slope, value = statement.single()
             observed.setdefault(entry, []).append((value, statement.sd / abs(slope)))
-        found: list[Piece] = []
+        found: list[Evidence] = []
         for turn in range(max(map(len, observed.values()))):
             mean, sd = torch.zeros(size, dtype=torch.float64), torch.full((size,), math.inf, dtype=torch.float64)
             for entry, pairs in observed.items():

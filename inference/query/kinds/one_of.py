@@ -10,12 +10,12 @@ import numpy as np
 from torch import Tensor
 
 from phlogiston.errors import EvidenceError
-from phlogiston.inference.query.kinds.base import Piece, Statement, category
+from phlogiston.inference.query.kinds.base import Evidence, Statement, category
 from phlogiston.inference.query.kinds.known import Known
 
 
 @dataclass(frozen=True, eq=False)
-class OneOf(Piece):
+class OneOf(Evidence):
     """A categorical site restricted to some of its values.
 
     Args:
@@ -44,7 +44,7 @@ class OneOf(Piece):
         return statement.relation == "in"
 
     @classmethod
-    def from_statements(cls, statements: Sequence[Statement]) -> list[Piece]:
+    def from_statements(cls, statements: Sequence[Statement]) -> list[Evidence]:
         """The values that all of them leave; a single one is known."""
         left = frozenset.intersection(*(s.values for s in statements))
         if not left:

@@ -9,12 +9,12 @@ from typing import Any, ClassVar
 import torch
 
 from phlogiston.errors import EvidenceError
-from phlogiston.inference.query.kinds.base import Piece, Statement, as_tensor
+from phlogiston.inference.query.kinds.base import Evidence, Statement, as_tensor
 from phlogiston.inference.query.kinds.vector import Vector
 
 
 @dataclass(frozen=True, eq=False)
-class Sum(Piece):
+class Sum(Evidence):
     """Linear equalities `a . x = b`, answered by systems that condition on them exactly, refused by name by others.
 
     The evidence is the density of `a . x` at b. Samples satisfy it up to a relative rounding error of 1e-12.
@@ -51,7 +51,7 @@ class Sum(Piece):
         return statement.relation == "=" and len(statement.terms) > 1
 
     @classmethod
-    def from_statements(cls, statements: Sequence[Statement]) -> list[Piece]:
+    def from_statements(cls, statements: Sequence[Statement]) -> list[Evidence]:
         """One equality for each."""
         return [Sum(torch.stack([s.row() for s in statements]), [-s.constant for s in statements])]
 

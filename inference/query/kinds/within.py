@@ -11,12 +11,12 @@ import numpy as np
 import torch
 
 from phlogiston.errors import EvidenceError
-from phlogiston.inference.query.kinds.base import Piece, Statement, as_tensor, as_weight, check_broadcast
+from phlogiston.inference.query.kinds.base import Evidence, Statement, as_tensor, as_weight, check_broadcast
 from phlogiston.inference.query.kinds.vector import Vector
 
 
 @dataclass(frozen=True, eq=False)
-class Within(Piece):
+class Within(Evidence):
     """A box: `lower <= x <= upper`, entry by entry.
 
     Args:
@@ -47,7 +47,7 @@ class Within(Piece):
         self._set(lower=lower, upper=upper, weight=weight)
 
     @classmethod
-    def from_plain(cls, name: str, arrays: Mapping[str, np.ndarray]) -> list[Piece]:
+    def from_plain(cls, name: str, arrays: Mapping[str, np.ndarray]) -> list[Evidence]:
         """Arrays `lower` and `upper`, or one of them."""
         limits = {side: arrays[side] for side in ("lower", "upper") if side in arrays}
         return [Within(**limits)] if limits else []
@@ -58,7 +58,7 @@ class Within(Piece):
         return statement.relation == ">=" and len(statement.terms) == 1
 
     @classmethod
-    def from_statements(cls, statements: Sequence[Statement]) -> list[Piece]:
+    def from_statements(cls, statements: Sequence[Statement]) -> list[Evidence]:
         """One box that all of them leave."""
         names = statements[0].names
         low = torch.full((len(names),), -math.inf, dtype=torch.float64)

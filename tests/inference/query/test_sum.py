@@ -31,7 +31,7 @@ from phlogiston.systems.drmm.query import DRMMQuery
 from phlogiston.systems.mdn.query import MDNQuery
 
 
-def about(*pieces: ev.Piece, dim: int) -> LinearEvidence:
+def about(*pieces: ev.Evidence, dim: int) -> LinearEvidence:
     return compile_vector("x", pieces, dim, equalities=True)[0]
 
 
@@ -103,7 +103,9 @@ def tiny(frame: str) -> DRMMQuery:
     ],
 )
 @pytest.mark.parametrize(("frame", "method"), [("diag", "exact"), ("tril", "exact"), ("tril", "smc")])
-def test_drmm_answers_a_sum_by_quadrature_along_its_line(frame: str, method: Any, more: tuple[ev.Piece, ...]) -> None:
+def test_drmm_answers_a_sum_by_quadrature_along_its_line(
+    frame: str, method: Any, more: tuple[ev.Evidence, ...]
+) -> None:
     query_ = tiny(frame)
     t = torch.linspace(-12, 12, 40_001, dtype=torch.float64)  # along 2 x0 - x1 = 0.3
     line = torch.stack([t, 2 * t - 0.3], 1)
@@ -153,7 +155,7 @@ def test_sums_that_fix_everything_agree_with_known_values() -> None:
         ([Sum([1.0, 1.0, 1.0], 1.0)], "3 entries"),
     ],
 )
-def test_sums_that_cannot_be_answered_say_why(pieces: list[ev.Piece], says: str) -> None:
+def test_sums_that_cannot_be_answered_say_why(pieces: list[ev.Evidence], says: str) -> None:
     with pytest.raises(EvidenceError, match=says):
         tiny("diag").ask({"x": pieces}, num_samples=10)
 
