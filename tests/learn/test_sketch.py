@@ -14,7 +14,8 @@ from phlogiston import datasets
 from phlogiston.datasets.base import Dataset
 from phlogiston.datasets.fetch import cache_folder
 from phlogiston.errors import TrainingWarning
-from phlogiston.systems.sketch.system import COLLAPSED, Sketch
+from phlogiston.systems.sketch.system import Sketch
+from phlogiston.systems.sketch.training import COLLAPSED
 
 from .recorder import Entry
 
