@@ -65,8 +65,8 @@ def take(parameter: Tensor, index: Tensor, trailing: int) -> Tensor:
     """
     ahead = index.dim() - (parameter.dim() - trailing)
     wide = parameter.reshape((1,) * ahead + parameter.shape)
-    place = index.reshape(index.shape + (1,) * trailing)
-    return torch.take_along_dim(wide, place, dim=-trailing).squeeze(-trailing)
+    position = index.reshape(index.shape + (1,) * trailing)
+    return torch.take_along_dim(wide, position, dim=-trailing).squeeze(-trailing)
 
 
 def temper_logits(logits: Tensor, temperature: float) -> Tensor:
@@ -319,7 +319,7 @@ def positions(dims: Sequence[int] | int, features: int) -> list[int]:
         ConfigError: a coordinate that does not exist, or one named twice.
     """
     asked = [dims] if isinstance(dims, int) else list(dims)
-    found = [d + features if d < 0 else d for d in asked]
-    if any(not 0 <= d < features for d in found) or len(set(found)) < len(found) or not found:
+    chosen = [d + features if d < 0 else d for d in asked]
+    if any(not 0 <= d < features for d in chosen) or len(set(chosen)) < len(chosen) or not chosen:
         raise ConfigError(f"coordinates {asked} do not fit {features} of them, each at most once and at least one")
-    return found
+    return chosen

@@ -66,7 +66,7 @@ class _Independent(JointMixture):
         return divergence, distance
 
     def given(self, values: Any, mask: Any) -> Given:
-        """The law of every row given the entries `mask` marks.
+        """Return the distribution of every row given the entries `mask` marks.
 
         Args:
             values: (..., D); entries that are not known may hold anything finite.

@@ -70,7 +70,7 @@ class _Correlated(JointMixture):
         return divergence.to(dtype), distance.to(dtype)
 
     def given(self, values: Any, mask: Any) -> Given:
-        """The law of every row given the entries `mask` marks; see `DiagMixture.given`."""
+        """Return the distribution of every row given the entries `mask` marks; see `DiagMixture.given`."""
         values, mask = self._check_known(values, mask)
         dtype = self.loc.dtype
         covariance, loc = self.component_covariance().double(), self.loc.double()
@@ -126,13 +126,13 @@ class _Correlated(JointMixture):
 
 
 def _primes(n: int) -> list[int]:
-    found: list[int] = []
+    primes: list[int] = []
     candidate = 2
-    while len(found) < n:
-        if all(candidate % p for p in found):
-            found.append(candidate)
+    while len(primes) < n:
+        if all(candidate % p for p in primes):
+            primes.append(candidate)
         candidate += 1
-    return found
+    return primes
 
 
 class FullMixture(_Correlated):

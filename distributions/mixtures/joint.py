@@ -270,8 +270,8 @@ class JointMixture(Mixture):
             if done:
                 break
         heights = wide.log_prob(points)
-        found = distinct(points, heights, wide._is_maximum(points), width, n)
-        return Modes(found.points.to(self.loc.dtype), found.log_density.to(self.loc.dtype), found.mask)
+        modes = distinct(points, heights, wide._is_maximum(points), width, n)
+        return Modes(modes.points.to(self.loc.dtype), modes.log_density.to(self.loc.dtype), modes.mask)
 
     def _is_maximum(self, points: Tensor) -> Tensor:
         """Say where the Hessian of the log density is negative definite: (..., D) -> bool (...)."""
@@ -280,7 +280,7 @@ class JointMixture(Mixture):
         eye = torch.eye(self.features, dtype=self.loc.dtype, device=self.loc.device)
         precision = self._precise_matrix(eye)
         curvature = (share * (pull.unsqueeze(-1) * pull.unsqueeze(-2) - precision)).sum(-3)
-        # in units of the narrowest component, so that the test knows no units
+        # in units of the narrowest component, so that the test does not depend on units
         width = self.component_scales().amin(-2)
         curvature = curvature * width.unsqueeze(-1) * width.unsqueeze(-2)
         return torch.linalg.eigvalsh(curvature)[..., -1] < 1e-8

@@ -1,6 +1,6 @@
-"""From noise to a draw from a mixture, so that whoever owns the noise owns the draw.
+"""Draws from a mixture as a function of given noise.
 
-A batch of rows, one row alone and an exported function draw the same values when they are handed the same noise.
+A batch of rows, one row alone and an exported function draw the same values when they are given the same noise.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def transport(
 def squeeze(noise: Tensor, low: Tensor, high: Tensor) -> Tensor:
     """Press standard normals into an interval: through their cdf, and back through that of the restricted normal.
 
-    Means the same as `truncated_normal.standard_truncated`, without a branch that looks at data, so that programs which
+    Equals `truncated_normal.standard_truncated`, without a branch that looks at data, so that programs which
     use it can be exported.
 
     Args:

@@ -126,7 +126,7 @@ def crps(value: Tensor, logits: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
 
 
 class Intervals(NamedTuple):
-    """Disjoint intervals, in rising order; places beyond the last one are marked False in `mask` and hold NaN.
+    """Disjoint intervals, in rising order; entries beyond the last one are False in `mask` and hold NaN.
 
     Attributes:
         lower: (..., M).
@@ -164,7 +164,7 @@ def highest_density(p: float, logits: Tensor, loc: Tensor, scale: Tensor) -> Int
     """
     dtype, k = loc.dtype, loc.shape[-1]
     logits, loc, scale = (t.detach().double() for t in torch.broadcast_tensors(logits, loc, scale))
-    # a power of two is divided out, which is exact: the search knows no units
+    # a power of two is divided out, which is exact: the search does not depend on units
     unit = torch.exp2(torch.frexp(scale.amax(-1, keepdim=True)).exponent.double())
     rows = max(1, _BLOCK // (_per_component(k) * k * k))  # mixtures at a time
     parameters = (logits.log_softmax(-1), loc / unit, scale / unit)
@@ -213,20 +213,20 @@ def _search(p: float, curve: _Curve) -> Intervals:
     level = _first_level(p, nodes, height, curve)
     last = high - low
     for _ in range(_STEPS):
-        found = _region(level, nodes, height, curve)
-        held = torch.where(found.mask, curve.mass(found.lower, found.upper), 0.0).sum(-1)
+        region = _region(level, nodes, height, curve)
+        held = torch.where(region.mask, curve.mass(region.lower, region.upper), 0.0).sum(-1)
         low, high = torch.where(held >= p, level, low), torch.where(held >= p, high, level)
         done = ((held - p).abs() <= _TOLERANCE) | (high - low <= 1e-15 * level.abs())
         if bool(done.all()):
             break
-        step = (p - held) / _fall(level, found, curve)
+        step = (p - held) / _fall(level, region, curve)
         step = torch.where(step == 0, math.nan, step)  # the level touches a minimum, where the slope means nothing
         moved = _next(level, step, last, low, high)
         last = (moved - level).abs()
         level = torch.where(done, level, moved)
-    short = (0, k - found.mask.shape[-1])
-    lower, upper = (functional.pad(t, short, value=math.nan) for t in (found.lower, found.upper))
-    return Intervals(lower, upper, functional.pad(found.mask, short, value=False))
+    short = (0, k - region.mask.shape[-1])
+    lower, upper = (functional.pad(t, short, value=math.nan) for t in (region.lower, region.upper))
+    return Intervals(lower, upper, functional.pad(region.mask, short, value=False))
 
 
 def _first_level(p: float, nodes: Tensor, height: Tensor, curve: _Curve) -> Tensor:
@@ -299,10 +299,10 @@ def _next(x: Tensor, step: Tensor, last: Tensor, a: Tensor, b: Tensor) -> Tensor
     return torch.where(sound, x - step, 0.5 * (a + b))
 
 
-def _fall(level: Tensor, found: Intervals, curve: _Curve) -> Tensor:
+def _fall(level: Tensor, region: Intervals, curve: _Curve) -> Tensor:
     """How fast the probability inside falls as the log level rises: the level over the slopes at the ends, summed."""
     total = torch.zeros_like(level)
-    for end in (found.lower, found.upper):
-        _, slope = curve.log_density(torch.where(found.mask, end, 0.0))
-        total = total + torch.where(found.mask, 1.0 / slope.abs(), 0.0).sum(-1)
+    for end in (region.lower, region.upper):
+        _, slope = curve.log_density(torch.where(region.mask, end, 0.0))
+        total = total + torch.where(region.mask, 1.0 / slope.abs(), 0.0).sum(-1)
     return total * level.exp()

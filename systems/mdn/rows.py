@@ -1,4 +1,4 @@
-"""What rows mean to a mixture density network: which columns are inputs, which are targets, and in what units.
+"""How a mixture density network reads rows: which columns are inputs, which are targets, and in what units.
 
 The schema is plain JSON: `columns` of `x`; `target`, positions of those to predict where the data have no `y` (else
 None); `targets`, their names; `categorical`, labels by stream; `x` and `y`, location and scale by column.
@@ -52,8 +52,8 @@ def describe(tensors: Mapping[str, Tensor], meta: Meta | None, target: Sequence[
         raise DataError(f"no input is left beside the target {columns[schema['target'][0]]!r}")
     own = schema["target"]
     schema["targets"] = [columns[i] for i in own] if own is not None else _names(y.shape[1])
-    schema["x"] = _found(x, tensors, input_names(schema), "x")
-    schema["y"] = _found(y, tensors, schema["targets"], "y" if own is None else "x")
+    schema["x"] = _location_and_scale(x, tensors, input_names(schema), "x")
+    schema["y"] = _location_and_scale(y, tensors, schema["targets"], "y" if own is None else "x")
     return schema
 
 
@@ -127,24 +127,24 @@ def targets(schema: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Tensor:
 
 
 def _positions(columns: Sequence[str], target: Sequence[str]) -> list[int]:
-    """Where the named targets are among the columns; the last column if none is named."""
+    """Return the positions of the named targets among the columns; the last column if none is named."""
     if len(columns) < 2:
         raise DataError("the data have no targets 'y', and x has one column only: nothing to predict it from")
     if not target:
         return [len(columns) - 1]
-    found = []
+    positions = []
     for name in target:
         if name in columns:
-            found.append(list(columns).index(name))
+            positions.append(list(columns).index(name))
         elif name.lstrip("-").isdigit() and -len(columns) <= int(name) < len(columns):
-            found.append(int(name) % len(columns))
+            positions.append(int(name) % len(columns))
         else:
             raise unknown_name("target column", name, columns)
-    return found
+    return positions
 
 
 def _values(labels: Sequence[str]) -> list[float]:
-    """What the categories of a target are as numbers: whole numbers are read as labels where nothing says otherwise.
+    """Return the categories of a target as numbers: whole numbers are read as labels unless told otherwise.
 
     Raises:
         DataError: some are no numbers.
@@ -157,7 +157,7 @@ def _values(labels: Sequence[str]) -> list[float]:
 
 
 def _decoded(codes: Tensor, values: Sequence[float]) -> Tensor:
-    """Targets behind codes."""
+    """Return the targets that codes stand for."""
     if bool((codes < 0).any()):
         raise DataError(f"the target is missing in row {int((codes < 0).nonzero()[0])}; leave rows without target out")
     return torch.tensor(values, dtype=torch.float64)[codes]
@@ -169,27 +169,32 @@ def _names(count: int) -> list[str]:
 
 def precision(schema: Mapping[str, Any], side: str) -> torch.dtype:
     """The number format in which the inputs (`"x"`) or targets (`"y"`) were fitted, and are drawn."""
-    found: torch.dtype = getattr(torch, schema[side].get("precision", "float32"))  # older models had seen float32
-    return found
+    name = schema[side].get(
+        "precision", "float32"
+    )  # schemas of older models have no entry: they were fitted in float32
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
 
 
-def _found(values: Tensor, tensors: Mapping[str, Tensor], names: Sequence[str], where: str) -> dict[str, Any]:
+def _location_and_scale(
+    values: Tensor, tensors: Mapping[str, Tensor], names: Sequence[str], where: str
+) -> dict[str, Any]:
     """Location and scale by column, and the limits of those with wild cells; 1 where a column never varies."""
     precision = "float32" if values.dtype == torch.float32 else "float64"
     weight = tensors.get("weight")
     weights = None if weight is None else weight.numpy()
-    found = standardise(values.double().numpy(), None, weights, names, precision, where)
-    tell_wild(found.wild, names, where, left_out="these rows")
+    columns = standardise(values.double().numpy(), None, weights, names, precision, where)
+    tell_wild(columns.wild, names, where, left_out="these rows")
     return {
-        "location": found.location.tolist(),
-        "scale": found.scale.tolist(),
-        "limits": {str(i): list(limits) for i, limits in found.limits.items()},
+        "location": columns.location.tolist(),
+        "scale": columns.scale.tolist(),
+        "limits": {str(i): list(limits) for i, limits in columns.limits.items()},
         "precision": precision,
     }
 
 
 def tame(schema: Mapping[str, Any], x: Tensor, y: Tensor) -> Tensor:
-    """Which rows hold no wild cell: bool (rows,)."""
+    """Say which rows hold no wild cell: bool (rows,)."""
     keep = torch.ones(len(x), dtype=torch.bool)
     for side, values in (("x", x), ("y", y)):
         for i, (low, high) in schema[side].get("limits", {}).items():

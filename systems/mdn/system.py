@@ -395,9 +395,9 @@ class MDN(System):
                 "options": {**PRESETS["arcsine"], "steps": 400 if quick else 3_000},
             },
             {
-                "title": "Knowing what one does not know: 150 rows",
+                "title": "Uncertainty of the network itself: 150 rows",
                 "text": "The weights are random here. Where there are no data the networks drawn from the posterior "
-                "disagree: that part of the uncertainty more data would remove.",
+                "disagree: more data would remove that part of the uncertainty.",
                 "data": "arcsine",
                 "data_options": {"sizes": (150, 0, 200 if quick else 400)},
                 "ask": [["x = 0"], ["x = 25"]],
