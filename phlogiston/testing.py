@@ -190,11 +190,19 @@ def every_form_of_data_scores_alike(fitted: Fitted) -> None:
 
 
 def answers_carry_their_diagnostics(fitted: Fitted) -> None:
-    """Example queries are answered with a method, an effective sample size within bounds, and finite samples."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", QueryWarning)  # after a few steps of training answers may be poor, and say so
-        answers = fitted.system.example_queries(fitted.data)
-    for text, answer in answers:
+    """Example queries are answered with a method, an effective sample size within bounds, and finite samples.
+
+    Their answers are those of their seeds, whatever state torch's own generator is in.
+    """
+
+    def ask(state: int) -> list[Any]:
+        with warnings.catch_warnings(), torch.random.fork_rng():
+            warnings.simplefilter("ignore", QueryWarning)  # after a few steps of training answers may be poor
+            torch.manual_seed(state)
+            return fitted.system.example_queries(fitted.data)
+
+    for (text, answer), (_, again) in zip(ask(1), ask(2), strict=True):
+        _assert_equal(answer.samples, again.samples, f"{text}: samples under one seed")
         assert text, "an example query has no text"
         assert answer.method, f"{text}: no method"
         assert bool((answer.ess > 0).all()), f"{text}: ESS {answer.ess}"

@@ -84,7 +84,7 @@ def filter_games(
     ).run()
     ess, (error, why) = islands.effective_size(), islands.error()
     warn_if_poor(ess, num_particles, "query (particle filter)")
-    index, weights = replace_dead(islands.log_weights)
+    index, weights = replace_dead(islands.log_weights, generator)
     samples = {name: path[name][index] for name in requested}
     if "frames" in samples:  # bit for bit
         exact = pixels.values.reshape(count, *path["frames"].shape[2:])
