@@ -27,7 +27,7 @@ from phlogiston.inference.query.restriction import sum_per_particle
 
 _ADVICE = (
     "A question runs several particles at once, along one more leading axis: index and sum from the right (w[..., 0], "
-    "x.sum(-1), (X * w.unsqueeze(-2)).sum(-1) for X @ w), declare independent entries in plates or by to_event, and "
+    "x.sum(-1), (X * w).sum(-1) for X @ w), declare independent entries in plates or by to_event, and "
     "use no `if`, len() or float() on a latent value."
 )
 
