@@ -51,9 +51,10 @@ docs: dev        ## the documentation site, build/site/docs/index.html; warnings
 	$(BIN)/python -m pip install --quiet -r requirements-docs.txt
 	$(BIN)/python -P -m sphinx -q -W --keep-going -b html -c docs . build/site
 
-tables: setup    ## rewrite the tables of README and docs from docs/results
+tables: setup    ## rewrite the tables of README and docs from docs/results, the checklist, the ways through the code
 	$(BIN)/python docs/tables.py
 	$(BIN)/python docs/checklist.py
+	$(BIN)/python -P docs/traces.py
 
 pictures: setup  ## redraw the pictures of README and docs from real runs
 	$(BIN)/python docs/pictures.py
