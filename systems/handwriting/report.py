@@ -1,6 +1,6 @@
 """Figures of merit and pictures of handwriting synthesis, as tables; see `systems.evaluation`.
 
-Metrics by group:
+Metrics by group::
 
     log_likelihood    in nats per line
     attention         where the true letter of each point is known, `attention_near` (share of points at which the

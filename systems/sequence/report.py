@@ -1,6 +1,6 @@
 """Figures of merit and pictures of recurrent mixture density networks, as tables; see `systems.evaluation`.
 
-Metrics by group:
+Metrics by group::
 
     nats_per_step     minus the mean log probability of a step, with the share of each column by itself in its detail
     log_likelihood    mean log probability of whole sequences

@@ -1,6 +1,6 @@
 """Figures of merit and pictures of SketchRNN, as tables; see `systems.evaluation`.
 
-Metrics by group, in nats per drawing, of offsets divided by their standard deviation in the training data:
+Metrics by group, in nats per drawing, of offsets divided by their standard deviation in the training data::
 
     bound             `negative_bound`; with a latent also `reconstruction` and `divergence`
     log_likelihood    with a latent the importance-weighted bound over the first 200 drawings

@@ -1,7 +1,7 @@
 """The tables of a SQAIR's report, `METRICS`, `FIGURES` and `EXAMPLE_QUERIES`: see `systems.evaluation`.
 
 Groups of metrics; truth that is needed: `count` (videos, frames), `boxes` (videos, frames, objects, 4), `present`
-(videos, frames, objects), `label` (videos, objects):
+(videos, frames, objects), `label` (videos, objects)::
 
     log_likelihood   the importance-weighted bound, nats per frame
     bound            the bound, log p(x | z), divergence, and the density of an empty picture, nats per frame

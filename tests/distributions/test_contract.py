@@ -257,10 +257,9 @@ def draw(law: Any, n: tuple[int, ...] = ()) -> Tensor:
 
 def test_every_public_distribution_has_a_case() -> None:
     found = set()
-    for module in pkgutil.iter_modules(phlogiston.distributions.__path__):
-        content = vars(importlib.import_module(f"phlogiston.distributions.{module.name}"))
-        for name, value in content.items():
-            ours = inspect.isclass(value) and value.__module__ == f"phlogiston.distributions.{module.name}"
+    for module in pkgutil.walk_packages(phlogiston.distributions.__path__, "phlogiston.distributions."):
+        for name, value in vars(importlib.import_module(module.name)).items():
+            ours = inspect.isclass(value) and value.__module__ == module.name
             if ours and issubclass(value, torch.distributions.Distribution) and not name.startswith("_"):
                 found.add(name)
     assert found - {"Mixture", "JointMixture"} == set(CASES), "abstract classes apart, each needs an entry in CASES"
