@@ -14,7 +14,6 @@ Two families of parts: `sqair_residual` (fast: one look at what is not explained
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import pyro
@@ -158,8 +157,3 @@ class SQAIRGuide(nn.Module):
         if kept is None or kept.memory is None:
             return fresh
         return torch.where((kept.presence > 0).unsqueeze(-1), kept.memory, fresh)
-
-
-def parts_names() -> Sequence[str]:
-    """Names of the families of parts."""
-    return ("residual", "paper")

@@ -24,8 +24,9 @@ def lazy(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
     def __getattr__(name: str) -> Any:
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        if homes[name].endswith("."):
-            return importlib.import_module(f"{package}.{homes[name].removesuffix('.')}.{name}".replace("..", "."))
-        return getattr(importlib.import_module(f"{package}.{homes[name]}"), name)
+        home = homes[name]
+        if home.endswith("."):
+            return importlib.import_module(f"{package}.{home.lstrip('.')}{name}")
+        return getattr(importlib.import_module(f"{package}.{home}"), name)
 
     return __getattr__

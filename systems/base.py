@@ -197,7 +197,7 @@ class System:
         from phlogiston.inference.svi.row_noise import row_keys
 
         self._need_fit()
-        rows = self.prepare(Split(rows_of(data)), "score")
+        rows = self.prepare(self._evaluation(data).rows, "score")
         keys = row_keys(*rows[:].values(), seed=seed).tolist()
         # row by row, each under its own seed: a score must not depend on the other rows of its batch
         scores = [

@@ -184,13 +184,6 @@ class Answer:
         return write_bytes(Path(path), buffer.getvalue())
 
 
-def evidence_error(log_weights: Tensor) -> Tensor:
-    """Standard error of the log of the mean weight, (n, ...) -> (...), from the weights' spread."""
-    n = log_weights.shape[0]
-    ess = effective_size(log_weights)
-    return ((n / ess.clamp_min(1e-300) - 1).clamp_min(0.0) / n).sqrt()
-
-
 UNEVEN = 0.5
 """Nats of error from which on a log evidence counts as too uneven to tell an error bar."""
 
