@@ -123,7 +123,7 @@ def get(
 
     folder = datasets.get(name, root)
     text = f"{name} is {datasets.info(name).state}: nothing to fetch" if folder is None else str(folder)
-    emit(as_json, {"name": name, "folder": None if folder is None else str(folder)}, text)
+    emit(as_json, {"name": name, "folder": None if folder is None else str(folder)}, text, kept=True)
 
 
 @app.command()
@@ -157,7 +157,7 @@ def preview(
     write_whole(path, lambda temporary: drawing.savefig(temporary, dpi=120))
     if not as_json:
         say(f"{len(data.train):,} training rows")
-    emit(as_json, {"name": name, "out": str(path)}, str(path))
+    emit(as_json, {"name": name, "out": str(path)}, str(path), kept=True)
 
 
 @app.command()
@@ -192,4 +192,4 @@ def convert(
         write_whole(out, write)
     scenes, each = found[0]
     content = {"out": str(out), "scenes": scenes, "views": each, "size": size}
-    emit(as_json, content, f"{out}: {scenes:,} scenes of {each} views, {size} x {size}")
+    emit(as_json, content, f"{out}: {scenes:,} scenes of {each} views, {size} x {size}", kept=True)

@@ -25,4 +25,4 @@ def demo(
     from phlogiston.systems.demo import demo as run
 
     result = run(out, quick=quick, say=say)
-    emit(as_json, result, str(result["report"]))
+    emit(as_json, result, str(result["report"]), kept=True)

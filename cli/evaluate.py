@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from phlogiston.cli import complete
-from phlogiston.cli.output import columns, emit, pairs
+from phlogiston.cli.output import columns, emit, pairs, say
 
 
 def evaluate(
@@ -22,19 +22,27 @@ def evaluate(
         list[str] | None,
         typer.Option("--data-set", metavar="KEY=VALUE", help="An option of the data; may be repeated."),
     ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for metrics.json and report.html; the run folder by default.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier report instead of keeping it.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Score a run on held-out rows; leave metrics.json and report.html in it.
+    """Score a run on held-out rows; leave metrics.json and report.html, and keep those that were there.
 
     \b
     Examples:
       phlogiston evaluate runs/drmm-swissroll-1
       phlogiston evaluate runs/drmm-swissroll-1 --metrics log_likelihood --json
+      phlogiston evaluate runs/drmm-swissroll-1 --data sierpinski --out scores/sierpinski
     """
     from phlogiston.systems import workflow
 
     chosen = [name.strip() for name in metrics.split(",") if name.strip()] if metrics is not None else None
-    result = workflow.evaluate(run, data=data, metrics=chosen, data_options=pairs(data_sets, "--data-set"))
+    options = pairs(data_sets, "--data-set")
+    result = workflow.evaluate(run, data=data, metrics=chosen, data_options=options, out=out, force=force)
+    if "earlier" in result:
+        say(f"the earlier report is kept: {result['earlier']}")
     rows = [
         (
             name,
@@ -47,8 +55,8 @@ def evaluate(
     ]
     told = [f"unfinished run: step {result['step']} of {result['steps']}"] if "finished" in result else []
     told += [f"no test rows: scored on {result['rows']} rows"] if "rows" in result else []
-    text = "\n".join([*told, *([columns(rows)] if rows else []), str(run / "report.html")])
-    emit(as_json, result, text)
+    text = "\n".join([*told, *([columns(rows)] if rows else []), str((out or run) / "report.html")])
+    emit(as_json, result, text, kept=True)
 
 
 def _number(value: float | str) -> str:

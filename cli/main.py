@@ -6,7 +6,6 @@ Every error is one line on stderr that says what to do. Exit code 2 means the co
 
 from __future__ import annotations
 
-import os
 import sys
 import traceback
 import warnings
@@ -19,6 +18,7 @@ from typer.main import get_command
 
 import phlogiston
 from phlogiston.cli import data, demo, evaluate, fid, practise, query, runs, sample, show, systems, train
+from phlogiston.console import release_streams, tell
 from phlogiston.errors import ConfigError, DataError, EvidenceError, PhlogistonError, PhlogistonWarning, ShapeError
 
 MISUSE = (ConfigError, ShapeError, DataError, EvidenceError)
@@ -85,8 +85,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
-    with _warnings_in_one_line():
-        code = _run([argument for argument in given if argument != "--debug"], debug)
+    try:
+        with _warnings_in_one_line():
+            code = _run([argument for argument in given if argument != "--debug"], debug)
+    finally:
+        release_streams()
     raise SystemExit(code)
 
 
@@ -94,7 +97,8 @@ def _run(arguments: list[str], debug: bool) -> int:
     """Run a verb; return the exit code."""
     try:
         result: Any = get_command(app).main(args=arguments, prog_name="phlogiston", standalone_mode=False)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except typer.exceptions.TyperException as error:
         return _usage(error)
     except (typer.Abort, KeyboardInterrupt):
@@ -104,9 +108,7 @@ def _run(arguments: list[str], debug: bool) -> int:
     except PhlogistonError as error:
         return _fail(error, 1, debug)
     except BrokenPipeError:
-        # The reader (`| head`) has gone: nothing more to say, and nothing to complain about at shutdown either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return 1  # the reader (`| head`) has gone: nothing more to say
     except OSError as error:
         return _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}.", 1, debug)
     except MemoryError:
@@ -132,13 +134,13 @@ def _usage(error: Any) -> int:
 
 def _fail(error: object, code: int, debug: bool) -> int:
     if debug:
-        traceback.print_exc()
+        tell(traceback.format_exc().rstrip())
     _line(str(error))
     return code
 
 
 def _line(text: str) -> None:
-    print(f"phlogiston: {' '.join(text.split())}", file=sys.stderr)
+    tell(f"phlogiston: {' '.join(text.split())}")
 
 
 @contextmanager

@@ -11,12 +11,29 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from phlogiston.errors import ConfigError
+from phlogiston.console import release_streams, tell, terminal, write_line
+from phlogiston.errors import ConfigError, RunError
+from phlogiston.files import check_writable
 
 
-def emit(as_json: bool, content: dict[str, Any], text: str) -> None:
-    """Print `content` as one JSON object, or `text`."""
-    print(json.dumps(plain(content), allow_nan=False) if as_json else text)
+def emit(as_json: bool, content: dict[str, Any], text: str, *, kept: bool = False) -> None:
+    """Print `content` as one JSON object, or `text`.
+
+    Args:
+        as_json: which of the two.
+        content: for machines.
+        text: for people.
+        kept: True where the result is in a file already: then a reader that has left makes no failure of it.
+
+    Raises:
+        OSError: stdout takes nothing, and the result is nowhere else.
+    """
+    shown = json.dumps(plain(content), allow_nan=False) if as_json else text
+    if not kept:
+        print(shown)
+    elif sys.stdout is not None and not write_line(sys.stdout, shown):
+        release_streams()
+        say(f"warning: stdout takes nothing; the work is done all the same: {text.splitlines()[-1]}")
 
 
 def plain(value: Any) -> Any:
@@ -39,7 +56,7 @@ def columns(rows: Sequence[Sequence[Any]], header: Sequence[str] = ()) -> str:
 
 def say(text: str) -> None:
     """Tell a person something that is no result, on stderr."""
-    print(text, file=sys.stderr, flush=True)
+    tell(text)
 
 
 def pairs(options: Sequence[str] | None, flag: str = "--set") -> dict[str, str]:
@@ -60,10 +77,11 @@ def pairs(options: Sequence[str] | None, flag: str = "--set") -> dict[str, str]:
 
 
 def refuse_existing(path: Path, force: bool) -> None:
-    """Refuse to overwrite a file, before any work is done for it.
+    """Refuse to overwrite a file, or one that could not be written, before any work is done for it.
 
     Raises:
         ConfigError: the file exists and `force` is False, it is a folder, or its folder does not exist.
+        RunError: its folder takes no files.
     """
     if path.is_dir():
         raise ConfigError(f"{str(path)!r} is a folder; give the name of a file.")
@@ -71,6 +89,10 @@ def refuse_existing(path: Path, force: bool) -> None:
         raise ConfigError(f"{str(path)!r} exists already. Choose another --out, or overwrite it with --force.")
     if not path.parent.is_dir():
         raise ConfigError(f"there is no folder {str(path.parent)!r} to write {path.name!r} into.")
+    try:
+        check_writable(path.parent)
+    except OSError as error:
+        raise RunError(f"{str(path)!r} cannot be written ({error.strerror}); nothing was computed.") from error
 
 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:
@@ -88,10 +110,9 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
 @contextmanager
 def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
     """Show a progress bar on stderr, where that is a terminal; yields what is told how much is done."""
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    console = Console(stderr=True)
+    console = terminal()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task(title, total=total)

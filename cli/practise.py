@@ -33,4 +33,4 @@ def practise(
     from phlogiston.systems import workflow
 
     result = workflow.practise(run, out, seed, pairs(sets))
-    emit(as_json, result, result["out"])
+    emit(as_json, result, result["out"], kept=True)

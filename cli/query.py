@@ -50,7 +50,8 @@ def query(
     answer, summary, text = workflow.query(run, evidence, n, seed, pairs(sets))
     if out is not None:
         write_whole(out, lambda temporary: _write(answer, temporary))
-    emit(as_json, {**summary, "out": None if out is None else str(out)}, text if out is None else f"{text}\n{out}")
+    content = {**summary, "out": None if out is None else str(out)}
+    emit(as_json, content, text if out is None else f"{text}\n{out}", kept=out is not None)
 
 
 def _write(answer: Answer, path: Path) -> None:

@@ -50,4 +50,4 @@ def sample(
     n = n if n is not None else 100 if text is None and not turn else 1
     drawn = workflow.sample(run, n, seed, options)
     write_whole(out, lambda temporary: export.write(temporary, drawn))
-    emit(as_json, {"run": str(run), "n": n, "seed": seed, "out": str(out)}, str(out))
+    emit(as_json, {"run": str(run), "n": n, "seed": seed, "out": str(out)}, str(out), kept=True)

@@ -44,4 +44,4 @@ def show(
     refuse_existing(path, force)
     laid = workflow.show(run, what, n, seed, data=data, data_options=pairs(data_sets, "--data-set"))
     write_whole(path, lambda temporary: export.write(temporary, laid))
-    emit(as_json, {"run": str(run), "what": what, "n": n, "out": str(path)}, str(path))
+    emit(as_json, {"run": str(run), "what": what, "n": n, "out": str(path)}, str(path), kept=True)

@@ -81,4 +81,4 @@ def train(
         progress="json" if as_json else "auto",
     )
     if result is not None:  # other processes of the same run have nothing to say
-        emit(as_json, result, str(result["run"]))
+        emit(as_json, result, str(result["run"]), kept=True)

@@ -14,6 +14,7 @@ import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from phlogiston.console import terminal
 from phlogiston.errors import DataError
 
 _CHUNK = 1 << 16
@@ -130,10 +131,9 @@ class _Bar:
     """A progress bar on stderr; silent where stderr is no terminal."""
 
     def __init__(self, title: str, total: int | None, have: int) -> None:
-        from rich.console import Console
         from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-        console = Console(stderr=True)
+        console = terminal()
         columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
         self.progress = Progress(*columns, console=console, disable=not console.is_terminal)
         self.task = self.progress.add_task(f"fetching {title}", total=total, completed=have)

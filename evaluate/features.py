@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from phlogiston.console import is_terminal, terminal
 from phlogiston.errors import ConfigError, DataError, DataWarning, ShapeError
 from phlogiston.evaluate.extractor import Extractor
 from phlogiston.evaluate.frechet import Moments, gaussian_of
@@ -348,12 +349,11 @@ class _Bar:
 
     def __init__(self, source: Source, clips: bool, limit: int | None, wanted: bool):
         self._progress: Any = None
-        if wanted and sys.stderr.isatty():
-            from rich.console import Console
+        if wanted and is_terminal(sys.stderr):
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
             parts = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            self._progress = Progress(*parts, console=Console(stderr=True))
+            self._progress = Progress(*parts, console=terminal())
             self._task = self._progress.add_task(f"features of {source.name}", total=limit or source.count(clips))
 
     def __enter__(self) -> _Bar:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -24,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from phlogiston.console import tell
 from phlogiston.errors import ConfigError, DataError, DataWarning, ShapeError
 from phlogiston.evaluate.extractor import Extractor
 from phlogiston.evaluate.images import to_uint8
@@ -412,7 +412,7 @@ def _train(
         optimiser, config.learning_rate, total_steps=max(2, config.epochs * per_epoch)
     )
     if progress:
-        print(f"training a judge on {len(rows):,} rows, {config.epochs} epochs", file=sys.stderr, flush=True)
+        tell(f"training a judge on {len(rows):,} rows, {config.epochs} epochs")
     network.train()
     for epoch in range(config.epochs):
         order = torch.randperm(len(rows), generator=draw)
@@ -430,7 +430,7 @@ def _train(
             schedule.step()
             total += float(loss.detach())
         if progress and (epoch + 1) % max(1, config.epochs // 3) == 0:
-            print(f"  epoch {epoch + 1}: loss {total / per_epoch:.4f}", file=sys.stderr, flush=True)
+            tell(f"  epoch {epoch + 1}: loss {total / per_epoch:.4f}")
     return network
 
 

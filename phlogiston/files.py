@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
+import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +41,48 @@ def write_json(path: str | Path, content: Any, *, sort_keys: bool = False) -> Pa
     """Write strict JSON (no NaN), as `write_bytes` writes."""
     text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False, sort_keys=sort_keys)
     return write_bytes(path, f"{text}\n".encode())
+
+
+def check_writable(folder: Path, size: int = 1 << 16) -> None:
+    """Find out, before work is done for it, whether a folder takes a file of `size` bytes. Nothing is left in it.
+
+    Raises:
+        OSError: it does not: no such folder, no permission, or no room.
+    """
+    path = folder / f".probe.{os.getpid()}.{threading.get_ident()}.tmp"
+    try:
+        with open(path, "wb") as file:
+            file.write(bytes(size))
+            file.flush()
+            os.fsync(file.fileno())
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+def keep_earlier(*paths: Path) -> list[Path]:
+    """Give the files among `paths` that exist a second name, `NAME-1.SUFFIX` or the first number free for all of them.
+
+    A file that is written over its old name then leaves the earlier one; at no moment is the old name without a file.
+
+    Returns:
+        The second names.
+    """
+    there = [path for path in paths if path.is_file()]
+    if not there:
+        return []
+    for number in itertools.count(1):
+        names = [path.with_name(f"{path.stem}-{number}{path.suffix}") for path in paths]
+        if any(name.exists() for name in names):
+            continue
+        kept = [path.with_name(f"{path.stem}-{number}{path.suffix}") for path in there]
+        for path, name in zip(there, kept, strict=True):
+            try:
+                os.link(path, name)
+            except OSError:  # a file system without second names
+                shutil.copy2(path, name)
+        return kept
+    raise AssertionError("unreachable")
 
 
 def sync_folder(folder: Path) -> None:

@@ -22,6 +22,7 @@ from phlogiston.evaluate.held_out import held_out, held_out_part
 from phlogiston.evaluate.metric import Metric
 from phlogiston.evaluate.report import Report, write_metrics
 from phlogiston.evaluate.score import Score
+from phlogiston.files import check_writable, keep_earlier
 from phlogiston.inference.query.answer import Answer
 from phlogiston.inference.svi.parallel import Processes, make_fabric
 from phlogiston.inference.svi.runs import progress_of, read_metrics
@@ -254,27 +255,35 @@ def evaluate(
     data: str | None = None,
     metrics: Sequence[str] | None = None,
     data_options: Mapping[str, str] | None = None,
+    out: Path | None = None,
+    force: bool = False,
 ) -> dict[str, Any]:
-    """Score a run on held-out rows, and write `metrics.json` and `report.html` into it.
+    """Score a run on held-out rows, and write `metrics.json` and `report.html`.
+
+    Those of an earlier evaluation are kept under the first free number, `metrics-1.json` and `report-1.html`.
 
     Args:
         run: a run folder.
         data: name or path of other data than the run was trained on.
         metrics: some of the system's metrics; all by default.
         data_options: option of the data -> text.
+        out: folder to write into, made if need be; the run folder by default.
+        force: replace what an earlier evaluation left in `out`.
 
     Returns:
         `run`, `data`, and `metrics`: name -> value, std_error, n, kind. Where the rows scored are not test rows, `rows`
         says which; where the run is unfinished, `finished` is False, `step` that of the checkpoint scored and `steps`
-        how many there were to be.
+        how many there were to be. `out` if it was given; `earlier` names the files of an earlier evaluation, kept.
 
     Raises:
-        RunError: not a run folder.
+        RunError: not a run folder, or `out` takes no files (found out before the work).
         ConfigError: the run does not say what it was trained on and `data` is not given; an unknown metric.
         DataError: the data cannot be found or used.
     """
     path = Path(run)
     system = systems.load(path)
+    folder = path if out is None else out
+    _check_folder(folder)
     rows = _data_of(path, data, data_options or {})
     held_out(rows)  # before work is done
     found = score(system, rows, metrics)
@@ -286,14 +295,33 @@ def evaluate(
     report.section("Figures of merit", metrics=found)
     if metrics is None:
         report.section("What was learned", figures=system.figures(rows))
-    report.write(path / "report.html")
     about: dict[str, Any] = {"run": str(run), "data": rows.meta.name}
     if held_out_part(rows) != "test":
         about["rows"] = held_out_part(rows)
     if progress is not None and not progress.finished:
         about |= {"finished": False, "step": progress.step, "steps": progress.steps}
-    write_metrics(path / "metrics.json", found, **about)
-    return {**about, "metrics": _brief(found)}
+    told = {} if out is None else {"out": str(out)}
+    try:
+        earlier = [] if force else keep_earlier(folder / "metrics.json", folder / "report.html")
+        report.write(folder / "report.html")
+        write_metrics(folder / "metrics.json", found, **about)
+    except OSError as error:
+        figures = "; ".join(f"{name} {metric}" for name, metric in found.items())
+        raise RunError(
+            f"the report could not be written into {folder} ({error.strerror}). Figures: {figures}."
+        ) from error
+    if earlier:
+        told["earlier"] = ", ".join(map(str, earlier))
+    return {**about, **told, "metrics": _brief(found)}
+
+
+def _check_folder(folder: Path) -> None:
+    """Make a folder to write reports into, and find out whether it takes files."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        check_writable(folder)
+    except OSError as error:
+        raise RunError(f"no report can be written into {folder} ({error.strerror}); nothing was computed.") from error
 
 
 def show(

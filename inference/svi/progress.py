@@ -1,12 +1,17 @@
-"""Progress: a bar on a terminal, JSON lines for machines, nothing otherwise. Always on stderr."""
+"""Progress: a bar on a terminal, JSON lines for machines, nothing otherwise. Always on stderr.
+
+Whoever reads it may leave, and the disk that keeps it may be full: then nothing more is shown, and training goes on.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
 from typing import Any
 
+from phlogiston.console import is_terminal, tell, terminal
 from phlogiston.errors import unknown_name
 
 STYLES = ("auto", "bar", "json", "off")
@@ -26,7 +31,7 @@ def make(style: str, total: int) -> Progress:
     if style not in STYLES:
         raise unknown_name("progress style", style, STYLES)
     if style == "auto":
-        style = "bar" if sys.stdout.isatty() and sys.stderr.isatty() else "off"
+        style = "bar" if is_terminal(sys.stdout) and is_terminal(sys.stderr) else "off"
     if style == "json":
         return _Lines()
     return _Bar(total) if style == "bar" else Progress()
@@ -49,7 +54,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Show one line of text, even where nothing else is shown."""
-        print(text, file=sys.stderr, flush=True)
+        tell(text)
 
     def close(self) -> None:
         """Take the display away."""
@@ -57,14 +62,13 @@ class Progress:
 
 class _Lines(Progress):
     def record(self, record: dict[str, Any]) -> None:
-        print(json.dumps(record), file=sys.stderr, flush=True)
+        tell(json.dumps(record))
 
 
 class _Bar(Progress):
     every = 0.1
 
     def __init__(self, total: int) -> None:
-        from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as RichProgress
 
@@ -75,14 +79,15 @@ class _Bar(Progress):
             TextColumn("loss {task.fields[loss]:.4g}"),
             TextColumn("{task.fields[rate]:.1f} steps/s"),
             TimeRemainingColumn(),
-            console=Console(stderr=True),
+            console=terminal(),
             transient=False,
         )
         self._task = self._bar.add_task("", total=total, stage="", loss=float("nan"), rate=0.0)
         self._smooth: float | None = None
         self._rate: float | None = None
         self._last: tuple[int, float] | None = None
-        self._bar.start()
+        with _unheard():
+            self._bar.start()
 
     def update(self, step: int, stage: str, loss: float) -> None:
         now = time.perf_counter()
@@ -91,10 +96,18 @@ class _Bar(Progress):
             self._rate = rate if self._rate is None else 0.9 * self._rate + 0.1 * rate
         self._last = (step, now)
         self._smooth = loss if self._smooth is None or self._smooth != self._smooth else 0.9 * self._smooth + 0.1 * loss
-        self._bar.update(self._task, completed=step, stage=stage, loss=self._smooth, rate=self._rate or 0.0)
+        with _unheard():
+            self._bar.update(self._task, completed=step, stage=stage, loss=self._smooth, rate=self._rate or 0.0)
 
     def say(self, text: str) -> None:
-        self._bar.console.print(text)
+        with _unheard():
+            self._bar.console.print(text, markup=False)
 
     def close(self) -> None:
-        self._bar.stop()
+        with _unheard():
+            self._bar.stop()
+
+
+def _unheard() -> contextlib.AbstractContextManager[None]:
+    """Show something, or not: the terminal may have gone."""
+    return contextlib.suppress(OSError, ValueError)

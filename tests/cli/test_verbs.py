@@ -336,3 +336,33 @@ def test_demo_writes_one_report_goes_on_where_it_stopped_and_spares_other_folder
     refused = command("demo", "--out", "diary")
     assert refused.code == 2
     assert (tmp_path / "diary" / "report.html").read_text() == "mine"
+
+
+def test_evaluate_keeps_an_earlier_report_and_says_so(command: Command, trained: Path) -> None:
+    arguments = ["evaluate", trained, "--metrics", "log_likelihood"]
+    first = command(*arguments, "--out", "scores", "--json").json
+    assert first["out"] == "scores"
+    assert sorted(os.listdir("scores")) == ["metrics.json", "report.html"]
+    page = Path("scores/report.html").read_text()
+    again = command(*arguments, "--out", "scores")
+    assert "kept: scores/metrics-1.json, scores/report-1.html" in again.err
+    assert Path("scores/report-1.html").read_text() == page
+    assert command(*arguments, "--out", "scores", "--force").err == ""
+    assert sorted(os.listdir("scores")) == ["metrics-1.json", "metrics.json", "report-1.html", "report.html"]
+    assert "kept: scores/metrics-2.json" in command(*arguments, "--out", "scores").err
+
+
+def test_what_could_not_be_written_is_refused_before_the_work(
+    command: Command, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("phlogiston.files.os.fsync", full)
+    monkeypatch.setattr("phlogiston.systems.workflow.score", None)  # the work, which never begins
+    for arguments in (["evaluate", trained], ["sample", trained, "--out", "a.npz"]):
+        refused = command(*arguments)
+        assert refused.code == 1
+        assert "No space left on device" in refused.err
+        assert "nothing was computed" in refused.err
+    assert os.listdir() == []
