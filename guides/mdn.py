@@ -30,7 +30,7 @@ class _WeightGuide(nn.Module):
 
     Args:
         model: the program whose weights are random.
-        init_scale: standard deviations at the start, in units of the prior's.
+        init_scale: option of `systems.mdn.config.Config`, described there.
     """
 
     def __init__(self, model: BayesianMDN, init_scale: float = 0.05) -> None:
@@ -86,8 +86,7 @@ class LowRankGuide(_WeightGuide):
 
     Args:
         model: the program whose weights are random.
-        rank: number of shared directions.
-        init_scale: standard deviations at the start, in units of the prior's.
+        rank, init_scale: options of `systems.mdn.config.Config`, described there.
     """
 
     def __init__(self, model: BayesianMDN, rank: int = 10, init_scale: float = 0.05) -> None:

@@ -26,25 +26,12 @@ class SceneGuide(nn.Module):
 
     Args:
         model: the model; shared, not copied.
-        hidden: channels of the inference state.
-        kernel: side of its kernels.
-        features: channels pictures are brought to.
-        reduce: see `networks.draw.DrawEncoder`.
-        residual: predict latents relative to their prior.
+        encoder: the network beside the model's decoder.
     """
 
-    def __init__(
-        self,
-        model: SceneModel,
-        hidden: int = 32,
-        kernel: int = 3,
-        features: int = 32,
-        reduce: str = "conv",
-        residual: bool = True,
-    ) -> None:
+    def __init__(self, model: SceneModel, encoder: DrawEncoder) -> None:
         super().__init__()
-        self.model = model
-        self.encoder = DrawEncoder(model.decoder, hidden, kernel, features, reduce, residual)
+        self.model, self.encoder = model, encoder
 
     def forward(
         self,

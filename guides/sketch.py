@@ -26,7 +26,7 @@ class SketchEncoder(nn.Module):
 
     Args:
         model: the program it belongs to.
-        hidden: units of each direction.
+        hidden: the option `encoder_hidden`.
     """
 
     def __init__(self, model: SketchRNN, hidden: int = 64) -> None:

@@ -25,7 +25,6 @@ from phlogiston.distributions.masked import MaskedBernoulli, MaskedNormal
 from phlogiston.distributions.presampled import PreSampled
 from phlogiston.distributions.stick_count import StickCount
 from phlogiston.guides.sqair_parts import Born, Frame, Kept
-from phlogiston.guides.sqair_residual import ResidualParts
 from phlogiston.models.sqair import SQAIRModel, State, _counted
 
 
@@ -34,20 +33,14 @@ class SQAIRGuide(nn.Module):
 
     Args:
         model: the model it belongs to; glimpses are decoded and dynamics computed by it.
-        parts: `"residual"` or `"paper"`.
-        **options: of the parts.
+        parts: its networks, `guides.sqair_residual.ResidualParts` or `guides.sqair_paper.PaperParts`.
     """
 
-    def __init__(self, model: SQAIRModel, parts: str = "residual", **options: Any) -> None:
+    def __init__(self, model: SQAIRModel, parts: Any) -> None:
         super().__init__()
         # the model's parameters are the model's: a list keeps them out of this module's tree
         self._model = [model]
-        if parts == "residual":
-            self.parts: Any = ResidualParts(model, **options)
-        else:
-            from phlogiston.guides.sqair_paper import PaperParts
-
-            self.parts = PaperParts(model, **options)
+        self.parts = parts
 
     @property
     def model(self) -> SQAIRModel:

@@ -26,8 +26,9 @@ class PaperParts(nn.Module):
 
     Args:
         model: the model; its `chain` must be on, whose summary of objects is used here, too.
-        hidden: width of everything.
         mask_width: width of the networks that place the first look and its mask.
+
+    The other arguments are options of `systems.sqair.config.Config`, described there.
     """
 
     propagation = (

@@ -31,14 +31,10 @@ class ResidualParts(nn.Module):
 
     Args:
         model: the model.
-        hidden: width of hidden layers.
-        propagation: `"match"` (matched filter) or `"glimpse"` (a look at the old position only).
-        reach: largest shift the filter searches, pixels.
         temperature: of the filter's softmax, nats.
-        passes: how often objects are matched, each time against the others' new positions.
         survival_bias: logit of staying for an object whose picture fits as well as an empty position would.
-        freedom: how far networks may move the logits of staying and birth that the evidence gives.
-        births: `"energy"` (the evidence decides, networks correct within `freedom`) or `"learned"`.
+
+    The other arguments are options of `systems.sqair.config.Config`, described there.
     """
 
     first_memory = None

@@ -37,20 +37,10 @@ class VDSMGuide(nn.Module):
 
     Args:
         model: the model whose sites it infers.
-        widths: channels of the frame encoder after each halving.
-        features: of a frame.
-        recurrent: units of the LSTMs.
-        layers: of the LSTMs.
-        encoder: "blur" or "strided", see `networks.frame_encoder`.
-        pose_guide: "bottleneck" or "smoothing".
-        pool: how frames are pooled to the identity: "mean" averages locations and scales, "product" multiplies the
-            frames' Gaussians, so that more frames say more.
-        share: of the known frames of a clip from which the identity is read while training, chosen at random and at
-            least one; all frames are explained with it, so that it cannot hold what differs between frames.
-        dropout: between layers of the reading LSTM.
-        agreement: weight of a cost, in nats, for reading different identities from two clips of one individual: half
-            the squared distance of the locations in units of the prior's scale. Without it traces of the action too
-            faint to matter to the decoder remain in the code.
+        widths: the option `encoder_widths`.
+        share: the option `identity_share`.
+
+    The other arguments are options of `systems.vdsm.config.Config`, described there.
     """
 
     def __init__(

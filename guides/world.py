@@ -26,8 +26,7 @@ class WorldGuide(nn.Module):
 
     Args:
         model: the generative program.
-        widths: channels of the encoder after each halving.
-        features: of a frame.
+        widths, features: options of `systems.world.config.Config`, described there.
     """
 
     def __init__(self, model: World, widths: Sequence[int] = (16, 32), features: int = 256) -> None:

@@ -55,14 +55,12 @@ class DRMM(KeepsFloat64):
 
     Args:
         features: `D`, continuous columns of `x`.
-        num_layers: `L`.
-        num_components: `K`, or one per layer.
-        frame: what a layer may do to the next one's coordinates: `"shift"` (the paper), `"iso"`, `"diag"`, `"tril"`.
-        prior: `"autoregressive"` or `"latent_class"` (the distribution the original's density implies).
-        prior_order: how many previous codes each layer's prior depends on; None for all. Autoregressive prior only.
         categorical: categorical column -> number of categories.
         sites: `"path"` puts the path into one site `z` of event shape (L,); `"layers"` into sites `z_1` ... `z_L`,
             which is what the autoregressive guide pairs with.
+
+    The other arguments are options of `systems.drmm.config.Config`, described there; `num_components` may also be one
+    number per layer.
 
     Attributes:
         location: buffer float64 (D,), subtracted from the data.
@@ -366,9 +364,8 @@ class CollapsedDRMM(nn.Module):
     Args:
         model: the generative program; its parameters are shared.
         width: paths kept per layer; None for all (exact).
-        parameter_prior: adds the MAP penalty as a global factor `parameter_prior`.
-        table_sd: its standard deviation on table entries.
-        log_scale_sd: its standard deviation on log-scales.
+        parameter_prior, table_sd, log_scale_sd: options of `systems.drmm.config.Config`; a global factor
+            `parameter_prior`.
     """
 
     def __init__(

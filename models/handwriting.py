@@ -72,10 +72,8 @@ class Handwriting(Stepwise):
 
     Args:
         characters: size of the alphabet.
-        hidden: units of each of the three layers.
-        windows: J.
-        num_components: K.
-        min_scale: smallest standard deviation of a component, in units of the offsets' standard deviation.
+
+    The other arguments are options of `systems.handwriting.config.Config`, described there.
     """
 
     unit: Tensor

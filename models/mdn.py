@@ -47,16 +47,11 @@ class MDN(KeepsFloat64):
     Args:
         features: columns of `x`.
         targets: D, columns of `y`.
-        num_components: K.
-        kind: of the mixture: `"diag"`, `"isotropic"`, `"bivariate"`, `"full"` or `"factorised"`.
-        hidden: widths of the body's hidden layers; none makes the parameters linear in x.
-        activation: one of `networks.dense.ACTIVATIONS`.
         members: networks side by side; None for one without a members axis.
-        scale: how raw outputs become scales, one of `networks.mixture_heads.SCALES`.
-        min_scale: smallest scale, in standard deviations of the targets.
-        grid: step of the grid the targets were recorded on, in their units: they are then scored by the probability of
-            the grid's cells. None for a density.
+        grid: the option of this name; None for a density.
         component: `"marginal"` has one site `y`; `"enumerate"` has a site `component`, too.
+
+    The other arguments are options of `systems.mdn.config.Config`, described there.
 
     Attributes:
         x_location, x_scale: buffers float64 (features,).
@@ -230,8 +225,7 @@ class BayesianMDN(nn.Module):
     Args:
         network: the network; its own parameters are where weights not made random stay (point estimates), and are
             not used for the others.
-        random: `"all"` weights, or the `"last"` layer's only.
-        prior_sd: see above.
+        random, prior_sd: options of `systems.mdn.config.Config`, described there.
     """
 
     def __init__(self, network: MDN, random: Literal["all", "last"] = "all", prior_sd: float = 1.0) -> None:

@@ -83,9 +83,9 @@ class SceneModel(nn.Module):
     Args:
         memory: what photographs are written to.
         decoder: what paints pictures.
-        width: width of a scene's tile.
-        likelihood: one of `LIKELIHOODS`.
-        sigma: standard deviation of a pixel (its starting value where it is learned); pixels lie in [0, 1].
+        width: the option `tile`.
+
+    The other arguments are options of `systems.scene.config.Config`, described there.
     """
 
     def __init__(

@@ -59,18 +59,10 @@ class MDNRNN(Stepwise):
     Args:
         targets: D, numbers per step.
         pen: whether a pen's state (0 or 1) follows the numbers.
-        levels: columns modelled by the step from the last value.
-        positive: columns modelled by their logarithm.
-        hidden: units per recurrent layer.
-        layers: recurrent layers.
-        cell: `"lstm"` or `"gru"`.
-        num_components: K.
-        kind: `"diag"`, `"bivariate"` (two targets) or `"full"`.
-        grid: width of the cells steps are scored by; None for densities.
-        min_scale: smallest standard deviation of a component, in units of its column.
-        bounds: what levels lie within, both ends included; None for no bounds.
-        lattices: numbers of lattice points per unit that some devices report levels on; the network says how likely
-            each lattice is.
+        levels, positive: the options of these names, as positions of columns.
+        kind, grid, bounds: the options of these names; None for no grid and no bounds.
+
+    The other arguments are options of `systems.sequence.config.Config`, described there.
 
     Buffers `centre` and `unit` (D,) standardise: location and scale of a column (of its logarithm, of its steps); and
     `level_centre`, `level_unit`, `fine`, `usual` (D,) serve the network's view of the past.

@@ -62,15 +62,7 @@ class SketchState(NamedTuple):
 class SketchRNN(Stepwise):
     """The generative program.
 
-    Args:
-        latent: size of z; 0 for the unconditional model.
-        hidden: units of the decoder.
-        num_components: K.
-        inputs: width of the decoder's input layer.
-        min_scale: smallest standard deviation of a component, in units of the offsets' standard deviation.
-        plan: steps the latent has a plan for; 0 for none.
-        wander: how far off, at most, the positions are that the decoder sees in training, in standard deviations of
-            offsets; see `_astray`.
+    Its arguments are options of `systems.sketch.config.Config`, described there.
 
     Buffer `unit` (2,) is the standard deviation of offsets, the same for both.
     """

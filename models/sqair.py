@@ -99,25 +99,10 @@ class SQAIRModel(nn.Module):
 
     Args:
         shape: channels, height, width of a frame.
-        slots: N, most objects at a time.
-        features: numbers in an object's appearance.
-        glimpse: height and width of a decoded appearance.
-        hidden: width of hidden layers.
-        memory: width of the dynamics' recurrent state.
-        std: standard deviation of pixels.
-        background_std: the same where no object is; None for one number everywhere.
-        output: `"sigmoid"` keeps decoded pixels in 0 .. 1, `"linear"` multiplies them by a trainable number.
-        presence: `"fixed"` survival and birth rates, or `"learned"`.
-        survival: probability to stay, and where learned the start.
-        birth: odds of a birth at frames after the first, where fixed.
-        later_births: most births in a frame after the first.
-        location: the dynamics' mean is the previous value plus what is read out (`"residual"`, or `"velocity"`, which
-            also repeats the last step) or what is read out (`"absolute"`).
-        chain: let a birth's box depend on the one before in the same frame, and the number of births on what is there.
-        background: `"none"`, `"mean"` (a trainable picture that shows where objects are, as published) or `"static"` (a
-            trainable picture behind everything).
-        renderer: `"sum"` adds objects, `"over"` puts later slots in front of earlier ones.
+        background_std: the option of this name; None for one number everywhere.
         what_prior_scale: first scale of an appearance's change per frame.
+
+    The other arguments are options of `systems.sqair.config.Config`, described there.
     """
 
     def __init__(

@@ -119,17 +119,10 @@ class VDSM(nn.Module):
     Args:
         channels: of the frames.
         size: of the frames, in pixels: a power of two from 8 on.
-        experts: `K`, size of the identity.
-        pose: `Z`.
-        dynamics: `D`.
-        widths: of the decoder.
-        hidden: of the transition.
-        identity: "continuous" blends; "discrete" chooses one expert and is summed out; "relaxed" chooses one with
-            gradients straight through.
-        likelihood: of a pixel, given its logit (or for "normal" the logit of its mean).
-        chain: "fused": one site `pose`, event (T, Z); "sites": `pose_0`, `pose_1`, ..., event (Z,) each.
-        bank, rank, route: see `networks.experts`.
-        aggregate: capacity, in components, of `identity_codes` and `dynamics_codes`.
+        widths: the option `decoder_widths`.
+        hidden: units of the transition.
+
+    The other arguments are options of `systems.vdsm.config.Config`, described there.
 
     Attributes:
         temperature: `tau`; a training stage moves it by a handler.

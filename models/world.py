@@ -74,16 +74,9 @@ class World(nn.Module):
         channels: of a frame.
         size: of a frame, pixels.
         actions: how many there are.
-        code: Z, size of a code.
         widths: channels of the decoder before each doubling.
-        features: of its first layer.
-        hidden: units of the memory.
-        layers: of the memory.
-        num_components: K, of each mixture.
-        kind: `"factorised"`, a mixture for every coordinate by itself, or `"diag"`, one for the whole code.
-        noise: standard deviation of a pixel.
-        min_scale: smallest standard deviation of a component.
-        end_weight: weight of the end in training.
+
+    The other arguments are options of `systems.world.config.Config`, described there.
     """
 
     def __init__(

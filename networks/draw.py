@@ -78,22 +78,9 @@ class DrawDecoder(nn.Module):
     Args:
         memory: the memory it reads; looked at, not owned.
         image: height and width of pictures, a multiple of `size`.
-        size: s, cells a side.
-        hidden: channels of the state.
-        latent: channels of each z.
-        layers: L; 0 for none: pictures are the draft.
-        kernel: side of the LSTM's kernels, odd.
-        static_kernel: side of the kernels through which the context enters, odd.
-        width: channels of the context.
-        poses: `"rays"` or `"vector"`: how the query enters.
-        output: `"shuffle"`, a nonlinear head; or `"linear"`, the reference's canvas.
-        canvas: channels of the linear canvas.
-        draft: begin from a state the context proposes, instead of nothing.
-        prior_context: let the priors see the context.
-        blocks: residual blocks of the context, with `poses="rays"`.
-        whole: length of a latent for the whole picture, which then is the first of the L, standard normal, its shape
-            (whole, 1, 1); 0: all latents have a part per cell.
-        parts: of the mixture that is that latent's prior; 1: standard normal, whatever the context.
+        size: s, cells a side; the option `grid`.
+
+    The other arguments are options of `systems.scene.config.Config`, described there.
 
     Raises:
         ConfigError: sizes that do not fit together.
@@ -240,12 +227,9 @@ class DrawEncoder(nn.Module):
 
     Args:
         decoder: the generator it serves.
-        hidden: channels of its state.
-        kernel: side of its kernels, odd.
         features: channels the picture is brought to.
-        reduce: `"conv"`, two strided layers, of the picture and its difference to the draft; or `"linear"`, the
-            reference's single map of the picture to 3 channels.
-        residual: predict means and log-variances relative to the prior's.
+
+    The other arguments are options of `systems.scene.config.Config`, described there.
     """
 
     def __init__(

@@ -223,14 +223,10 @@ class GraphMemory(SceneMemory):
     change the scale, and unseen nodes can be told.
 
     Args:
-        bins: K, drawers of a hub.
-        values: C, channels of a drawer.
-        code: D, channels of a node.
-        nodes: `"hub"`, `"lattice"` or `"both"`.
-        steps: rounds of messages on the lattice.
-        write: `"bilinear"`, to the corners of the camera's cell; or `"soft"`, to the nodes near it with weights
-            softmax(-exp(a) distance^2) and learned positions of the nodes.
-        widths: of the view encoder.
+        steps: the option `steps_between`.
+        widths: the option `encoder`.
+
+    The other arguments are options of `systems.scene.config.Config`, described there.
     """
 
     keeps_places = True
@@ -353,13 +349,9 @@ class PooledMemory(SceneMemory):
     """One set of sums for everything seen.
 
     Args:
-        bins: K, drawers.
-        values: C, channels of a drawer.
-        pool: `"mean"` or `"sum"`: whether what is read knows how much was seen only by its weights, or grows with it.
-        arena: tiles along a side of the area whose coordinates are scaled to [-1, 1]; by them scenes are told apart.
-        tile: width of a tile.
-        corner: x and y of the area's lower left corner.
-        widths: of the view encoder.
+        widths: the option `encoder`.
+
+    The other arguments are options of `systems.scene.config.Config`, described there.
     """
 
     def __init__(

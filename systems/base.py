@@ -13,7 +13,7 @@ import importlib.util
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from phlogiston.files import write_json
 from phlogiston.inference.svi import checkpoints
 from phlogiston.inference.svi.engine import History, Stage, fit
 from phlogiston.systems.evaluation import COMMON_METRICS, Evaluation, MetricFunction
+from phlogiston.systems.options import preset_options, validate_options
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,36 +52,6 @@ def identify(content: Mapping[str, Any], where: str | Path) -> str:
     if not isinstance(name, str):
         raise RunError(f"{where} holds no system: its config.json names none")
     return name
-
-
-def validate_options(name: str, options: Mapping[str, Any]) -> Any:
-    """Turn options into a system's frozen configuration, text coerced to numbers where it fits.
-
-    Args:
-        name: the system.
-        options: field -> value; fields not named keep their defaults. A single value stands for a list of one.
-
-    Raises:
-        UnknownNameError: an option the system does not have, with the nearest one it has.
-        ConfigError: a value of the wrong type or out of range.
-    """
-    from pydantic import TypeAdapter, ValidationError
-
-    kind = systems.config(name)
-    known = {field.name for field in dataclasses.fields(kind)}
-    for option in options:
-        if option not in known:
-            raise unknown_name(f"option of {name}", option, known)
-    hints = get_type_hints(kind)
-    lists = {field for field, hint in hints.items() if get_origin(hint) is tuple and get_args(hint)[-1] is ...}
-    whole = {k: (v,) if k in lists and isinstance(v, str | int | float) else v for k, v in options.items()}
-    try:
-        return TypeAdapter(kind).validate_python(whole)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "configuration"
-        message = first["msg"].removeprefix("Value error, ")
-        raise ConfigError(f"{name}: {place}: {message} (got {first['input']!r})" if first["loc"] else message) from None
 
 
 class System:
@@ -110,12 +81,7 @@ class System:
     def __init__(
         self, config: Any | Mapping[str, Any] | None = None, *, preset: str | None = None, **options: Any
     ) -> None:
-        chosen: dict[str, Any] = {}
-        if preset is not None:
-            known = systems.presets(self.name)
-            if preset not in known:
-                raise unknown_name(f"preset of {self.name}", preset, known)
-            chosen.update(known[preset])
+        chosen = preset_options(self.name, preset)
         if config is not None:
             chosen.update(config if isinstance(config, Mapping) else dataclasses.asdict(config))
         chosen.update(options)

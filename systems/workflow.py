@@ -26,8 +26,9 @@ from phlogiston.files import check_writable, keep_earlier
 from phlogiston.inference.query.answer import Answer
 from phlogiston.inference.svi.parallel import Processes, make_fabric
 from phlogiston.inference.svi.runs import progress_of, read_metrics
-from phlogiston.systems.base import System, validate_options
+from phlogiston.systems.base import System
 from phlogiston.systems.export import Samples
+from phlogiston.systems.options import preset_options, validate_options
 
 
 def train(
@@ -407,12 +408,7 @@ def runs(folder: str | Path) -> list[dict[str, Any]]:
 
 def _options(system: str, preset: str | None, sets: Mapping[str, str]) -> dict[str, Any]:
     """Merge a preset and options written as text."""
-    given: dict[str, Any] = {}
-    if preset is not None:
-        known = systems.presets(system)
-        if preset not in known:
-            raise unknown_name(f"preset of {system}", preset, known)
-        given.update(known[preset])
+    given = preset_options(system, preset)
     given.update({key: _value(text) for key, text in sets.items()})
     validate_options(system, given)
     return given

@@ -38,6 +38,7 @@ from phlogiston.systems.drmm.demo import recipes
 from phlogiston.systems.drmm.query import DRMMQuery
 from phlogiston.systems.drmm.scoring import chunks, importance, varying_columns
 from phlogiston.systems.drmm.training import DeadComponents, DepthMonitor, residual_kmeans
+from phlogiston.systems.options import from_config
 from phlogiston.systems.table_rows import categories, fitting_rows
 
 if TYPE_CHECKING:
@@ -134,26 +135,23 @@ class DRMM(System):
     def build(self) -> None:
         """The generative program, the guide the configuration names, and the collapsed program training runs on."""
         c = self.config
-        self.model = DRMMModel(
-            len(self.schema["location"]),
-            c.num_layers,
-            c.num_components,
-            c.frame,
-            c.prior,
-            c.prior_order,
-            {name: len(labels) for name, labels in self.schema["categorical"].items()},
+        self.model = from_config(
+            DRMMModel,
+            c,
+            features=len(self.schema["location"]),
+            categorical={name: len(labels) for name, labels in self.schema["categorical"].items()},
             sites="layers" if c.guide == "autoregressive" else "path",
         )
         self.model.location.copy_(torch.tensor(self.schema["location"], dtype=torch.float64))
         self.model.scale.copy_(torch.tensor(self.schema["scale"], dtype=torch.float64))
         if c.guide == "exact":
-            self.guide = ExactGuide(self.model, c.max_enum)
+            self.guide = ExactGuide(self.model, max_enum=c.max_enum)
         elif c.guide == "beam":
-            self.guide = BeamGuide(self.model, c.beam)
+            self.guide = BeamGuide(self.model, width=c.beam)
         else:
             self.guide = AutoregressiveGuide(self.model)
         width = None if c.guide == "exact" else c.beam
-        self._collapsed = CollapsedDRMM(self.model, width, c.parameter_prior, c.table_sd, c.log_scale_sd)
+        self._collapsed = from_config(CollapsedDRMM, c, model=self.model, width=width)
 
     def training_pair(self) -> tuple[nn.Module, nn.Module | None]:
         """The collapsed program, which needs no guide, or the sampled pair for the autoregressive guide."""

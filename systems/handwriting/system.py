@@ -29,6 +29,7 @@ from phlogiston.models.handwriting import Handwriting
 from phlogiston.systems.base import Role, rows_of
 from phlogiston.systems.handwriting.config import PRESETS
 from phlogiston.systems.handwriting.config import Config as HandwritingConfig
+from phlogiston.systems.options import from_config
 from phlogiston.systems.stepwise import StepwiseSystem, consume_rows, make_choice
 
 if TYPE_CHECKING:
@@ -88,8 +89,7 @@ class HandwritingModel(StepwiseSystem):
 
     def build(self) -> None:
         """The network."""
-        c = self.config
-        self.model = Handwriting(len(self.schema["alphabet"]), c.hidden, c.windows, c.num_components, c.min_scale)
+        self.model = from_config(Handwriting, self.config, characters=len(self.schema["alphabet"]))
         self.guide = None
 
     def initialise(self, train: Any, seed: int) -> None:

@@ -21,7 +21,7 @@ class Config:
         num_components: components `K` of each mixture.
         kind: what a component may look like: "diag", "isotropic", "bivariate" (two targets, correlated), "full", or
             "factorised" (an independent mixture per target).
-        hidden: widths of the hidden layers.
+        hidden: widths of the hidden layers; none makes the parameters linear in x.
         activation: "silu", "tanh", "relu" or "gelu".
         members: independent networks trained side by side and averaged (a deep ensemble).
         weights: "point" estimates, or random ones: "mean_field" or "low_rank" posterior.

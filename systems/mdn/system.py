@@ -42,6 +42,7 @@ from phlogiston.systems.mdn.config import PRESETS
 from phlogiston.systems.mdn.config import Config as MDNConfig
 from phlogiston.systems.mdn.query import MDNQuery
 from phlogiston.systems.mdn.training import KeepBest
+from phlogiston.systems.options import from_config
 from phlogiston.systems.table_rows import fitting_rows
 
 if TYPE_CHECKING:
@@ -98,17 +99,13 @@ class MDN(System):
     def build(self) -> None:
         """The network, and for random weights the program and the guide around it."""
         c, schema = self.config, self.schema
-        network = MDNModel(
-            len(schema["x"]["location"]),
-            len(schema["y"]["location"]),
-            c.num_components,
-            c.kind,
-            c.hidden,
-            c.activation,
-            c.members if c.members > 1 else None,
-            c.scale,
-            c.min_scale,
-            c.grid or None,
+        network = from_config(
+            MDNModel,
+            c,
+            features=len(schema["x"]["location"]),
+            targets=len(schema["y"]["location"]),
+            members=c.members if c.members > 1 else None,
+            grid=c.grid or None,
         )
         for side in ("x", "y"):
             for part in ("location", "scale"):
@@ -116,9 +113,9 @@ class MDN(System):
         network.inputs = torch.zeros(schema.get("kept", 0), network.features, dtype=torch.float64)
         self.model, self.guide = network, None
         if c.weights != "point":
-            self.model = BayesianMDN(network, c.random, c.prior_sd)
-            kind = MeanFieldGuide if c.weights == "mean_field" else partial(LowRankGuide, rank=c.rank)
-            self.guide = kind(self.model, init_scale=c.init_scale)
+            self.model = from_config(BayesianMDN, c, network=network)
+            kind = MeanFieldGuide if c.weights == "mean_field" else LowRankGuide
+            self.guide = from_config(kind, c, model=self.model)
 
     @property
     def network(self) -> MDNModel:

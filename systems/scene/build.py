@@ -11,9 +11,10 @@ from phlogiston.datasets.generated.scene_grid import SceneGrid
 from phlogiston.errors import DataError, ShapeError
 from phlogiston.guides.scene import SceneGuide
 from phlogiston.models.scene import SceneModel
-from phlogiston.networks.draw import DrawDecoder
+from phlogiston.networks.draw import DrawDecoder, DrawEncoder
 from phlogiston.networks.scene_memory import GraphMemory, PooledMemory
 from phlogiston.systems.frames import refuse_zeros_and_ones
+from phlogiston.systems.options import from_config
 from phlogiston.systems.scene.config import Config
 
 KEPT_VIEWS = 16  # at most so many photographs of each scene that is kept with the model
@@ -87,30 +88,12 @@ def build(config: Config, schema: dict[str, Any]) -> tuple[SceneModel, SceneGuid
     c, side = config, schema["image"]
     memory: Any
     if c.memory == "graph":
-        memory = GraphMemory(c.bins, c.values, c.code, c.nodes, c.steps_between, c.write, c.encoder)
+        memory = from_config(GraphMemory, c, steps=c.steps_between, widths=c.encoder)
     else:
-        memory = PooledMemory(c.bins, c.values, c.pool, c.arena, c.tile, c.corner, c.encoder)
-    decoder = DrawDecoder(
-        memory,
-        side,
-        c.grid,
-        c.hidden,
-        c.latent,
-        c.layers,
-        c.kernel,
-        c.static_kernel,
-        c.width,
-        c.poses,
-        c.output,
-        c.canvas,
-        c.draft,
-        c.prior_context,
-        c.blocks,
-        c.whole,
-        c.parts,
-    )
-    model = SceneModel(memory, decoder, c.tile, c.likelihood, c.sigma)
-    guide = SceneGuide(model, c.hidden, c.kernel, c.hidden, c.reduce, c.residual)
+        memory = from_config(PooledMemory, c, widths=c.encoder)
+    decoder = from_config(DrawDecoder, c, memory=memory, image=side, size=c.grid)
+    model = from_config(SceneModel, c, memory=memory, decoder=decoder, width=c.tile)
+    guide = SceneGuide(model, from_config(DrawEncoder, c, decoder=decoder, features=c.hidden))
     model.register_buffer("mean_image", torch.zeros(3, side, side))
     if schema["kept"] is not None:
         count, views, *extent = schema["kept"]

@@ -19,9 +19,12 @@ class Config:
         memory: "graph" (hubs and lattice nodes in space) or "pooled" (all views added up, as in GQN).
         nodes: nodes of the graph: a "hub" per scene, a "lattice" on the ground, or "both". On courts and on
             mazes the lattice added nothing to the hub, and costs more: hence the default.
-        write: how views reach lattice nodes: "bilinear", or "soft" with learned positions of the nodes.
-        pool: "mean" or "sum" of the views, for the pooled memory.
-        arena: scenes along the side of the area the pooled memory's coordinates span; grids lie anywhere in it.
+        write: how views reach lattice nodes: "bilinear", to the corners of the camera's cell; or "soft", to the nodes
+            near it with weights softmax(-exp(a) distance^2) and learned positions of the nodes.
+        pool: "mean" or "sum" of the views, for the pooled memory: whether what is read knows how much was seen only by
+            its weights, or grows with it.
+        arena: scenes along the side of the area the pooled memory's coordinates span, by which it tells scenes apart;
+            grids lie anywhere in it.
         bins: drawers under which what was seen is filed by its ray; 1 is a plain mean.
         values: channels of a drawer.
         code: channels of a lattice node.
@@ -43,10 +46,11 @@ class Config:
         poses: how a query's pose enters: "rays" per cell, or a "vector".
         output: "shuffle" (a nonlinear head) or "linear" (the reference's canvas).
         canvas: channels of the linear canvas.
-        draft: begin every picture from a deterministic draft.
+        draft: begin every picture from a deterministic draft, instead of nothing.
         prior_context: let the priors see the query.
-        reduce: how the guide takes pictures in: "conv" or "linear".
-        residual: the guide predicts latents relative to their prior.
+        reduce: how the guide takes pictures in: "conv", two strided layers, of the picture and its difference to the
+            draft; or "linear", the reference's single map of the picture to 3 channels.
+        residual: the guide predicts means and log-variances of latents relative to their prior's.
         likelihood: "normal", "normal-learned-sigma" or "discretized-logistic".
         sigma: standard deviation of a pixel, in [0, 1] units; with "discretized-logistic" the scale it starts from.
         sigma_start: where sigma starts; it falls in a straight line to `sigma` over all steps. 0: constant.

@@ -28,6 +28,7 @@ from phlogiston.models.generation import RowNoise, generate
 from phlogiston.models.sequence import MDNRNN
 from phlogiston.models.stepwise import Prediction, valid_steps
 from phlogiston.systems.base import Role
+from phlogiston.systems.options import from_config
 from phlogiston.systems.sequence.config import PRESETS
 from phlogiston.systems.sequence.config import Config as SequenceConfig
 from phlogiston.systems.sequence.rows import Noisy, clock, columns_of, limits_of
@@ -112,20 +113,16 @@ class SequenceModel(StepwiseSystem):
         c, schema = self.config, self.schema
         numbers = schema["columns"][: len(schema["limits"])]
         kind = c.kind if c.kind != "auto" else "bivariate" if schema["pen"] and len(numbers) == 2 else "diag"
-        self.model = MDNRNN(
-            len(numbers),
-            schema["pen"],
-            [numbers.index(name) for name in schema["levels"]],
-            [numbers.index(name) for name in schema["positive"]],
-            c.hidden,
-            c.layers,
-            c.cell,
-            c.num_components,
-            kind,
-            c.grid or None,
-            c.min_scale,
-            (c.bounds[0], c.bounds[1]) if c.bounds else None,
-            c.lattices,
+        self.model = from_config(
+            MDNRNN,
+            c,
+            targets=len(numbers),
+            pen=schema["pen"],
+            levels=[numbers.index(name) for name in schema["levels"]],
+            positive=[numbers.index(name) for name in schema["positive"]],
+            kind=kind,
+            grid=c.grid or None,
+            bounds=c.bounds or None,
         )
         self.guide = None
 

@@ -30,6 +30,7 @@ from phlogiston.models.generation import RowNoise, generate, row_seed
 from phlogiston.models.sketch import SketchRNN
 from phlogiston.models.stepwise import Choice
 from phlogiston.systems.base import Role
+from phlogiston.systems.options import from_config
 from phlogiston.systems.sketch.config import PRESETS
 from phlogiston.systems.sketch.config import Config as SketchConfig
 from phlogiston.systems.sketch.latent import bound_parts, draw_alike, explain, importance_bound, slerp
@@ -87,8 +88,8 @@ class Sketch(StepwiseSystem):
     def build(self) -> None:
         """The decoder and, with a latent, the encoder."""
         c = self.config
-        self.model = SketchRNN(c.latent, c.hidden, c.num_components, c.inputs, c.min_scale, c.plan, c.wander)
-        self.guide = SketchEncoder(self.model, c.encoder_hidden) if c.latent else None
+        self.model = from_config(SketchRNN, c)
+        self.guide = SketchEncoder(self.model, hidden=c.encoder_hidden) if c.latent else None
 
     def initialise(self, train: Any, seed: int) -> None:
         """Set the unit of the offsets and spread the components."""

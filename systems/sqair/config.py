@@ -26,7 +26,7 @@ class Config:
         learn_std: train `std` (never below 0.01).
         output: decoded pixels "sigmoid" (0 .. 1) or "linear" times a trainable number.
         presence: prior of staying and being born at "fixed" rates, or "learned".
-        survival: probability per frame that an object stays, where fixed: 1 - 1 / frames it is visible.
+        survival: probability per frame that an object stays, 1 - 1 / frames it is visible; where learned, the start.
         birth: odds of a birth in a frame after the first, where fixed.
         later_births: most births in a frame after the first.
         location: what the dynamics' mean starts from: the last value ("residual"), the last value and step
@@ -39,9 +39,9 @@ class Config:
             its old position ("glimpse").
         match_from: share of the training after which the matching is switched on.
         reach: pixels per frame that the matching searches.
-        passes: rounds of matching per frame.
+        passes: rounds of matching per frame, each against the other objects' new positions.
         births: what decides on a birth: uncovered "energy", corrected by a network, or the network alone ("learned").
-        freedom: how far the network may move the logits that the evidence gives.
+        freedom: how far the network may move the logits of staying and birth that the evidence gives.
         least_energy: energy that makes a birth as likely as not, as a share of the typical object's.
         particles: K, particles per video and step.
         signal: "iwae" is the gradient of the bound; "elbo" is what the published code used.

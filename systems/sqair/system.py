@@ -15,6 +15,8 @@ from phlogiston.evaluate.held_out import held_out
 from phlogiston.evaluate.score import Score
 from phlogiston.evaluate.weights import mean_and_error
 from phlogiston.guides.sqair import SQAIRGuide
+from phlogiston.guides.sqair_paper import PaperParts
+from phlogiston.guides.sqair_residual import ResidualParts
 from phlogiston.inference.query.ask import Method, query
 from phlogiston.inference.svi.engine import Stage
 from phlogiston.inference.svi.row_noise import row_keys
@@ -23,6 +25,7 @@ from phlogiston.models.sqair import SQAIRModel
 from phlogiston.systems.base import Role, System
 from phlogiston.systems.calls import at_least, seeded
 from phlogiston.systems.frames import refuse_zeros_and_ones
+from phlogiston.systems.options import from_config
 from phlogiston.systems.sqair import posterior
 from phlogiston.systems.sqair.config import Config as SQAIRConfig
 from phlogiston.systems.sqair.tracking import Track, Tracker, tracks_of
@@ -91,40 +94,10 @@ class SQAIR(System):
     def build(self) -> None:
         """The model and its guide."""
         c = self.config
-        channels, height, width = self.schema["shape"]
-        self.model = SQAIRModel(
-            (channels, height, width),
-            slots=c.slots,
-            features=c.features,
-            glimpse=c.glimpse,
-            hidden=c.hidden,
-            memory=c.memory,
-            std=c.std,
-            background_std=c.background_std or None,
-            output=c.output,
-            presence=c.presence,
-            survival=c.survival,
-            birth=c.birth,
-            later_births=c.later_births,
-            location=c.location,
-            chain=c.chain,
-            background=c.background,
-            renderer=c.renderer,
-            learn_std=c.learn_std,
-        )
-        if c.parts == "paper":
-            self.guide = SQAIRGuide(self.model, "paper", hidden=c.hidden)
-        else:
-            self.guide = SQAIRGuide(
-                self.model,
-                "residual",
-                hidden=c.hidden,
-                propagation=c.propagation,
-                reach=c.reach,
-                passes=c.passes,
-                births=c.births,
-                freedom=c.freedom,
-            )
+        shape = tuple(self.schema["shape"])
+        self.model = from_config(SQAIRModel, c, shape=shape, background_std=c.background_std or None)
+        parts = PaperParts if c.parts == "paper" else ResidualParts
+        self.guide = SQAIRGuide(self.model, from_config(parts, c, model=self.model))
 
     def initialise(self, train: Split, seed: int) -> None:
         """Boxes of the size of what moves, evidence measured by its energy, the background as it mostly is."""

@@ -32,15 +32,19 @@ class Config:
         transition: hidden units of the transition; as many as `recurrent` if 0.
         identity: "continuous" blends experts, "discrete" chooses one and is summed out, "relaxed" chooses one with
             gradients straight through.
-        likelihood: of a pixel: "bernoulli", "continuous_bernoulli" or "normal".
-        chain: "fused": poses of a clip are one site; "sites": one per frame.
+        likelihood: of a pixel given its logit: "bernoulli", "continuous_bernoulli" or "normal" (given its mean's).
+        chain: "fused": one site `pose` per clip, event (T, Z); "sites": `pose_0`, `pose_1`, ..., event (Z,) each.
         pose_guide: "bottleneck": poses are inferred from the dynamics code alone; "smoothing": from the clip, too.
-        pool: how frames are pooled to the identity: "mean" or "product".
-        identity_share: in stage 1 the identity is read from a random share of the frames, and all are explained with
-            it; from pairs it is read from so many frames of the partner instead.
+        pool: how frames are pooled to the identity: "mean" averages locations and scales, "product" multiplies the
+            frames' Gaussians, so that more frames say more.
+        identity_share: in stage 1 the identity is read from a random share of the known frames, at least one, and all
+            are explained with it, so that it cannot hold what differs between frames; from pairs it is read from so
+            many frames of the partner instead.
         pair_within_group: read the identity from another clip of the same individual, where the data say who is who
             (`group`): weak supervision.
-        agreement: weight of a cost for reading different identities from the two clips of a pair; see `guides.vdsm`.
+        agreement: weight of a cost, in nats, for reading different identities from the two clips of a pair: half the
+            squared distance of the locations in units of the prior's scale. Without it traces of the action too faint
+            to matter to the decoder remain in the code.
         recolour: how strongly frames are recoloured at random before stage 1 reads poses from them, while identities
             are read from frames as they are and frames as they are have to be explained: what is known beforehand, that
             colours belong to who is seen and not to what they do. 0 for data of which it is not known.

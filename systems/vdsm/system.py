@@ -36,6 +36,7 @@ from phlogiston.networks.frame_encoder import pixels
 from phlogiston.systems.base import Role
 from phlogiston.systems.calls import at_least, evaluating, seeded
 from phlogiston.systems.frames import mean_colour, refuse_zeros_and_ones
+from phlogiston.systems.options import from_config
 from phlogiston.systems.vdsm.clips import ClipOperations, check_mask, frames_of
 from phlogiston.systems.vdsm.config import PRESETS
 from phlogiston.systems.vdsm.config import Config as VDSMConfig
@@ -102,16 +103,13 @@ class VDSM(ClipOperations):
     def build(self) -> None:
         """Model and guide."""
         c, schema = self.config, self.schema
-        self.model = VDSMModel(
-            schema["channels"], schema["size"], c.experts, c.pose, c.dynamics, c.decoder_widths,
-            c.transition or c.recurrent, c.identity, c.likelihood, c.chain, c.bank, c.rank, c.route, c.aggregate,
+        self.model = from_config(
+            VDSMModel, c, channels=schema["channels"], size=schema["size"], widths=c.decoder_widths,
+            hidden=c.transition or c.recurrent,
         )  # fmt: skip
         self.model.temperature = c.temperature[1]
         self.model.decoder.start_at(torch.tensor(schema["mean"]))
-        self.guide = VDSMGuide(
-            self.model, c.encoder_widths, c.features, c.recurrent, c.layers, c.encoder, c.pose_guide, c.pool,
-            c.identity_share, c.dropout, c.agreement,
-        )  # fmt: skip
+        self.guide = from_config(VDSMGuide, c, model=self.model, widths=c.encoder_widths, share=c.identity_share)
 
     def initialise(self, train: Any, seed: int) -> None:
         """Take the parts of another run's stage 1, where the configuration names one."""

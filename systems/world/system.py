@@ -33,6 +33,7 @@ from phlogiston.models.world import FrameModel, MemoryModel, World
 from phlogiston.systems.base import Role, rows_of
 from phlogiston.systems.calls import at_least, evaluating
 from phlogiston.systems.frames import mean_colour, refuse_zeros_and_ones
+from phlogiston.systems.options import from_config
 from phlogiston.systems.world.agent_training import AgentVerbs
 from phlogiston.systems.world.config import PRESETS
 from phlogiston.systems.world.config import Config as WorldConfig
@@ -122,12 +123,10 @@ class WorldModel(AgentVerbs):
         c, schema = self.config, self.schema
         halvings = max(1, (schema["size"] // 4).bit_length() - 1)
         widths = c.widths or tuple(min(16 * 2**i, 64) for i in range(halvings))
-        self.model = World(
-            schema["channels"], schema["size"], schema["actions"], c.code, widths[::-1], c.features,
-            c.hidden, c.layers, c.num_components, c.kind, c.noise, c.min_scale, c.end_weight,
-        )  # fmt: skip
+        data = {name: schema[name] for name in ("channels", "size", "actions")}
+        self.model = from_config(World, c, widths=widths[::-1], **data)
         self.model.decoder.start_at(torch.tensor(schema["mean"]))
-        self.guide = WorldGuide(self.model, widths, c.features)
+        self.guide = from_config(WorldGuide, c, model=self.model, widths=widths)
         # the trained agent: saved with the parameters, under the name that saved runs have; it takes no gradient
         self.model.register_buffer("player", torch.zeros(num_weights(self.model, c.looks)))
         self.model.register_buffer("curve", torch.zeros(c.generations, 2))

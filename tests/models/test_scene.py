@@ -21,7 +21,7 @@ from phlogiston.guides.scene import SceneGuide
 from phlogiston.inference.svi.bounds import MeanField
 from phlogiston.models.scene import SceneModel
 from phlogiston.networks import draw_plain
-from phlogiston.networks.draw import DrawDecoder
+from phlogiston.networks.draw import DrawDecoder, DrawEncoder
 from phlogiston.networks.scene_memory import GraphMemory, PooledMemory
 
 
@@ -30,7 +30,7 @@ def pair(memory: str = "graph", likelihood: str = "normal", **options: Any) -> t
     net: Any = GraphMemory(4, 3, 8, widths=(4, 6)) if memory == "graph" else PooledMemory(4, 3, widths=(4, 6))
     given = {"hidden": 6, "latent": 2, "layers": 3, "width": 8, **options}
     model = SceneModel(net, DrawDecoder(net, 16, 4, **given), likelihood=likelihood)
-    return model, SceneGuide(model, 5, 3, 4)
+    return model, SceneGuide(model, DrawEncoder(model.decoder, 5, 3, 4))
 
 
 def batch(scenes: int = 2, seen: int = 4, asked: int = 3, side: int = 2, seed: int = 0) -> dict[str, Tensor]:

@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
 from phlogiston.guides.sqair import SQAIRGuide
+from phlogiston.guides.sqair_paper import PaperParts
+from phlogiston.guides.sqair_residual import ResidualParts
 from phlogiston.inference.svi.vimco import VIMCO
 from phlogiston.models.sqair import LEAST, SQAIRModel, State
 from phlogiston.networks.spatial import paste
@@ -28,7 +30,8 @@ def make(parts: str = "residual", seed: int = 0, shape: tuple[int, int, int] = S
         options = {"presence": "learned", "location": "absolute", "chain": True, "output": "linear",
                    "later_births": 3, "background": "mean", **options}  # fmt: skip
     model = SQAIRModel(shape, **{**SMALL, **options})
-    chosen = SQAIRGuide(model, parts, hidden=16, **dict(guide))
+    networks = (PaperParts if parts == "paper" else ResidualParts)(model, hidden=16, **dict(guide))
+    chosen = SQAIRGuide(model, networks)
     if parts == "residual":
         chosen.parts.threshold.fill_(5.0)
     return model, chosen
