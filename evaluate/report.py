@@ -1,7 +1,7 @@
 """Reports: one HTML page that holds everything (pictures inside, no scripts, nothing fetched), and `metrics.json`.
 
 The page reads in light and dark, on paper and on a narrow screen, and tells the sample size, the error bar and the
-kind of each figure it shows.
+kind of each figure it shows. `report.html` beside this file is its template.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ import base64
 import datetime
 import io
 import json
+import platform
 from collections.abc import Mapping, Sequence
-from html import escape
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,47 +22,20 @@ from phlogiston.evaluate.metric import Metric
 from phlogiston.files import write_bytes, write_json
 
 if TYPE_CHECKING:
+    import jinja2
     from matplotlib.figure import Figure
 
     Picture = Figure | bytes | str | Path
 
 Rows = Sequence[Mapping[str, Any]]
 
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1d2430; --soft: #5b6675; --paper: #fbfaf7; --card: #ffffff; --line: #e2dfd8;
-  --accent: #9a3412; --good: #e8f3ea; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e8e6e1; --soft: #a7adb8; --paper: #15171b; --card: #1d2026;
-  --line: #343943; --accent: #fb923c; --good: #20352a; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.55 Charter, "Bitstream Charter", Georgia,
-  serif; }
-header, main, footer { max-width: 68rem; margin: 0 auto; padding: 0 1.25rem; }
-header { padding-top: 2.5rem; } h1 { font-size: 2rem; line-height: 1.2; margin: 0 0 .25rem; }
-h2 { font-size: 1.35rem; margin: 0 0 .5rem; padding-top: .25rem; } .when { color: var(--soft); margin: 0 0 1rem; }
-nav ol { columns: 20rem; column-gap: 3rem; padding: 0 0 0 1.8rem; margin: 0 0 1rem; }
-nav li { break-inside: avoid; }
-a { color: var(--accent); } section { background: var(--card); border: 1px solid var(--line); border-radius: 10px;
-  padding: 1.25rem 1.5rem; margin: 0 0 1.5rem; }
-.wide { overflow-x: auto; } table { border-collapse: collapse; margin: .75rem 0 1rem; font: 14px/1.45 system-ui,
-  sans-serif; font-variant-numeric: tabular-nums; } caption { text-align: left; color: var(--soft);
-  padding: 0 0 .35rem; }
-th, td { padding: .3rem .9rem .3rem 0; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
-td.number, th.number { text-align: right; } td.best { background: var(--good); font-weight: 650; }
-.direction, .detail { color: var(--soft); font-size: 12.5px; } figure { margin: 1rem 0 0; }
-figure img { max-width: 100%; height: auto; background: #fff; border: 1px solid var(--line); border-radius: 6px; }
-figcaption { color: var(--soft); font: 14px/1.45 system-ui, sans-serif; margin-top: .3rem; }
-footer { color: var(--soft); font-size: 13px; padding-bottom: 2.5rem; }
-@media print { :root { color-scheme: light; --ink: #000000; --soft: #444444; --paper: #ffffff; --card: #ffffff;
-  --line: #bbbbbb; --accent: #7c2d12; --good: #eeeeee; } body { font-size: 12px; } section { border: 0; padding: 0; }
-  section + section { break-before: page; } h2 { break-after: avoid; } figure, tr { break-inside: avoid; }
-  figure img { max-height: 15cm; } .wide { overflow: visible; } table { font-size: 10.5px; } a { color: inherit; } }
-"""
 
-_KINDS_EXPLAINED = (
-    "± is one standard error. <em>exact</em>: each row's figure is computed exactly, the error bar is that of the "
-    "choice of rows; <em>lower bound</em>, <em>upper bound</em>: the true figure is on the other side in expectation; "
-    "<em>estimate</em>: neither."
-)
+@dataclass
+class _Section:
+    title: str
+    text: str
+    failed: str = ""
+    blocks: list[dict[str, Any]] = field(default_factory=list)
 
 
 class Report:
@@ -68,7 +43,8 @@ class Report:
 
     Args:
         title: the page's heading.
-        text: a paragraph below it.
+        text: a paragraph below it; an empty line begins a new one, here and wherever text is taken.
+        made: what was done -> the command that did it, for the last section, "How this was made".
 
     Example:
         >>> report = Report("A small run").section("Fit", "How well?", metrics={"accuracy": Metric(0.99, 0.01, 100)})
@@ -76,11 +52,12 @@ class Report:
         True
     """
 
-    def __init__(self, title: str, text: str = "") -> None:
+    def __init__(self, title: str, text: str = "", made: Mapping[str, str] | None = None) -> None:
         self.title = title
         self.text = text
+        self.made = dict(made or {})
         self.metrics: dict[str, Metric] = {}
-        self._sections: list[tuple[str, str]] = []
+        self._sections: list[_Section] = []
 
     def section(
         self,
@@ -89,19 +66,23 @@ class Report:
         *,
         metrics: Mapping[str, Metric] | None = None,
         figures: Mapping[str, Picture] | None = None,
+        captions: Mapping[str, str] | None = None,
         tables: Mapping[str, Rows] | None = None,
         pictures_first: bool = False,
+        failed: str = "",
     ) -> Report:
         """Add a section.
 
         Args:
             title: its heading.
-            text: plain text; an empty line begins a new paragraph.
+            text: plain text.
             metrics: name -> metric, shown as a table, and collected in `Report.metrics`.
-            figures: caption -> matplotlib Figure, or a PNG, JPEG or GIF as bytes or as a path. What a Figure's
-                `set_label` was given becomes the alternative text, else the caption does.
+            figures: name -> matplotlib Figure, or a PNG, JPEG or GIF as bytes or as a path. A Figure becomes an SVG
+                whose black turns light in dark mode; what its `set_label` was given becomes the alternative text.
+            captions: name of a figure -> a sentence that says what to look for.
             tables: caption -> rows, each a dict of column -> cell; a `Metric` in a cell is written with its error.
             pictures_first: pictures stand above the tables instead of below them.
+            failed: what went wrong, where something did; set apart from the rest.
 
         Returns:
             The report, so that calls chain.
@@ -109,14 +90,17 @@ class Report:
         Raises:
             DataError: a picture that is none of the known formats.
         """
-        drawn = [_figure(caption, picture) for caption, picture in (figures or {}).items()]
-        parts = [_paragraphs(text), *(drawn if pictures_first else [])]
+        told = captions or {}
+        drawn = [_figure(name, picture, told.get(name, "")) for name, picture in (figures or {}).items()]
+        section = _Section(title, text, failed, drawn if pictures_first else [])
         if metrics:
             self.metrics.update(metrics)
-            parts.append(_metric_table(metrics))
-        parts += [_table(caption, rows) for caption, rows in (tables or {}).items()]
-        parts += [] if pictures_first else drawn
-        self._sections.append((title, "\n".join(part for part in parts if part)))
+            section.blocks.append({"kind": "metrics", "metrics": metrics})
+        for caption, rows in (tables or {}).items():
+            columns = list(dict.fromkeys(column for row in rows for column in row))
+            section.blocks.append({"kind": "table", "caption": caption, "columns": columns, "rows": rows})
+        section.blocks += [] if pictures_first else drawn
+        self._sections.append(section)
         return self
 
     def comparison(self, title: str, runs: Mapping[str, Mapping[str, Metric]], text: str = "") -> Report:
@@ -134,38 +118,20 @@ class Report:
         """
         if not runs:
             raise DataError("a comparison needs at least one run.")
-        names = list(dict.fromkeys(name for metrics in runs.values() for name in metrics))
-        head = "".join(f'<th scope="col" class="number">{escape(run)}</th>' for run in runs)
-        body = []
-        for name in names:
+        rows = []
+        for name in dict.fromkeys(name for metrics in runs.values() for name in metrics):
             present = {run: metrics[name] for run, metrics in runs.items() if name in metrics}
-            marked = _best(present)
-            cells = "".join(_compared(present.get(run), run in marked) for run in runs)
             first = next(iter(present.values()))
-            body.append(f'<tr><th scope="row">{escape(name)} {_direction(first)}</th>{cells}</tr>')
-        table = (
-            f'<div class="wide"><table><caption>{_KINDS_EXPLAINED} Shaded: the best, and all within two joint standard '
-            f'errors of it.</caption><thead><tr><th scope="col">figure</th>{head}</tr></thead>'
-            f"<tbody>{''.join(body)}</tbody></table></div>"
-        )
-        self._sections.append((title, _paragraphs(text) + table))
+            rows.append({"name": name, "first": first, "present": present, "best": _best(present)})
+        block = {"kind": "comparison", "runs": list(runs), "rows": rows}
+        self._sections.append(_Section(title, text, blocks=[block]))
         return self
 
     def html(self) -> str:
         """Return the whole page."""
         when = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
-        links = "".join(f'<li><a href="#s{i}">{escape(t)}</a></li>' for i, (t, _) in enumerate(self._sections))
-        contents = f'<nav aria-label="contents"><ol>{links}</ol></nav>' if len(self._sections) > 1 else ""
-        sections = "\n".join(
-            f'<section id="s{i}"><h2>{escape(title)}</h2>\n{body}</section>'
-            for i, (title, body) in enumerate(self._sections)
-        )
-        return (
-            '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">\n'
-            '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-            f"<title>{escape(self.title)}</title>\n<style>{_STYLE}</style></head>\n<body>\n"
-            f'<header><h1>{escape(self.title)}</h1><p class="when">{escape(when)}</p>{_paragraphs(self.text)}{contents}'
-            f"</header>\n<main>\n{sections}\n</main>\n<footer><p>Written by phlogiston.</p></footer>\n</body></html>\n"
+        return _template().render(
+            title=self.title, text=self.text, when=when, sections=self._sections, made=self.made, versions=_versions()
         )
 
     def write(self, path: str | Path) -> Path:
@@ -175,6 +141,25 @@ class Report:
             The path.
         """
         return write_bytes(path, self.html().encode())
+
+
+@cache
+def _template() -> jinja2.Template:
+    import jinja2
+
+    folder = jinja2.FileSystemLoader(Path(__file__).parent)
+    environment = jinja2.Environment(loader=folder, autoescape=True, undefined=jinja2.StrictUndefined)
+    environment.filters |= {"detail": _detail, "cell": _plain}
+    environment.tests["metric"] = lambda value: isinstance(value, Metric)
+    return environment.get_template("report.html")
+
+
+def _versions() -> str:
+    import torch
+
+    from phlogiston import __version__
+
+    return f"phlogiston {__version__}, torch {torch.__version__}, Python {platform.python_version()}."
 
 
 def write_metrics(path: str | Path, metrics: Mapping[str, Metric], **context: Any) -> Path:
@@ -232,58 +217,18 @@ def _circumstances(folder: str | Path) -> str:
     return ", ".join(told)
 
 
-def _paragraphs(text: str) -> str:
-    return "".join(f"<p>{escape(part.strip())}</p>" for part in text.split("\n\n") if part.strip())
-
-
-def _direction(metric: Metric) -> str:
-    if metric.higher_is_better is None:
-        return ""
-    word, arrow = ("higher", "↑") if metric.higher_is_better else ("lower", "↓")
-    return f'<span class="direction" title="{word} is better" aria-label="({word} is better)">{arrow}</span>'
-
-
 def _detail(metric: Metric) -> str:
     return "; ".join(f"{key.replace('_', ' ')}: {_plain(value)}" for key, value in metric.detail.items())
 
 
 def _plain(value: Any) -> str:
+    if isinstance(value, Metric):
+        return value.text()
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, list | tuple):
         return ", ".join(_plain(v) for v in value[:12]) + (", …" if len(value) > 12 else "")
     return str(value)
-
-
-def _metric_table(metrics: Mapping[str, Metric]) -> str:
-    rows = "".join(
-        f'<tr><th scope="row">{escape(name)} {_direction(m)}</th><td class="number">{escape(m.text())}</td>'
-        f'<td class="number">{m.n}</td><td>{m.kind}</td><td class="detail">{escape(_detail(m))}</td></tr>'
-        for name, m in metrics.items()
-    )
-    return (
-        f'<div class="wide"><table><caption>{_KINDS_EXPLAINED}</caption><thead><tr><th scope="col">figure</th>'
-        '<th scope="col" class="number">value</th><th scope="col" class="number">n</th><th scope="col">kind</th>'
-        f'<th scope="col">detail</th></tr></thead><tbody>{rows}</tbody></table></div>'
-    )
-
-
-def _table(caption: str, rows: Rows) -> str:
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    head = "".join(f'<th scope="col">{escape(str(column))}</th>' for column in columns)
-    body = "".join("<tr>" + "".join(_cell(row.get(column, "")) for column in columns) + "</tr>" for row in rows)
-    return (
-        f'<div class="wide"><table><caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
-    )
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, Metric):
-        return f'<td class="number">{escape(value.text())}</td>'
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return f'<td class="number">{escape(_plain(value))}</td>'
-    return f"<td>{escape(str(value))}</td>"
 
 
 def _best(present: Mapping[str, Metric]) -> set[str]:
@@ -295,21 +240,12 @@ def _best(present: Mapping[str, Metric]) -> set[str]:
     return {run for run, m in present.items() if not any(other.better_than(m) for other in present.values())}
 
 
-def _compared(metric: Metric | None, best: bool) -> str:
-    if metric is None:
-        return '<td class="number">–</td>'
-    mark = ' class="number best"' if best else ' class="number"'
-    return (
-        f'<td{mark} title="{escape(_detail(metric))}">{escape(metric.text())}<br>'
-        f'<span class="detail">n = {metric.n}, {metric.kind}</span></td>'
-    )
+_MAGIC = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif", b"<?xml": "svg+xml"}
 
 
-_MAGIC = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif"}
-
-
-def _figure(caption: str, picture: Picture) -> str:
-    alt = caption
+def _figure(name: str, picture: Picture, caption: str) -> dict[str, Any]:
+    """What the template needs of a picture: its source as a data URI, alternative text, width in CSS pixels."""
+    alt, width = caption or name, None
     if isinstance(picture, str | Path):
         try:
             content = Path(picture).read_bytes()
@@ -318,15 +254,33 @@ def _figure(caption: str, picture: Picture) -> str:
     elif isinstance(picture, bytes):
         content = picture
     else:
-        alt = str(picture.get_label() or caption)
-        buffer = io.BytesIO()
-        picture.savefig(buffer, format="png", dpi=120, facecolor="white")
-        content = buffer.getvalue()
+        alt = str(picture.get_label() or alt)
+        content, width = svg(picture), round(96 * picture.get_figwidth())
     kind = next((kind for magic, kind in _MAGIC.items() if content.startswith(magic)), None)
     if kind is None:
-        raise DataError(f"the picture {caption!r} is neither PNG, JPEG nor GIF.")
-    data = base64.b64encode(content).decode()
-    return (
-        f'<figure><img src="data:image/{kind};base64,{data}" alt="{escape(alt)}">'
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
-    )
+        raise DataError(f"the picture {name!r} is neither PNG, JPEG, GIF nor SVG.")
+    source = f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+    return {"kind": "figure", "name": name, "caption": caption, "alt": alt, "source": source, "width": width}
+
+
+_THEMES = (
+    "<style>svg {color: #1d2430; fill: #1d2430} "
+    "@media screen and (prefers-color-scheme: dark) {svg {color: #e8e6e1; fill: #e8e6e1}}</style>"
+)
+
+
+def svg(figure: Figure) -> bytes:
+    """Write a figure as SVG that follows light and dark: what is black becomes the text colour, what is white stays.
+
+    The ground is transparent. Other colours must be legible on both grounds, as those of `evaluate.figures` are.
+    """
+    white = [axes for axes in figure.axes if axes.get_facecolor() == (1.0, 1.0, 1.0, 1.0)]
+    for axes in white:
+        axes.set_facecolor("none")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", dpi=144, facecolor="none")
+    for axes in white:
+        axes.set_facecolor("white")
+    text = buffer.getvalue().decode()
+    start = text.index(">", text.index("<svg")) + 1  # black fills carry no colour of their own, black lines do
+    return (text[:start] + _THEMES + text[start:].replace("stroke: #000000", "stroke: currentColor")).encode()

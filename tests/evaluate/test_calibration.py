@@ -95,6 +95,28 @@ def test_malformed_predictions_are_refused() -> None:
         coverage(np.zeros((3, 4)), np.zeros(4), (1.5,))
 
 
+@pytest.mark.parametrize(
+    ("shape", "data_range"), [((3, 1, 11, 11), 1.0), ((2, 3, 24, 17), 1.0), ((4, 3, 20, 20), 255.0)]
+)
+def test_torchmetrics_agrees_on_the_structural_similarity(shape: tuple[int, ...], data_range: float) -> None:
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    generator = torch.Generator().manual_seed(0)
+    truth = data_range * torch.rand(shape, generator=generator)
+    noisy = truth + 0.2 * data_range * torch.randn(shape, generator=generator)
+    each = structural_similarity_index_measure(
+        noisy.double(), truth.double(), data_range=data_range, reduction="none", gaussian_kernel=True
+    )
+    found = image_error(noisy, truth, data_range=data_range)["ssim"]
+    assert found.value == pytest.approx(float(torch.as_tensor(each).mean()), abs=1e-6)
+
+
+def test_the_structural_similarity_of_flat_images_has_a_closed_form() -> None:
+    """No variance is left: of the formula only the luminance remains, (2 a b + c) / (a² + b² + c), c = 0.01²."""
+    found = image_error(torch.full((1, 1, 12, 12), 0.8), torch.full((1, 1, 12, 12), 0.5))["ssim"]
+    assert found.value == pytest.approx((2 * 0.8 * 0.5 + 1e-4) / (0.64 + 0.25 + 1e-4), abs=1e-6)
+
+
 def test_image_errors_of_known_images() -> None:
     truth = torch.full((3, 1, 16, 16), 0.5)
     found = image_error(truth + 0.1, truth)

@@ -7,6 +7,7 @@ import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ import torch
 from phlogiston.errors import ConfigError, DataError, RunError, ShapeError
 from phlogiston.evaluate import figures
 from phlogiston.evaluate.metric import Metric, from_rows
-from phlogiston.evaluate.report import Report, compare_runs, read_metrics, write_metrics
+from phlogiston.evaluate.report import Report, compare_runs, read_metrics, svg, write_metrics
 from phlogiston.evaluate.score import Score
 
 
@@ -60,7 +61,7 @@ def test_the_page_holds_everything_and_needs_nothing_else(tmp_path: Path) -> Non
     page = Page(html)
     assert not page.all("script")
     assert not page.all("link")
-    assert not re.search(r'(?:src|href)="(?!data:image/png;base64,|#)', html)
+    assert not re.search(r'(?:src|href)="(?!data:image/svg\+xml;base64,|#)', html)
     assert list(path.parent.iterdir()) == [path], "no temporary file is left"
     for told in ("-2.900 ± 0.012", "1000", "exact", "nats per row", "A &lt;run&gt;", "What &amp; why.", "&lt;b&gt;"):
         assert told in html
@@ -70,6 +71,7 @@ def test_pictures_have_alternative_text_and_tables_have_headers() -> None:
     page = Page(full_report().html())
     (image,) = page.all("img")
     assert image["alt"] == "loss, nats per datum over 3 steps"
+    assert {box.get("tabindex") for box in page.all("div") if box.get("class") == "wide"} == {"0"}, "keys scroll them"
     assert all(cell.get("scope") in ("col", "row") for cell in page.all("th"))
     assert page.all("html")[0]["lang"] == "en"
 
@@ -92,6 +94,46 @@ def test_text_is_legible_in_light_and_dark_and_on_paper() -> None:
             for ground in ("paper", "card"):
                 light, dark = sorted((luminance(colours[text]), luminance(colours[ground])), reverse=True)
                 assert (light + 0.05) / (dark + 0.05) >= 4.5, (text, ground)
+
+
+GROUNDS = ("#ffffff", "#1d2026")  # of pictures, in light and in dark
+
+
+def test_colours_of_pictures_are_legible_on_light_and_on_dark() -> None:
+    """Graphical objects need a contrast of 3 with what is beside them (WCAG 1.4.11)."""
+    html = full_report().html()
+    assert all(f"--card: {ground}" in html for ground in GROUNDS)
+    for colour in (figures.INK, figures.ACCENT, figures.SOFT):
+        for ground in GROUNDS:
+            light, dark = sorted((luminance(colour), luminance(ground)), reverse=True)
+            assert (light + 0.05) / (dark + 0.05) >= 3.0, (colour, ground)
+
+
+def test_a_figure_becomes_a_picture_whose_black_turns_light_in_dark_mode() -> None:
+    figure = figures.new_figure(3.0, 2.0, "a line")
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color="black")
+    axes.text(0, 0, "white words", color="white")
+    picture = svg(figure).decode()
+    ElementTree.fromstring(picture)
+    assert "@media screen and (prefers-color-scheme: dark)" in picture
+    assert "stroke: currentColor" in picture
+    assert not re.search(r"(?:stroke|fill): #000000", picture), "black that does not turn"
+    assert picture.count("#ffffff") == 1, "the ground is transparent; words on a dark picture stay white"
+    assert axes.get_facecolor() == (1.0, 1.0, 1.0, 1.0), "the caller's figure is as it was"
+
+
+def test_captions_failures_and_the_command_are_told() -> None:
+    picture = figures.image_grid(np.zeros((2, 4, 4)))
+    report = Report("x", made={"This page": "phlogiston evaluate runs/a --data 'b c'"})
+    html = report.section(
+        "s", figures={"grid": picture}, captions={"grid": "Look at <these>."}, failed="drawing failed: no"
+    ).html()
+    assert "<b>Grid.</b> Look at &lt;these&gt;." in html
+    assert 'class="failed">drawing failed: no<' in html
+    assert "How this was made" in html
+    assert "phlogiston evaluate runs/a --data &#39;b c&#39;" in html
+    Page(html)
 
 
 def test_pictures_may_be_files_and_what_is_none_is_refused(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-HEAVY = ["torch", "pyro", "lightning_fabric", "torchmetrics", "matplotlib", "sklearn", "tensorboard"]
+HEAVY = ["torch", "pyro", "lightning_fabric", "jinja2", "matplotlib", "sklearn", "tensorboard"]
 
 # runs a statement, swallows the command's exit, and tells on stderr which heavy packages were loaded
 PROBE = """

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.metadata as metadata
 import re
+import sys
 import tomllib
 from pathlib import Path
 
@@ -50,13 +52,54 @@ def closure(names: set[str]) -> dict[str, set[str]]:
 
 
 @pytest.mark.parametrize(("file", "extra"), [("requirements.txt", None), ("requirements-dev.txt", "dev")])
-def test_every_pin_lies_in_the_range_of_pyproject_and_every_range_is_pinned(file: str, extra: str | None) -> None:
+def test_every_range_of_pyproject_is_pinned_inside_it(file: str, extra: str | None) -> None:
     lines = project()["dependencies"] if extra is None else project()["optional-dependencies"][extra]
     ranges = {canonicalize_name(r.name): r.specifier for r in map(Requirement, lines)}
     pinned = pins(file)
-    assert sorted(pinned) == sorted(ranges)
-    outside = {name: str(version) for name, version in pinned.items() if version not in ranges[name]}
+    assert set(ranges) <= set(pinned)
+    outside = {name: str(pinned[name]) for name in ranges if pinned[name] not in ranges[name]}
     assert not outside
+    unknown = sorted(set(pinned) - set(closure(set(ranges))))
+    assert not unknown, f"{file} pins what nothing needs: {unknown}"
+
+
+def test_setting_up_for_tests_changes_no_package_that_the_demo_runs_on() -> None:
+    """`make test` installs the second file into the environment in which `make demo` may be running."""
+    run, dev = pins("requirements.txt"), pins("requirements-dev.txt")
+    needed = closure(set(run))
+    changed = {name: str(version) for name, version in dev.items() if name in needed and run.get(name) != version}
+    assert not changed, f"requirements.txt must pin these, too: {changed}"
+
+
+def imported() -> dict[str, set[str]]:
+    """Top-level modules of other packages that the installed code imports: name -> files."""
+    own = sorted(
+        path.parent for path in ROOT.glob("*/__init__.py") if (ROOT / "phlogiston" / path.parent.name).exists()
+    )
+    found: dict[str, set[str]] = {}
+    for path in [*(ROOT / "phlogiston").glob("*.py"), *(p for folder in own for p in folder.rglob("*.py"))]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                names = [node.module]
+            for name in names:
+                found.setdefault(name.split(".")[0], set()).add(str(path.relative_to(ROOT)))
+    return {name: files for name, files in found.items() if name not in {*sys.stdlib_module_names, "phlogiston"}}
+
+
+def test_every_package_that_the_code_imports_is_pinned() -> None:
+    owners = metadata.packages_distributions()
+    extras = {name: lines for name, lines in project()["optional-dependencies"].items() if name != "dev"}
+    optional = {canonicalize_name(Requirement(line).name) for lines in extras.values() for line in lines}
+    known = set(pins("requirements.txt")) | optional
+    modules = imported()
+    assert {"torch", "pyro", "numpy", "matplotlib", "jinja2"} <= set(modules), "the walk must see the imports"
+    missing = {
+        name: sorted(files)
+        for name, files in modules.items()
+        if not {canonicalize_name(owner) for owner in owners.get(name, [name])} & known
+    }
+    assert not missing
 
 
 def test_requirements_dev_stands_on_requirements() -> None:
