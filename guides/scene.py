@@ -11,18 +11,19 @@ Reference: Eslami et al., *Neural scene representation and rendering*, Science 2
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyro
 import pyro.distributions as dist
 from torch import Tensor, nn
 
 from phlogiston.errors import ConfigError
-from phlogiston.models.scene import SceneModel, fill, plates, unit
+from phlogiston.models.scene import SceneModel, plates, unit
 from phlogiston.networks.draw import DrawEncoder
-from phlogiston.networks.scene_memory import State
 
 
 class SceneGuide(nn.Module):
-    """The inference program of a `SceneModel`; arguments of `forward` are the model's.
+    """The inference program of a `SceneModel`.
 
     Args:
         model: the model; shared, not copied.
@@ -33,19 +34,12 @@ class SceneGuide(nn.Module):
         super().__init__()
         self.model, self.encoder = model, encoder
 
-    def forward(
-        self,
-        images: Tensor | None = None,
-        poses: Tensor | None = None,
-        obs_mask: Tensor | None = None,
-        query_poses: Tensor | None = None,
-        query_images: Tensor | None = None,
-        query_mask: Tensor | None = None,
-        origin: Tensor | None = None,
-        side: Tensor | int = 1,
-        state: State | None = None,
-    ) -> None:
+    def forward(self, *, query_images: Tensor | None = None, query_mask: Tensor | None = None, **scene: Any) -> None:
         """Propose latents for query images.
+
+        Args:
+            query_images, query_mask: as the model's.
+            **scene: the other arguments of the model.
 
         Raises:
             ConfigError: there are no query images to look at.
@@ -53,24 +47,14 @@ class SceneGuide(nn.Module):
         if query_images is None:
             raise ConfigError("the guide explains pictures: give query_images of shape (B, Q, 3, H, W).")
         model, decoder, encoder = self.model, self.model.decoder, self.encoder
-        poses_, images_, queries = fill(model, poses, images, query_poses, state)
-        painting = model.prepare(
-            True,
-            state,
-            images=images_,
-            poses=poses_,
-            obs_mask=obs_mask,
-            query_poses=queries,
-            origin=origin,
-            side=side,
-        )
+        painting = model.prepare(True, **scene)
         pictures = unit(query_images, painting.total.dtype)
         draft = painting.total
         if encoder.reduce == "conv":
             draft = model.shared.draft = decoder.picture(painting.total)
         static, own, own_memory = encoder.begin(pictures, draft.detach(), painting.context)
         kernel = encoder.kernel(decoder)
-        with plates(queries, query_mask):
+        with plates(painting, query_mask):
             for layer in range(decoder.layers):
                 own, own_memory = encoder.advance(kernel, static, painting, own, own_memory)
                 mean, logvar = encoder.posterior(own, decoder.prior(painting))

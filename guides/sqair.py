@@ -25,7 +25,8 @@ from phlogiston.distributions.masked import MaskedBernoulli, MaskedNormal
 from phlogiston.distributions.presampled import PreSampled
 from phlogiston.distributions.stick_count import StickCount
 from phlogiston.guides.sqair_parts import Born, Frame, Kept
-from phlogiston.models.sqair import SQAIRModel, State, _counted
+from phlogiston.models.sqair import SQAIRModel
+from phlogiston.models.sqair_state import State, counted
 
 
 class SQAIRGuide(nn.Module):
@@ -52,9 +53,9 @@ class SQAIRGuide(nn.Module):
         x: Tensor | None = None,
         mask: Tensor | None = None,
         lengths: Tensor | None = None,
-        frames: int = 10,
-        rows: int = 1,
+        *,
         start: tuple[State, Tensor | None] | State | None = None,
+        **_: Any,
     ) -> list[tuple[State, Tensor | None]]:
         """Propose what is in a video; arguments as the model's.
 
@@ -97,7 +98,7 @@ class SQAIRGuide(nn.Module):
                     memory,
                     None if fresh is None else fresh[:, time],
                 )
-                with _counted(lengths, time):
+                with counted(lengths, time):
                     state, memory = self._frame(frame)
                 states.append((state, memory))
         return states

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from phlogiston.models.sqair import Dynamics, State
+from phlogiston.models.sqair_state import Dynamics, State
 
 
 @dataclass

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, cast
 
 import pyro
@@ -156,26 +156,32 @@ class SceneModel(nn.Module):
         self.shared.advances += 1
         return self.decoder.advance(painting, z)
 
-    def prepare(self, remember: bool, state: State | None, **batch: Any) -> Painting:
+    def prepare(
+        self,
+        remember: bool,
+        images: Tensor | None = None,
+        poses: Tensor | None = None,
+        obs_mask: Tensor | None = None,
+        query_poses: Tensor | None = None,
+        origin: Tensor | None = None,
+        side: Tensor | int = 1,
+        state: State | None = None,
+    ) -> Painting:
         """The painting before the first latent, and what guide and model share of it.
 
         Args:
             remember: True for the guide: compute, and leave for the model. False for the model: take, or compute.
-            state: a memory, instead of photographs.
-            **batch: arguments of `forward`.
+            images, poses, obs_mask, query_poses, origin, side, state: arguments of `forward`.
         """
-        key = (
-            *(batch[k] for k in ("images", "poses", "obs_mask", "query_poses", "origin", "side")),
-            state,
-            torch.is_grad_enabled(),
-        )
+        poses, images, query_poses = fill(self, poses, images, query_poses)
+        key = (images, poses, obs_mask, query_poses, origin, side, state, torch.is_grad_enabled())
         if not remember:
             left = self.shared.find(key)
             if left is not None:
                 return self.shared.steps[0][1] if 0 in self.shared.steps else self.decoder.begin(left)
         if state is None:
-            state = self.observe(batch["images"], batch["poses"], batch["obs_mask"], batch["origin"], batch["side"])
-        context = self.context(state, batch["query_poses"])
+            state = self.observe(images, poses, obs_mask, origin, side)
+        context = self.context(state, query_poses)
         if remember:
             self.shared.key, self.shared.context, self.shared.draft, self.shared.steps = key, context, None, {}
         return self.decoder.begin(context)
@@ -210,19 +216,9 @@ class SceneModel(nn.Module):
         Returns:
             x, (..., B, Q, 3, H, W).
         """
-        poses, images, query_poses = fill(self, poses, images, query_poses, state)
-        painting = self.prepare(
-            False,
-            state,
-            images=images,
-            poses=poses,
-            obs_mask=obs_mask,
-            query_poses=query_poses,
-            origin=origin,
-            side=side,
-        )
+        painting = self.prepare(False, images, poses, obs_mask, query_poses, origin, side, state)
         try:
-            with plates(query_poses, query_mask):
+            with plates(painting, query_mask):
                 for layer in range(self.decoder.layers):
                     z = pyro.sample(f"z_{layer}", self.prior(painting))
                     painting = self.step(painting, z)
@@ -239,7 +235,7 @@ def unit(images: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def fill(
-    model: SceneModel, poses: Tensor | None, images: Tensor | None, query_poses: Tensor | None, state: State | None
+    model: SceneModel, poses: Tensor | None, images: Tensor | None, query_poses: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Put empty tensors where a program was given None."""
     like = model.sigma
@@ -255,22 +251,10 @@ def fill(
     return poses, images, query_poses
 
 
-class plates:
+@contextmanager
+def plates(painting: Painting, query_mask: Tensor | None) -> Iterator[None]:
     """The plates over scenes and queries, and the mask of queries that are padding."""
-
-    def __init__(self, query_poses: Tensor, query_mask: Tensor | None) -> None:
-        scenes, queries = query_poses.shape[:2]
-        self._inside: list[Any] = [
-            pyro.plate("data", scenes, dim=-2),
-            pyro.plate("queries", queries, dim=-1),
-        ]
-        if query_mask is not None:
-            self._inside.append(poutine.mask(mask=cast(torch.BoolTensor, query_mask)))
-
-    def __enter__(self) -> None:
-        for context in self._inside:
-            context.__enter__()
-
-    def __exit__(self, *error: Any) -> None:
-        for context in reversed(self._inside):
-            context.__exit__(*error)
+    scenes, queries = painting.context.values.shape[:2]
+    mask = nullcontext() if query_mask is None else poutine.mask(mask=cast(torch.BoolTensor, query_mask))
+    with pyro.plate("data", scenes, dim=-2), pyro.plate("queries", queries, dim=-1), mask:
+        yield

@@ -17,7 +17,6 @@ the slots that are free.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import Any
 
 import pyro
@@ -28,6 +27,7 @@ from torch.nn.functional import softplus
 
 from phlogiston.distributions.chained import ChainedNormal
 from phlogiston.distributions.masked import MaskedBernoulli, MaskedNormal
+from phlogiston.models.sqair_state import Dynamics, State, counted, pixel_mask
 from phlogiston.networks.occupied import Occupied
 from phlogiston.networks.perceptron import linear, perceptron
 from phlogiston.networks.shared import Shared
@@ -37,61 +37,6 @@ PROPAGATION = ("first_memory", "cell.", "readout.", "later_logits")
 """Parameters that videos of one frame do not need."""
 
 LEAST = 0.01  # smallest standard deviation of anything
-
-
-@dataclass
-class State:
-    """What is there after a frame; leading axes are particles (if any) and rows.
-
-    Attributes:
-        presence: (..., slots), 1.0 or 0.0.
-        where: (..., slots, 4), zero where nothing is; as all that follows.
-        what: (..., slots, features).
-        glimpse: (..., slots, channels, gh, gw), the decoded appearance.
-        memory: (..., slots, memory), of the dynamics.
-        step: (..., slots, 4), how `where` changed since the frame before.
-        ids: int64 (..., slots), -1 where nothing is.
-        born: int64 (...), identities given so far.
-        canvas: (..., channels, height, width), mean of the picture.
-        cover: (..., height, width), how much of each pixel lies in boxes, or None where nobody needs it.
-        time: number of the frame.
-    """
-
-    presence: Tensor
-    where: Tensor
-    what: Tensor
-    glimpse: Tensor
-    memory: Tensor
-    step: Tensor
-    ids: Tensor
-    born: Tensor
-    canvas: Tensor
-    cover: Tensor | None
-    time: int
-
-    def map(self, function: Any) -> State:
-        """Apply a function to every tensor."""
-        parts = {k: function(v) for k, v in vars(self).items() if isinstance(v, Tensor)}
-        return replace(self, **parts)
-
-
-@dataclass
-class Dynamics:
-    """The prior of propagation; entries of empty slots mean nothing.
-
-    Attributes:
-        presence: logits (..., slots).
-        where_loc, where_scale: (..., slots, 4).
-        what_loc, what_scale: (..., slots, features).
-        memory: (..., slots, memory), after the step.
-    """
-
-    presence: Tensor
-    where_loc: Tensor
-    where_scale: Tensor
-    what_loc: Tensor
-    what_scale: Tensor
-    memory: Tensor
 
 
 class SQAIRModel(nn.Module):
@@ -163,19 +108,11 @@ class SQAIRModel(nn.Module):
             self.later_logits = nn.Parameter(later)
         else:
             self.register_buffer("later_logits", later)
-        if not chain:
+        if chain:
+            self._add_chain(features, hidden)
+        else:
             self.where_loc = nn.Parameter(torch.tensor([-0.4, -0.4, 0.0, 0.0]))
             self.where_spread = nn.Parameter(torch.tensor([0.5, 0.5, 1.0, 1.0]).expm1().log())
-        else:
-            self.summary = perceptron([features + 4, hidden, hidden])
-            self.count = perceptron([1, 10, slots + 1])
-            self.chain_start = nn.Parameter(torch.zeros(4))
-            self.chain_state = nn.Parameter(torch.zeros(hidden))
-            self.chain_context = linear(2 * hidden + 1, 128)
-            self.chain_hidden = linear(4 + 128, 4)
-            self.chain_read = linear(4, 8)
-            with torch.no_grad():
-                self.chain_read.bias.copy_(torch.tensor([-2.0, -2.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0]))
         self.learn_std = learn_std
         spread_of_pixels = torch.tensor(std - LEAST).expm1().log()
         if learn_std:
@@ -186,6 +123,18 @@ class SQAIRModel(nn.Module):
         if background != "none":
             self.picture = nn.Parameter(torch.zeros(shape))
         self.shared = Shared()
+
+    def _add_chain(self, features: int, hidden: int) -> None:
+        """Networks through which boxes of new objects depend on each other, and births on what is there."""
+        self.summary = perceptron([features + 4, hidden, hidden])
+        self.count = perceptron([1, 10, self.slots + 1])
+        self.chain_start = nn.Parameter(torch.zeros(4))
+        self.chain_state = nn.Parameter(torch.zeros(hidden))
+        self.chain_context = linear(2 * hidden + 1, 128)
+        self.chain_hidden = linear(4 + 128, 4)
+        self.chain_read = linear(4, 8)
+        with torch.no_grad():
+            self.chain_read.bias.copy_(torch.tensor([-2.0, -2.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0]))
 
     # ----- densities ----------------------------------------------------------------------------------------------
 
@@ -440,7 +389,7 @@ class SQAIRModel(nn.Module):
         with pyro.plate("data", rows, dim=-1):
             state = start
             for time in range(frames):
-                with _counted(lengths, time):
+                with counted(lengths, time):
                     state = self._frame(state)
                 states.append(state)
             canvas = torch.stack([s.canvas for s in states], -4)
@@ -491,30 +440,3 @@ class SQAIRModel(nn.Module):
         """Videos as float (rows, frames, channels, height, width)."""
         pixels = x.to(self.first_memory.dtype) / 255.0 if x.dtype == torch.uint8 else x
         return pixels.reshape(*pixels.shape[:2], *self.shape)
-
-
-def pixel_mask(mask: Tensor | None, lengths: Tensor | None, rows: int, frames: int) -> Tensor | None:
-    """Which pixels count, bool (rows, frames, 1, height or 1, width or 1), or None for all."""
-    known = None
-    if mask is not None:
-        mask = mask.all(2) if mask.dim() == 5 else mask
-        known = mask.reshape(*mask.shape[:2], 1, *(mask.shape[2:] or (1, 1)))
-    if lengths is not None:
-        long = (torch.arange(frames, device=lengths.device) < lengths.unsqueeze(-1))[:, :, None, None, None]
-        known = long if known is None else known & long
-    return known
-
-
-class _counted:
-    """Masks all sites of rows whose video has ended."""
-
-    def __init__(self, lengths: Tensor | None, time: int) -> None:
-        self.handler = None if lengths is None else pyro.poutine.mask(mask=(time < lengths))  # type: ignore[call-overload]
-
-    def __enter__(self) -> None:
-        if self.handler is not None:
-            self.handler.__enter__()
-
-    def __exit__(self, *error: Any) -> None:
-        if self.handler is not None:
-            self.handler.__exit__(*error)

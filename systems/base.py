@@ -10,19 +10,16 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import importlib.util
-import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from phlogiston import systems
 from phlogiston.datasets.base import Dataset, Meta, Split
-from phlogiston.datasets.readers import array
-from phlogiston.errors import ConfigError, PhlogistonError, RunError, ShapeError, unknown_name
+from phlogiston.errors import ConfigError, PhlogistonError, RunError, unknown_name
 from phlogiston.evaluate.held_out import held_out
 from phlogiston.evaluate.metric import Metric
 from phlogiston.evaluate.score import Score
@@ -30,6 +27,7 @@ from phlogiston.files import write_json
 from phlogiston.inference.svi import checkpoints
 from phlogiston.inference.svi.engine import History, Stage, fit
 from phlogiston.systems.evaluation import COMMON_METRICS, Evaluation, MetricFunction
+from phlogiston.systems.inputs import coerce
 from phlogiston.systems.options import preset_options, validate_options
 
 if TYPE_CHECKING:
@@ -450,59 +448,3 @@ class System:
         saved = Path(folder) / PARAMETERS
         checkpoints.load_parameters(saved if saved.is_file() else folder, model, guide)
         return system
-
-
-def coerce(data: Any, double: Collection[str] = (), array_name: str = "x") -> tuple[Split, Split | None, Meta | None]:
-    """Take data in any accepted form apart: training rows, validation rows or None, description or None.
-
-    Args:
-        data: see `System.fit`.
-        double: names of the tensors that keep float64; the others are rounded to float32.
-        array_name: the tensor that one bare array stands for; `"x"` is a table of rows.
-
-    Raises:
-        ShapeError: not an array with rows and columns.
-        ConfigError: not data at all.
-    """
-    if isinstance(data, Dataset):
-        return data.train.narrowed(double), data.valid.narrowed(double), data.meta
-    if isinstance(data, Split):
-        return data.narrowed(double), None, None
-    if double and not isinstance(data, str | os.PathLike):
-        rows, meta = array.whole(data, {"y"} & set(double))
-        return rows.narrowed(double), None, meta
-    if isinstance(data, Mapping):
-        return Split(data), None, None
-    if isinstance(data, str | os.PathLike):
-        raise ConfigError(f"data is the text {str(data)!r}; load it first: phlogiston.datasets.load({str(data)!r})")
-    return Split({array_name: as_rows(data) if array_name == "x" else data}), None, None
-
-
-def as_rows(x: Any) -> Any:
-    """An array of rows, (n, features).
-
-    Raises:
-        ShapeError: anything else.
-    """
-    rows = x if isinstance(x, Tensor) else np.asarray(x)
-    if rows.ndim != 2:
-        raise ShapeError(f"x has shape {tuple(rows.shape)}; expected two axes, (rows, features)")
-    return rows
-
-
-def rows_of(x: Any, *, double: Collection[str] = (), **extra: Any) -> dict[str, Tensor]:
-    """Held-out rows in any accepted form, checked like training rows, as one dict of tensors.
-
-    Args:
-        x: a dataset (its test rows, else its validation rows), split, mapping of arrays, or one array.
-        double: names of the tensors that keep float64; the others are rounded to float32.
-        **extra: tensors to add, or to put in the place of others.
-    """
-    if isinstance(x, Dataset):
-        x = held_out(x)
-    if isinstance(x, Split):
-        return {**x.narrowed(double).tensors, **extra}
-    if isinstance(x, Mapping):
-        return Split({**x, **extra}, double=double).tensors
-    extra = {name: value for name, value in extra.items() if value is not None}
-    return Split({"x": as_rows(x), **extra}, double=double).tensors

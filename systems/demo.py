@@ -18,8 +18,9 @@ from phlogiston.errors import ConfigError, PhlogistonWarning, RunError
 from phlogiston.evaluate.report import Report, write_metrics
 from phlogiston.files import write_json
 from phlogiston.inference.query.answer import Answer
+from phlogiston.systems.answer_text import numbers
 from phlogiston.systems.base import System
-from phlogiston.systems.workflow import numbers, score
+from phlogiston.systems.workflow import score
 
 DEMO = "demo.json"
 

@@ -15,7 +15,8 @@ from phlogiston.errors import ConfigError, DataError, ShapeError, unknown_name
 from phlogiston.evaluate.figures import ACCENT, INK, new_figure
 from phlogiston.models.generation import Stream, export_step
 from phlogiston.models.stepwise import Choice, Stepwise, select
-from phlogiston.systems.base import System, rows_of
+from phlogiston.systems.base import System
+from phlogiston.systems.inputs import rows_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,7 +12,7 @@ from torch import Tensor
 from phlogiston.datasets.base import Dataset, Meta, Split
 from phlogiston.datasets.readers import array
 from phlogiston.errors import DataError, DataWarning, ShapeError
-from phlogiston.systems.base import rows_of
+from phlogiston.systems.inputs import rows_of
 
 if TYPE_CHECKING:
     from phlogiston.systems.base import System

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import inspect
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,6 +25,7 @@ from phlogiston.files import check_writable, keep_earlier
 from phlogiston.inference.query.answer import Answer
 from phlogiston.inference.svi.parallel import Processes, make_fabric
 from phlogiston.inference.svi.runs import progress_of, read_metrics
+from phlogiston.systems.answer_text import describe
 from phlogiston.systems.base import System
 from phlogiston.systems.export import Samples
 from phlogiston.systems.options import preset_options, validate_options
@@ -78,42 +78,29 @@ def train(
         RunError: a folder that holds something else.
     """
     kind = systems.get(system)
-    given = _options(system, preset, sets or {})
+    chosen = _options(system, preset, sets or {}, steps)
     if lr_resume is not None and not resume:
         raise ConfigError("--lr-resume is for a run that is gone on with: it needs --resume.")
-    if resume:
-        if out is None:
-            raise ConfigError("--resume needs --out: the run folder to go on with.")
-        stored = _stored(out, system)
-        given = {**stored["options"], **given}
-        seed = stored["seed"] if seed is None else seed
-        if data is None and stored["data"].get("name") is not None:
-            data, loaded_options = stored["data"]["name"], stored["data"]["options"]
-        else:
-            loaded_options = {}
-    else:
-        loaded_options = {}
-    name, own_options = _default_data(kind) if data is None else (data, {})
-    options = {**own_options, **loaded_options, **datasets.read_options(name, data_options or {})}
-    if steps is not None:
-        given["steps"] = steps
+    stored: dict[str, Any] = _stored(out, system) if resume else {"options": {}, "data": {}, "seed": 0}
+    given = {**stored["options"], **chosen}
+    name, options = (data, {}) if data is not None else _default_data(kind, stored["data"])
+    options = {**options, **datasets.read_options(name, data_options or {})}
     configured = kind(given)  # options are checked before anything slow
     rows = datasets.load(name, **options)
     fabric = _fabric(devices, nodes, precision, accelerator)
     processes = Processes(fabric)
     folder = Path(processes.together(lambda: _run_folder(out, system, rows.meta.name, resume)))
-    slower: dict[str, Any] = {} if lr_resume is None else {"lr_resume": lr_resume}
     configured.fit(
         rows,
         out=folder,
-        seed=seed or 0,
+        seed=stored["seed"] if seed is None else seed,
         resume="auto",  # who may go on with what is settled above, and alike on every process
         fabric=fabric,
         progress=progress,
-        **slower,
+        lr_resume=1.0 if lr_resume is None else lr_resume,
     )
     history = configured.history
-    if not processes.leader or history is None:
+    if history is None or not processes.leader:
         return None
     last = history.records[-1] if history.records else {}
     return {
@@ -183,25 +170,7 @@ def query(
     question = evidence_files.load(evidence, columns, categories)
     options = _call_options(system, sets or {}, "query")
     answer = system.query(question, num_samples=n, seed=seed, **options)
-    found = None if answer.log_evidence is None else answer.log_evidence.detach().tolist()
-    ess = answer.ess.tolist()
-    summary = {"method": answer.method, "ess": ess, "log_evidence": found, "num_samples": answer.num_samples}
-    lines = [
-        f"method        {answer.method}",
-        f"samples       {answer.num_samples}, worth {numbers(ess)} independent ones",
-        f"log evidence  {'unknown' if found is None else numbers(found)} nats",
-    ]
-    for site, names in columns.items():
-        if site in answer.samples and answer.samples[site].ndim == 2:
-            low, middle, high = (answer.quantile(site, q) for q in (0.05, 0.5, 0.95))
-            rows = zip(names, middle.tolist(), low.tolist(), high.tolist(), strict=False)
-            for name, m, a, b in list(rows)[:20]:
-                lines.append(f"{name}: median {apart(m, b - a)}, 90 % in [{apart(a, b - a)}, {apart(b, b - a)}]")
-    for site, labels in categories.items():
-        if site in answer.samples and answer.samples[site].ndim == 1:
-            share = answer.weights.new_zeros(len(labels)).index_add_(0, answer.samples[site], answer.weights)
-            lines.append(f"{site}: " + ", ".join(f"{v} {p:.3f}" for v, p in zip(labels, share.tolist(), strict=True)))
-    return answer, summary, "\n".join(lines)
+    return answer, *describe(answer, columns, categories)
 
 
 def practise(
@@ -236,18 +205,6 @@ def practise(
         "generations": len(agent.curve),
         "score": score,
     }
-
-
-def apart(value: float, width: float) -> str:
-    """Write a number with the digits that tell it from others of its distribution, `width` apart: 4 or more."""
-    far = abs(value) / width if width > 0 else 1.0
-    return f"{value:.{min(17, 4 + max(0, math.ceil(math.log10(max(far, 1.0)))))}g}"
-
-
-def numbers(value: float | list[float]) -> str:
-    """Write a number, or the first eight of several."""
-    values = value if isinstance(value, list) else [value]
-    return ", ".join(f"{v:.4g}" for v in values[:8]) + (", ..." if len(values) > 8 else "")
 
 
 def evaluate(
@@ -406,10 +363,12 @@ def runs(folder: str | Path) -> list[dict[str, Any]]:
 # ---- inside
 
 
-def _options(system: str, preset: str | None, sets: Mapping[str, str]) -> dict[str, Any]:
-    """Merge a preset and options written as text."""
+def _options(system: str, preset: str | None, sets: Mapping[str, str], steps: int | None) -> dict[str, Any]:
+    """Merge a preset, options written as text, and the number of steps."""
     given = preset_options(system, preset)
     given.update({key: _value(text) for key, text in sets.items()})
+    if steps is not None:
+        given["steps"] = steps
     validate_options(system, given)
     return given
 
@@ -439,15 +398,19 @@ def _call_options(system: System, sets: Mapping[str, str], verb: str = "sample")
     return options
 
 
-def _default_data(kind: type[System]) -> tuple[str, dict[str, Any]]:
-    """Return the data of a system's first demo recipe, and their options."""
+def _default_data(kind: type[System], stored: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return the data of a resumed run, or those of a system's first demo recipe, and their options."""
+    if stored.get("name") is not None:
+        return stored["name"], dict(stored["options"])
     for recipe in kind.demo():
         return str(recipe["data"]), dict(recipe.get("data_options", {}))
     raise ConfigError(f"{kind.name} has no data of its own; give --data. `phlogiston data list` shows what there is.")
 
 
-def _stored(run: Path, system: str) -> dict[str, Any]:
+def _stored(run: Path | None, system: str) -> dict[str, Any]:
     """Return options, data and seed of a run to go on with."""
+    if run is None:
+        raise ConfigError("--resume needs --out: the run folder to go on with.")
     content = systems.read_config(run)
     own = content.get("config", content)
     name = own.get("system")

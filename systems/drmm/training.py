@@ -39,9 +39,6 @@ def residual_kmeans(
         seed: of the row choice and of k-means.
         jitter: sd of the noise that keeps equal clusters apart.
     """
-    from sklearn.cluster import KMeans
-    from sklearn.exceptions import ConvergenceWarning
-
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randperm(len(x), generator=generator)[:MAX_INITIAL_ROWS]
     u = model.standardise(x[rows], None if mask is None else mask[rows]).double()
@@ -70,14 +67,7 @@ def residual_kmeans(
     for l, frame in enumerate(model.frames):
         k = frame.num_components
         u = u + 1e-6 * torch.randn(u.shape, generator=generator, dtype=u.dtype)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct rows than clusters: harmless here
-            labels = torch.as_tensor(
-                KMeans(min(k, n), n_init=1, random_state=seed + l, max_iter=50)
-                .fit(torch.cat([u, *marks], -1).numpy(), sample_weight=share.numpy())
-                .labels_,
-                dtype=torch.long,
-            )
+        labels = _clusters(torch.cat([u, *marks], -1), min(k, n), share, seed + l)
         one_hot = torch.nn.functional.one_hot(labels, k) * share.unsqueeze(-1)
         counts = one_hot.sum(0)
         mean = (one_hot.T @ u) / counts.clamp(min=1e-12).unsqueeze(-1)
@@ -86,12 +76,12 @@ def residual_kmeans(
             mean[spare] = u[torch.randint(n, (int(spare.sum()),), generator=generator)]
         gap = u - mean[labels]
         pooled = (gap * share.unsqueeze(-1)).T @ gap / total + 1e-6 * torch.eye(features, dtype=u.dtype)
-        scatter = torch.einsum("nk,nd,ne->kde", one_hot, gap, gap) if features <= 64 else None
         shrink = 2.0 if not frame.full else 2.0 + features
-        if scatter is None:
+        if features > 64:
             diagonal = (one_hot.T @ gap.square() + shrink * pooled.diagonal()) / (counts + shrink).unsqueeze(-1)
             covariance = torch.diag_embed(diagonal)
         else:
+            scatter = torch.einsum("nk,nd,ne->kde", one_hot, gap, gap)
             covariance = (scatter + shrink * pooled) / (counts + shrink)[:, None, None]
         noise = jitter * torch.randn(mean.shape, generator=generator, dtype=mean.dtype)
         frame.place((mean + noise * pooled.diagonal().sqrt()).to(frame.mean), covariance)
@@ -102,6 +92,17 @@ def residual_kmeans(
         u = u.double()
         if mask is not None:
             u = u * mask[rows]
+
+
+def _clusters(points: Tensor, count: int, share: Tensor, seed: int) -> Tensor:
+    """Cluster of every point, int64 (N,)."""
+    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct points than clusters: harmless here
+        search = KMeans(count, n_init=1, random_state=seed, max_iter=50)
+        return torch.as_tensor(search.fit(points.numpy(), sample_weight=share.numpy()).labels_, dtype=torch.long)
 
 
 def _distinct(rows: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:

@@ -26,9 +26,10 @@ from phlogiston.inference.svi.schedules import cosine, warmup
 from phlogiston.inference.svi.sequences import Sequences
 from phlogiston.models.generation import RowNoise, Stream, generate
 from phlogiston.models.handwriting import Handwriting
-from phlogiston.systems.base import Role, rows_of
+from phlogiston.systems.base import Role
 from phlogiston.systems.handwriting.config import PRESETS
 from phlogiston.systems.handwriting.config import Config as HandwritingConfig
+from phlogiston.systems.inputs import rows_of
 from phlogiston.systems.options import from_config
 from phlogiston.systems.stepwise import StepwiseSystem, consume_rows, make_choice
 

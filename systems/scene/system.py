@@ -29,8 +29,9 @@ from phlogiston.evaluate.score import Score
 from phlogiston.evaluate.weights import mean_and_error
 from phlogiston.inference.svi.engine import Stage
 from phlogiston.inference.svi.row_noise import row_keys
-from phlogiston.systems.base import Role, System, coerce, rows_of
+from phlogiston.systems.base import Role, System
 from phlogiston.systems.calls import at_least
+from phlogiston.systems.inputs import coerce, rows_of
 from phlogiston.systems.scene import build as scene_build
 from phlogiston.systems.scene import stages as scene_stages
 from phlogiston.systems.scene import views as scene_views

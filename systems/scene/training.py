@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from phlogiston.guides.scene import SceneGuide
 from phlogiston.inference.svi.bounds import MeanField
-from phlogiston.models.scene import SceneModel, fill, unit
+from phlogiston.models.scene import SceneModel, unit
 from phlogiston.models.scene_latents import latent_prior, tempered
 from phlogiston.networks.draw import Context, DrawDecoder
 
@@ -116,9 +116,8 @@ class SceneObjective(nn.Module):
         model, decoder = self.model, self.model.decoder
         context = model.shared.context
         if context is None:
-            poses, images, query_poses = fill(model, batch["poses"], batch["images"], batch["query_poses"], None)
-            state = model.observe(images, poses, batch.get("obs_mask"), batch.get("origin"), batch["side"])
-            context = model.context(state, query_poses)
+            seen = {name: value for name, value in batch.items() if name not in ("query_images", "query_mask")}
+            context = model.prepare(False, **seen).context
         truth = unit(batch["query_images"], context.values.dtype)
         scale = 0.5 / model.sigma.square()
         out: Any = 0.0

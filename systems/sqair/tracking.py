@@ -10,7 +10,8 @@ from torch import Tensor
 
 from phlogiston.errors import ShapeError
 from phlogiston.guides.sqair import SQAIRGuide
-from phlogiston.models.sqair import SQAIRModel, State
+from phlogiston.models.sqair import SQAIRModel
+from phlogiston.models.sqair_state import State
 from phlogiston.systems.calls import at_least
 from phlogiston.systems.sqair import posterior
 from phlogiston.systems.sqair.videos import checked

@@ -30,9 +30,10 @@ from phlogiston.inference.svi.row_noise import row_keys
 from phlogiston.inference.svi.schedules import constant, cosine, warmup
 from phlogiston.models.dreaming import Ends, num_weights
 from phlogiston.models.world import FrameModel, MemoryModel, World
-from phlogiston.systems.base import Role, rows_of
+from phlogiston.systems.base import Role
 from phlogiston.systems.calls import at_least, evaluating
 from phlogiston.systems.frames import mean_colour, refuse_zeros_and_ones
+from phlogiston.systems.inputs import rows_of
 from phlogiston.systems.options import from_config
 from phlogiston.systems.world.agent_training import AgentVerbs
 from phlogiston.systems.world.config import PRESETS

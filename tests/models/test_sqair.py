@@ -17,7 +17,8 @@ from phlogiston.guides.sqair import SQAIRGuide
 from phlogiston.guides.sqair_paper import PaperParts
 from phlogiston.guides.sqair_residual import ResidualParts
 from phlogiston.inference.svi.vimco import VIMCO
-from phlogiston.models.sqair import LEAST, SQAIRModel, State
+from phlogiston.models.sqair import LEAST, SQAIRModel
+from phlogiston.models.sqair_state import State
 from phlogiston.networks.spatial import paste
 
 SHAPE = (1, 20, 20)

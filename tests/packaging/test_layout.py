@@ -9,7 +9,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("networks", "distributions", "datasets", "models", "guides", "inference", "evaluate", "systems", "cli")
 MOST_FILES = 25  # in one folder
-MOST_LINES = 560  # in one file; the aim is 500
+MOST_LINES = 500  # in one file
+MOST_FUNCTION_LINES = 110  # in one function, its docstring included; the aim is 80
 
 
 def modules() -> dict[str, Path]:
@@ -67,6 +68,16 @@ def test_no_folder_is_a_crowd() -> None:
     folders = [d for package in PACKAGES for d in [ROOT / package, *(ROOT / package).rglob("*")] if d.is_dir()]
     crowded = {str(d.relative_to(ROOT)): n for d in folders if (n := len(list(d.glob("*.py")))) > MOST_FILES}
     assert not crowded
+
+
+def test_no_function_is_too_long() -> None:
+    lengths = {
+        f"{path.relative_to(ROOT)}:{node.name}": (node.end_lineno or node.lineno) - node.lineno + 1
+        for path in modules().values()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+    assert not {name: n for name, n in lengths.items() if n > MOST_FUNCTION_LINES}
 
 
 def test_no_file_is_too_long() -> None:

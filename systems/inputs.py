@@ -1,0 +1,71 @@
+"""Data in every form that users have them, as splits and tensors."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from phlogiston.datasets.base import Dataset, Meta, Split
+from phlogiston.datasets.readers import array
+from phlogiston.errors import ConfigError, ShapeError
+from phlogiston.evaluate.held_out import held_out
+
+
+def coerce(data: Any, double: Collection[str] = (), array_name: str = "x") -> tuple[Split, Split | None, Meta | None]:
+    """Take data in any accepted form apart: training rows, validation rows or None, description or None.
+
+    Args:
+        data: see `System.fit`.
+        double: names of the tensors that keep float64; the others are rounded to float32.
+        array_name: the tensor that one bare array stands for; `"x"` is a table of rows.
+
+    Raises:
+        ShapeError: not an array with rows and columns.
+        ConfigError: not data at all.
+    """
+    if isinstance(data, Dataset):
+        return data.train.narrowed(double), data.valid.narrowed(double), data.meta
+    if isinstance(data, Split):
+        return data.narrowed(double), None, None
+    if double and not isinstance(data, str | os.PathLike):
+        rows, meta = array.whole(data, {"y"} & set(double))
+        return rows.narrowed(double), None, meta
+    if isinstance(data, Mapping):
+        return Split(data), None, None
+    if isinstance(data, str | os.PathLike):
+        raise ConfigError(f"data is the text {str(data)!r}; load it first: phlogiston.datasets.load({str(data)!r})")
+    return Split({array_name: as_rows(data) if array_name == "x" else data}), None, None
+
+
+def as_rows(x: Any) -> Any:
+    """An array of rows, (n, features).
+
+    Raises:
+        ShapeError: anything else.
+    """
+    rows = x if isinstance(x, Tensor) else np.asarray(x)
+    if rows.ndim != 2:
+        raise ShapeError(f"x has shape {tuple(rows.shape)}; expected two axes, (rows, features)")
+    return rows
+
+
+def rows_of(x: Any, *, double: Collection[str] = (), **extra: Any) -> dict[str, Tensor]:
+    """Held-out rows in any accepted form, checked like training rows, as one dict of tensors.
+
+    Args:
+        x: a dataset (its test rows, else its validation rows), split, mapping of arrays, or one array.
+        double: names of the tensors that keep float64; the others are rounded to float32.
+        **extra: tensors to add, or to put in the place of others.
+    """
+    if isinstance(x, Dataset):
+        x = held_out(x)
+    if isinstance(x, Split):
+        return {**x.narrowed(double).tensors, **extra}
+    if isinstance(x, Mapping):
+        return Split({**x, **extra}, double=double).tensors
+    extra = {name: value for name, value in extra.items() if value is not None}
+    return Split({"x": as_rows(x), **extra}, double=double).tensors
