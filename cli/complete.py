@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import shlex
 from pathlib import Path
 
 
@@ -49,12 +50,34 @@ def runs(incomplete: str) -> list[str]:
     ]
 
 
-def _system() -> str:
-    """The system among the words typed so far; the shells' own variables hold them."""
+def columns(incomplete: str) -> list[str]:
+    """Columns, and categorical columns with their values, of the run that was typed before."""
     from phlogiston import systems
 
-    words = (os.environ.get("COMP_WORDS") or os.environ.get("_TYPER_COMPLETE_ARGS") or "").split()
-    return next((word for word in words if word in systems.names()), "")
+    with contextlib.suppress(Exception):
+        run = next(word for word in _words() if (Path(word) / "config.json").is_file())
+        content = systems.read_config(run)
+        schema = content.get("config", content)["schema"]
+        names = [*(schema.get("columns") or ()), *(schema.get("targets") or ())]
+        labels = [f"{name} = {label}" for name, own in (schema.get("categorical") or {}).items() for label in own]
+        return [name for name in dict.fromkeys([*names, *labels]) if name.startswith(incomplete)]
+    return []
+
+
+def _words() -> list[str]:
+    """The words typed so far; the shells' own variables hold them."""
+    typed = os.environ.get("COMP_WORDS") or os.environ.get("_TYPER_COMPLETE_ARGS") or ""
+    try:
+        return shlex.split(typed)
+    except ValueError:  # a quote that is not closed yet
+        return typed.split()
+
+
+def _system() -> str:
+    """The system among the words typed so far."""
+    from phlogiston import systems
+
+    return next((word for word in _words() if word in systems.names()), "")
 
 
 def _paths(incomplete: str, folders: bool = False) -> list[str]:

@@ -6,6 +6,7 @@ Every error is one line on stderr that says what to do. Exit code 2 means the co
 
 from __future__ import annotations
 
+import re
 import sys
 import traceback
 import warnings
@@ -83,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: always.
     """
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    given = [_as_statement(argument) for argument in (sys.argv[1:] if arguments is None else arguments)]
     debug = "--debug" in given
     try:
         with _warnings_in_one_line():
@@ -91,6 +92,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     finally:
         release_streams()
     raise SystemExit(code)
+
+
+def _as_statement(argument: str) -> str:
+    """Keep a statement that begins with a minus, as in `-1 <= x`, from being read as an option."""
+    return f" {argument}" if re.match(r"-[\s\d.(`].*[<>=~]", argument) else argument
 
 
 def _run(arguments: list[str], debug: bool) -> int:

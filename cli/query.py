@@ -1,4 +1,4 @@
-"""`phlogiston query`: ask a trained system a question written in a file."""
+"""`phlogiston query`: ask a trained system a question, in words or in a file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,15 @@ if TYPE_CHECKING:
 
 def query(
     run: Annotated[Path, typer.Argument(autocompletion=complete.runs, help="A run folder, or what System.save wrote.")],
-    evidence: Annotated[Path, typer.Option(help="What is known: .json (statements or an object), or .npz.")],
+    statements: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[STATEMENT]...", autocompletion=complete.columns, help='What is known: "age >= 40" "label = 3".'
+        ),
+    ] = None,
+    evidence: Annotated[
+        Path | None, typer.Option(help="The same in a file: .json (statements or an object), or .npz.")
+    ] = None,
     n: Annotated[int, typer.Option("-n", min=1, help="How many samples.")] = 1000,
     out: Annotated[Path | None, typer.Option(help="Write the samples here (.npz); nothing is written without.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Equal seeds give equal samples.")] = 0,
@@ -28,15 +36,20 @@ def query(
 ) -> None:
     """Sample everything else given what is known; say how far to trust it.
 
-    The evidence names the data's columns, as a person would write them:
+    Statements name the data's columns, as a person would write them:
 
     \b
-      ["x0 = 2.5", "2*x0 - x1 >= 0.3"]
+      "age >= 40"  "25 <= age <= 30"  "age in [25, 30]"  "bmi ~ 27 +- 2"  "label in {cat, dog}"  "2*x0 - x1 >= 0.3"
+
+    A file holds a list of them, or an object:
+
+    \b
       {"height": 1.8, "weight": [60, 80], "age": {"near": 40, "sd": 5}, "label": ["cat", "dog"],
        "where": ["2*height >= weight"]}
 
     \b
     Examples:
+      phlogiston query runs/drmm-swissroll-1 "x0 >= 2.5" "2*x0 - x1 >= 0.3"
       phlogiston query runs/drmm-swissroll-1 --evidence question.json -n 5000 --out answer.npz
       phlogiston query runs/drmm-swissroll-1 --evidence question.json --set sort=true --json
     """
@@ -47,7 +60,7 @@ def query(
         if out.suffix != ".npz":
             raise ConfigError(f"--out {out}: an answer is written as .npz.")
         refuse_existing(out, force)
-    answer, summary, text = workflow.query(run, evidence, n, seed, pairs(sets))
+    answer, summary, text = workflow.query(run, evidence, n, seed, pairs(sets), statements or ())
     if out is not None:
         write_whole(out, lambda temporary: _write(answer, temporary))
     content = {**summary, "out": None if out is None else str(out)}

@@ -82,6 +82,7 @@ class Meta:
         shapes: tensor name -> shape of one row (without the batch axis).
         columns: names of `x`'s columns, or () where they have none.
         categorical: stream name -> its category labels; the code in the batch indexes them.
+        units: column -> unit of its numbers, where the source knows it: dates are "days since 1970-01-01".
         options: every option `load` used, defaults included, as JSON can hold them.
         truth: the true log density of a row, x (n, features) -> (n,) in nats, or None where nobody knows it.
         notes: what a user should know.
@@ -98,6 +99,7 @@ class Meta:
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     columns: tuple[str, ...] = ()
     categorical: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    units: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
     truth: LogDensity | None = field(default=None, compare=False)
     notes: str = ""

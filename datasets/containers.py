@@ -32,11 +32,13 @@ class Plain:
         missing: bool, like `values`: True where the container marks an entry as missing; None where it marks none.
             `values` holds anything there.
         told: what was decided about it, or None.
+        unit: of numbers that were dates or spans of time, else "".
     """
 
     values: Array
     missing: Array | None = None
     told: Decision | None = None
+    unit: str = ""
 
     @property
     def text(self) -> bool:
@@ -175,7 +177,7 @@ def _dates(name: str, array: Array, missing: Array | None) -> Plain:
     # microseconds keep what float64 can hold of a day, and reach farther than nanoseconds
     values = span.astype("timedelta64[us]").astype(np.int64) / 86_400e6
     told = Decision("dates", f"{name!r}: numbers, {unit}", f"categorical={name}")
-    return Plain(values, gone if gone.any() else None, told)
+    return Plain(values, gone if gone.any() else None, told, unit)
 
 
 def _text(array: Array, missing: Array | None) -> Plain:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from phlogiston.inference.query.answer import Answer
     from phlogiston.inference.query.ask import query
     from phlogiston.inference.query.evidence import HalfSpace, Known, Near, OneOf, Within
+    from phlogiston.inference.query.explain import explain
     from phlogiston.inference.query.kinds.sum import Sum
     from phlogiston.inference.svi.engine import fit
     from phlogiston.inference.svi.stages import Stage
@@ -65,6 +66,7 @@ __all__ = [
     "Within",
     "WorldModel",
     "datasets",
+    "explain",
     "fit",
     "load",
     "query",
@@ -86,6 +88,7 @@ __getattr__ = lazy(
         "query": "inference.query.ask",
         "Answer": "inference.query.answer",
         **dict.fromkeys(("HalfSpace", "Known", "Near", "OneOf", "Within"), "inference.query.evidence"),
+        "explain": "inference.query.explain",
         "Sum": "inference.query.kinds.sum",
         "DRMM": "systems.drmm.system",
         "MDN": "systems.mdn.system",

@@ -217,6 +217,7 @@ def unknown_names_are_refused(fitted: Fitted) -> None:
     for action, name in (
         (lambda: system.evaluate(fitted.data, ["no_such_metric"]), "no_such_metric"),
         (lambda: system.query({"no_such_site": 1.0}), "no_such_site"),
+        (lambda: system.query("no_such_column >= 1"), "no_such_column"),
         (lambda: system.query(method="no_such_method"), "no_such_method"),
         (lambda: type(system)(no_such_option=1), "no_such_option"),
         (lambda: type(system)(preset="no_such_preset"), "no_such_preset"),

@@ -29,6 +29,7 @@ from phlogiston.inference.svi.engine import History, Stage, fit
 from phlogiston.systems.evaluation import COMMON_METRICS, Evaluation, MetricFunction
 from phlogiston.systems.inputs import coerce
 from phlogiston.systems.options import preset_options, validate_options
+from phlogiston.systems.words import InWords, in_words
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -52,7 +53,7 @@ def identify(content: Mapping[str, Any], where: str | Path) -> str:
     return name
 
 
-class System:
+class System(InWords):
     """A model/guide pair as a product.
 
     Args:
@@ -175,6 +176,7 @@ class System:
             torch.cat(errors) if len(errors) == len(scores) else None,
         )
 
+    @in_words
     def query(
         self,
         evidence: Any = None,
@@ -187,8 +189,9 @@ class System:
         """Sample everything else given what is known.
 
         Args:
-            evidence: site -> `Known`, `Near`, `Within`, `HalfSpace` or `OneOf`, or several of them; see
-                `inference.query.evidence`.
+            evidence: statements about columns ("age >= 40", "label in {3, 8}", see `inference.query.text`), any number
+                of them, or mappings: column -> value, or site -> `Known`, `Near`, `Within`, `HalfSpace` or `OneOf`, or
+                several of them; see `inference.query.evidence`.
             ask: sites to return; all by default.
             num_samples: per row of evidence.
             method: `"auto"` takes the system's own path where it has one, else importance sampling with the guide as
@@ -334,6 +337,8 @@ class System:
         if steps is not None:
             self.config = validate_options(self.name, {**dataclasses.asdict(self.config), "steps": steps})
         self.schema = self.describe(train, meta)
+        if meta is not None and meta.units:
+            self.schema["units"] = dict(meta.units)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self.build()

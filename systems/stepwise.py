@@ -17,6 +17,7 @@ from phlogiston.models.generation import Stream, export_step
 from phlogiston.models.stepwise import Choice, Stepwise, select
 from phlogiston.systems.base import System
 from phlogiston.systems.inputs import rows_of
+from phlogiston.systems.words import in_words
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -110,6 +111,7 @@ class StepwiseSystem(System):
         """Keep drawn steps within the limits of the data; what is returned is fed back."""
         return value
 
+    @in_words
     def query(
         self,
         evidence: Any = None,

@@ -145,9 +145,14 @@ def sample(run: str | Path, n: int, seed: int = 0, sets: Mapping[str, str] | Non
 
 
 def query(
-    run: str | Path, evidence: str | Path, n: int = 1000, seed: int = 0, sets: Mapping[str, str] | None = None
+    run: str | Path,
+    evidence: str | Path | None = None,
+    n: int = 1000,
+    seed: int = 0,
+    sets: Mapping[str, str] | None = None,
+    statements: Sequence[str] = (),
 ) -> tuple[Answer, dict[str, Any], str]:
-    """Ask a trained system the question in a file.
+    """Ask a trained system a question in words, in a file, or both together.
 
     Args:
         run: a run folder, or what `System.save` wrote.
@@ -155,6 +160,7 @@ def query(
         n: how many samples.
         seed: equal seeds give equal samples.
         sets: option of the system's `query` -> text.
+        statements: such as "age >= 40"; see `inference.query.text`.
 
     Returns:
         The answer, what is worth knowing of it as JSON, and the same as text.
@@ -167,9 +173,9 @@ def query(
 
     system = systems.load(run)
     columns, categories = system.vocabulary()
-    question = evidence_files.load(evidence, columns, categories)
+    told = [] if evidence is None else [evidence_files.load(evidence, columns, categories, system.dates())]
     options = _call_options(system, sets or {}, "query")
-    answer = system.query(question, num_samples=n, seed=seed, **options)
+    answer = system.query(*told, *statements, num_samples=n, seed=seed, **options)
     return answer, *describe(answer, columns, categories)
 
 

@@ -140,6 +140,7 @@ def load(
         columns=first.names,
         categorical=labels,
         image_shape=first.image_shape if columns is None else None,
+        units={name: unit for name, unit in first.units.items() if name in first.names},
         decisions=(*dict.fromkeys(d for part in prepared for d in part.decisions), *_told(prepared)),
     )
 
@@ -165,6 +166,7 @@ def whole(data: Any, numeric: Collection[str] = ()) -> tuple[Split, Meta]:
         columns=table.names,
         categorical=labels,
         image_shape=table.image_shape,
+        units=table.units,
         decisions=(*table.decisions, *_told([table])),
     )
     return split, meta
@@ -286,6 +288,7 @@ class _Reader:
         if self.names is not None:
             if len(self.names) != len(table.names):
                 raise ShapeError(f"names has {len(self.names)} entries for {len(table.names)} columns: {table.names}.")
+            table.units = {self.names[table.names.index(name)]: unit for name, unit in table.units.items()}
             table.names = tuple(self.names)
         return table
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from phlogiston.datasets.base import Array, Decision
-from phlogiston.datasets.containers import MISSING
+from phlogiston.datasets.containers import EPOCH, MISSING
 from phlogiston.datasets.readers.number_text import bare, decimal_marks, number, read_dates, read_numbers
 from phlogiston.errors import DataError
 
@@ -30,12 +30,14 @@ class Columns:
         rows: how many.
         numeric: name -> float64 (rows,), NaN where missing.
         text: name -> entries, None where missing.
+        units: name -> unit of numbers that were dates.
         told: what was decided.
     """
 
     rows: int
     numeric: dict[str, Array] = field(default_factory=dict)
     text: dict[str, list[str | None]] = field(default_factory=dict)
+    units: dict[str, str] = field(default_factory=dict)
     told: list[Decision] = field(default_factory=list)
 
 
@@ -114,6 +116,8 @@ def _sort(
         if special is not None:
             found.numeric[name], said = special
             topic = "dates" if said.startswith("dates") else "numbers"
+            if topic == "dates":
+                found.units[name] = EPOCH
             marks = {"decimal mark ','": "decimal=.", "decimal mark '.'": "decimal=,"}
             option = next((o for words, o in marks.items() if words in said), f"categorical={name}")
             found.told.append(Decision(topic, f"column {name!r}: {said}", option))

@@ -37,6 +37,7 @@ class Table:
         text: name -> the entries of a text column, None where missing.
         extra: name -> other arrays with one entry per row, passed on as they are (`mask` and `weight` among them).
         image_shape: shape of a picture when `x` holds flattened pictures.
+        units: name -> unit of a column's numbers, where it is known.
         decisions: what was decided about the data, for people.
         whole: names in `text` whose entries came as whole numbers.
         precision: the number format of `x` as it came, `"float64"` or `"float32"`.
@@ -48,6 +49,7 @@ class Table:
     text: dict[str, list[str | None]] = field(default_factory=dict)
     extra: dict[str, Array] = field(default_factory=dict)
     image_shape: tuple[int, ...] | None = None
+    units: dict[str, str] = field(default_factory=dict)
     decisions: list[Decision] = field(default_factory=list)
     whole: set[str] = field(default_factory=set)
     precision: str = "float64"
@@ -78,7 +80,7 @@ def read(
             path, header=header, delimiter=delimiter, decimal=decimal, categorical=categorical, columns=columns
         )
         x = np.array(list(found.numeric.values()), dtype=np.float64).T.reshape(found.rows, len(found.numeric))
-        return Table(str(path), x, tuple(found.numeric), found.text, decisions=found.told)
+        return Table(str(path), x, tuple(found.numeric), found.text, units=found.units, decisions=found.told)
     if suffix in (".npz", ".npy"):
         arrays = _load_arrays(path)
         if arrays.keys() == {"x"} and is_frame(arrays["x"]):
@@ -296,6 +298,8 @@ def from_columns(columns: Mapping[str, Plain], source: str) -> Table:
             table.decisions.append(Decision("labels", f"column {name!r}: {what}, {len(known)} categories"))
         else:
             numeric[name] = value.numbers(name, source)
+            if value.unit:
+                table.units[name] = value.unit
     table.names = tuple(numeric)
     table.x = np.array(list(numeric.values())).T.reshape(rows, len(numeric))
     kinds = {columns[name].values.dtype for name in numeric}

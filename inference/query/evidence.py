@@ -42,6 +42,7 @@ __all__ = [
     "OneOf",
     "Question",
     "Within",
+    "as_evidence",
     "from_json",
     "normalise",
     "read_piece",
@@ -83,17 +84,22 @@ def normalise(evidence: Question | None, sites: Iterable[str] | None = None) -> 
     for name, given in evidence.items():
         if valid is not None and name not in valid:
             raise EvidenceError(unknown_message("site", name, valid))
-        result[name] = _pieces(name, given)
+        result[name] = as_evidence(name, given)
     return result
 
 
-def _pieces(name: str, given: Any) -> tuple[Evidence, ...]:
+def as_evidence(name: str, given: Any) -> tuple[Evidence, ...]:
+    """What is said of a site, plain values included (`Known`; sets mean `OneOf`), as evidence.
+
+    Raises:
+        EvidenceError: something that is no evidence.
+    """
     if isinstance(given, Evidence):
         return (given,)
     if isinstance(given, set | frozenset):
         return (OneOf(given),)
     if isinstance(given, Sequence) and not isinstance(given, str) and any(isinstance(g, Evidence) for g in given):
-        return tuple(piece for g in given for piece in _pieces(name, g))
+        return tuple(piece for g in given for piece in as_evidence(name, g))
     if isinstance(given, Sequence) and len(given) == 0:
         return ()
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ def load(
     path: str | Path,
     columns: Mapping[str, Sequence[str]] | None = None,
     categories: Mapping[str, Sequence[str]] | None = None,
+    dates: Collection[str] = (),
 ) -> dict[str, tuple[Evidence, ...]]:
     """Read a question from `.json` (saved or hand-written) or `.npz` (saved, or plain arrays).
 
@@ -55,9 +56,10 @@ def load(
         path: the file.
         columns: site -> names of its entries, for hand-written statements.
         categories: categorical site -> names of its values.
+        dates: names of columns that hold days since 1970-01-01.
 
     Raises:
-        EvidenceError: a missing or unreadable file, or what `evidence_text.parse` raises.
+        EvidenceError: a missing or unreadable file, or what `text.parse` raises.
     """
     source = Path(path)
     if not source.is_file():
@@ -74,7 +76,7 @@ def load(
         data = json.loads(source.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise EvidenceError(f"{source} is not valid JSON: {error}") from error
-    return parse(data, columns or {}, categories or {})
+    return parse(data, columns or {}, categories or {}, dates)
 
 
 def _from_arrays(arrays: dict[str, np.ndarray]) -> dict[str, tuple[Evidence, ...]]:

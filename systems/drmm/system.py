@@ -40,6 +40,7 @@ from phlogiston.systems.drmm.scoring import chunks, importance, varying_columns
 from phlogiston.systems.drmm.training import DeadComponents, DepthMonitor, residual_kmeans
 from phlogiston.systems.options import from_config
 from phlogiston.systems.table_rows import categories, fitting_rows
+from phlogiston.systems.words import in_words
 
 if TYPE_CHECKING:
     from phlogiston.inference.query.answer import Answer
@@ -346,6 +347,7 @@ class DRMM(System):
         for rows, _ in chunks(self.model, self.schema, fitting_rows(self, x, mask), width, None):
             yield self.model.find(rows["x"], width=width, mask=rows.get("mask"))
 
+    @in_words
     def query(
         self,
         evidence: Mapping[str, Any] | None = None,

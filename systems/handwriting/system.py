@@ -32,6 +32,7 @@ from phlogiston.systems.handwriting.config import Config as HandwritingConfig
 from phlogiston.systems.inputs import rows_of
 from phlogiston.systems.options import from_config
 from phlogiston.systems.stepwise import StepwiseSystem, consume_rows, make_choice
+from phlogiston.systems.words import in_words
 
 if TYPE_CHECKING:
     from phlogiston.inference.query.answer import Answer
@@ -270,6 +271,7 @@ class HandwritingModel(StepwiseSystem):
             _, phi = self.model.predictions(ended, text)
         return phi.argmax(-1)[:, :-1], phi[:, :-1]
 
+    @in_words
     def query(
         self,
         evidence: Any = None,

@@ -15,7 +15,10 @@ from torch.nn import functional
 
 from phlogiston.datasets.base import Meta
 from phlogiston.datasets.standardise import standardise, tell_wild
-from phlogiston.errors import ConfigError, DataError, ShapeError, unknown_name
+from phlogiston.errors import ConfigError, DataError, EvidenceError, ShapeError, unknown_name
+from phlogiston.inference.query.compilation import count_rows
+from phlogiston.inference.query.evidence import as_evidence, normalise
+from phlogiston.inference.query.kinds.known import Known
 from phlogiston.systems.table_rows import categories
 
 
@@ -62,6 +65,34 @@ def input_names(schema: Mapping[str, Any]) -> list[str]:
     target = set(schema["target"] or ())
     names = [name for i, name in enumerate(schema["columns"]) if i not in target]
     return names + [f"{name}={label}" for name, labels in schema["categorical"].items() for label in labels]
+
+
+def with_categories(schema: Mapping[str, Any], evidence: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """Evidence with categorical inputs as entries of `x`, where the network has one per label.
+
+    Raises:
+        EvidenceError: several labels, for the network has no distribution of its inputs.
+    """
+    given = {name: evidence[name] for name in schema["categorical"] if evidence and name in evidence}
+    if not given or evidence is None:
+        return evidence
+    names = input_names(schema)
+    told = normalise(given)
+    rows = count_rows(told, ())
+    values, mask = torch.zeros(rows or 1, len(names)).double(), torch.zeros(rows or 1, len(names), dtype=torch.bool)
+    for name, said in told.items():
+        labels = schema["categorical"][name]
+        for row in range(rows or 1):
+            left = [codes for one in said if (codes := one.restrict_category(name, labels, row)) is not None]
+            if any(len(codes) > 1 for codes in left):
+                raise EvidenceError(f"{name!r} is an input, which has no distribution here: give it one value")
+            for code in [codes[0] for codes in left]:
+                first = names.index(f"{name}={labels[0]}")
+                mask[row, first : first + len(labels)] = True
+                values[row, first + code] = 1.0
+    known = Known(values, mask) if rows else Known(values[0], mask[0])
+    rest = {name: said for name, said in evidence.items() if name not in given}
+    return {**rest, "x": [*as_evidence("x", rest.get("x", ())), known]}
 
 
 def inputs(schema: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Tensor:

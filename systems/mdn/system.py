@@ -44,6 +44,7 @@ from phlogiston.systems.mdn.query import MDNQuery
 from phlogiston.systems.mdn.training import KeepBest
 from phlogiston.systems.options import from_config
 from phlogiston.systems.table_rows import fitting_rows
+from phlogiston.systems.words import in_words
 
 if TYPE_CHECKING:
     from phlogiston.inference.query.answer import Answer
@@ -330,6 +331,7 @@ class MDN(System):
         value: Tensor = mixture.interval_log_prob(targets, grid) if grid else mixture.log_prob(targets)
         return value
 
+    @in_words
     def query(
         self,
         evidence: Any = None,
@@ -370,12 +372,17 @@ class MDN(System):
             self.config.weight_samples if random else 1,
             self.vocabulary()[0],
         )
+        evidence = mdn_rows.with_categories(self.schema, evidence)
         return answerer.ask(evidence, ask, num_samples, method=method, num_particles=num_particles, seed=seed)
 
     def vocabulary(self) -> tuple[dict[str, Sequence[str]], dict[str, Sequence[str]]]:
-        """Names evidence may be written in: the inputs as `x` (labels of categories one by one), the targets as `y`."""
+        """Names evidence may be written in: inputs as `x` (labels of categories one by one), targets as `y`."""
         self._need_fit()
-        return {"x": tuple(mdn_rows.input_names(self.schema)), "y": tuple(self.schema["targets"])}, {}
+        names: dict[str, Sequence[str]] = {
+            "x": tuple(mdn_rows.input_names(self.schema)),
+            "y": tuple(self.schema["targets"]),
+        }
+        return names, dict(self.schema["categorical"])
 
     @classmethod
     def demo(cls, quick: bool = False) -> list[dict[str, Any]]:

@@ -39,6 +39,7 @@ from phlogiston.systems.scene.config import Config as SceneConfig
 from phlogiston.systems.scene.memory import Memory, check_poses, check_views, observe
 from phlogiston.systems.scene.training import Report
 from phlogiston.systems.scene.video import kept_memory, turn_video
+from phlogiston.systems.words import in_words
 
 if TYPE_CHECKING:
     from phlogiston.inference.query.answer import Answer
@@ -290,6 +291,7 @@ class Scene(System):
         drawn = self.sample_views(memory, poses, num_samples, temperature=temperature, seed=seed)
         return (drawn[0] if num_samples == 1 else drawn), poses
 
+    @in_words
     def query(
         self,
         evidence: Any = None,

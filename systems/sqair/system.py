@@ -39,6 +39,7 @@ from phlogiston.systems.sqair.videos import (
     scaled,
     statistics,
 )
+from phlogiston.systems.words import in_words
 
 if TYPE_CHECKING:
     from phlogiston.inference.query.answer import Answer
@@ -383,6 +384,7 @@ class SQAIR(System):
                 errors.append(error)
         return Score(torch.cat(values), "lower bound", torch.cat(errors))
 
+    @in_words
     def query(
         self,
         evidence: Any = None,

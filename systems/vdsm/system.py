@@ -43,6 +43,7 @@ from phlogiston.systems.vdsm.config import Config as VDSMConfig
 from phlogiston.systems.vdsm.query import query_clip
 from phlogiston.systems.vdsm.stages import ENCODER_PARTS, FRAME_PARTS, stages
 from phlogiston.systems.vdsm.training import Aggregate, Clips
+from phlogiston.systems.words import in_words
 
 SHARED = (  # options that a run whose stage 1 is taken must agree in
     "experts", "pose", "encoder", "encoder_widths", "features", "decoder_widths", "bank", "rank", "identity",
@@ -249,6 +250,7 @@ class VDSM(ClipOperations):
                 errors.append(error)
         return Score(torch.cat(values), "lower bound", torch.cat(errors) if num_particles > 1 else None)
 
+    @in_words
     def query(
         self,
         evidence: Any = None,

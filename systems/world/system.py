@@ -35,6 +35,7 @@ from phlogiston.systems.calls import at_least, evaluating
 from phlogiston.systems.frames import mean_colour, refuse_zeros_and_ones
 from phlogiston.systems.inputs import rows_of
 from phlogiston.systems.options import from_config
+from phlogiston.systems.words import in_words
 from phlogiston.systems.world.agent_training import AgentVerbs
 from phlogiston.systems.world.config import PRESETS
 from phlogiston.systems.world.config import Config as WorldConfig
@@ -243,6 +244,7 @@ class WorldModel(AgentVerbs):
         known = [error for error in errors if error is not None]
         return Score(torch.cat(values), "lower bound", torch.cat(known) if len(known) == len(errors) else None)
 
+    @in_words
     def query(
         self,
         evidence: Any = None,

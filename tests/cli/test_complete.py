@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -39,9 +40,13 @@ def offered(words: str, folder: Path) -> list[str]:
         ("phlogiston sample runs/", {"runs/mine"}),
         ("phlogiston train nobody --preset ", set()),
         ("phlogiston train drmm --st", {"--steps"}),
+        ("phlogiston query runs/mine be", {"belt"}),
+        ("phlogiston query runs/mine si", {"side", "=", "left", "right"}),  # one offer a line: `side = left`
     ],
 )
 def test_a_tab_offers_what_fits(tmp_path: Path, words: str, offers: set[str]) -> None:
     (tmp_path / "measurements.csv").write_text("a,b\n1,2\n")
     (tmp_path / "runs" / "mine").mkdir(parents=True)
+    schema = {"columns": ["belt", "age"], "categorical": {"side": ["left", "right"]}}
+    (tmp_path / "runs" / "mine" / "config.json").write_text(json.dumps({"config": {"schema": schema}}))
     assert set(offered(words, tmp_path)) == offers

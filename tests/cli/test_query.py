@@ -41,6 +41,24 @@ def test_every_written_sample_satisfies_the_question(model: Path, tmp_path: Path
         assert (answer["side"] == 1).all()
 
 
+def test_a_question_needs_no_file(model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "answer.npz"
+    with pytest.raises(SystemExit) as ended:
+        main(["query", str(model), "-0.5 <= x0 <= 1.5", "2*x1 - x0 >= 0.3", "side = 1", "-n", "50", "--out", str(out)])
+    assert not ended.value.code
+    with np.load(out) as answer:
+        x = answer["x"]
+        assert ((x[:, 0] >= -0.5) & (x[:, 0] <= 1.5) & (2 * x[:, 1] - x[:, 0] >= 0.3)).all()
+        assert (answer["side"] == 1).all()
+
+
+def test_words_and_a_file_are_one_question(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ask(model, ["x0 = 0.25"], tmp_path, "side = 1", "--json") == 0
+    both = json.loads(capsys.readouterr().out)["log_evidence"]
+    assert ask(model, ["x0 = 0.25", "side = 1"], tmp_path, "--json") == 0
+    assert both == json.loads(capsys.readouterr().out)["log_evidence"]
+
+
 def test_json_gives_one_object_with_the_diagnostics(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -128,6 +128,18 @@ class Evidence:
         """The values of a categorical site that this leaves; None where it says nothing."""
         raise EvidenceError(f"{name!r} is categorical: use Known or OneOf, not {type(self).__name__}")
 
+    def about_entry(self, site: str, entry: int) -> list[Statement]:
+        """The same about one entry of a vector site, where it holds single numbers.
+
+        Raises:
+            EvidenceError: it cannot be said of one column.
+        """
+        raise EvidenceError(f"{type(self).__name__} is about a site, not about one column of it")
+
+    def sentences(self, names: Sequence[str], row: int) -> list[str]:
+        """What it says about the entries of a vector site, as statements of the text form; `names` stand in them."""
+        raise NotImplementedError
+
     def is_categorical(self, entries: int, width: int) -> bool:
         """Whether this speaks about the categories of a discrete site, not about its entries as numbers.
 
@@ -196,6 +208,35 @@ def check_broadcast(what: str, *tensors: Tensor) -> None:
     except RuntimeError as error:
         shapes = ", ".join(str(tuple(t.shape)) for t in tensors)
         raise EvidenceError(f"{what} do not fit together: shapes {shapes} do not broadcast") from error
+
+
+def entries_of(value: Tensor, size: int, row: int) -> list[float]:
+    """One number per entry of a vector site: those of a row of evidence, where there are several."""
+    wide = value.double().broadcast_to(*value.shape[:-1], size) if value.dim() else value.double().expand(size)
+    flat = wide.reshape(-1, size)
+    return flat[row if len(flat) > 1 else 0].tolist()
+
+
+def only_number(value: Tensor, what: str) -> float:
+    """The number of evidence about one column."""
+    if value.numel() != 1:
+        raise EvidenceError(f"{what} has shape {tuple(value.shape)}; evidence about one column holds one number")
+    return float(value)
+
+
+def number(value: float) -> str:
+    """A number in the fewest digits that bring it back."""
+    return f"{value:.15g}" if float(f"{value:.15g}") == value else repr(value)
+
+
+def linear(terms: Sequence[float], names: Sequence[str]) -> str:
+    """Coefficients and names as a sum: `2*x - y`."""
+    text = ""
+    for slope, name in zip(terms, names, strict=True):
+        if slope:
+            size = name if abs(slope) == 1 else f"{number(abs(slope))}*{name}"
+            text += (" - " if slope < 0 else " + ") + size if text else ("-" if slope < 0 else "") + size
+    return text
 
 
 def unknown_message(kind: str, name: object, choices: Iterable[str]) -> str:

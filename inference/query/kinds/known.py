@@ -11,7 +11,16 @@ import torch
 from torch import Tensor
 
 from phlogiston.errors import EvidenceError
-from phlogiston.inference.query.kinds.base import Evidence, Statement, as_tensor, category, check_broadcast
+from phlogiston.inference.query.kinds.base import (
+    Evidence,
+    Statement,
+    as_tensor,
+    category,
+    check_broadcast,
+    entries_of,
+    number,
+    only_number,
+)
 from phlogiston.inference.query.kinds.vector import Vector
 
 
@@ -86,6 +95,19 @@ class Known(Evidence):
         for entry, value in found.items():
             values[entry], mask[entry] = value, True
         return [Known(values, mask)]
+
+    def about_entry(self, site: str, entry: int) -> list[Statement]:
+        """`name = value`."""
+        if isinstance(self.value, str) or self.mask is not None:
+            raise EvidenceError("Known of one column is a number, without a mask")
+        return [Statement(site, (), "=", {entry: 1.0}, -only_number(self.value, "Known.value"))]
+
+    def sentences(self, names: Sequence[str], row: int) -> list[str]:
+        """`name = value`, entry by entry; of a fraction of a mask it says so."""
+        values = entries_of(self.value, len(names), row)
+        mask = [1.0] * len(names) if self.mask is None else entries_of(self.mask, len(names), row)
+        told = [(name, value, share) for name, value, share in zip(names, values, mask, strict=True) if share > 0]
+        return [f"{n} = {number(v)}" + (f"  (with mask {m:g})" if m < 1 else "") for n, v, m in told]
 
     def restrict_vector(self, what: str, vector: Vector, row: int) -> None:
         """Fix entries; those with a fraction for a mask are observed with noise."""

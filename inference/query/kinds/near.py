@@ -11,7 +11,16 @@ import numpy as np
 import torch
 
 from phlogiston.errors import EvidenceError
-from phlogiston.inference.query.kinds.base import Evidence, Statement, as_tensor, as_weight, check_broadcast
+from phlogiston.inference.query.kinds.base import (
+    Evidence,
+    Statement,
+    as_tensor,
+    as_weight,
+    check_broadcast,
+    entries_of,
+    number,
+    only_number,
+)
 from phlogiston.inference.query.kinds.vector import Vector
 
 
@@ -75,6 +84,20 @@ class Near(Evidence):
                     mean[entry], sd[entry] = pairs[turn]
             found.append(Near(mean, sd))
         return found
+
+    def about_entry(self, site: str, entry: int) -> list[Statement]:
+        """`name ~ mean +- sd`."""
+        if only_number(self.weight, "Near.weight") != 1:
+            raise EvidenceError("a weight is for evidence about a whole site")
+        mean, sd = only_number(self.mean, "Near.mean"), only_number(self.sd, "Near.sd")
+        return [Statement(site, (), "~", {entry: 1.0}, -mean, sd)] if math.isfinite(sd) else []
+
+    def sentences(self, names: Sequence[str], row: int) -> list[str]:
+        """`name ~ mean +- sd`, entry by entry."""
+        mean, sd = (entries_of(value, len(names), row) for value in (self.mean, self.sd))
+        return [
+            f"{name} ~ {number(m)} +- {number(s)}" for name, m, s in zip(names, mean, sd, strict=True) if s < math.inf
+        ]
 
     def restrict_vector(self, what: str, vector: Vector, row: int) -> None:
         """Observe every entry with a finite standard deviation."""

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 
 from phlogiston.errors import EvidenceError
-from phlogiston.inference.query.kinds.base import Evidence, Statement, as_tensor
+from phlogiston.inference.query.kinds.base import Evidence, Statement, as_tensor, linear, number
 from phlogiston.inference.query.kinds.vector import Vector
 
 
@@ -54,6 +54,10 @@ class Sum(Evidence):
     def from_statements(cls, statements: Sequence[Statement]) -> list[Evidence]:
         """One equality for each."""
         return [Sum(torch.stack([s.row() for s in statements]), [-s.constant for s in statements])]
+
+    def sentences(self, names: Sequence[str], row: int) -> list[str]:
+        """A sum of columns and its value, one by one."""
+        return [f"{linear(a, names)} = {number(b)}" for a, b in zip(self.a.tolist(), (self.b).tolist(), strict=True)]
 
     def restrict_vector(self, what: str, vector: Vector, row: int) -> None:
         """Add the equalities; they are the same for all rows of evidence."""

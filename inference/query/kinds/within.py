@@ -11,7 +11,16 @@ import numpy as np
 import torch
 
 from phlogiston.errors import EvidenceError
-from phlogiston.inference.query.kinds.base import Evidence, Statement, as_tensor, as_weight, check_broadcast
+from phlogiston.inference.query.kinds.base import (
+    Evidence,
+    Statement,
+    as_tensor,
+    as_weight,
+    check_broadcast,
+    entries_of,
+    number,
+    only_number,
+)
 from phlogiston.inference.query.kinds.vector import Vector
 
 
@@ -74,6 +83,25 @@ class Within(Evidence):
                     f"{names[entry]!r} would lie between {float(low[entry]):g} and {float(high[entry]):g}: impossible"
                 )
         return [Within(low, high)]
+
+    def about_entry(self, site: str, entry: int) -> list[Statement]:
+        """`name >= lower` and `name <= upper`."""
+        if only_number(self.weight, "Within.weight") != 1:
+            raise EvidenceError("a weight is for evidence about a whole site")
+        low, high = only_number(self.lower, "Within.lower"), only_number(self.upper, "Within.upper")
+        told = [Statement(site, (), ">=", {entry: 1.0}, -low)] if low > -math.inf else []
+        return told + ([Statement(site, (), ">=", {entry: -1.0}, high)] if high < math.inf else [])
+
+    def sentences(self, names: Sequence[str], row: int) -> list[str]:
+        """`lower <= name <= upper`, entry by entry."""
+        told = []
+        limits = (entries_of(value, len(names), row) for value in (self.lower, self.upper))
+        for name, low, high in zip(names, *limits, strict=True):
+            if low > -math.inf and high < math.inf:
+                told.append(f"{number(low)} <= {name} <= {number(high)}")
+            elif low > -math.inf or high < math.inf:
+                told.append(f"{name} >= {number(low)}" if low > -math.inf else f"{name} <= {number(high)}")
+        return told
 
     def restrict_vector(self, what: str, vector: Vector, row: int) -> None:
         """Narrow the box."""

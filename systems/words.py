@@ -1,0 +1,87 @@
+"""Questions to a system in words: what `query` is given is read with the system's names before it is answered."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from phlogiston.datasets.containers import EPOCH
+from phlogiston.errors import EvidenceError
+
+if TYPE_CHECKING:
+    from phlogiston.inference.query.answer import Answer
+
+
+class InWords:
+    """What a system understands of questions; `vocabulary` gives the names."""
+
+    schema: dict[str, Any]
+
+    def vocabulary(self) -> tuple[dict[str, Sequence[str]], dict[str, Sequence[str]]]:
+        """Names evidence may be written in: site -> its columns, and categorical site -> its categories."""
+        raise NotImplementedError(f"{type(self).__name__} must define vocabulary()")
+
+    def question(self, *evidence: Any) -> dict[str, Any]:
+        """Read what `query` takes: site -> evidence.
+
+        Raises:
+            EvidenceError: what cannot be read; an unknown name comes with the nearest one.
+        """
+        from phlogiston.inference.query.text import question
+
+        return question(evidence, *self.vocabulary(), self.dates())
+
+    def explain(self, *evidence: Any) -> None:
+        """Print what `query` understands of a question: what is known, statement by statement, and what is sampled."""
+        from phlogiston.inference.query import explain
+
+        columns, categories = self.vocabulary()
+        given = self.question(*evidence)
+        print("\n".join(explain.explained(given, columns, categories, self.dates())))
+        sampled = explain.unmentioned(given, columns, categories)
+        print(f"sampled: {explain.listed(sampled) if sampled else 'nothing, all is known'}")
+
+    def dates(self) -> list[str]:
+        """Names of the columns that hold dates, as days since 1970-01-01."""
+        return [name for name, unit in (self.schema.get("units") or {}).items() if unit == EPOCH]
+
+
+def in_words(query: Callable[..., Answer]) -> Callable[..., Answer]:
+    """Let a system's `query` take statements and columns by name, any number of them, beside evidence by site.
+
+        system.query("age >= 40", "label in {3, 8}", num_samples=500)
+        system.query({"age": 50, "income": [2000, None]}, "2*x0 - x1 >= 0.3")
+
+    The method itself sees one mapping of sites to evidence. After the first argument a text or a mapping is more
+    evidence; a list is `ask`, and a number after it `num_samples`.
+    """
+
+    @functools.wraps(query)
+    def asked(self: InWords, *evidence: Any, **options: Any) -> Answer:
+        given = [options.pop("evidence")] if "evidence" in options else []
+        rest = list(evidence)
+        while rest and (not given or isinstance(rest[0], str | Mapping)):
+            given.append(rest.pop(0))
+        if all(item is None for item in given):
+            return query(self, None, *rest, **options)
+        asked_for = self.question(*given)
+        try:
+            return query(self, asked_for, *rest, **options)
+        except EvidenceError as error:
+            raise _with_columns(self, error, asked_for) from error
+
+    return asked
+
+
+def _with_columns(system: InWords, error: EvidenceError, asked_for: Mapping[str, Any]) -> EvidenceError:
+    """An error about an unknown site that names the columns, too."""
+    from phlogiston.inference.query.evidence import unknown_message
+
+    columns, categories = system.vocabulary()
+    for name in asked_for:
+        if f"unknown site {name!r}" in str(error) and name not in columns and name not in categories:
+            names = [*(n for own in columns.values() for n in own), *categories]
+            if names:
+                return EvidenceError(unknown_message("site or column", name, [*names, *columns]))
+    return error
