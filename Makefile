@@ -40,8 +40,9 @@ format: dev      ## rewrite the code in the house format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: dev       ## speed ratios within one run
-	$(BIN)/python -P -m pytest benchmarks -m bench -q -s
+bench: dev       ## speed ratios within one run; rewrites docs/results/bench.json and its table
+	$(BIN)/python -P -m pytest benchmarks -m bench -q -s; \
+	reached=$$?; $(BIN)/python docs/tables.py && exit $$reached
 
 learn: dev       ## the full CPU recipes (SYSTEM=drmm selects one); rewrites docs/results and the tables
 	$(BIN)/python -P -m pytest tests/learn -m learn --timeout 0 -s $(if $(SYSTEM),-k $(SYSTEM)); \

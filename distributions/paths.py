@@ -214,8 +214,8 @@ class ResidualNormal(TorchDistribution):
         log_scale = self.scale.log().to(u.dtype)
         log_det = -log_scale * known
         for frame, code in zip(self.layers[:depth], self.codes.unbind(-1), strict=True):
-            u, part = frame.whiten(u, code)
-            log_det = log_det + part * known
+            u = frame.whiten(u, code)
+            log_det = log_det + frame.log_diagonal(code) * known
         last = self.layers[depth - 1]
         if isinstance(last, ShiftFrame):
             s = last.noise_log_scale()

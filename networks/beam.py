@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from phlogiston.networks.frames import Frame, ShiftFrame
+from phlogiston.networks.frames import Frame, ShiftFrame, squared_norm
 from phlogiston.networks.path_priors import PathPriorModule
 
 LOG_2PI = math.log(2 * math.pi)
@@ -157,7 +157,7 @@ class _Whitened:
         if self.mask is not None:
             self._children = self._children * self.mask[:, None, None, :]
         self._base = self._children_base(frame, log_conditional)
-        return self._density(frame, self._children.square().sum(-1).flatten(1), self._base)
+        return self._density(frame, squared_norm(self._children).flatten(1), self._base)
 
     def _children_base(self, frame: Frame, log_conditional: Tensor) -> Tensor:
         log_det = frame.log_det() if self.mask is None else frame.log_det(self.mask).unsqueeze(1)
@@ -177,7 +177,7 @@ class _Whitened:
     def guess(self, frame: Frame, log_conditional: Tensor) -> Tensor:
         """`expand` by matrix products, good enough to choose by: squares are multiplied out, rounding and all."""
         if frame.full:
-            square = frame.whiten_all(self.residual).square().sum(-1)
+            square = frame.square_distances(self.residual)
         else:
             u = self.residual if self.mask is None else self.residual * self.mask.unsqueeze(1)
             w = frame.inverse_scale().square().expand(frame.num_components, frame.features)
@@ -187,13 +187,13 @@ class _Whitened:
 
     def advance(self, frame: Frame, log_conditional: Tensor, parent: Tensor, code: Tensor) -> Tensor:
         """Go on with children (N, M') named by parent and component; their exact scores, as `expand`: (N, M')."""
-        residual, log_det = frame.whiten(_rows(self.residual, parent), code)
-        if self.mask is not None:
-            residual, log_det = residual * self.mask.unsqueeze(1), log_det * self.mask.unsqueeze(1)
-        table = log_conditional.expand(len(parent), self.residual.shape[1], -1).flatten(1)
-        prior = table.gather(1, parent * frame.num_components + code)
-        self.residual, self.base = residual, self.base.gather(1, parent) + prior + log_det.sum(-1)
-        return self._density(frame, residual.square().sum(-1), self.base)
+        # many features a row: picked as rows of one table, whose gradients are added up row by row
+        row = parent + torch.arange(len(parent), device=parent.device).unsqueeze(1) * self.residual.shape[1]
+        residual = frame.whiten(functional.embedding(row, self.residual.flatten(0, 1)), code)
+        self.residual = residual if self.mask is None else residual * self.mask.unsqueeze(1)
+        table = self._children_base(frame, log_conditional).expand(len(parent), -1)
+        self.base = table.gather(1, parent * frame.num_components + code)
+        return self._density(frame, squared_norm(self.residual), self.base)
 
 
 class _Marginal:

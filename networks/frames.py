@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,9 @@ from torch.nn import functional
 FrameName = Literal["shift", "iso", "diag", "tril"]
 
 MIN_LOG_SCALE = math.log(1e-3)
+
+WIDE = 64
+"""Features from which on the products of one component are work enough by themselves."""
 
 
 class Frame(nn.Module):
@@ -71,7 +74,12 @@ class Frame(nn.Module):
         """`W_k (u - mu_k)` for every component: (..., D) -> (..., K, D)."""
         return (u.unsqueeze(-2) - self.mean) * self.inverse_scale()
 
-    def whiten(self, u: Tensor, code: Tensor) -> tuple[Tensor, Tensor]:
+    def square_distances(self, u: Tensor) -> Tensor:
+        """Squared norms of `whiten_all`, without its gradients: (..., D) -> (..., K)."""
+        with torch.no_grad():
+            return self.whiten_all(u).square_().sum(-1)
+
+    def whiten(self, u: Tensor, code: Tensor) -> Tensor:
         """`W_k (u - mu_k)` for one component per row.
 
         Args:
@@ -79,12 +87,15 @@ class Frame(nn.Module):
             code: int64 (...), the component of each row.
 
         Returns:
-            The whitened coordinates (..., D), and per-feature log |W_dd| (..., D), which sums to the log determinant
-            and can be masked by the caller.
+            The whitened coordinates (..., D).
         """
         inverse = self.inverse_scale().expand(self.num_components, self.features)
-        w = functional.embedding(code, inverse)
-        return (u - functional.embedding(code, self.mean)) * w, w.log()
+        return (u - functional.embedding(code, self.mean)) * functional.embedding(code, inverse)
+
+    def log_diagonal(self, code: Tensor) -> Tensor:
+        """Log |W_dd| of one component per row, which sums to the log determinant: int64 (...) -> (..., D)."""
+        log_inverse = -self.log_scale.clamp(min=MIN_LOG_SCALE)
+        return functional.embedding(code, log_inverse.expand(self.num_components, self.features))
 
     def push(self, u: Tensor, code: Tensor) -> Tensor:
         """`mu_k + T_k u` for one component per row: generation's direction. Shapes as in `whiten`."""
@@ -159,9 +170,11 @@ class ShiftFrame(Frame):
     def whiten_all(self, u: Tensor) -> Tensor:
         return u.unsqueeze(-2) - self.mean
 
-    def whiten(self, u: Tensor, code: Tensor) -> tuple[Tensor, Tensor]:
-        residual = u - functional.embedding(code, self.mean)
-        return residual, torch.zeros_like(residual)
+    def whiten(self, u: Tensor, code: Tensor) -> Tensor:
+        return u - functional.embedding(code, self.mean)
+
+    def log_diagonal(self, code: Tensor) -> Tensor:
+        return self.mean.new_zeros(()).expand(*code.shape, self.features)
 
     def push(self, u: Tensor, code: Tensor) -> Tensor:
         return functional.embedding(code, self.mean) + u
@@ -199,13 +212,32 @@ class TriangularFrame(Frame):
     def whiten_all(self, u: Tensor) -> Tensor:
         w = self.inverse()
         offset = torch.matmul(w, self.mean.unsqueeze(-1)).squeeze(-1)  # (K, D)
-        turned = u @ w.reshape(-1, self.features).T  # (..., K * D)
-        return turned.view(*u.shape[:-1], self.num_components, self.features) - offset
+        turned = functional.linear(u, w.flatten(0, 1), -offset.flatten())  # (..., K * D)
+        return turned.view(*u.shape[:-1], self.num_components, self.features)
 
-    def whiten(self, u: Tensor, code: Tensor) -> tuple[Tensor, Tensor]:
-        w = functional.embedding(code, self.inverse().flatten(1)).view(*code.shape, self.features, self.features)
-        residual = torch.matmul(w, (u - functional.embedding(code, self.mean)).unsqueeze(-1)).squeeze(-1)
-        return residual, w.diagonal(dim1=-2, dim2=-1).log()
+    def square_distances(self, u: Tensor) -> Tensor:
+        if self.features < WIDE:
+            return super().square_distances(u)
+        # One component after the other: (rows, D) stays in the processor's cache where (rows, K, D) does not. The
+        # upper half of the triangle needs the first half of the columns alone.
+        with torch.no_grad():
+            rows, w = u.flatten(0, -2), self.inverse()
+            offset = torch.matmul(w, self.mean.unsqueeze(-1)).squeeze(-1)
+            half = self.features // 2
+            squares = []
+            for matrix, shift in zip(w, offset, strict=True):
+                upper = (rows[:, :half] @ matrix[:half, :half].T).sub_(shift[:half])
+                lower = (rows @ matrix[half:].T).sub_(shift[half:])
+                squares.append(upper.square_().sum(-1).add_(lower.square_().sum(-1)))
+            return torch.stack(squares, -1).view(*u.shape[:-1], self.num_components)
+
+    def whiten(self, u: Tensor, code: Tensor) -> Tensor:
+        u, code = torch.broadcast_tensors(u, code.unsqueeze(-1))
+        code = code[..., 0]
+        if u.device.type != "cpu":
+            w = functional.embedding(code, self.inverse().flatten(1)).view(*u.shape, self.features)
+            return torch.matmul(w, (u - functional.embedding(code, self.mean)).unsqueeze(-1)).squeeze(-1)
+        return _whiten_by_component(u, code, self.mean, self.inverse())
 
     def push(self, u: Tensor, code: Tensor) -> Tensor:
         t = functional.embedding(code, self.factors().flatten(1)).view(*code.shape, self.features, self.features)
@@ -234,6 +266,66 @@ class TriangularFrame(Frame):
     def revive(self, component: int, mean: Tensor) -> None:
         super().revive(component, mean)
         self.lower[component] = 0.0
+
+
+def _whiten_by_component(u: Tensor, code: Tensor, mean: Tensor, inverse: Tensor) -> Tensor:
+    """`inverse[code] @ (u - mean[code])`, every component for all its rows at once.
+
+    A copy of a matrix for every row would cost D times the memory, and most of the time. How many rows a component
+    has is read from the device, which an accelerator would have to wait for: this is for CPUs.
+
+    Args:
+        u: (..., D).
+        code: int64 (...), with values in [0, K).
+        mean: (K, D).
+        inverse: (K, D, D).
+
+    Returns:
+        (..., D).
+    """
+    order = code.flatten().argsort(stable=True)
+    back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order)))
+    counts = code.flatten().bincount(minlength=len(mean)).tolist()
+    groups = cast(Tensor, _Reordered.apply(u.reshape(len(order), u.shape[-1]), order, back)).split(counts)
+    parts = zip(groups, mean.unbind(), inverse.unbind(), strict=True)
+    turned = torch.cat([(rows - centre) @ w.T for rows, centre, w in parts])
+    return cast(Tensor, _Reordered.apply(turned, back, order)).view(u.shape)
+
+
+class _Reordered(torch.autograd.Function):
+    """`rows[order]` for an order that names every row once, and `back`, the order that undoes it.
+
+    Gradients are put in order the same way, where indexing would add up rows one by one.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, order: Tensor, back: Tensor) -> Tensor:
+        ctx.save_for_backward(order, back)
+        return rows.index_select(0, order)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        order, back = ctx.saved_tensors
+        return _Reordered.apply(grad, back, order), None, None
+
+
+class _SquaredNorm(torch.autograd.Function):
+    """`rows.square().sum(-1)`, whose backward pass reads the rows once instead of three times."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        ctx.save_for_backward(rows)
+        return rows.square().sum(-1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (rows,) = ctx.saved_tensors
+        return rows * (2 * grad).unsqueeze(-1)
+
+
+def squared_norm(rows: Tensor) -> Tensor:
+    """Squared Euclidean norm along the last axis: (..., D) -> (...)."""
+    return cast(Tensor, _SquaredNorm.apply(rows))
 
 
 FRAMES: dict[str, Callable[[int, int], Frame]] = {

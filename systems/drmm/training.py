@@ -88,7 +88,7 @@ def residual_kmeans(
         model.prior.place(l, ((counts + 1) / (total + k)).to(frame.mean))
         for name, known in (streams or {}).items():
             _place_stream(model, name, l, labels, known[rows], share)
-        u, _ = frame.whiten(u.to(frame.mean), labels)
+        u = frame.whiten(u.to(frame.mean), labels)
         u = u.double()
         if mask is not None:
             u = u * mask[rows]
@@ -207,7 +207,7 @@ class DeadComponents:
                 model.prior.revive(l, component)
                 self._forget(state.optimizer, [frame.mean, frame.log_scale, getattr(frame, "lower", None)], component)
             self.revived += len(dead)
-            u, _ = frame.whiten(u, best[:, l])
+            u = frame.whiten(u, best[:, l])
 
     @staticmethod
     def _forget(optimizer: torch.optim.Optimizer, parameters: list[Tensor | None], component: int) -> None:
