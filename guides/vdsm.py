@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from phlogiston.distributions.gaussian_chain import GaussianChain
 from phlogiston.errors import ConfigError
+from phlogiston.models.stage_program import StageProgram
 from phlogiston.models.vdsm import VDSM, active_steps, seen
 from phlogiston.networks.frame_encoder import FrameEncoder, FreeRun, Summary, pixels
 
@@ -196,8 +197,7 @@ class VDSMGuide(nn.Module):
         mask: Tensor | None = None,
         *,
         encoded: Tensor | None = None,
-        rows: int = 1,
-        length: int = 8,
+        **_: Any,
     ) -> None:
         """Sample the latent sites of clips.
 
@@ -205,7 +205,7 @@ class VDSMGuide(nn.Module):
             frames: (rows, T, C, H, W), floats in [0, 1] or bytes.
             mask: bool (rows, T), True where a frame is known; what others hold has no influence.
             encoded: `encode_frames(frames)`, where it is known already.
-            rows, length: the model's arguments.
+            **_: the model's other arguments.
 
         Raises:
             ConfigError: neither frames nor codes.
@@ -239,16 +239,8 @@ class VDSMGuide(nn.Module):
                 loc, scale = (m.squeeze(-2) for m in chain.step(pose.unsqueeze(-2), slice(t + 1, t + 2)))
 
 
-class FrameGuide(nn.Module):
-    """The guide of stage 1: identity, and independent poses.
-
-    Args:
-        whole: the guide whose parts it uses.
-    """
-
-    def __init__(self, whole: VDSMGuide) -> None:
-        super().__init__()
-        self.whole = whole
+class FrameGuide(StageProgram[VDSMGuide]):
+    """The guide of stage 1: identity, and independent poses."""
 
     def forward(
         self,
@@ -287,16 +279,8 @@ class FrameGuide(nn.Module):
                 pyro.sample("pose", dist.Normal(loc, scale).to_event(1))
 
 
-class LatentGuide(nn.Module):
-    """The guide of the warm start: dynamics and chain from the frames' codes.
-
-    Args:
-        whole: the guide whose parts it uses.
-    """
-
-    def __init__(self, whole: VDSMGuide) -> None:
-        super().__init__()
-        self.whole = whole
+class LatentGuide(StageProgram[VDSMGuide]):
+    """The guide of the warm start: dynamics and chain from the frames' codes."""
 
     def forward(self, frames: Any = None, mask: Tensor | None = None, *, encoded: Tensor) -> None:
         """Sample dynamics and poses from `encoded` (rows, T, 2 Z + 2 K)."""

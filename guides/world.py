@@ -8,6 +8,7 @@ Reference: Ha and Schmidhuber, "World models", 2018, section 2.1 and appendix A.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -15,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from phlogiston.models.stage_program import StageProgram
 from phlogiston.models.world import World, valid_steps
 from phlogiston.networks.frame_encoder import FrameEncoder, pixels
 
@@ -46,12 +48,9 @@ class WorldGuide(nn.Module):
     def forward(
         self,
         frames: Tensor | None = None,
-        action: Tensor | None = None,
-        done: Tensor | None = None,
-        length: Tensor | None = None,
         *,
-        rows: int = 1,
-        steps: int = 16,
+        length: Tensor | None = None,
+        **_: Any,
     ) -> None:
         """Propose codes where there are frames; arguments as `World.forward`."""
         if frames is None:
@@ -63,16 +62,8 @@ class WorldGuide(nn.Module):
             pyro.sample("code", dist.Normal(loc, scale).to_event(1).mask(valid).to_event(1))
 
 
-class FrameGuide(nn.Module):
-    """The guide of `FrameModel`.
-
-    Args:
-        whole: the guide whose encoder it uses.
-    """
-
-    def __init__(self, whole: WorldGuide) -> None:
-        super().__init__()
-        self.whole = whole
+class FrameGuide(StageProgram[WorldGuide]):
+    """The guide of `FrameModel`."""
 
     def forward(self, frames: Tensor) -> None:
         """Take frames (rows, n, C, H, W)."""

@@ -20,20 +20,15 @@ Reference: Graves, "Generating sequences with recurrent neural networks", arXiv 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import pyro
 import torch
-from pyro import poutine
 from torch import Tensor, nn
 
-from phlogiston.distributions.mixtures.from_head import mixture
-from phlogiston.distributions.mixtures.joint import JointMixture
-from phlogiston.distributions.warped import Warped
 from phlogiston.errors import ConfigError, ShapeError
-from phlogiston.models.sketch import END
-from phlogiston.models.stepwise import Prediction, Stepwise, check_steps, valid_steps
-from phlogiston.networks.mixture_heads import mixture_parameters, num_outputs
+from phlogiston.models.drawing import Drawing
+from phlogiston.models.stepwise import Prediction, valid_steps
 from phlogiston.networks.recurrent import Recurrent
 
 FEATURES = 7
@@ -67,7 +62,7 @@ class WritingState(NamedTuple):
     text: Tensor
 
 
-class Handwriting(Stepwise):
+class Handwriting(Drawing):
     """The generative program.
 
     Args:
@@ -76,24 +71,16 @@ class Handwriting(Stepwise):
     The other arguments are options of `systems.handwriting.config.Config`, described there.
     """
 
-    unit: Tensor
-    positive: Tensor
-    centre: Tensor
-
     def __init__(
         self, characters: int, hidden: int = 128, windows: int = 5, num_components: int = 10, min_scale: float = 0.01
     ) -> None:
-        super().__init__()
+        super().__init__(num_components, min_scale)
         if min(characters, hidden, windows, num_components) < 1:
             raise ConfigError(
                 f"characters={characters}, hidden={hidden}, windows={windows}, num_components={num_components}: all "
                 "must be at least 1"
             )
-        self.targets, self.pen_states, self.num_components = 2, 3, num_components
-        self.characters, self.hidden, self.windows, self.min_scale = characters, hidden, windows, min_scale
-        self.register_buffer("unit", torch.ones(2))
-        self.register_buffer("centre", torch.zeros(2))
-        self.register_buffer("positive", torch.zeros(2, dtype=torch.bool))
+        self.characters, self.hidden, self.windows = characters, hidden, windows
         self.enter = nn.Linear(FEATURES, 4 * hidden)
         signs = characters + 1  # the last one stands behind every text: where it is seen, the writing is nearly over
         self.recur = nn.Linear(signs + hidden, 4 * hidden, bias=False)
@@ -103,7 +90,7 @@ class Handwriting(Stepwise):
         self.slide = nn.Linear(hidden, 3 * windows)
         self.second = Recurrent(FEATURES + signs + hidden, hidden)
         self.third = Recurrent(FEATURES + signs + hidden, hidden)
-        self.head = nn.Linear(3 * hidden, num_outputs("bivariate", num_components, 2) + 3)
+        self.head = nn.Linear(3 * hidden, self.num_outputs)
 
     @torch.no_grad()
     def initialise(self, x: Tensor, length: Tensor, text: Tensor) -> None:
@@ -167,13 +154,6 @@ class Handwriting(Stepwise):
         flags = [(state == s).to(last.dtype) for s in (0, 1, 2)] + [(seen == 0).to(last.dtype)]
         tall = (height / self.unit[0]).clamp(-20.0, 20.0)
         return torch.cat([last[..., :2] / self.unit, tall.unsqueeze(-1), torch.stack(flags, -1)], -1)
-
-    def _prediction(self, out: Tensor) -> Prediction:
-        raw = self.head(out)
-        k = self.num_components
-        params = mixture_parameters(raw[..., : 6 * k], "bivariate", k, 2, "exp", self.min_scale)
-        base = cast(JointMixture, mixture(params, validate_args=False))
-        return Prediction(Warped(base, self.centre, self.unit, self.positive, validate_args=False), raw[..., 6 * k :])
 
     # ----- steps --------------------------------------------------------------------------------------------------
 
@@ -255,14 +235,6 @@ class Handwriting(Stepwise):
         _, _, after = self.run(state, torch.cat([state.last.unsqueeze(1), x[:, :-1]], 1))
         return after._replace(last=x[:, -1], height=state.height + x[..., 1].sum(1), seen=state.seen + x.shape[1])
 
-    def finish(self, x: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
-        """Add the end as a step of its own: (rows, points + 1, 3) and length + 1."""
-        steps = torch.arange(x.shape[1] + 1, device=x.device)
-        ended = torch.cat([x, torch.zeros_like(x[:, :1])], 1)
-        ended = torch.where((steps >= length.unsqueeze(-1)).unsqueeze(-1), 0.0, ended)
-        ended[..., 2] = torch.where(steps == length.unsqueeze(-1), END, ended[..., 2])
-        return ended, length + 1
-
     def predictions(self, x: Tensor, text: Tensor) -> tuple[Prediction, Tensor]:
         """The distributions of all steps of known lines at once, and the window's attention.
 
@@ -306,22 +278,15 @@ class Handwriting(Stepwise):
         if text is None:
             raise ConfigError("handwriting needs a text to write")
         if x is not None:
-            check_steps(x, 3)
-            length = torch.full((len(x),), x.shape[1], dtype=torch.long) if length is None else length
-            x, length = self.finish(x, length)
+            x, length = self.checked(x, length)
         if steps is not None or x is None:
             count = rows if x is None else len(x)
             with pyro.plate("data", count, dim=-1):
                 return self.unroll(self.start(count, text), steps if steps is not None else 300, x, length)
         assert length is not None
         prediction, _ = self.predictions(x, text)
-        is_step = cast(torch.BoolTensor, valid_steps(length, x.shape[1]))
-        is_point = cast(torch.BoolTensor, valid_steps(length - 1, x.shape[1]))
-        with pyro.plate("data", len(x), dim=-2), pyro.plate("time", x.shape[1], dim=-1):
-            with poutine.mask(mask=is_point):
-                pyro.sample("offset", prediction.values, obs=x[..., :2])
-            with poutine.mask(mask=is_step):
-                pyro.sample("pen", prediction.pen_distribution(), obs=x[..., 2])
+        with pyro.plate("data", len(x), dim=-2):
+            self.sample_steps(prediction, x, length)
         return x
 
     def log_likelihood(self, x: Tensor, length: Tensor, text: Tensor) -> Tensor:

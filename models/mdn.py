@@ -171,12 +171,7 @@ class MDN(KeepsFloat64):
 
     # ----- the program --------------------------------------------------------------------------------------------
 
-    def forward(
-        self,
-        x: Tensor | None = None,
-        y: Tensor | None = None,
-        weight: Tensor | None = None,
-    ) -> Tensor:
+    def forward(self, x: Tensor | None = None, y: Tensor | None = None, weight: Tensor | None = None) -> Tensor:
         """Run the program: score y where it is given, generate it where it is None.
 
         Args:
@@ -266,12 +261,7 @@ class BayesianMDN(nn.Module):
         scale = loc.new_full((), self.prior_scales[name])
         return dist.Normal(loc, scale).expand(self.shapes[name]).to_event()
 
-    def forward(
-        self,
-        x: Tensor | None = None,
-        y: Tensor | None = None,
-        weight: Tensor | None = None,
-    ) -> Tensor:
+    def forward(self, x: Tensor | None = None, y: Tensor | None = None, weight: Tensor | None = None) -> Tensor:
         """Run the program; arguments as `MDN.forward`. Weight sites are `net.weights.<i>` and `net.biases.<i>`."""
         x = _need(x, self.network.features)
         given = {name: pyro.sample(f"net.{name}", self.prior(name)) for name in self.shapes}

@@ -147,7 +147,7 @@ class MDNRNN(Stepwise):
         """
         k, d = self.mixture_size, self.targets
         units, steps = measure(x[..., :d], length, self.is_level, self.is_positive, self.floor, self.grid)
-        for name, value in units._asdict().items():
+        for name, value in units.items():
             getattr(self, name).copy_(value)
         narrowest = 0.02 if self.grid is not None else 0.1
         loc, widths = first_components((steps - self.centre) / self.unit, k, self.is_level, narrowest)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,29 +11,9 @@ from phlogiston.distributions.warped import TINY
 from phlogiston.models.stepwise import valid_steps
 
 
-class Units(NamedTuple):
-    """The buffers of `models.sequence.MDNRNN` that standardise, (targets,) each.
-
-    Attributes:
-        centre: location of a column (of its logarithm; 0 for levels).
-        unit: its scale (of its logarithm, of the steps of levels).
-        level_centre: location of what the network sees of a column.
-        level_unit: scale of the same.
-        fine: size of the differences that must be distinguished.
-        usual: the median.
-    """
-
-    centre: Tensor
-    unit: Tensor
-    level_centre: Tensor
-    level_unit: Tensor
-    fine: Tensor
-    usual: Tensor
-
-
 def measure(
     x: Tensor, length: Tensor, is_level: Tensor, is_positive: Tensor, floor: float, grid: float | None
-) -> tuple[Units, Tensor]:
+) -> tuple[dict[str, Tensor], Tensor]:
     """Measure training sequences.
 
     Args:
@@ -46,7 +25,10 @@ def measure(
         grid: width of the cells steps are scored by, or None.
 
     Returns:
-        The units, and at most some 20,000 steps (steps, targets) in the coordinates that are modelled.
+        Buffers of `models.sequence.MDNRNN` by name, (targets,) each, and at most some 20,000 steps (steps, targets) in
+        the coordinates that are modelled. The buffers: `centre` and `unit`, location and scale of a column (of its
+        logarithm; 0 and the scale of the steps for levels); `level_centre` and `level_unit`, those of what the network
+        sees of it; `fine`, the size of the differences that must be distinguished; `usual`, the median.
     """
     valid = valid_steps(length, x.shape[1])
     inside = valid.clone()
@@ -60,15 +42,15 @@ def measure(
     levels = warped[valid]
     size = steps.abs()
     typical = torch.stack([c[c > 0].median() if bool((c > 0).any()) else c.new_ones(()) for c in size.unbind(-1)])
-    units = Units(
-        centre=torch.where(is_level, 0.0, steps.mean(0)),
-        unit=_scale(steps),
-        level_centre=levels.mean(0),
-        level_unit=_scale(levels),
+    units = {
+        "centre": torch.where(is_level, 0.0, steps.mean(0)),
+        "unit": _scale(steps),
+        "level_centre": levels.mean(0),
+        "level_unit": _scale(levels),
         # differences of the size of a cell must be seen, or of the steps most often taken
-        fine=typical if grid is None else torch.full_like(typical, 2.0 * grid),
-        usual=numbers[inside].median(0).values,
-    )
+        "fine": typical if grid is None else torch.full_like(typical, 2.0 * grid),
+        "usual": numbers[inside].median(0).values,
+    }
     return units, steps[:: max(1, len(steps) // 20_000)]
 
 

@@ -19,23 +19,17 @@ Reference: Ha and Eck, "A neural representation of sketch drawings", ICLR 2018.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import pyro
 import pyro.distributions as dist
 import torch
-from pyro import poutine
 from torch import Tensor, nn
 
-from phlogiston.distributions.mixtures.from_head import mixture
-from phlogiston.distributions.mixtures.joint import JointMixture
-from phlogiston.distributions.warped import Warped
 from phlogiston.errors import ConfigError
-from phlogiston.models.stepwise import Prediction, Stepwise, check_steps, valid_steps
-from phlogiston.networks.mixture_heads import mixture_parameters, num_outputs
+from phlogiston.models.drawing import Drawing
+from phlogiston.models.stepwise import Prediction, valid_steps
 from phlogiston.networks.recurrent import Recurrent
-
-END = 2.0  # the pen's state when the drawing is over
 
 
 class SketchState(NamedTuple):
@@ -59,17 +53,11 @@ class SketchState(NamedTuple):
     plan: Tensor
 
 
-class SketchRNN(Stepwise):
+class SketchRNN(Drawing):
     """The generative program.
 
     Its arguments are options of `systems.sketch.config.Config`, described there.
-
-    Buffer `unit` (2,) is the standard deviation of offsets, the same for both.
     """
-
-    unit: Tensor
-    positive: Tensor
-    centre: Tensor
 
     def __init__(
         self,
@@ -81,21 +69,17 @@ class SketchRNN(Stepwise):
         plan: int = 0,
         wander: float = 0.0,
     ) -> None:
-        super().__init__()
+        super().__init__(num_components, min_scale)
         if latent < 0 or min(hidden, num_components, inputs) < 1:
             raise ConfigError(
                 f"latent={latent}, hidden={hidden}, num_components={num_components}, inputs={inputs}: sizes must be "
                 "positive, latent may be 0"
             )
-        self.targets, self.pen_states, self.num_components, self.latent = 2, 3, num_components, latent
-        self.min_scale, self.wander = min_scale, wander
-        self.register_buffer("unit", torch.ones(2))
-        self.register_buffer("centre", torch.zeros(2))
-        self.register_buffer("positive", torch.zeros(2, dtype=torch.bool))
+        self.latent, self.wander = latent, wander
         self.plan = plan if latent else 0
         self.enter = nn.Linear(8, inputs)
         self.rnn = Recurrent(inputs, hidden)
-        self.head = nn.Linear(hidden, num_outputs("bivariate", num_components, 2) + 3)
+        self.head = nn.Linear(hidden, self.num_outputs)
         if latent:
             self.to_state = nn.Linear(latent, self.rnn.depth * hidden)
             self.to_input = nn.Linear(latent, inputs, bias=False)
@@ -128,15 +112,6 @@ class SketchRNN(Stepwise):
         return dist.Normal(zero, torch.ones_like(zero)).to_event(1)
 
     # ----- steps --------------------------------------------------------------------------------------------------
-
-    def finish(self, x: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
-        """Add the end as a step of its own: (rows, points + 1, 3) and length + 1."""
-        ended = torch.cat([x, torch.zeros_like(x[:, :1])], 1)
-        at = torch.arange(ended.shape[1], device=x.device) == length.unsqueeze(-1)
-        beyond = torch.arange(ended.shape[1], device=x.device) > length.unsqueeze(-1)
-        ended = torch.where((at | beyond).unsqueeze(-1), 0.0, ended)
-        ended[..., 2] = torch.where(at, END, ended[..., 2])
-        return ended, length + 1
 
     def planned(self, z: Tensor) -> Tensor:
         """The plan that latents (rows, latent) make for the first steps: (rows, steps, 5), see `SketchState`.
@@ -178,14 +153,6 @@ class SketchRNN(Stepwise):
         """
         size = self.wander * (2.0 * torch.rand(len(x), 1, 1) - 1.0).clamp_min(0.0)
         return size * torch.randn_like(x[..., :2]) * self.unit
-
-    def _prediction(self, out: Tensor, shift: Tensor | None = None) -> Prediction:
-        raw = self.head(out)
-        k = self.num_components
-        params = mixture_parameters(raw[..., : 6 * k], "bivariate", k, 2, "exp", self.min_scale)
-        base = cast(JointMixture, mixture(params, validate_args=False))
-        values = Warped(base, self.centre if shift is None else shift, self.unit, self.positive, validate_args=False)
-        return Prediction(values, raw[..., 6 * k :])
 
     def predictions(self, x: Tensor, z: Tensor | None = None) -> Prediction:
         """The distributions of all steps of known drawings at once.
@@ -273,25 +240,16 @@ class SketchRNN(Stepwise):
             (rows, steps, 3), with the end as a step.
         """
         if x is not None:
-            check_steps(x, 3)
-            length = torch.full((len(x),), x.shape[1], dtype=torch.long) if length is None else length
-            x, length = self.finish(x, length)
+            x, length = self.checked(x, length)
         if steps is not None or x is None:
             count = rows if x is None else len(x)
             with pyro.plate("data", count, dim=-1):
                 z = pyro.sample("z", self.prior()) if self.latent else None
                 return self.unroll(self.start(count, z), steps if steps is not None else 200, x, length)
         assert length is not None
-        is_step = cast(torch.BoolTensor, valid_steps(length, x.shape[1]))
-        is_point = cast(torch.BoolTensor, valid_steps(length - 1, x.shape[1]))
         with pyro.plate("data", len(x), dim=-2):
             z = pyro.sample("z", self.prior()) if self.latent else None  # (..., rows, 1, latent)
-            prediction = self.predictions(x, None if z is None else z.squeeze(-2))
-            with pyro.plate("time", x.shape[1], dim=-1):
-                with poutine.mask(mask=is_point):
-                    pyro.sample("offset", prediction.values, obs=x[..., :2])
-                with poutine.mask(mask=is_step):
-                    pyro.sample("pen", prediction.pen_distribution(), obs=x[..., 2])
+            self.sample_steps(self.predictions(x, None if z is None else z.squeeze(-2)), x, length)
         return x
 
     def log_likelihood(self, x: Tensor, length: Tensor, z: Tensor | None = None) -> Tensor:

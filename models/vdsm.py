@@ -31,6 +31,7 @@ from torch import Tensor, nn
 
 from phlogiston.distributions.gaussian_chain import GaussianChain
 from phlogiston.errors import ConfigError
+from phlogiston.models.stage_program import StageProgram
 from phlogiston.networks.experts import BankKind, ExpertDecoder, Route
 from phlogiston.networks.frame_encoder import pixels
 
@@ -259,29 +260,19 @@ class VDSM(nn.Module):
         return torch.stack(path, -2).squeeze(-3)
 
 
-class FrameModel(nn.Module):
-    """Stage 1: frames of one individual, whose poses are independent.
-
-    Args:
-        whole: the model whose parts it uses.
-    """
-
-    def __init__(self, whole: VDSM) -> None:
-        super().__init__()
-        self.whole = whole
+class FrameModel(StageProgram[VDSM]):
+    """Stage 1: frames of one individual, whose poses are independent."""
 
     def forward(
         self,
         frames: Tensor | None = None,
         mask: Tensor | None = None,
         *,
-        who: Tensor | None = None,
-        posed: Tensor | None = None,
-        encoded: Tensor | None = None,
         rows: int = 1,
         length: int = 8,
+        **_: Any,
     ) -> Tensor:
-        """As `VDSM.forward`, without dynamics; `who` and `posed` are the guide's arguments and ignored here."""
+        """As `VDSM.forward`, without dynamics; the guide takes further arguments."""
         whole = self.whole
         rows, length = (rows, length) if frames is None else frames.shape[:2]
         time = pyro.plate("time", length, dim=-1)
@@ -295,19 +286,12 @@ class FrameModel(nn.Module):
         return logits
 
 
-class LatentModel(nn.Module):
+class LatentModel(StageProgram[VDSM]):
     """The warm start: dynamics and chain, observed through the frame encoder's posteriors of the poses.
 
     A frame for whose pose the encoder gives N(e, s^2) is taken as a measurement e of the pose with error s. There is no
     decoder, which is what stage 2 spends most of its time on.
-
-    Args:
-        whole: the model whose parts it uses.
     """
-
-    def __init__(self, whole: VDSM) -> None:
-        super().__init__()
-        self.whole = whole
 
     def forward(self, frames: Any = None, mask: Tensor | None = None, *, encoded: Tensor) -> None:
         """Take `encoded` (rows, T, 2 Z + 2 K), what `VDSMGuide.encode_frames` gives; `frames` is not used."""

@@ -31,6 +31,7 @@ from torch.distributions import constraints
 from phlogiston.distributions.mixtures.base import Mixture
 from phlogiston.distributions.mixtures.from_head import mixture
 from phlogiston.errors import ConfigError
+from phlogiston.models.stage_program import StageProgram
 from phlogiston.networks.frame_decoder import FrameDecoder
 from phlogiston.networks.frame_encoder import pixels
 from phlogiston.networks.mixture_heads import check, initial_outputs, mixture_parameters, num_outputs
@@ -288,16 +289,8 @@ class CodePath(TorchDistribution):
         return torch.where(self.valid, prediction.code.log_prob(value), 0.0).sum(-1)
 
 
-class FrameModel(nn.Module):
-    """Stage V: single frames, whose codes are independent.
-
-    Args:
-        whole: the model whose decoder it uses.
-    """
-
-    def __init__(self, whole: World) -> None:
-        super().__init__()
-        self.whole = whole
+class FrameModel(StageProgram[World]):
+    """Stage V: single frames, whose codes are independent."""
 
     def forward(self, frames: Tensor) -> None:
         """Take frames (rows, n, C, H, W), some of each sequence."""
@@ -308,16 +301,8 @@ class FrameModel(nn.Module):
             pyro.sample("frames", whole.likelihood(code), obs=pixels(frames))
 
 
-class MemoryModel(nn.Module):
-    """Stage M: sequences of codes, given what was done.
-
-    Args:
-        whole: the model whose memory it uses.
-    """
-
-    def __init__(self, whole: World) -> None:
-        super().__init__()
-        self.whole = whole
+class MemoryModel(StageProgram[World]):
+    """Stage M: sequences of codes, given what was done."""
 
     def forward(self, code: Tensor, action: Tensor, done: Tensor, length: Tensor) -> None:
         """Take codes (rows, T, Z), actions and ends (rows, T) and lengths (rows,)."""

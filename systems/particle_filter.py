@@ -20,11 +20,10 @@ import torch
 from torch import Tensor
 
 from phlogiston.distributions.linear_constraints import LinearEvidence
-from phlogiston.distributions.resampling import replace_dead
 from phlogiston.distributions.truncated_normal import log_normal_density
 from phlogiston.distributions.warped import Warped
 from phlogiston.errors import ConfigError, EvidenceError
-from phlogiston.inference.query.answer import Answer, check_alive, warn_if_poor
+from phlogiston.inference.query.answer import Answer, check_alive
 from phlogiston.inference.query.compilation import compile_vector
 from phlogiston.inference.query.evidence import Evidence, OneOf, normalise
 from phlogiston.inference.query.islands import Islands
@@ -185,20 +184,8 @@ def _walk(
         index = islands.resample() if t + 1 < steps else None
         if index is not None:
             state, path, ended = select(state, index), path[index], ended[index]
-    ess, (error, why) = islands.effective_size(), islands.error()
     warn_if_far(distances, "query (particle filter)")
-    warn_if_poor(ess, n, "query (particle filter)")
-    index, weights = replace_dead(islands.log_weights, generator)
-    path = path[index]
-    return Answer(
-        {"x": path.double().where(~known, about.values.reshape(steps, width))},
-        weights + constant,
-        islands.log_evidence() + constant,
-        error,
-        "particle filter",
-        ess,
-        dict(why),
-    )
+    return islands.answer({"x": path.double().where(~known, about.values.reshape(steps, width))}, constant)
 
 
 def _measure(

@@ -10,11 +10,20 @@ island particle model", Statistics and Computing 25, 2015.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
-from phlogiston.distributions.resampling import effective_size, group_sizes, grouped_error, log_mean, systematic
-from phlogiston.inference.query.answer import judge_error
+from phlogiston.distributions.resampling import (
+    effective_size,
+    group_sizes,
+    grouped_error,
+    log_mean,
+    replace_dead,
+    systematic,
+)
+from phlogiston.inference.query.answer import Answer, judge_error, warn_if_poor
 
 
 class Islands:
@@ -80,3 +89,17 @@ class Islands:
             return torch.zeros((), dtype=torch.float64), {}
         error = grouped_error(self.log_weights, self.sizes)
         return judge_error(error, f"{self.count} particles are too few to tell it; raise num_samples")
+
+    def answer(self, samples: Mapping[str, Tensor], log_constant: Tensor | float) -> Answer:
+        """The answer of the filter, with copies of living particles in place of dead ones.
+
+        Args:
+            samples: site -> (count, ...), what each particle has come to.
+            log_constant: nats of evidence that do not depend on the particle.
+        """
+        ess, (error, why) = self.effective_size(), self.error()
+        warn_if_poor(ess, self.count, "query (particle filter)")
+        index, weights = replace_dead(self.log_weights, self.generator)
+        drawn = {name: value[index] for name, value in samples.items()}
+        evidence = self.log_evidence() + log_constant
+        return Answer(drawn, weights + log_constant, evidence, error, "particle filter", ess, dict(why))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from phlogiston.errors import ConfigError
+from phlogiston.systems.limits import at_least, positive
 
 SUMMARY = "deep residual mixture model: a density with K^L modes; train once, sample any variables given any others"
 PAPER = "Hämäläinen and Solin, Deep Residual Mixture Models, arXiv 2006.12063"
@@ -62,15 +63,9 @@ class Config:
     revive_every: int = 250
 
     def __post_init__(self) -> None:
-        for name in ("num_layers", "num_components", "beam", "max_enum", "steps", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1; got {getattr(self, name)}")
-        for name in ("learning_rate", "clip", "stream_weight", "table_sd", "log_scale_sd"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} must be positive; got {getattr(self, name)}")
-        for name in ("depth_weight", "final_depth_weight", "revive_every"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} must not be negative; got {getattr(self, name)}")
+        at_least(self, 1, "num_layers", "num_components", "beam", "max_enum", "steps", "batch_size")
+        positive(self, "learning_rate", "clip", "stream_weight", "table_sd", "log_scale_sd")
+        at_least(self, 0, "depth_weight", "final_depth_weight", "revive_every")
         if self.prior_order is not None and (self.prior_order < 0 or self.prior == "latent_class"):
             raise ConfigError("prior_order must be 0 or more, and only the autoregressive prior has one")
         if self.guide == "exact" and self.num_components**self.num_layers > self.max_enum:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -115,7 +115,6 @@ class DRMMQuery:
             sort: most plausible first, by log p(x).
             prune: drop this share of the samples, the least plausible by log p(x); in [0, 1).
             resample: return equally weighted samples.
-            seed: of this call; None draws from torch's generator.
 
         Returns:
             The answer: `x` float64 (n, columns), categorical columns int64 (n,); `details` hold the paths as `codes`
@@ -132,19 +131,13 @@ class DRMMQuery:
             raise ConfigError(f"prune must lie in [0, 1); got {prune}")
         if noise not in ("model", "mean"):
             raise unknown_name("noise", noise, ("model", "mean"))
-        question = normalise(evidence, self.sites)
         requested = asked_sites(ask, self.sites)
-        rows = count_rows(question, ["x"])
         generator = None if seed is None else torch.Generator().manual_seed(seed)
-        answers = []
-        distances: dict[str, float] = {}
-        for r in range(rows or 1):
-            q = self.compile(question, r)
-            paths = self.paths.find(q, method, num_particles or max(256, num_samples), generator)
-            mixture = paths.given(q, self._streams(paths, q.allowed), temper)
-            self._measure(mixture, distances)
-            answers.append(self._answer(q, paths, mixture, num_samples, pilot, noise == "model", temper, generator))
-        warn_if_far(distances)
+        rows, mixtures = self._mixtures(evidence, method, num_particles or max(256, num_samples), generator, temper)
+        answers = [
+            self._answer(q, paths, mixture, num_samples, pilot, noise == "model", temper, generator)
+            for q, paths, mixture in mixtures
+        ]
         if sort or prune > 0:
             answers = [self._plausibility(a).sorted(keep=1 - prune) for a in answers]
             if not sort:  # pruned, but in random order
@@ -154,6 +147,30 @@ class DRMMQuery:
         answer = answers[0] if rows is None else stack(answers)
         warn_if_poor(answer.ess, num_samples, f"query ({answer.method})")
         return replace(answer, samples={name: answer.samples[name] for name in requested})
+
+    def _mixtures(
+        self, evidence: Any, method: str, num_particles: int, generator: torch.Generator | None, temper: bool = False
+    ) -> tuple[int | None, Iterator[tuple[Question, Paths, ConditionedMixture]]]:
+        """Compile evidence: the rows of it, and for each the question, the paths that matter and their mixture.
+
+        Evidence far from what the model learned is told once all rows have been answered.
+        """
+        question = normalise(evidence, self.sites)
+        rows = count_rows(question, ["x"])
+
+        def each() -> Iterator[tuple[Question, Paths, ConditionedMixture]]:
+            distances: dict[str, float] = {}
+            for r in range(rows or 1):
+                q = self.compile(question, r)
+                with torch.no_grad():
+                    paths = self.paths.find(q, method, num_particles, generator)
+                    streams = self._streams(paths, q.allowed)
+                mixture = paths.given(q, streams, temper)
+                self._measure(mixture, distances)
+                yield q, paths, mixture
+            warn_if_far(distances)
+
+        return rows, each()
 
     @staticmethod
     def _resample(answer: Answer, sort: bool, generator: torch.Generator | None) -> Answer:
@@ -286,18 +303,10 @@ class DRMMQuery:
         Raises:
             EvidenceError: malformed or impossible evidence.
         """
-        question = normalise(evidence, self.sites)
-        rows = count_rows(question, ["x"])
         generator = None if seed is None else torch.Generator().manual_seed(seed)
+        rows, mixtures = self._mixtures(evidence, "auto", num_particles or 1024, generator)
         results = []
-        distances: dict[str, float] = {}
-        for r in range(rows or 1):
-            q = self.compile(question, r)
-            with torch.no_grad():
-                paths = self.paths.find(q, "auto", num_particles or 1024, generator)
-                streams = self._streams(paths, q.allowed)
-            mixture = paths.given(q, streams)
-            self._measure(mixture, distances)
+        for q, _, mixture in mixtures:
             if mixture.exact:
                 value = mixture.log_evidence
             else:
@@ -305,7 +314,6 @@ class DRMMQuery:
                 self._check(draws.log_weights, mixture, q)
                 value = log_mean(draws.log_weights)
             results.append(value + q.log_constant)
-        warn_if_far(distances)
         return results[0] if rows is None else torch.stack(results)
 
     def conditional_log_prob(self, target: Mapping[str, Any], evidence: Mapping[str, Any], **options: Any) -> Tensor:
@@ -372,25 +380,18 @@ class DRMMQuery:
         """
         if stream not in self.categorical:
             raise unknown_name("categorical column", stream, self.categorical)
-        question = normalise(evidence, self.sites)
-        rows = count_rows(question, ["x"])
         generator = None if seed is None else torch.Generator().manual_seed(seed)
+        rows, mixtures = self._mixtures(evidence, "auto", 1024, generator)
         results = []
-        distances: dict[str, float] = {}
-        for r in range(rows or 1):
-            q = self.compile(question, r)
-            paths = self.paths.find(q, "auto", 1024, generator)
-            streams = self._streams(paths, self.categorical)
-            mixture = paths.given(q, streams)
-            self._measure(mixture, distances)
+        for q, paths, mixture in mixtures:
+            log_probs = self._streams(paths, [stream])[stream]
             if mixture.exact:
-                weights, log_probs = mixture.log_posterior, streams[stream]
+                weights = mixture.log_posterior
             else:
                 draws = mixture.sample(num_samples, generator=generator)
                 self._check(draws.log_weights, mixture, q)
-                weights, log_probs = draws.log_weights.log_softmax(0), streams[stream][draws.component]
+                weights, log_probs = draws.log_weights.log_softmax(0), log_probs[draws.component]
             if stream in q.allowed:
                 log_probs = log_probs.masked_fill(~q.allowed[stream], -math.inf).log_softmax(-1)
             results.append((weights.unsqueeze(1) + log_probs).logsumexp(0).exp())
-        warn_if_far(distances)
         return results[0] if rows is None else torch.stack(results)

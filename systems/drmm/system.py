@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
+from functools import wraps
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
@@ -348,22 +349,8 @@ class DRMM(System):
             yield self.model.find(rows["x"], width=width, mask=rows.get("mask"))
 
     @in_words
-    def query(
-        self,
-        evidence: Mapping[str, Any] | None = None,
-        ask: Sequence[str] | None = None,
-        num_samples: int = 1000,
-        *,
-        method: str = "auto",
-        seed: int | None = None,
-        num_particles: int | None = None,
-        pilot: int | None = None,
-        noise: Literal["model", "mean"] = "model",
-        temper: bool = False,
-        sort: bool = False,
-        prune: float = 0.0,
-        resample: bool = False,
-    ) -> Answer:
+    @wraps(DRMMQuery.ask, assigned=())
+    def query(self, *args: Any, **options: Any) -> Answer:
         """Sample any variables given any others, soft priors, boxes and inequalities.
 
         Exact over component paths while they can be enumerated, SMC over the layers beyond: the generic methods
@@ -379,20 +366,7 @@ class DRMM(System):
             >>> bool((answer.samples["x"][:, 0] >= answer.samples["x"][:, 1]).all())
             True
         """
-        return self.questions().ask(
-            evidence,
-            ask,
-            num_samples,
-            method=method,
-            seed=seed,
-            num_particles=num_particles,
-            pilot=pilot,
-            noise=noise,
-            temper=temper,
-            sort=sort,
-            prune=prune,
-            resample=resample,
-        )
+        return self.questions().ask(*args, **options)
 
     def questions(self) -> DRMMQuery:
         """The trained density as something to ask: `ask`, `log_evidence`, `conditional_log_prob`, `predict_proba`."""

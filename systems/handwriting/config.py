@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from phlogiston.errors import ConfigError
+from phlogiston.systems.limits import at_least, positive, share
 
 SUMMARY = "handwriting synthesis: writes a given text, neatly or in the hand of an example"
 PAPER = "Graves, Generating Sequences With Recurrent Neural Networks, arXiv 1308.0850"
@@ -40,14 +40,9 @@ class Config:
     clip: float = 30.0
 
     def __post_init__(self) -> None:
-        for name in ("hidden", "windows", "num_components", "max_points", "steps", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1; got {getattr(self, name)}")
-        for name in ("min_scale", "learning_rate", "clip"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} must be positive; got {getattr(self, name)}")
-        if not 0 < self.warmup < 1:
-            raise ConfigError(f"warmup must lie between 0 and 1; got {self.warmup}")
+        at_least(self, 1, "hidden", "windows", "num_components", "max_points", "steps", "batch_size")
+        positive(self, "min_scale", "learning_rate", "clip")
+        share(self, "warmup")
 
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from phlogiston.errors import ConfigError
+from phlogiston.systems.limits import at_least, positive, share
 
 SUMMARY = "mixture density network: regression with several right answers, calibrated intervals, ensembles, Bayes"
 PAPER = "Bishop, Mixture Density Networks, 1994; Lakshminarayanan et al., Deep Ensembles, arXiv 1612.01474"
@@ -77,20 +78,13 @@ class Config:
     keep_inputs: int = 512
 
     def __post_init__(self) -> None:
-        for name in (
-            "num_components", "members", "rank", "posterior_steps", "particles", "weight_samples", "steps",
+        at_least(
+            self, 1, "num_components", "members", "rank", "posterior_steps", "particles", "weight_samples", "steps",
             "batch_size", "check_every",
-        ):  # fmt: skip
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1; got {getattr(self, name)}")
-        for name in ("prior_sd", "init_scale", "kl_weight", "min_scale", "learning_rate", "clip"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} must be positive; got {getattr(self, name)}")
-        for name in ("weight_decay", "patience", "keep_inputs", "grid"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} must not be negative; got {getattr(self, name)}")
-        if not 0 < self.warmup < 1:
-            raise ConfigError(f"warmup must lie between 0 and 1; got {self.warmup}")
+        )  # fmt: skip
+        positive(self, "prior_sd", "init_scale", "kl_weight", "min_scale", "learning_rate", "clip")
+        at_least(self, 0, "weight_decay", "patience", "keep_inputs", "grid")
+        share(self, "warmup")
         if any(width < 1 for width in self.hidden):
             raise ConfigError(f"hidden holds {min(self.hidden)}; every layer needs at least one unit")
         if self.weights != "point" and self.members > 1:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from phlogiston.errors import ConfigError
+from phlogiston.systems.limits import at_least, positive
 
 SUMMARY = "posed photographs into a spatial graph memory; photographs from new viewpoints out of it"
 PAPER = "Alet et al., Graph Element Networks, ICML 2019, arXiv 1904.09019; Eslami et al., GQN, Science 2018"
@@ -131,21 +132,15 @@ class Config:
     keep_scenes: int = 9
 
     def __post_init__(self) -> None:
-        for name in (
-            "arena", "bins", "values", "code", "grid", "hidden", "latent", "parts", "kernel", "static_kernel", "width",
-            "canvas", "queries", "steps", "batch_size",
-        ):  # fmt: skip
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1; got {getattr(self, name)}")
-        for name in ("tile", "sigma", "learning_rate", "clip"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} must be positive; got {getattr(self, name)}")
-        for name in (
-            "layers", "steps_between", "blocks", "context", "least_context", "draft_steps", "draft_weight",
+        at_least(
+            self, 1, "arena", "bins", "values", "code", "grid", "hidden", "latent", "parts", "kernel", "static_kernel",
+            "width", "canvas", "queries", "steps", "batch_size",
+        )  # fmt: skip
+        positive(self, "tile", "sigma", "learning_rate", "clip")
+        at_least(
+            self, 0, "layers", "steps_between", "blocks", "context", "least_context", "draft_steps", "draft_weight",
             "prior_weight", "kl_weight", "keep_scenes", "sigma_start", "whole", "spread_weight",
-        ):  # fmt: skip
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} must not be negative; got {getattr(self, name)}")
+        )  # fmt: skip
         if (
             not 0 < self.warmup < 1
             or not 0 <= self.final_rate <= 1

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from phlogiston.errors import ConfigError
+from phlogiston.systems.limits import at_least, positive, share
 
 SUMMARY = "recurrent mixture density network: music, controllers and pen strokes, continued, answered and filled in"
 PAPER = "Graves, arXiv 1308.0850; Martin and Torresen, RoboJam, EvoMUSART 2018"
@@ -71,19 +72,12 @@ class Config:
     valid_length: int = 400
 
     def __post_init__(self) -> None:
-        for name in ("hidden", "layers", "num_components", "window", "steps", "batch_size", "valid_length"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1; got {getattr(self, name)}")
-        for name in ("min_scale", "min_interval", "learning_rate", "clip"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} must be positive; got {getattr(self, name)}")
-        for name in ("grid", "dequantise"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} must not be negative; got {getattr(self, name)}")
+        at_least(self, 1, "hidden", "layers", "num_components", "window", "steps", "batch_size", "valid_length")
+        positive(self, "min_scale", "min_interval", "learning_rate", "clip")
+        at_least(self, 0, "grid", "dequantise")
         if self.predict not in ("all", "last"):
             raise ConfigError(f"predict is {self.predict!r}; choose 'all' or 'last'")
-        if not 0 < self.warmup < 1:
-            raise ConfigError(f"warmup must lie between 0 and 1; got {self.warmup}")
+        share(self, "warmup")
         if self.grid and self.kind in ("bivariate", "full"):
             raise ConfigError(f"grid needs components with independent columns; kind is {self.kind!r}")
         if self.bounds and (len(self.bounds) != 2 or not self.bounds[0] < self.bounds[1]):

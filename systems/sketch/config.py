@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from phlogiston.errors import ConfigError
+from phlogiston.systems.limits import at_least, positive, share
 
 SUMMARY = "SketchRNN: drawings as pen strokes, drawn, completed, interpolated, mixed"
 PAPER = "Ha and Eck, A Neural Representation of Sketch Drawings, ICLR 2018, arXiv 1704.03477"
@@ -68,15 +69,9 @@ class Config:
     clip: float = 30.0
 
     def __post_init__(self) -> None:
-        for name in ("hidden", "encoder_hidden", "inputs", "num_components", "max_points", "steps", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1; got {getattr(self, name)}")
-        for name in ("min_scale", "learning_rate", "clip"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} must be positive; got {getattr(self, name)}")
-        for name in ("latent", "dequantise", "beta", "beta_start", "free_bits", "wander"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} must not be negative; got {getattr(self, name)}")
+        at_least(self, 1, "hidden", "encoder_hidden", "inputs", "num_components", "max_points", "steps", "batch_size")
+        positive(self, "min_scale", "learning_rate", "clip")
+        at_least(self, 0, "latent", "dequantise", "beta", "beta_start", "free_bits", "wander")
         if self.alone_steps < 0 or (self.alone_steps and not self.latent):
             raise ConfigError(
                 f"alone_steps is {self.alone_steps}; it must not be negative, and without a latent the decoder is "
@@ -86,9 +81,7 @@ class Config:
             raise ConfigError(f"plan is {self.plan}; it must not be negative, and without a latent there is none")
         if self.plan_steps < 0 or (self.plan_steps and not self.plan):
             raise ConfigError(f"plan_steps is {self.plan_steps}; it must not be negative, and without a plan be 0")
-        for name in ("beta_warmup", "warmup"):
-            if not 0 < getattr(self, name) < 1:
-                raise ConfigError(f"{name} must lie between 0 and 1; got {getattr(self, name)}")
+        share(self, "beta_warmup", "warmup")
         for name in ("stretch", "drop"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name} must lie between 0 and 1; got {getattr(self, name)}")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from phlogiston.errors import ConfigError
+from phlogiston.systems.limits import at_least, positive, share
 
 SUMMARY = "sequential attend, infer, repeat: finds, counts and follows moving objects in videos, without labels"
 PAPER = "Kosiorek, Kim, Posner and Teh, Sequential Attend, Infer, Repeat, NeurIPS 2018 (arXiv 1806.01794)"
@@ -94,26 +95,21 @@ class Config:
     batch_size: int = 32
 
     def __post_init__(self) -> None:
-        for name in ("slots", "features", "hidden", "memory", "later_births", "reach", "passes", "steps", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1; got {getattr(self, name)}")
+        at_least(
+            self, 1, "slots", "features", "hidden", "memory", "later_births", "reach", "passes", "steps", "batch_size",
+        )  # fmt: skip
         if self.particles < 2:
             raise ConfigError(
                 f"particles must be at least 2 (each one's baseline are the others); got {self.particles}"
             )
-        for name in ("std", "learning_rate", "clip", "least_energy", "freedom"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} must be positive; got {getattr(self, name)}")
+        positive(self, "std", "learning_rate", "clip", "least_energy", "freedom")
         if self.std <= 0.01:
             raise ConfigError(f"std must be above 0.01, the least that the model takes; got {self.std}")
-        for name in ("survival", "birth"):
-            if not 0 < getattr(self, name) < 1:
-                raise ConfigError(f"{name} must lie between 0 and 1; got {getattr(self, name)}")
+        share(self, "survival", "birth")
         for name in ("match_from", "decay_from", "decay_to"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} must lie in 0 .. 1; got {getattr(self, name)}")
-        if self.background_std < 0:
-            raise ConfigError(f"background_std must not be negative; got {self.background_std}")
+        at_least(self, 0, "background_std")
         if min(self.glimpse) < 4:
             raise ConfigError(f"glimpse is {self.glimpse}; at least 4 pixels each way are needed")
         if len(self.lengths) != len(self.shares) or not self.lengths or min(self.lengths) < 1:

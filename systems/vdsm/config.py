@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from phlogiston.errors import ConfigError
+from phlogiston.systems.limits import at_least, positive
 
 SUMMARY = "video: who, which action and the pose per frame, without labels; swap, continue, fill in, invent clips"
 PAPER = "Vowels, Camgoz, Bowden, VDSM: Unsupervised Video Disentanglement, CVPR 2021, arXiv 2103.07292"
@@ -132,20 +133,16 @@ class Config:
     aggregate: int = 16
 
     def __post_init__(self) -> None:
-        for name in (
-            "experts", "pose", "dynamics", "features", "rank", "recurrent", "layers", "batch_size", "warm_batch",
-            "sequence_batch",
-        ):  # fmt: skip
-            _at_least(self, name, 1)
-        _at_least(self, "steps", 0 if self.stage1 else 1)
-        for name in (
-            "warm_steps", "sequence_steps", "finetune_steps", "warmup", "epochs", "aggregate", "transition",
+        at_least(
+            self, 1, "experts", "pose", "dynamics", "features", "rank", "recurrent", "layers", "batch_size",
+            "warm_batch", "sequence_batch",
+        )  # fmt: skip
+        at_least(self, 0 if self.stage1 else 1, "steps")
+        at_least(
+            self, 0, "warm_steps", "sequence_steps", "finetune_steps", "warmup", "epochs", "aggregate", "transition",
             "judge_epochs", "frames_per_clip", "agreement", "recolour",
-        ):  # fmt: skip
-            _at_least(self, name, 0)
-        for name in ("learning_rate", "warm_learning_rate", "sequence_learning_rate", "clip", "cooldown_factor"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} must be positive; got {getattr(self, name)}")
+        )  # fmt: skip
+        positive(self, "learning_rate", "warm_learning_rate", "sequence_learning_rate", "clip", "cooldown_factor")
         if not 0 < self.identity_share <= 1:
             raise ConfigError(f"identity_share must be above 0 and at most 1; got {self.identity_share}")
         if not 0 <= self.cooldown < 1 or not 0 <= self.dropout < 1:
@@ -155,7 +152,7 @@ class Config:
             if min(start, end) < 0 or not 0 < share <= 1:
                 raise ConfigError(f"{name} is {(start, end, share)}; expected two values from 0 on and a share up to 1")
         for name in ("pose_weight", "sequence_pose_weight"):
-            if min(getattr(self, name)) < 0:
+            if not min(getattr(self, name)) >= 0:
                 raise ConfigError(f"{name} must not be negative; got {getattr(self, name)}")
         for name in ("pose_places", "sequence_pose_places"):
             first, second = getattr(self, name)
@@ -164,11 +161,6 @@ class Config:
         for name in ("encoder_widths", "decoder_widths"):
             if not getattr(self, name) or min(getattr(self, name)) < 1:
                 raise ConfigError(f"{name} needs at least one channel in every layer; got {getattr(self, name)}")
-
-
-def _at_least(config: Config, name: str, least: int) -> None:
-    if getattr(config, name) < least:
-        raise ConfigError(f"{name} must be at least {least}; got {getattr(config, name)}")
 
 
 # the sizes of the published program for frames of 64 pixels

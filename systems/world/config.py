@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from phlogiston.errors import ConfigError
+from phlogiston.systems.limits import at_least, positive, share
 
 SUMMARY = "world model: learns a game from recordings, dreams it, and trains an agent inside the dream"
 PAPER = "Ha and Schmidhuber, World models, arXiv 1803.10122"
@@ -79,25 +79,17 @@ class Config:
     max_steps: int = 0
 
     def __post_init__(self) -> None:
-        for name in (
-            "code", "features", "hidden", "layers", "num_components", "frame_steps", "frame_batch", "frames_per_game",
-            "steps", "batch_size", "rollouts",
-        ):  # fmt: skip
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1; got {getattr(self, name)}")
-        for name in (
-            "noise", "min_scale", "end_weight", "end_share", "frame_learning_rate", "learning_rate", "clip", "spread",
-            "tau",
-        ):  # fmt: skip
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} must be positive; got {getattr(self, name)}")
-        for name in ("free_bits", "generations", "max_steps"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} must not be negative; got {getattr(self, name)}")
-        if self.population < 4:
-            raise ConfigError(f"population must be at least 4; got {self.population}")
-        if not 0 < self.warmup < 1:
-            raise ConfigError(f"warmup must lie between 0 and 1; got {self.warmup}")
+        at_least(
+            self, 1, "code", "features", "hidden", "layers", "num_components", "frame_steps", "frame_batch",
+            "frames_per_game", "steps", "batch_size", "rollouts",
+        )  # fmt: skip
+        positive(
+            self, "noise", "min_scale", "end_weight", "end_share", "frame_learning_rate", "learning_rate", "clip",
+            "spread", "tau",
+        )  # fmt: skip
+        at_least(self, 0, "free_bits", "generations", "max_steps")
+        at_least(self, 4, "population")
+        share(self, "warmup")
 
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -23,11 +23,11 @@ import torch
 from torch import Tensor
 
 from phlogiston.distributions.linear_constraints import LinearEvidence
-from phlogiston.distributions.resampling import effective_size, log_mean, replace_dead, spread_error
+from phlogiston.distributions.resampling import effective_size, log_mean, spread_error
 from phlogiston.distributions.truncated_normal import truncated_with_mass
 from phlogiston.errors import ConfigError, EvidenceError
 from phlogiston.guides.world import WorldGuide
-from phlogiston.inference.query.answer import Answer, check_alive, warn_if_poor
+from phlogiston.inference.query.answer import Answer, check_alive
 from phlogiston.inference.query.compilation import compile_vector
 from phlogiston.inference.query.evidence import Evidence, Known, OneOf, normalise
 from phlogiston.inference.query.islands import Islands
@@ -82,24 +82,13 @@ def filter_games(
     path, islands = _ParticleFilter(
         world, guide, pixels, action, done, num_particles, generator, "code" in requested
     ).run()
-    ess, (error, why) = islands.effective_size(), islands.error()
-    warn_if_poor(ess, num_particles, "query (particle filter)")
-    index, weights = replace_dead(islands.log_weights, generator)
-    samples = {name: path[name][index] for name in requested}
+    samples = {name: path[name] for name in requested}
     if "frames" in samples:  # bit for bit
         exact = pixels.values.reshape(count, *path["frames"].shape[2:])
         free = samples["frames"].double()
         free = free.maximum(pixels.lower.reshape(exact.shape)).minimum(pixels.upper.reshape(exact.shape))  # of rounding
         samples["frames"] = free.where(~pixels.known.reshape(exact.shape), exact)
-    return Answer(
-        samples,
-        weights + constant,
-        islands.log_evidence() + constant,
-        error,
-        "particle filter",
-        ess,
-        dict(why),
-    )
+    return islands.answer(samples, constant)
 
 
 class _ParticleFilter:

@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import importlib
 import inspect
+import math
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,8 @@ import pytest
 from torch import nn
 
 from phlogiston import systems
+from phlogiston.errors import ConfigError
+from phlogiston.systems.limits import at_least, positive, share
 from phlogiston.systems.options import from_config
 
 SYSTEMS = Path(__file__).resolve().parents[2] / "systems"
@@ -77,3 +80,14 @@ def test_every_option_is_used(name: str) -> None:
             tree = ast.parse(path.read_text(encoding="utf-8"))
             used |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     assert not options - used
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, math.nan])
+def test_limits_refuse_what_is_out_of_range_and_nan(value: float) -> None:
+    config = Config(hidden=4, rate=value)
+    positive(config, "hidden")
+    at_least(config, 4, "hidden")
+    share(Config(), "rate")
+    for check in (positive, share, lambda options, *names: at_least(options, 1, *names)):
+        with pytest.raises(ConfigError, match="rate must"):
+            check(config, "rate")
