@@ -79,14 +79,14 @@ class ParetoTail(NamedTuple):
         scale: sigma, in units of the weights; the mean excess is sigma / (1 - k).
         threshold: of the weights.
         excess: mean excess of the weights above it, as drawn.
-        count: how many lie above it.
+        number: how many lie above it.
     """
 
     shape: float
     scale: float
     threshold: float
     excess: float
-    count: int
+    number: int
 
 
 _FEWEST_IN_TAIL = 5
@@ -150,12 +150,12 @@ def tail_error(log_weights: Tensor) -> tuple[float, float]:
         return math.nan, math.nan
     if tail.shape >= 1.0:
         return math.inf, tail.shape
-    share = tail.count / n
+    share = tail.number / n
     missing = max(0.0, share * (tail.scale / (1.0 - tail.shape) - tail.excess))
     k = min(tail.shape, _FINITE)
     scale = tail.excess * (1.0 - k)
     square = tail.threshold**2 + 2.0 * tail.threshold * tail.excess + 2.0 * scale**2 / ((1.0 - k) * (1.0 - 2.0 * k))
-    body = weights.sort().values[: n - tail.count].square().sum()
+    body = weights.sort().values[: n - tail.number].square().sum()
     variance = float(body) / n + share * square - 1.0
     return math.hypot(math.sqrt(max(0.0, variance) / n), missing), tail.shape
 
