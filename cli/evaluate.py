@@ -41,8 +41,9 @@ def evaluate(
     chosen = [name.strip() for name in metrics.split(",") if name.strip()] if metrics is not None else None
     options = pairs(data_sets, "--data-set")
     result = workflow.evaluate(run, data=data, metrics=chosen, data_options=options, out=out, force=force)
-    if "earlier" in result:
-        say(f"the earlier report is kept: {result['earlier']}")
+    earlier = result.pop("earlier", None)
+    if earlier:
+        say(f"the earlier report is kept: {earlier}")
     rows = [
         (
             name,

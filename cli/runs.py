@@ -21,11 +21,11 @@ def runs(
     Example:
       phlogiston runs runs
     """
-    from phlogiston.systems import workflow
+    from phlogiston.systems.run_table import runs as table_of
 
     if not folder.is_dir():
         raise RunError(f"there is no folder {str(folder)!r}. `phlogiston train` leaves runs below runs/.")
-    found = workflow.runs(folder)
+    found = table_of(folder)
     rows = [
         (
             r["run"],
@@ -43,8 +43,11 @@ def runs(
 
 def _steps(run: dict[str, Any]) -> str:
     """Steps done; of how many, where the run is not finished."""
-    if run["steps"] is None:
-        return "none done"
     if run["finished"]:
         return str(run["steps"])
-    return f"{run['steps']} of {run['total']}, unfinished" if run["total"] else f"{run['steps']}, unfinished"
+    ahead = run["recorded"] if run["recorded"] and run["recorded"] > (run["steps"] or 0) else None
+    recorded = f", recorded to {ahead}" if ahead else ""  # what no checkpoint holds
+    if run["steps"] is None:
+        return "none kept" + recorded if ahead else "none done"
+    done = f"{run['steps']} of {run['total']}" if run["total"] else str(run["steps"])
+    return f"{done}, unfinished{recorded}"

@@ -41,6 +41,10 @@ def train(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; a fresh one below runs/ by default.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, with its settings.")] = False,
+    force_resume: Annotated[
+        bool,
+        typer.Option("--force-resume", help="--resume on other data, in another precision or on other threads."),
+    ] = False,
     lr_resume: Annotated[
         float | None, typer.Option("--lr-resume", metavar="FACTOR", help="Learning rates times this, with --resume.")
     ] = None,
@@ -73,6 +77,7 @@ def train(
         seed=seed,
         out=out,
         resume=resume,
+        force_resume=force_resume,
         lr_resume=lr_resume,
         devices=devices,
         nodes=nodes,

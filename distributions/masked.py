@@ -42,7 +42,6 @@ class MaskedNormal(TorchDistribution):
 
     arg_constraints: ClassVar[dict[str, Any]] = {"loc": constraints.real, "scale": constraints.positive}
     has_rsample = True
-    has_empty_entries: ClassVar[bool] = True  # moves that change what is masked would have to jump between dimensions
 
     def __init__(
         self,
@@ -138,7 +137,6 @@ class MaskedBernoulli(TorchDistribution):
 
     arg_constraints: ClassVar[dict[str, Any]] = {"logits": constraints.real_vector}
     has_rsample = False
-    has_empty_entries: ClassVar[bool] = True
 
     def __init__(self, logits: Tensor, mask: Tensor, validate_args: bool | None = None) -> None:
         shape = _joint(logits.shape, mask.shape)

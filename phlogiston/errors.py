@@ -37,6 +37,10 @@ class CheckpointError(RunError):
     """A checkpoint is truncated, altered, or does not fit the model."""
 
 
+class RunMismatchError(RunError):
+    """A run folder holds a run of other settings, on other data, or computed otherwise."""
+
+
 class TrainingError(PhlogistonError, RuntimeError):
     """Training cannot go on: parameters without gradients, or losses that stay non-finite."""
 
@@ -55,6 +59,10 @@ class DataWarning(PhlogistonWarning):
 
 class TrainingWarning(PhlogistonWarning):
     """Training goes on, with something the user should know: skipped steps, roll-backs, a full disk."""
+
+
+class RunWarning(PhlogistonWarning):
+    """A run is not finished, or a file in its folder is damaged and passed over."""
 
 
 class PluginWarning(PhlogistonWarning):

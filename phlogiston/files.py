@@ -11,6 +11,9 @@ import threading
 from pathlib import Path
 from typing import Any
 
+FORMAT = 1
+"""Format of config.json that this version writes and reads."""
+
 
 def write_bytes(path: str | Path, content: bytes) -> Path:
     """Write a file under a temporary name beside its place, flush it to disk, and rename it.
@@ -41,6 +44,33 @@ def write_json(path: str | Path, content: Any, *, sort_keys: bool = False) -> Pa
     """Write strict JSON (no NaN), as `write_bytes` writes."""
     text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False, sort_keys=sort_keys)
     return write_bytes(path, f"{text}\n".encode())
+
+
+def read_json(path: Path, most: int = 1 << 28) -> Any:
+    """Read strict JSON that anybody may have written.
+
+    Args:
+        path: the file.
+        most: largest size, bytes.
+
+    Raises:
+        OSError: the file is missing or cannot be read.
+        ValueError: it is too large, no JSON, nested too deeply, or holds NaN or infinite numbers.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError(f"{path} is no file")  # a pipe would keep its reader waiting for ever
+    with open(path, "rb") as file:
+        text = file.read(most + 1)
+    if len(text) > most:
+        raise ValueError(f"more than {most >> 20} MiB")
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON number")
 
 
 def check_writable(folder: Path, size: int = 1 << 16) -> None:

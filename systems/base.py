@@ -7,6 +7,7 @@ validation.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import importlib.util
@@ -23,11 +24,14 @@ from phlogiston.errors import ConfigError, PhlogistonError, RunError, unknown_na
 from phlogiston.evaluate.held_out import held_out
 from phlogiston.evaluate.metric import Metric
 from phlogiston.evaluate.score import Score
-from phlogiston.files import write_json
+from phlogiston.files import FORMAT, write_json
 from phlogiston.inference.svi import checkpoints
 from phlogiston.inference.svi.engine import History, Stage, fit
+from phlogiston.inference.svi.isolation import sole_training
+from phlogiston.inference.svi.run_folder.readers import warn_if_unfinished
 from phlogiston.systems.evaluation import COMMON_METRICS, Evaluation, MetricFunction
 from phlogiston.systems.inputs import coerce
+from phlogiston.systems.loading import PARAMETERS, built_from_files, kept_schema, within_checkpoint
 from phlogiston.systems.options import preset_options, validate_options
 from phlogiston.systems.words import InWords, in_words
 
@@ -37,7 +41,6 @@ if TYPE_CHECKING:
     from phlogiston.inference.query.answer import Answer
 
 Role = Literal["train", "valid", "score"]
-PARAMETERS = "parameters.safetensors"
 
 
 def identify(content: Mapping[str, Any], where: str | Path) -> str:
@@ -300,6 +303,7 @@ class System(InWords):
 
     # ----- what every system has ----------------------------------------------------------------------------------
 
+    @sole_training()
     def fit(
         self,
         data: Any,
@@ -320,7 +324,8 @@ class System(InWords):
                 masked arrays and NaN included: see `datasets.readers.array`.
             out: run folder to leave; None keeps everything in memory.
             seed: of initialisation, data order and latent draws.
-            resume: what to do when `out` holds a run already: `"auto"` goes on, True demands one, False refuses.
+            resume: what to do when `out` holds a run already: `"auto"` goes on, True demands one, False refuses,
+                `"force"` goes on even on other data, in another precision or on other threads (see the engine's `fit`).
             steps: optimiser steps, instead of the configuration's.
             fabric: a Lightning Fabric for devices, precision and processes; see `inference.svi.engine.make_fabric`.
             callbacks: further engine callbacks.
@@ -339,9 +344,12 @@ class System(InWords):
         self.schema = self.describe(train, meta)
         if meta is not None and meta.units:
             self.schema["units"] = dict(meta.units)
+        if out is not None and resume == "force":
+            self.schema = kept_schema(Path(out), self.schema)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            self.build()
+            with contextlib.nullcontext() if out is None else within_checkpoint(Path(out)):
+                self.build()
             rows = self.prepare(train, "train")
             self.initialise(rows, seed)
         model, guide = self.training_pair()
@@ -357,6 +365,7 @@ class System(InWords):
             fabric=fabric,
             valid=self.prepare(valid, "valid") if valid is not None and len(valid) else None,
             config=self._describe_run(meta if isinstance(data, Dataset) else None),  # data in memory have no name
+            source=(train, valid if valid is not None and len(valid) else None),
             **engine,
         )
         for module in (model, guide, self.model, self.guide):
@@ -428,8 +437,9 @@ class System(InWords):
         model, guide = self.training_pair()
         modules = {"model": model} if guide is None else {"model": model, "guide": guide}
         tensors = checkpoints.capture(checkpoints.named_tensors(modules))
-        checkpoints.write(path / PARAMETERS, tensors, {"system": self.name})
-        write_json(path / "config.json", self._describe_run(None))
+        state = {"system": self.name, "not_finite": checkpoints.not_finite(tensors)}
+        checkpoints.write(path / PARAMETERS, tensors, state)
+        write_json(path / "config.json", {"format": FORMAT, **self._describe_run(None)})
         return path
 
     @classmethod
@@ -445,11 +455,13 @@ class System(InWords):
         if name != cls.name:
             raise RunError(f"{folder} holds a {name!r}, not a {cls.name!r}; use phlogiston.systems.load")
         own = content.get("config", content)
-        system = cls(own.get("options", {}))
-        system.schema = dict(own.get("schema", {}))
-        with torch.random.fork_rng():
+        options = own.get("options", {})
+        with torch.random.fork_rng(), built_from_files(Path(folder), options):
+            system = cls(options)
+            system.schema = dict(own.get("schema", {}))
             system.build()
-        model, guide = system.training_pair()
+            model, guide = system.training_pair()
         saved = Path(folder) / PARAMETERS
-        checkpoints.load_parameters(saved if saved.is_file() else folder, model, guide)
+        state = checkpoints.load_parameters(saved if saved.is_file() else folder, model, guide)
+        warn_if_unfinished(Path(folder), state)
         return system

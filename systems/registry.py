@@ -11,7 +11,6 @@ no torch, and `system`, which defines one subclass of `System`. Three kinds of p
 from __future__ import annotations
 
 import importlib
-import json
 import warnings
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -20,6 +19,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from phlogiston.errors import ConfigError, PluginWarning, RunError, unknown_name
+from phlogiston.files import FORMAT, read_json
 
 if TYPE_CHECKING:
     from phlogiston.systems.base import System
@@ -157,11 +157,17 @@ def read_config(run: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise RunError(f"{run} is not a run folder: it has no config.json. A run is what `phlogiston train` leaves.")
     try:
-        content = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        content = read_json(path)
+    except (OSError, ValueError) as error:
         raise RunError(f"{path} is damaged: {error}") from error
     if not isinstance(content, dict):
         raise RunError(f"{path} is damaged: expected a JSON object")
+    if content.get("format", FORMAT) != FORMAT:
+        raise RunError(f"{path} has format {content['format']!r}; this version of phlogiston reads {FORMAT}")
+    own = content.get("config", content)
+    parts = [own, *(own.get(key) or {} for key in ("options", "schema", "data"))] if isinstance(own, dict) else [own]
+    if not all(isinstance(part, dict) for part in parts):
+        raise RunError(f"{path} is damaged: its config, options, schema and data must be objects")
     return content
 
 

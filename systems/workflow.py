@@ -24,7 +24,7 @@ from phlogiston.evaluate.score import Score
 from phlogiston.files import check_writable, keep_earlier
 from phlogiston.inference.query.answer import Answer
 from phlogiston.inference.svi.parallel import Processes, make_fabric
-from phlogiston.inference.svi.runs import progress_of, read_metrics
+from phlogiston.inference.svi.run_folder.readers import progress_of
 from phlogiston.systems.answer_text import describe
 from phlogiston.systems.base import System
 from phlogiston.systems.export import Samples
@@ -42,6 +42,7 @@ def train(
     seed: int | None = None,
     out: Path | None = None,
     resume: bool = False,
+    force_resume: bool = False,
     lr_resume: float | None = None,
     devices: str = "1",
     nodes: int = 1,
@@ -61,6 +62,7 @@ def train(
         seed: 0 by default.
         out: run folder; `runs/<system>-<data>-<n>` with the first free n by default.
         resume: go on with the run in `out`; whatever is not given is taken from its config.json.
+        force_resume: like `resume`, also where data, precision, device or threads are others than those of the run.
         lr_resume: factor on the learning rates from here on; only with `resume`.
         devices: processes (CPU) or accelerators per machine, a number or "auto".
         nodes: machines.
@@ -79,6 +81,7 @@ def train(
     """
     kind = systems.get(system)
     chosen = _options(system, preset, sets or {}, steps)
+    resume = resume or force_resume
     if lr_resume is not None and not resume:
         raise ConfigError("--lr-resume is for a run that is gone on with: it needs --resume.")
     stored: dict[str, Any] = _stored(out, system) if resume else {"options": {}, "data": {}, "seed": 0}
@@ -90,15 +93,21 @@ def train(
     fabric = _fabric(devices, nodes, precision, accelerator)
     processes = Processes(fabric)
     folder = Path(processes.together(lambda: _run_folder(out, system, rows.meta.name, resume)))
-    configured.fit(
-        rows,
-        out=folder,
-        seed=stored["seed"] if seed is None else seed,
-        resume="auto",  # who may go on with what is settled above, and alike on every process
-        fabric=fabric,
-        progress=progress,
-        lr_resume=1.0 if lr_resume is None else lr_resume,
-    )
+    try:
+        configured.fit(
+            rows,
+            out=folder,
+            seed=stored["seed"] if seed is None else seed,
+            # who may go on with what is settled above, and alike on every process
+            resume="force" if force_resume else "auto",
+            fabric=fabric,
+            progress=progress,
+            lr_resume=1.0 if lr_resume is None else lr_resume,
+        )
+    finally:
+        if out is None and processes.leader:
+            with contextlib.suppress(OSError):  # a folder chosen here goes again if nothing came of it
+                folder.rmdir()
     history = configured.history
     if history is None or not processes.leader:
         return None
@@ -329,43 +338,6 @@ def show(
     return Samples({name: value.detach().cpu().numpy() for name, value in laid.items()})
 
 
-def runs(folder: str | Path) -> list[dict[str, Any]]:
-    """Describe the runs below a folder (and the folder itself, if it is one), two levels deep.
-
-    Returns:
-        For each: `run`, `system`, `data`, `steps` done, `total` steps it was to do, whether it is `finished`, last
-        `loss`, and `metrics` (name -> value) where evaluated.
-    """
-    top = Path(folder)
-    places = [top, *sorted(top.glob("*")), *sorted(top.glob("*/*"))]
-    found = []
-    for place in places:
-        if not (place / "config.json").is_file():
-            continue
-        try:
-            config = systems.read_config(place)
-            own = config.get("config", config)
-            system, data = own["system"], own.get("data") or {}
-        except (RunError, KeyError, AttributeError, TypeError):
-            continue  # a folder of somebody else's
-        records = read_metrics(place / "metrics.jsonl")
-        last = records[-1] if records else {}
-        progress = progress_of(place)
-        found.append(
-            {
-                "run": str(place),
-                "system": system,
-                "data": data.get("name"),
-                "steps": last.get("step") if progress is None else max(progress.step, last.get("step") or 0),
-                "total": None if progress is None else progress.steps,
-                "finished": progress is not None and progress.finished,
-                "loss": last.get("loss"),
-                "metrics": _headline(place / "metrics.json"),
-            }
-        )
-    return found
-
-
 # ---- inside
 
 
@@ -407,7 +379,7 @@ def _call_options(system: System, sets: Mapping[str, str], verb: str = "sample")
 def _default_data(kind: type[System], stored: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """Return the data of a resumed run, or those of a system's first demo recipe, and their options."""
     if stored.get("name") is not None:
-        return stored["name"], dict(stored["options"])
+        return str(stored["name"]), dict(stored.get("options") or {})
     for recipe in kind.demo():
         return str(recipe["data"]), dict(recipe.get("data_options", {}))
     raise ConfigError(f"{kind.name} has no data of its own; give --data. `phlogiston data list` shows what there is.")
@@ -422,7 +394,10 @@ def _stored(run: Path | None, system: str) -> dict[str, Any]:
     name = own.get("system")
     if name != system:
         raise ConfigError(f"{run} holds a run of {name}, not of {system}.")
-    return {"options": own.get("options") or {}, "data": own.get("data") or {}, "seed": content.get("seed", 0)}
+    seed = content.get("seed", 0)
+    if not isinstance(seed, int):
+        raise RunError(f"{run}/config.json is damaged: seed {seed!r} is no whole number.")
+    return {"options": own.get("options") or {}, "data": own.get("data") or {}, "seed": seed}
 
 
 def _fabric(devices: str, nodes: int, precision: str, accelerator: str) -> Any:
@@ -486,12 +461,3 @@ def score(system: System, rows: Dataset, metrics: Sequence[str] | None) -> dict[
 def _brief(metrics: Mapping[str, Metric]) -> dict[str, dict[str, Any]]:
     fields = ("value", "std_error", "n", "kind")
     return {name: {key: metric.to_json()[key] for key in fields} for name, metric in metrics.items()}
-
-
-def _headline(path: Path) -> dict[str, float]:
-    """Return the first three figures of a metrics.json, {} where there is none."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))["metrics"]
-        return {name: float(entry["value"]) for name, entry in list(content.items())[:3]}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}

@@ -148,9 +148,49 @@ def _state(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
             f"{path} has checkpoint format {metadata.get('format')}; this version of phlogiston reads {FORMAT}."
         )
     try:
-        return json.loads(metadata["state"])
-    except json.JSONDecodeError as error:
+        state = json.loads(metadata["state"])
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is altered: its header cannot be read ({error}).") from error
+    _check_state(path, state)
+    return state
+
+
+def _check_state(path: Path, state: Any) -> None:
+    """Refuse a header that no training wrote, checksum or not."""
+    name = _NAME.fullmatch(path.name)
+    needed = {"step", "stage_index"} if name else set()
+    whole = isinstance(state, dict) and needed <= state.keys()
+    for key in ("step", "stage_index", "processes") if whole else ():
+        value = state.get(key, 0)
+        whole = whole and isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    for key in ("names", "buffers", "not_finite") if whole else ():
+        names = state.get(key, [])
+        whole = whole and isinstance(names, list) and all(isinstance(name, str) for name in names)
+    score = state.get("score") if whole else None
+    if not whole or not (score is None or isinstance(score, int | float)):
+        raise CheckpointError(f"{path} is altered: its header is not one that training writes.")
+    if name and int(name[1]) != state["step"]:
+        raise CheckpointError(f"{path} is the checkpoint of step {state['step']}, not the one its name says.")
+
+
+def not_finite(named: Mapping[str, Tensor]) -> list[str]:
+    """Names of floating-point tensors with NaN or infinite entries."""
+    return [n for n, v in named.items() if v.is_floating_point() and v.numel() and not bool(torch.isfinite(v).all())]
+
+
+def _check_finite(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+    """Refuse parameters that are not numbers; what was not finite when it was written (a frozen limit, say) may stay.
+
+    A checkpoint of before that was noted is held to its parameters, and to NaN, alone.
+    """
+    own = {name: tensors[name] for name in state.get("names", tensors) if name in tensors}
+    if "not_finite" in state:
+        wrong = set(not_finite(own)) - set(state["not_finite"])
+    else:
+        parameters = {name: value for name, value in own.items() if name not in set(state.get("buffers", ()))}
+        wrong = {name for name in not_finite(parameters) if bool(parameters[name].isnan().any())}
+    if wrong:
+        raise CheckpointError(f"{path} holds NaN or infinite numbers in {', '.join(sorted(wrong)[:5])}.")
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -160,7 +200,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         The tensors by name, and the JSON part.
 
     Raises:
-        CheckpointError: if the file is missing, truncated, altered, or no checkpoint of ours.
+        CheckpointError: if the file is missing, truncated, altered, no checkpoint of ours, or its parameters are NaN.
     """
     state = read_state(path)
     try:
@@ -171,6 +211,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise CheckpointError(f"{path} is truncated ({error}).") from error
     if _digest(tensors, metadata["state"]) != metadata["sha256"]:
         raise CheckpointError(f"{path} is altered: its checksum does not match its contents.")
+    _check_finite(path, tensors, state)
     return tensors, state
 
 
@@ -217,10 +258,14 @@ class Keeper:
 
     Args:
         folder: the folder of checkpoints.
+
+    Attributes:
+        failure: why the last checkpoint could not be written; "" if it was.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.failure = ""
         self._ranks: dict[Path, tuple[int, float]] = {}
         for path in list_files(folder):
             with contextlib.suppress(CheckpointError):
@@ -237,13 +282,10 @@ class Keeper:
             self.folder.mkdir(parents=True, exist_ok=True)
             write(path, tensors, state)
         except OSError as error:
-            warnings.warn(
-                f"the checkpoint of step {state['step']} could not be written ({error}). Training goes on; earlier "
-                "checkpoints are untouched.",
-                TrainingWarning,
-                stacklevel=2,
-            )
+            self.failure = f"the checkpoint of step {state['step']} could not be written ({error.strerror or error})"
+            warnings.warn(f"{self.failure}. Earlier checkpoints are untouched.", TrainingWarning, stacklevel=2)
             return None
+        self.failure = ""
         self._ranks[path] = _rank(state)
         self._prune()
         return path
@@ -329,7 +371,8 @@ def load_parameters(
         except CheckpointError as error:
             raise CheckpointError(f"{error}{_alternative(path)}") from error
     modules = {"model": model} if guide is None else {"model": model, "guide": guide}
-    wanted = {n: tensors[n] for n in state.get("names", tensors) if n.split(".", 1)[0] in modules}
+    names = (name for name in state.get("names", tensors) if name in tensors)
+    wanted = {name: tensors[name] for name in names if name.split(".", 1)[0] in modules}
     own_parameters(*modules.values())
     if batch is not None:
         call_once(model, guide, batch)

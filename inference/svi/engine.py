@@ -20,7 +20,7 @@ from phlogiston.errors import ConfigError
 from phlogiston.inference.svi.batches import as_rows
 from phlogiston.inference.svi.callbacks import Callbacks, EarlyStopping, State
 from phlogiston.inference.svi.history import History
-from phlogiston.inference.svi.isolation import isolated, preserved_modes
+from phlogiston.inference.svi.isolation import isolated, preserved_modes, sole_training
 from phlogiston.inference.svi.loop import Loop, check_arguments
 from phlogiston.inference.svi.parallel import Processes
 from phlogiston.inference.svi.progress import make as make_progress
@@ -47,6 +47,7 @@ def fit(
     log_every: int = 50,
     progress: str = "auto",
     tensorboard: bool = True,
+    source: tuple[Any, Any] | None = None,
 ) -> History:
     """Train a pair of model and guide, in place.
 
@@ -60,10 +61,11 @@ def fit(
         data: a dictionary of tensors with equal first dimension, or rows with `len(data)` and
             `data[LongTensor] -> dict` (its attribute `sequences` names tensors whose axis 1 is time).
         stages: the recipe, one stage after the other.
-        seed: determines data order and noise. The caller's own random state is left as it was found.
+        seed: determines data order and noise. The caller's own random state is restored.
         out: run folder; None trains in memory, without checkpoints on disk.
-        resume: `"auto"` goes on with an existing run of the same settings, True demands one, False refuses one.
-        lr_resume: factor on all learning rates from here on, if a run is gone on with; a fresh run never looks at it.
+        resume: `"auto"` goes on with an existing run of the same settings, True demands one, False refuses one. Other
+            data, precision or threads would not continue it bit for bit: an error, unless `"force"`, which names them.
+        lr_resume: factor on all learning rates from a resume on; a fresh run ignores it.
         callbacks: objects with some of `on_start`, `on_stage`, `on_step`, `on_checkpoint`, `on_end`; see `callbacks`.
         fabric: a launched Lightning Fabric (`parallel.make_fabric`) for accelerators, other precisions or several
             processes; None is one process where the modules are.
@@ -74,6 +76,8 @@ def fit(
         log_every: steps between records in metrics.jsonl and the history.
         progress: `"auto"` (a bar on a terminal), `"bar"`, `"json"` (a line per record on stderr) or `"off"`.
         tensorboard: also write the records as TensorBoard events into the run folder.
+        source: training rows, and validation rows or None, of which `data` and `valid` were made: their content tells
+            whether a resumed run goes on with the same data. By default that of `data` and `valid` themselves.
 
     Returns:
         The history: loss and other records over the whole run, including what was done before a resume.
@@ -81,8 +85,10 @@ def fit(
     Raises:
         ConfigError: for arguments that contradict each other or the pair, and for `pyro.param` in a program.
         DataError: for data the engine cannot read.
-        RunError: if the run folder is in use, holds something else, or another configuration.
-        TrainingError: if a trainable parameter gets no gradient over a window of steps, or losses stay non-finite.
+        RunError: if the run folder is in use, holds something else, cannot hold two checkpoints, was lost meanwhile, or
+            would not take the last checkpoint; `RunMismatchError` if it holds another run.
+        TrainingError: if another thread of this process is training, a trainable parameter gets no gradient over a
+            window of steps, or losses stay non-finite.
         KeyboardInterrupt: after Ctrl-C, once a checkpoint is written.
         SystemExit: after SIGTERM (code 143), once a checkpoint is written.
 
@@ -103,15 +109,15 @@ def fit(
     recipe = [stages] if isinstance(stages, Stage) else list(stages)
     guide = _NoGuide() if guide is None else guide
     check_arguments(model, guide, recipe, checkpoint_every, log_every)
-    if resume not in (True, False, "auto"):
-        raise ConfigError(f"resume={resume!r}: choose 'auto', True or False.")
+    if resume not in (True, False, "auto", "force"):
+        raise ConfigError(f"resume={resume!r}: choose 'auto', True, False or 'force'.")
     if not 0 < lr_resume < float("inf"):
         raise ConfigError(f"lr_resume={lr_resume!r}: a positive factor on the learning rates is expected.")
     if out is None and resume is True:
         raise ConfigError("resume=True needs the run folder: give out=...")
     processes = Processes(fabric)
     own_parameters(model, guide)
-    with isolated(processes.device), preserved_modes([model, guide]):
+    with sole_training(), isolated(processes.device), preserved_modes([model, guide]):
         for module in (model, guide):
             if processes.device is not None or processes.dtype is not None:
                 module.to(device=processes.device, dtype=processes.dtype)
@@ -130,6 +136,7 @@ def fit(
             log_every=log_every,
             tensorboard=tensorboard,
             lr_resume=float(lr_resume),
+            source=source,
         )
         return loop.train(out, resume, dict(config or {}))
 

@@ -15,6 +15,32 @@ import pyro
 import torch
 from torch import nn
 
+from phlogiston.errors import TrainingError
+
+_training = threading.RLock()
+
+
+@contextlib.contextmanager
+def sole_training() -> Iterator[None]:
+    """Keep out a second training in another thread of this process, before it starts.
+
+    The random states and Pyro's settings belong to the process: two trainings at once would draw each other's noise,
+    and neither would be the run of its seed.
+
+    Raises:
+        TrainingError: another thread is training.
+    """
+    if not _training.acquire(blocking=False):
+        raise TrainingError(
+            "another thread of this process is training. Random state and Pyro's settings belong to the process, so "
+            "two trainings at once would draw each other's noise; nothing was started. Wait for the other one, or "
+            "train in a process of its own."
+        )
+    try:
+        yield
+    finally:
+        _training.release()
+
 
 @contextlib.contextmanager
 def isolated(device: torch.device | None) -> Iterator[None]:

@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
-from phlogiston.errors import ConfigError, TrainingError, TrainingWarning
+from phlogiston.errors import CheckpointError, ConfigError, PhlogistonError, TrainingError, TrainingWarning
 from phlogiston.inference.svi import checkpoints, runs
 from phlogiston.inference.svi.callbacks import Callbacks, State
 from phlogiston.inference.svi.history import History, Interval
@@ -21,6 +22,10 @@ from phlogiston.inference.svi.isolation import Signals
 from phlogiston.inference.svi.parallel import Processes
 from phlogiston.inference.svi.policy import Policy
 from phlogiston.inference.svi.progress import Progress
+from phlogiston.inference.svi.run_folder.identity import check_precision, identity
+from phlogiston.inference.svi.run_folder.metrics import read_metrics
+from phlogiston.inference.svi.run_folder.space import checkpoint_size, require_room
+from phlogiston.inference.svi.run_folder.store import Store
 from phlogiston.inference.svi.stages import Stage
 from phlogiston.inference.svi.step import Outcome, Stepper
 
@@ -44,6 +49,7 @@ class Loop:
         log_every: steps between records.
         tensorboard: True to write TensorBoard events into the run folder.
         lr_resume: factor on all learning rates from a resume on.
+        source: training and validation rows whose content a resumed run must share; those above by default.
     """
 
     def __init__(
@@ -61,8 +67,10 @@ class Loop:
         log_every: int,
         tensorboard: bool,
         lr_resume: float = 1.0,
+        source: tuple[Any, Any] | None = None,
     ) -> None:
         self.data, self.valid = data, valid
+        self.source = (data, valid) if source is None else source
         self.stages = list(stages)
         self.seed = seed
         self.processes = processes
@@ -83,10 +91,11 @@ class Loop:
         self.state = State(model, guide, data, self.total, valid)
         self.step = 0
         self.seconds = 0.0
+        self.forced = False  # a run of other data or precision may be gone on with
         self.owed = False  # a checkpoint was due at a bad step, and waits for a good one
         self.shown = 0.0
-        self.run: runs.Run | None = None
-        self.keeper: checkpoints.Keeper | None = None
+        self.store: Store | None = None  # on the process that writes
+        self.unwritten = ""  # why the last checkpoint could not be written
         self.good: tuple[dict[str, Tensor], dict[str, Any]] = ({}, {})  # the last good state, on the CPU
 
     # ---- beginning and end -------------------------------------------------------------------------------------------
@@ -104,8 +113,8 @@ class Loop:
             if hasattr(self.stepper, "active"):
                 self.stepper.active.close()
             self.progress.close()
-            if self.run is not None:
-                self.run.close()
+            if self.store is not None:
+                self.store.run.close()
 
     def _open(self, out: Any, resume: bool | str, config: dict[str, Any]) -> None:
         first = next(self.state.model.parameters(), torch.empty(0))
@@ -117,12 +126,18 @@ class Loop:
         settings = {"config": config, "stages": described, "seed": self.seed, "rows": len(self.data)}
 
         def action() -> None:
-            self.run = runs.Run(out, settings, resume)
-            self.run.describe_environment(str(self.state.device), self.seed)
-            self.keeper = checkpoints.Keeper(self.run.path / checkpoints.FOLDER)
+            require_room(Path(out), self._size())
+            run = runs.Run(out, settings, resume, identity(self.processes, *self.source))
+            self.store = Store(run, str(self.state.device), self.seed)
 
         self.processes.together(action)
+        self.forced = resume == "force"
         self.state.run = self.history.run = Path(out)
+
+    def _size(self) -> int:
+        """Estimate the bytes of a checkpoint, from what there is of the pair now."""
+        named = checkpoints.named_tensors({"model": self.state.model, "guide": self.state.guide})
+        return checkpoint_size({name: value for name, value in named.items() if not is_lazy(value)})
 
     def _start(self) -> None:
         """Take up the newest good checkpoint if there is one, else begin."""
@@ -131,7 +146,7 @@ class Loop:
 
         def look() -> bool:
             nonlocal tensors, state
-            found = None if self.keeper is None else checkpoints.newest_good(self.keeper.folder)
+            found = None if self.store is None else checkpoints.newest_good(self.store.keeper.folder)
             if found is not None:
                 _, tensors, state = found
             return found is not None
@@ -144,17 +159,13 @@ class Loop:
             return
         self.good = self.processes.share(tensors, state)
         saved = self.good[1]
-        self.step = int(saved["step"])
-        self._begin(int(saved["stage_index"]))
-        self.policy = Policy(**saved["policy"])
-        self.policy.factor *= self.lr_resume
-        self.seconds = float(saved["seconds"])
-        self._restore()
-        self._tell()
-        self.history.finished = bool(saved["finished"])
-        if self.history.run is not None:
-            self.history.records = runs.read_metrics(self.history.run / "metrics.jsonl")
-            self._forget()
+        try:
+            self._take_up(saved)
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+            if isinstance(error, PhlogistonError):
+                raise
+            where = f"the checkpoint of step {saved['step']} in {self.history.run}"
+            raise CheckpointError(f"{where} is altered: {type(error).__name__}: {error}.") from error
         if not self.history.finished:
             self._write({"event": "resume", "step": self.step, "processes": self.processes.size})
             if saved["processes"] != self.processes.size and self.processes.leader:
@@ -162,6 +173,22 @@ class Loop:
                     f"resumed at step {self.step} on {self.processes.size} processes instead of {saved['processes']}: "
                     "the noise differs from here on, the data order does not."
                 )
+
+    def _take_up(self, saved: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.step = int(saved["step"])
+        self._begin(int(saved["stage_index"]))
+        if not self.forced:
+            check_precision(checkpoints.named_tensors(self.stepper.active.modules), self.good[0])
+        self.policy = Policy(**saved["policy"])
+        self.policy.factor *= self.lr_resume
+        self.seconds = float(saved["seconds"])
+        self._restore()
+        self._tell()
+        self.history.finished = bool(saved["finished"])
+        if self.history.run is not None:
+            self.history.records = read_metrics(self.history.run / "metrics.jsonl")
+            self._forget()
 
     def _begin(self, index: int) -> None:
         """Make stage `index` the current one."""
@@ -278,9 +305,12 @@ class Loop:
 
     def _leave(self, number: int) -> None:
         if self.processes.leader:
-            kept = f"the checkpoint is in {self.history.run}, and the same call goes on from there"
-            lost = "nothing is kept without a run folder"
-            self.progress.say(f"interrupted at step {self.step}: {kept if self.history.run else lost}.")
+            told = "nothing is kept without a run folder"
+            if self.history.run:
+                told = f"the checkpoint is in {self.history.run}, and the same call goes on from there"
+            if self.unwritten:
+                told = f"{self.unwritten}; the same call goes on from an earlier one in {self.history.run}"
+            self.progress.say(f"interrupted at step {self.step}: {told}.")
         if number == signal.SIGINT:
             raise KeyboardInterrupt
         raise SystemExit(128 + number)
@@ -303,12 +333,12 @@ class Loop:
         self.progress.record(record)
 
     def _write(self, record: dict[str, Any]) -> None:
-        if self.run is None:
+        if self.store is None:
             return
         try:
-            self.run.record(record)
+            self.store.run.record(record)
             if self.tensorboard and "event" not in record:
-                self.run.board(int(record["step"]), record)
+                self.store.run.board(int(record["step"]), record)
         except OSError as error:
             warnings.warn(f"metrics could not be written ({error}). Training goes on.", TrainingWarning, stacklevel=2)
 
@@ -353,15 +383,16 @@ class Loop:
             "optimizer": numbers,
             "names": list(named),  # in the modules' own order, which the file does not keep
             "buffers": [name for name, value in named.items() if not isinstance(value, torch.nn.Parameter)],
+            "not_finite": checkpoints.not_finite(named),
             "latents": self.stepper.latents,
             "gradients": self.stepper.received.state_dict(),
             "objective": remembered,
             "callbacks": self.callbacks.state_dict(),
         }
         self.good = (tensors, state)
-        if self.keeper is not None:
-            self.keeper.save(tensors, state)
-        self.processes.barrier()
+        if self.history.run is not None:
+            store, records = self.store, self.history.records
+            self.unwritten = self.processes.together(lambda: store.save(tensors, state, records) if store else "")
 
     def _restore(self) -> None:
         """Put modules, optimiser, callbacks and step back to the last good state; what the policy counted stays."""

@@ -1,6 +1,7 @@
 """Run folders: the only thing training leaves behind, and the rules for going on in one.
 
-config.json        what was asked for: the caller's configuration, stages, seed, number of rows
+config.json        what was asked for: the caller's configuration, stages, seed, number of rows; `identity`: a hash of
+                   the data, precision, device, threads and processes
 environment.json   where it ran: versions, machine, device, threads, command
 metrics.jsonl      one JSON object per line, appended only; a resumed run repeats some steps, the last record counts
 checkpoints/       see `checkpoints`
@@ -11,114 +12,21 @@ events.out.*       the same numbers for TensorBoard
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
-import math
-import os
-import platform
-import sys
-import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from phlogiston.errors import CheckpointError, RunError
-from phlogiston.files import write_json
+from phlogiston.errors import CheckpointError, RunError, RunMismatchError, TrainingWarning
+from phlogiston.files import FORMAT, read_json, write_json
 from phlogiston.inference.svi.checkpoints import FOLDER, list_files, read_state
-
-try:
-    import fcntl
-except ImportError:  # not on Windows: two processes in one folder are then the user's care
-    fcntl = None  # type: ignore[assignment]
-
-FORMAT = 1
-LOCK = ".lock"
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the records of a metrics file, one per step (the last written counts), in order of steps.
-
-    A torn last line, left by a crash, is passed over; so are lines that record events.
-    """
-    records: dict[int, dict[str, Any]] = {}
-    if not path.is_file():
-        return []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if not isinstance(record, dict) or "step" not in record:
-            continue
-        if "event" in record:
-            if record["event"] in ("resume", "rollback"):  # what came after that step was done again
-                records = {s: r for s, r in records.items() if s <= record["step"]}
-            continue
-        records[int(record["step"])] = record
-    return [records[step] for step in sorted(records)]
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a run has come.
-
-    Attributes:
-        step: steps done by its newest checkpoint.
-        steps: steps it was to do; None where its configuration does not say.
-        finished: whether training is over, be it early.
-    """
-
-    step: int
-    steps: int | None
-    finished: bool
-
-    def text(self) -> str:
-        """Return "" for a finished run, else how far it has come."""
-        if self.finished:
-            return ""
-        return f"unfinished: step {self.step:,}" + (f" of {self.steps:,}" if self.steps is not None else "")
-
-
-def progress_of(path: Path) -> Progress | None:
-    """Say how far the run in a folder has come; None where the folder holds no checkpoint that can be read."""
-    state = None
-    for file in reversed(list_files(path / FOLDER)):
-        with contextlib.suppress(CheckpointError):
-            state = read_state(file)
-            break
-    if state is None:
-        return None
-    try:
-        stages = json.loads((path / "config.json").read_text(encoding="utf-8"))["stages"]
-        steps = sum(int(stage["steps"]) for stage in stages)
-    except (OSError, ValueError, KeyError, TypeError):
-        steps = None
-    return Progress(int(state["step"]), steps, bool(state.get("finished")))
-
-
-def environment(device: str, seed: int) -> dict[str, Any]:
-    """Describe where a run takes place: versions, machine, device, threads, seed, command."""
-    from importlib import metadata
-
-    import torch
-
-    import phlogiston
-
-    packages = {}
-    for name in ("torch", "pyro-ppl", "numpy", "lightning-fabric", "safetensors"):
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            packages[name] = metadata.version(name)
-    return {
-        "phlogiston": phlogiston.__version__,
-        "packages": packages,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "device": device,
-        "threads": torch.get_num_threads(),
-        "seed": seed,
-        "command": [os.fspath(a) for a in sys.argv],
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-    }
+from phlogiston.inference.svi.run_folder.environment import describe_environment, read_environment
+from phlogiston.inference.svi.run_folder.identity import differences
+from phlogiston.inference.svi.run_folder.lock import LOCK, Lock, sweep
+from phlogiston.inference.svi.run_folder.metrics import NAME, Metrics
+from phlogiston.inference.svi.run_folder.readers import progress_of
 
 
 class Run:
@@ -128,18 +36,30 @@ class Run:
         path: the folder; made if it does not exist.
         config: JSON-able description of what is to be trained; must equal that of an existing run.
         resume: `"auto"` goes on with an existing run of the same configuration, True demands one, False refuses one.
+            `"force"` is `"auto"` that also goes on where the data, the precision, the device or the number of threads
+            are others, and says which.
+        identity: what no setting says, see `run_folder.identity`; None compares nothing of the kind.
 
     Attributes:
         path: the folder.
         resumed: True if the folder already held this run.
 
     Raises:
-        RunError: if the folder holds something else, another configuration, is in use, or `resume` forbids it.
+        RunError: if the folder holds something else, is in use, or `resume` forbids it.
+        RunMismatchError: if it holds a run with another configuration, on other data or computed otherwise.
     """
 
-    def __init__(self, path: str | Path, config: Mapping[str, Any], resume: bool | str = "auto") -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        config: Mapping[str, Any],
+        resume: bool | str = "auto",
+        identity: Mapping[str, Any] | None = None,
+    ) -> None:
         self.path = Path(path)
-        config = json.loads(json.dumps({"format": FORMAT, **config}, default=str))
+        self.config = json.loads(json.dumps({"format": FORMAT, **config}, default=str))
+        self.config.pop("identity", None)
+        self.identity = dict(identity or {})
         entries = self._entries()
         is_run = (self.path / "config.json").is_file() and (self.path / FOLDER).is_dir()
         if entries and not is_run:
@@ -153,24 +73,34 @@ class Run:
             )
         if not is_run and resume is True:
             raise RunError(f"{self.path} holds no run to resume. Check the path, or use resume='auto'.")
+        self.resumed = is_run
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = self._take_lock()
+            self._lock = Lock(self.path)
         except OSError as error:
             raise RunError(f"the run folder {self.path} cannot be made or written: {error}.") from error
-        self.resumed = is_run
-        self._metrics: IO[str] | None = None
-        self._board: _Board | None = None
+        self._metrics = Metrics(self.path, self.resumed)
         try:
             if is_run:
-                self._compare(config)
+                self._compare(force=resume == "force")
+                sweep(self.path, self.path / FOLDER)
             else:
-                (self.path / "figures").mkdir(exist_ok=True)
-                write_json(self.path / "config.json", config, sort_keys=True)
-                (self.path / FOLDER).mkdir(exist_ok=True)  # last: from here on the folder counts as a run
+                self._describe()
+        except OSError as error:
+            self.close()
+            raise RunError(f"the run folder {self.path} cannot be written: {error}.") from error
         except BaseException:
             self.close()
             raise
+
+    def _describe(self) -> None:
+        (self.path / "figures").mkdir(exist_ok=True)
+        self._write_config()
+        (self.path / FOLDER).mkdir(exist_ok=True)  # last: from here on the folder counts as a run
+
+    def _write_config(self) -> None:
+        content = {**self.config, "identity": self.identity} if self.identity else self.config
+        write_json(self.path / "config.json", content, sort_keys=True)
 
     def _entries(self) -> list[str]:
         if not self.path.exists():
@@ -183,64 +113,105 @@ class Run:
         mine = LOCK in names and all(n in ours or n.startswith(".config.json") for n in names)
         return [] if mine else names
 
-    def _take_lock(self) -> IO[str]:
-        handle = open(self.path / LOCK, "a", encoding="utf-8")  # noqa: SIM115 (held as long as the run)
-        if fcntl is not None:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                handle.close()
-                raise RunError(f"{self.path} is in use: another process is training in it.") from error
-        return handle
-
-    def _compare(self, config: Mapping[str, Any]) -> None:
+    def _compare(self, force: bool) -> None:
+        """Refuse to go on with another run; take note of what has changed if `force` allows it."""
         path = self.path / "config.json"
         try:
-            old = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, json.JSONDecodeError) as error:
+            old = read_json(path)
+        except (OSError, ValueError) as error:
             raise RunError(f"{path} cannot be read ({error}).") from error
         if not isinstance(old, dict) or "format" not in old:
             raise RunError(f"{path} was not written by phlogiston; nothing was touched. Choose another folder.")
-        differing = list(_differences(old, config))
+        if old["format"] != FORMAT:
+            raise RunError(f"{path} has format {old['format']!r}; this version of phlogiston reads {FORMAT}.")
+        stored = old.pop("identity", None)
+        differing = list(_differences(old, self.config))
+        if force:
+            differing = [text for text in differing if not text.startswith("rows (")]
+        known = stored if isinstance(stored, dict) else self._earlier_identity()
         if differing:
-            raise RunError(
+            if self.identity:  # other data are the reason why a schema made of them is another
+                differing = [*differences(known, self.identity, finished=True), *differing]
+            raise RunMismatchError(
                 f"{self.path} holds a run with another configuration; it differs in {', '.join(differing[:8])}. Choose "
                 "another folder, or repeat the settings in its config.json."
             )
+        if self.identity:
+            self._compare_identity(known, force)
+
+    def _earlier_identity(self) -> dict[str, Any]:
+        """What a run of an earlier version tells: threads in environment.json, processes in a checkpoint."""
+        environment = read_environment(self.path)
+        latest = [environment, *environment.get("resumed", [])][-1]
+        known = {"threads": latest.get("threads")} if isinstance(latest, dict) else {}
+        for file in reversed(list_files(self.path / FOLDER)):
+            with contextlib.suppress(CheckpointError):
+                return {**known, "processes": read_state(file).get("processes", 1)}
+        return known
+
+    def _compare_identity(self, old: dict[str, Any], force: bool) -> None:
+        progress = progress_of(self.path)
+        finished = progress is not None and progress.finished
+        differing = differences(old, self.identity, finished)
+        if differing and not force:
+            raise RunMismatchError(
+                f"{self.path} holds a run that was computed otherwise; it differs in {', '.join(differing)}. Repeat it "
+                "as it was, choose another folder, or go on all the same with resume='force' (--force-resume)."
+            )
+        if differing:
+            warnings.warn(
+                f"{self.path} is gone on with by force. What it is from here on differs in {', '.join(differing)}.",
+                TrainingWarning,
+                stacklevel=2,
+            )
+        if not finished and old != self.identity:
+            self._write_config()
 
     def describe_environment(self, device: str, seed: int) -> None:
         """Write environment.json; a resumed run adds its own environment under `"resumed"`."""
-        path = self.path / "environment.json"
-        now = environment(device, seed)
-        with contextlib.suppress(OSError, json.JSONDecodeError):
-            old = json.loads(path.read_text(encoding="utf-8"))
-            now = {**old, "resumed": [*old.get("resumed", []), now]}
-        write_json(path, now, sort_keys=True)
+        describe_environment(self.path, device, seed)
 
     def record(self, record: Mapping[str, Any]) -> None:
-        """Append one line to metrics.jsonl (non-finite numbers become null)."""
-        path = self.path / "metrics.jsonl"
-        if self._metrics is None:
-            torn = path.is_file() and not path.read_bytes().endswith(b"\n") and path.stat().st_size > 0
-            self._metrics = open(path, "a", encoding="utf-8")  # noqa: SIM115 (held as long as the run)
-            if torn:
-                self._metrics.write("\n")
-        clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
-        self._metrics.write(json.dumps(clean) + "\n")
-        self._metrics.flush()
+        """Append one line to metrics.jsonl, see `run_folder.metrics`."""
+        self._metrics.record(record)
 
     def board(self, step: int, record: Mapping[str, Any]) -> None:
-        """Add the numbers of a record to the TensorBoard events (made at the first call)."""
-        if self._board is None:
-            self._board = _Board(self.path, step if self.resumed else None)
-        self._board.add(step, record)
+        """Add the numbers of a record to the TensorBoard events."""
+        self._metrics.board(step, record)
+
+    def missing(self) -> bool:
+        """Say whether the folder was removed, moved or replaced, or lost its config.json, since it was opened."""
+        return self._lock.astray() or not (self.path / "config.json").is_file()
+
+    def rescue(self, records: Sequence[Mapping[str, Any]], device: str, seed: int) -> None:
+        """Write what a load and a resume need, checkpoints apart, after the folder was lost.
+
+        In the folder's own place, where nothing else stands there; else in a new folder beside it, `path` from then on.
+
+        Args:
+            records: of metrics.jsonl.
+            device: for environment.json.
+            seed: likewise.
+        """
+        home, replaced = self.path, self.path.exists() and self._lock.astray()
+        self.close()
+        if replaced:
+            numbered = (home.with_name(f"{home.name}-rescued-{i}") for i in itertools.count(1))
+            home = next(path for path in numbered if not path.exists())
+        home.mkdir(parents=True, exist_ok=True)
+        self.path = home
+        self._lock = Lock(home)
+        self._metrics = Metrics(home, resumed=False)
+        self._describe()
+        self.describe_environment(device, seed)
+        if not (home / NAME).is_file():
+            for record in records:
+                self.record(record)
 
     def close(self) -> None:
         """Close files and give the lock back."""
-        for handle in (self._metrics, self._board, self._lock):
-            if handle is not None:
-                with contextlib.suppress(OSError):
-                    handle.close()
+        self._metrics.close()
+        self._lock.release()
 
 
 def _differences(old: Any, new: Any, path: str = "") -> list[str]:
@@ -263,43 +234,3 @@ def _differences(old: Any, new: Any, path: str = "") -> list[str]:
 def _short(value: Any) -> str:
     text = json.dumps(value)
     return text if len(text) <= 40 else text[:37] + "..."
-
-
-class _Board:
-    """A TensorBoard event file, written record by record in this thread; silently absent without tensorboard."""
-
-    def __init__(self, folder: Path, resumed_at: int | None) -> None:
-        self._writer: Any = None
-        self._proto: Any = None
-        try:
-            from tensorboard.compat.proto import event_pb2, summary_pb2
-            from tensorboard.summary.writer.record_writer import RecordWriter
-        except ImportError:
-            return
-        self._proto = (event_pb2, summary_pb2)
-        stem = f"events.out.tfevents.{time.time_ns() // 1000:017d}.{platform.node() or 'host'}.{os.getpid()}"
-        self._writer = RecordWriter(open(folder / stem, "wb"))  # noqa: SIM115 (held as long as the run)
-        self._write(event_pb2.Event(wall_time=time.time(), file_version="brain.Event:2"))
-        if resumed_at is not None:  # tells the reader to drop what an interrupted start wrote after this step
-            start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-            self._write(event_pb2.Event(wall_time=time.time(), step=resumed_at, session_log=start))
-
-    def _write(self, event: Any) -> None:
-        self._writer.write(event.SerializeToString())
-
-    def add(self, step: int, record: Mapping[str, Any]) -> None:
-        if self._writer is None:
-            return
-        event_pb2, summary_pb2 = self._proto
-        values = [
-            summary_pb2.Summary.Value(tag=key, simple_value=float(value))
-            for key, value in record.items()
-            if key != "step" and isinstance(value, int | float) and not isinstance(value, bool)
-        ]
-        self._write(event_pb2.Event(wall_time=time.time(), step=step, summary=summary_pb2.Summary(value=values)))
-        self._writer.flush()
-
-    def close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None

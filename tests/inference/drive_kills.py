@@ -22,8 +22,9 @@ sys.path.append(str(Path(__file__).parent))
 
 from inference_pairs import pair, rows
 
-from phlogiston.inference.svi import checkpoints, objectives, runs, schedules
+from phlogiston.inference.svi import checkpoints, objectives, schedules
 from phlogiston.inference.svi.engine import Stage, fit
+from phlogiston.inference.svi.run_folder.metrics import read_metrics
 
 STAGES = [
     Stage("first", 23, batch_size=16, learning_rate=0.02, schedules={"learning_rate": schedules.cosine()}),
@@ -89,7 +90,7 @@ def ending(out: Path) -> tuple[dict[str, torch.Tensor], list[Any]]:
     tensors, _ = checkpoints.read(checkpoints.find(out))
     timeless = [
         {k: v for k, v in record.items() if k not in ("seconds", "rate")}
-        for record in runs.read_metrics(out / "metrics.jsonl")
+        for record in read_metrics(out / "metrics.jsonl")
     ]
     return tensors, timeless
 

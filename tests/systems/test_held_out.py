@@ -13,8 +13,8 @@ from phlogiston.datasets.base import Dataset
 from phlogiston.errors import DataError
 from phlogiston.evaluate.held_out import held_out, held_out_part
 from phlogiston.evaluate.report import compare_runs
-from phlogiston.inference.svi.runs import progress_of
-from phlogiston.systems import workflow
+from phlogiston.inference.svi.run_folder.readers import progress_of
+from phlogiston.systems import run_table
 
 SMALL: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "drmm": ("swissroll", {"sizes": (60, 10, 10)}, {"steps": 2}),
@@ -76,6 +76,7 @@ class Stop:
             raise KeyboardInterrupt
 
 
+@pytest.mark.filterwarnings("default::phlogiston.errors.RunWarning")
 def test_an_unfinished_run_is_called_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from phlogiston.cli.main import main
 
@@ -86,7 +87,7 @@ def test_an_unfinished_run_is_called_one(tmp_path: Path, capsys: pytest.CaptureF
     progress = progress_of(run)
     assert progress is not None
     assert (progress.step, progress.steps, progress.finished) == (3, 8, False)
-    (told,) = workflow.runs(tmp_path / "runs")
+    (told,) = run_table.runs(tmp_path / "runs")
     assert (told["steps"], told["total"], told["finished"]) == (3, 8, False)
 
     def printed(*arguments: str) -> str:
@@ -107,7 +108,7 @@ def test_an_unfinished_run_is_called_one(tmp_path: Path, capsys: pytest.CaptureF
     assert "unfinished: step 3 of 8" in (run / "report.html").read_text()
     assert "unfinished, scored at step 3 of 8" in compare_runs([run]).html()
     systems.get("drmm")(steps=8).fit(data, out=run, progress="off", checkpoint_every=3)
-    (told,) = workflow.runs(tmp_path / "runs")
+    (told,) = run_table.runs(tmp_path / "runs")
     assert (told["steps"], told["finished"]) == (8, True)
     assert ", unfinished" not in printed("runs", str(tmp_path / "runs"))
     finished = json.loads(printed("evaluate", str(run), "--metrics", "log_likelihood", "--json"))

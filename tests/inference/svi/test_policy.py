@@ -9,10 +9,11 @@ from inference_pairs import GaussianGuide, LinearGaussian, flat, pair, rows
 from torch import Tensor
 
 from phlogiston.errors import TrainingError, TrainingWarning
-from phlogiston.inference.svi import runs, schedules
+from phlogiston.inference.svi import schedules
 from phlogiston.inference.svi.checkpoints import load_parameters
 from phlogiston.inference.svi.engine import Stage, fit
 from phlogiston.inference.svi.policy import Policy, first_bad_site
+from phlogiston.inference.svi.run_folder.metrics import read_metrics
 
 
 class Broken(LinearGaussian):
@@ -42,7 +43,7 @@ def test_one_bad_step_is_skipped_and_counted(tmp_path: Path) -> None:
     assert history.skipped == 1
     assert history.rollbacks == 0
     assert torch.isfinite(flat(model, guide)).all()
-    assert runs.read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]["skipped"] == 1
+    assert read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]["skipped"] == 1
 
 
 @pytest.mark.parametrize("out", [True, False], ids=["run folder", "in memory"])

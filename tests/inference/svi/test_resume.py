@@ -12,8 +12,9 @@ import torch
 from inference_pairs import flat, pair, rows
 
 from phlogiston.errors import ConfigError
-from phlogiston.inference.svi import checkpoints, runs
+from phlogiston.inference.svi import checkpoints
 from phlogiston.inference.svi.engine import EarlyStopping, Stage, fit
+from phlogiston.inference.svi.run_folder.metrics import read_metrics
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked children")
@@ -96,7 +97,7 @@ def test_callbacks_remember_across_a_resume(tmp_path: Path) -> None:
     events = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert {"event": "resume", "step": 20, "processes": 1} in events
     assert train([EarlyStopping(3, least=1e-6)]).steps[-1] == 40  # stopped early is finished, too
-    assert runs.read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]["step"] == 40
+    assert read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]["step"] == 40
 
 
 def test_a_resumed_run_may_learn_more_slowly_from_there_on_and_a_fresh_one_does_not(tmp_path: Path) -> None:

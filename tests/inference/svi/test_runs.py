@@ -9,6 +9,7 @@ from inference_pairs import flat, pair, rows
 from phlogiston.errors import RunError
 from phlogiston.inference.svi import runs
 from phlogiston.inference.svi.engine import Stage, fit
+from phlogiston.inference.svi.run_folder.metrics import read_metrics
 
 
 def train(out: Path, steps: int = 6, seed: int = 0, **options: Any) -> Any:
@@ -131,8 +132,8 @@ def test_torn_and_repeated_lines_are_read_right(tmp_path: Path) -> None:
     lines: list[dict[str, Any]] = [{"step": step, "loss": float(step)} for step in (1, 2, 3)]
     lines += [{"event": "resume", "step": 1}, {"step": 2, "loss": 2.5}]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 9, "lo')
-    assert runs.read_metrics(path) == [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 2.5}]
-    assert runs.read_metrics(tmp_path / "none") == []
+    assert read_metrics(path) == [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 2.5}]
+    assert read_metrics(tmp_path / "none") == []
 
 
 def test_a_new_record_does_not_stick_to_a_torn_line(tmp_path: Path) -> None:
@@ -142,7 +143,7 @@ def test_a_new_record_does_not_stick_to_a_torn_line(tmp_path: Path) -> None:
     run = runs.Run(tmp_path / "run", json.loads((tmp_path / "run" / "config.json").read_text()))
     run.record({"step": 8, "loss": float("nan")})
     run.close()
-    assert runs.read_metrics(path)[-1] == {"step": 8, "loss": None}
+    assert read_metrics(path)[-1] == {"step": 8, "loss": None}
 
 
 def test_a_run_killed_before_its_first_checkpoint_may_begin_again(tmp_path: Path) -> None:
