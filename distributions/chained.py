@@ -7,15 +7,14 @@ from typing import Any, ClassVar
 
 import torch
 from pyro.distributions import constraints
-from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 
-from phlogiston.distributions.masked import MaskedNormal
+from phlogiston.distributions.masked import MaskedNormal, MaskedReals
 
 Link = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
-class ChainedNormal(TorchDistribution):
+class ChainedNormal(MaskedReals):
     """A first-order autoregressive Normal over the first event axis.
 
     Args:
@@ -29,7 +28,6 @@ class ChainedNormal(TorchDistribution):
         "start": constraints.real_vector,
         "context": constraints.real_vector,
     }
-    has_rsample = True
 
     def __init__(
         self, start: Tensor, context: Tensor, link: Link, mask: Tensor, validate_args: bool | None = None
@@ -37,11 +35,6 @@ class ChainedNormal(TorchDistribution):
         self.start, self.context, self.link, self.mask_of_entries = start, context, link, mask
         shape = torch.broadcast_shapes(context.shape[:-1], mask.shape[:-2])
         super().__init__(shape, torch.Size([mask.shape[-2], len(start)]), validate_args=validate_args)
-
-    @property
-    def support(self) -> Any:
-        """All real numbers."""
-        return constraints.independent(constraints.real, 2)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> ChainedNormal:
         """Repeat over new batch axes."""
@@ -63,11 +56,6 @@ class ChainedNormal(TorchDistribution):
             previous = loc + scale * torch.randn_like(loc)
             drawn.append(previous)
         return torch.where(self.mask_of_entries, torch.cat(drawn, -2), 0.0)
-
-    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
-        """Draw without gradient."""
-        with torch.no_grad():
-            return self.rsample(sample_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log density of the steps that count; every step given the one before, all at once."""

@@ -21,7 +21,23 @@ from phlogiston.errors import ShapeError
 _HALF_LOG_TWO_PI = 0.5 * math.log(2.0 * math.pi)
 
 
-class MaskedNormal(TorchDistribution):
+class MaskedReals(TorchDistribution):
+    """Real entries of which only some count: zero, and drawn as zero, where `mask_of_entries` is False."""
+
+    has_rsample = True
+
+    @property
+    def support(self) -> Any:
+        """All real numbers."""
+        return constraints.independent(constraints.real, len(self.event_shape))
+
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
+        """Draw without gradient."""
+        with torch.no_grad():
+            return self.rsample(sample_shape)
+
+
+class MaskedNormal(MaskedReals):
     """Independent Normal entries, those that are masked out being no part of it.
 
     Args:
@@ -41,7 +57,6 @@ class MaskedNormal(TorchDistribution):
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {"loc": constraints.real, "scale": constraints.positive}
-    has_rsample = True
 
     def __init__(
         self,
@@ -62,11 +77,6 @@ class MaskedNormal(TorchDistribution):
         self.mask_of_entries = mask
         cut = len(shape) - event_dim
         super().__init__(shape[:cut], shape[cut:], validate_args=validate_args)
-
-    @property
-    def support(self) -> Any:
-        """All real numbers."""
-        return constraints.independent(constraints.real, len(self.event_shape))
 
     @property
     def mean(self) -> Tensor:
@@ -97,11 +107,6 @@ class MaskedNormal(TorchDistribution):
         shape = torch.Size(sample_shape) + self.batch_shape + self.event_shape
         drawn = self.loc + self.scale * torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
         return drawn if self.mask_of_entries is None else torch.where(self.mask_of_entries, drawn, 0.0)
-
-    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
-        """Draw without gradient."""
-        with torch.no_grad():
-            return self.rsample(sample_shape)
 
     def entry_log_prob(self, value: Tensor) -> Tensor:
         """Log density of every entry, (*batch, *event); zero for those that do not count."""

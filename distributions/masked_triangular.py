@@ -7,11 +7,12 @@ from typing import Any, ClassVar
 
 import torch
 from pyro.distributions import constraints
-from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 
+from phlogiston.distributions.masked import MaskedReals
 
-class MaskedTriangular(TorchDistribution):
+
+class MaskedTriangular(MaskedReals):
     """In each place a Normal with a triangular factor of its covariance; masked places are no part of it.
 
     Args:
@@ -24,7 +25,6 @@ class MaskedTriangular(TorchDistribution):
         "loc": constraints.independent(constraints.real, 2),
         "scale_tril": constraints.independent(constraints.lower_cholesky, 1),
     }
-    has_rsample = True
 
     def __init__(self, loc: Tensor, scale_tril: Tensor, mask: Tensor, validate_args: bool | None = None) -> None:
         identity = torch.eye(loc.shape[-1], dtype=loc.dtype, device=loc.device)
@@ -33,11 +33,6 @@ class MaskedTriangular(TorchDistribution):
         self.scale_tril = torch.where(mask.unsqueeze(-1), scale_tril, identity)
         batch = torch.broadcast_shapes(self.loc.shape[:-2], self.scale_tril.shape[:-3])
         super().__init__(batch, self.loc.shape[-2:], validate_args=validate_args)
-
-    @property
-    def support(self) -> Any:
-        """All real numbers."""
-        return constraints.independent(constraints.real, 2)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> MaskedTriangular:
         """Repeat over new batch axes."""
@@ -73,11 +68,6 @@ class MaskedTriangular(TorchDistribution):
         noise = torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
         drawn = self.loc + (self.scale_tril @ noise.unsqueeze(-1)).squeeze(-1)
         return torch.where(self.mask_of_entries, drawn, 0.0)
-
-    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
-        """Draw without gradient."""
-        with torch.no_grad():
-            return self.rsample(sample_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log density of the places that count."""

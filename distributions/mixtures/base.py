@@ -174,6 +174,14 @@ class Mixture(TorchDistribution):
         """Logits, locations and scales of the mixture each coordinate follows by itself: (..., D, K) each."""
         raise NotImplementedError
 
+    def sharpen(self, factor: Tensor | float) -> Self:
+        """The same mixture with every standard deviation multiplied by `factor`."""
+        raise NotImplementedError
+
+    def _draw(self, logits: Tensor, shape: torch.Size, spread: float, generator: torch.Generator | None) -> Tensor:
+        """Draw by these logits, with standard deviations multiplied by `spread`."""
+        raise NotImplementedError
+
     def draw(
         self,
         sample_shape: Any = (),
@@ -192,8 +200,34 @@ class Mixture(TorchDistribution):
 
         Returns:
             (*sample_shape, *batch, D), without gradients.
+
+        Raises:
+            ConfigError: a negative temperature.
         """
-        raise NotImplementedError
+        if sigma_temperature < 0:
+            raise ConfigError(f"sigma_temperature is {sigma_temperature}; it must be 0 or more")
+        with torch.no_grad():
+            full = self.expand(self.batch_shape)
+            logits = temper_logits(full.logits, pi_temperature)
+            return full._draw(logits, torch.Size(sample_shape), math.sqrt(sigma_temperature), generator)
+
+    def temper(self, pi_temperature: float = 1.0, sigma_temperature: float = 1.0) -> Self:
+        """The mixture with logits divided and variances multiplied by a temperature; both positive.
+
+        Raises:
+            ConfigError: a temperature of 0 or less (`draw` accepts 0).
+        """
+        if pi_temperature <= 0 or sigma_temperature <= 0:
+            raise ConfigError(f"temperatures are {pi_temperature}, {sigma_temperature}; a density needs positive ones")
+        new = self.sharpen(math.sqrt(sigma_temperature))
+        new.logits = self.logits / pi_temperature
+        return new
+
+    def bias(self, b: float) -> Self:
+        """Sharpen by a probability bias: logits times (1 + b), log standard deviations minus b (Graves, 2013)."""
+        new = self.sharpen(math.exp(-b))
+        new.logits = self.logits * (1 + b)
+        return new
 
     # ----- by marginals -------------------------------------------------------------------------------------------
 

@@ -23,7 +23,6 @@ from phlogiston.distributions.mixtures.base import (
     normal,
     positions,
     take,
-    temper_logits,
 )
 from phlogiston.distributions.mixtures.joint import Given, JointMixture
 from phlogiston.distributions.mixtures.univariate import log_cell_mass
@@ -240,33 +239,14 @@ class FactorisedMixture(Mixture):
             self._validate_sample(value)
         return line.log_density(value, self.logits, self.loc, self.scale).sum(-1)
 
-    def draw(
-        self,
-        sample_shape: Any = (),
-        *,
-        pi_temperature: float = 1.0,
-        sigma_temperature: float = 1.0,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """See `Mixture.draw`."""
-        if sigma_temperature < 0:
-            raise ConfigError(f"sigma_temperature is {sigma_temperature}; it must be 0 or more")
-        with torch.no_grad():
-            full = self.expand(self.batch_shape)
-            index = choose(temper_logits(full.logits, pi_temperature), torch.Size(sample_shape), generator)
-            noise = math.sqrt(sigma_temperature) * normal(index.shape, self.loc, generator)
-            return take(full.loc, index, 1) + take(full.scale, index, 1) * noise
+    def _draw(self, logits: Tensor, shape: torch.Size, spread: float, generator: torch.Generator | None) -> Tensor:
+        index = choose(logits, shape, generator)
+        noise = spread * normal(index.shape, self.loc, generator)
+        return take(self.loc, index, 1) + take(self.scale, index, 1) * noise
 
-    def temper(self, pi_temperature: float = 1.0, sigma_temperature: float = 1.0) -> FactorisedMixture:
-        """The mixture with logits divided and variances multiplied by a temperature; both positive."""
-        if pi_temperature <= 0 or sigma_temperature <= 0:
-            raise ConfigError(f"temperatures are {pi_temperature}, {sigma_temperature}; a density needs positive ones")
-        scale = math.sqrt(sigma_temperature) * self.scale
-        return FactorisedMixture(self.logits / pi_temperature, self.loc, scale, validate_args=False)
-
-    def bias(self, b: float) -> FactorisedMixture:
-        """Sharpen by a probability bias: logits times (1 + b), log standard deviations minus b."""
-        return FactorisedMixture(self.logits * (1 + b), self.loc, math.exp(-b) * self.scale, validate_args=False)
+    def sharpen(self, factor: Tensor | float) -> Self:
+        """See `Mixture.sharpen`."""
+        return type(self)(self.logits, self.loc, factor * self.scale, validate_args=False)
 
     @property
     def covariance(self) -> Tensor:

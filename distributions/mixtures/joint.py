@@ -22,7 +22,6 @@ from phlogiston.distributions.mixtures.base import (
     normal,
     positions,
     take,
-    temper_logits,
 )
 from phlogiston.distributions.mixtures.univariate import Intervals
 from phlogiston.errors import ConfigError, ShapeError
@@ -149,10 +148,6 @@ class JointMixture(Mixture):
         """The distribution of `shift + factor * y`, shift and factor (..., D), factor positive."""
 
     @abstractmethod
-    def sharpen(self, factor: Tensor | float) -> JointMixture:
-        """The same mixture with every standard deviation multiplied by `factor`."""
-
-    @abstractmethod
     def _conditional(self, known: list[int], rest: list[int], values: Tensor) -> JointMixture:
         """The mixture of coordinates `rest` given coordinates `known`, with the components' old weights."""
 
@@ -169,41 +164,9 @@ class JointMixture(Mixture):
         value = self._value(value)
         return (self.logits.log_softmax(-1) + self.component_log_prob(value)).log_softmax(-1)
 
-    def draw(
-        self,
-        sample_shape: Any = (),
-        *,
-        pi_temperature: float = 1.0,
-        sigma_temperature: float = 1.0,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """See `Mixture.draw`."""
-        if sigma_temperature < 0:
-            raise ConfigError(f"sigma_temperature is {sigma_temperature}; it must be 0 or more")
-        shape = torch.Size(sample_shape)
-        with torch.no_grad():
-            logits = temper_logits(self.logits, pi_temperature).expand(*self.batch_shape, self.num_components)
-            index = choose(logits, shape, generator)
-            noise = normal(index.shape + self.event_shape, self.loc, generator)
-            return self.from_noise(index, math.sqrt(sigma_temperature) * noise)
-
-    def temper(self, pi_temperature: float = 1.0, sigma_temperature: float = 1.0) -> JointMixture:
-        """The mixture with logits divided and variances multiplied by a temperature; both positive.
-
-        Raises:
-            ConfigError: a temperature of 0 or less (`draw` accepts 0).
-        """
-        if pi_temperature <= 0 or sigma_temperature <= 0:
-            raise ConfigError(f"temperatures are {pi_temperature}, {sigma_temperature}; a density needs positive ones")
-        new = self.sharpen(math.sqrt(sigma_temperature))
-        new.logits = self.logits / pi_temperature
-        return new
-
-    def bias(self, b: float) -> JointMixture:
-        """Sharpen by a probability bias: logits times (1 + b), log standard deviations minus b (Graves, 2013)."""
-        new = self.sharpen(math.exp(-b))
-        new.logits = self.logits * (1 + b)
-        return new
+    def _draw(self, logits: Tensor, shape: torch.Size, spread: float, generator: torch.Generator | None) -> Tensor:
+        index = choose(logits, shape, generator)
+        return self.from_noise(index, spread * normal(index.shape + self.event_shape, self.loc, generator))
 
     # ----- moments ------------------------------------------------------------------------------------------------
 

@@ -59,14 +59,7 @@ class SceneQuery:
             self.context: Context = model.context(state, pose[None, None])
 
     @torch.no_grad()
-    def ask(
-        self,
-        evidence: Mapping[str, Any] | None = None,
-        ask: Sequence[str] | None = None,
-        num_samples: int = 1000,
-        *,
-        seed: int | None = None,
-    ) -> Answer:
+    def ask(self, evidence: Any, ask: Sequence[str] | None, num_samples: int, *, seed: int | None) -> Answer:
         """Sample photographs and latents given the evidence.
 
         Args:
