@@ -85,6 +85,11 @@ def is_frame(data: Any) -> bool:
     return (hasattr(data, "columns") or hasattr(data, "column_names")) and hasattr(data, "__getitem__")
 
 
+def frame_kind(data: Any) -> str:
+    """The library of a data frame: "pandas", "polars", "pyarrow" or another; "" for other containers."""
+    return "" if isinstance(data, np.ndarray) or not is_frame(data) else type(data).__module__.split(".")[0]
+
+
 def frame_columns(data: Any) -> dict[str, Any]:
     """The columns of a data frame or structured array, by name.
 
@@ -99,7 +104,7 @@ def frame_columns(data: Any) -> dict[str, Any]:
     if twice is not None:
         raise DataError(f"the data frame: column {twice!r} appears {names.count(twice)} times. Names must differ.")
     if hasattr(data, "column_names"):
-        return {name: data.column(name) for name in names}
+        return {name: data.column(name) if hasattr(data, "column") else data[name][:] for name in names}
     return {name: data[key] for name, key in zip(names, data.columns, strict=True)}
 
 

@@ -25,6 +25,7 @@ from phlogiston.datasets.base import Array, Dataset, Decision, Info, Meta, Split
 from phlogiston.datasets.labels import codes_of
 from phlogiston.datasets.pixels import as_range
 from phlogiston.datasets.readers import tables
+from phlogiston.datasets.readers.aside import columns_aside, tell_aside, without
 from phlogiston.datasets.readers.tables import RESERVED, Table
 from phlogiston.datasets.standardise import wild_cells
 from phlogiston.errors import DataError, ShapeError, unknown_name
@@ -41,6 +42,8 @@ INFO = Info(
 
 SHOWN = 20
 """Columns whose ranges are told."""
+GLANCE = 2000
+"""Rows by which it is seen whether nearly all values of a column differ."""
 
 
 def load(
@@ -59,6 +62,7 @@ def load(
     header: bool | None = None,
     delimiter: str | None = None,
     decimal: str | None = None,
+    encoding: str | None = None,
     size: int = 0,
     value_range: tuple[float, float] | None = None,
 ) -> Dataset:
@@ -80,6 +84,7 @@ def load(
             (or 0, 1, 2, ...) above other numbers.
         delimiter: of csv fields; by default what cuts all lines into equally many fields.
         decimal: the decimal mark of csv numbers, `"."` or `","`; by default what the numbers themselves say.
+        encoding: of csv files, such as `"cp1252"`; by default UTF-8, or what the first bytes say.
         size: of pictures in a folder: cut the middle square out and scale it to so many pixels a side; 0 leaves them.
         value_range: values of black and white in pictures; found out from all of them by default.
 
@@ -87,9 +92,10 @@ def load(
         DataError: the data cannot be used; the message names file, row and column.
         UnknownNameError: an option names a column that is not there.
     """
+    given = {k: v for k, v in locals().items() if k not in ("root", "data", "valid_data", "test_data")}
     if data is None:
         raise DataError("no data given. Pass a path instead of a name: datasets.load('table.csv'), or data=...")
-    options: dict[str, Any] = {"header": header, "delimiter": delimiter, "decimal": decimal}
+    options: dict[str, Any] = {key: given[key] for key in ("header", "delimiter", "decimal", "encoding")}
     options["categorical"] = _names(categorical)
     if size < 0:
         raise DataError(f"size is {size}; expected pixels a side, or 0.")
@@ -98,7 +104,9 @@ def load(
     train_part, valid_part, test_part = read.parts(data)
     valid_part = read.table(valid_data) if valid_data is not None else valid_part
     test_part = read.table(test_data) if test_data is not None else test_part
-    parts = [train_part, *(part for part in (valid_part, test_part) if part is not None)]
+    keep = {*_names(categorical), *([weight] if weight else [])}
+    aside = columns_aside(train_part, keep) if columns is None else {}
+    parts = [without(part, aside) for part in (train_part, valid_part, test_part) if part is not None]
     prepared = [_prepare(part, _names(columns) if columns is not None else None, categorical, weight) for part in parts]
     labels = _labels(prepared)
     splits = _splits(prepared, labels)
@@ -116,17 +124,8 @@ def load(
         INFO,
         (train, given_valid or validation, given_test or testing),
         {
-            "valid": valid,
-            "test": test,
-            "seed": seed,
-            "columns": columns,
-            "names": names,
+            **given,
             "categorical": tuple(categorical),
-            "weight": weight,
-            "header": header,
-            "delimiter": delimiter,
-            "decimal": decimal,
-            "size": size,
             "value_range": None if value_range is None else list(value_range),
             **{
                 key: str(read.path(part))
@@ -141,7 +140,12 @@ def load(
         categorical=labels,
         image_shape=first.image_shape if columns is None else None,
         units={name: unit for name, unit in first.units.items() if name in first.names},
-        decisions=(*dict.fromkeys(d for part in prepared for d in part.decisions), *_told(prepared)),
+        decisions=(
+            *dict.fromkeys(d for part in prepared for d in part.decisions),
+            *tell_aside(aside, train_part.source),
+            *_told(prepared),
+        ),
+        frame=train_part.frame,
     )
 
 
@@ -158,7 +162,9 @@ def whole(data: Any, numeric: Collection[str] = ()) -> tuple[Split, Meta]:
     Raises:
         DataError, ShapeError: the data cannot be used; the message names array, row and column.
     """
-    table = _prepare(tables.from_memory(data, numeric), None, (), None)
+    table = tables.from_memory(data, numeric)
+    aside = columns_aside(table, ())
+    table = _prepare(without(table, aside), None, (), None)
     labels = _labels([table])
     split = _splits([table], labels)[0]
     meta = Meta(
@@ -167,7 +173,8 @@ def whole(data: Any, numeric: Collection[str] = ()) -> tuple[Split, Meta]:
         categorical=labels,
         image_shape=table.image_shape,
         units=table.units,
-        decisions=(*table.decisions, *_told([table])),
+        decisions=(*table.decisions, *tell_aside(aside, table.source), *_told([table])),
+        frame=table.frame,
     )
     return split, meta
 
@@ -222,21 +229,24 @@ def _in_order(table: Table, columns: Sequence[str], optional: Collection[str]) -
     return replace(table, x=x, names=tuple(columns))
 
 
+def lacks_some(x: Array) -> bool:
+    """Whether entries are NaN; a sum tells in a fraction of the time that none are."""
+    return not np.isfinite(x.sum()) and bool(np.isnan(x).any())
+
+
 def _told(parts: Sequence[Table]) -> list[Decision]:
     """What was found about the range of columns, and about missing and wild entries."""
     told: list[Decision] = []
     first = parts[0]
     for j, name in enumerate(first.names[:SHOWN] if first.image_shape is None else ()):
-        columns = [part.x[:, j][np.isfinite(part.x[:, j])] for part in parts]
-        known = np.concatenate(columns)
+        known = np.concatenate([part.x[:, j] for part in parts]) if len(parts) > 1 else first.x[:, j]
+        if not np.isfinite(known.sum()):
+            known = known[np.isfinite(known)]
         if len(known):
-            step = f", {len(np.unique(known))} different" if len(known) < 1_000_000 else ""
-            told.append(
-                Decision("range", f"{name}: {known.min():.10g} to {known.max():.10g}{step}", f"categorical={name}")
-            )
+            told.append(Decision("range", f"{name}: {_range(known)}", f"categorical={name}"))
     if first.image_shape is None and len(first.names) > SHOWN:
         told.append(Decision("range", f"and {len(first.names) - SHOWN} more columns"))
-    missing = sum(int(np.isnan(part.x).sum()) for part in parts)
+    missing = sum(int(np.isnan(part.x).sum()) for part in parts if lacks_some(part.x))
     if missing:
         count = sum(part.x.size for part in parts)
         told.append(Decision("missing", f"{missing:,} of {count:,} entries of x: an empty field, ?, NA, NaN or a mask"))
@@ -251,6 +261,13 @@ def _told(parts: Sequence[Table]) -> list[Decision]:
                     )
                 )
     return told
+
+
+def _range(known: Array) -> str:
+    """Lowest and highest value of a column, and how many different ones where they are not nearly all different."""
+    many = len(np.unique(known[:GLANCE])) > GLANCE // 2
+    different = "" if many else f", {len(np.unique(known))} different"
+    return f"{known.min():.10g} to {known.max():.10g}{different}"
 
 
 class _Reader:
@@ -330,7 +347,8 @@ def _prepare(table: Table, columns: tuple[str, ...] | None, categorical: Sequenc
     if "mask" in extra and extra["mask"].shape == table.x.shape:
         extra["mask"] = extra["mask"][:, kept]
     names = tuple(table.names[i] for i in kept)
-    return replace(table, x=table.x[:, kept], names=names, text=text, extra=extra, decisions=decisions)
+    x = table.x if len(kept) == len(table.names) else table.x[:, kept]
+    return replace(table, x=x, names=names, text=text, extra=extra, decisions=decisions)
 
 
 def _weights(table: Table, name: str) -> Array:
@@ -365,7 +383,7 @@ def _splits(parts: Sequence[Table], labels: Mapping[str, tuple[str, ...]], fit: 
                 f"{part.source} has the columns {[*part.names, *part.text, *part.extra]}, "
                 f"{first.source} has {[*first.names, *first.text, *first.extra]}: they must agree."
             )
-    masked = any("mask" in part.extra or np.isnan(part.x).any() for part in parts)
+    masked = any("mask" in part.extra or lacks_some(part.x) for part in parts)
     splits = []
     for part in parts:
         narrow = part.precision == "float32" or part.image_shape is not None

@@ -1,25 +1,22 @@
-"""Text tables: which lines and fields there are, which line holds names, and what each column is made of."""
+"""Text tables: which line holds names, and what each column is made of."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from phlogiston.datasets.base import Array, Decision
 from phlogiston.datasets.containers import EPOCH, MISSING
+from phlogiston.datasets.readers.csv_fields import Fields
+from phlogiston.datasets.readers.csv_layout import DELIMITERS, LEGACY, Layout, is_header, layout_of
 from phlogiston.datasets.readers.number_text import bare, decimal_marks, number, read_dates, read_numbers
 from phlogiston.errors import DataError
 
-DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar", " ": "blanks"}
-SNIFFED = 50
-"""Lines by which the delimiter is decided."""
-SAMPLED = 500
-"""Entries of a column by which it is decided what stands above it, and what ordinary numbers say of the others."""
+SHOWN = 8
+"""Columns that are named where many are told alike."""
 
 
 @dataclass
@@ -31,6 +28,7 @@ class Columns:
         numeric: name -> float64 (rows,), NaN where missing.
         text: name -> entries, None where missing.
         units: name -> unit of numbers that were dates.
+        aside: name -> why the column says nothing about rows and is left out.
         told: what was decided.
     """
 
@@ -38,6 +36,7 @@ class Columns:
     numeric: dict[str, Array] = field(default_factory=dict)
     text: dict[str, list[str | None]] = field(default_factory=dict)
     units: dict[str, str] = field(default_factory=dict)
+    aside: dict[str, str] = field(default_factory=dict)
     told: list[Decision] = field(default_factory=list)
 
 
@@ -47,10 +46,11 @@ def read_csv(
     header: bool | None = None,
     delimiter: str | None = None,
     decimal: str | None = None,
+    encoding: str | None = None,
     categorical: Collection[str] = (),
     columns: Collection[str] | None = None,
 ) -> Columns:
-    """Read text separated by commas, semicolons, tabs, bars or blanks.
+    """Read text separated by commas, semicolons, tabs, bars or blanks, compressed or not.
 
     Numbers may have decimal commas, thousands apart, per cent or a currency; dates become days since 1970-01-01. With
     `columns`, text is checked for slips only there, because the others will not be used.
@@ -60,197 +60,193 @@ def read_csv(
     """
     if decimal not in (None, ".", ","):
         raise DataError(f"decimal is {decimal!r}; expected '.' or ','.")
-    lines, used = _lines(path, delimiter)
-    if not lines:
-        raise DataError(f"{str(path)!r} is empty. Expected a header line and rows of numbers.")
-    found = Columns(0)
-    found.told.append(Decision("fields", f"separated by {DELIMITERS.get(used, repr(used))}", "delimiter=|"))
-    width = len(lines[0][1])
-    for line, row in lines:
-        if len(row) != width:
-            raise DataError(f"{str(path)!r}, line {line}: {len(row)} fields, expected {width} as in the first line.")
-    first, body = [entry.strip() for entry in lines[0][1]], lines[1:]
-    by_column = [list(map(str.strip, entries)) for entries in zip(*(row for _, row in body), strict=True)]
-    by_column = by_column or [[] for _ in first]
-    if header is None:
-        header = _is_header(first, by_column)
-        names = "the first line holds names" if header else "no line of names"
-        found.told.append(Decision("header", names, f"header={'false' if header else 'true'}"))
-    if header and not body:
-        raise DataError(f"{str(path)!r} has a header and no rows.")
-    if not header:
-        by_column, body = [[entry, *rest] for entry, rest in zip(first, by_column, strict=True)], lines
-    names_ = [entry or f"x{j}" for j, entry in enumerate(first)] if header else [f"x{j}" for j in range(width)]
-    twice = next((name for name in names_ if names_.count(name) > 1), None)
-    if twice is not None:
-        raise DataError(f"{str(path)!r}: column {twice!r} appears {names_.count(twice)} times. Names must differ.")
-    found.rows = len(body)
-    _sort(found, path, names_, by_column, [line for line, _ in body], decimal, categorical, columns)
-    return found
-
-
-def _sort(
-    found: Columns,
-    path: Path,
-    names: Sequence[str],
-    by_column: Sequence[list[str]],
-    lines: Sequence[int],
-    decimal: str | None,
-    categorical: Collection[str],
-    columns: Collection[str] | None,
-) -> None:
-    """Read every column as what it is."""
-    wanted = [name not in categorical and (columns is None or name in columns) for name in names]
-    values = [None if name in categorical else _read(entries) for name, entries in zip(names, by_column, strict=True)]
-    plain = all(read is None or None not in read for read in values)
-    witness = {decimal} if decimal else {"."} if plain else _witness(by_column, values)
-    for name, entries, read, want in zip(names, by_column, values, wanted, strict=True):
-        where = f"{str(path)!r}, column {name!r}"
-        point = witness != {","} or not any("." in entry for entry in entries)
-        if read is not None and point and None not in read:
-            found.numeric[name] = np.array(read, dtype=np.float64)
-            continue
-        special = None
-        if want:
-            special = read_numbers(where, entries, lines, decimal, witness) or read_dates(where, entries)
-        if special is not None:
-            found.numeric[name], said = special
-            topic = "dates" if said.startswith("dates") else "numbers"
-            if topic == "dates":
-                found.units[name] = EPOCH
-            marks = {"decimal mark ','": "decimal=.", "decimal mark '.'": "decimal=,"}
-            option = next((o for words, o in marks.items() if words in said), f"categorical={name}")
-            found.told.append(Decision(topic, f"column {name!r}: {said}", option))
-            continue
-        if want and read is not None:
-            _check_text(path, name, entries, read, lines)
-        found.text[name] = [None if entry in MISSING else entry for entry in entries]
-        if want:
-            known = set(found.text[name]) - {None}
-            found.told.append(
-                Decision("labels", f"column {name!r}: text, {len(known)} categories", "columns=" + (names[0] or "..."))
-            )
-
-
-def _read(entries: Sequence[str]) -> list[float | None]:
-    """The entries as Python's own numbers, NaN where missing, None for everything else."""
+    options: dict[str, Any] = {
+        "header": header,
+        "delimiter": delimiter,
+        "decimal": decimal,
+        "categorical": categorical,
+        "columns": columns,
+    }
     try:
-        plain: list[float | None] = list(map(float, entries))
-    except ValueError:
-        return [number(entry) for entry in entries]
-    return plain if not any("_" in entry for entry in entries) else [number(entry) for entry in entries]
-
-
-def _witness(by_column: Sequence[list[str]], values: Sequence[list[float | None] | None]) -> set[str]:
-    """What columns of numbers say about the decimal mark of the file."""
-    found: set[str] = set()
-    for entries, read in zip(by_column, values, strict=True):
-        if read is None:
-            continue
-        some = entries if None in read else entries[:SAMPLED]
-        cells = [bare(entry) for entry in some if entry not in MISSING]
-        if cells and all(cell is not None for cell in cells):
-            found |= decimal_marks(cell.digits for cell in cells if cell is not None)
-    return found
-
-
-def _is_header(first: Sequence[str], by_column: Sequence[list[str]]) -> bool:
-    """Whether the first line names the columns.
-
-    It does where it has text above numbers. Numbers may be names, too: years above other numbers, or 0, 1, 2, ...
-    above fractions, as data frames without names are written.
-    """
-    if all(entry in MISSING for entry in first):
-        return False
-    if not by_column[0]:
-        return all(bare(entry) is None or entry in MISSING for entry in first)
-    numeric = [_mostly_numbers(entries) for entries in by_column]
-    marks = [bare(entry) is not None for entry in first]
-    if any(
-        column and not mark and entry not in MISSING for entry, column, mark in zip(first, numeric, marks, strict=True)
-    ):
-        return True
-    above = [(entry, by_column[j]) for j, entry in enumerate(first) if numeric[j] and marks[j]]
-    if not above:
-        # nothing but text: a header where it is no number and does not come again
-        return not any(marks) and any(
-            entry not in MISSING and entry not in rest for entry, rest in zip(first, by_column, strict=True)
-        )
-    if len({entry for entry, _ in above}) < len(above):
-        return False
-    if [entry for entry, _ in above] == [str(j) for j in range(len(first))] and len(first) > 1:
-        return any(not entry.lstrip("-").isdigit() for _, rest in above for entry in rest if entry not in MISSING)
-    return all(_is_year(entry) and sum(map(_is_year, rest)) < len(rest) / 2 for entry, rest in above)
-
-
-def _mostly_numbers(entries: Sequence[str]) -> bool:
-    known = [entry for entry in entries[:SAMPLED] if entry not in MISSING]
-    return not known or sum(bare(entry) is not None for entry in known) > len(known) / 2
-
-
-def _is_year(entry: str) -> bool:
-    return entry.isdigit() and 1500 <= int(entry) <= 2500
-
-
-def _lines(path: Path, delimiter: str | None) -> tuple[list[tuple[int, list[str]]], str]:
-    """Return (line number, fields) of every line that is not blank, and the delimiter."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            if delimiter is None:
-                delimiter = _sniff(file.read(1 << 16))
-                file.seek(0)
-            if delimiter == " ":
-                rows = ((number, line.split()) for number, line in enumerate(file, 1))
-                return [(line, row) for line, row in rows if row], delimiter
-            reader = csv.reader(file, delimiter=delimiter, strict=True)
-            return [(reader.line_num, row) for row in reader if row], delimiter
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        try:
+            return _read(path, encoding=encoding, **options)
+        except UnicodeDecodeError:
+            if encoding is not None:
+                raise
+            return _read(path, encoding=LEGACY, guessed=True, **options)
+    except (OSError, EOFError, UnicodeError, csv.Error) as error:
         raise DataError(f"{str(path)!r} cannot be read as text: {error}") from error
 
 
-def _sniff(head: str) -> str:
-    """The delimiter that cuts all lines into equally many fields, most of them numbers; a comma where none does."""
-    best, most = "", 0.0
-    lines = head.splitlines()[: SNIFFED + 1]
-    lines = lines[:-1] if len(lines) > SNIFFED or (len(head) == 1 << 16 and len(lines) > 1) else lines
-    for delimiter in DELIMITERS:
-        rows = [line.split() for line in lines] if delimiter == " " else list(_rows(lines, delimiter))
-        rows = [row for row in rows if row]
-        if not rows or len({len(row) for row in rows}) > 1 or len(rows[0]) < 2:
-            continue
-        fields = [entry.strip() for row in rows for entry in row]
-        score = 1e-9 + sum(entry in MISSING or bare(entry) is not None for entry in fields) / len(fields)
-        if delimiter == " " and (best or score < 0.5):
-            continue  # blanks stand inside numbers and names, too
-        if score > most:
-            best, most = delimiter, score
-    if best:
-        return best
-    first = lines[0] if lines else ""
-    return max((",", ";", "\t", "|"), key=first.count)
+def _read(
+    path: Path,
+    *,
+    header: bool | None,
+    delimiter: str | None,
+    decimal: str | None,
+    encoding: str | None,
+    categorical: Collection[str],
+    columns: Collection[str] | None,
+    guessed: bool = False,
+) -> Columns:
+    layout = layout_of(path, delimiter, encoding)
+    told = [Decision("fields", f"separated by {DELIMITERS.get(layout.delimiter, layout.delimiter)}", "delimiter=|")]
+    if guessed or layout.encoding not in ("utf-8", "utf-8-sig"):
+        doubt = ", for it is no Unicode; other letters mean another encoding" if guessed else ""
+        told.append(Decision("encoding", f"{layout.encoding}{doubt}", "encoding=latin-1"))
+    named = is_header(layout.first, layout.sample) if header is None else header
+    fields = Fields(layout, named, _common_decimal(layout, decimal), settled=header is not None)
+    named = fields.header if header is None else header
+    if header is None:
+        words = "the first line holds names" if named else "no line of names"
+        told.append(Decision("header", words, f"header={'false' if named else 'true'}"))
+    names = [entry or f"x{j}" for j, entry in enumerate(layout.first)] if named else _numbered(layout.width)
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise DataError(f"{str(path)!r}: column {twice!r} appears {names.count(twice)} times. Names must differ.")
+    found = Columns(fields.rows, told=told)
+    _Sorter(found, fields, names, decimal, frozenset(categorical), columns).sort()
+    return found
 
 
-def _rows(lines: Sequence[str], delimiter: str) -> Iterator[list[str]]:
-    try:
-        yield from islice(csv.reader(lines, delimiter=delimiter), SNIFFED)
-    except csv.Error:
-        return
+def _numbered(width: int) -> list[str]:
+    return [f"x{j}" for j in range(width)]
 
 
-def _check_text(
-    path: Path, name: str, entries: Sequence[str], values: Sequence[float | None], numbers: Sequence[int]
-) -> None:
-    """Tell a column of categories from a column of numbers with a slip in it, and from free text."""
-    known = [entry for entry in entries if entry not in MISSING]
-    slips = [i for i, (v, entry) in enumerate(zip(values, entries, strict=True)) if v is None and bare(entry) is None]
-    if slips and len(slips) < len(known) / 2:
-        line, entry = numbers[slips[0]], entries[slips[0]]
-        raise DataError(
-            f"{str(path)!r}, line {line}, column {name!r}: {entry!r} is no number while most entries are. "
-            f"Correct it, or pass categorical=({name!r},)."
+def _common_decimal(layout: Layout, decimal: str | None) -> str:
+    """The decimal mark of nearly all numbers, as far as the first lines tell and the delimiter allows."""
+    if layout.delimiter == "," or not any("," in entry for entries in layout.sample for entry in entries):
+        return "."
+    marks = decimal_marks(
+        cell.digits
+        for entries in layout.sample
+        for cell in map(bare, entries)
+        if cell is not None and ("," in cell.digits or "." in cell.digits)
+    )
+    return decimal or ("," if marks == {","} else ".")
+
+
+class _Sorter:
+    """Reads every column as what it is."""
+
+    def __init__(
+        self,
+        found: Columns,
+        fields: Fields,
+        names: Sequence[str],
+        decimal: str | None,
+        categorical: Collection[str],
+        columns: Collection[str] | None,
+    ) -> None:
+        self.found, self.fields, self.names, self.decimal = found, fields, names, decimal
+        self.categorical, self.columns = categorical, columns
+        self.path = str(fields.layout.path)
+        text = [j for j, name in enumerate(names) if j not in fields.numbers or name in categorical]
+        self.texts: dict[int, list[str]] = fields.texts(text)
+        self.values = {j: _values(entries) for j, entries in self.texts.items() if names[j] not in categorical}
+        plain = all(None not in values for values in self.values.values())
+        self.witness = {decimal} if decimal else {"."} if plain and not self._commas() else self._witness()
+
+    def _commas(self) -> list[int]:
+        """Columns that were read at once, with a decimal comma."""
+        return [j for j in self.fields.numbers if any("," in entry for entry in self.fields.layout.sample[j])]
+
+    def _witness(self) -> set[str]:
+        """What columns of numbers say about the decimal mark of the file."""
+        found: set[str] = set()
+        for j, name in enumerate(self.names):
+            if name in self.categorical:
+                continue
+            entries: Collection[str] = self.fields.layout.sample[j]
+            if j in self.values and None in self.values[j]:
+                entries = set(self.texts[j])
+            cells = [bare(entry) for entry in entries if entry not in MISSING]
+            if cells and all(cell is not None for cell in cells):
+                found |= decimal_marks(cell.digits for cell in cells if cell is not None)
+        return found
+
+    def sort(self) -> None:
+        """Put every column where it belongs."""
+        commas = set(self._commas())
+        for j, name in enumerate(self.names):
+            wanted = name not in self.categorical and (self.columns is None or name in self.columns)
+            if j in self.fields.numbers and name not in self.categorical:
+                if j not in commas and self.witness == {","} and any("." in e for e in self.fields.layout.sample[j]):
+                    self.texts |= self.fields.texts([j])  # 1.234 is a thousand and more in such a file
+                    self.values[j] = _values(self.texts[j])
+                else:
+                    self.found.numeric[name] = self.fields.numbers[j]
+                    if wanted and j in self.fields.large and self.columns is None:
+                        self.found.aside[name] = "whole numbers beyond 2**53, which float64 cannot tell apart"
+                    if j in commas:
+                        self._tell_numbers(name, "decimal mark ','")
+                    continue
+            self._sort_text(j, name, wanted)
+
+    def _sort_text(self, j: int, name: str, wanted: bool) -> None:
+        entries, values = self.texts[j], self.values.get(j)
+        point = self.witness != {","} or not any("." in entry for entry in entries)
+        if values is not None and point and None not in values:
+            self.found.numeric[name] = _array(values)
+            return
+        where = f"{self.path!r}, column {name!r}"
+        special = None
+        if wanted:
+            special = read_numbers(where, entries, self.fields.line_of, self.decimal, self.witness)
+            special = special or read_dates(where, entries)
+        if special is not None:
+            self.found.numeric[name], said = special
+            self._tell_numbers(name, said)
+            return
+        if wanted and values is not None:
+            self._check_slips(name, entries, values)
+        self.found.text[name] = [None if entry in MISSING else entry for entry in entries]
+        if wanted:
+            self._tell_text(name)
+
+    def _tell_numbers(self, name: str, said: str) -> None:
+        topic = "dates" if said.startswith("dates") else "numbers"
+        if topic == "dates":
+            self.found.units[name] = EPOCH
+        marks = {"decimal mark ','": "decimal=.", "decimal mark '.'": "decimal=,"}
+        option = next((o for words, o in marks.items() if words in said), f"categorical={name}")
+        self.found.told.append(Decision(topic, f"column {name!r}: {said}", option))
+
+    def _tell_text(self, name: str) -> None:
+        known = [entry for entry in self.found.text[name] if entry is not None]
+        different = len(set(known))
+        if self.columns is None and different > 50 and different > len(known) / 2:
+            self.found.aside[name] = f"text, {different} different ones in {self.found.rows} rows"
+            return
+        self.found.told.append(
+            Decision("labels", f"column {name!r}: text, {different} categories", "columns=" + (self.names[0] or "..."))
         )
-    if len(set(known)) > 50 and len(set(known)) > len(known) / 2:
-        raise DataError(
-            f"{str(path)!r}, column {name!r}: {len(set(known))} different texts in {len(entries)} rows. "
-            f"Leave it out with columns=(...), or pass categorical=({name!r},)."
-        )
+
+    def _check_slips(self, name: str, entries: Sequence[str], values: Sequence[float | None]) -> None:
+        """Tell a column of categories from a column of numbers with a slip in it, and from free text."""
+        known = [entry for entry in entries if entry not in MISSING]
+        odd = {entry for entry in set(known) if number(entry) is None and bare(entry) is None}
+        slips = [i for i, entry in enumerate(entries) if entry in odd]
+        if slips and len(slips) < len(known) / 2:
+            line, entry = self.fields.line_of(slips[0]), entries[slips[0]]
+            raise DataError(
+                f"{self.path!r}, line {line}, column {name!r}: {entry!r} is no number while most entries are. "
+                f"Correct it, or pass categorical=({name!r},)."
+            )
+        if self.columns is not None and len(set(known)) > 50 and len(set(known)) > len(known) / 2:
+            raise DataError(
+                f"{self.path!r}, column {name!r}: {len(set(known))} different texts in {len(entries)} rows. "
+                f"Leave it out with columns=(...), or pass categorical=({name!r},)."
+            )
+
+
+def _values(entries: Sequence[str]) -> list[float | None]:
+    """The entries as Python's own numbers, NaN where missing, None for everything else."""
+    read = {entry: number(entry) for entry in set(entries)}
+    return [read[entry] for entry in entries]
+
+
+def _array(values: Sequence[float | None]) -> Array:
+    import numpy as np
+
+    return np.array(values, dtype=np.float64)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -99,14 +99,14 @@ def value(text: str, decimal: str) -> float | None:
 
 
 def read_numbers(
-    where: str, entries: Sequence[str], lines: Sequence[int], decimal: str | None, witness: set[str]
+    where: str, entries: Sequence[str], line_of: Callable[[int], int], decimal: str | None, witness: set[str]
 ) -> tuple[Array, str] | None:
     """Read a column of numbers that Python's own notation does not cover.
 
     Args:
         where: file and column, for messages.
         entries: as they stand in the file.
-        lines: their line numbers.
+        line_of: row -> the number of its line.
         decimal: the decimal mark, where it was given.
         witness: what the rest of the file says about it.
 
@@ -116,10 +116,10 @@ def read_numbers(
     Raises:
         DataError: notations that contradict each other, or stay in doubt.
     """
-    known = [(i, bare(entry)) for i, entry in enumerate(entries) if entry not in MISSING]
-    cells = [(i, cell) for i, cell in known if cell is not None]
-    if not cells or len(cells) < len(known):
+    read = {entry: bare(entry) for entry in set(entries) if entry not in MISSING}
+    if not read or None in read.values():
         return None
+    cells = [(i, cell) for i, entry in enumerate(entries) if (cell := read.get(entry)) is not None]
     for what, marks in (
         ("per cent", {"%" if cell.percent else "no %" for _, cell in cells}),
         ("currency", {cell.currency or "none" for _, cell in cells}),
@@ -131,13 +131,13 @@ def read_numbers(
     mark = decimal or _decided(where, own, witness, [cell.digits for _, cell in cells])
     out = np.full(len(entries), np.nan)
     for i, cell in cells:
-        read = value(cell.digits, mark)
-        if read is None:
+        amount = value(cell.digits, mark)
+        if amount is None:
             raise DataError(
-                f"{where}, line {lines[i]}: {entries[i]!r} is no number with the decimal mark {mark!r}. Correct it, "
+                f"{where}, line {line_of(i)}: {entries[i]!r} is no number with the decimal mark {mark!r}. Correct it, "
                 "or pass decimal=."
             )
-        out[i] = (-read if cell.negative else read) / (100.0 if cell.percent else 1.0)
+        out[i] = (-amount if cell.negative else amount) / (100.0 if cell.percent else 1.0)
     sample = cells[0][1]
     said = [f"decimal mark {mark!r}"] if any(c in cell.digits for _, cell in cells for c in ".,") else []
     said += ["per cent, divided by 100"] if sample.percent else []

@@ -9,20 +9,22 @@ from __future__ import annotations
 import zipfile
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from phlogiston.datasets.base import Array, Decision
-from phlogiston.datasets.containers import Plain, frame_columns, is_frame, plain
+from phlogiston.datasets.containers import Plain, frame_columns, frame_kind, is_frame, plain
 from phlogiston.datasets.labels import as_labels
 from phlogiston.datasets.readers.csv_tables import read_csv
+from phlogiston.datasets.readers.frame_files import FRAMES, read_frame
 from phlogiston.datasets.readers.picture_arrays import as_pictures
 from phlogiston.errors import DataError, ShapeError
 
-TABLES = (".npz", ".npy", ".csv", ".tsv")
+TEXT = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz")
+TABLES = (".npz", ".npy", ".csv", ".tsv", ".csv.gz", ".tsv.gz", *FRAMES)
 RESERVED = frozenset({"x", "mask", "weight"})
 
 
@@ -38,6 +40,8 @@ class Table:
         extra: name -> other arrays with one entry per row, passed on as they are (`mask` and `weight` among them).
         image_shape: shape of a picture when `x` holds flattened pictures.
         units: name -> unit of a column's numbers, where it is known.
+        aside: columns that say nothing about other rows, and why; None where columns have no names to go by.
+        frame: kind of data frame it came as, such as `"polars"`; "" for other containers.
         decisions: what was decided about the data, for people.
         whole: names in `text` whose entries came as whole numbers.
         precision: the number format of `x` as it came, `"float64"` or `"float32"`.
@@ -50,6 +54,8 @@ class Table:
     extra: dict[str, Array] = field(default_factory=dict)
     image_shape: tuple[int, ...] | None = None
     units: dict[str, str] = field(default_factory=dict)
+    aside: dict[str, str] | None = None
+    frame: str = ""
     decisions: list[Decision] = field(default_factory=list)
     whole: set[str] = field(default_factory=set)
     precision: str = "float64"
@@ -65,6 +71,7 @@ def read(
     header: bool | None = None,
     delimiter: str | None = None,
     decimal: str | None = None,
+    encoding: str | None = None,
     categorical: Collection[str] = (),
     columns: Collection[str] | None = None,
     value_range: tuple[float, float] | None = None,
@@ -74,13 +81,24 @@ def read(
     Raises:
         DataError: the suffix is unknown, or the file cannot be read or used.
     """
-    suffix = path.suffix.lower()
-    if suffix in (".csv", ".tsv", ".txt"):
+    suffix = suffix_of(path)
+    if suffix in TEXT:
         found = read_csv(
-            path, header=header, delimiter=delimiter, decimal=decimal, categorical=categorical, columns=columns
+            path,
+            header=header,
+            delimiter=delimiter,
+            decimal=decimal,
+            encoding=encoding,
+            categorical=categorical,
+            columns=columns,
         )
-        x = np.array(list(found.numeric.values()), dtype=np.float64).T.reshape(found.rows, len(found.numeric))
-        return Table(str(path), x, tuple(found.numeric), found.text, units=found.units, decisions=found.told)
+        x = _side_by_side(found.numeric, found.rows)
+        table = Table(str(path), x, tuple(found.numeric), found.text, units=found.units, decisions=found.told)
+        table.aside = found.aside
+        return table
+    if suffix in FRAMES:
+        table = from_memory(read_frame(path))
+        return replace(table, source=str(path), frame="")
     if suffix in (".npz", ".npy"):
         arrays = _load_arrays(path)
         if arrays.keys() == {"x"} and is_frame(arrays["x"]):
@@ -91,17 +109,31 @@ def read(
     )
 
 
+def suffix_of(path: Path) -> str:
+    """The suffix that says what a file holds, `.gz` with what is packed in it."""
+    packed = path.suffix.lower() == ".gz"
+    return "".join(path.suffixes[-2:]).lower() if packed else path.suffix.lower()
+
+
+def _side_by_side(columns: Mapping[str, Array], rows: int) -> Array:
+    """Columns as one float64 array (rows, columns); they are given up one by one, for memory."""
+    x = np.empty((rows, len(columns)), order="F")  # what follows goes column by column
+    for j, values in enumerate(columns.values()):
+        x[:, j] = values
+    return x
+
+
 def folder_parts(path: Path) -> dict[str, Path]:
     """Find train / valid / test tables in a folder, or its only table; {} where there is none.
 
     Raises:
         DataError: several files claim the same part, or there are several tables and none is called train.
     """
-    found = sorted(p for p in path.iterdir() if p.is_file() and p.suffix.lower() in TABLES)
+    found = sorted(p for p in path.iterdir() if p.is_file() and suffix_of(p) in TABLES)
     called = {"train": "train", "valid": "valid", "val": "valid", "validation": "valid", "test": "test"}
     parts: dict[str, Path] = {}
     for file in found:
-        part = called.get(file.stem.lower())
+        part = called.get(file.name.split(".")[0].lower())
         if part in parts:
             raise DataError(f"{str(path)!r}: {parts[part].name} and {file.name} both hold the {part} rows. Keep one.")
         if part:
@@ -134,7 +166,7 @@ def from_memory(data: Any, numeric: Collection[str] = (), value_range: tuple[flo
         columns = {name: plain(name, value, source) for name, value in frame_columns(data).items()}
         if not columns:
             raise DataError(f"{source} has no columns.")
-        return from_columns(columns, source)
+        return replace(from_columns(columns, source), frame=frame_kind(data))
     return from_arrays({"x": data}, "the array given", value_range, numeric)
 
 
@@ -284,7 +316,7 @@ def from_columns(columns: Mapping[str, Plain], source: str) -> Table:
     rows = next(iter(lengths.values()))
     if not rows:
         raise DataError(f"{source}: the table is empty.")
-    table = Table(source, np.empty((rows, 0)), ())
+    table = Table(source, np.empty((rows, 0)), (), aside={})
     numeric: dict[str, Array] = {}
     for name, value in columns.items():
         if value.told is not None:
@@ -301,7 +333,7 @@ def from_columns(columns: Mapping[str, Plain], source: str) -> Table:
             if value.unit:
                 table.units[name] = value.unit
     table.names = tuple(numeric)
-    table.x = np.array(list(numeric.values())).T.reshape(rows, len(numeric))
+    table.x = _side_by_side(numeric, rows)
     kinds = {columns[name].values.dtype for name in numeric}
     table.precision = "float32" if kinds and kinds <= {np.dtype(np.float16), np.dtype(np.float32)} else "float64"
     return table

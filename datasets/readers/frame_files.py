@@ -1,0 +1,47 @@
+"""Files that hold data frames: Parquet, Arrow and spreadsheets. What reads them is optional."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from phlogiston.errors import DataError
+
+FRAMES = (".parquet", ".xlsx")
+EXTRA = 'pip install "phlogiston[tables]"'
+
+
+def read_frame(path: Path) -> Any:
+    """Read a file as a data frame.
+
+    Raises:
+        DataError: it cannot be read, or what reads it is not installed.
+    """
+    return _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_excel(path)
+
+
+def _read_parquet(path: Path) -> Any:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise DataError(f"{str(path)!r}: reading Parquet needs pyarrow, which is an extra: {EXTRA}") from None
+    try:
+        return pyarrow.parquet.read_table(path)
+    except (OSError, pyarrow.ArrowException) as error:
+        raise DataError(f"{str(path)!r} cannot be read as Parquet: {error}") from error
+
+
+def _read_excel(path: Path) -> Any:
+    try:
+        import openpyxl
+    except ImportError:
+        raise DataError(f"{str(path)!r}: reading spreadsheets needs openpyxl, which is an extra: {EXTRA}") from None
+    import pandas
+
+    try:
+        return pandas.read_excel(path, engine="openpyxl")  # its first sheet
+    except (OSError, ValueError, KeyError, openpyxl.utils.exceptions.InvalidFileException) as error:
+        raise DataError(f"{str(path)!r} cannot be read as a spreadsheet: {error}") from error
+    except Exception as error:  # zip and XML parsers each have errors of their own
+        raise DataError(f"{str(path)!r} cannot be read as a spreadsheet: {type(error).__name__}: {error}") from error
