@@ -1,4 +1,4 @@
-"""Pictures that belong to no system: image grids, density maps, curves, matrices of histograms.
+"""Figures that belong to no system: density maps, curves, histograms and matrices of them.
 
 Each function takes arrays (or tensors) and returns a matplotlib `Figure`, made without pyplot's global state; its label
 is the alternative text a report shows.
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 # Legible on white and on a dark ground; what must turn with the ground is black, which reports turn (see `report.svg`).
 INK, ACCENT, SOFT = "#3273b8", "#c2410c", "#8a94a3"
+COLOURS = (INK, ACCENT, "#15803d", "#7c5cd6", "#0e7490", SOFT)  # for series beside one another, told apart by a legend
 MAP = "magma"
-UNKNOWN = (0.94, 0.85, 0.78)  # the colour of pixels nobody knows
 
 
 def array(values: Any) -> np.ndarray:
@@ -35,69 +35,6 @@ def new_figure(width: float, height: float, alt: str) -> Figure:
 
     figure = Figure(figsize=(width, height), layout="constrained")
     figure.set_label(alt)
-    return figure
-
-
-def image_grid(
-    images: Any,
-    *,
-    columns: int | None = None,
-    titles: Sequence[str] = (),
-    limits: tuple[float, float] | None = None,
-    alt: str = "",
-) -> Figure:
-    """Show images side by side.
-
-    Args:
-        images: (n, height, width), (n, height, width, 3) or (n, 3, height, width); uint8, or floats, NaN where a pixel
-            is missing (drawn in a colour of its own).
-        columns: images per row; about square if not given.
-        titles: one word above each image.
-        limits: values shown as black and white; 0 and 255 for uint8, 0 and 1 for floats unless they leave it.
-        alt: alternative text.
-
-    Raises:
-        ShapeError: not a batch of images.
-    """
-    shown = _pictures(images, limits)
-    columns = columns or min(len(shown), math.ceil(math.sqrt(len(shown) * 1.6)))
-    rows = math.ceil(len(shown) / columns)
-    aspect = shown.shape[1] / shown.shape[2]
-    size = min(1.1, 11.0 / columns)
-    height = rows * (size * aspect + (0.22 if titles else 0.06))
-    figure = new_figure(columns * size, height, alt or f"{len(shown)} images in {rows} rows")
-    figure.set_layout_engine("constrained", w_pad=0.02, h_pad=0.02, wspace=0.0, hspace=0.0)
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    for i, place in enumerate(axes):
-        place.set_axis_off()
-        if i >= len(shown):
-            continue
-        place.imshow(shown[i], cmap="gray", vmin=0.0, vmax=1.0, interpolation="nearest")
-        if i < len(titles):
-            place.set_title(titles[i], fontsize=8, pad=2)
-    return figure
-
-
-def image_grids(groups: Mapping[str, Any], *, columns: int | None = None, alt: str = "") -> Figure:
-    """Show several sets of images beside each other, a mosaic each.
-
-    Args:
-        groups: label -> images as `image_grid` takes them.
-        columns: images per row of a mosaic; square if not given.
-        alt: alternative text.
-
-    Raises:
-        DataError: no groups.
-        ShapeError: a group is not a batch of images.
-    """
-    if not groups:
-        raise DataError("there are no images to show.")
-    mosaics = {label: _mosaic(_pictures(images), columns) for label, images in groups.items()}
-    figure = new_figure(3.2 * len(mosaics), 3.5, alt or f"images: {', '.join(mosaics)}")
-    for place, (label, mosaic) in zip(figure.subplots(1, len(mosaics), squeeze=False)[0], mosaics.items(), strict=True):
-        place.imshow(mosaic, cmap="gray", vmin=0.0, vmax=1.0, interpolation="nearest")
-        place.set_title(label, fontsize=9)
-        place.set_axis_off()
     return figure
 
 
@@ -151,8 +88,8 @@ def density_depths(
     figure = new_figure(2.5 * (1 + len(maps)), 5.2, alt or f"data, density and samples at {', '.join(labels)}")
     axes = figure.subplots(2, 1 + len(maps), squeeze=False, sharex=True, sharey=True)
     extent = (left, right, bottom, top)
-    for place in axes.ravel():
-        place.set(xlim=(left, right), ylim=(bottom, top), xticks=[], yticks=[], aspect="auto")
+    for panel in axes.ravel():
+        panel.set(xlim=(left, right), ylim=(bottom, top), xticks=[], yticks=[], aspect="auto")
     if len(columns) == 2:
         axes[1, 0].set_xlabel(columns[0], fontsize=8)
         axes[1, 0].set_ylabel(columns[1], fontsize=8)
@@ -168,48 +105,46 @@ def density_depths(
     return figure
 
 
-def loss_curve(
-    steps: Any,
-    loss: Any,
-    valid: tuple[Any, Any] | None = None,
-    *,
-    ylabel: str = "loss, nats per datum",
-    title: str = "",
-    alt: str = "",
-) -> Figure:
-    """Draw a loss against steps, with a running median, and the validation loss where there is one.
+def loss_curve(records: Sequence[Mapping[str, Any]], *, unit: str = "nats per datum", alt: str = "") -> Figure | None:
+    """Draw the loss over training, a panel per stage: every record, the running median, and validation rows.
 
     Args:
-        steps: (n,) step numbers.
-        loss: (n,) losses; entries that are not finite are left out.
-        valid: steps and losses of the validation rows.
-        ylabel: unit of the vertical axis.
-        title: above the axes.
+        records: as in `History.records`: `step`, `loss`, and if there are any `stage` and `valid_loss`. Losses that
+            are not finite are left out.
+        unit: of the loss.
         alt: alternative text.
+
+    Returns:
+        The figure; None where no stage has two losses.
     """
-    x, y = array(steps), array(loss)
-    if x.shape != y.shape or x.ndim != 1:
-        raise ShapeError(f"steps have shape {x.shape} and losses {y.shape}; expected equal shapes (n,).")
-    keep = np.isfinite(y)
-    x, y = x[keep], y[keep]
-    figure = new_figure(7.0, 3.2, alt or f"{ylabel} over {len(x)} steps")
-    place = figure.subplots()
-    width = max(1, len(y) // 50)
-    if width > 2:
-        place.plot(x, y, color=SOFT, linewidth=0.6, alpha=0.6, label="each step")
+    stages: dict[str, list[tuple[float, float]]] = {}
+    valid: dict[str, list[tuple[float, float]]] = {}
+    for record in records:
+        for values, key in ((stages, "loss"), (valid, "valid_loss")):
+            if record.get(key) is not None and math.isfinite(record[key]):
+                values.setdefault(record.get("stage", ""), []).append((record["step"], record[key]))
+    stages = {stage: points for stage, points in stages.items() if len(points) > 1}
+    if not stages:
+        return None
+    figure = new_figure(7.0, 2.9, alt or f"loss in {unit} over the steps of training")
+    for panel, (stage, points) in zip(figure.subplots(1, len(stages), squeeze=False)[0], stages.items(), strict=True):
+        x, y = np.array(points).T
+        width = max(1, len(y) // 50)
         half = width // 2
-        smooth = np.array([np.median(y[max(0, i - half) : i + half + 1]) for i in range(len(y))])
-        place.plot(x, smooth, color=INK, linewidth=1.6, label="running median")
-    else:
-        place.plot(x, y, color=INK, linewidth=1.4, label="training")
-    if valid is not None:
-        place.plot(array(valid[0]), array(valid[1]), color=ACCENT, marker="o", markersize=3, label="validation")
-    if len(y) > 10:  # the first steps would flatten everything after them
-        low, high = np.quantile(y, [0.0, 0.97])
-        place.set_ylim(low - 0.05 * (high - low + 1e-9), high + 0.1 * (high - low + 1e-9))
-    place.set(xlabel="step", ylabel=ylabel, title=title)
-    place.grid(alpha=0.25)
-    place.legend(frameon=False)
+        smooth = [np.median(y[max(0, i - half) : i + half + 1]) for i in range(len(y))]
+        if width > 2:
+            panel.plot(x, y, color=SOFT, linewidth=0.6, alpha=0.6, label="each record")
+        panel.plot(x, smooth, color=INK, linewidth=1.6, label="running median" if width > 2 else "training rows")
+        if stage in valid:
+            panel.plot(*zip(*valid[stage], strict=True), color=ACCENT, linewidth=1.2, label="validation rows")
+        if len(y) > 10:  # the first steps would flatten everything after them
+            low, high = np.quantile(y, [0.0, 0.97])
+            panel.set_ylim(low - 0.05 * (high - low + 1e-9), high + 0.1 * (high - low + 1e-9))
+        panel.set(xlabel="step", title=f"stage {stage!r}" if len(stages) > 1 else "")
+        panel.title.set_fontsize(9)
+        panel.grid(alpha=0.25)
+        panel.legend(frameon=False, fontsize=8)
+    figure.axes[0].set_ylabel(f"loss, {unit}")
     return figure
 
 
@@ -226,29 +161,51 @@ def curves(steps: Any, values: Mapping[str, Any], *, ylabel: str, xlabel: str = 
     Raises:
         ShapeError: values of another length than steps.
     """
-    from matplotlib import colormaps
-
     x = array(steps)
-    figure = new_figure(7.0, 3.2, alt or f"{ylabel}: {', '.join(values)}")
-    place = figure.subplots()
-    colours = colormaps["viridis"](np.linspace(0.1, 0.8, max(1, len(values))))
+    figure = new_figure(7.0, 2.9, alt or f"{ylabel}: {', '.join(values)}")
+    panel = figure.subplots()
     low, high = [], []
-    for (label, series), colour in zip(values.items(), colours, strict=True):
+    for i, (label, series) in enumerate(values.items()):
         y = array(series)
         if y.shape != x.shape:
             raise ShapeError(f"steps have shape {x.shape} and {label!r} {y.shape}; expected equal shapes (n,).")
         keep = np.isfinite(y)
-        place.plot(x[keep], y[keep], color=colour, linewidth=1.4, label=label)
+        panel.plot(x[keep], y[keep], color=COLOURS[i % len(COLOURS)], linewidth=1.4, label=label)
         if keep.any():
             low.append(np.quantile(y[keep], 0.05))
             high.append(y[keep].max())
     if low:  # the first steps would flatten everything after them
         margin = 0.08 * (max(high) - min(low)) + 1e-9
-        place.set_ylim(min(low) - margin, max(high) + margin)
-    place.set(xlabel=xlabel, ylabel=ylabel)
-    place.grid(alpha=0.25)
-    place.legend(frameon=False)
+        panel.set_ylim(min(low) - margin, max(high) + margin)
+    panel.set(xlabel=xlabel, ylabel=ylabel)
+    panel.grid(alpha=0.25)
+    panel.legend(frameon=False)
     return figure
+
+
+def histogram(
+    axes: Axes, real: Any, drawn: Any = None, *, bins: Any = 40, limits: Any = None, labels: Sequence[str] = ()
+) -> None:
+    """Draw the distribution of one column: data filled, samples as an outline, each as a share of its own.
+
+    Args:
+        axes: where.
+        real: (n,), NaN where an entry is missing.
+        drawn: (m,) samples, or None.
+        bins: number or edges.
+        limits: lowest and highest value shown.
+        labels: of data and samples, for the legend.
+    """
+    styles: list[dict[str, Any]] = [
+        {"color": SOFT, "alpha": 0.7},
+        {"color": ACCENT, "histtype": "step", "linewidth": 1.5},
+    ]
+    names = labels or ("data", "samples")
+    for values, style, name in zip((real, drawn), styles, names, strict=True):
+        if values is not None:
+            kept = array(values)[np.isfinite(array(values))]
+            weights = np.full(len(kept), 1.0 / max(1, len(kept)))
+            axes.hist(kept, bins=bins, range=limits, weights=weights, label=name, **style)
 
 
 def histogram_matrix(
@@ -288,28 +245,24 @@ def histogram_matrix(
     axes = figure.subplots(shown, shown, squeeze=False)
     for i in range(shown):
         for j in range(shown):
-            place = axes[i, j]
-            place.tick_params(labelsize=6)
-            source = real if i > j or drawn is None else drawn
+            panel = axes[i, j]
+            panel.tick_params(labelsize=7)
             if i == j:
-                options: dict[str, Any] = {"bins": bins, "range": ranges[i], "density": True}
-                known = real[np.isfinite(real[:, i]), i]
-                share = "data" if len(known) == len(real) else f"data, {len(known) / len(real):.0%} known"
-                place.hist(known, color=SOFT, alpha=0.7, label=share, **options)
-                if drawn is not None:
-                    place.hist(drawn[:, i], color=ACCENT, histtype="step", linewidth=1.3, label="samples", **options)
-                place.set_yticks([])
+                share = np.isfinite(real[:, i]).mean()
+                label = "data" if share == 1.0 else f"data, {share:.0%} known"
+                column = None if drawn is None else drawn[:, i]
+                histogram(panel, real[:, i], column, bins=bins, limits=ranges[i], labels=(label, "samples"))
+                panel.set_yticks([])
             else:
-                both = source[np.isfinite(source[:, [i, j]]).all(1)]
-                place.hist2d(
-                    both[:, j], both[:, i], bins=bins, range=[ranges[j], ranges[i]], cmap="Greys", rasterized=True
-                )
+                source, colour = (real, SOFT) if i > j or drawn is None else (drawn, ACCENT)
+                both = source[np.isfinite(source[:, [i, j]]).all(1)][:2000]
+                panel.scatter(both[:, j], both[:, i], s=2, color=colour, alpha=0.4, linewidths=0, rasterized=True)
+                panel.set(xlim=ranges[j], ylim=ranges[i])
             if i == shown - 1:
-                place.set_xlabel(names[j], fontsize=8)
+                panel.set_xlabel(names[j], fontsize=9)
             if j == 0:
-                place.set_ylabel(names[i], fontsize=8)
-    if drawn is not None:
-        axes[0, 0].legend(frameon=False, fontsize=6)
+                panel.set_ylabel(names[i], fontsize=9)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)
     return figure
 
 
@@ -327,15 +280,15 @@ def interval_curve(
     """Draw figures with 95 % error bars against something, such as a bound against its number of particles."""
     at, centre, error = array(x), array(mean), array(std_error)
     figure = new_figure(5.5, 3.2, alt or f"{ylabel} against {xlabel}")
-    place = figure.subplots()
-    place.errorbar(at, centre, yerr=1.96 * error, color=INK, marker="o", markersize=4, capsize=3, linewidth=1.4)
+    panel = figure.subplots()
+    panel.errorbar(at, centre, yerr=1.96 * error, color=INK, marker="o", markersize=4, capsize=3, linewidth=1.4)
     if reference is not None:
-        place.axhline(reference, color=ACCENT, linewidth=1.2, linestyle="--", label="exact")
-        place.legend(frameon=False)
+        panel.axhline(reference, color=ACCENT, linewidth=1.2, linestyle="--", label="exact")
+        panel.legend(frameon=False)
     if logarithmic:
-        place.set_xscale("log")
-    place.set(xlabel=xlabel, ylabel=ylabel)
-    place.grid(alpha=0.25)
+        panel.set_xscale("log")
+    panel.set(xlabel=xlabel, ylabel=ylabel)
+    panel.grid(alpha=0.25)
     return figure
 
 
@@ -356,73 +309,18 @@ def rank_histograms(
     down = math.ceil(len(counts) / across)
     figure = new_figure(2.8 * across, 2.2 * down, alt or f"rank histograms of {', '.join(counts)}")
     axes = figure.subplots(down, across, squeeze=False).ravel()
-    for place in axes[len(counts) :]:
-        place.set_axis_off()
-    for place, (name, values) in zip(axes, counts.items(), strict=False):
+    for panel in axes[len(counts) :]:
+        panel.set_axis_off()
+    for panel, (name, values) in zip(axes, counts.items(), strict=False):
         heights = array(values)
         low, high = bands[name]
         outside = (heights < low) | (heights > high)
-        place.bar(np.arange(len(heights)), heights, width=1.0, color=np.where(outside, ACCENT, SOFT))
-        place.axhspan(low, high, color=INK, alpha=0.12, linewidth=0)
-        place.axhline(expected, color=INK, linewidth=0.8)
-        place.set_title(name, fontsize=8)
-        place.tick_params(labelsize=6)
+        panel.bar(np.arange(len(heights)), heights, width=1.0, color=np.where(outside, ACCENT, SOFT))
+        panel.axhspan(low, high, color=INK, alpha=0.12, linewidth=0)
+        panel.axhline(expected, color=INK, linewidth=0.8)
+        panel.set_title(name, fontsize=8)
+        panel.tick_params(labelsize=6)
     return figure
-
-
-def confusion(matrix: Any, labels: Sequence[str] = (), *, alt: str = "") -> Figure:
-    """Draw a confusion matrix (true class by row, judged class by column) as shares of each row."""
-    counts = array(matrix)
-    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1.0)
-    names = list(labels) or [str(i) for i in range(len(shares))]
-    size = max(3.0, 0.4 * len(names) + 1.2)
-    figure = new_figure(size, size, alt or "confusion matrix")
-    place = figure.subplots()
-    place.imshow(shares, cmap="Greys", vmin=0.0, vmax=1.0)
-    place.set(xticks=range(len(names)), yticks=range(len(names)), xlabel="judged", ylabel="true")
-    place.set_xticklabels(names, fontsize=7, rotation=90 if max(map(len, names)) > 3 else 0)
-    place.set_yticklabels(names, fontsize=7)
-    if len(names) <= 12:
-        for i, row in enumerate(shares):
-            for j, share in enumerate(row):
-                if share >= 0.005:
-                    place.text(j, i, f"{share:.2f}".lstrip("0"), ha="center", va="center", fontsize=6,
-                               color="white" if share > 0.5 else INK)  # fmt: skip
-    return figure
-
-
-def _pictures(images: Any, limits: tuple[float, float] | None = None) -> np.ndarray:
-    """Return images as floats in [0, 1], (n, height, width) or (n, height, width, 3)."""
-    pictures = np.asarray(images.detach().cpu() if hasattr(images, "detach") else images)
-    if pictures.ndim == 4 and pictures.shape[1] in (1, 3) and pictures.shape[-1] not in (1, 3):
-        pictures = np.moveaxis(pictures, 1, -1)
-    if pictures.ndim not in (3, 4) or len(pictures) == 0 or (pictures.ndim == 4 and pictures.shape[-1] not in (1, 3)):
-        raise ShapeError(
-            f"images have shape {pictures.shape}; expected (n, height, width), or with 1 or 3 colours first or last."
-        )
-    if limits is None:
-        limits = (0.0, 255.0 if pictures.dtype == np.uint8 else 1.0)
-        known = pictures[np.isfinite(pictures)] if pictures.dtype.kind == "f" else pictures
-        if pictures.dtype != np.uint8 and known.size and (known.min() < -0.01 or known.max() > 1.01):
-            limits = (float(known.min()), float(known.max()))
-    low, high = limits
-    shown = np.clip((pictures.astype(np.float64) - low) / max(high - low, 1e-12), 0.0, 1.0)
-    shown = shown[..., 0] if shown.ndim == 4 and shown.shape[-1] == 1 else shown
-    if not np.isnan(shown).any():
-        return shown
-    coloured = shown if shown.ndim == 4 else np.repeat(shown[..., None], 3, -1)
-    return np.where(np.isnan(coloured).any(-1, keepdims=True), UNKNOWN, coloured)
-
-
-def _mosaic(pictures: np.ndarray, columns: int | None) -> np.ndarray:
-    """Put (n, height, width[, 3]) pictures into one, a pixel of grey between them."""
-    columns = columns or math.ceil(math.sqrt(len(pictures)))
-    rows = math.ceil(len(pictures) / columns)
-    padded = np.pad(pictures, [(0, 0), (0, 1), (0, 1), *[(0, 0)] * (pictures.ndim - 3)], constant_values=0.5)
-    empty = np.full((rows * columns - len(pictures), *padded.shape[1:]), 1.0)
-    cells = np.concatenate([padded, empty]).reshape(rows, columns, *padded.shape[1:])
-    cells = np.moveaxis(cells, 2, 1)  # (rows, height, columns, width, ...)
-    return cells.reshape(rows * padded.shape[1], columns * padded.shape[2], *padded.shape[3:])[:-1, :-1]
 
 
 def _two_columns(name: str, values: Any) -> np.ndarray:
@@ -464,13 +362,13 @@ def _on_grid(label: str, log_density: Callable[[np.ndarray], Any], grid: np.ndar
     return np.exp(np.concatenate(parts)).reshape(resolution, resolution)
 
 
-def _scatter(place: Axes, rows: np.ndarray, points: int, title: str) -> None:
-    place.scatter(rows[:points, 0], rows[:points, 1], s=1.2, color=INK, alpha=0.45, linewidths=0, rasterized=True)
-    place.set_title(title, fontsize=9)
+def _scatter(panel: Axes, rows: np.ndarray, points: int, title: str) -> None:
+    panel.scatter(rows[:points, 0], rows[:points, 1], s=1.2, color=INK, alpha=0.45, linewidths=0, rasterized=True)
+    panel.set_title(title, fontsize=9)
 
 
 def _density(
-    place: Axes, density: np.ndarray, extent: tuple[float, float, float, float], ceiling: float, title: str
+    panel: Axes, density: np.ndarray, extent: tuple[float, float, float, float], ceiling: float, title: str
 ) -> None:
-    place.imshow(density, origin="lower", extent=extent, cmap=MAP, vmin=0.0, vmax=ceiling, aspect="auto")
-    place.set_title(title, fontsize=9)
+    panel.imshow(density, origin="lower", extent=extent, cmap=MAP, vmin=0.0, vmax=ceiling, aspect="auto")
+    panel.set_title(title, fontsize=9)

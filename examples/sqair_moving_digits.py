@@ -25,7 +25,7 @@ import torch
 from matplotlib.figure import Figure
 
 from phlogiston import datasets
-from phlogiston.evaluate.figures import image_grid
+from phlogiston.evaluate.image_figures import image_grid
 from phlogiston.systems.sqair import SQAIR
 from phlogiston.systems.sqair import pictures as sqair_pictures
 

@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import importlib
 import importlib.util
+import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast
@@ -29,7 +30,7 @@ from phlogiston.inference.svi import checkpoints
 from phlogiston.inference.svi.engine import History, Stage, fit
 from phlogiston.inference.svi.isolation import sole_training
 from phlogiston.inference.svi.run_folder.readers import warn_if_unfinished
-from phlogiston.systems.evaluation import COMMON_METRICS, Evaluation, MetricFunction
+from phlogiston.systems.evaluation import COMMON_FIGURES, COMMON_METRICS, Evaluation, MetricFunction
 from phlogiston.systems.inputs import coerce
 from phlogiston.systems.loading import PARAMETERS, built_from_files, kept_schema, within_checkpoint
 from phlogiston.systems.options import preset_options, validate_options
@@ -267,11 +268,22 @@ class System(InWords):
         self._need_fit()
         evaluation = self._evaluation(data)
         results: dict[str, Figure] = {}
-        for name, draw in self._table("FIGURES").items():
+        for name, draw in {**self._table("FIGURES"), **COMMON_FIGURES}.items():
             drawn = draw(evaluation)
             if drawn is not None:  # a picture that does not apply to these data
-                results.update(drawn if isinstance(drawn, Mapping) else {name: drawn})
+                results[name] = drawn
         return results
+
+    @classmethod
+    def captions(cls) -> dict[str, str]:
+        """What to look for in each picture of `figures`, in a sentence or two."""
+        tables = {**cls._table("FIGURES"), **COMMON_FIGURES}
+        return {name: " ".join((inspect.getdoc(draw) or "").split()) for name, draw in tables.items()}
+
+    @classmethod
+    def loss_unit(cls) -> str:
+        """The unit of the loss during training, for the axis of its curve."""
+        return cls._table("LOSS_UNIT") or "nats per row"
 
     def views(self) -> dict[str, Any]:
         """What `phlogiston show` can lay out: name -> function (system, held-out split, n, seed) -> tensors by name."""

@@ -12,13 +12,14 @@ import numpy as np
 from phlogiston.datasets.base import Array
 from phlogiston.datasets.readers.sequences import strokes_of
 from phlogiston.errors import ConfigError
-from phlogiston.evaluate.figures import INK, new_figure
+from phlogiston.evaluate.figures import new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Drawing = list[Array]
+PEN = "black"
 
 
 def drawings_of(x: Any, length: Any) -> list[Drawing]:
@@ -40,7 +41,7 @@ def box(drawing: Drawing, margin: float = 0.06) -> tuple[float, float, float, fl
     return float(low[0] - pad), float(low[1] - pad), float(size[0] + 2 * pad), float(size[1] + 2 * pad)
 
 
-def show(axes: Axes, drawing: Drawing, colour: str = INK, width: float = 1.2, square: bool = False) -> None:
+def show(axes: Axes, drawing: Drawing, colour: str = PEN, width: float = 1.2, square: bool = False) -> None:
     """Draw strokes, y downwards, points as dots; `square` pads the panel to a square."""
     for stroke in drawing:
         if len(stroke) > 1:
@@ -54,7 +55,7 @@ def show(axes: Axes, drawing: Drawing, colour: str = INK, width: float = 1.2, sq
     axes.set(xlim=(left, left + wide), ylim=(top + high, top), xticks=[], yticks=[])
     axes.set_aspect("equal", adjustable="box")
     for spine in axes.spines.values():
-        spine.set_color("#dddddd")
+        spine.set(color="#8a94a3", linewidth=0.4)
 
 
 def gallery(rows: Mapping[str, tuple[Any, Any]], *, columns: int = 12, alt: str = "", wide: bool = False) -> Figure:
@@ -74,7 +75,7 @@ def gallery(rows: Mapping[str, tuple[Any, Any]], *, columns: int = 12, alt: str 
             axes = figure.add_subplot(len(rows), count, r * count + k + 1)
             show(axes, drawing, square=not wide)
             if k == 0:
-                axes.set_title(title, fontsize=8, loc="left")
+                axes.set_title(title, fontsize=9, loc="left")
     return figure
 
 
@@ -98,7 +99,7 @@ def svg(drawings: Sequence[Drawing], *, width: float = 400.0, stroke: float = 2.
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{across * cell[0]:.0f}" height="{down * cell[1]:.0f}" '
         f'viewBox="0 0 {across * cell[0]:.0f} {down * cell[1]:.0f}">',
         '<rect width="100%" height="100%" fill="white"/>',
-        f'<g fill="none" stroke="{INK}" stroke-width="{stroke:g}" stroke-linecap="round" stroke-linejoin="round">',
+        f'<g fill="none" stroke="{PEN}" stroke-width="{stroke:g}" stroke-linecap="round" stroke-linejoin="round">',
     ]
     for i, (drawing, (left, top, wide, high)) in enumerate(zip(drawings, boxes, strict=True)):
         scale = min(cell[0] / wide, cell[1] / high)

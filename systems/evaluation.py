@@ -4,10 +4,13 @@ The module `report` of a system's package holds tables, not methods:
 
     METRICS = {"log_likelihood": log_likelihood, "accuracy": accuracy}     # group -> function(evaluation) -> metrics
     FIGURES = {"samples": samples}                                         # name -> function(evaluation) -> figure
+    LOSS_UNIT = "nats per drawing"                                         # of the loss curve that every system gets
     VIEWS = {"swap": swap}                                                 # what `phlogiston show` lays out
     ON_REQUEST = {"log_likelihood"}                                        # groups left out unless they are named
 
-`System.evaluate` and `System.figures` go through them. A metric for every system is an entry of COMMON_METRICS here.
+`System.evaluate` and `System.figures` go through them. The docstring of a function in FIGURES is its caption in
+reports: what is drawn, and what to look for. A metric or a figure for every system is an entry of COMMON_METRICS or
+COMMON_FIGURES here.
 """
 
 from __future__ import annotations
@@ -60,7 +63,7 @@ class Evaluation(Generic[S]):
 
 
 MetricFunction = Callable[[Evaluation[Any]], Mapping[str, Metric]]
-FigureFunction = Callable[[Evaluation[Any]], "Figure | Mapping[str, Figure] | None"]  # None: does not apply
+FigureFunction = Callable[[Evaluation[Any]], "Figure | None"]  # None: does not apply
 
 
 def held_out_log_likelihood(evaluation: Evaluation[Any]) -> dict[str, Metric]:
@@ -70,3 +73,16 @@ def held_out_log_likelihood(evaluation: Evaluation[Any]) -> dict[str, Metric]:
 
 
 COMMON_METRICS: dict[str, MetricFunction] = {"log_likelihood": held_out_log_likelihood}
+
+
+def loss(evaluation: Evaluation[Any]) -> Figure | None:
+    """The loss over training, stage by stage. It should fall and flatten out; where validation rows are drawn and rise
+    while training rows fall, the model has learned rows by heart.
+    """
+    from phlogiston.evaluate.figures import loss_curve
+
+    history = evaluation.system.history
+    return None if history is None else loss_curve(history.records, unit=evaluation.system.loss_unit())
+
+
+COMMON_FIGURES: dict[str, FigureFunction] = {"loss": loss}

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from phlogiston.datasets.base import Dataset, Split
 from phlogiston.errors import ConfigError, DataError, ShapeError, unknown_name
-from phlogiston.evaluate.figures import ACCENT, INK, new_figure
 from phlogiston.models.generation import Stream, export_step
 from phlogiston.models.stepwise import Choice, Stepwise, select
 from phlogiston.systems.base import System
@@ -20,8 +19,6 @@ from phlogiston.systems.inputs import rows_of
 from phlogiston.systems.words import in_words
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from phlogiston.inference.query.answer import Answer
 
 MAX_STEPS = 100_000
@@ -201,27 +198,6 @@ class StepwiseSystem(System):
         if target is not None:
             torch.export.save(program, target)
         return program
-
-
-def training_curve(system: System, unit: str) -> Figure | None:
-    """Loss over training, with that of validation rows where there are some; None without a history.
-
-    Args:
-        system: a fitted system.
-        unit: of the loss.
-    """
-    records = [r for r in system.history.records if r.get("loss") is not None] if system.history is not None else []
-    if not records:
-        return None
-    figure = new_figure(6.0, 3.0, "loss over training")
-    axes = figure.add_subplot()
-    axes.plot([r["step"] for r in records], [r["loss"] for r in records], color=INK, linewidth=1.2, label="training")
-    valid = [(r["step"], r["valid_loss"]) for r in records if r.get("valid_loss") is not None]
-    if valid:
-        axes.plot(*zip(*valid, strict=True), color=ACCENT, linewidth=1.2, label="validation")
-    axes.set(xlabel="step", ylabel=unit)
-    axes.legend(frameon=False)
-    return figure
 
 
 def make_choice(

@@ -1,7 +1,7 @@
 """Pictures of answered questions: one density, many questions.
 
-Which panel a system gets is decided by its data: two columns get a row of questions in the plane, images are completed
-(and named, where there are labels), bodies reach, flights are planned.
+Two columns get questions in the plane, images are completed (and named, where there are labels), bodies reach, flights
+are planned.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from phlogiston.datasets.generated import jumper, poses
-from phlogiston.errors import EvidenceError
+from phlogiston.evaluate.figures import ACCENT, INK, SOFT, new_figure
+from phlogiston.evaluate.image_figures import image_rows
 from phlogiston.inference.query.evidence import HalfSpace, Known, Near, Within
 from phlogiston.systems.drmm.kinematics import Kinematics, Poses
 
@@ -24,34 +25,7 @@ if TYPE_CHECKING:
     from phlogiston.systems.drmm.system import DRMM
 
 Array = np.ndarray
-INK, ACCENT, SOFT, PALE = "#1d3557", "#c2410c", "#8a94a3", "#c3cad4"
 INF = float("inf")
-
-
-def panels(system: DRMM, x: Array, labels: Mapping[str, Array]) -> dict[str, Figure]:
-    """Draw what suits the system's data.
-
-    Args:
-        system: fitted.
-        x: complete held-out rows (n, columns).
-        labels: categorical column -> values (n,), -1 where missing.
-
-    Returns:
-        Name -> picture; empty where no panel suits, or the model finds every question impossible.
-    """
-    columns = tuple(system.schema["columns"])
-    try:
-        if x.shape[1] == 2 and len(system.varying) == 2:
-            return {"questions": conditionals(system, x)}
-        if system.schema["image_shape"]:
-            return {"completion": completions(system, x[:8], {name: value[:8] for name, value in labels.items()})}
-        if columns == poses.COLUMNS:
-            return {"kinematics": reaching(Kinematics(system))}
-        if columns == jumper.COLUMNS:
-            return {"flights": flights(system)}
-    except EvidenceError:  # a model of a few steps need not find these questions possible
-        pass
-    return {}
 
 
 # -- the plane ----------------------------------------------------------------------------------------------------
@@ -59,8 +33,6 @@ def panels(system: DRMM, x: Array, labels: Mapping[str, Array]) -> dict[str, Fig
 
 def conditionals(system: DRMM, x: Array, num_samples: int = 800) -> Figure:
     """Samples unconditional, given one column, under a Gaussian prior, in a box, and under two inequalities."""
-    from matplotlib.figure import Figure
-
     first, second = system.schema["columns"]
     low, high = np.quantile(x, [0.01, 0.99], axis=0)
     span = high - low
@@ -74,21 +46,24 @@ def conditionals(system: DRMM, x: Array, num_samples: int = 800) -> Figure:
         "in a box": Within(low + [0.45, -INF] * span, low + [INF, 0.45] * span),
         "two inequalities": HalfSpace(normals, 0.1 - normals @ np.median(x, axis=0)),
     }
-    figure = Figure(figsize=(13.0, 3.1), layout="constrained")
-    figure.set_label("samples of one density under five kinds of evidence")
+    figure = new_figure(7.5, 5.2, "samples of one density under five kinds of evidence")
     margin = 0.15 * span
     a, b = np.meshgrid(*(np.linspace(s - m, e + m, 300) for s, e, m in zip(low, high, margin, strict=True)))
-    for ax, (title, piece) in zip(figure.subplots(1, 5, sharey=True), questions.items(), strict=True):
+    axes = figure.subplots(2, 3, sharey=True).ravel()
+    for ax, (title, piece) in zip(axes, questions.items(), strict=False):
         evidence = {} if piece is None else {"x": piece}
         answer = system.query(evidence, num_samples=num_samples, resample=True, seed=0)
         shade(ax, piece, a, b)
-        ax.scatter(*x[:3000].T, s=1.5, color=PALE, linewidths=0)
-        ax.scatter(*answer.samples["x"].numpy().T, s=3.5, color=INK, linewidths=0, alpha=0.8)
+        ax.scatter(*x[:3000].T, s=2, color=SOFT, linewidths=0, alpha=0.4, rasterized=True, label="data")
+        drawn = answer.samples["x"].numpy().T
+        ax.scatter(*drawn, s=4, color=INK, linewidths=0, alpha=0.8, rasterized=True, label="answers")
         ax.set(xlim=(a.min(), a.max()), ylim=(b.min(), b.max()), xticks=[], yticks=[])
         ax.set_title(title, fontsize=10)
         if piece is not None and answer.log_evidence is not None:
-            ax.set_xlabel(f"log evidence {float(answer.log_evidence):.2f}", fontsize=8)
-    figure.axes[0].set_ylabel(second)
+            ax.set_xlabel(f"log evidence {float(answer.log_evidence):.2f}", fontsize=9)
+    axes[0].set(xlabel=first, ylabel=second)
+    axes[5].set_axis_off()
+    axes[5].legend(*axes[0].get_legend_handles_labels(), loc="center", frameon=False, markerscale=4)
     return figure
 
 
@@ -115,35 +90,28 @@ def shade(ax: Axes, piece: Any, a: Array, b: Array) -> None:
 
 def completions(system: DRMM, x: Array, labels: Mapping[str, Array]) -> Figure:
     """Held-out images, their upper halves, the posterior mean, two samples, and what each label is thought to be."""
-    from matplotlib.figure import Figure
-
     shape = tuple(system.schema["image_shape"])
     upper = np.zeros(shape, dtype=bool)
     upper[..., : shape[-2] // 2, :] = True
-    half = {"x": Known(torch.from_numpy(x).double(), torch.from_numpy(upper.reshape(-1)))}
+    known = upper.reshape(-1)
+    half = {"x": Known(torch.from_numpy(x).double(), torch.from_numpy(known))}
     mean = system.query(half, ask=["x"], num_samples=64, noise="mean", seed=0).mean("x").numpy()
     drawn = system.query(half, ask=["x"], num_samples=2, seed=0).samples["x"].numpy()
-    rows = {
-        "image": x,
-        "given": np.where(upper.reshape(-1), x, np.nan),
-        "mean": mean,
-        "samples": drawn[0],
-        "": drawn[1],
-    }
+    low, high = x.min(), x.max()
+    rows = {"image": x, "given": np.where(known, x, np.nan), "mean": mean, "sample": drawn[0], "another": drawn[1]}
+    pictures = [(label, ((r - low) / (high - low)).reshape(-1, *shape)) for label, r in rows.items()]
     streams = system.schema["categorical"]
-    figure = Figure(figsize=(0.95 * len(x) + 1.2, 0.95 * (len(rows) + 1.1 * len(streams))), layout="constrained")
-    figure.set_label("held-out images, their upper halves, completions, and probabilities of labels")
-    heights = [1.0] * len(rows) + [1.1] * len(streams)
-    axes = figure.subplots(len(heights), len(x), gridspec_kw={"height_ratios": heights}, squeeze=False)
-    for line, (title, images) in zip(axes, rows.items(), strict=False):
-        for ax, image in zip(line, images, strict=True):
-            picture = np.ma.masked_invalid(image.reshape(shape)[0] if len(shape) == 3 else image.reshape(shape))
-            ax.imshow(picture, cmap="gray", vmin=x.min(), vmax=x.max(), interpolation="nearest")
-            ax.set_facecolor("#f0d9c8")  # what is not known
-            ax.axhline(shape[-2] // 2 - 0.5, color=ACCENT, linewidth=0.8)
-            ax.set(xticks=[], yticks=[])
-        line[0].set_ylabel(title, rotation=0, ha="right", va="center", fontsize=9)
-    for line, (name, values) in zip(axes[len(rows) :], streams.items(), strict=True):
+    figure, axes = image_rows(
+        [*pictures, *((f"{name}\n(bold: true)", pictures[0][1]) for name in streams)],
+        size=0.85,
+        alt="held-out images, their upper halves, completions, and probabilities of labels",
+    )
+    for ax in axes[: len(pictures)].ravel():
+        ax.axhline(shape[-2] // 2 - 0.5, color=ACCENT, linewidth=0.8)
+    for line, (name, values) in zip(axes[len(pictures) :], streams.items(), strict=True):
+        for ax in line:
+            ax.images[0].remove()
+            ax.set(aspect="auto", xlim=(-0.7, len(values) - 0.3))
         _label_bars(line, system, name, values, x, half, labels.get(name))
     return figure
 
@@ -162,7 +130,6 @@ def _label_bars(line: Any, system: DRMM, name: str, values: Any, x: Array, half:
         ax.set_xticks(at, names if count <= 10 else [""] * count, fontsize=6)
         if true is not None and true[i] >= 0:
             ax.get_xticklabels()[int(true[i])].set(color=ACCENT, fontweight="bold", fontsize=9)
-    line[0].set_ylabel(f"{name}\n(bold: true)", rotation=0, ha="right", va="center", fontsize=9)
     line[0].figure.legend(*line[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
 
 
@@ -198,15 +165,12 @@ def draw_poses(ax: Axes, result: Poses, targets: Mapping[str, Any], limit: float
 
 def reaching(solver: Kinematics, num_samples: int = 64) -> Figure:
     """Three questions to a density of poses, sampled above and refined below."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9.0, 6.6), layout="constrained")
-    figure.set_label("stick figures reaching for targets, sampled above and refined below")
+    figure = new_figure(7.5, 5.6, "stick figures reaching for targets, sampled above and refined below")
     standing = {"right_foot": (0.2, 0.0), "left_foot": (-0.2, 0.0)}
     questions: list[tuple[str, dict[str, Any], float | None]] = [
         ("hands and feet", {**standing, "right_hand": (0.55, 1.1), "left_hand": (-0.6, 0.8)}, None),
         ("feet and one hand", {**standing, "right_hand": (0.6, 0.7)}, None),
-        ("... and the head below the line", {**standing, "right_hand": (0.6, 0.7)}, 1.15),
+        ("... and the head below", {**standing, "right_hand": (0.6, 0.7)}, 1.15),
     ]
     axes = figure.subplots(2, len(questions))
     for column, (title, targets, limit) in enumerate(questions):
@@ -237,10 +201,8 @@ def flight_evidence(way_points: Mapping[int, float], gaps: Mapping[int, tuple[fl
 
 def flights(system: DRMM, seed: int = 0) -> Figure:
     """Flights without a question, through way-points, and through way-points and gaps between obstacles."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11.0, 3.4), layout="constrained")
-    figure.set_label("flights: unconditional, through way-points, through way-points and between obstacles")
+    alt = "flights: unconditional, through way-points, through way-points and between obstacles"
+    figure = new_figure(7.5, 2.9, alt)
     questions: list[tuple[str, Mapping[int, float], Mapping[int, tuple[float, float]]]] = [
         ("the model's flights", {}, {}),
         ("through three way-points", WAY_POINTS, {}),

@@ -9,7 +9,9 @@ probabilities; other columns histograms, and poses and flights plans of their ow
 
 from __future__ import annotations
 
+import contextlib
 import warnings
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +19,12 @@ import numpy as np
 import torch
 
 from phlogiston.datasets.base import Split
+from phlogiston.datasets.generated import jumper, poses
 from phlogiston.datasets.weights import written_out
+from phlogiston.errors import EvidenceError
 from phlogiston.evaluate.metric import Metric, from_rows
-from phlogiston.systems.drmm.panels import panels
+from phlogiston.systems.drmm import panels
+from phlogiston.systems.drmm.kinematics import Kinematics
 from phlogiston.systems.evaluation import Evaluation
 from phlogiston.systems.table_rows import fitting_rows
 
@@ -88,7 +93,9 @@ def _compared(rows: dict[str, torch.Tensor]) -> torch.Tensor:
 
 
 def density(e: Evaluation[DRMM]) -> Figure | None:
-    """Two columns: data, and density and samples after each layer."""
+    """Left the data and, below, the true density where it is known; then the model's density after each layer above its
+    samples. The layers should sharpen until density and samples look like the left column.
+    """
     from phlogiston.evaluate import figures
 
     if _layout(e) != "plane":
@@ -106,8 +113,10 @@ def density(e: Evaluation[DRMM]) -> Figure | None:
 
 
 def samples(e: Evaluation[DRMM]) -> Figure | None:
-    """Images: held-out ones, and samples after each layer."""
-    from phlogiston.evaluate import figures
+    """Left images that were held out, then samples of the model after each layer: new ones, which should pass for more
+    of the left.
+    """
+    from phlogiston.evaluate.image_figures import image_grids
 
     if _layout(e) != "images":
         return None
@@ -116,11 +125,13 @@ def samples(e: Evaluation[DRMM]) -> Figure | None:
     for label, depth in _layers(system).items():
         drawn = system.sample(64, depth=depth, seed=depth)["x"].numpy().reshape(-1, *shape)
         groups[f"samples, {label}"] = drawn.clip(np.nanmin(shown), np.nanmax(shown))  # the data's blacks and whites
-    return figures.image_grids(groups, alt="held-out images, and samples after each layer")
+    return image_grids(groups, alt="held-out images, and samples after each layer")
 
 
 def columns(e: Evaluation[DRMM]) -> Figure | None:
-    """Other data: histograms of columns and of pairs, held-out rows beside samples."""
+    """On the diagonal the distribution of each column; pairs of columns beside it, held-out rows (grey) below and
+    samples (orange) above. Outlines should follow the grey shapes, and both triangles mirror each other.
+    """
     from phlogiston.evaluate import figures
 
     if _layout(e) != "columns":
@@ -130,17 +141,51 @@ def columns(e: Evaluation[DRMM]) -> Figure | None:
     return figures.histogram_matrix(shown, drawn, columns=e.system.schema["columns"])
 
 
-def questions(e: Evaluation[DRMM]) -> dict[str, Figure]:
-    """Answers to questions that suit the data, where held-out rows are complete: see `panels`."""
+def questions(e: Evaluation[DRMM]) -> Figure | None:
+    """One density, five questions: blue are answers, grey the data, orange what was given. Answers should keep to what
+    was given and, within it, to where data are.
+    """
+    return _answered(e, "plane", lambda x: panels.conditionals(e.system, x))
+
+
+def completion(e: Evaluation[DRMM]) -> Figure | None:
+    """Held-out images, the upper halves that were given, and completions. The mean is blurred where the model is
+    unsure, samples are sharp and differ there; bars say how probable each label is, the true one in bold.
+    """
     rows, complete = _rows(e), _complete(e)
-    if not bool(complete.any()):
-        return {}
-    labels = {n: rows[n][complete].numpy() for n in e.system.schema["categorical"] if rows.get(n) is not None}
-    return panels(e.system, rows["x"][complete].numpy().astype(np.float64), labels)
+    labels = {n: rows[n][complete].numpy()[:8] for n in e.system.schema["categorical"] if rows.get(n) is not None}
+    return _answered(e, "images", lambda x: panels.completions(e.system, x[:8], labels))
+
+
+def kinematics(e: Evaluation[DRMM]) -> Figure | None:
+    """Bodies that reach for circles: above as the density answers, below after Gauss-Newton steps on the true joints,
+    after which hands and feet should be in the circles and heads below the line. Errors are in body lengths.
+    """
+    return _answered(e, "columns", lambda x: panels.reaching(Kinematics(e.system)), poses.COLUMNS)
+
+
+def flights(e: Evaluation[DRMM]) -> Figure | None:
+    """Flights that the model invents, that pass through the circles, and that keep out of the orange walls as well.
+    They should hop as the first do: fall ever faster, and jump.
+    """
+    return _answered(e, "columns", lambda x: panels.flights(e.system), jumper.COLUMNS)
+
+
+def _answered(
+    e: Evaluation[DRMM], layout: str, draw: Callable[[Array], Figure], names: tuple[str, ...] = ()
+) -> Figure | None:
+    """Draw answers where they suit the data; None where they do not, or the model finds the question impossible."""
+    complete = _complete(e)
+    suits = _layout(e) == layout and (not names or tuple(e.system.schema["columns"]) == names)
+    if not suits or not bool(complete.any()):
+        return None
+    with contextlib.suppress(EvidenceError):  # a model of a few steps need not find these questions possible
+        return draw(_rows(e)["x"][complete].numpy().astype(np.float64))
+    return None
 
 
 def training(e: Evaluation[DRMM]) -> Figure | None:
-    """Log density of training rows after each layer, over training."""
+    """How probable training rows became, after each layer: later layers should end higher."""
     from phlogiston.evaluate import figures
 
     history, layers = e.system.history, _layers(e.system)
@@ -209,5 +254,14 @@ def gaussian_mixture(e: Evaluation[DRMM]) -> dict[str, Metric]:
 
 
 METRICS = {"depths": depths, "precision_recall": precision_and_recall, "accuracy": accuracy}
-FIGURES = {"density": density, "samples": samples, "columns": columns, "questions": questions, "training": training}
+FIGURES = {
+    "density": density,
+    "samples": samples,
+    "columns": columns,
+    "questions": questions,
+    "completion": completion,
+    "kinematics": kinematics,
+    "flights": flights,
+    "training": training,
+}
 BASELINES = {"gaussian_mixture": gaussian_mixture}

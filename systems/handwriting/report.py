@@ -23,13 +23,12 @@ from phlogiston.datasets.base import Array
 from phlogiston.datasets.generated import script
 from phlogiston.datasets.readers import script_reader
 from phlogiston.datasets.readers.sequences import strokes_of
-from phlogiston.evaluate.figures import ACCENT, INK, new_figure
+from phlogiston.evaluate.figures import ACCENT, MAP, new_figure
 from phlogiston.evaluate.metric import Metric, from_rows
 from phlogiston.inference.query.evidence import Known
 from phlogiston.models.stepwise import valid_steps
-from phlogiston.systems.drawing import drawings_of, show
+from phlogiston.systems.drawing import PEN, drawings_of, show
 from phlogiston.systems.evaluation import Evaluation
-from phlogiston.systems.stepwise import training_curve
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -152,16 +151,18 @@ def _phrase(e: Evaluation[HandwritingModel]) -> str:
     return phrase if set(phrase) <= set(e.system.schema["alphabet"]) else e.system.text_of(_lines(e)[2][0])
 
 
-def _line(axes: Any, row: Tensor, length: Any, title: str, colour: str = INK) -> None:
+def _line(axes: Any, row: Tensor, length: Any, title: str, colour: str = PEN) -> None:
     show(axes, drawings_of(row.unsqueeze(0), torch.as_tensor([int(length)]))[0], colour=colour, width=1.4)
     axes.set_axis_off()
     axes.set_title(title, fontsize=8, loc="left")
 
 
 def biases(e: Evaluation[HandwritingModel]) -> Figure:
-    """Real lines, then one phrase at four biases."""
+    """Two lines of the data, then one phrase written at four biases: without bias letters vary as in the data, the
+    larger it is the neater and the more alike they are. Every line should be legible as its title.
+    """
     system, phrase, (x, length, text) = e.system, _phrase(e), _lines(e)
-    figure = new_figure(9.0, 6.0, "lines from the data, and a phrase written at four biases")
+    figure = new_figure(7.5, 5.2, "lines from the data, and a phrase written at four biases")
     for k in range(2):
         axes = figure.add_subplot(5, 2, k + 1)
         _line(axes, x[k], length[k], f"data: {system.text_of(text[k])!r}")
@@ -174,13 +175,15 @@ def biases(e: Evaluation[HandwritingModel]) -> Figure:
 
 
 def hands(e: Evaluation[HandwritingModel]) -> Figure:
-    """A word in the hands of lines short enough that both together are no longer than lines of the data."""
+    """Left lines of the data, each in a hand of its own (orange), right a word written after each of them: it should
+    lean as its example does.
+    """
     system, (x, length, text) = e.system, _lines(e)
     word = _phrase(e).split(" ")[0]
     letters = (text >= 0).sum(1)
     short = (letters + 1 + len(word) <= text.shape[1]).nonzero().squeeze(-1)
     chosen = (short if len(short) else letters.argsort())[:4].tolist()
-    figure = new_figure(9.0, 1.3 * len(chosen), "examples of a hand, and a word written in each")
+    figure = new_figure(7.5, 1.1 * len(chosen), "examples of a hand, and a word written in each")
     for r, row in enumerate(chosen):
         prime = (x[row, : int(length[row])], system.text_of(text[row]))
         _line(figure.add_subplot(len(chosen), 2, 2 * r + 1), x[row], length[row], f"example: {prime[1]!r}", ACCENT)
@@ -190,7 +193,9 @@ def hands(e: Evaluation[HandwritingModel]) -> Figure:
 
 
 def window(e: Evaluation[HandwritingModel]) -> Figure:
-    """The window's way over a text, and the true letters where they are known."""
+    """Which letter the network looks at while it writes: bright steps should go down from letter to letter, along the
+    line of the true letters where it is drawn. Nobody told the network where a letter ends.
+    """
     system, tensors, (x, length, text) = e.system, e.rows.tensors, _lines(e)
     row = int(length[:20].argmax())
     part = {"x": x[row : row + 1], "length": length[row : row + 1], "text": text[row : row + 1]}
@@ -199,7 +204,7 @@ def window(e: Evaluation[HandwritingModel]) -> Figure:
     letters = system.text_of(text[row])
     figure = new_figure(7.0, 3.2, "how much of each character the network sees at each point")
     axes = figure.add_subplot()
-    axes.imshow(phi[0, :n, : len(letters)].T.numpy(), aspect="auto", cmap="magma", interpolation="nearest")
+    axes.imshow(phi[0, :n, : len(letters)].T.numpy(), aspect="auto", cmap=MAP, interpolation="nearest")
     if "position" in tensors:
         axes.plot(np.arange(n), tensors["position"][row, :n].numpy(), color="white", linewidth=1.0, label="true letter")
         axes.legend(frameon=False, labelcolor="white", fontsize=8)
@@ -208,9 +213,5 @@ def window(e: Evaluation[HandwritingModel]) -> Figure:
     return figure
 
 
-def training(e: Evaluation[HandwritingModel]) -> Figure | None:
-    """The loss over training."""
-    return training_curve(e.system, "nats per line")
-
-
-FIGURES = {"biases": biases, "hands": hands, "window": window, "training": training}
+FIGURES = {"biases": biases, "hands": hands, "window": window}
+LOSS_UNIT = "nats per line"

@@ -188,7 +188,10 @@ def _shown(e: Evaluation[MDN]) -> _Shown:
 
 
 def answers(e: Evaluation[MDN], resolution: int = 240) -> Figure | None:
-    """Data, the predicted density over input and target, and its branches with shortest 90 % regions."""
+    """Left the data, in the middle the predicted density, bright where a target is probable; right its branches (blue)
+    in the shortest regions that hold 90 % of it (orange). Where the data have several answers there should be several
+    branches, and never a line between them.
+    """
     system, shown = e.system, _shown(e)
     if not shown.plane:
         return None
@@ -201,7 +204,7 @@ def answers(e: Evaluation[MDN], resolution: int = 240) -> Figure | None:
     heights = torch.linspace(bottom, top, resolution, dtype=inputs.dtype)
     predicted = merge(system.members_at(grid.unsqueeze(1)))
     density = torch.stack([predicted.log_prob(h.reshape(1, 1)).exp() for h in heights])  # (targets, inputs)
-    figure = draw.new_figure(11.0, 3.8, "data, predicted density, and branches with the shortest 90 % regions")
+    figure = draw.new_figure(7.5, 2.9, "data, predicted density, and branches with the shortest 90 % regions")
     axes = figure.subplots(1, 3, sharex=True, sharey=True)
     names = _input_name(system), system.schema["targets"][0]
     _points(axes[0], inputs, y, "data")
@@ -210,12 +213,11 @@ def answers(e: Evaluation[MDN], resolution: int = 240) -> Figure | None:
     axes[1].imshow(density.numpy(), origin="lower", extent=extent, cmap=draw.MAP, vmin=0, vmax=ceiling, aspect="auto")
     axes[1].set_title("predicted density p(y | x)", fontsize=9)
     regions = predicted.interval(0.9, "hpd")
-    _points(axes[2], inputs, y, "branches (modes) and shortest 90 % regions", alpha=0.18)
-    for branch in range(regions.mask.shape[-1]):
-        mask = regions.mask[:, 0, branch].numpy()
-        at = grid.numpy()[mask]
-        ends = regions.lower[:, 0, branch].numpy()[mask], regions.upper[:, 0, branch].numpy()[mask]
-        axes[2].vlines(at, *ends, color=draw.ACCENT, alpha=0.30, linewidth=1.4)
+    _points(axes[2], inputs, y, "branches, 90 % regions", alpha=0.18)
+    for branch in range(regions.mask.shape[-1]):  # bars side by side: a branch changes its number where two meet
+        ends = [end[:, 0, branch].numpy() for end in (regions.lower, regions.upper)]
+        held = regions.mask[:, 0, branch].numpy()
+        axes[2].fill_between(grid.numpy(), *ends, where=held, step="mid", color=draw.ACCENT, alpha=0.35, linewidth=0)
     # local maxima along the target, those of less than a twentieth of the highest density left out
     inner = density[1:-1]
     strong = (inner > density[:-2]) & (inner > density[2:]) & (inner > 0.05 * density.amax(0))
@@ -229,7 +231,9 @@ def answers(e: Evaluation[MDN], resolution: int = 240) -> Figure | None:
 
 
 def ignorance(e: Evaluation[MDN], resolution: int = 120) -> Figure | None:
-    """Standard deviations by cause along the input, also beyond the data, where there are several members."""
+    """Left how uncertain the prediction is, and why: noise in the data, or ignorance of the network. Beyond the shaded
+    range, where no data are, ignorance should grow. Right how many nats the true network would tell about the target.
+    """
     system, shown = e.system, _shown(e)
     if not shown.plane or system.members_at(shown.inputs[:1]).batch_shape[0] == 1:
         return None
@@ -239,7 +243,7 @@ def ignorance(e: Evaluation[MDN], resolution: int = 120) -> Figure | None:
     grid = torch.linspace(low - reach, high + reach, resolution)
     members = system.members_at(grid.unsqueeze(1))
     parts = uncertainty(members, 30, torch.Generator().manual_seed(0))  # 30 of each member are over a thousand in all
-    figure = draw.new_figure(8.0, 3.4, "standard deviation from noise and from ignorance, along the input")
+    figure = draw.new_figure(7.5, 3.2, "standard deviation from noise and from ignorance, along the input")
     left, right = figure.subplots(1, 2)
     for axes in (left, right):
         axes.axvspan(low, high, color=draw.SOFT, alpha=0.15, linewidth=0)
@@ -260,7 +264,9 @@ def ignorance(e: Evaluation[MDN], resolution: int = 120) -> Figure | None:
 
 
 def targets(e: Evaluation[MDN]) -> Figure | None:
-    """Two targets: the data and a draw for each row."""
+    """Targets of held-out rows, and one draw for each: below the diagonal the data, above it the draws. Outlines should
+    follow the grey shapes, and both triangles mirror each other.
+    """
     shown = _shown(e)
     if shown.y.shape[1] != 2:
         return None
@@ -269,7 +275,9 @@ def targets(e: Evaluation[MDN]) -> Figure | None:
 
 
 def predictions(e: Evaluation[MDN], most: int = 200) -> Figure | None:
-    """One target and several inputs: truth against prediction, with central 90 % intervals."""
+    """Truth against prediction with intervals that promise to hold 90 %. About nine in ten should cross the diagonal;
+    the legend says how many do.
+    """
     system, shown = e.system, _shown(e)
     if shown.plane or shown.y.shape[1] != 1 or len(shown.y) < 2:
         return None
@@ -295,9 +303,8 @@ def predictions(e: Evaluation[MDN], most: int = 200) -> Figure | None:
 
 
 def calibration(e: Evaluation[MDN], most: int = 5) -> Figure:
-    """Where targets fall in their predicted distributions, and how often central intervals hold them.
-
-    Bands are what chance explains in 99 of 100 cases for a bin or a level, if the model is right.
+    """Left where targets fall in their predicted distributions: flat if the model is right. Right how often intervals
+    hold what they promise: on the diagonal. Shaded is what chance explains in 99 of 100 cases.
     """
     from scipy.stats import binom
 
@@ -306,7 +313,7 @@ def calibration(e: Evaluation[MDN], most: int = 5) -> Figure:
         values = pit(system, system.predictive_at(shown.inputs), shown.y).numpy()[:, :most]
     n = len(values)
     bins = max(5, min(BINS, n // 10))
-    figure = draw.new_figure(8.0, 3.4, "probability integral transforms, and how often central intervals hold")
+    figure = draw.new_figure(7.5, 3.2, "probability integral transforms, and how often central intervals hold")
     left, right = figure.subplots(1, 2)
     edges = np.linspace(0, 1, bins + 1)
     left.axhspan(*binom.ppf([0.005, 0.995], n, 1 / bins), color=draw.SOFT, alpha=0.2, linewidth=0)
@@ -314,27 +321,20 @@ def calibration(e: Evaluation[MDN], most: int = 5) -> Figure:
     levels = np.linspace(0.0, 1.0, 101)
     right.fill_between(levels, *(binom.ppf(p, n, levels) / n for p in (0.005, 0.995)), color=draw.SOFT, alpha=0.2)
     right.plot(levels, levels, color=draw.SOFT, linewidth=1)
-    colours = (draw.INK, draw.ACCENT, "#15803d", "#7c3aed", "#0e7490")
-    for d, (name, colour) in enumerate(zip(system.schema["targets"][:most], colours, strict=False)):
+    for d, (name, colour) in enumerate(zip(system.schema["targets"][:most], draw.COLOURS, strict=False)):
         counts = np.histogram(values[:, d], edges)[0]
         left.stairs(counts, edges, color=colour, fill=values.shape[1] == 1, alpha=0.8, linewidth=1.5)
         inside = np.abs(2 * values[:, d] - 1)  # the smallest central interval that holds the target
         right.plot(levels, [(inside <= level).mean() for level in levels], color=colour, label=name)
     left.set(xlabel="share of the predicted distribution below the target", ylabel="rows", xlim=(0, 1))
     left.set_ylim(bottom=0)
-    left.set_title("flat where calibrated; shaded: what chance explains", fontsize=9)
+    left.set_title("flat where calibrated", fontsize=9)
     right.set(xlabel="probability a central interval promises", ylabel="share of targets it holds")
     right.set(xlim=(0, 1), ylim=(0, 1))
     right.set_title("on the diagonal where calibrated", fontsize=9)
     if values.shape[1] > 1:
         right.legend(frameon=False, fontsize=8)
     return figure
-
-
-def loss(e: Evaluation[MDN]) -> Figure | None:
-    """The loss during training; a loaded system has no history."""
-    history = e.system.history
-    return None if history is None or not len(history.loss) else draw.loss_curve(history.steps, history.loss)
 
 
 def _points(axes: Axes, inputs: Tensor, y: Tensor, title: str, alpha: float = 0.45) -> None:
@@ -361,5 +361,4 @@ FIGURES = {
     "targets": targets,
     "predictions": predictions,
     "calibration": calibration,
-    "loss": loss,
 }

@@ -9,6 +9,7 @@ import torch
 
 from phlogiston.datasets.base import Split
 from phlogiston.evaluate import figures as draw
+from phlogiston.evaluate.image_figures import image_columns, image_rows
 from phlogiston.evaluate.metric import Metric
 from phlogiston.models.scene import unit
 from phlogiston.systems.scene.scoring import baselines, episodes, observe_batch
@@ -36,29 +37,17 @@ def painted_views(system: Scene, split: Split, count: int = 6, samples: int = 3)
     spread = drawn.std(0).mean(-3, keepdim=True).expand_as(truth)
     context = unit(few["images"], torch.float32)[:, :3]
     rows = {f"seen {i + 1}": context[:, i] for i in range(context.shape[1])}
-    rows["truth"] = truth[:, 0]
-    rows["mean of 32"] = drawn.mean(0)[:, 0]
-    rows |= {f"sample {i + 1}": drawn[i, :, 0] for i in range(samples)}
-    rows["spread x 4"] = 4 * spread[:, 0]
-    rows["reconstructed"] = seen[:, 0]
-    figure = draw.new_figure(
-        1.0 * len(rows) + 0.3, 1.05 * len(truth), "photographs seen, the truth, and pictures painted"
-    )
-    axes = figure.subplots(len(truth), len(rows), squeeze=False)
-    figure.set_layout_engine("constrained", w_pad=0.02, h_pad=0.02, wspace=0.0, hspace=0.0)
-    for j, (title, pictures) in enumerate(rows.items()):
-        for i in range(len(truth)):
-            ax = axes[i, j]
-            ax.imshow(pictures[i].permute(1, 2, 0).clamp(0, 1).numpy(), interpolation="nearest")
-            ax.set_axis_off()
-            if i == 0:
-                ax.set_title(title, fontsize=8)
-    return figure
+    rows |= {"truth": truth[:, 0], "mean of 32": drawn.mean(0)[:, 0]}
+    if float(spread.max()) > 0.01:  # without latents all samples are the mean, and a black panel tells nobody anything
+        rows |= {f"sample {i + 1}": drawn[i, :, 0] for i in range(samples)}
+        rows |= {"spread x 4": 4 * spread[:, 0], "reconstructed": seen[:, 0]}
+    columns = [(label, pictures.permute(0, 2, 3, 1).clamp(0, 1)) for label, pictures in rows.items()]
+    return image_columns(columns, alt="photographs seen, the truth, and pictures painted")
 
 
 def curves(system: Scene, split: Split, by_side: dict[int, Metric], by_context: dict[int, Metric]) -> Figure:
     """Errors against scenes per side and photographs per scene, with the trivial predictions."""
-    figure = draw.new_figure(8.4, 3.2, "error against the number of scenes, and of photographs seen")
+    figure = draw.new_figure(7.5, 3.2, "error against the number of scenes, and of photographs seen")
     left, right = figure.subplots(1, 2, sharey=True)
     trivial = {name: float(v.mean()) for name, v in baselines(system, episodes(system, split, total=200)).items()}
     for ax, errors, label in ((left, by_side, "scenes a side"), (right, by_context, "photographs seen of each scene")):
@@ -104,20 +93,10 @@ def turn_stills(system: Scene, side: int = 0, context: int = 8, rows: int = 3, f
     )
     chosen = torch.linspace(0, len(pictures) - 1, rows).round().long().tolist()
     kept = round(len(pictures) ** 0.5)
-    figure = draw.new_figure(
-        1.5 * (frames + 1) + 0.2,
-        1.5 * rows + 0.25,
+    rows_of = [[*pictures[n, :frames, :, :SIDE], pictures[n, frames // 2, :, SIDE:]] for n in chosen]
+    titles = [*(f"{round(360 * j / frames)}°" for j in range(frames)), "map"]
+    alt = (
         f"turning round in {rows} of {len(pictures)} scenes laid {kept} x {kept} in one memory: painted views, and the "
-        "map with the scenes' nodes",
+        "map with the scenes' nodes"
     )
-    axes = figure.subplots(rows, frames + 1, squeeze=False)
-    figure.set_layout_engine("constrained", w_pad=0.02, h_pad=0.02, wspace=0.0, hspace=0.0)
-    for i, number in enumerate(chosen):
-        stills = [*pictures[number, :frames, :, :SIDE], pictures[number, frames // 2, :, SIDE:]]
-        for ax, still in zip(axes[i], stills, strict=True):
-            ax.imshow(still.numpy(), interpolation="nearest")
-            ax.set_axis_off()
-    for j in range(frames):
-        axes[0, j].set_title(f"{round(360 * j / frames)}°", fontsize=8)
-    axes[0, frames].set_title("map", fontsize=8)
-    return figure
+    return image_rows([("", torch.stack(row)) for row in rows_of], titles=titles, size=1.5, alt=alt)[0]

@@ -10,14 +10,12 @@ METRICS, by group:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from phlogiston.datasets.base import Split
-from phlogiston.evaluate import figures as draw
 from phlogiston.evaluate.metric import Metric, from_rows
 from phlogiston.inference.query.evidence import Known
 from phlogiston.models.scene import unit
@@ -109,17 +107,21 @@ def log_likelihood(system: Scene, split: Split, total: int = 64, num_particles: 
     return from_rows(bounds, "lower bound", True, detail)
 
 
+def views(e: Evaluation[Scene]) -> Figure:
+    """One scene a row: photographs that were seen, then the truth from a new point and what the model paints for it.
+    The paintings should show the truth's floor, walls and objects in their places; where samples differ, they should
+    differ in what no photograph showed.
+    """
+    return pictures.painted_views(e.system, e.rows)
+
+
 def errors(e: Evaluation[Scene]) -> Figure:
-    """Errors against the number of scenes in the memory, and of photographs seen."""
+    """Errors of the paintings: left with more scenes in one memory, where they should hardly rise; right with more
+    photographs, where they should fall. Grey lines are predictions that need no model.
+    """
     by_side = scoring.grid_sweep(e.system, e.rows, total=SWEEP)
     by_context = scoring.context_sweep(e.system, e.rows, total=SWEEP)
     return pictures.curves(e.system, e.rows, by_side, by_context)
-
-
-def loss(e: Evaluation[Scene]) -> Figure | None:
-    """The loss of training, where it is known."""
-    history = e.system.history
-    return draw.loss_curve(history.steps, history.loss) if history is not None and len(history.loss) else None
 
 
 def half_a_photograph(e: Evaluation[Scene]) -> tuple[str, Answer]:
@@ -143,9 +145,5 @@ METRICS: dict[str, MetricFunction] = {
     "log_likelihood": bound,
 }
 ON_REQUEST = {"log_likelihood"}  # the same as "bound"
-FIGURES: dict[str, Callable[[Evaluation[Scene]], Any]] = {
-    "views": lambda e: pictures.painted_views(e.system, e.rows),
-    "errors": errors,
-    "loss": loss,
-}
+FIGURES = {"views": views, "errors": errors}
 EXAMPLE_QUERIES = [half_a_photograph]

@@ -16,14 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from phlogiston.evaluate.figures import ACCENT, INK, SOFT, new_figure
+from phlogiston.evaluate.figures import INK, SOFT, histogram, new_figure
 from phlogiston.evaluate.metric import Metric, from_rows
 from phlogiston.evaluate.score import Score
 from phlogiston.inference.query.evidence import Known
 from phlogiston.models.stepwise import valid_steps
 from phlogiston.systems.drawing import gallery
 from phlogiston.systems.evaluation import Evaluation
-from phlogiston.systems.stepwise import training_curve
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -119,7 +118,7 @@ def _is_touch(system: SequenceModel) -> bool:
 
 
 def drawings(e: Evaluation[SequenceModel]) -> Figure | None:
-    """Drawings of the data and of the model."""
+    """Drawings of the data above, the model's below: strokes should be of the same size, curvature and spacing."""
     if not e.system.schema["pen"]:
         return None
     x, length = _rows(e)
@@ -131,7 +130,9 @@ def drawings(e: Evaluation[SequenceModel]) -> Figure | None:
 
 
 def touches(e: Evaluation[SequenceModel]) -> Figure | None:
-    """Performances of the data, of the model, and the model's answers to the first."""
+    """Where a finger went in five seconds, dark first and bright last: performances of the data, of the model, and the
+    model's answers to those of the data. Taps and swipes should be as long and as dense as the data's.
+    """
     if not _is_touch(e.system):
         return None
     x, length = _rows(e)
@@ -153,7 +154,7 @@ def performances(system: SequenceModel, rows: dict[str, tuple[Tensor, Tensor]]) 
     columns = system.schema["columns"]
     ix, iy, it = (columns.index(name) for name in ("x", "y", "dt"))
     count = max(len(x) for x, _ in rows.values())
-    figure = new_figure(2.0 * count, 2.3 * len(rows), "finger paths on a screen, from the data and from the model")
+    figure = new_figure(1.3 * count, 1.5 * len(rows), "finger paths on a screen, from the data and from the model")
     for r, (title, (x, length)) in enumerate(rows.items()):
         for k in range(len(x)):
             axes = figure.add_subplot(len(rows), count, r * count + k + 1)
@@ -171,7 +172,9 @@ def performances(system: SequenceModel, rows: dict[str, tuple[Tensor, Tensor]]) 
 
 
 def intervals(e: Evaluation[SequenceModel]) -> Figure | None:
-    """Intervals between touches, of the data and of the model."""
+    """How long after a touch the next one follows: the outline of generated touches should lie on the data's, with both
+    humps, of swipes (left of the dotted line) and of taps (right of it).
+    """
     if not _is_touch(e.system):
         return None
     x, length = _rows(e)
@@ -181,12 +184,10 @@ def intervals(e: Evaluation[SequenceModel]) -> Figure | None:
     own = drawn["x"][valid_steps(drawn["length"], drawn["x"].shape[1])][:, at].numpy()
     figure = new_figure(6.0, 3.2, "histogram of intervals between touches, of the data and of the model")
     axes = figure.add_subplot()
-    bins = np.geomspace(1e-3, 5.0, 70).tolist()
-    for values, colour, label in ((real, SOFT, "data"), (own, ACCENT, "generated")):
-        kept = values[values > 0]
-        axes.hist(kept, bins=bins, weights=np.full(len(kept), 1 / max(1, len(kept))), histtype="step", color=colour,
-                  linewidth=1.5, label=f"{label}: median {1000 * np.median(kept):.1f} ms, "
-                  f"{100 * (values > TAP).mean():.1f} % taps")  # fmt: skip
+    told = [f"median {1000 * np.median(v[v > 0]):.1f} ms, {100 * (v > TAP).mean():.1f} % taps" for v in (real, own)]
+    bins = np.geomspace(1e-3, 5.0, 70)
+    labels = (f"data: {told[0]}", f"generated: {told[1]}")
+    histogram(axes, real[real > 0], own[own > 0], bins=bins, labels=labels)
     axes.axvline(TAP, color=INK, linewidth=0.6, linestyle=":")
     axes.set(xscale="log", yscale="log", xlabel="seconds since the touch before", ylabel="share of touches")
     axes.legend(frameon=False, fontsize=8)
@@ -194,13 +195,15 @@ def intervals(e: Evaluation[SequenceModel]) -> Figure | None:
 
 
 def streams(e: Evaluation[SequenceModel]) -> Figure | None:
-    """All columns over time, of one sequence of the data and one of the model."""
+    """Every column over time, of one sequence of the data and of one of the model: levels, steps and pauses should be
+    alike, the curves themselves not.
+    """
     columns = e.system.schema["columns"]
     if e.system.schema["pen"] or _is_touch(e.system):
         return None
     x, length = _rows(e)
     real, own = x[0, : int(length[0])], e.system.sample(1, steps=400, seed=1)["x"][0]
-    figure = new_figure(8.0, 4.0, "controls over time, of the data and of the model")
+    figure = new_figure(7.5, 4.0, "controls over time, of the data and of the model")
     for row, (title, values) in enumerate((("data", real[:400]), ("generated", own))):
         axes = figure.add_subplot(2, 1, row + 1)
         clock = values[:, columns.index("dt")].cumsum(0) if "dt" in columns else torch.arange(len(values)).float()
@@ -212,15 +215,10 @@ def streams(e: Evaluation[SequenceModel]) -> Figure | None:
     return figure
 
 
-def training(e: Evaluation[SequenceModel]) -> Figure | None:
-    """The loss over training."""
-    return training_curve(e.system, "nats per step")
-
-
 FIGURES = {
     "real and generated": drawings,
     "performances": touches,
     "intervals": intervals,
     "streams": streams,
-    "training": training,
 }
+LOSS_UNIT = "nats per step"

@@ -25,7 +25,6 @@ from phlogiston.evaluate.metric import Metric, from_rows
 from phlogiston.inference.query.evidence import Known
 from phlogiston.systems.drawing import drawings_of, gallery, show
 from phlogiston.systems.evaluation import Evaluation
-from phlogiston.systems.stepwise import training_curve
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -177,7 +176,9 @@ def chamfer(a: Array, b: Array) -> float:
 
 
 def drawings(e: Evaluation[Sketch]) -> Figure:
-    """Real drawings, and drawings of the model at three temperatures."""
+    """Real drawings above, drawings of the model below: at a low temperature it keeps to what it is sure of, at 1 it
+    draws as varied as it has learned. Most should be recognisable as one of the kinds above.
+    """
     x, length = _rows(e)
     rows: dict[str, Any] = {"data": (x[:12], length[:12])}
     for temperature in TEMPERATURES:
@@ -187,10 +188,12 @@ def drawings(e: Evaluation[Sketch]) -> Figure:
 
 
 def completions(e: Evaluation[Sketch]) -> Figure:
-    """The first half of three drawings, and ways to go on."""
+    """The first half of three drawings (orange): left how the drawing really went on, then seven ways in which the
+    model goes on. They should join the beginning, and differ.
+    """
     x, length = _rows(e)
     count = min(3, len(x))
-    figure = new_figure(8 * 1.1, count * 1.25, "beginnings of drawings in colour, and ways the model goes on from them")
+    figure = new_figure(7.5, count * 1.05, "beginnings of drawings in colour, and ways the model goes on from them")
     for r in range(count):
         half = max(1, int(length[r]) // 2)
         begun = x[r, :half]
@@ -207,7 +210,9 @@ def completions(e: Evaluation[Sketch]) -> Figure:
 
 
 def reconstructions(e: Evaluation[Sketch]) -> Figure | None:
-    """Drawings, and what is drawn again from their latents."""
+    """Drawings above, and what is drawn again from a few numbers read off each: below should stand the same kind of
+    drawing, in a hand like that above it.
+    """
     if e.system.guide is None:
         return None
     x, length = _rows(e)
@@ -219,7 +224,9 @@ def reconstructions(e: Evaluation[Sketch]) -> Figure | None:
 
 
 def interpolations(e: Evaluation[Sketch]) -> Figure | None:
-    """Drawings between pairs of drawings."""
+    """From left to right the numbers of one drawing are turned into those of another: the drawings between should be
+    whole and change step by step.
+    """
     x, length = _rows(e)
     if e.system.guide is None or len(x) < 2:
         return None
@@ -231,15 +238,10 @@ def interpolations(e: Evaluation[Sketch]) -> Figure | None:
     return gallery(rows, alt="drawings between pairs of drawings")
 
 
-def training(e: Evaluation[Sketch]) -> Figure | None:
-    """The loss over training."""
-    return training_curve(e.system, "nats per drawing")
-
-
 FIGURES = {
     "drawings": drawings,
     "completions": completions,
     "reconstructions": reconstructions,
     "interpolations": interpolations,
-    "training": training,
 }
+LOSS_UNIT = "nats per drawing"

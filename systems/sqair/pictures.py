@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from phlogiston.evaluate import figures as draw
+from phlogiston.evaluate.image_figures import frame, image_rows
 from phlogiston.systems.sqair.videos import scaled
 
 if TYPE_CHECKING:
@@ -40,20 +40,15 @@ def tracked(system: SQAIR, x: Tensor, seed: int = 0) -> Figure:
     """Input above reconstruction, frame by frame, with boxes in the colour of their identity."""
     result = system.infer(x, num_particles=10, seed=seed)
     videos, frames = x.shape[:2]
-    aspect = x.shape[3] / x.shape[4]
+    rows = [
+        (label, clip)
+        for i in range(videos)
+        for label, clip in (("input", scaled(x[i])), ("rendered", result["canvas"][i]))
+    ]
     alt = f"{videos} videos of {frames} frames: input over reconstruction"
-    figure = draw.new_figure(1.05 * frames + 0.3, 2.1 * aspect * videos + 0.2, alt)
-    axes = figure.subplots(2 * videos, frames, squeeze=False)
-    for i in range(videos):
-        for t in range(frames):
-            for row, picture in ((2 * i, scaled(x[i, t])), (2 * i + 1, result["canvas"][i, t])):
-                panel = axes[row, t]
-                _show(panel, picture)
-                _boxes(panel, result["boxes"][i, t], result["ids"][i, t], names=row == 2 * i)
-            if i == 0:
-                axes[0, t].set_title(f"frame {t + 1}", fontsize=7, pad=2)
-        axes[2 * i, 0].set_ylabel("input", fontsize=7)
-        axes[2 * i + 1, 0].set_ylabel("rendered", fontsize=7)
+    figure, axes = image_rows(rows, titles=[f"frame {t + 1}" for t in range(frames)], size=0.8, alt=alt)
+    for (i, t), panel in np.ndenumerate(axes):
+        _boxes(panel, result["boxes"][i // 2, t], result["ids"][i // 2, t], names=i % 2 == 0)
     return figure
 
 
@@ -64,23 +59,17 @@ def glimpses(system: SQAIR, x: Tensor) -> Figure:
     with torch.no_grad():
         decoded = model.decode(result["what"][0].reshape(-1, model.features))
     decoded = decoded.reshape(*result["what"].shape[1:3], *decoded.shape[1:])[:, :, : model.shape[0]]
-    frames = x.shape[1]
-    figure = draw.new_figure(1.05 * frames + 0.3, 1.15 * (model.slots + 2), "glimpses of every slot, frame by frame")
-    axes = figure.subplots(model.slots + 2, frames, squeeze=False)
-    for t in range(frames):
-        _show(axes[0, t], scaled(x[0, t]))
+    there = result["presence"][0] > 0  # (frames, slots)
+    slots = [(f"slot {i + 1}", decoded[:, i] * there[:, i].reshape(-1, 1, 1, 1)) for i in range(model.slots)]
+    rows = [("input", scaled(x[0])), ("rendered", result["canvas"][0])]
+    figure, axes = image_rows([*rows, *slots], size=0.8, alt="glimpses of every slot, frame by frame")
+    for t in range(x.shape[1]):
         _boxes(axes[0, t], result["boxes"][0, t], result["ids"][0, t])
-        _show(axes[1, t], result["canvas"][0, t])
         for i in range(model.slots):
             panel = axes[i + 2, t]
-            there = result["presence"][0, t, i] > 0
-            _show(panel, decoded[t, i] * float(there))
-            panel.set_title(f"p = {float(result['presence_probability'][0, t, i]):.2f}", fontsize=6, pad=1)
-            if there:
-                for side in panel.spines.values():
-                    side.set(visible=True, color=colour(int(result["ids"][0, t, i])), linewidth=1.5)
-    for row, label in enumerate(["input", "rendered", *(f"slot {i + 1}" for i in range(model.slots))]):
-        axes[row, 0].set_ylabel(label, fontsize=7)
+            panel.set_title(f"p = {float(result['presence_probability'][0, t, i]):.2f}", fontsize=7, pad=1)
+            if there[t, i]:
+                frame(panel, colour(int(result["ids"][0, t, i])))
     return figure
 
 
@@ -90,40 +79,28 @@ def predicted(system: SQAIR, x: Tensor, seen: int) -> Figure:
     before = system.infer(x[:, :seen], num_particles=10)
     after = system.predict(x[:, :seen], horizon, 2, num_particles=10)
     videos, frames = x.shape[:2]
-    aspect = x.shape[3] / x.shape[4]
-    figure = draw.new_figure(
-        1.05 * frames + 0.3, 3.1 * aspect * videos + 0.2, "true videos, and two predicted continuations each"
-    )
-    axes = figure.subplots(3 * videos, frames, squeeze=False)
+    rows = []
     for i in range(videos):
-        for t in range(frames):
-            _show(axes[3 * i, t], scaled(x[i, t]))
-            for s in range(2):
-                panel = axes[3 * i + 1 + s, t]
-                if t < seen:
-                    _show(panel, before["canvas"][i, t])
-                    _boxes(panel, before["boxes"][i, t], before["ids"][i, t])
-                else:
-                    _show(panel, after["x"][s, i, t - seen])
-                    _boxes(panel, after["boxes"][s, i, t - seen], after["ids"][s, i, t - seen], style="--")
-        for row, label in enumerate(("true", "future 1", "future 2")):
-            axes[3 * i + row, 0].set_ylabel(label, fontsize=7)
-    for t in range(frames):
-        axes[0, t].set_title("seen" if t < seen else f"+{t - seen + 1}", fontsize=7, pad=2)
+        rows.append(("true", scaled(x[i])))
+        rows += [(f"future {s + 1}", torch.cat([before["canvas"][i, :seen], after["x"][s, i]])) for s in range(2)]
+    titles = ["seen" if t < seen else f"+{t - seen + 1}" for t in range(frames)]
+    alt = "true videos, and two predicted continuations each"
+    figure, axes = image_rows(rows, titles=titles, size=0.8, alt=alt)
+    for i, s, t in np.ndindex(videos, 2, frames):
+        panel = axes[3 * i + 1 + s, t]
+        if t < seen:
+            _boxes(panel, before["boxes"][i, t], before["ids"][i, t])
+        else:
+            _boxes(panel, after["boxes"][s, i, t - seen], after["ids"][s, i, t - seen], style="--")
     return figure
 
 
 def samples(system: SQAIR, frames: int, seed: int = 0) -> Figure:
     """Videos drawn from the prior with none (not shown), one and two objects."""
     counts = [c for c in (1, 1, 2, 2) if c <= system.model.slots]
-    drawn = [system.sample(1, frames=frames, count=c, seed=seed + i) for i, c in enumerate(counts)]
-    figure = draw.new_figure(1.05 * frames + 0.3, 1.05 * len(counts) + 0.2, "videos drawn from the model")
-    axes = figure.subplots(len(counts), frames, squeeze=False)
-    for i, video in enumerate(drawn):
-        for t in range(frames):
-            _show(axes[i, t], video["x"][0, t])
-        axes[i, 0].set_ylabel(f"{counts[i]} drawn", fontsize=7)
-    return figure
+    drawn = [system.sample(1, frames=frames, count=c, seed=seed + i)["x"][0] for i, c in enumerate(counts)]
+    rows = [(f"{count} object{'s' * (count > 1)}", clip) for count, clip in zip(counts, drawn, strict=True)]
+    return image_rows(rows, size=0.8, alt="videos drawn from the model")[0]
 
 
 def video(system: SQAIR, x: Any, num_particles: int = 10, zoom: int = 4, seed: int = 0) -> np.ndarray:
@@ -156,14 +133,6 @@ def _paint(picture: np.ndarray, boxes: Tensor, ids: Tensor, zoom: int) -> None:
         )
         picture[y0 : y0 + 2, x0:x1] = picture[y1 : y1 + 2, x0:x1] = rgb
         picture[y0:y1, x0 : x0 + 2] = picture[y0:y1, x1 : x1 + 2] = rgb
-
-
-def _show(panel: Axes, picture: Tensor) -> None:
-    shown = picture.detach().clamp(0, 1).permute(1, 2, 0).numpy()
-    panel.imshow(shown if shown.shape[-1] == 3 else shown[..., 0], cmap="gray", vmin=0, vmax=1)
-    panel.set(xticks=[], yticks=[])
-    for side in panel.spines.values():
-        side.set_visible(False)
 
 
 def _boxes(panel: Axes, boxes: Tensor, ids: Tensor, names: bool = False, style: str = "-") -> None:

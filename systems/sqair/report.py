@@ -25,7 +25,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from phlogiston.evaluate import figures as draw
 from phlogiston.evaluate.metric import Metric, from_rows
 from phlogiston.evaluate.tracking import Frame, count_accuracy, track_metrics
 from phlogiston.inference.query.answer import Answer
@@ -149,26 +148,39 @@ def _shown(e: Evaluation[SQAIR], number: int) -> Tensor:
     return x[e.once("interesting", lambda: pictures.interesting(e.system, x, 4))[:number]]
 
 
-def _predicted(e: Evaluation[SQAIR]) -> Figure | None:
+def tracked(e: Evaluation[SQAIR]) -> Figure:
+    """Videos above what the model renders of them. Every object should have one box, of one colour from its first frame
+    to its last, and its rendering should look like it.
+    """
+    return pictures.tracked(e.system, _shown(e, 4))
+
+
+def glimpses(e: Evaluation[SQAIR]) -> Figure:
+    """One video taken apart: below the frames and their rendering what each slot draws, with the probability p that it
+    holds an object. A slot should draw one whole object or nothing.
+    """
+    return pictures.glimpses(e.system, _shown(e, 1))
+
+
+def predicted(e: Evaluation[SQAIR]) -> Figure | None:
+    """Videos whose first frames were seen, above two futures that the model thinks possible (dashed boxes): objects
+    should keep their shape and go on as they moved, and turn back at the border.
+    """
     return pictures.predicted(e.system, _shown(e, 3), OBSERVED) if _videos(e).shape[1] > OBSERVED else None
 
 
-def _training_bound(e: Evaluation[SQAIR]) -> Figure | None:
-    history = e.system.history
-    records = [] if history is None else [r for r in history.records if r.get("loss") is not None]
-    if not records:
-        return None
-    steps, bounds = [r["step"] for r in records], [-float(r["loss"]) for r in records]
-    return draw.curves(steps, {"training bound of a video": bounds}, ylabel="nats")
+def samples(e: Evaluation[SQAIR]) -> Figure:
+    """Videos that the model invents, one a row: objects should look like those above and glide."""
+    return pictures.samples(e.system, min(_videos(e).shape[1], 10))
 
 
 FIGURES: dict[str, FigureFunction] = {
-    "tracked": lambda e: pictures.tracked(e.system, _shown(e, 4)),
-    "glimpses": lambda e: pictures.glimpses(e.system, _shown(e, 1)),
-    "predicted": _predicted,
-    "samples": lambda e: pictures.samples(e.system, min(_videos(e).shape[1], 10)),
-    "bound": _training_bound,
+    "tracked": tracked,
+    "glimpses": glimpses,
+    "predicted": predicted,
+    "samples": samples,
 }
+LOSS_UNIT = "nats per video"
 
 
 def _births_given_frames(e: Evaluation[SQAIR]) -> tuple[str, Answer]:

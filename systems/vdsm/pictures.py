@@ -14,11 +14,11 @@ from torch import Tensor
 
 from phlogiston.datasets.base import Split
 from phlogiston.errors import ConfigError
-from phlogiston.evaluate.figures import new_figure
+from phlogiston.evaluate.figures import ACCENT
+from phlogiston.evaluate.image_figures import frame, image_rows
 from phlogiston.networks.frame_encoder import pixels
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from phlogiston.systems.vdsm.system import VDSM
@@ -148,15 +148,6 @@ VIEWS: Mapping[str, View] = {f.__name__: f for f in (swap_grid, reconstruct, gen
 # ---- figures
 
 
-def _show(axes: Axes, picture: Tensor) -> None:
-    """Show one picture (C, H, W)."""
-    array = picture.clamp(0, 1).movedim(0, -1).numpy()
-    axes.imshow(array if array.shape[-1] == 3 else array[..., 0], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    axes.set(xticks=[], yticks=[])
-    for side in axes.spines.values():
-        side.set_visible(False)
-
-
 def swap_figure(system: VDSM, split: Split, n: int = 6, rows: list[int] | None = None) -> Figure:
     """The swap grid at one moment: whoever stands in a column should be the person above it, doing what the row does.
 
@@ -175,24 +166,17 @@ def swap_figure(system: VDSM, split: Split, n: int = 6, rows: list[int] | None =
     # the most telling moment: where the clip is farthest from its own mean
     moment = (real - real.mean(1, keepdim=True)).square().sum((2, 3, 4)).argmax(1).tolist()
     alt = f"a grid of {n} people (columns) in {n} actions (rows), made by swapping codes"
-    figure = new_figure(1.05 * (n + 1) + 0.6, 1.05 * (n + 1) + 0.3, alt)
-    figure.set_layout_engine("constrained", w_pad=0.01, h_pad=0.01, wspace=0.0, hspace=0.0)
-    axes = figure.subplots(n + 1, n + 1, squeeze=False)
-    for i in range(n + 1):
-        for j in range(n + 1):
-            panel = axes[i, j]
-            if i == j == 0:
-                panel.set_axis_off()
-                panel.text(0.5, 0.5, "who →\nwhat ↓", ha="center", va="center", fontsize=9, transform=panel.transAxes)
-                continue
-            _show(panel, grid[i, j, moment[i - 1] if i else moment[j - 1]])
-            if i == 0 or j == 0:
-                for side in panel.spines.values():
-                    side.set(visible=True, color="#c2410c", linewidth=2)
-            if j == 0 and actions is not None:
-                panel.set_ylabel(names[actions[i - 1]], fontsize=8)
-            if i == 0:
-                panel.set_title(f"person {j}", fontsize=8, pad=2)
+    shown = torch.stack(
+        [torch.stack([grid[i, j, moment[i - 1] if i else moment[j - 1]] for j in range(n + 1)]) for i in range(n + 1)]
+    )
+    labels = ["", *(names[a] if names and actions is not None else "" for a in actions or [0] * n)]
+    lines = list(zip(labels, shown, strict=True))
+    figure, axes = image_rows(lines, titles=["", *(f"person {j + 1}" for j in range(n))], alt=alt)
+    axes[0, 0].clear()
+    axes[0, 0].set_axis_off()
+    axes[0, 0].text(0.5, 0.5, "who →\nwhat ↓", ha="center", va="center", fontsize=9, transform=axes[0, 0].transAxes)
+    for panel in (*axes[0, 1:], *axes[1:, 0]):  # the sources
+        frame(panel, ACCENT, 2.0)
     return figure
 
 
@@ -211,35 +195,16 @@ def strips_figure(system: VDSM, split: Split, n: int = 3) -> Figure:
     if half < real.shape[1]:
         later = system.predict(real[:, :half], real.shape[1] - half)
         lines.append((f"predicted from {half}", torch.cat([real[:, :half], later], 1)))
-    figure = new_figure(
-        0.75 * length + 1.6, 0.75 * len(lines) * len(rows) + 0.3, "clips over time and their re-creations"
-    )
-    figure.set_layout_engine("constrained", w_pad=0.01, h_pad=0.01, wspace=0.0, hspace=0.0)
-    axes = figure.subplots(len(lines) * len(rows), length, squeeze=False)
-    step = real.shape[1] / length
-    for i in range(len(rows)):
-        for k, (label, clips) in enumerate(lines):
-            for t in range(length):
-                panel = axes[i * len(lines) + k, t]
-                _show(panel, clips[i, int(t * step)])
-                if t == 0:
-                    panel.set_ylabel(label, fontsize=7, rotation=0, ha="right", va="center")
-    return figure
+    times = [int(t * real.shape[1] / length) for t in range(length)]
+    strips = [(label, clips[i, times]) for i in range(len(rows)) for label, clips in lines]
+    return image_rows(strips, size=0.7, alt="clips over time and their re-creations")[0]
 
 
 def samples_figure(system: VDSM, n: int = 5) -> Figure:
     """Clips from either prior, over time."""
-    drawn_from = priors(system)
     length = min(system.schema["length"], 8)
-    figure = new_figure(
-        0.75 * length * len(drawn_from) + 0.6, 0.75 * n + 0.5, f"invented clips from {' and '.join(drawn_from)} prior"
-    )
-    parts = figure.subfigures(1, len(drawn_from), squeeze=False)[0]
-    for part, prior in zip(parts, drawn_from, strict=True):
+    strips: list[tuple[str, Tensor]] = []
+    for prior in priors(system):
         drawn = system.sample(n, length=length, prior=prior, seed=0)["frames"]
-        axes = part.subplots(n, length, squeeze=False)
-        part.suptitle(f"codes from the {prior} prior", fontsize=9)
-        for i in range(n):
-            for t in range(length):
-                _show(axes[i, t], drawn[i, t])
-    return figure
+        strips += [(f"{prior} prior" if not i else "", clip) for i, clip in enumerate(drawn)]
+    return image_rows(strips, size=0.7, alt=f"invented clips from the {' and the '.join(priors(system))} prior")[0]

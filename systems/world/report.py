@@ -19,6 +19,7 @@ from torch import Tensor
 
 from phlogiston.datasets.base import Split
 from phlogiston.evaluate.figures import ACCENT, INK, SOFT, new_figure
+from phlogiston.evaluate.image_figures import frame, image_rows
 from phlogiston.evaluate.metric import Metric, from_rows
 from phlogiston.inference.query.answer import Answer
 from phlogiston.inference.query.evidence import Known
@@ -171,22 +172,12 @@ def dream_figure(system: WorldModel, split: Split, seed: int = 3) -> Figure:
     known = 4
     real, dreamt = continuations(system, split, 2, seed, known)
     steps = real.shape[1]
-    shown = np.unique(np.linspace(known - 1, steps - 1, SHOWN).astype(int))
+    shown = np.unique(np.linspace(known - 1, steps - 1, SHOWN).astype(int)).tolist()
     alt = "two held-out games as strips of frames, each above a dream that shares its first frames and its moves"
-    figure = new_figure(0.75 * len(shown) + 1.0, 0.8 * 2 * len(real) + 0.5, alt)
-    axes = figure.subplots(2 * len(real), len(shown), squeeze=False)
-    for g in range(len(real)):
-        for k, clip in enumerate((real[g], dreamt[g])):
-            for j, t in enumerate(shown):
-                panel = axes[2 * g + k, j]
-                picture = np.moveaxis(clip[t].numpy(), 0, -1)
-                panel.imshow(picture if picture.shape[-1] == 3 else picture[..., 0], cmap="gray", vmin=0, vmax=1)
-                panel.set(xticks=[], yticks=[])
-                for side in panel.spines.values():
-                    side.set(color=ACCENT if k and t >= known else SOFT, linewidth=1.2 if k else 0.6)
-                if g == 0 and k == 0:
-                    panel.set_title(f"{t}", fontsize=8)
-            axes[2 * g + k, 0].set_ylabel("dream" if k else "game", fontsize=8)
+    rows = [(label, clips[g, shown]) for g in range(len(real)) for label, clips in (("game", real), ("dream", dreamt))]
+    figure, axes = image_rows(rows, titles=[f"{t}" for t in shown], size=0.55, alt=alt)
+    for (i, j), panel in np.ndenumerate(axes):
+        frame(panel, ACCENT if i % 2 and shown[j] >= known else SOFT, 1.2 if i % 2 else 0.6)
     return figure
 
 
@@ -196,7 +187,7 @@ def agent_figure(system: WorldModel) -> Figure:
     assert agent is not None
     playable = system.schema["game"] is not None
     alt = "survival of agents over generations of evolution in the dream, and of the last one in the game itself"
-    figure = new_figure(8.0 if playable else 4.5, 3.0, alt)
+    figure = new_figure(7.5 if playable else 4.5, 3.0, alt)
     panels = figure.subplots(1, 2 if playable else 1, squeeze=False)[0]
     mean, best = (np.array(v) for v in zip(*agent.curve, strict=True))
     steps = np.arange(1, len(mean) + 1)
@@ -212,17 +203,21 @@ def agent_figure(system: WorldModel) -> Figure:
             name = f"{label}: mean {score.mean():.0f}"
             panels[1].step(time, left, where="post", color=colour, linewidth=1.6, label=name)
         panels[1].set(xlabel="steps in the game itself", ylabel="share still playing", ylim=(0, 1.02), xlim=(0, None))
-        panels[1].legend(frameon=False, fontsize=8, loc="upper right", bbox_to_anchor=(1.0, 0.57))
+        panels[1].legend(frameon=False, fontsize=8, loc="upper right")
     return figure
 
 
 def dream(e: Evaluation[WorldModel]) -> Figure:
-    """A held-out game above a dream that begins like it."""
+    """A held-out game above a dream that begins with its first frames (grey) and then goes on by itself, with the same
+    moves (orange frames; numbers are steps). The dream should stay sharp and follow the game for a while.
+    """
     return dream_figure(e.system, e.rows)
 
 
 def learning(e: Evaluation[WorldModel]) -> Figure | None:
-    """How the agent improved; nothing where none was trained."""
+    """Left how long agents lasted in the dream, generation by generation. Right how long the last one lasts in the game
+    itself, which it never played while learning: its curve should lie well above that of moves at random.
+    """
     agent = e.system.agent
     return agent_figure(e.system) if agent is not None and agent.curve else None
 

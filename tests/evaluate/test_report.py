@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from phlogiston.errors import ConfigError, DataError, RunError, ShapeError
-from phlogiston.evaluate import figures
+from phlogiston.evaluate import figures, image_figures
 from phlogiston.evaluate.metric import Metric, from_rows
 from phlogiston.evaluate.report import Report, compare_runs, read_metrics, svg, write_metrics
 from phlogiston.evaluate.score import Score
@@ -45,7 +45,7 @@ class Page(HTMLParser):
 
 
 def full_report() -> Report:
-    picture = figures.loss_curve([1, 2, 3], [3.0, 2.0, 1.0], title="loss")
+    picture = figures.loss_curve([{"step": i, "loss": 4.0 - i} for i in (1, 2, 3)])
     return Report("A <run>", "What & why.").section(
         "Fit",
         "First.\n\nSecond.",
@@ -70,7 +70,7 @@ def test_the_page_holds_everything_and_needs_nothing_else(tmp_path: Path) -> Non
 def test_pictures_have_alternative_text_and_tables_have_headers() -> None:
     page = Page(full_report().html())
     (image,) = page.all("img")
-    assert image["alt"] == "loss, nats per datum over 3 steps"
+    assert image["alt"] == "loss in nats per datum over the steps of training"
     assert {box.get("tabindex") for box in page.all("div") if box.get("class") == "wide"} == {"0"}, "keys scroll them"
     assert all(cell.get("scope") in ("col", "row") for cell in page.all("th"))
     assert page.all("html")[0]["lang"] == "en"
@@ -124,7 +124,7 @@ def test_a_figure_becomes_a_picture_whose_black_turns_light_in_dark_mode() -> No
 
 
 def test_captions_failures_and_the_command_are_told() -> None:
-    picture = figures.image_grid(np.zeros((2, 4, 4)))
+    picture = image_figures.image_grid(np.zeros((2, 4, 4)))
     report = Report("x", made={"This page": "phlogiston evaluate runs/a --data 'b c'"})
     html = report.section(
         "s", figures={"grid": picture}, captions={"grid": "Look at <these>."}, failed="drawing failed: no"
@@ -137,7 +137,7 @@ def test_captions_failures_and_the_command_are_told() -> None:
 
 
 def test_pictures_may_be_files_and_what_is_none_is_refused(tmp_path: Path) -> None:
-    figures.image_grid(np.zeros((2, 4, 4))).savefig(tmp_path / "grid.png")
+    image_figures.image_grid(np.zeros((2, 4, 4))).savefig(tmp_path / "grid.png")
     html = Report("x").section("s", figures={"a grid": tmp_path / "grid.png"}).html()
     assert Page(html).all("img")[0]["alt"] == "a grid"
     with pytest.raises(DataError, match="neither PNG"):
@@ -246,16 +246,48 @@ def test_every_picture_is_drawn_and_says_what_it_shows(tmp_path: Path) -> None:
     drawn = {
         "depths": figures.density_depths(data, [data, data], [normal, normal], truth=normal, columns=("a", "b")),
         "matrix": figures.histogram_matrix(data, data * 2, columns=("a", "b")),
-        "grid": figures.image_grid(torch.rand(7, 3, 5, 6), titles=list("abcdefg")),
-        "grids": figures.image_grids({"real": torch.rand(5, 4, 4), "drawn": torch.rand(5, 4, 4, 3)}),
-        "loss": figures.loss_curve(np.arange(300), np.random.default_rng(0).normal(size=300), ([0, 99], [1, 0.5])),
+        "grid": image_figures.image_grid(torch.rand(7, 3, 5, 6), titles=list("abcdefg")),
+        "grids": image_figures.image_grids({"real": torch.rand(5, 4, 4), "drawn": torch.rand(5, 4, 4, 3)}),
+        "rows": image_figures.image_rows([("a", torch.rand(3, 4, 5)), ("b", torch.rand(2, 3, 4, 5))], titles="xyz")[0],
+        "columns": image_figures.image_columns([("a", torch.rand(3, 4, 5)), ("b", torch.rand(3, 4, 5))]),
+        "loss": figures.loss_curve([{"step": i, "loss": 1.0 / (i + 1)} for i in range(300)]),
+        "curves": figures.curves([1, 2], {"a": [1.0, 2.0]}, ylabel="nats"),
         "curve": figures.interval_curve([1, 10], [0.0, 1.0], [0.1, 0.1], reference=1.2),
         "ranks": figures.rank_histograms({"z": [3, 9, 30]}, {"z": (2, 20)}, 14),
-        "confusion": figures.confusion(np.eye(3) * 9, ("x", "y", "z")),
     }
     for name, figure in drawn.items():
         assert figure.get_label()
         figure.savefig(tmp_path / f"{name}.png", dpi=40)
+
+
+def test_the_loss_has_a_panel_per_stage_with_validation_rows_and_without_what_is_not_finite() -> None:
+    records = [{"step": i, "stage": "a" if i < 5 else "b", "loss": float(i)} for i in range(9)]
+    records[2]["loss"] = math.nan
+    records[7]["valid_loss"] = 3.5
+    drawn = figures.loss_curve(records, unit="nats per clip")
+    first, second = drawn.axes
+    assert [list(line.get_xdata()) for line in first.lines] == [[0, 1, 3, 4]]
+    assert [list(line.get_xdata()) for line in second.lines] == [[5, 6, 7, 8], [7]]
+    assert first.get_ylabel() == "loss, nats per clip"
+    assert figures.loss_curve(records[:1]) is None, "a single point is no curve"
+
+
+def test_a_histogram_shows_data_and_samples_as_shares_of_their_own() -> None:
+    axes = figures.new_figure(2, 2, "x").subplots()
+    figures.histogram(axes, [0.5, 1.5, math.nan, 1.6, 0.2], [0.5], bins=2, limits=(0.0, 2.0))
+    assert [bar.get_height() for bar in axes.patches[:2]] == [0.5, 0.5]
+    assert [text.get_text() for text in axes.legend().get_texts()] == ["data", "samples"]
+
+
+def test_rows_of_pictures_hold_what_was_given_in_order() -> None:
+    first, second = np.random.default_rng(0).random((3, 4, 5)), np.random.default_rng(1).random((2, 3, 4, 5))
+    _, axes = image_figures.image_rows([("real", first), ("made", second)], titles=["a", "b", "c"])
+    assert axes.shape == (2, 3)
+    assert [line[0].get_ylabel() for line in axes] == ["real", "made"]
+    assert [panel.get_title() for panel in axes[0]] == ["a", "b", "c"]
+    np.testing.assert_allclose(axes[0, 1].images[0].get_array(), first[1])
+    np.testing.assert_allclose(axes[1, 1].images[0].get_array(), np.moveaxis(second[1], 0, -1))
+    assert not axes[1, 2].images
 
 
 def test_density_panels_show_the_density_on_one_scale() -> None:
@@ -269,7 +301,7 @@ def test_density_panels_show_the_density_on_one_scale() -> None:
 
 def test_pictures_of_malformed_arrays_are_refused() -> None:
     with pytest.raises(ShapeError):
-        figures.image_grid(np.zeros((3, 4)))
+        image_figures.image_grid(np.zeros((3, 4)))
     with pytest.raises(ShapeError):
         figures.density_depths(np.zeros((5, 3)), [np.zeros((5, 2))], [normal])
     with pytest.raises(ShapeError):
@@ -279,6 +311,6 @@ def test_pictures_of_malformed_arrays_are_refused() -> None:
     with pytest.raises(ShapeError):
         figures.histogram_matrix(np.zeros((5, 2)), np.zeros((5, 3)))
     with pytest.raises(ShapeError):
-        figures.loss_curve([1, 2], [1.0])
+        figures.curves([1, 2], {"a": [1.0]}, ylabel="nats")
     with pytest.raises(DataError):
-        figures.image_grids({})
+        image_figures.image_grids({})

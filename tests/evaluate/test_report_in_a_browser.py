@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from phlogiston.evaluate import figures
+from phlogiston.evaluate import figures, image_figures
 from phlogiston.evaluate.metric import Metric
 from phlogiston.evaluate.report import Report
 
@@ -37,7 +37,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A report with everything a report may hold."""
     folder = tmp_path_factory.mktemp("report")
     curve = figures.curves([1, 2, 3], {"training": [3.0, 2.0, 1.5]}, ylabel="loss, nats", alt="the loss falls")
-    grid = figures.image_grid(np.random.default_rng(0).random((9, 8, 8)), columns=3, alt="nine noisy pictures")
+    grid = image_figures.image_grid(np.random.default_rng(0).random((9, 8, 8)), columns=3, alt="nine noisy pictures")
     long = "phlogiston train drmm --data measurements.csv --set num_layers=2 --out runs/a-folder-with-a-long-name"
     metrics = {f"figure_{i}": Metric(0.5 + i, 0.1, 100, "exact", True, {"unit": "nats per row"}) for i in range(12)}
     made = Report("A report", "With everything.")
