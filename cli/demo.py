@@ -11,11 +11,11 @@ from phlogiston.cli.output import emit, say
 
 
 def demo(
-    quick: Annotated[bool, typer.Option("--quick", help="Two or three minutes: a fraction of the steps.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Two or three minutes: what can be shown in them.")] = False,
     out: Annotated[Path, typer.Option(help="Folder for the runs and report.html.")] = Path("runs/demo"),
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Train every system on built-in data and write one report; its path is printed last.
+    """Train systems on built-in data and write one report, which grows meanwhile; its path is printed first and last.
 
     \b
     Examples:
@@ -26,3 +26,5 @@ def demo(
 
     result = run(out, quick=quick, say=say)
     emit(as_json, result, str(result["report"]), kept=True)
+    if "failed" in result:
+        raise typer.Exit(1)

@@ -115,15 +115,18 @@ def loss_curve(records: Sequence[Mapping[str, Any]], *, unit: str = "nats per da
         alt: alternative text.
 
     Returns:
-        The figure; None where no stage has two losses.
+        The figure; None where no stage has three losses.
     """
     stages: dict[str, list[tuple[float, float]]] = {}
     valid: dict[str, list[tuple[float, float]]] = {}
+    last = None  # a record repeats the last validation, even that of the stage before
     for record in records:
         for values, key in ((stages, "loss"), (valid, "valid_loss")):
-            if record.get(key) is not None and math.isfinite(record[key]):
-                values.setdefault(record.get("stage", ""), []).append((record["step"], record[key]))
-    stages = {stage: points for stage, points in stages.items() if len(points) > 1}
+            value = record.get(key)
+            if value is not None and math.isfinite(value) and not (key == "valid_loss" and value == last):
+                values.setdefault(record.get("stage", ""), []).append((record["step"], value))
+        last = record.get("valid_loss", last)
+    stages = {stage: points for stage, points in stages.items() if len(points) > 2}
     if not stages:
         return None
     figure = new_figure(7.0, 2.9, alt or f"loss in {unit} over the steps of training")
@@ -213,7 +216,7 @@ def histogram_matrix(
     samples: Any | None = None,
     *,
     columns: Sequence[str] = (),
-    most: int = 6,
+    most: int = 4,
     bins: int = 40,
     alt: str = "",
 ) -> Figure:
@@ -363,7 +366,7 @@ def _on_grid(label: str, log_density: Callable[[np.ndarray], Any], grid: np.ndar
 
 
 def _scatter(panel: Axes, rows: np.ndarray, points: int, title: str) -> None:
-    panel.scatter(rows[:points, 0], rows[:points, 1], s=1.2, color=INK, alpha=0.45, linewidths=0, rasterized=True)
+    panel.scatter(rows[:points, 0], rows[:points, 1], s=2, color=INK, alpha=0.5, linewidths=0, rasterized=True)
     panel.set_title(title, fontsize=9)
 
 

@@ -48,7 +48,7 @@ def image_rows(
     columns = max(map(len, pictures))
     aspect = pictures[0].shape[1] / pictures[0].shape[2]
     figure = new_figure(
-        size * columns + 0.08 * max(len(label) for label, _ in rows) + 0.2,
+        size * columns + 0.07 * max(len(line) for label, _ in rows for line in label.split("\n")) + 0.1,
         (size * aspect + 0.04) * len(rows) + 0.25 * bool(titles),
         alt or f"rows of pictures: {', '.join(label for label, _ in rows)}",
     )

@@ -30,7 +30,7 @@ from phlogiston.inference.svi import checkpoints
 from phlogiston.inference.svi.engine import History, Stage, fit
 from phlogiston.inference.svi.isolation import sole_training
 from phlogiston.inference.svi.run_folder.readers import warn_if_unfinished
-from phlogiston.systems.evaluation import COMMON_FIGURES, COMMON_METRICS, Evaluation, MetricFunction
+from phlogiston.systems.evaluation import COMMON_FIGURES, COMMON_METRICS, Evaluation, FigureFunction, MetricFunction
 from phlogiston.systems.inputs import coerce
 from phlogiston.systems.loading import PARAMETERS, built_from_files, kept_schema, within_checkpoint
 from phlogiston.systems.options import preset_options, validate_options
@@ -259,26 +259,35 @@ class System(InWords):
                 results.update(compute(evaluation))
         return results
 
-    def figures(self, data: Any) -> dict[str, Figure]:
+    def figures(self, data: Any, names: Sequence[str] | None = None) -> dict[str, Figure]:
         """Draw the pictures that explain what was learned: name -> figure.
 
         Args:
             data: as for `evaluate`.
+            names: some of `captions()`; by default all that apply to the data.
+
+        Raises:
+            UnknownNameError: no such picture.
         """
         self._need_fit()
+        table = self._figure_table()
+        for name in names or ():
+            if name not in table:
+                raise unknown_name(f"picture of {self.name}", name, table)
         evaluation = self._evaluation(data)
-        results: dict[str, Figure] = {}
-        for name, draw in {**self._table("FIGURES"), **COMMON_FIGURES}.items():
-            drawn = draw(evaluation)
-            if drawn is not None:  # a picture that does not apply to these data
-                results[name] = drawn
-        return results
+        drawn = {name: draw(evaluation) for name, draw in table.items() if names is None or name in names}
+        return {name: figure for name, figure in drawn.items() if figure is not None}  # None: does not apply
 
     @classmethod
     def captions(cls) -> dict[str, str]:
         """What to look for in each picture of `figures`, in a sentence or two."""
-        tables = {**cls._table("FIGURES"), **COMMON_FIGURES}
-        return {name: " ".join((inspect.getdoc(draw) or "").split()) for name, draw in tables.items()}
+        return {name: " ".join((inspect.getdoc(draw) or "").split()) for name, draw in cls._figure_table().items()}
+
+    @classmethod
+    def _figure_table(cls) -> dict[str, FigureFunction]:
+        """The system's own pictures, then those of every system that it does not draw in its own way."""
+        own = cls._table("FIGURES")
+        return {**own, **{name: draw for name, draw in COMMON_FIGURES.items() if name not in own}}
 
     @classmethod
     def loss_unit(cls) -> str:
@@ -309,7 +318,11 @@ class System(InWords):
         """The demo's recipes.
 
         Each has `title`, `text`, `data`, `data_options`, `options`; and if it likes `ask`, questions in the form of
-        `inference.query.text`, and `next`, pairs of a command (RUN stands for the run folder) and what it does.
+        `inference.query.text`, `next`, pairs of a command (RUN stands for the run folder) and what it does, and `show`,
+        the pictures that so short a training can make look right; all by default.
+
+        Args:
+            quick: only what looks right after seconds of training; nothing where nothing does.
         """
         return []
 

@@ -7,36 +7,41 @@ questions that were asked and what was found, and the commands that go on from t
 from __future__ import annotations
 
 import re
+import shlex
+import traceback
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from phlogiston import datasets, systems
 from phlogiston.datasets.base import Dataset
-from phlogiston.errors import ConfigError, PhlogistonWarning, RunError
+from phlogiston.errors import ConfigError, PhlogistonError, PhlogistonWarning, RunError
+from phlogiston.evaluate.metric import Metric
 from phlogiston.evaluate.report import Report, write_metrics
 from phlogiston.files import write_json
 from phlogiston.inference.query.answer import Answer
 from phlogiston.systems.answer_text import numbers
 from phlogiston.systems.base import System
+from phlogiston.systems.commands import train_command
 from phlogiston.systems.workflow import score
 
 DEMO = "demo.json"
 
 
 def demo(out: str | Path, *, quick: bool = False, say: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
-    """Train every system's demo recipes and write one report.
+    """Train every system's demo recipes and write one report, which grows from section to section.
 
-    Called again, it goes on where it was interrupted, and finished runs are not trained again.
+    Called again, it goes on where it was interrupted, and finished runs are not trained again. A section that fails is
+    reported in its place, with the traceback in a file beside the runs, and the others are made.
 
     Args:
         out: folder for the runs and `report.html`; fresh, or of an earlier demo.
-        quick: fewer steps.
+        quick: only what two or three minutes can show.
         say: told what is going on, line by line.
 
     Returns:
-        `report` and `runs`.
+        `report`, `runs`, and where sections failed `failed`: title -> message.
 
     Raises:
         ConfigError: the folder holds something else.
@@ -47,36 +52,107 @@ def demo(out: str | Path, *, quick: bool = False, say: Callable[[str], None] = l
     recipes = [(name, recipe) for name in systems.names() for recipe in systems.get(name).demo(quick)]
     top.mkdir(parents=True, exist_ok=True)
     write_json(top / DEMO, {"quick": quick, "recipes": [recipe["title"] for _, recipe in recipes]})
-    report = Report(
-        "phlogiston demo",
-        "Every system, trained on built-in data on this machine: what it learned, figures of merit with those of "
-        "simpler methods beside them, questions it was asked, and commands that go on from here."
-        + (" This was the quick version: a fraction of the steps the systems need to show what they can." * quick),
-    )
-    folders = []
+    command = shlex.join(["phlogiston", "demo", *(["--quick"] if quick else []), "--out", str(out)])
+    report = Report("phlogiston demo", _introduction(quick, {name for name, _ in recipes}), {"This page": command})
+    page = report.write(top / "report.html")
+    say(f"{page} grows with every section")
+    result: dict[str, Any] = {"report": str(page), "runs": []}
     for i, (name, recipe) in enumerate(recipes, 1):
         say(f"[{i}/{len(recipes)}] {recipe['title']}")
-        folder, system, rows = _demo_run(top, name, recipe, quick)
-        say("      trained; scoring, asking and drawing")
-        found = {**score(system, rows, None), **system.baselines(rows)}
+        section = _Section(top, name, recipe, quick)
+        try:
+            section.make(say)
+            result["runs"].append(str(section.folder))
+        except Exception as error:  # whatever it is, the other sections can be made
+            reason = str(error) if isinstance(error, PhlogistonError) else f"{type(error).__name__}: {error}"
+            told = top / f"{section.stem}.error.txt"
+            told.write_text(traceback.format_exc(), encoding="utf-8")
+            section.parts["failed"] = f"This section failed while {section.stage}: {reason} ({told} has the details.)"
+            result.setdefault("failed", {})[recipe["title"]] = reason
+            say(f"      failed while {section.stage}: {reason}")
+        report.section(recipe["title"], recipe["text"] + section.remark, pictures_first=True, **section.parts)
+        report.write(page)  # after each, so that an interrupted demo has something to show, too
+    return result
+
+
+def _introduction(quick: bool, shown: Collection[str]) -> str:
+    text = (
+        "Systems trained on built-in data on this machine: what each learned, figures of merit with those of simpler "
+        "methods beside them, questions it was asked, and commands that go on from here."
+    )
+    missing = [name for name in systems.names() if name not in shown]
+    if quick and missing:
+        text += (
+            f"\n\nThis is the quick version. Not in it, since they need longer to show what they can: "
+            f"{', '.join(missing)}. `phlogiston demo` trains them as well, and for longer, in some ten minutes."
+        )
+    return text
+
+
+class _Section:
+    """A section in the making: what is done of it stays when the rest fails.
+
+    Attributes:
+        stem: of the name of the run's folder.
+        stage: what is going on.
+        parts: what the report takes.
+        remark: what must be said below the recipe's text.
+        folder: of the run, once there is one; that of the demo before.
+    """
+
+    def __init__(self, top: Path, name: str, recipe: Mapping[str, Any], quick: bool) -> None:
+        words = re.findall(r"[a-z0-9]+", str(recipe["title"]).lower())
+        self.top, self.name, self.recipe = top, name, recipe
+        self.stem = "-".join([*words, "quick"] if quick else words)
+        self.stage, self.remark = "training", ""
+        self.parts: dict[str, Any] = {}
+        self.folder = top
+
+    def make(self, say: Callable[[str], None]) -> None:
+        """Train, score, draw and ask."""
+        system, rows = self._train()
+        self.stage = "scoring"
+        own, plain = score(system, rows, None), system.baselines(rows)
+        self.parts["metrics"] = found = {**own, **plain}
+        self.remark = _beaten(own, plain)
         for metric, value in list(found.items())[:2]:
             say(f"      {metric.replace('_', ' ')}: {value}")
+        write_metrics(self.folder / "metrics.json", found, run=str(self.folder), data=rows.meta.name)
+        self.stage = "drawing"
+        self.parts |= {"figures": system.figures(rows, self.recipe.get("show")), "captions": system.captions()}
+        self.stage = "asking"
         tables = {
-            "Asked, and how it was answered (median and 90 % interval)": _answers(system, rows, recipe.get("ask", ())),
-            f"How to go on; docs/{_page(name)} tells the rest": _go_on(name, folder, recipe),
+            "Asked, and how it was answered (median and 90 % interval)": _answers(
+                system, rows, self.recipe.get("ask", ())
+            ),
+            f"How it was made, and how to go on; docs/{_page(self.name)} tells the rest": _go_on(
+                self.name, self.folder, self.recipe
+            ),
         }
-        report.section(
-            recipe["title"],
-            recipe["text"],
-            metrics=found,
-            figures=system.figures(rows),
-            pictures_first=True,
-            tables={caption: content for caption, content in tables.items() if content},
-        )
-        write_metrics(folder / "metrics.json", found, run=str(folder), data=rows.meta.name)
-        folders.append(str(folder))
-        report.write(top / "report.html")  # after each, so that an interrupted demo has something to show, too
-    return {"report": str(top / "report.html"), "runs": folders}
+        self.parts["tables"] = {caption: content for caption, content in tables.items() if content}
+
+    def _train(self) -> tuple[System, Dataset]:
+        """Train, or take up what an earlier demo left; a run of other settings is left alone."""
+        rows = datasets.load(self.recipe["data"], **self.recipe.get("data_options", {}))
+        for i in range(1, 1000):
+            self.folder = self.top / (self.stem if i == 1 else f"{self.stem}-{i}")
+            system = systems.get(self.name)(dict(self.recipe["options"]))
+            try:
+                return system.fit(rows, out=self.folder, seed=0, resume="auto"), rows
+            except RunError as error:
+                if "another configuration" not in str(error):
+                    raise
+        raise RunError(f"{self.top} holds a thousand runs called {self.stem}; choose another --out.")
+
+
+def _beaten(own: Mapping[str, Metric], plain: Mapping[str, Metric]) -> str:
+    """Say so where a simpler method is ahead: its figure is named after the system's, `log_likelihood_of_...`."""
+    ahead = [
+        f"{name.replace('_', ' ')} is {metric.text()}, this model's {own[stem].text()}"
+        for name, metric in plain.items()
+        if (stem := name.partition("_of_")[0]) in own and metric.better_than(own[stem])
+    ]
+    return f"\n\nA simpler method is ahead here: {'; '.join(ahead)}." if ahead else ""
 
 
 def _answers(system: System, rows: Dataset, ask: Sequence[Sequence[str]]) -> list[dict[str, str]]:
@@ -133,25 +209,10 @@ def _page(name: str) -> str:
 def _go_on(name: str, folder: Path, recipe: Mapping[str, Any]) -> list[dict[str, str]]:
     """Commands that go on from a run of the demo."""
     commands = [
+        (train_command(name, recipe["data"], recipe.get("data_options", {}), recipe["options"]), "trained this model"),
         *recipe.get("next", ()),
         ("phlogiston evaluate RUN", "all figures of merit again, and a report of this run alone"),
         (f"phlogiston train {name} --data {recipe['data']}", "the recipe in full, or with --set of your own"),
         (f"phlogiston systems {name}", "every option with its default"),
     ]
     return [{"command": command.replace("RUN", str(folder)), "what": what} for command, what in commands]
-
-
-def _demo_run(top: Path, name: str, recipe: Mapping[str, Any], quick: bool) -> tuple[Path, System, Dataset]:
-    """Train one recipe, or take up what an earlier demo left; a run of other settings is left alone."""
-    rows = datasets.load(recipe["data"], **recipe.get("data_options", {}))
-    words = re.findall(r"[a-z0-9]+", str(recipe["title"]).lower())
-    stem = "-".join([*words, "quick"] if quick else words)
-    for i in range(1, 1000):
-        folder = top / (stem if i == 1 else f"{stem}-{i}")
-        system = systems.get(name)(dict(recipe["options"]))
-        try:
-            return folder, system.fit(rows, out=folder, seed=0, resume="auto"), rows
-        except RunError as error:
-            if "another configuration" not in str(error):
-                raise
-    raise RunError(f"{top} holds a thousand runs called {stem}; choose another --out.")

@@ -27,6 +27,7 @@ from phlogiston.inference.svi.parallel import Processes, make_fabric
 from phlogiston.inference.svi.run_folder.readers import progress_of
 from phlogiston.systems.answer_text import describe
 from phlogiston.systems.base import System
+from phlogiston.systems.commands import commands_behind
 from phlogiston.systems.export import Samples
 from phlogiston.systems.options import preset_options, validate_options
 
@@ -264,10 +265,12 @@ def evaluate(
     progress = progress_of(path)
     unfinished = "" if progress is None or progress.finished else f" ({progress.text()})"
     scored = f"{len(held_out(rows)):,} {held_out_part(rows)} rows"
-    report = Report(title, f"Run {path.name}{unfinished}; {scored}.")
+    report = Report(
+        title, f"Run {path.name}{unfinished}; {scored}.", commands_behind(path, data, metrics, data_options or {}, out)
+    )
     report.section("Figures of merit", metrics=found)
     if metrics is None:
-        report.section("What was learned", figures=system.figures(rows))
+        report.section("What was learned", figures=system.figures(rows), captions=system.captions())
     about: dict[str, Any] = {"run": str(run), "data": rows.meta.name}
     if held_out_part(rows) != "test":
         about["rows"] = held_out_part(rows)

@@ -9,7 +9,7 @@ from phlogiston.systems.drmm.config import PRESETS
 
 def recipes(quick: bool) -> list[dict[str, Any]]:
     """What `DRMM.demo` trains."""
-    steps = (250, 150, 120, 150) if quick else (2_000, 1_500, 400, 800)
+    steps = (250, 150, 1_200, 150) if quick else (2_000, 1_500, 4_000, 800)
     return [
         {
             "title": "DRMM on a noisy Swiss roll",
@@ -41,8 +41,8 @@ def recipes(quick: bool) -> list[dict[str, Any]]:
                 ["right_hand_x = 0.6", "right_hand_y = 0.7", "head_top_y <= 1.2"],
             ],
             "next": [("python examples/drmm_kinematics.py", "poses that reach exactly, in a picture")],
-            "data_options": {"sizes": (6_000, 0, 500)},
-            "options": {**PRESETS["poses"], "num_layers": 1, "num_components": 32, "steps": steps[2]},
+            "data_options": {"sizes": (20_000, 0, 500)},
+            "options": {**PRESETS["poses"], "steps": steps[2]},
         },
         {
             "title": "DRMM plans flights",

@@ -136,9 +136,10 @@ def columns(e: Evaluation[DRMM]) -> Figure | None:
 
     if _layout(e) != "columns":
         return None
-    shown = _shown(e)
+    shown, varying = _shown(e), list(e.system.varying)
     drawn = e.system.sample(len(shown), seed=0)["x"].numpy()
-    return figures.histogram_matrix(shown, drawn, columns=e.system.schema["columns"])
+    names = [e.system.schema["columns"][i] for i in varying]
+    return figures.histogram_matrix(shown[:, varying], drawn[:, varying], columns=names)
 
 
 def questions(e: Evaluation[DRMM]) -> Figure | None:
@@ -184,8 +185,10 @@ def _answered(
     return None
 
 
-def training(e: Evaluation[DRMM]) -> Figure | None:
-    """How probable training rows became, after each layer: later layers should end higher."""
+def loss(e: Evaluation[DRMM]) -> Figure | None:
+    """How probable training rows became, after each layer: later layers should end higher. The loss itself is not
+    drawn, since its terms are weighed anew as training goes on.
+    """
     from phlogiston.evaluate import figures
 
     history, layers = e.system.history, _layers(e.system)
@@ -262,6 +265,6 @@ FIGURES = {
     "completion": completion,
     "kinematics": kinematics,
     "flights": flights,
-    "training": training,
+    "loss": loss,
 }
 BASELINES = {"gaussian_mixture": gaussian_mixture}

@@ -303,6 +303,8 @@ class HandwritingModel(StepwiseSystem):
     @classmethod
     def demo(cls, quick: bool = False) -> list[dict[str, Any]]:
         """The built-in script."""
+        if quick:
+            return []  # its strokes are scribbles until it has learned for a minute or more
         return [
             {
                 "title": "Writing a given text",
@@ -312,7 +314,7 @@ class HandwritingModel(StepwiseSystem):
                 "data_options": {"sizes": (1500, 50, 50), "letters": (2, 5)},
                 "options": {
                     **PRESETS["default"], "hidden": 80, "batch_size": 40, "learning_rate": 0.005,
-                    "steps": 50 if quick else 350,
+                    "steps": 350,
                 },
             }
         ]  # fmt: skip

@@ -326,7 +326,7 @@ def calibration(e: Evaluation[MDN], most: int = 5) -> Figure:
         left.stairs(counts, edges, color=colour, fill=values.shape[1] == 1, alpha=0.8, linewidth=1.5)
         inside = np.abs(2 * values[:, d] - 1)  # the smallest central interval that holds the target
         right.plot(levels, [(inside <= level).mean() for level in levels], color=colour, label=name)
-    left.set(xlabel="share of the predicted distribution below the target", ylabel="rows", xlim=(0, 1))
+    left.set(xlabel="share of the prediction below the target", ylabel="rows", xlim=(0, 1))
     left.set_ylim(bottom=0)
     left.set_title("flat where calibrated", fontsize=9)
     right.set(xlabel="probability a central interval promises", ylabel="share of targets it holds")

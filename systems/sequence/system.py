@@ -312,6 +312,8 @@ class SequenceModel(StepwiseSystem):
     @classmethod
     def demo(cls, quick: bool = False) -> list[dict[str, Any]]:
         """Pen strokes of the built-in script, predicted point by point."""
+        if quick:
+            return []  # its strokes are scribbles until it has learned for a minute or more
         return [
             {
                 "title": "What comes next: pen strokes, point by point",
@@ -319,6 +321,6 @@ class SequenceModel(StepwiseSystem):
                 "the next pen movement as a mixture, draws one, and goes on from there.",
                 "data": "script",
                 "data_options": {"sizes": (600, 60, 60)},
-                "options": {**PRESETS["default"], "carry": False, "window": 80, "steps": 40 if quick else 250},
+                "options": {**PRESETS["default"], "carry": False, "window": 80, "steps": 250},
             }
         ]

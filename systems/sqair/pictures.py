@@ -53,23 +53,25 @@ def tracked(system: SQAIR, x: Tensor, seed: int = 0) -> Figure:
 
 
 def glimpses(system: SQAIR, x: Tensor) -> Figure:
-    """One video: the frame, what was rendered, and each slot's glimpse with the probability that it holds something."""
+    """One video: the frames, what was rendered, and what each slot in use holds, with the probability that it does."""
     result = system.infer(x, num_particles=10)
     model = system.model
     with torch.no_grad():
         decoded = model.decode(result["what"][0].reshape(-1, model.features))
     decoded = decoded.reshape(*result["what"].shape[1:3], *decoded.shape[1:])[:, :, : model.shape[0]]
     there = result["presence"][0] > 0  # (frames, slots)
-    slots = [(f"slot {i + 1}", decoded[:, i] * there[:, i].reshape(-1, 1, 1, 1)) for i in range(model.slots)]
+    used = [i for i in range(model.slots) if bool(there[:, i].any())]
+    slots = [(f"slot {i + 1}", decoded[:, i]) for i in used]
     rows = [("input", scaled(x[0])), ("rendered", result["canvas"][0])]
     figure, axes = image_rows([*rows, *slots], size=0.8, alt="glimpses of every slot, frame by frame")
     for t in range(x.shape[1]):
         _boxes(axes[0, t], result["boxes"][0, t], result["ids"][0, t])
-        for i in range(model.slots):
-            panel = axes[i + 2, t]
+        for panel, i in zip(axes[2:, t], used, strict=True):
             panel.set_title(f"p = {float(result['presence_probability'][0, t, i]):.2f}", fontsize=7, pad=1)
             if there[t, i]:
                 frame(panel, colour(int(result["ids"][0, t, i])))
+            else:
+                panel.images[0].remove()
     return figure
 
 

@@ -157,7 +157,7 @@ def tracked(e: Evaluation[SQAIR]) -> Figure:
 
 def glimpses(e: Evaluation[SQAIR]) -> Figure:
     """One video taken apart: below the frames and their rendering what each slot draws, with the probability p that it
-    holds an object. A slot should draw one whole object or nothing.
+    holds an object. Each should draw one whole object; slots that stay empty are left out.
     """
     return pictures.glimpses(e.system, _shown(e, 1))
 

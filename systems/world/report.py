@@ -194,7 +194,8 @@ def agent_figure(system: WorldModel) -> Figure:
     panels[0].plot(steps, best, color=SOFT, linewidth=1.0, label="best of the population")
     panels[0].plot(steps, mean, color=ACCENT, linewidth=1.6, label="mean of the population")
     panels[0].set(xlabel="generation", ylabel="steps survived in the dream", ylim=(0, None))
-    panels[0].legend(frameon=False, fontsize=8)
+    panels[0].legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0.0, 1.0))
+    panels[0].xaxis.get_major_locator().set_params(integer=True)
     if playable:
         for policy, colour, label in (("random", SOFT, "at random"), (None, INK, "agent from the dream")):
             score = system.play(policy, PLAYED).score.numpy()
@@ -203,7 +204,7 @@ def agent_figure(system: WorldModel) -> Figure:
             name = f"{label}: mean {score.mean():.0f}"
             panels[1].step(time, left, where="post", color=colour, linewidth=1.6, label=name)
         panels[1].set(xlabel="steps in the game itself", ylabel="share still playing", ylim=(0, 1.02), xlim=(0, None))
-        panels[1].legend(frameon=False, fontsize=8, loc="upper right")
+        panels[1].legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0.0, 1.0))
     return figure
 
 

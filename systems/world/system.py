@@ -292,7 +292,6 @@ class WorldModel(AgentVerbs):
     @classmethod
     def demo(cls, quick: bool = False) -> list[dict[str, Any]]:
         """Dodge: learned from recordings, dreamt, and played."""
-        shorter = {"frame_steps": 60, "steps": 40, "generations": 3, "population": 8, "rollouts": 4}
         return [
             {
                 "title": "Learning to play inside a dream",
@@ -300,8 +299,8 @@ class WorldModel(AgentVerbs):
                 "learned to describe a frame by a few numbers, to predict the next from the move, and when a game is "
                 "over. An agent was then trained without the game: only in what the model dreams.",
                 "data": "dodge",
-                "data_options": {"sizes": (60, 10, 20) if quick else (600, 20, 50), "limit": 60 if quick else 100},
-                "options": {**PRESETS["cpu"], **(shorter if quick else {})},
+                "data_options": {"sizes": (600, 20, 50), "limit": 100},
+                "options": dict(PRESETS["cpu"]),
             }
         ]
 

@@ -288,7 +288,10 @@ def test_evaluate_leaves_metrics_and_a_report_that_needs_no_other_file(command: 
     written = json.loads((run / "metrics.json").read_text())
     assert written["metrics"].keys() == told["metrics"].keys()
     page = (run / "report.html").read_text()
-    assert "data:image/png" in page
+    assert "data:image/svg+xml" in page
+    assert f"phlogiston evaluate {run} --json" not in page
+    assert f"phlogiston evaluate {run}<" in page
+    assert "phlogiston train drmm --data swissroll" in page
     assert 'src="http' not in page
     text = command("evaluate", run, "--metrics", "log_likelihood").out
     assert text.splitlines()[-1] == str(run / "report.html")
@@ -336,6 +339,30 @@ def test_demo_writes_one_report_goes_on_where_it_stopped_and_spares_other_folder
     refused = command("demo", "--out", "diary")
     assert refused.code == 2
     assert (tmp_path / "diary" / "report.html").read_text() == "mine"
+
+
+def test_a_section_of_the_demo_that_fails_is_reported_and_the_others_are_made(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def recipes(quick: bool = False) -> list[dict[str, Any]]:
+        options = {"num_layers": 1, "num_components": 4, "steps": 3}
+        recipe = {"text": "A story.", "data": "swissroll", "data_options": {"n": 300}, "options": options}
+        return [{"title": "Bad", **recipe, "ask": [["x0 <= no"]]}, {"title": "Good", **recipe}]
+
+    monkeypatch.setattr(systems.get("drmm"), "demo", recipes)
+    monkeypatch.setattr(workflow.systems, "names", lambda: ("drmm", "mdn"))
+    monkeypatch.setattr(systems.get("mdn"), "demo", lambda quick=False: [])
+    done = command("demo", "--quick", "--out", "show")
+    assert done.code == 1
+    page = Path(done.out.splitlines()[-1]).read_text()
+    assert done.err.splitlines()[0] == "show/report.html grows with every section", "told before any work"
+    assert "failed while asking" in done.err
+    assert "This section failed while asking" in page
+    assert page.count("<h2>Good</h2>") == 1
+    assert page.count("log_likelihood_of_truth") == 2, "what was computed before the failure is shown"
+    assert "Traceback" in Path("show/bad-quick.error.txt").read_text()
+    assert "need longer to show what they can: mdn." in page
+    assert json.loads(command("demo", "--quick", "--out", "show", "--json").out)["failed"].keys() == {"Bad"}
 
 
 def test_evaluate_keeps_an_earlier_report_and_says_so(command: Command, trained: Path) -> None:

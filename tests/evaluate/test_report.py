@@ -263,13 +263,14 @@ def test_every_picture_is_drawn_and_says_what_it_shows(tmp_path: Path) -> None:
 def test_the_loss_has_a_panel_per_stage_with_validation_rows_and_without_what_is_not_finite() -> None:
     records = [{"step": i, "stage": "a" if i < 5 else "b", "loss": float(i)} for i in range(9)]
     records[2]["loss"] = math.nan
-    records[7]["valid_loss"] = 3.5
+    for i, value in ((4, 9.0), (5, 9.0), (7, 3.5), (8, 3.5)):
+        records[i]["valid_loss"] = value  # a record repeats the last validation
     drawn = figures.loss_curve(records, unit="nats per clip")
     first, second = drawn.axes
-    assert [list(line.get_xdata()) for line in first.lines] == [[0, 1, 3, 4]]
+    assert [list(line.get_xdata()) for line in first.lines] == [[0, 1, 3, 4], [4]]
     assert [list(line.get_xdata()) for line in second.lines] == [[5, 6, 7, 8], [7]]
     assert first.get_ylabel() == "loss, nats per clip"
-    assert figures.loss_curve(records[:1]) is None, "a single point is no curve"
+    assert figures.loss_curve(records[:2]) is None, "two points are no curve"
 
 
 def test_a_histogram_shows_data_and_samples_as_shares_of_their_own() -> None:
