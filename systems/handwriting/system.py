@@ -303,8 +303,6 @@ class HandwritingModel(StepwiseSystem):
     @classmethod
     def demo(cls, quick: bool = False) -> list[dict[str, Any]]:
         """The built-in script."""
-        if quick:
-            return []  # its strokes are scribbles until it has learned for a minute or more
         return [
             {
                 "title": "Writing a given text",
