@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -332,16 +332,8 @@ class MDN(System):
         return value
 
     @in_words
-    def query(
-        self,
-        evidence: Any = None,
-        ask: Sequence[str] | None = None,
-        num_samples: int = 1000,
-        *,
-        method: str = "auto",
-        seed: int | None = None,
-        num_particles: int | None = None,
-    ) -> Answer:
+    @wraps(MDNQuery.ask, assigned=())
+    def query(self, evidence: Any = None, *args: Any, **options: Any) -> Answer:
         """Sample targets (and inputs) given evidence about either.
 
         Any subset of the targets may be known, boxed, nearly known or bounded by half-spaces; inputs may be known,
@@ -362,6 +354,7 @@ class MDN(System):
         """
         self._need_fit()
         network = self.network
+        seed = options.get("seed")
         weights_seed = int(torch.randint(2**31, ())) if seed is None else seed
         random = isinstance(self.model, BayesianMDN)
         answerer = MDNQuery(
@@ -372,8 +365,7 @@ class MDN(System):
             self.config.weight_samples if random else 1,
             self.vocabulary()[0],
         )
-        evidence = mdn_rows.with_categories(self.schema, evidence)
-        return answerer.ask(evidence, ask, num_samples, method=method, num_particles=num_particles, seed=seed)
+        return answerer.ask(mdn_rows.with_categories(self.schema, evidence), *args, **options)
 
     def vocabulary(self) -> tuple[dict[str, Sequence[str]], dict[str, Sequence[str]]]:
         """Names evidence may be written in: inputs as `x` (labels of categories one by one), targets as `y`."""
