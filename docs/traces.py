@@ -2,11 +2,13 @@
 
     python docs/traces.py        rewrites the lists in docs/design.md
 
-A small system does each of them under a profiler; a file stands once, with the function it is entered by first.
+A small system does each of them under a profiler; a file stands once, with the function it is entered by first. Bodies
+of modules and classes, which run when a file is imported, are no functions.
 """
 
 from __future__ import annotations
 
+import inspect
 import sys
 import warnings
 from collections.abc import Callable
@@ -30,7 +32,7 @@ def entered(action: Callable[[], Any]) -> dict[str, str]:
 
     def note(frame: FrameType, event: str, argument: Any) -> None:
         code = frame.f_code
-        if event == "call" and code.co_name != "<module>" and code.co_filename.startswith(str(ROOT)):
+        if event == "call" and code.co_flags & inspect.CO_OPTIMIZED and code.co_filename.startswith(str(ROOT)):
             parts = Path(code.co_filename).relative_to(ROOT).parts
             file = "/".join(parts[1:] if parts[0] == "phlogiston" and len(parts) > 2 else parts)
             if not file.startswith((".venv", "docs", "tests", "phlogiston/lazy")) and "<" not in code.co_name:

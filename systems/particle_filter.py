@@ -23,11 +23,10 @@ from phlogiston.distributions.linear_constraints import LinearEvidence
 from phlogiston.distributions.truncated_normal import log_normal_density
 from phlogiston.distributions.warped import Warped
 from phlogiston.errors import ConfigError, EvidenceError
-from phlogiston.inference.query.answer import Answer, check_alive
+from phlogiston.inference.query.answer import FAR, Answer, check_alive, warn_if_far
 from phlogiston.inference.query.compilation import compile_vector
 from phlogiston.inference.query.evidence import Evidence, OneOf, normalise
 from phlogiston.inference.query.islands import Islands
-from phlogiston.inference.query.remoteness import FAR, warn_if_far
 from phlogiston.models.stepwise import Prediction, Stepwise, select
 
 _FIELDS = ("value", "mask", "mean", "sd", "lower", "upper", "weight")

@@ -28,9 +28,15 @@ class InWords:
         Raises:
             EvidenceError: what cannot be read; an unknown name comes with the nearest one.
         """
+        from phlogiston.inference.query.evidence import Evidence
         from phlogiston.inference.query.text import question
 
-        return question(evidence, *self.vocabulary(), self.dates())
+        columns, categories = self.vocabulary()
+        if len(evidence) == 1 and isinstance(evidence[0], Mapping):
+            sites = columns.keys() - categories.keys() - {name for names in columns.values() for name in names}
+            if evidence[0].keys() <= sites and all(isinstance(value, Evidence) for value in evidence[0].values()):
+                return {site: (value,) for site, value in evidence[0].items()}  # nothing is in words
+        return question(evidence, columns, categories, self.dates())
 
     def explain(self, *evidence: Any) -> None:
         """Print what `query` understands of a question: what is known, statement by statement, and what is sampled."""

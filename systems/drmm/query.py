@@ -22,10 +22,9 @@ from phlogiston.distributions.linear_constraints import is_feasible, project
 from phlogiston.distributions.remoteness import remoteness
 from phlogiston.distributions.resampling import effective_size, log_mean, replace_dead
 from phlogiston.errors import ConfigError, EvidenceError, unknown_name
-from phlogiston.inference.query.answer import Answer, check_alive, judge_error, stack, warn_if_poor
+from phlogiston.inference.query.answer import FAR, Answer, check_alive, judge_error, stack, warn_if_far, warn_if_poor
 from phlogiston.inference.query.compilation import asked_sites, count_rows
 from phlogiston.inference.query.evidence import Evidence, Known, normalise
-from phlogiston.inference.query.remoteness import FAR, warn_if_far
 from phlogiston.models.drmm import DRMM
 from phlogiston.systems.drmm.paths import MAX_FLOATS, Paths, PathSource, thinning_error
 from phlogiston.systems.drmm.question import EvidenceCompiler, Question

@@ -34,10 +34,9 @@ from phlogiston.distributions.remoteness import remoteness
 from phlogiston.distributions.resampling import effective_size, log_mean, replace_dead, spread_error
 from phlogiston.distributions.truncated_normal import log_interval_mass, standard_truncated
 from phlogiston.errors import ConfigError, EvidenceError, unknown_name
-from phlogiston.inference.query.answer import Answer, check_alive, judge_error, stack, warn_if_poor
+from phlogiston.inference.query.answer import Answer, check_alive, judge_error, stack, warn_if_far, warn_if_poor
 from phlogiston.inference.query.compilation import asked_sites, compile_vector, count_rows
 from phlogiston.inference.query.evidence import normalise
-from phlogiston.inference.query.remoteness import warn_if_far
 
 SITES = ("x", "y")
 METHODS = ("auto", "exact")

@@ -27,11 +27,10 @@ from phlogiston.distributions.resampling import effective_size, log_mean, spread
 from phlogiston.distributions.truncated_normal import truncated_with_mass
 from phlogiston.errors import ConfigError, EvidenceError
 from phlogiston.guides.world import WorldGuide
-from phlogiston.inference.query.answer import Answer, check_alive
+from phlogiston.inference.query.answer import Answer, check_alive, warn_if_far
 from phlogiston.inference.query.compilation import compile_vector
 from phlogiston.inference.query.evidence import Evidence, Known, OneOf, normalise
 from phlogiston.inference.query.islands import Islands
-from phlogiston.inference.query.remoteness import warn_if_far
 from phlogiston.inference.svi.row_noise import normal, uniform
 from phlogiston.models.world import State, World
 

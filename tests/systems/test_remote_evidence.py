@@ -14,8 +14,8 @@ from phlogiston.distributions.linear_constraints import LinearEvidence
 from phlogiston.distributions.mixtures.diagonal import DiagMixture
 from phlogiston.distributions.remoteness import remoteness
 from phlogiston.errors import QueryWarning
+from phlogiston.inference.query.answer import warn_if_far
 from phlogiston.inference.query.evidence import HalfSpace, Known, Near, Within
-from phlogiston.inference.query.remoteness import warn_if_far
 from phlogiston.models.drmm import DRMM
 from phlogiston.systems.drmm.query import DRMMQuery
 from phlogiston.systems.mdn.query import MDNQuery
