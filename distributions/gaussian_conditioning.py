@@ -64,9 +64,13 @@ def _gram_schmidt(matrix: Tensor) -> tuple[Tensor, Tensor]:
     return torch.stack(columns, -2), torch.stack(basis, -2)
 
 
-def _solve_lower(lower: Tensor, right: Tensor) -> Tensor:
-    """Solve `lower @ y = right` for vectors: (..., k, k), (..., k) -> (..., k)."""
+def solve_lower(lower: Tensor, right: Tensor) -> Tensor:
+    """Solve `lower @ y = right` for vectors: (..., k, k), (..., k) -> (..., k); or for several each, (R, ..., k)."""
     k = lower.shape[-1]
+    if k == 0:
+        return right
+    if k > _UNROLL and right.dim() == lower.dim():
+        return torch.linalg.solve_triangular(lower, right.movedim(0, -1), upper=False).movedim(-1, 0)
     if k > _UNROLL:
         return torch.linalg.solve_triangular(lower, right.unsqueeze(-1), upper=False).squeeze(-1)
     solution: list[Tensor] = []
@@ -183,7 +187,7 @@ def _condition_large(means: Tensor, factors: Tensor, evidence: LinearEvidence, s
     rows, mean, factor = first.factor[:, place], first.mean, first.factor
     lower = torch.linalg.cholesky(rows @ rows.mT + torch.diag_embed(soft_sd.square()))
     gap = evidence.soft_mean - mean[:, place]
-    eta = _solve_lower(lower, gap)
+    eta = solve_lower(lower, gap)
     terms = log_normal_density(eta) - lower.diagonal(dim1=-2, dim2=-1).log()
     gain = torch.cholesky_solve(gap.unsqueeze(-1), lower)
     mean = mean + (factor @ (rows.mT @ gain)).squeeze(-1)
@@ -195,25 +199,66 @@ def _condition_large(means: Tensor, factors: Tensor, evidence: LinearEvidence, s
     return Conditioned(torch.cat([first.log_terms, terms], 1), mean, factor, first.square + eta.square().sum(-1))
 
 
+def noise_width(free: int, directions: int, soft: int) -> int:
+    """How many standard normals a draw of the free entries takes, given full factors of `directions` columns."""
+    width = directions + soft
+    return free if free <= min(_UNROLL, width - 1) else width
+
+
+@dataclass(frozen=True, eq=False)
+class Equalities:
+    """What the known and soft entries of full components say, whatever their values.
+
+    Attributes:
+        centre: (P, E), what the components expect of them.
+        lower: (P, E, E), their covariance's Cholesky factor.
+        mean: (P, U), what they expect of the free entries.
+        along: (P, U, E), how far the free entries follow, by `lower^-1 (value - centre)`.
+        factor: (P, U, W), what is left of the free entries' factor.
+    """
+
+    centre: Tensor
+    lower: Tensor
+    mean: Tensor
+    along: Tensor
+    factor: Tensor
+
+    @staticmethod
+    def of(means: Tensor, factors: Tensor, known: Tensor, soft: Tensor, soft_sd: Tensor) -> Equalities:
+        """Condition components.
+
+        Args:
+            means: (P, D).
+            factors: (P, D, W).
+            known: int64 (K,), entries that are known.
+            soft: int64 (S,), entries that are soft.
+            soft_sd: (P, S), the standard deviations of their noise.
+        """
+        said = torch.cat([known, soft])
+        free = torch.ones(means.shape[1], dtype=torch.bool)
+        free[known] = False
+        rows, loose = factors[:, said], factors[:, free]
+        if len(soft):
+            extra = torch.cat([rows.new_zeros(len(rows), len(known), len(soft)), torch.diag_embed(soft_sd)], 1)
+            rows = torch.cat([rows, extra], -1)
+            loose = torch.cat([loose, loose.new_zeros(*loose.shape[:-1], len(soft))], -1)
+        if len(said) == 0:
+            return Equalities(means[:, said], rows[..., :0], means, loose[..., :0], factors)
+        lower, q = orthogonalise(rows)
+        along = loose @ q.mT
+        factor = loose - along @ q
+        if factor.shape[1] and noise_width(factor.shape[1], factors.shape[2], len(soft)) < factor.shape[2]:
+            factor = orthogonalise(factor)[0]  # as many columns as rows: less noise to draw
+        return Equalities(means[:, said], lower, means[:, free], along, factor)
+
+
 def _condition_full(means: Tensor, factors: Tensor, evidence: LinearEvidence, soft_sd: Tensor) -> Conditioned:
     known, soft = torch.nonzero(evidence.known).squeeze(-1), evidence.soft
-    free = ~evidence.known
     if len(known) + len(soft) == 0:
         return Conditioned(means.new_zeros(len(means), 0), means, factors, means.new_zeros(len(means)))
-    noise = len(soft)
-    rows = factors[:, torch.cat([known, soft])]
-    loose = factors[:, free]
-    if noise:
-        extra = torch.cat([rows.new_zeros(len(rows), len(known), noise), torch.diag_embed(soft_sd)], 1)
-        rows = torch.cat([rows, extra], -1)
-        loose = torch.cat([loose, loose.new_zeros(*loose.shape[:-1], noise)], -1)
+    equal = Equalities.of(means, factors, known, soft, soft_sd)
     target = torch.cat([evidence.values[known], evidence.soft_mean])
-    lower, q = orthogonalise(rows)
-    eta = _solve_lower(lower, target - means[:, torch.cat([known, soft])])
-    terms = log_normal_density(eta) - lower.diagonal(dim1=-2, dim2=-1).log()
-    along = loose @ q.mT  # (P, U, E)
-    mean = means[:, free] + (along @ eta.unsqueeze(-1)).squeeze(-1)
-    factor = loose - along @ q
-    if 0 < factor.shape[1] <= min(_UNROLL, factor.shape[2] - 1):
-        factor = orthogonalise(factor)[0]  # as many columns as rows: less noise to draw
-    return Conditioned(terms, mean, factor, eta.square().sum(-1))
+    eta = solve_lower(equal.lower, target - equal.centre)
+    terms = log_normal_density(eta) - equal.lower.diagonal(dim1=-2, dim2=-1).log()
+    mean = equal.mean + (equal.along @ eta.unsqueeze(-1)).squeeze(-1)
+    return Conditioned(terms, mean, equal.factor, eta.square().sum(-1))

@@ -74,7 +74,9 @@ def draw_rows(
     if row_plan is None:
         x = mean.index_select(0, place)
         if noise:
-            x = x + _apply(factor, place, torch.randn(n, factor.shape[-1], dtype=mean.dtype, generator=generator))
+            x = x + apply_factors(
+                factor, place, torch.randn(n, factor.shape[-1], dtype=mean.dtype, generator=generator)
+            )
         return x, mean.new_zeros(n)
     single = (rows.coefficients != 0).sum(1) == 1
     if conditioned.diagonal and bool(single.all()):
@@ -86,7 +88,7 @@ def draw_rows(
     if noise and values:
         # without inequalities x would be mean + F eps, whose coordinates along the rows are Q eps
         eps = torch.randn(n, factor.shape[-1], dtype=mean.dtype, generator=generator)
-        own = eps if square else _apply(q, place, eps)
+        own = eps if square else apply_factors(q, place, eps)
     if noise and (tries > 1 or not values):
         first = _strata(n, tries, generator)
     candidates = place.repeat(tries) if tries > 1 else place
@@ -106,9 +108,9 @@ def draw_rows(
     found = torch.stack(coordinates, 1)
     x = mean.index_select(0, place)
     if eps is not None and own is not None and not square:
-        x, found = x + _apply(factor, place, eps), found - own
+        x, found = x + apply_factors(factor, place, eps), found - own
     along = factor.unsqueeze(-1) * q.mT if conditioned.diagonal else factor @ q.mT  # (S, U, k)
-    return x + _apply(along, place, found), log_rows
+    return x + apply_factors(along, place, found), log_rows
 
 
 def _parts(
@@ -168,7 +170,7 @@ class _Source:
         return torch.rand(like.shape, dtype=like.dtype, generator=self.generator)
 
 
-def _apply(factor: Tensor, place: Tensor, eps: Tensor) -> Tensor:
+def apply_factors(factor: Tensor, place: Tensor, eps: Tensor) -> Tensor:
     """Multiply each row's factor with its noise: factors (S, U, W) or (S, U), place (n,), eps (n, W) -> (n, U)."""
     if factor.dim() == 2:
         return factor.index_select(0, place) * eps

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -152,6 +152,31 @@ class Answer:
             samples={k: pick(v) for k, v in self.samples.items()},
             log_weights=pick(self.log_weights),
             details={**self.details, **{k: pick(v) for k, v in own.items()}},
+        )
+
+    def only(self, sites: Sequence[str]) -> Answer:
+        """The same answer with these sites alone, in this order."""
+        return replace(self, samples={name: self.samples[name] for name in sites})
+
+    def row(self, r: int) -> Answer:
+        """The answer to one of several rows of evidence."""
+        rows = self.log_weights.shape[1]
+
+        def pick(value: Any) -> Any:
+            if isinstance(value, tuple):
+                return value[r]
+            if not isinstance(value, Tensor):
+                return value
+            return value[r] if value.shape == (rows,) else value[:, r]
+
+        return Answer(
+            {name: value[:, r] for name, value in self.samples.items()},
+            self.log_weights[:, r],
+            None if self.log_evidence is None else self.log_evidence[r],
+            None if self.log_evidence_error is None else self.log_evidence_error[r],
+            self.method,
+            self.ess[r],
+            {name: pick(value) for name, value in self.details.items()},
         )
 
     def sorted(self, by: str = "log_prob", keep: float = 1.0) -> Answer:

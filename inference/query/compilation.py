@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ def asked_sites(ask: Iterable[str] | None, sites: Iterable[str]) -> list[str]:
     return wanted
 
 
-def count_rows(question: dict[str, tuple[Evidence, ...]], vectors: Iterable[str]) -> int | None:
+def count_rows(question: Mapping[str, tuple[Evidence, ...]], vectors: Iterable[str]) -> int | None:
     """How many rows of evidence a question holds; None when it holds a single one without a row axis.
 
     Args:

@@ -133,21 +133,38 @@ class PathSource:
             ConfigError: `"exact"` with more paths than fit.
             EvidenceError: no prefix is compatible with the question.
         """
+        if self.weighs_all(method):
+            return self.every()
+        num_particles = max(16, min(num_particles, MAX_FLOATS // (self._size * max(self.model.sizes))))
+        return self._grow(question, num_particles, generator)
+
+    @property
+    def _size(self) -> int:
+        """Numbers of one path's covariance factor."""
+        return self.model.features * (self.model.features if self.model.layers[0].full else 1)
+
+    def weighs_all(self, method: str) -> bool:
+        """Whether every path is weighed by `method`.
+
+        Raises:
+            UnknownNameError: no such method.
+            ConfigError: `"exact"` with more paths than fit.
+        """
         if method not in ("auto", "exact", "smc"):
             raise unknown_name("query method", method, ("auto", "exact", "smc"))
-        model = self.model
-        size = model.features * (model.features if model.layers[0].full else 1)
-        fits = model.num_paths <= self.max_enum and model.num_paths * size <= MAX_FLOATS
+        count = self.model.num_paths
+        fits = count <= self.max_enum and count * self._size <= MAX_FLOATS
         if method == "exact" and not fits:
             raise ConfigError(
-                f"{model.num_paths} paths of {size} numbers are too many to weigh one by one "
+                f"{count} paths of {self._size} numbers are too many to weigh one by one "
                 f'(max_enum={self.max_enum}); use method="smc"'
             )
-        if method == "smc" or not fits:
-            num_particles = max(16, min(num_particles, MAX_FLOATS // (size * max(model.sizes))))
-            return self._grow(question, num_particles, generator)
+        return fits and method != "smc"
+
+    def every(self) -> Paths:
+        """All paths, worked out once."""
         if self._every is None:
-            codes, log_prior, means, factors = model.paths()
+            codes, log_prior, means, factors = self.model.paths()
             method = f"exact over {len(codes)} component paths"
             self._every = Paths(codes, log_prior, means.contiguous(), factors.contiguous(), method, True)
         return self._every

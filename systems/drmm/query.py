@@ -26,6 +26,7 @@ from phlogiston.inference.query.answer import FAR, Answer, check_alive, judge_er
 from phlogiston.inference.query.compilation import asked_sites, count_rows
 from phlogiston.inference.query.evidence import Evidence, Known, normalise
 from phlogiston.models.drmm import DRMM
+from phlogiston.systems.drmm import entry_questions
 from phlogiston.systems.drmm.paths import MAX_FLOATS, Paths, PathSource, thinning_error
 from phlogiston.systems.drmm.question import EvidenceCompiler, Question
 
@@ -132,7 +133,12 @@ class DRMMQuery:
             raise unknown_name("noise", noise, ("model", "mean"))
         requested = asked_sites(ask, self.sites)
         generator = None if seed is None else torch.Generator().manual_seed(seed)
-        rows, mixtures = self._mixtures(evidence, method, num_particles or max(256, num_samples), generator, temper)
+        question = normalise(evidence, self.sites)
+        if not (sort or prune or resample or temper) and self.paths.weighs_all(method):
+            plain = self._ask_entries(question, num_samples, noise == "model", generator)
+            if plain is not None:
+                return plain.only(requested)
+        rows, mixtures = self._mixtures(question, method, num_particles or max(256, num_samples), generator, temper)
         answers = [
             self._answer(q, paths, mixture, num_samples, pilot, noise == "model", temper, generator)
             for q, paths, mixture in mixtures
@@ -145,7 +151,21 @@ class DRMMQuery:
             answers = [self._resample(a, sort, generator) for a in answers]
         answer = answers[0] if rows is None else stack(answers)
         warn_if_poor(answer.ess, num_samples, f"query ({answer.method})")
-        return replace(answer, samples={name: answer.samples[name] for name in requested})
+        return answer.only(requested)
+
+    def _ask_entries(
+        self, question: Mapping[str, tuple[Evidence, ...]], n: int, noise: bool, generator: torch.Generator | None
+    ) -> Answer | None:
+        """Answer all rows at once where the question names single entries and categories only; else None."""
+        rows = count_rows(question, ["x"])
+        plain = entry_questions.read(self.compile, question, rows or 1)
+        if plain is None:
+            return None
+        every = self.paths.every()
+        streams = self.log_categories(every, self.categorical)
+        answer, distances = entry_questions.answer(self.model, self.compile, plain, every, streams, n, noise, generator)
+        warn_if_far(distances)
+        return answer if rows is not None else answer.row(0)
 
     def _mixtures(
         self, evidence: Any, method: str, num_particles: int, generator: torch.Generator | None, temper: bool = False
@@ -163,7 +183,7 @@ class DRMMQuery:
                 q = self.compile(question, r)
                 with torch.no_grad():
                     paths = self.paths.find(q, method, num_particles, generator)
-                    streams = self._streams(paths, q.allowed)
+                    streams = self.log_categories(paths, q.allowed)
                 mixture = paths.given(q, streams, temper)
                 self._measure(mixture, distances)
                 yield q, paths, mixture
@@ -176,7 +196,7 @@ class DRMMQuery:
         drawn = answer.resampled(generator=generator)
         return drawn.sorted() if sort else drawn
 
-    def _streams(self, paths: Paths, names: Iterable[str]) -> dict[str, Tensor]:
+    def log_categories(self, paths: Paths, names: Iterable[str]) -> dict[str, Tensor]:
         """Log probabilities (P, V) of categories by path."""
         return {name: self.model.stream_logits(name, paths.codes).log_softmax(-1) for name in names}
 
@@ -205,7 +225,7 @@ class DRMMQuery:
         temper: bool,
         generator: Any,
     ) -> Answer:
-        streams = self._streams(paths, self.categorical)
+        streams = self.log_categories(paths, self.categorical)
         draws = mixture.sample(n, pilot=pilot, noise=noise, generator=generator)
         x = self.model.location + self.model.scale * draws.x
         if self.constant:
@@ -383,7 +403,7 @@ class DRMMQuery:
         rows, mixtures = self._mixtures(evidence, "auto", 1024, generator)
         results = []
         for q, paths, mixture in mixtures:
-            log_probs = self._streams(paths, [stream])[stream]
+            log_probs = self.log_categories(paths, [stream])[stream]
             if mixture.exact:
                 weights = mixture.log_posterior
             else:

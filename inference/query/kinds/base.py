@@ -203,6 +203,8 @@ def as_weight(value: Any, what: str) -> Tensor:
 
 
 def check_broadcast(what: str, *tensors: Tensor) -> None:
+    if all(t.shape == tensors[0].shape for t in tensors):
+        return
     try:
         torch.broadcast_shapes(*(t.shape for t in tensors))
     except RuntimeError as error:

@@ -1,0 +1,147 @@
+"""Questions to a deep residual mixture that name single entries and categories only: all rows of evidence at once.
+
+The answers are those of `DRMMQuery.ask` row by row: the same paths weighed, the same random numbers in the same order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from phlogiston.datasets.standardise import rounding
+from phlogiston.distributions.mixtures.conditioned_rows import Entries, draw_given
+from phlogiston.distributions.remoteness import remoteness_of_rows
+from phlogiston.inference.query.answer import Answer, check_alive
+from phlogiston.inference.query.compilation import compile_category
+from phlogiston.inference.query.entries import compile_entries, draw_noise
+from phlogiston.inference.query.evidence import Evidence
+from phlogiston.inference.query.remoteness import FAR
+from phlogiston.models.drmm import DRMM
+from phlogiston.systems.drmm.paths import Paths
+from phlogiston.systems.drmm.question import EvidenceCompiler
+
+
+@dataclass(frozen=True, eq=False)
+class EntryQuestions:
+    """R questions.
+
+    Attributes:
+        original: about all columns, in the data's units; columns that never vary are known.
+        model: about the varying columns, standardised.
+        allowed: categorical column -> bool (R, V), the values left; only those something is said about.
+    """
+
+    original: Entries
+    model: Entries
+    allowed: Mapping[str, Tensor]
+
+
+def read(compiler: EvidenceCompiler, question: Mapping[str, tuple[Evidence, ...]], rows: int) -> EntryQuestions | None:
+    """Compile a normalised question; None where it says more than single entries, or contradicts a constant column."""
+    e = compile_entries(question.get("x", ()), len(compiler.columns), rows)
+    if e is None:
+        return None
+    known, value = e.known.clone(), e.value.clone()
+    for i, constant in compiler.constant.items():
+        slack = rounding(constant, compiler.precision)
+        if bool(e.soft[:, i].any()) or bool((known[:, i] & ((value[:, i] - constant).abs() > slack)).any()):
+            return None
+        value[:, i] = torch.where(known[:, i], value[:, i], constant)
+        known[:, i] = True
+    e = Entries(known, value, e.sd.masked_fill(known, 0.0))
+    allowed = {}
+    for name, labels in compiler.categorical.items():
+        pieces = question.get(name, ())
+        shared = not any(getattr(getattr(p, f), "ndim", 0) for p in pieces for f in p.rowwise)
+        sets = [compile_category(name, pieces, labels, r) for r in range(1 if shared else rows)]
+        if any(s is not None for s in sets):
+            full = torch.ones(len(labels), dtype=torch.bool)
+            allowed[name] = torch.stack([full if s is None else s for s in sets]).expand(rows, -1)
+    model = e.columns(compiler.varying).standardised(compiler.location, compiler.scale)
+    return EntryQuestions(e, model, allowed)
+
+
+def answer(
+    model: DRMM,
+    compiler: EvidenceCompiler,
+    q: EntryQuestions,
+    paths: Paths,
+    streams: Mapping[str, Tensor],
+    n: int,
+    noise: bool,
+    generator: torch.Generator | None,
+) -> tuple[Answer, dict[str, float]]:
+    """Answer R questions.
+
+    Args:
+        model: in float64.
+        compiler: what read the questions.
+        q: the questions.
+        paths: all of them.
+        streams: categorical column -> log probabilities (P, V) by path.
+        n: samples per row.
+        noise: False for the paths' constrained means.
+        generator: source of randomness.
+
+    Returns:
+        The answer of R rows, and what lies farther than `FAR` from all that the model learned, with its distance.
+
+    Raises:
+        EvidenceError: evidence too improbable to tell paths apart.
+    """
+    rows = len(q.original)
+    log_prior = paths.log_prior.expand(rows, -1)
+    for name, allowed in q.allowed.items():
+        sets, which = allowed.unique(dim=0, return_inverse=True)
+        log_prior = log_prior + torch.stack([streams[name][:, s].logsumexp(-1) for s in sets])[which]
+    sizes = [log_probs.shape[1] for log_probs in streams.values()]
+    normals, races = draw_noise(q.model, n, paths.factors.dim() == 2, noise, generator, sizes)
+    spread = paths.factors if paths.factors.dim() == 2 else paths.factors.norm(dim=-1)
+    x = torch.empty(rows, n, model.features, dtype=torch.float64)
+    component = torch.empty(rows, n, dtype=torch.long)
+    log_evidence = torch.empty(rows, dtype=torch.float64)
+    distances: dict[str, float] = {}
+    for index, draws in draw_given(log_prior, paths.means, paths.factors, q.model, normals):
+        x[index], component[index], log_evidence[index] = draws.x, draws.component, draws.log_evidence
+        far, together = remoteness_of_rows(log_prior[index], paths.means, spread, q.model[index], draws, FAR)
+        _note(compiler, far, together, distances)
+    check_alive(log_evidence.unsqueeze(0).expand(n, -1), "query")
+    x = model.location + model.scale * x
+    if compiler.constant:
+        x = x.new_zeros(rows, n, len(compiler.columns)).index_copy(2, compiler.varying, x)
+    x = torch.where(q.original.known.unsqueeze(1), q.original.value.unsqueeze(1), x)
+    samples = {"x": x.transpose(0, 1).contiguous()}
+    for (name, log_probs), race in zip(streams.items(), races, strict=True):
+        chosen = log_probs[component.T]  # (n, R, V)
+        if name in q.allowed:
+            chosen = chosen.masked_fill(~q.allowed[name], -torch.inf)
+        samples[name] = (chosen.softmax(-1) / race).argmax(-1)
+    log_scale = model.scale.log()
+    log_evidence = log_evidence - (q.model.sd < torch.inf).to(log_scale.dtype) @ log_scale
+    return Answer(
+        samples,
+        log_evidence.expand(n, -1),
+        log_evidence,
+        torch.zeros(rows, dtype=torch.float64),
+        paths.method,
+        torch.full((rows,), float(n), dtype=torch.float64),
+        {"codes": paths.codes[component.T]},
+    ), distances
+
+
+def _note(compiler: EvidenceCompiler, far: Tensor, together: Tensor, distances: dict[str, float]) -> None:
+    """Note the columns that lie far out, the worst of all rows."""
+    if max(float(far.max()), float(together.max())) <= FAR:
+        return
+    worst = far.amax(0)
+    for i, distance in zip(compiler.varying.tolist(), worst.tolist(), strict=True):
+        if distance > FAR:
+            name = f"column {compiler.columns[i]!r}"
+            distances[name] = max(distance, distances.get(name, 0.0))
+    alone = together[(far <= FAR).all(1)]
+    if len(alone) and float(alone.max()) > FAR:
+        name = "the known values together"
+        distances[name] = max(float(alone.max()), distances.get(name, 0.0))
