@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from phlogiston.console import release_streams, tell, terminal, write_line
+from phlogiston.console import release_streams, tell, terminal, visible, write_line
 from phlogiston.errors import ConfigError, RunError
 from phlogiston.files import check_writable
 
@@ -28,7 +28,7 @@ def emit(as_json: bool, content: dict[str, Any], text: str, *, kept: bool = Fals
     Raises:
         OSError: stdout takes nothing, and the result is nowhere else.
     """
-    shown = json.dumps(plain(content), allow_nan=False) if as_json else text
+    shown = json.dumps(plain(content), allow_nan=False) if as_json else visible(text)
     if not kept:
         print(shown)
     elif sys.stdout is not None and not write_line(sys.stdout, shown):
@@ -113,7 +113,7 @@ def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = terminal()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(title, total=total)
+        task = bar.add_task(visible(title), total=total)
         yield lambda done: bar.update(task, completed=done)

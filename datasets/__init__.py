@@ -31,6 +31,8 @@ from typing import Any
 import numpy as np
 
 from phlogiston.datasets.base import Dataset, Decision, Info, Meta, Split
+from phlogiston.datasets.fetch import cache_folder
+from phlogiston.datasets.untrusted.guard import reading
 from phlogiston.errors import ConfigError, DataError, PluginWarning, unknown_name
 
 FOLDERS = ("generated", "fetched", "readers")
@@ -122,6 +124,22 @@ def load(
         name = _source_of(options["data"])
     source = _source(str(name))
     _check_options(str(name), options)
+    if source.INFO.kind == "built in" or _in_memory(options):
+        return _loaded(source, root, options)
+    place = next((options[key] for key in _PLACES if options.get(key)), root or cache_folder())
+    with reading(place, f"data of the kind {source.INFO.name!r}"):
+        return _loaded(source, root, options)
+
+
+_PLACES = ("data", "path", "folder")  # options of sources that name files of the user's
+
+
+def _in_memory(options: Mapping[str, Any]) -> bool:
+    """Whether the data are arrays: what goes wrong with them is an error of ours, or of the caller's code."""
+    return options.get("data") is not None and not isinstance(options["data"], str | PathLike)
+
+
+def _loaded(source: ModuleType, root: str | PathLike[str] | None, options: Mapping[str, Any]) -> Dataset:
     loaded: Dataset = source.load(root=root, **options)
     return loaded
 
@@ -187,7 +205,14 @@ def read_options(name: str | PathLike[str], texts: Mapping[str, str]) -> dict[st
 def _source_of(data: Any) -> str:
     """Return the source that reads data of the user's: the first one that says it does, else "array"."""
     for name, source in _sources().items():
-        if hasattr(source, "accepts") and source.accepts(data):
+        if not hasattr(source, "accepts"):
+            continue
+        if not isinstance(data, str | PathLike):
+            accepted = source.accepts(data)
+        else:
+            with reading(data, "data"):
+                accepted = source.accepts(data)
+        if accepted:
             return name
     return "array"
 

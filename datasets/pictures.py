@@ -17,6 +17,8 @@ from phlogiston.datasets.base import Array, Decision
 from phlogiston.datasets.pixels import Values
 from phlogiston.datasets.readers.tables import TABLES, Table
 from phlogiston.datasets.skipped import Skipped
+from phlogiston.datasets.untrusted.limits import check_count
+from phlogiston.datasets.untrusted.media import moves, open_picture
 from phlogiston.errors import DataError, DataWarning, ShapeError
 
 PICTURES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".avif")
@@ -30,23 +32,13 @@ def is_picture(path: Path) -> bool:
     return (
         path.is_file()
         and not path.name.startswith(".")
-        and (suffix in PICTURES or (suffix == ".gif" and not _moves(path)))
+        and (suffix in PICTURES or (suffix == ".gif" and not moves(path)))
     )
 
 
 def videos_of(folder: Path) -> list[Path]:
     """Every video below a folder, by name; a GIF only where it moves."""
     return [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in VIDEOS and p.is_file() and not is_picture(p)]
-
-
-def _moves(path: Path) -> bool:
-    from PIL import Image
-
-    try:
-        with Image.open(path) as picture:
-            return int(getattr(picture, "n_frames", 1)) > 1
-    except Exception:  # no picture at all; whoever reads it will say so
-        return True
 
 
 def read(path: Path) -> Array:
@@ -59,23 +51,18 @@ def read(path: Path) -> Array:
     Raises:
         DataError: it cannot be read, or holds several pictures.
     """
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
 
-    try:
-        with Image.open(path) as picture:
-            frames = getattr(picture, "n_frames", 1)
-            if frames > 1:
-                raise DataError(f"{str(path)!r} holds {frames} frames; it is a video, or save each as a file.")
-            shown = ImageOps.exif_transpose(picture)
-            if shown.mode.startswith("I"):
-                return _sixteen_bits(np.array(shown), path)
-            if shown.mode == "F":
-                return np.array(shown, dtype=np.float32)
-            return np.array(shown.convert("L" if shown.mode in ("1", "L", "LA", "La") else "RGB"))
-    except DataError:
-        raise
-    except Exception as error:  # each format has errors of its own; all mean the same to the user
-        raise DataError(f"{str(path)!r} is no readable image: {error}") from error
+    with open_picture(path) as picture:
+        frames = getattr(picture, "n_frames", 1)
+        if frames > 1:
+            raise DataError(f"{str(path)!r} holds {frames} frames; it is a video, or save each as a file.")
+        shown = ImageOps.exif_transpose(picture)
+        if shown.mode.startswith("I"):
+            return _sixteen_bits(np.array(shown), path)
+        if shown.mode == "F":
+            return np.array(shown, dtype=np.float32)
+        return np.array(shown.convert("L" if shown.mode in ("1", "L", "LA", "La") else "RGB"))
 
 
 def _sixteen_bits(values: Array, path: Path) -> Array:
@@ -154,6 +141,7 @@ def read_folder(folder: Path, size: int = 0, value_range: tuple[float, float] | 
         unit = ranges.of(picture).to_unit(picture) if given else picture / depth[picture.dtype.name]
         ready.append(square(unit, size) if size else unit)
     stacked = _stacked(ready, names, told)
+    check_count(stacked[0].size, "columns", f"{str(folder)!r}: values of a picture")
     told += _told(folder, files, pictures, stacked.shape[1:], size, ranges.decisions())
     table = Table(
         str(folder),

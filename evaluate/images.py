@@ -9,10 +9,10 @@ may mean is decided once for a whole source, or said by `value_range`.
 from __future__ import annotations
 
 import hashlib
-import zipfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -23,6 +23,10 @@ from torch import Tensor
 from phlogiston.datasets import pictures
 from phlogiston.datasets.pixels import BYTES, Range, Values
 from phlogiston.datasets.skipped import Skipped
+from phlogiston.datasets.untrusted import arrays, media
+from phlogiston.datasets.untrusted.guard import reading
+from phlogiston.datasets.untrusted.limits import check_memory
+from phlogiston.datasets.untrusted.packed import read_exactly
 from phlogiston.errors import ConfigError, DataError, ShapeError
 
 BLOCK = 256
@@ -157,15 +161,26 @@ class ArrayFile:
     ):
         self.path, self.shape, self.name, self.value_range = path, shape, str(path), value_range
         self.key = _choose_key(path, key) if path.suffix == ".npz" else None
-        with self._open() as file:
-            self.array_shape, self._fortran, self.dtype = _header(file, self.name)
-        if self.dtype.hasobject:
-            raise DataError(f"{self.name} holds Python objects; expected numbers.")
+        with self._open() as (file, size):
+            header = arrays.read_header(file, self.name)
+            self.array_shape, self._fortran, self.dtype = header.shape, header.fortran, header.dtype
+            if self.dtype.kind not in "biuf":
+                what = "Python objects" if self.dtype.hasobject else self.dtype
+                raise DataError(f"{self.name} holds {what}; expected numbers.")
+            if header.size > size - file.tell():
+                raise DataError(
+                    f"{self.name} claims {header.size:,} bytes of pixels and holds {size:,}; it is truncated."
+                )
 
-    def _open(self) -> Any:
+    @contextmanager
+    def _open(self) -> Iterator[tuple[IO[bytes], int]]:
+        """The file or the member of the archive that holds the array, and its size."""
         if self.key is None:
-            return self.path.open("rb")
-        return _Member(self.path, f"{self.key}.npy")
+            with reading(self.path, "an npy file"), self.path.open("rb") as file:
+                yield file, self.path.stat().st_size
+        else:
+            with arrays.open_arrays(self.path) as archive, archive.file.open(archive[self.key]) as member:
+                yield member, archive[self.key].file_size
 
     def count(self, clips: bool) -> int:
         if len(self.array_shape) == 5 and not clips:
@@ -181,16 +196,17 @@ class ArrayFile:
 
     def _arrays(self) -> Iterator[np.ndarray]:
         row = int(np.prod(self.array_shape[1:], dtype=np.int64)) * self.dtype.itemsize
-        with self._open() as file:
-            _header(file, self.name)
+        with self._open() as (file, _):
+            arrays.read_header(file, self.name)
             if self._fortran:  # stored column by column: rows cannot be streamed, the whole must come in
-                flat = np.frombuffer(_read_all(file, row * self.array_shape[0], self.name), self.dtype)
+                check_memory(row * self.array_shape[0], self.name)
+                flat = np.frombuffer(read_exactly(file, row * self.array_shape[0], self.name), self.dtype)
                 whole = flat.reshape(self.array_shape, order="F")
                 yield from (whole[start : start + BLOCK] for start in range(0, len(whole), BLOCK))
                 return
             for start in range(0, self.array_shape[0], BLOCK):
                 rows = min(BLOCK, self.array_shape[0] - start)
-                content = _read_all(file, rows * row, self.name)
+                content = read_exactly(file, rows * row, self.name)
                 yield np.frombuffer(content, self.dtype).reshape(rows, *self.array_shape[1:])
 
     def fingerprint(self) -> str | None:
@@ -264,17 +280,9 @@ def read_video(path: Path) -> Tensor:
     Raises:
         DataError: it cannot be read, or has no frames.
     """
-    import imageio.v3 as iio
-
-    try:
-        frames = np.asarray(iio.imread(path, plugin="pillow" if path.suffix.lower() == ".gif" else "pyav"))
-    except Exception as error:
-        raise DataError(f"{str(path)!r} is no readable video: {error}") from error
-    if frames.ndim == 3:
-        frames = np.repeat(frames[..., None], 3, -1)
-    if frames.ndim != 4 or len(frames) == 0:
-        raise DataError(f"{str(path)!r} holds no frames.")
-    return torch.from_numpy(np.moveaxis(frames[..., :3], -1, 1).copy())
+    frames = media.read_video(path)
+    frames = np.repeat(frames, 3, -1) if frames.shape[-1] == 1 else frames
+    return torch.from_numpy(np.moveaxis(frames, -1, 1).copy())
 
 
 def decide(parts: Iterable[Any], name: str, value_range: tuple[float, float] | None = None) -> Range | None:
@@ -428,28 +436,9 @@ def _ahead(read: Callable[[Path], Tensor], files: Sequence[Path], most: int, ski
             yield from taken(*waiting.popleft())
 
 
-class _Member:
-    """A member of a zip archive as a context manager that closes the archive too."""
-
-    def __init__(self, path: Path, member: str):
-        self._archive = zipfile.ZipFile(path)
-        self._file = self._archive.open(member)
-        self.read = self._file.read
-
-    def __enter__(self) -> Any:
-        return self._file
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-        self._archive.close()
-
-
 def _choose_key(path: Path, key: str | None) -> str:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            keys = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
-    except (OSError, zipfile.BadZipFile) as error:
-        raise DataError(f"{str(path)!r} is no readable .npz file: {error}") from error
+    with arrays.open_arrays(path) as archive:
+        keys = list(archive)
     if key is not None:
         if key not in keys:
             raise ConfigError(f"{str(path)!r} has no array {key!r}; it has {', '.join(keys) or 'none'}.")
@@ -458,31 +447,6 @@ def _choose_key(path: Path, key: str | None) -> str:
     if not found:
         raise ConfigError(f"{str(path)!r} has arrays {', '.join(keys) or '(none)'}; say which one holds the images.")
     return found[0]
-
-
-def _header(file: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    from numpy.lib import format as npy
-
-    try:
-        version = npy.read_magic(file)
-        read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-        return read(file)
-    except ValueError as error:
-        raise DataError(f"{name} is no readable array: {error}") from error
-
-
-def _read_all(file: IO[bytes], size: int, name: str) -> bytes:
-    parts, missing = [], size
-    while missing:
-        try:
-            part = file.read(missing)
-        except (OSError, zipfile.BadZipFile, EOFError) as error:
-            raise DataError(f"{name} is damaged: {error}") from error
-        if not part:
-            raise DataError(f"{name} ends early: it is damaged.")
-        parts.append(part)
-        missing -= len(part)
-    return b"".join(parts)
 
 
 def _digest(files: Sequence[Path], more: str, root: Path | None = None) -> str:

@@ -21,6 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from phlogiston.datasets.readers.torch_files import TorchFile
+from phlogiston.datasets.untrusted.guard import reading
+from phlogiston.datasets.untrusted.packed import read_file
 from phlogiston.errors import ConfigError, DataError, DataWarning
 
 WEIGHTS_NAME = "pt_inception-2015-12-05-6726825d.pth"
@@ -344,17 +347,15 @@ def find_weights(path: str | Path | None = None) -> Path:
 
 def _read(path: Path) -> Mapping[str, Tensor]:
     """Read a dict of tensors; nothing in the file is executed."""
-    try:
+    with reading(path, "a file of weights"):
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
             return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # each format has errors of its own; all mean the same to the user
-        raise DataError(f"{str(path)!r} is no file of weights: {type(error).__name__}: {error}") from error
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise DataError(f"{str(path)!r} holds {type(content).__name__}; expected a plain dict of tensors.")
-    return content
+        file = TorchFile(read_file(path))
+        if not isinstance(file.content, Mapping) or not all(file.is_array(value) for value in file.content.values()):
+            raise DataError(f"{str(path)!r} holds {type(file.content).__name__}; expected a plain dict of tensors.")
+        return {str(name): torch.from_numpy(file.array(value)) for name, value in file.content.items()}
 
 
 def check_layout(tensors: Mapping[str, Tensor], network: nn.Module, where: str | Path) -> Mapping[str, Tensor]:

@@ -24,6 +24,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from phlogiston.console import tell
+from phlogiston.datasets.untrusted.documents import read_object
+from phlogiston.datasets.untrusted.guard import reading
 from phlogiston.errors import ConfigError, DataError, DataWarning, ShapeError
 from phlogiston.evaluate.extractor import Extractor
 from phlogiston.evaluate.images import to_uint8
@@ -231,16 +233,17 @@ class Judge(Extractor):
         from safetensors.torch import load_file
 
         folder = Path(folder)
-        try:
-            about = json.loads((folder / "judge.json").read_text(encoding="utf-8"))
+        with reading(folder, "a judge"):
+            about = read_object(folder / "judge.json", "the description of a judge")
             tensors = load_file(folder / "judge.safetensors")
             options = {**about["config"], "widths": tuple(about["config"]["widths"])}
-            network = JudgeNetwork(about["shape"], about["factors"], JudgeConfig(**options))
-            network.load_state_dict(tensors)
+            if len(options["widths"]) > 64 or len(about["factors"]) > len(tensors) or len(about["shape"]) not in (3, 4):
+                raise DataError("its network has too many layers or factors, or takes no images.")
+            with torch.device("meta"):  # takes no memory, whatever sizes the description names
+                network = JudgeNetwork(about["shape"], about["factors"], JudgeConfig(**options))
+            network.load_state_dict(tensors, assign=True)
             held_out = {name: Metric.from_json(entry) for name, entry in about.pop("held_out").items()}
             checksum = about.pop("checksum")
-        except Exception as error:  # files, JSON, safetensors and torch each have errors of their own
-            raise DataError(f"{str(folder)!r} holds no judge: {type(error).__name__}: {error}") from error
         judge = cls(network, about, held_out)
         if judge.checksum != checksum:
             raise DataError(f"{str(folder)!r}: the judge's weights are damaged ({judge.checksum}, not {checksum}).")

@@ -6,6 +6,7 @@ Every function of this package returns these, so that no figure travels without 
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -104,8 +105,8 @@ class Metric:
                 content.get("higher_is_better"),
                 dict(content.get("detail") or {}),
             )
-        except (KeyError, TypeError, ValueError) as error:
-            raise DataError(f"not a metric: {dict(content)!r} ({error})") from error
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
+            raise DataError(f"not a metric: {reprlib.repr(content)} ({error})") from error
 
 
 def from_rows(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import datetime
 import io
-import json
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from phlogiston.datasets.untrusted.documents import read_json
 from phlogiston.errors import DataError, RunError
 from phlogiston.evaluate.metric import Metric
 from phlogiston.files import write_bytes, write_json
@@ -176,12 +176,9 @@ def read_metrics(path: str | Path) -> dict[str, Metric]:
     """
     path = Path(path)
     path = path / "metrics.json" if path.is_dir() else path
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RunError(f"{path} does not exist; `phlogiston evaluate RUN` writes it.") from None
-    except ValueError as error:
-        raise DataError(f"{path} is not JSON: {error}") from error
+    if not path.is_file():
+        raise RunError(f"{path} does not exist; `phlogiston evaluate RUN` writes it.")
+    content = read_json(path, "metrics of a run, in JSON")
     if not isinstance(content, dict) or not isinstance(content.get("metrics"), dict):
         raise DataError(f"{path} has no 'metrics'.")
     return {name: Metric.from_json(entry) for name, entry in content["metrics"].items()}
@@ -208,7 +205,7 @@ def compare_runs(folders: Sequence[str | Path], title: str = "Runs compared") ->
 def _circumstances(folder: str | Path) -> str:
     """What a reader of a run's figures must know: that it was not finished, that they are of validation rows."""
     path = Path(folder)
-    content = json.loads((path / "metrics.json" if path.is_dir() else path).read_text(encoding="utf-8"))
+    content = read_json(path / "metrics.json" if path.is_dir() else path, "metrics of a run, in JSON")
     told = []
     if content.get("finished") is False:
         told.append(f"unfinished, scored at step {content.get('step')} of {content.get('steps')}")

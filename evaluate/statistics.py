@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from phlogiston.datasets.untrusted import arrays
+from phlogiston.datasets.untrusted.guard import reading
 from phlogiston.errors import DataError
 from phlogiston.evaluate.frechet import Gaussian, gaussian_of
 from phlogiston.files import write_bytes
@@ -64,21 +65,25 @@ class FeatureSet:
         Raises:
             DataError: they are no statistics, or hold NaN.
         """
-        try:
-            with Path(path).open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-                content = {name: file[name] for name in file.files}
+        with reading(path, "statistics (mu, sigma)"):
+            content = arrays.load(path)
+            if not isinstance(content, dict) or not {"mu", "sigma"} <= content.keys():
+                raise DataError(f"{str(path)!r} holds no statistics (mu, sigma).")
             mean = torch.as_tensor(content["mu"]).double()
             covariance = torch.as_tensor(content["sigma"]).double()
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-            raise DataError(f"{str(path)!r} holds no statistics (mu, sigma): {error}") from error
+            n = int(content["n"]) if "n" in content else None
+            kept = torch.as_tensor(content["kept"]).float() if "kept" in content else None
+            about = json.loads(str(content["about"])) if "about" in content else {}
+            source = str(content.get("source", path))
         if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
             raise DataError(f"{str(path)!r}: mu has shape {tuple(mean.shape)}, sigma {tuple(covariance.shape)}.")
         if not bool(torch.isfinite(mean).all() and torch.isfinite(covariance).all()):
             raise DataError(f"{str(path)!r} holds NaN or infinite statistics.")
-        n = int(content["n"]) if "n" in content else None
-        kept = torch.as_tensor(content["kept"]) if "kept" in content else None
-        about = json.loads(str(content["about"])) if "about" in content else {}
-        found = cls(str(content.get("source", path)), n, Gaussian(mean, covariance, n), kept, about)
+        if kept is not None and (kept.ndim != 2 or kept.shape[1] != len(mean) or not bool(torch.isfinite(kept).all())):
+            raise DataError(f"{str(path)!r}: kept has shape {tuple(kept.shape)}; expected finite (rows, {len(mean)}).")
+        if not isinstance(about, dict) or (n is not None and n < 1):
+            raise DataError(f"{str(path)!r}: 'about' is no object, or n is {n}.")
+        found = cls(source, n, Gaussian(mean, covariance, n), kept, about)
         if found.complete:
             found.gaussian = gaussian_of(kept)
         return found
@@ -88,8 +93,4 @@ def has_statistics(path: Any) -> bool:
     """Tell whether a path is an .npz file of statistics rather than of images."""
     if not isinstance(path, str | Path) or Path(path).suffix != ".npz" or not Path(path).is_file():
         return False
-    try:
-        with Path(path).open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            return {"mu", "sigma"} <= set(file.files)
-    except (OSError, ValueError, zipfile.BadZipFile):
-        return False
+    return {"mu", "sigma"} <= arrays.headers(path).keys()

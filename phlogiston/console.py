@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
 
 def tell(text: str) -> bool:
-    """Write a line to stderr.
+    """Write a line to stderr, in which nothing is left that a terminal would obey (see `visible`).
 
     Returns:
         False where that is not possible: stderr is closed, its reader has left, or the disk that keeps it is full.
     """
-    return write_line(sys.stderr, text)
+    return write_line(sys.stderr, visible(text))
 
 
 def write_line(stream: TextIO | None, text: str) -> bool:
@@ -68,3 +68,24 @@ def release_streams() -> None:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         except ValueError:
             pass
+
+
+def visible(text: str) -> str:
+    r"""Show what a terminal would obey: control and direction characters become escapes such as `\x1b`.
+
+    Names of columns, files and labels come from files of others; printed as they are, they could move the cursor,
+    rename the window or hide a part of a line. Line breaks and tabs stay.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(c if c in "\n\t" or not _acts(c) else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def _acts(character: str) -> bool:
+    code = ord(character)
+    return (
+        code < 32
+        or 127 <= code < 160
+        or 0xD800 <= code < 0xE000  # half a character, of a file name that is no UTF-8
+        or character in "\u200e\u200f\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+    )

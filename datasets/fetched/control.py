@@ -11,7 +11,6 @@ prediction system with mixture density recurrent neural networks", NIME 2019. Lo
 
 from __future__ import annotations
 
-import zipfile
 from datetime import datetime
 from os import PathLike
 from pathlib import Path
@@ -22,6 +21,7 @@ import numpy as np
 from phlogiston.datasets.base import PARTS, Array, Dataset, Decision, Info, stream
 from phlogiston.datasets.readers import object_arrays, sequences
 from phlogiston.datasets.skipped import Skipped
+from phlogiston.datasets.untrusted import arrays
 from phlogiston.errors import DataError
 
 INFO = Info(
@@ -41,11 +41,7 @@ def accepts(data: Any) -> bool:
     """Say whether a file of the user's is one of imps, with an array `perfs`."""
     if not isinstance(data, str | PathLike) or Path(data).suffix.lower() != ".npz":
         return False
-    try:
-        with zipfile.ZipFile(Path(data).expanduser()) as archive:
-            return archive.namelist() == ["perfs.npy"]
-    except (OSError, zipfile.BadZipFile):
-        return False
+    return list(arrays.headers(Path(data).expanduser())) == ["perfs"]
 
 
 def load(
@@ -136,14 +132,14 @@ def _pieces(row: Array, most: int) -> list[Array]:
 def _read_log(path: Path) -> Array:
     """Read lines `time,source,value,...`; keep what the musician did, not what the program answered."""
     times, values = [], []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
         fields = line.strip().split(",")
         if len(fields) < 3 or fields[1] != "interface":
             continue
         try:
             times.append(datetime.fromisoformat(fields[0]).timestamp())
             values.append([float(value) for value in fields[2:]])
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             raise DataError(f"{str(path)!r}, line {number}: {error}.") from error
     if not times:
         raise DataError(f"{str(path)!r} holds no event of the interface.")

@@ -9,7 +9,6 @@ where to fetch them. Nothing is fetched here.
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from os import PathLike
 from pathlib import Path
@@ -20,6 +19,7 @@ from phlogiston.datasets.base import PARTS, Array, Dataset, Decision, Info, Spli
 from phlogiston.datasets.pixels import as_range, range_of
 from phlogiston.datasets.readers import scene_files
 from phlogiston.datasets.skipped import Skipped
+from phlogiston.datasets.untrusted import arrays
 from phlogiston.errors import DataError
 
 INFO = Info(
@@ -91,11 +91,9 @@ def load(
 def _from_npz(
     place: Path, views: int, value_range: tuple[float, float] | None, told: list[Decision]
 ) -> dict[str, Split]:
-    try:
-        with np.load(place, allow_pickle=False) as file:
-            content = {key: file[key] for key in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{place.name}: this npz cannot be read ({error}).") from error
+    content = arrays.load(place)
+    if not isinstance(content, dict):
+        raise DataError(f"{place.name} is an npy file; expected an npz file of 'images' and 'cameras'.")
     for key, axes in (("images", 5), ("cameras", 3)):
         if key not in content or content[key].ndim != axes:
             raise DataError(f"{place.name} needs 'images' (scenes, views, H, W, 3) and 'cameras' (scenes, views, 5).")

@@ -12,15 +12,17 @@ whiteboard", ICDAR 2005.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
-from xml.etree import ElementTree
 
 import numpy as np
 
 from phlogiston.datasets.base import PARTS, Array, Dataset, Decision, Info, stream
 from phlogiston.datasets.readers import sequences
 from phlogiston.datasets.skipped import Skipped
+from phlogiston.datasets.untrusted.documents import walk_xml
+from phlogiston.datasets.untrusted.guard import reading
 from phlogiston.errors import DataError
 
 INFO = Info(
@@ -111,20 +113,26 @@ def load(
 
 
 def _strokes(path: Path) -> Array:
-    content = path.read_bytes()
-    if len(content) > _LARGEST:
-        raise DataError(f"{str(path)!r} is {len(content):,} bytes long, far more than a line of writing.")
-    if b"<!DOCTYPE" in content or b"<!ENTITY" in content:
-        raise DataError(f"{str(path)!r} declares a document type; files of the database do not.")
-    try:
-        tree = ElementTree.fromstring(content)
-        strokes = [
-            np.array([[float(point.attrib["x"]), float(point.attrib["y"])] for point in stroke.iter("Point")])
-            for stroke in tree.iter("Stroke")
-        ]
-        return sequences.offsets_of([stroke.reshape(-1, 2) for stroke in strokes])
-    except (ElementTree.ParseError, KeyError, ValueError) as error:
-        raise DataError(f"{str(path)!r} is no file of the database: {error}.") from error
+    strokes: list[list[tuple[float, float]]] = []
+    inside = 0
+
+    def start(name: str, attributes: Mapping[str, str]) -> None:
+        nonlocal inside
+        if name == "Stroke":
+            strokes.append([])
+            inside += 1
+        elif name == "Point" and inside:
+            strokes[-1].append((float(attributes["x"]), float(attributes["y"])))
+
+    def end(name: str) -> None:
+        nonlocal inside
+        inside -= name == "Stroke"
+
+    with reading(path, "an XML file of the database"):
+        if path.stat().st_size > _LARGEST:
+            raise DataError(f"{str(path)!r} is {path.stat().st_size:,} bytes long, far more than a line of writing.")
+        walk_xml(path.read_bytes(), start, end)
+        return sequences.offsets_of([np.array(stroke).reshape(-1, 2) for stroke in strokes])
 
 
 def _text(folder: Path, path: Path) -> str:
@@ -135,7 +143,7 @@ def _text(folder: Path, path: Path) -> str:
         return ""
     _, _, after = source.read_text(encoding="utf-8", errors="replace").partition("CSR:")
     lines = [line.strip() for line in after.splitlines() if line.strip()]
-    return lines[int(number) - 1] if 0 < int(number) <= len(lines) else ""
+    return lines[int(number) - 1] if len(number) < 9 and 0 < int(number) <= len(lines) else ""
 
 
 def _division(folder: Path, forms: list[str], valid: float, test: float, seed: int) -> dict[str, str]:
@@ -144,7 +152,9 @@ def _division(folder: Path, forms: list[str], valid: float, test: float, seed: i
     for part, names in _LISTS.items():
         for name in names:
             if (folder / name).is_file():
-                for entry in re.findall(r"[a-z]\d\d-\d\d\d[a-z]?", (folder / name).read_text(encoding="utf-8")):
+                for entry in re.findall(
+                    r"[a-z]\d\d-\d\d\d[a-z]?", (folder / name).read_text(encoding="utf-8", errors="replace")
+                ):
                     place.update({form: part for form in forms if form in (entry, entry.rstrip("uvwxyz"))
                                   or form.rstrip("uvwxyz") == entry})  # fmt: skip
     if place:

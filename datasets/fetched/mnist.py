@@ -8,9 +8,8 @@ cleaner than the last 5,000 (different writers): a figure on `test[:n]` is biase
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import zlib
+import math
 from os import PathLike
 from pathlib import Path
 
@@ -18,6 +17,8 @@ import numpy as np
 
 from phlogiston.datasets.base import Array, Dataset, Info, Split, part_rows, stream
 from phlogiston.datasets.fetch import cache_folder, fetch
+from phlogiston.datasets.untrusted.guard import reading
+from phlogiston.datasets.untrusted.packed import read_gzip
 from phlogiston.errors import DataError
 
 INFO = Info(
@@ -105,21 +106,22 @@ def _fetch(folder: Path, name: str) -> Path:
 
 
 def _content_digest(path: Path) -> str:
-    try:
-        with gzip.open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
-    except zlib.error as error:
-        raise ValueError(str(error)) from error
+    with reading(path, "a gzip file"):
+        return hashlib.sha256(read_gzip(path)).hexdigest()
 
 
 def _read(folder: Path, name: str) -> Array:
+    return idx(_fetch(folder, name), FILES[name][1])
+
+
+def idx(path: Path, axes: int) -> Array:
     """Read an IDX file: zero, zero, type 8 (unsigned byte), number of axes, their lengths, bytes."""
-    with gzip.open(_fetch(folder, name), "rb") as file:
-        content = file.read()
-    axes = FILES[name][1]
-    if content[:4] != bytes((0, 0, 8, axes)):
-        raise DataError(f"{name}: not an IDX file of unsigned bytes with {axes} axes.")
-    shape = np.frombuffer(content, dtype=">i4", count=axes, offset=4)
+    content = read_gzip(path)
+    if content[:4] != bytes((0, 0, 8, axes)) or len(content) < 4 + 4 * axes:
+        raise DataError(f"{path.name}: not an IDX file of unsigned bytes with {axes} axes.")
+    shape = tuple(np.frombuffer(content, dtype=">u4", count=axes, offset=4).tolist())
+    if math.prod(shape) != len(content) - 4 - 4 * axes:
+        raise DataError(f"{path.name}: claims {shape} bytes and holds {len(content) - 4 - 4 * axes:,}.")
     return np.frombuffer(content, dtype=np.uint8, offset=4 + 4 * axes).reshape(shape)
 
 

@@ -40,7 +40,6 @@ LEFT_OUT = (2, 5, 6)
 RENAMED = {7: 2, 8: 5}
 ACTIONS = ("0", "1", "7", "3", "4", "8")  # the files' own numbers, by code
 BORDER = 160  # side of the square the face is put on
-_MOST = 1 << 36
 
 
 def load(
@@ -147,7 +146,7 @@ def _read(folder: Path) -> tuple[list[Array], Array]:
                 f"{str(folder / name)!r} is missing. The database is licensed on request (mug.ee.auth.gr/fed); put "
                 f"{CLIPS} and {LABELS} into one folder and give it as folder=..."
             )
-    clips = object_arrays.read(folder / CLIPS, most=_MOST).get("arr_0")
+    clips = object_arrays.read(folder / CLIPS).get("arr_0")
     labels = object_arrays.read(folder / LABELS).get("arr_0")
     if clips is None or labels is None:
         raise DataError(f"{CLIPS} and {LABELS} must hold an array 'arr_0' each.")

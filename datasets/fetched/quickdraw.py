@@ -24,6 +24,8 @@ import numpy as np
 from phlogiston.datasets.base import PARTS, Array, Dataset, Decision, Info, stream
 from phlogiston.datasets.readers import sequences
 from phlogiston.datasets.skipped import Skipped
+from phlogiston.datasets.untrusted.documents import lines
+from phlogiston.datasets.untrusted.guard import reading
 from phlogiston.errors import DataError
 
 INFO = Info(
@@ -139,14 +141,11 @@ def _read_lines(path: Path, valid: float, test: float, seed: int, told: list[Dec
     """Drawings of a file of JSON lines, divided at random; lines that hold no drawing are left out and told."""
     skipped = Skipped(f"lines of {path.name}")
     rows = []
-    try:
-        with path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                row = skipped.read(f"line {number}", _drawing, line) if line.strip() else None
-                if row is not None:
-                    rows.append(row)
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{str(path)!r} cannot be read: {error}") from error
+    with reading(path, "a file of JSON lines"):
+        for number, line in enumerate(lines(path), 1):
+            row = skipped.read(f"line {number}", _drawing, line) if line.strip() else None
+            if row is not None:
+                rows.append(row)
     told += skipped.decisions()
     if not rows:
         raise DataError(f"{str(path)!r} holds no drawing.")
@@ -161,11 +160,9 @@ def _read_lines(path: Path, valid: float, test: float, seed: int, told: list[Dec
 
 def _drawing(line: str) -> Array:
     """A line `{"drawing": [[[x, ...], [y, ...], ...], ...]}` as (points, 3)."""
-    try:
+    with reading("line", "a drawing", name="it"):
         strokes = json.loads(line)["drawing"]
         points = [np.array([stroke[0], stroke[1]], dtype=np.float64).T for stroke in strokes]
-    except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise DataError(f"it holds no drawing: {error!r}") from error
     if any(stroke.ndim != 2 or stroke.shape[1] != 2 or not np.isfinite(stroke).all() for stroke in points):
         raise DataError("its strokes are not two lists of equal length, x and y.")
     return sequences.offsets_of(points)

@@ -14,8 +14,6 @@ Li and Mandt, *Disentangled Sequential Autoencoder*, ICML 2018 (arXiv 1803.02991
 
 from __future__ import annotations
 
-import io
-import lzma
 from os import PathLike
 from pathlib import Path
 
@@ -23,6 +21,10 @@ import numpy as np
 
 from phlogiston.datasets.base import Array, Dataset, Info, Split
 from phlogiston.datasets.fetch import cache_folder
+from phlogiston.datasets.untrusted import arrays
+from phlogiston.datasets.untrusted.guard import reading
+from phlogiston.datasets.untrusted.media import open_picture
+from phlogiston.datasets.untrusted.packed import read_xz
 from phlogiston.errors import DataError
 
 INFO = Info(
@@ -117,12 +119,14 @@ def _split(characters: Array, clips: Array) -> Split:
 
 def _prepared(folder: Path, size: int) -> tuple[Array, Array]:
     """Read palette indices; return characters (n,) and clips uint8 (n, 9, 8, 3, size, size)."""
-    try:
-        with np.load(folder / "labels.npz", allow_pickle=False) as file:
-            palette, identity = np.asarray(file["palette"]), np.asarray(file["identity"]).astype(np.int64)
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{str(folder / 'labels.npz')!r} cannot be read: {error}") from error
-    if identity.ndim != 2 or identity.shape[1] != len(ATTRIBUTES) or identity.min() < 0 or identity.max() >= VALUES:
+    labels = folder / "labels.npz"
+    with arrays.open_arrays(labels) as content:
+        palette, identity = np.asarray(content.read("palette")), np.asarray(content.read("identity")).astype(np.int64)
+    if palette.ndim != 2 or palette.shape[1] != 3 or palette.dtype.kind not in "iuf":
+        raise DataError(f"{str(labels)!r}: palette is {palette.dtype} {palette.shape}; expected (colours, 3).")
+    if identity.ndim != 2 or identity.shape[1] != len(ATTRIBUTES) or not 0 < len(identity) <= CHARACTERS:
+        raise DataError(f"{str(labels)!r}: identity has shape {identity.shape}; expected (1 to {CHARACTERS}, 4).")
+    if identity.min() < 0 or identity.max() >= VALUES:
         raise DataError(
             f"{str(folder / 'labels.npz')!r}: identity has shape {identity.shape}; expected (n, 4), 0 to 5."
         )
@@ -130,11 +134,8 @@ def _prepared(folder: Path, size: int) -> tuple[Array, Array]:
     clips = np.empty((len(identity), len(ACTIONS), 8, 3, size, size), dtype=np.uint8)
     for i, action in enumerate(ACTIONS):
         path = folder / f"{action.replace(' ', '_')}.npy.xz"
-        try:
-            with lzma.open(path) as file:
-                index = np.load(io.BytesIO(file.read()), allow_pickle=False)
-        except (OSError, ValueError, lzma.LZMAError, EOFError) as error:
-            raise DataError(f"{str(path)!r} cannot be read: {error}") from error
+        with reading(path, "an npy array packed by xz"):
+            index = arrays.from_bytes(read_xz(path, len(identity) * 8 * CELL**2 + 4096), repr(str(path)))
         if index.shape != (len(identity), 8, CELL, CELL) or index.dtype != np.uint8 or index.max() >= len(palette):
             raise DataError(
                 f"{str(path)!r} holds {index.dtype} of shape {index.shape}; expected uint8 "
@@ -178,14 +179,13 @@ def compose(folder: Path, size: int = CELL) -> tuple[Array, Array]:
 
 def _sheets(folder: Path, count: int) -> list[Array]:
     """Read the first PNG files of a folder by name: uint8 (1344, 832, 4) each."""
-    import imageio.v3 as iio
-
     paths = sorted(folder.glob("*.png"), key=lambda p: (len(p.stem), p.stem))[:count]
     if len(paths) < count:
         raise DataError(f"{str(folder)!r} holds {len(paths)} PNG sheets; {count} are needed.")
     found = []
     for path in paths:
-        sheet = np.asarray(iio.imread(path, mode="RGBA"))
+        with open_picture(path) as picture:
+            sheet = np.asarray(picture.convert("RGBA"))
         if sheet.shape[:2] != SHEET:
             raise DataError(f"{str(path)!r} has {sheet.shape[1]} x {sheet.shape[0]} pixels; a sheet has 832 x 1344.")
         found.append(sheet)

@@ -26,6 +26,7 @@ import numpy as np
 from phlogiston.datasets.base import Array, Dataset, Info, Split, part_rows, stream
 from phlogiston.datasets.fetch import cache_folder
 from phlogiston.datasets.readers import tables
+from phlogiston.datasets.untrusted import arrays
 from phlogiston.errors import DataError, unknown_name
 
 INFO = Info(
@@ -170,11 +171,12 @@ def _read(folder: Path, table: str) -> tuple[Array, Array]:
             f"and y (rows, 1), or csv with the target {about.target!r} in the last column."
         )
     if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as content:
-            lacking = {"x", "y"} - set(content.files)
-            if lacking:
-                raise DataError(f"{str(path)!r} has no array {min(lacking)!r}; it holds {', '.join(content.files)}.")
-            x, y = content["x"], content["y"]
+        loaded = arrays.load(path)
+        content = loaded if isinstance(loaded, dict) else {}
+        lacking = {"x", "y"} - set(content)
+        if lacking:
+            raise DataError(f"{str(path)!r} has no array {min(lacking)!r}; it holds {', '.join(content) or 'none'}.")
+        x, y = content["x"], content["y"]
     else:
         values = tables.read(path).x
         x, y = values[:, :-1], values[:, -1:]

@@ -44,6 +44,8 @@ SHOWN = 20
 """Columns whose ranges are told."""
 GLANCE = 2000
 """Rows by which it is seen whether nearly all values of a column differ."""
+SEARCHED = 4096
+"""Columns that are searched for wild cells."""
 
 
 def load(
@@ -250,8 +252,10 @@ def _told(parts: Sequence[Table]) -> list[Decision]:
     if missing:
         count = sum(part.x.size for part in parts)
         told.append(Decision("missing", f"{missing:,} of {count:,} entries of x: an empty field, ?, NA, NaN or a mask"))
+    if first.image_shape is None and len(first.names) > SEARCHED:
+        told.append(Decision("wild", f"not looked for here in {len(first.names) - SEARCHED:,} columns; training does"))
     for part in parts:
-        for j, name in enumerate(part.names if part.image_shape is None else ()):
+        for j, name in enumerate(part.names[:SEARCHED] if part.image_shape is None else ()):
             for cell in wild_cells(part.x[:, j]):
                 told.append(
                     Decision(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -16,6 +15,9 @@ from phlogiston.datasets.base import PARTS, Array, Decision
 from phlogiston.datasets.readers import object_arrays
 from phlogiston.datasets.readers.object_arrays import array_shapes
 from phlogiston.datasets.skipped import Skipped
+from phlogiston.datasets.untrusted import arrays as untrusted
+from phlogiston.datasets.untrusted.limits import check_count
+from phlogiston.datasets.untrusted.media import read_video
 from phlogiston.errors import DataError, ShapeError
 
 Tables = dict[str, dict[str, Any]]
@@ -75,18 +77,10 @@ def _plain(value: Any) -> Any:
 
 def _arrays(path: Path) -> dict[str, Any]:
     """Read an npz or npy; arrays of arrays become lists."""
-    try:
-        with path.open("rb") as file:
-            content = np.load(file, allow_pickle=False)
-            return (
-                {"frames": content} if isinstance(content, np.ndarray) else {key: content[key] for key in content.files}
-            )
-    except ValueError as error:
-        if path.suffix.lower() == ".npz":
-            return dict(object_arrays.read(path))
-        raise DataError(f"{str(path)!r} cannot be read: {error}") from error
-    except (OSError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{str(path)!r} cannot be read: {error}") from error
+    if path.suffix.lower() == ".npz":
+        return dict(object_arrays.read(path))
+    content = untrusted.load(path)
+    return content if isinstance(content, dict) else {"frames": content}
 
 
 def _tables(sources: Mapping[str, tuple[str, dict[str, Any]]], layout: str) -> tuple[Tables, Labels, list[Decision]]:
@@ -131,10 +125,7 @@ def _table(arrays: dict[str, Any], source: str) -> tuple[dict[str, Any], Labels,
     """Keep what is known: frames, mask, group and labels; name the labels' values."""
     names: dict[str, Sequence[str]] = {}
     if "names" in arrays:
-        try:
-            names = json.loads(str(np.asarray(arrays["names"]).reshape(-1)[0]))
-        except json.JSONDecodeError as error:
-            raise DataError(f"{source}: 'names' is no JSON text: {error}") from error
+        names = _names(arrays["names"], source)
     table: dict[str, Any] = {"frames": arrays["frames"]}
     rows, unused = len(arrays["frames"]), []
     for key, value in arrays.items():
@@ -159,6 +150,9 @@ def _table(arrays: dict[str, Any], source: str) -> tuple[dict[str, Any], Labels,
             names.setdefault(key, texts)
         if key == "identity":
             table.setdefault("group", codes)
+    for key, value in table.items():
+        if key not in ("frames", "mask", "group", *names):
+            check_count(int(value.max(initial=-1)) + 1, "categories", f"{source}: {key!r} counts categories from 0")
     labels = {
         key: tuple(str(n) for n in names.get(key, range(int(value.max(initial=-1)) + 1)))
         for key, value in table.items()
@@ -168,6 +162,17 @@ def _table(arrays: dict[str, Any], source: str) -> tuple[dict[str, Any], Labels,
     if unused:
         told.append(Decision("left out", f"no labels, mask or group: {'; '.join(unused)}"))
     return table, labels, told
+
+
+def _names(value: Any, source: str) -> dict[str, Sequence[str]]:
+    """Names of labels' values from a JSON text {label: [names]}."""
+    try:
+        names = json.loads(str(np.asarray(value).reshape(-1)[0]))
+        if not isinstance(names, dict) or not all(isinstance(entry, list) for entry in names.values()):
+            raise ValueError("expected an object of lists")
+    except (ValueError, IndexError, RecursionError) as error:
+        raise DataError(f"{source}: 'names' is no JSON text {{label: [names]}}: {error}") from error
+    return {key: [str(entry) for entry in entries] for key, entries in names.items()}
 
 
 def _codes(array: Array, what: str) -> tuple[Array | None, tuple[str, ...]]:
@@ -201,7 +206,7 @@ def read_videos(path: Path) -> tuple[dict[str, Any], Labels, list[Decision]]:
     skipped = Skipped("videos")
     clips, read = [], []
     for file in files:
-        film = skipped.read(str(file.relative_to(path)) if path.is_dir() else file.name, _film, file)
+        film = skipped.read(str(file.relative_to(path)) if path.is_dir() else file.name, read_video, file)
         if film is not None:
             clips.append(film)
             read.append(file)
@@ -212,15 +217,3 @@ def read_videos(path: Path) -> tuple[dict[str, Any], Labels, list[Decision]]:
     told.append(Decision("labels", f"the folders' names: {len(kinds)} in 'action'"))
     codes = np.array([kinds.index(file.parent.name) for file in read])
     return {"frames": clips, "action": codes, "encoded": True}, {"action": tuple(kinds)}, told
-
-
-def _film(file: Path) -> Array:
-    """One video, (T, H, W, C)."""
-    import imageio.v3 as iio
-
-    try:
-        film = np.asarray(iio.imread(file, plugin="pillow" if file.suffix.lower() == ".gif" else "pyav"))
-    except Exception as error:  # each format has errors of its own
-        raise DataError(f"{str(file)!r} is no readable film: {error}") from error
-    film = film[..., None] if film.ndim == 3 else film
-    return np.ascontiguousarray(film[..., :3])

@@ -6,25 +6,19 @@ NumPy stores an array of arrays as a pickle; published stroke data come in this 
 
 from __future__ import annotations
 
-import zipfile
+import math
 from pathlib import Path
-from typing import Any, BinaryIO
 
 import numpy as np
 
 from phlogiston.datasets.base import Array
-from phlogiston.datasets.readers.pickle_notes import interpret, to_array
+from phlogiston.datasets.readers.pickle_notes import Budget, interpret, to_array
+from phlogiston.datasets.untrusted import arrays
 from phlogiston.errors import DataError
 
-_MOST = 1 << 31  # bytes of one unpacked member
 
-
-def read(path: str | Path, *, most: int = _MOST) -> dict[str, list[Array] | Array]:
+def read(path: str | Path) -> dict[str, list[Array] | Array]:
     """Read every array of an npz file; object arrays become lists of plain arrays.
-
-    Args:
-        path: the file.
-        most: bytes one array may unpack to.
 
     Returns:
         Name -> array, or a list of arrays where the file holds an array of arrays.
@@ -32,63 +26,24 @@ def read(path: str | Path, *, most: int = _MOST) -> dict[str, list[Array] | Arra
     Raises:
         DataError: the file is damaged, too large, or holds anything but arrays of numbers.
     """
-    path = Path(path)
-    found: dict[str, list[Array] | Array] = {}
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for member in archive.infolist():
-                if not member.filename.endswith(".npy"):
-                    continue
-                if member.file_size > most:
-                    raise DataError(f"{str(path)!r}: {member.filename} would unpack to {member.file_size:,} bytes.")
-                with archive.open(member) as file:
-                    found[member.filename[:-4]] = _member(file)  # type: ignore[arg-type]
-    except DataError as error:
-        raise DataError(f"{str(path)!r}: {error}") from error
-    except (OSError, EOFError, ValueError, IndexError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        raise DataError(f"{str(path)!r} is damaged or no npz file ({type(error).__name__}: {error}).") from error
-    except Exception as error:  # zlib.error and what a broken archive may make of the reader
-        raise DataError(f"{str(path)!r} is damaged ({type(error).__name__}: {error}).") from error
+    found = arrays.load(path, objects=_listed)
+    if not isinstance(found, dict):
+        raise DataError(f"{str(path)!r} is an npy file; expected an npz file with named arrays.")
     return found
 
 
 def array_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """Read the shapes of an npz or npy file's arrays without reading the arrays; {} where it is no such file."""
-    try:
-        if path.suffix.lower() == ".npy":
-            with path.open("rb") as plain:
-                return {"array": _header(plain)[0]}
-        if path.suffix.lower() != ".npz":
-            return {}
-        found = {}
-        with zipfile.ZipFile(path) as archive:
-            for name in archive.namelist():
-                if name.endswith(".npy"):
-                    with archive.open(name) as file:
-                        found[name[:-4]] = _header(file)[0]  # type: ignore[arg-type]
-        return found
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile):
+    if path.suffix.lower() not in (".npy", ".npz"):
         return {}
+    return {name: header.shape for name, header in arrays.headers(path).items()}
 
 
-def _header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    version = np.lib.format.read_magic(file)
-    header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    return header(file)
-
-
-def _member(file: BinaryIO) -> list[Array] | Array:
-    shape, fortran, dtype = _header(file)
-    if dtype.hasobject:
-        if dtype != np.dtype(object) or not shape:
-            raise DataError(f"it holds {dtype} of shape {shape}; expected a list of arrays.")
-        value = to_array(interpret(file.read()))
-        if isinstance(value, np.ndarray):  # rows of equal length are sometimes stored as one array
-            value = list(value)
-        if len(value) != shape[0] and len(value) != np.prod(shape):  # arrays in a table are taken in its order
-            raise DataError(f"it holds {len(value)} arrays where its header promises {shape[0]}.")
-        return value
-    content = file.read()
-    count = int(np.prod(shape, dtype=np.int64))
-    array = np.frombuffer(content, dtype=dtype, count=count)
-    return array.reshape(shape, order="F" if fortran else "C")
+def _listed(program: bytes, shape: tuple[int, ...]) -> list[Array]:
+    """The arrays of an array of arrays."""
+    value = to_array(interpret(program), Budget(len(program)))
+    if isinstance(value, np.ndarray):  # rows of equal length are sometimes stored as one array
+        value = list(value)
+    if len(value) != shape[0] and len(value) != math.prod(shape):  # arrays in a table are taken in its order
+        raise DataError(f"it holds {len(value)} arrays where its header promises {shape[0]}.")
+    return value

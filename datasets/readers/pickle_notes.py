@@ -8,7 +8,9 @@ numbers, and bytes written as text. Anything else is refused, and nothing is eve
 
 from __future__ import annotations
 
+import math
 import pickletools
+import reprlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, Any
@@ -16,6 +18,7 @@ from typing import IO, Any
 import numpy as np
 
 from phlogiston.datasets.base import Array
+from phlogiston.datasets.untrusted.limits import check_count, check_unpacked
 from phlogiston.errors import DataError
 
 _KINDS = "biuf"  # truth values, integers, floats: all that a data array may hold
@@ -50,6 +53,39 @@ class Persistent:
     kind: str
 
 
+class Budget:
+    """Counts what is made of one program, in which a few bytes may name one large thing again and again.
+
+    Args:
+        packed: bytes of the program, or of the file it stands in.
+    """
+
+    def __init__(self, packed: int) -> None:
+        self._packed, self._nodes, self._bytes, self._checked = packed, 0, 0, 0
+
+    def visit(self, depth: int) -> None:
+        """Count a visit to a part of the tree.
+
+        Raises:
+            DataError: more visits than an honest program of this length asks for, or too deep a nest.
+        """
+        check_count(depth, "depth", "levels of lists in it")
+        self._nodes += 1
+        if self._nodes > 16 * self._packed + 1000:
+            raise DataError("it holds the same lists within each other again and again.")
+
+    def take(self, size: int) -> None:
+        """Count bytes of numbers.
+
+        Raises:
+            DataError: far more than the program holds.
+        """
+        self._bytes += size
+        if self._bytes > 1.1 * self._checked:  # asking for the free memory takes a while
+            check_unpacked(self._bytes, self._packed, "it")
+            self._checked = self._bytes
+
+
 _MARK = object()
 _ARRAYS = {
     "numpy.core.multiarray _reconstruct",
@@ -60,7 +96,7 @@ _SCALARS = {"numpy.core.multiarray scalar", "numpy._core.multiarray scalar"}
 _TYPES = {"numpy dtype"}
 
 
-def to_array(node: Any, text: bool = False) -> Any:
+def to_array(node: Any, budget: Budget, text: bool = False, depth: int = 0) -> Any:
     """Turn the note of an array into an array (of numbers), or a list of them (of objects).
 
     An array of objects that are all numbers, as `np.array(list, dtype=object)` makes of arrays of equal length, is an
@@ -68,37 +104,51 @@ def to_array(node: Any, text: bool = False) -> Any:
 
     Args:
         node: the note.
+        budget: of the program it comes from.
         text: whether byte strings of one length are read, too.
+        depth: of the note in others.
     """
+    budget.visit(depth)
     if isinstance(node, Call) and node.name in _SCALARS and len(node.arguments) == 2:
         return np.frombuffer(to_bytes(node.arguments[1]), dtype=_dtype(node.arguments[0]), count=1)[0]
     if isinstance(node, Call) and node.name in _BUFFERS and len(node.arguments) == 4:
         content, kind, shape, order = node.arguments
-        return shaped_array(np.frombuffer(to_bytes(content), dtype=_dtype(kind)), shape, order == "F")
+        return _numbers(content, _dtype(kind), shape, order == "F", budget)
     if not (isinstance(node, Call) and node.name in _ARRAYS and isinstance(node.state, tuple)):
         what = node.name if isinstance(node, Call) else type(node).__name__
         raise DataError(f"it holds a {what}; only arrays of numbers are read.")
     state = node.state[1:] if len(node.state) == 5 else node.state  # a version number may come first
+    if len(state) != 4:
+        raise DataError("an array in it lacks its shape, type or content.")
     shape, dtype, fortran, content = state
     if isinstance(content, list):
-        if not isinstance(shape, tuple) or len(content) != int(np.prod(shape)):
+        if len(content) != math.prod(shaped(shape)):
             raise DataError("an array of arrays in it holds another number of them than it claims.")
         if content and all(isinstance(entry, bool | int | float) for entry in content):
             return shaped_array(np.array(content), shape)  # object arrays are listed in C order whatever their layout
-        entries = [_entry(entry) for entry in content]
+        entries = [_entry(entry, budget, depth + 1) for entry in content]
         if len(shape) > 1 and entries and all(np.ndim(entry) == 0 for entry in entries):
             return shaped_array(np.array(entries), shape)
         return entries
-    return shaped_array(np.frombuffer(to_bytes(content), dtype=_dtype(dtype, text)), shape, bool(fortran))
+    return _numbers(content, _dtype(dtype, text), shape, bool(fortran), budget)
 
 
-def _entry(node: Any) -> Any:
+def _entry(node: Any, budget: Budget, depth: int) -> Any:
     """An entry of an array of objects: a number, an array, or a list of numbers or arrays."""
     if isinstance(node, bool | int | float):
         return np.asarray(node)
     if isinstance(node, list | tuple):
-        return np.array([_entry(entry) for entry in node])
-    return to_array(node)
+        budget.visit(depth)
+        entries = [_entry(entry, budget, depth + 1) for entry in node]
+        budget.take(sum(np.asarray(entry).nbytes for entry in entries))
+        return np.array(entries)
+    return to_array(node, budget, depth=depth)
+
+
+def _numbers(content: Any, dtype: np.dtype[Any], shape: Any, fortran: bool, budget: Budget) -> Array:
+    raw = to_bytes(content)
+    budget.take(len(raw))
+    return shaped_array(np.frombuffer(raw, dtype=dtype), shape, fortran)
 
 
 def shaped(shape: Any) -> tuple[int, ...]:
@@ -107,21 +157,25 @@ def shaped(shape: Any) -> tuple[int, ...]:
     Raises:
         DataError: it is none.
     """
-    if not (isinstance(shape, tuple) and all(isinstance(n, int) and 0 <= n < 1 << 40 for n in shape)):
-        raise DataError(f"an array in it claims the shape {shape!r}.")
+    if not (isinstance(shape, tuple) and len(shape) <= 32 and all(type(n) is int and 0 <= n < 1 << 40 for n in shape)):
+        raise DataError(f"an array in it claims the shape {reprlib.repr(shape)}.")
     return shape
 
 
 def shaped_array(array: Array, shape: Any, fortran: bool = False) -> Array:
     """Fold numbers into a shape that a program claims."""
-    return array.reshape(shaped(shape), order="F" if fortran else "C")
+    if math.prod(shaped(shape)) != array.size or (not array.size and math.prod(n or 1 for n in shape) > 1 << 30):
+        raise DataError(f"an array in it claims the shape {shape} and holds {array.size:,} numbers.")
+    return array.reshape(shape, order="F" if fortran else "C")
 
 
 def _dtype(node: Any, text: bool = False) -> np.dtype[Any]:
     if not (isinstance(node, Call) and node.name in _TYPES and node.arguments and isinstance(node.arguments[0], str)):
         raise DataError("a number in it has no readable type.")
+    if len(node.arguments[0]) > 16:
+        raise DataError("a number in it has no readable type.")
     dtype = np.dtype(node.arguments[0])
-    if dtype.kind not in (_KINDS + "S" if text else _KINDS):
+    if dtype.kind not in (_KINDS + "S" if text else _KINDS) or not dtype.itemsize:
         raise DataError(f"it holds entries of type {dtype}; expected numbers.")
     order: Any = node.state[1] if isinstance(node.state, tuple) and len(node.state) > 1 else "|"
     return dtype.newbyteorder(order) if order in ("<", ">") else dtype
@@ -150,6 +204,13 @@ def interpret(program: bytes | IO[bytes]) -> Any:
     Raises:
         DataError: instructions that no data need.
     """
+    try:
+        return _followed(program)
+    except (IndexError, KeyError) as error:  # it takes what was never there
+        raise DataError("its instructions take more than they gave.") from error
+
+
+def _followed(program: bytes | IO[bytes]) -> Any:
     stack: list[Any] = []
     memory: dict[int, Any] = {}
     for code, argument in _instructions(program):
@@ -200,11 +261,14 @@ def interpret(program: bytes | IO[bytes]) -> Any:
                 arguments, name = stack.pop(), stack.pop()
                 if not isinstance(name, Name) or not isinstance(arguments, tuple):
                     raise DataError("it asks for a call that makes no sense.")
-                stack.append(Call(name.text, arguments))
+                empty = name.text == "collections OrderedDict" and not arguments
+                stack.append({} if empty else Call(name.text, arguments))
             case "BINPERSID":
                 stack.append(_persistent(stack.pop()))
             case "BUILD":
                 state = stack.pop()
+                if isinstance(stack[-1], dict):
+                    continue  # attributes of an ordered dictionary, such as torch's versions of modules
                 if not isinstance(stack[-1], Call):
                     raise DataError("it sets the state of something that is no array.")
                 stack[-1].state = state

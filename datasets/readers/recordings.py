@@ -22,6 +22,8 @@ import numpy as np
 
 from phlogiston.datasets.base import PARTS, Array, Dataset, Info, part_rows, stream
 from phlogiston.datasets.readers import sequences
+from phlogiston.datasets.untrusted import arrays
+from phlogiston.datasets.untrusted.guard import reading
 from phlogiston.errors import DataError
 
 INFO = Info(
@@ -52,7 +54,7 @@ def _holds_sequences(path: Path) -> bool:
         return False
     if path.suffix.lower() == ".csv":
         with path.open(encoding="utf-8", errors="replace") as file:
-            return file.readline().split(",")[0].strip().strip('"') == "sequence"
+            return file.readline(1 << 16).split(",")[0].strip().strip('"') == "sequence"
     return path.suffix.lower() == ".npz" and sequences.is_sequences(path)
 
 
@@ -127,9 +129,7 @@ def _read(data: Any, root: str | PathLike[str] | None) -> tuple[str, dict[str, l
     if path.suffix.lower() == ".csv":
         columns, rows = _read_csv(path)
         return path.name, {"train": rows}, columns
-    with np.load(path, allow_pickle=False) as content:
-        flat = {"values", "lengths"} <= set(content.files)
-    if flat:
+    if {"values", "lengths"} <= arrays.headers(path).keys():
         return path.name, {"train": sequences.read_flat(path)}, ()
     parts = {part: rows for part, rows in sequences.read_parts(path).items() if rows or part == "train"}
     return path.name, parts, sequences.STROKES
@@ -149,9 +149,9 @@ def _from_arrays(data: Mapping[str, Any]) -> list[Array]:
 
 def _read_csv(path: Path) -> tuple[tuple[str, ...], list[Array]]:
     """Sequences of a csv file: a column `sequence`, perhaps a column `step`, then numbers; a row per step."""
-    with path.open(newline="", encoding="utf-8") as file:
+    with reading(path, "a csv file of sequences"), path.open(newline="", encoding="utf-8") as file:
         reader = csv.reader(file)
-        head = [name.strip() for name in next(reader)]
+        head = [name.strip() for name in next(reader, [])]
         skip = 2 if head[1:2] == ["step"] else 1
         rows: dict[str, list[list[float]]] = {}
         for number, line in enumerate(reader, 2):

@@ -7,9 +7,6 @@ without running them (`datasets.readers.torch_files`).
 
 from __future__ import annotations
 
-import gzip
-import io
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -23,10 +20,13 @@ from phlogiston.datasets.pixels import Ranges, range_of
 from phlogiston.datasets.readers import tfrecord
 from phlogiston.datasets.readers.pickle_notes import Call, to_bytes, to_list
 from phlogiston.datasets.readers.torch_files import TorchFile, refuse_calls
+from phlogiston.datasets.untrusted.guard import reading
+from phlogiston.datasets.untrusted.limits import check_unpacked
+from phlogiston.datasets.untrusted.media import open_picture
+from phlogiston.datasets.untrusted.packed import read_file, read_gzip
 from phlogiston.errors import DataError
 
 SUFFIXES = (".tfrecord", ".pt", ".pt.gz")
-_MOST = 1 << 31  # bytes an archive may unpack to
 
 
 @dataclass(frozen=True)
@@ -78,21 +78,23 @@ class RawScene:
         Raises:
             DataError: a frame is no picture.
         """
-        from PIL import Image, UnidentifiedImageError
+        from PIL import Image
 
         chosen = range(len(self.frames)) if views is None else views
         ranges = ranges or range_of(self.arrays(), "the scene")
         out = []
+        packed = sum({id(frame): len(frame) for frame in self.frames if isinstance(frame, bytes)}.values())
+        decoded = 0
         for i in chosen:
             frame = self.frames[i]
-            try:
-                if isinstance(frame, np.ndarray):
+            if isinstance(frame, np.ndarray):
+                with reading(f"frame {i}", "a picture", name=f"frame {i}"):
                     shown = Image.fromarray(_coloured(ranges.of(frame).to_bytes(frame)))
-                else:
-                    with Image.open(io.BytesIO(frame)) as picture:
-                        shown = picture.convert("RGB")
-            except (UnidentifiedImageError, OSError) as error:
-                raise DataError(f"frame {i} is no picture: {error}.") from error
+            else:
+                with open_picture(frame, f"frame {i}") as picture:
+                    decoded += 3 * picture.width * picture.height  # one picture may be named as every frame
+                    check_unpacked(decoded, packed, "the frames of this scene", "video")
+                    shown = picture.convert("RGB")
             if size is not None and shown.size != (size, size):
                 shown = shown.resize((size, size), Image.Resampling.BILINEAR)
             out.append(np.asarray(shown, dtype=np.uint8))
@@ -123,12 +125,14 @@ def read(path: str | PathLike[str]) -> Iterator[RawScene]:
         DataError: another suffix, or a file that is damaged, truncated, or asks for more than data.
     """
     name = str(path)
-    if name.endswith(".tfrecord"):
-        yield from _from_records(Path(path))
-    elif name.endswith((".pt", ".pt.gz")):
-        yield from _from_torch(Path(path))
-    else:
-        raise DataError(f"{Path(path).name}: scene files end in {', '.join(SUFFIXES)}.")
+    with reading(path, "a scene file", name=Path(path).name):
+        if name.endswith(".tfrecord"):
+            yield from _from_records(Path(path))
+        elif name.endswith((".pt", ".pt.gz")):
+            file = TorchFile(read_gzip(path) if name.endswith(".gz") else read_file(path))
+            yield from _scenes(file, file.content)
+        else:
+            raise DataError(f"{Path(path).name}: scene files end in {', '.join(SUFFIXES)}.")
 
 
 def _from_records(path: Path) -> Iterator[RawScene]:
@@ -162,28 +166,6 @@ def _scene(where: str, frames: Any, cameras: Any) -> RawScene:
 _FRAMES, _CAMERAS = ("frames", "images"), ("cameras", "viewpoints", "poses")
 
 
-def _from_torch(path: Path) -> list[RawScene]:
-    try:
-        file = TorchFile(_content(path))
-        return _scenes(file, file.content)
-    except DataError as error:
-        raise DataError(f"{path.name}: {error}") from None
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"{path.name}: the file is truncated or damaged ({error}).") from error
-    except Exception as error:  # whatever a damaged pickle may run into
-        raise DataError(f"{path.name}: this is no scene file ({type(error).__name__}: {error}).") from error
-
-
-def _content(path: Path) -> bytes:
-    if not path.name.endswith(".gz"):
-        return path.read_bytes()
-    with gzip.open(path, "rb") as file:
-        content = file.read(_MOST + 1)
-    if len(content) > _MOST:
-        raise DataError(f"it unpacks to more than {_MOST:,} bytes.")
-    return content
-
-
 def _scenes(file: TorchFile, node: Any) -> list[RawScene]:
     """The scene of a namedtuple, pair or dictionary of frames and cameras; or those of a list of such."""
     parts = _pair(file, node)
@@ -209,11 +191,12 @@ def _pair(file: TorchFile, node: Any) -> tuple[Any, Any] | None:
     return None
 
 
-def _are_numbers(file: TorchFile, node: Any) -> bool:
+def _are_numbers(file: TorchFile, node: Any, depth: int = 0) -> bool:
     """Say whether a part could be cameras: numbers, and neither calls of others nor scenes."""
+    file.budget.visit(depth)
     if not isinstance(node, list | tuple):
         return isinstance(node, int | float) or file.is_array(node)
-    if not node or not all(_are_numbers(file, entry) for entry in node):
+    if not node or not all(_are_numbers(file, entry, depth + 1) for entry in node):
         return False
     try:
         return bool(file.array(node).size)

@@ -10,7 +10,6 @@ it): the "stroke-3" form. Two layouts of npz files are read:
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -21,6 +20,8 @@ import numpy as np
 from phlogiston.datasets.base import PARTS, Array, Dataset, Decision, Info, Split
 from phlogiston.datasets.fetch import cache_folder
 from phlogiston.datasets.readers import object_arrays
+from phlogiston.datasets.untrusted import arrays
+from phlogiston.datasets.untrusted.limits import check_count, limits
 from phlogiston.errors import DataError
 
 STROKES = ("dx", "dy", "pen")
@@ -44,6 +45,8 @@ def read_flat(path: Path) -> Rows:
         if name not in found or isinstance(found[name], list):
             raise DataError(f"{str(path)!r} has no array {name!r}; it holds {', '.join(found) or 'nothing'}.")
     values, lengths = np.asarray(found["values"]), np.asarray(found["lengths"])
+    if len(lengths.shape) == 1 and len(lengths) > max(limits().sequences, path.stat().st_size):
+        check_count(len(lengths), "sequences", f"{str(path)!r}: sequences")
     if values.ndim != 2 or lengths.ndim != 1 or lengths.dtype.kind not in "iu":
         raise DataError(f"{str(path)!r}: values {values.shape} and lengths {lengths.shape} are not sequences.")
     if (len(lengths) and int(lengths.min()) < 0) or int(lengths.sum()) != len(values):
@@ -72,20 +75,11 @@ def read_parts(path: Path) -> dict[str, Rows]:
 
 def is_sequences(path: Path) -> bool:
     """Say whether an npz file holds sequences in one of the two layouts."""
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
-            names = set(content.files)
-            if {"values", "lengths"} <= names:
-                return True
-            if "train" not in names:
-                return False
-            try:
-                train = content["train"]
-                return bool(train.dtype == object or (train.ndim == 3 and train.shape[2] == 3))
-            except ValueError:  # an object array, which numpy rightly refuses
-                return True
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
-        return False
+    found = arrays.headers(path)
+    if {"values", "lengths"} <= found.keys():
+        return True
+    train = found.get("train")
+    return train is not None and (train.dtype == object or (len(train.shape) == 3 and train.shape[2] == 3))
 
 
 def pad(rows: Sequence[Array]) -> tuple[Array, Array]:

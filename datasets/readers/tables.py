@@ -6,7 +6,6 @@ row and column, and what to do about it.
 
 from __future__ import annotations
 
-import zipfile
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,6 +20,8 @@ from phlogiston.datasets.labels import as_labels
 from phlogiston.datasets.readers.csv_tables import read_csv
 from phlogiston.datasets.readers.frame_files import FRAMES, read_frame
 from phlogiston.datasets.readers.picture_arrays import as_pictures
+from phlogiston.datasets.untrusted import arrays
+from phlogiston.datasets.untrusted.limits import check_count
 from phlogiston.errors import DataError, ShapeError
 
 TEXT = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz")
@@ -100,10 +101,10 @@ def read(
         table = from_memory(read_frame(path))
         return replace(table, source=str(path), frame="")
     if suffix in (".npz", ".npy"):
-        arrays = _load_arrays(path)
-        if arrays.keys() == {"x"} and is_frame(arrays["x"]):
-            return from_columns({n: plain(n, v, str(path)) for n, v in frame_columns(arrays["x"]).items()}, str(path))
-        return from_arrays(arrays, str(path), value_range)
+        content = _load_arrays(path)
+        if content.keys() == {"x"} and is_frame(content["x"]):
+            return from_columns({n: plain(n, v, str(path)) for n, v in frame_columns(content["x"]).items()}, str(path))
+        return from_arrays(content, str(path), value_range)
     raise DataError(
         f"{str(path)!r}: cannot read {suffix or 'a file without a suffix'}. Use one of: {', '.join(TABLES)}."
     )
@@ -171,7 +172,7 @@ def from_memory(data: Any, numeric: Collection[str] = (), value_range: tuple[flo
 
 
 def from_arrays(
-    arrays: Mapping[str, Any],
+    data: Mapping[str, Any],
     source: str,
     value_range: tuple[float, float] | None = None,
     numeric: Collection[str] = (),
@@ -182,7 +183,7 @@ def from_arrays(
     `columns` names the columns of `x`. Companions that hold labels (see `labels.as_labels`) become categorical columns.
 
     Args:
-        arrays: name -> array; see `containers.plain` for what an array may be.
+        data: name -> array; see `containers.plain` for what an array may be.
         source: where they came from, for messages.
         value_range: values of black and white, where `x` holds pictures; found out by default.
         numeric: companions that are numbers, whatever they look like.
@@ -191,7 +192,7 @@ def from_arrays(
         DataError: entries that are no numbers or text, no rows, or no array that could be `x`.
         ShapeError: arrays of different numbers of rows.
     """
-    given = {str(name): plain(str(name), value, source) for name, value in arrays.items()}
+    given = {str(name): plain(str(name), value, source) for name, value in data.items()}
     names = tuple(str(name) for name in given.pop("columns").values.tolist()) if "columns" in given else ()
     if "x" not in given:
         wide = [
@@ -226,10 +227,11 @@ def from_arrays(
         flat = x.reshape(len(x), -1).astype(np.float64)
     else:
         flat = found.numbers("x", source)
+    check_count(flat.shape[1], "columns", f"{source}: columns of 'x'")
     if names and len(names) != flat.shape[1]:
         raise ShapeError(f"{source}: 'columns' has {len(names)} names for {flat.shape[1]} columns.")
-    names = names or _default_names(flat.shape[1])
     _check_names(names, source)
+    names = names or _default_names(flat.shape[1])
     table = Table(source, flat, names, image_shape=image_shape, decisions=told)
     table.precision = "float32" if x.dtype in (np.float16, np.float32) else "float64"
     for name, value in given.items():
@@ -283,19 +285,8 @@ def _companion(table: Table, name: str, value: Plain, numeric: bool) -> None:
 
 
 def _load_arrays(path: Path) -> dict[str, Array]:
-    try:
-        with path.open("rb") as file:
-            content = np.load(file, allow_pickle=False)
-            if isinstance(content, np.ndarray):
-                return {"x": content}
-            return {name: content[name] for name in content.files}
-    except ValueError as error:
-        if "allow_pickle" in str(error):
-            why = "it holds Python objects, or is no npz/npy file; objects are never read. Save plain arrays of numbers"
-            raise DataError(f"{str(path)!r}: {why}.") from error
-        raise DataError(f"{str(path)!r} cannot be read: {error}") from error
-    except (OSError, EOFError, zipfile.BadZipFile, KeyError, SyntaxError) as error:
-        raise DataError(f"{str(path)!r} cannot be read, it may be incomplete: {error}") from error
+    content = arrays.load(path)
+    return content if isinstance(content, dict) else {"x": content}
 
 
 def _check_names(names: Sequence[str], source: str) -> None:

@@ -102,7 +102,7 @@ def records(path: str | PathLike[str]) -> Iterator[bytes]:
     Raises:
         DataError: the file ends within a record, or a checksum does not agree.
     """
-    name = Path(path).name
+    name, size = Path(path).name, Path(path).stat().st_size
     with Path(path).open("rb") as file:
         number = 0
         while head := file.read(12):
@@ -112,9 +112,10 @@ def records(path: str | PathLike[str]) -> Iterator[bytes]:
             length, check = struct.unpack("<QI", head)
             if masked(crc32c(head[:8])) != check:
                 raise DataError(f"{where}: the checksum of its length does not agree; this is damaged, or no TFRecord.")
+            if length + 4 > size - file.tell():
+                there = max(0, size - file.tell() - 4)
+                raise DataError(f"{where}: {length} bytes are announced, {there} are there; truncated.")
             body = file.read(length + 4)
-            if len(body) < length + 4:
-                raise DataError(f"{where}: {length} bytes are announced, {max(0, len(body) - 4)} are there; truncated.")
             payload = body[:length]
             if masked(crc32c(payload)) != struct.unpack("<I", body[length:])[0]:
                 raise DataError(f"{where}: the checksum of its content does not agree; the file is damaged.")

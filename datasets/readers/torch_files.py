@@ -8,17 +8,18 @@ archives with a pickle `data.pkl` beside one member per storage (since 1.6). The
 from __future__ import annotations
 
 import io
-import zipfile
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from phlogiston.datasets.base import Array
-from phlogiston.datasets.readers.pickle_notes import Call, Name, Persistent, interpret, shaped, to_array
+from phlogiston.datasets.readers.pickle_notes import Budget, Call, Name, Persistent, interpret, shaped, to_array
+from phlogiston.datasets.untrusted.limits import check_unpacked
+from phlogiston.datasets.untrusted.packed import open_zip, read_member
 from phlogiston.errors import DataError
 
-_MOST = 1 << 31  # bytes of one member
 _KINDS = {
     "DoubleStorage": "f8", "FloatStorage": "f4", "HalfStorage": "f2", "LongStorage": "i8", "IntStorage": "i4",
     "ShortStorage": "i2", "CharStorage": "i1", "ByteStorage": "u1", "BoolStorage": "?", "BFloat16Storage": "u2",
@@ -32,6 +33,7 @@ class TorchFile:
 
     Attributes:
         content: a tree of plain values and notes of calls, as `pickle_notes.interpret` returns it.
+        budget: counts what is made of it.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -42,25 +44,23 @@ class TorchFile:
         """
         self._storages: dict[str, bytes] = {}
         self._order = "<"
+        self.budget = Budget(len(data))
         self.content = self._from_zip(data) if data[:4] == b"PK\x03\x04" else self._from_pickles(data)
 
     def _from_zip(self, data: bytes) -> Any:
-        try:
-            with zipfile.ZipFile(io.BytesIO(data)) as archive:
-                names = [name for name in archive.namelist() if name.split("/")[-1] == "data.pkl"]
-                if len(names) != 1:
-                    raise DataError("this zip archive holds no data.pkl: torch.save did not write it.")
-                stem = names[0].removesuffix("data.pkl")
-                for member in archive.infolist():
-                    if member.file_size > _MOST:
-                        raise DataError(f"{member.filename} would unpack to {member.file_size:,} bytes.")
-                    if member.filename.startswith(f"{stem}data/"):
-                        self._storages[member.filename.removeprefix(f"{stem}data/")] = archive.read(member)
-                if f"{stem}byteorder" in archive.namelist():
-                    self._order = ">" if archive.read(f"{stem}byteorder").strip() == b"big" else "<"
-                return interpret(archive.read(names[0]))
-        except zipfile.BadZipFile as error:
-            raise DataError(f"the file is truncated or damaged ({error}).") from error
+        with open_zip(io.BytesIO(data), "the archive") as archive:
+            names = [name for name in archive.namelist() if name.split("/")[-1] == "data.pkl"]
+            if len(names) != 1:
+                raise DataError("this zip archive holds no data.pkl: torch.save did not write it.")
+            stem = names[0].removesuffix("data.pkl")
+            members = [member for member in archive.infolist() if member.filename.startswith(f"{stem}data/")]
+            check_unpacked(sum(member.file_size for member in members), len(data), "the archive")
+            for member in members:
+                self._storages[member.filename.removeprefix(f"{stem}data/")] = read_member(archive, member, "it")
+            if f"{stem}byteorder" in archive.namelist():
+                order = read_member(archive, f"{stem}byteorder", "it")
+                self._order = ">" if order.strip() == b"big" else "<"
+            return interpret(read_member(archive, names[0], "it"))
 
     def _from_pickles(self, data: bytes) -> Any:
         file = io.BytesIO(data)
@@ -73,43 +73,53 @@ class TorchFile:
         for key in keys if isinstance(keys, list) else []:
             count = int.from_bytes(file.read(8), "little" if self._order == "<" else "big")
             size = count * sizes.get(str(key), 0)
-            self._storages[str(key)] = file.read(size)
-            if len(self._storages[str(key)]) != size:
+            if size > len(data) - file.tell():
                 raise DataError("the file is truncated.")
+            self._storages[str(key)] = file.read(size)
         return content
 
     def is_array(self, node: Any) -> bool:
         """Say whether a part of the tree is the note of a tensor or of a numpy array."""
         return isinstance(node, Call) and (node.name in (_TENSOR, _PARAMETER) or "numpy" in node.name)
 
-    def array(self, node: Any) -> Any:
+    def array(self, node: Any, depth: int = 0) -> Any:
         """Turn the note of a tensor or of a numpy array into an array; lists of numbers likewise.
 
         Raises:
             DataError: anything else.
         """
         if isinstance(node, list | tuple) and node:
-            return np.array([self.array(entry) for entry in node])
+            self.budget.visit(depth)
+            entries = [self.array(entry, depth + 1) for entry in node]
+            self.budget.take(sum(np.asarray(entry).nbytes for entry in entries))
+            return np.array(entries)
         if isinstance(node, bool | int | float):
             return np.asarray(node)
         if isinstance(node, Call) and node.name == _PARAMETER and node.arguments:
             node = node.arguments[0]
         if isinstance(node, Call) and node.name == _TENSOR:
             return self._tensor(node)
-        return to_array(node, text=True)
+        return to_array(node, self.budget, text=True)
 
     def _tensor(self, node: Call) -> Array:
+        if len(node.arguments) < 4:
+            raise DataError("a tensor in it lacks its storage, size or stride.")
         storage, offset, size, stride = node.arguments[:4]
         if not isinstance(storage, Persistent) or storage.key not in self._storages:
             raise DataError("a tensor in it has no storage.")
-        numbers = np.frombuffer(self._storages[storage.key], np.dtype(_kind(storage)).newbyteorder(self._order))  # type: ignore[arg-type]
+        raw = self._storages[storage.key]
+        dtype = np.dtype(_kind(storage)).newbyteorder(self._order)  # type: ignore[arg-type]
+        numbers = np.frombuffer(raw, dtype, count=len(raw) // dtype.itemsize)
         if storage.kind.endswith("BFloat16Storage"):
             numbers = (numbers.astype(np.uint32) << 16).view(np.float32)
-        for axes in (size, stride):
-            shaped(axes)
+        if len(shaped(size)) != len(shaped(stride)):
+            raise DataError(f"a tensor in it has {len(size)} axes and {len(stride)} strides.")
+        if not isinstance(offset, int):
+            raise DataError("a tensor in it has no offset.")
         ends = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) if 0 not in size else -1
-        if not isinstance(offset, int) or offset < 0 or ends >= len(numbers):
+        if offset < 0 or ends >= len(numbers):
             raise DataError("a tensor in it reaches beyond its storage.")
+        self.budget.take(math.prod(n or 1 for n in size) * numbers.itemsize)  # strides of 0 repeat a number for nothing
         steps = tuple(step * numbers.itemsize for step in stride)
         return np.lib.stride_tricks.as_strided(numbers[offset:], size, steps, writeable=False).copy()
 
@@ -133,13 +143,19 @@ def _kind(node: Persistent) -> str:
 
 
 def _persistents(node: Any) -> list[Persistent]:
-    """Every storage named in a tree."""
-    if isinstance(node, Persistent):
-        return [node]
-    if isinstance(node, Call):
-        return _persistents(node.arguments) + _persistents(node.state)
-    if isinstance(node, Mapping):
-        return [found for value in node.values() for found in _persistents(value)]
-    if isinstance(node, list | tuple):
-        return [found for value in node for found in _persistents(value)]
-    return []
+    """Every storage named in a tree, whose parts may be named several times."""
+    found, seen, todo = [], set(), [node]
+    while todo:
+        part = todo.pop()
+        if isinstance(part, Persistent):
+            found.append(part)
+        if id(part) in seen:
+            continue
+        seen.add(id(part))
+        if isinstance(part, Call):
+            todo += [part.arguments, part.state]
+        elif isinstance(part, Mapping):
+            todo += part.values()
+        elif isinstance(part, list | tuple):
+            todo += part
+    return found

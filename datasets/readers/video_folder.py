@@ -11,7 +11,6 @@ at random.
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
@@ -23,6 +22,8 @@ from phlogiston.datasets import axes, pictures
 from phlogiston.datasets.base import Array, Dataset, Decision, Info, Split
 from phlogiston.datasets.pixels import BYTES, Range, Ranges, Values, as_range, range_of
 from phlogiston.datasets.skipped import Skipped
+from phlogiston.datasets.untrusted import arrays
+from phlogiston.datasets.untrusted.media import read_video
 from phlogiston.errors import DataError
 
 INFO = Info(
@@ -207,23 +208,15 @@ def _frames(folder: Path) -> Array:
 def _read(path: Path, layout: str, told: list[Decision]) -> list[Array]:
     suffix = path.suffix.lower()
     if suffix in ARRAYS:
-        try:
-            content = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise DataError(f"{str(path)!r} cannot be read: {error}") from None
-        found = {name: content[name] for name in content.files} if suffix == ".npz" else {"": content}
+        content = arrays.load(path)
+        found = content if isinstance(content, dict) else {"": content}
         films = [film for name, array in found.items() for film in _films_of(array, name, path, layout, told)]
         if not films:
             raise DataError(f"{str(path)!r} holds no array of shape (frames, height, width) or with 3 colours behind.")
         return films
     if suffix not in pictures.VIDEOS:
         raise DataError(f"{str(path)!r} is no film: expected one of {', '.join(sorted({*pictures.VIDEOS, *ARRAYS}))}.")
-    import imageio.v3 as iio
-
-    try:
-        return [np.asarray(iio.imread(path, plugin="pillow" if suffix == ".gif" else "pyav"))]
-    except Exception as error:
-        raise DataError(f"{str(path)!r} cannot be decoded: {error}") from None
+    return [read_video(path)]
 
 
 def _films_of(array: Array, name: str, path: Path, layout: str, told: list[Decision]) -> list[Array]:

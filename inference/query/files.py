@@ -10,7 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from phlogiston.errors import EvidenceError
+from phlogiston.datasets.untrusted import arrays
+from phlogiston.datasets.untrusted.documents import read_json
+from phlogiston.datasets.untrusted.guard import reading
+from phlogiston.errors import DataError, EvidenceError
 from phlogiston.inference.query.evidence import (
     KINDS,
     Evidence,
@@ -65,28 +68,26 @@ def load(
     if not source.is_file():
         raise EvidenceError(f"there is no evidence file {source}")
     if source.suffix == ".npz":
-        try:
-            with np.load(source, allow_pickle=False) as file:
-                return _from_arrays({k: file[k] for k in file.files})
-        except (ValueError, OSError, EOFError) as error:
-            if isinstance(error, EvidenceError):
-                raise
-            raise EvidenceError(f"{source} cannot be read as npz: {error}") from error
-    try:
-        data = json.loads(source.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise EvidenceError(f"{source} is not valid JSON: {error}") from error
-    return parse(data, columns or {}, categories or {}, dates)
+        with reading(source, "evidence in an npz file", EvidenceError):
+            try:
+                return _from_arrays(arrays.load(source))
+            except DataError as error:
+                raise EvidenceError(str(error)) from error
+    data = read_json(source, "evidence in JSON", EvidenceError)
+    with reading(source, "evidence", EvidenceError):
+        return parse(data, columns or {}, categories or {}, dates)
 
 
-def _from_arrays(arrays: dict[str, np.ndarray]) -> dict[str, tuple[Evidence, ...]]:
-    saved = {k: v for k, v in arrays.items() if k.count("/") == 3}
+def _from_arrays(content: Any) -> dict[str, tuple[Evidence, ...]]:
+    if not isinstance(content, dict):
+        raise EvidenceError("expected an npz file with named arrays")
+    saved = {k: v for k, v in content.items() if k.count("/") == 3}
     pieces: dict[str, dict[int, dict[str, Any]]] = {}
     for key, value in saved.items():
         name, i, kind, field = key.split("/")
         pieces.setdefault(name, {}).setdefault(int(i), {"kind": kind})[field] = value
     result = {n: [read_piece(n, p[i]) for i in sorted(p)] for n, p in pieces.items()}
-    plain = {k: v for k, v in arrays.items() if k not in saved}
+    plain = {k: v for k, v in content.items() if k not in saved}
     suffixes = {suffix for kind in KINDS.values() for suffix in kind.suffixes}
     names = {k.rsplit("_", 1)[0] if k.rsplit("_", 1)[-1] in suffixes else k for k in plain}
     for name in sorted(names):

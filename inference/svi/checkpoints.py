@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from phlogiston.datasets.untrusted.guard import reason
 from phlogiston.distributions.pyro_modules import own_parameters
 from phlogiston.errors import CheckpointError, RunError, TrainingWarning
 from phlogiston.files import sync_folder
@@ -135,8 +136,8 @@ def read_state(path: Path) -> dict[str, Any]:
             metadata = handle.metadata() or {}
     except FileNotFoundError as error:
         raise CheckpointError(f"there is no checkpoint {path}.") from error
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is truncated or no checkpoint ({error}).") from error
+    except Exception as error:  # of safetensors, of the system, of text that is no Unicode
+        raise CheckpointError(f"{path} is truncated or no checkpoint ({reason(error)}).") from error
     return _state(path, metadata)
 
 
@@ -207,8 +208,8 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with safe_open(str(path), framework="pt") as handle:
             metadata = handle.metadata() or {}
             tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is truncated ({error}).") from error
+    except Exception as error:  # as above
+        raise CheckpointError(f"{path} is truncated ({reason(error)}).") from error
     if _digest(tensors, metadata["state"]) != metadata["sha256"]:
         raise CheckpointError(f"{path} is altered: its checksum does not match its contents.")
     _check_finite(path, tensors, state)

@@ -11,7 +11,7 @@ import sys
 import time
 from typing import Any
 
-from phlogiston.console import is_terminal, tell, terminal
+from phlogiston.console import is_terminal, tell, terminal, visible
 from phlogiston.errors import unknown_name
 
 STYLES = ("auto", "bar", "json", "off")
@@ -73,7 +73,7 @@ class _Bar(Progress):
         from rich.progress import Progress as RichProgress
 
         self._bar = RichProgress(
-            TextColumn("[bold]{task.fields[stage]}"),
+            TextColumn("{task.fields[stage]}", style="bold", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("loss {task.fields[loss]:.4g}"),
@@ -101,7 +101,7 @@ class _Bar(Progress):
 
     def say(self, text: str) -> None:
         with _unheard():
-            self._bar.console.print(text, markup=False)
+            self._bar.console.print(visible(text), markup=False, highlight=False)
 
     def close(self) -> None:
         with _unheard():

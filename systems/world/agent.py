@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -10,6 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from phlogiston.datasets.untrusted.documents import read_object
+from phlogiston.datasets.untrusted.guard import reading
 from phlogiston.errors import ConfigError, RunError
 from phlogiston.files import write_json
 from phlogiston.models.dreaming import LOOKS
@@ -56,17 +57,15 @@ class TrainedAgent:
         Raises:
             RunError: there is no such file, or it holds something else.
         """
-        try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
+        if not Path(path).is_file():
+            raise RunError(f"there is no agent {str(path)!r}; `phlogiston practise` trains one")
+        with reading(path, "an agent", RunError):
+            content = read_object(path, "an agent", RunError)
             if content.pop("format") != FORMAT:
                 raise ValueError("another format")
             content["weights"] = torch.tensor([float(v) for v in content["weights"]])
             content["curve"] = [(float(a), float(b)) for a, b in content["curve"]]
             agent = cls(**content)
-        except FileNotFoundError:
-            raise RunError(f"there is no agent {str(path)!r}; `phlogiston practise` trains one") from None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise RunError(f"{path} holds no agent: {error}") from error
         if agent.looks not in LOOKS or not all(map(math.isfinite, agent.weights.tolist())):
             raise RunError(f"{path} holds no agent: looks is {agent.looks!r}, or a weight is not finite")
         return agent

@@ -118,7 +118,7 @@ def test_damage_is_detected(files: dict[str, Path]) -> None:
     for name in ("pt", "pt.gz"):
         kept = files[name].read_bytes()
         files[name].write_bytes(kept[: len(kept) // 2])
-        with pytest.raises(DataError, match=r"truncated|no scene file"):
+        with pytest.raises(DataError, match=r"truncated|cannot be read as a scene file"):
             list(scene_files.read(files[name]))
 
 
@@ -161,7 +161,7 @@ def test_what_is_no_scene_is_refused(tmp_path: Path) -> None:
         list(scene_files.read(path))
     path.write_bytes(tfrecord.frame(record([b"no jpeg"] * 2, np.zeros((2, 5), np.float32))))
     (found,) = scene_files.read(path)
-    with pytest.raises(DataError, match="is no picture"):
+    with pytest.raises(DataError, match="is no readable image"):
         found.images(8)
     path.write_bytes(tfrecord.frame(record([b"x"] * 2, np.zeros((3, 5), np.float32))))
     with pytest.raises(DataError, match="5 camera numbers"):

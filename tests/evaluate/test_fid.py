@@ -110,7 +110,9 @@ def test_an_unreadable_image_is_left_out_and_named(tmp_path: Path) -> None:
     whole = (folder / "00002.png").read_bytes()
     for content in (b"not a picture", whole[: len(whole) // 2]):
         (folder / "00003.png").write_bytes(content)
-        with pytest.warns(DataWarning, match=r"1 of 5 pictures of .*00003\.png' is no readable image"):
+        with pytest.warns(
+            DataWarning, match=r"1 of 5 pictures of .*00003\.png' (is no readable|cannot be read as an) image"
+        ):
             found = fid.compare(folder, pictures(5), "pixels")
         assert found["fid"].detail["n_real"] == 4
     for file in folder.iterdir():
@@ -223,7 +225,7 @@ def test_unknown_metrics_missing_files_and_empty_folders_are_refused(tmp_path: P
     with pytest.raises(ConfigError, match="say which one"):
         open_source(tmp_path / "two.npz")
     (tmp_path / "bad.npz").write_bytes(b"PK nonsense")
-    with pytest.raises(DataError, match=r"no readable \.npz"):
+    with pytest.raises(DataError, match="cannot be read as an npz file"):
         open_source(tmp_path / "bad.npz")
     with pytest.raises(DataError, match="5 images; 6 were asked for"):
         fid.compare(pictures(5), pictures(9), "pixels", limit=6)
@@ -236,7 +238,7 @@ def test_a_truncated_npz_is_named(tmp_path: Path) -> None:
     np.save(buffer, pictures(400))
     with zipfile.ZipFile(tmp_path / "cut.npz", "w") as archive:
         archive.writestr("images.npy", buffer.getvalue()[:-100])
-    with pytest.raises(DataError, match="ends early"):
+    with pytest.raises(DataError, match="truncated"):
         list(open_source(tmp_path / "cut.npz").blocks(False))
 
 

@@ -171,7 +171,7 @@ def test_runs_are_compared_from_their_metrics_files(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="does not exist"):
         compare_runs([tmp_path / "three"])
     (tmp_path / "bad.json").write_text("{")
-    with pytest.raises(DataError, match="not JSON"):
+    with pytest.raises(DataError, match="cannot be read as metrics"):
         read_metrics(tmp_path / "bad.json")
 
 

@@ -1,0 +1,133 @@
+"""Pictures and videos of others: their declared size is checked before a pixel is decoded.
+
+Only formats of pictures are tried on a picture and only formats of videos on a video, whatever the file's name says:
+Pillow would hand PostScript to an interpreter, and a playlist would make FFmpeg open other files.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from phlogiston.datasets.base import Array
+from phlogiston.datasets.untrusted.guard import reading
+from phlogiston.datasets.untrusted.limits import check_unpacked, limits
+from phlogiston.errors import DataError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
+
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "PPM", "AVIF", "GIF")
+_CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,avi,matroska,webm"
+_BYTES = {"1": 1, "L": 1, "P": 1, "I": 4, "F": 4, "I;16": 2, "I;16B": 2, "I;16L": 2, "LA": 2, "La": 2}
+
+
+@contextmanager
+def open_picture(source: str | PathLike[str] | bytes, what: str | None = None) -> Iterator[Picture]:
+    """Open a picture of an allowed size; nothing is decoded yet.
+
+    Args:
+        source: a file, or its bytes.
+        what: what messages call it.
+
+    Raises:
+        DataError: it is no picture, or unpacks to too much; also what goes wrong while it is open.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    def opened() -> Picture:
+        try:
+            return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_known())
+        except UnidentifiedImageError as error:
+            raise DataError(f"{what} is no readable image; formats that are read: {', '.join(_known())}.") from error
+
+    packed = len(source) if isinstance(source, bytes) else Path(source).stat().st_size
+    what = what or repr(str(source))
+    with (
+        reading("" if isinstance(source, bytes) else source, "an image", name=what),
+        opened() as picture,
+    ):
+        size = picture.width * picture.height * _BYTES.get(picture.mode, 4)
+        check_unpacked(size, packed, what, "picture")
+        yield picture
+
+
+@cache
+def _known() -> tuple[str, ...]:
+    """Those of `FORMATS` that this Pillow reads; it loads some of their readers only when it may try all it has."""
+    from PIL import Image
+
+    for name in ("Png", "Jpeg", "Bmp", "WebP", "Tiff", "Ppm", "Avif", "Gif"):
+        with suppress(ImportError):  # older Pillows have no AVIF
+            importlib.import_module(f"PIL.{name}ImagePlugin")
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def moves(path: str | PathLike[str]) -> bool:
+    """Say whether a picture file holds several frames; of what is no picture, whoever reads it will tell."""
+    try:
+        with open_picture(path) as picture:
+            return bool(getattr(picture, "is_animated", False))
+    except (DataError, OSError):
+        return True
+
+
+def video_frames(path: str | PathLike[str]) -> Iterator[Array]:
+    """Yield the frames of a video or of a moving GIF, uint8 (height, width, 3) or (height, width, 1), in order.
+
+    Raises:
+        DataError: it is no video, is damaged, or unpacks to too much.
+    """
+    file = Path(path)
+    size, total = file.stat().st_size, 0
+    frames = _gif(file) if file.suffix.lower() == ".gif" else _decoded(file, size)
+    with reading(path, "a video"):
+        for frame in frames:
+            total += frame.nbytes
+            check_unpacked(total, size, repr(str(path)), "video")
+            yield frame
+
+
+def read_video(path: str | PathLike[str]) -> Array:
+    """Read a video whole, uint8 (time, height, width, 3 or 1); see `video_frames`."""
+    frames = list(video_frames(path))
+    if not frames:
+        raise DataError(f"{str(path)!r} holds no frames.")
+    if len({frame.shape for frame in frames}) > 1:
+        raise DataError(f"{str(path)!r} holds frames of different sizes.")
+    return np.stack(frames)
+
+
+def _gif(path: Path) -> Iterator[Array]:
+    from PIL import ImageSequence
+
+    with open_picture(path) as picture:
+        grey = picture.mode == "L"
+        for frame in ImageSequence.Iterator(picture):
+            grey = grey and frame.mode == "L"
+            shown = np.asarray(frame.convert("L" if grey else "RGB"))
+            yield shown[..., None] if grey else shown
+
+
+def _decoded(path: Path, size: int) -> Iterator[Array]:
+    import av
+
+    found = limits()
+    most = max(found.picture, found.video_ratio * size) // 3
+    options = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "file", "max_pixels": str(min(most, 1 << 30))}
+    with av.open(str(path), options=options) as container:
+        if not container.streams.video:
+            raise DataError("it holds no video stream.")
+        stream: Any = container.streams.video[0]
+        stream.codec_context.options = {"max_pixels": options["max_pixels"]}
+        stream.thread_type = "FRAME"
+        for frame in container.decode(stream):
+            yield frame.to_ndarray(format="rgb24")
