@@ -3,8 +3,10 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 SYSTEM ?=
+INPUTS ?= 100000
+SEED   ?= 0
 
-.PHONY: help setup dev demo test check format bench learn docs tables pictures clean
+.PHONY: help setup dev demo test check format bench fuzz learn docs tables pictures clean
 
 help:            ## list the targets
 	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -43,6 +45,9 @@ format: dev      ## rewrite the code in the house format
 bench: dev       ## speed ratios within one run; rewrites docs/results/bench.json and its table
 	$(BIN)/python -P -m pytest benchmarks -m bench -q -s; \
 	reached=$$?; $(BIN)/python docs/tables.py && exit $$reached
+
+fuzz: dev        ## damaged files for every reader (INPUTS=1000000 SEED=1); what gets out is reported by kind
+	OMP_NUM_THREADS=1 $(BIN)/python -P tests/fuzz/fuzz.py --inputs $(INPUTS) --seed $(SEED)
 
 learn: dev       ## the full CPU recipes (SYSTEM=drmm selects one); rewrites docs/results and the tables
 	$(BIN)/python -P -m pytest tests/learn -m learn --timeout 0 -s $(if $(SYSTEM),-k $(SYSTEM)); \

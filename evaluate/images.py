@@ -164,7 +164,7 @@ class ArrayFile:
         with self._open() as (file, size):
             header = arrays.read_header(file, self.name)
             self.array_shape, self._fortran, self.dtype = header.shape, header.fortran, header.dtype
-            if self.dtype.kind not in "biuf":
+            if self.dtype.kind not in "biuf" or self.dtype.itemsize > 8:
                 what = "Python objects" if self.dtype.hasobject else self.dtype
                 raise DataError(f"{self.name} holds {what}; expected numbers.")
             if header.size > size - file.tell():

@@ -1,0 +1,304 @@
+"""Feed damaged files to every reader and report what gets out: `make fuzz`, or
+
+    python -P tests/fuzz/fuzz.py --inputs 100000 --seed 1 --jobs 2
+    python -P tests/fuzz/fuzz.py --replay "array npz:17"
+
+Each input is known by seed, reader and number. Inputs are read in forked workers that may take 1 GiB more memory than
+they start with and five seconds of processor time per input. An input is a fault where a reader raises anything but an
+error of ours, runs out of memory (also where that became an error of ours on the way), takes too long, ends the
+process, or starts another program, opens a connection or unpickles.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import mmap
+import os
+import random
+import resource
+import shutil
+import signal
+import struct
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+sys.path.append(str(Path(__file__).parent))
+
+MEMORY = 1 << 30
+SECONDS = 5.0
+CHUNK = 400
+RUNNING = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "subprocess.Popen", "pickle.find_class",
+           "socket.connect", "os.remove", "shutil.rmtree")  # fmt: skip
+
+
+class TooSlow(BaseException):
+    """The time of one input is over; no reader may catch it."""
+
+
+@dataclass
+class Report:
+    """What came of it.
+
+    Attributes:
+        inputs: how many were read.
+        read: how many of them were read to the end.
+        faults: kind -> how many.
+        examples: kind -> reader and number of the first.
+        by_target: reader -> inputs.
+    """
+
+    inputs: int = 0
+    read: int = 0
+    faults: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)
+    by_target: Counter[str] = field(default_factory=Counter)
+
+    def add(self, target: str, number: int, kind: str) -> None:
+        self.faults[kind] += 1
+        self.examples.setdefault(kind, f"{target}:{number}")
+
+
+def content_of(target: Any, seed: int, number: int) -> bytes:
+    """The damaged file of one number."""
+    rng = random.Random(f"{seed}/{target.name}/{number}")
+    return bytes(target.change(rng, rng.choice(target.seeds)))
+
+
+def kind_of(error: BaseException) -> str:
+    """What kind of fault an exception is; "" where it is an error of ours."""
+    from phlogiston.errors import PhlogistonError, PhlogistonWarning
+
+    if isinstance(error, TooSlow):
+        return "takes too long" + _where(error)
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, MemoryError) or "allocate memory" in str(cause) or "alloc" in str(cause)[:60].lower():
+            return f"takes too much memory: {type(cause).__name__}" + _where(cause)
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+    if isinstance(error, PhlogistonError | PhlogistonWarning):
+        return ""
+    return type(error).__name__ + _where(error)
+
+
+def _where(error: BaseException) -> str:
+    """The innermost line of the package on the way to an exception."""
+    lines = [
+        f
+        for f in traceback.extract_tb(error.__traceback__)
+        if "/fuzz/" not in f.filename and "phlogiston" in f.filename
+    ]
+    return f" at {Path(lines[-1].filename).name}:{lines[-1].lineno} {lines[-1].name}" if lines else ""
+
+
+def read_one(target: Any, folder: Path, content: bytes, ran: list[str]) -> tuple[bool, str]:
+    """Have one file read; return whether it was, and the kind of fault or ""."""
+    file = folder / target.file
+    file.write_bytes(content)
+    ran.clear()
+    try:
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
+        try:
+            target.read(folder, file)
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
+    except BaseException as error:
+        kind = kind_of(error)
+        done = False
+    else:
+        kind, done = "", True
+    return done, f"runs {ran[0]}" if ran else kind
+
+
+def lay_out(target: Any, folder: Path) -> None:
+    for name, content in {**target.beside, target.file: b""}.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+
+def worker(target: Any, seed: int, numbers: range, shared: mmap.mmap, out: int) -> None:
+    """Read a chunk of inputs; what is found goes to a pipe, how far it is to shared memory."""
+    ran: list[str] = []
+    sys.addaudithook(lambda event, _: ran.append(event) if event in RUNNING else None)
+
+    def stop(*_: Any) -> None:
+        raise TooSlow
+
+    signal.signal(signal.SIGPROF, stop)
+    quiet = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(quiet, 1)
+    os.dup2(quiet, 2)
+    warnings.simplefilter("ignore")
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MEMORY,) * 2)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    place = tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
+    try:
+        folder = Path(place)
+        lay_out(target, folder)
+        count = 0
+        for number in numbers:
+            shared[:8] = struct.pack("<q", number)
+            done, kind = read_one(target, folder, content_of(target, seed, number), ran)
+            count += done
+            if kind:
+                os.write(out, (json.dumps([number, kind[:2000]]) + "\n").encode())
+        shared[:16] = struct.pack("<qq", -1, count)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def run_chunk(target: Any, seed: int, numbers: range, report: Report) -> None:
+    """Read inputs in a child; go on behind one that ends the child."""
+    while numbers:
+        shared = mmap.mmap(-1, 16)
+        shared[:8] = struct.pack("<q", numbers.start)
+        ours, theirs = os.pipe()
+        child = os.fork()
+        if not child:
+            code = 1
+            try:
+                os.close(ours)
+                worker(target, seed, numbers, shared, theirs)
+                code = 0
+            finally:
+                os._exit(code)
+        os.close(theirs)
+        os.set_blocking(ours, False)
+        text, at, since, status = b"", numbers.start, time.monotonic(), None
+        while status is None:
+            found, code = os.waitpid(child, os.WNOHANG)
+            status = code if found else None
+            text += _drain(ours)
+            now = struct.unpack("<q", shared[:8])[0]
+            if now != at:
+                at, since = now, time.monotonic()
+            elif status is None and time.monotonic() - since > 12 * SECONDS:
+                os.kill(child, signal.SIGKILL)
+            if status is None:
+                time.sleep(0.01)
+        text += _drain(ours)
+        os.close(ours)
+        for line in text.decode().splitlines():
+            number, kind = json.loads(line)
+            report.add(target.name, number, kind)
+        end, read = struct.unpack("<qq", shared[:16])
+        finished = numbers if end == -1 else range(numbers.start, end + 1)
+        report.inputs += len(finished)
+        report.by_target[target.name] += len(finished)
+        report.read += read
+        if end == -1:
+            return
+        why = f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else "an exit"
+        report.add(target.name, end, f"ends the process by {why}")
+        numbers = range(end + 1, numbers.stop)
+
+
+def _drain(pipe: int) -> bytes:
+    out = b""
+    try:
+        while piece := os.read(pipe, 1 << 16):
+            out += piece
+    except BlockingIOError:
+        pass
+    return out
+
+
+def chunks(targets: Sequence[Any], inputs: int, start: int = 0) -> Iterator[tuple[Any, range]]:
+    """Share inputs out among readers, slow ones getting fewer, a chunk of each in turn."""
+    shares = [1.0 / target.slow for target in targets]
+    counts = [max(1, round(inputs * share / sum(shares))) for share in shares]
+    at = [0] * len(targets)
+    while any(done < count for done, count in zip(at, counts, strict=True)):
+        for i, target in enumerate(targets):
+            size = min(max(1, CHUNK // target.slow), counts[i] - at[i])
+            if size > 0:
+                yield target, range(start + at[i], start + at[i] + size)
+                at[i] += size
+
+
+def fuzz(
+    inputs: int, seed: int, names: Sequence[str] = (), seconds: float = 0.0, start: int = 0, log: Path | None = None
+) -> Report:
+    """Read so many damaged files, or as many as fit into some seconds of processor time.
+
+    Args:
+        inputs: how many.
+        seed: of the damage.
+        names: readers; all by default.
+        seconds: of processor time of the workers, after which no chunk begins; 0 for no limit.
+        start: number of the first input of every reader.
+        log: file that the report is written to after every round.
+    """
+    import targets as table
+
+    chosen = [target for target in table.targets() if not names or target.name in names]
+    report, begun = Report(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    for i, (target, numbers) in enumerate(chunks(chosen, inputs, start)):
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        if seconds and used.ru_utime + used.ru_stime - begun.ru_utime - begun.ru_stime > seconds:
+            break
+        run_chunk(target, seed, numbers, report)
+        if log is not None and i % 20 == 0:
+            log.write_text(shown(report))
+    if log is not None:
+        log.write_text(shown(report))
+    return report
+
+
+def shown(report: Report) -> str:
+    lines = [f"{report.inputs:,} inputs to {len(report.by_target)} readers, {report.read:,} of them read to the end; "
+             f"{report.faults.total():,} faults of {len(report.faults)} kinds"]  # fmt: skip
+    lines += [f"{count:8,}  {kind}  (first: {report.examples[kind]})" for kind, count in report.faults.most_common()]
+    return "\n".join(lines) + "\n"
+
+
+def replay(what: str, seed: int) -> None:
+    """Read one input without a net."""
+    import targets as table
+
+    name, number = what.rsplit(":", 1)
+    target = next(target for target in table.targets() if target.name == name)
+    with tempfile.TemporaryDirectory() as place:
+        lay_out(target, Path(place))
+        file = Path(place) / target.file
+        file.write_bytes(content_of(target, seed, int(number)))
+        print(f"{file.stat().st_size:,} bytes: {file.read_bytes()[:200]!r}")
+        begun = time.process_time()
+        try:
+            print(target.read(Path(place), file))
+        except Exception:
+            traceback.print_exc()
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(f"{time.process_time() - begun:.2f} s, {most:,.0f} MiB at most")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--inputs", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--start", type=int, default=0, help="number of the first input of every reader")
+    parser.add_argument("--only", action="append", default=[], help="a reader; may be repeated")
+    parser.add_argument("--seconds", type=float, default=0.0, help="of processor time")
+    parser.add_argument("--log", type=Path, help="file for the report, written as it grows")
+    parser.add_argument("--replay", help="READER:NUMBER, one input without a net")
+    given = parser.parse_args()
+    if given.replay:
+        replay(given.replay, given.seed)
+        return
+    report = fuzz(given.inputs, given.seed, given.only, given.seconds, given.start, given.log)
+    print(shown(report), end="")
+    raise SystemExit(bool(report.faults))
+
+
+if __name__ == "__main__":
+    main()
