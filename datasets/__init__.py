@@ -220,8 +220,10 @@ def _source_of(data: Any) -> str:
 def _existing(name: str | PathLike[str]) -> Path:
     """Return the path of the user's own data, absolute so that a run can find it again from elsewhere."""
     path = Path(name).expanduser()
-    if path.exists():
+    if path.is_file() or path.is_dir():
         return path.absolute()
+    if path.exists():
+        raise DataError(f"{str(path)!r} is neither a file nor a folder.")  # a pipe would keep its reader waiting
     if path.suffix or len(path.parts) > 1:
         raise DataError(f"no file or folder {str(path)!r}. Check the path, or choose from: {', '.join(names())}.")
     raise unknown_name("dataset (and no such file or folder)", str(name), names())

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from phlogiston import files
 from phlogiston.datasets.untrusted.guard import reading
 from phlogiston.datasets.untrusted.limits import check_count, limits
 from phlogiston.errors import DataError, PhlogistonError
@@ -25,11 +25,7 @@ def read_json(path: str | PathLike[str], expected: str, error: type[PhlogistonEr
         PhlogistonError: of the class `error`: the file is missing, too large, no UTF-8, or no JSON.
     """
     with reading(path, expected, error):
-        try:
-            check_count(Path(path).stat().st_size, "document", f"{str(path)!r}: bytes")
-        except DataError as problem:
-            raise error(str(problem)) from problem
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return files.read_json(Path(path), limits().document)
 
 
 def read_object(path: str | PathLike[str], expected: str, error: type[PhlogistonError] = DataError) -> dict[str, Any]:
