@@ -14,11 +14,10 @@ from torch import Tensor
 from phlogiston.datasets.standardise import rounding
 from phlogiston.distributions.mixtures.conditioned_rows import Entries, draw_given
 from phlogiston.distributions.remoteness import remoteness_of_rows
-from phlogiston.inference.query.answer import Answer, check_alive
+from phlogiston.inference.query.answer import FAR, Answer, check_alive
 from phlogiston.inference.query.compilation import compile_category
 from phlogiston.inference.query.entries import compile_entries, draw_noise
 from phlogiston.inference.query.evidence import Evidence
-from phlogiston.inference.query.remoteness import FAR
 from phlogiston.models.drmm import DRMM
 from phlogiston.systems.drmm.paths import Paths
 from phlogiston.systems.drmm.question import EvidenceCompiler
