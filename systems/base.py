@@ -259,7 +259,7 @@ class System(InWords):
                 results.update(compute(evaluation))
         return results
 
-    def figures(self, data: Any, names: Sequence[str] | None = None) -> dict[str, Figure]:
+    def figures(self, data: Any, *, names: Sequence[str] | None = None) -> dict[str, Figure]:
         """Draw the pictures that explain what was learned: name -> figure.
 
         Args:

@@ -119,7 +119,7 @@ class _Section:
             say(f"      {metric.replace('_', ' ')}: {value}")
         write_metrics(self.folder / "metrics.json", found, run=str(self.folder), data=rows.meta.name)
         self.stage = "drawing"
-        self.parts |= {"figures": system.figures(rows, self.recipe.get("show")), "captions": system.captions()}
+        self.parts |= {"figures": system.figures(rows, names=self.recipe.get("show")), "captions": system.captions()}
         self.stage = "asking"
         tables = {
             "Asked, and how it was answered (median and 90 % interval)": _answers(
