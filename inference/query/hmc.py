@@ -137,7 +137,9 @@ class _Potential:
         total = scores.joint + scores.soft + log_det
         if bool((scores.violations > self.tolerance).any()):
             self.walls += 1
-            total = total - math.inf
+            return math.inf + 0.0 * u.sum()
+        if not bool(torch.isfinite(total).all()):  # a density that vanishes here, or has a pole that rounding fell on
+            return math.inf + 0.0 * u.sum()
         return -total.sum()
 
 
@@ -156,7 +158,7 @@ def _run(
         initial_params={"w": torch.zeros(coordinates.size, dtype=torch.float64)},
         disable_progbar=True,
     )
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), torch.enable_grad():  # whatever the caller has switched off
         warnings.simplefilter("ignore")  # Pyro's progress bar and linear algebra warn about things users cannot change
         mcmc.run()
         diverged = mcmc.diagnostics()["divergences"]["chain 0"] if draws >= 8 else []
@@ -177,10 +179,11 @@ def _diagnosed(answer: Answer, run: list[_Chain], each: int) -> Answer:
     if each < 8:
         details["ess"] = "too few samples per chain to tell how much they depend on each other"
         return replace(answer, details=details)
-    bulk = torch.as_tensor(array_stats.ess(draws, method="bulk", **where))
-    tail = torch.as_tensor(array_stats.ess(draws, method="tail", prob=(0.05, 0.95), **where))
     halves = draws if len(run) > 1 else draws[:, : each // 2 * 2].reshape(2, each // 2, -1)
-    r_hat = torch.as_tensor(array_stats.rhat(halves, **where))
+    with np.errstate(all="ignore"):  # a coordinate that never moved divides by zero, and counts as one draw below
+        bulk = torch.as_tensor(array_stats.ess(draws, method="bulk", **where))
+        tail = torch.as_tensor(array_stats.ess(draws, method="tail", prob=(0.05, 0.95), **where))
+        r_hat = torch.as_tensor(array_stats.rhat(halves, **where))
     figures = {"ess_bulk": bulk.nan_to_num(1.0).min(), "ess_tail": tail.nan_to_num(1.0).min()}
     details |= {name: value.clamp(1.0, float(n)) for name, value in figures.items()}
     details["r_hat"] = r_hat.nan_to_num(math.inf).max()
@@ -205,5 +208,6 @@ def _within(draws: np.ndarray) -> float:
     """Effective sample size of the worst coordinate if all chains had the same distribution, (chains, draws, D)."""
     from arviz_stats.base.array import array_stats
 
-    each = [array_stats.ess(chain[None], chain_axis=0, draw_axis=1, method="bulk") for chain in draws]
+    with np.errstate(all="ignore"):
+        each = [array_stats.ess(chain[None], chain_axis=0, draw_axis=1, method="bulk") for chain in draws]
     return max(1.0, float(np.nan_to_num(np.sum(each, 0), nan=1.0).min()))

@@ -12,14 +12,16 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from phlogiston.errors import ConfigError, ShapeError
 from phlogiston.guides.vdsm import VDSMGuide
 from phlogiston.inference.query.answer import Answer
 from phlogiston.inference.query.ask import query
+from phlogiston.inference.query.evidence import Evidence, normalise
 from phlogiston.models.vdsm import VDSM
 from phlogiston.networks.frame_encoder import pixels
+from phlogiston.systems.frames import fit_frames
 
 
 class OneClip(nn.Module):
@@ -56,7 +58,7 @@ def query_clip(
         model: the generative program.
         guide: proposes where the batch holds frames.
         length: frames of a clip that is not known.
-        evidence: by site, see `inference.query.evidence`.
+        evidence: by site, see `inference.query.evidence`; about `frames` in their own shape or flattened.
         ask: sites to return; all that are not in the batch by default.
         num_samples: how many.
         batch: `frames` (T, C, H, W) or (1, T, C, H, W) and `mask` (T,) or (1, T) of a clip that is known.
@@ -65,24 +67,27 @@ def query_clip(
     Raises:
         ConfigError: a pair with one-hot identities, or a site per pose.
         ShapeError: a batch of more than one clip; ask about one at a time.
+        DataError: values that are no pixels.
         EvidenceError: malformed or impossible evidence.
     """
     if model.identity_kind != "continuous" or model.chain_kind != "fused":
         raise ConfigError("queries need a continuous identity and a fused chain")
-    known = None
+    known, question = None, dict(normalise(evidence))
     if batch is not None and batch.get("frames") is not None:
         frames, mask = torch.as_tensor(batch["frames"]), batch.get("mask")
         frames = frames if frames.ndim == 5 else frames.unsqueeze(0)
         if frames.ndim != 5 or len(frames) != 1:
             raise ShapeError(f"batch['frames'] has shape {tuple(frames.shape)}; ask about one clip at a time")
-        known = {"frames": pixels(frames)}
+        known = {"frames": pixels(fit_frames(frames))}
         if mask is not None:
             known["mask"] = torch.as_tensor(mask).reshape(1, -1)
         length = frames.shape[1]
+    if "frames" in question:
+        question["frames"] = tuple(_flat(piece) for piece in question["frames"])
     answer = query(
         OneClip(model, length),
         OneClip(guide, length) if known is not None else None,
-        evidence,
+        question,
         ask,
         num_samples,
         batch=known,
@@ -92,3 +97,10 @@ def query_clip(
     event = {"identity": 1, "dynamics": 1, "pose": 2, "frames": 4}
     samples = {n: v.reshape(len(v), *v.shape[v.ndim - event[n] :]) for n, v in answer.samples.items()}
     return replace(answer, samples=samples)
+
+
+def _flat(piece: Evidence) -> Evidence:
+    """A piece about frames (..., T, C, H, W) with their axes made one."""
+    values = {field: getattr(piece, field) for field in piece.fields}
+    flat = {k: v.flatten(-4) if isinstance(v, Tensor) and v.dim() >= 4 else v for k, v in values.items()}
+    return type(piece)(**flat)

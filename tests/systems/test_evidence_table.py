@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from phlogiston.errors import EvidenceError, QueryWarning
+from phlogiston.errors import ConfigError, EvidenceError, QueryWarning
 from phlogiston.inference.query.evidence import HalfSpace, Known, Near, OneOf, Within
 from phlogiston.models.drmm import DRMM
 from phlogiston.systems.drmm.query import DRMMQuery
@@ -213,6 +213,14 @@ def test_drmm_refuses_what_a_category_cannot_be() -> None:
     for piece in (Near(1.0, 0.5), Within(0.0, 1.0), HalfSpace([1.0], 0.0)):
         with pytest.raises(EvidenceError, match="categorical"):
             drmm("diag").ask({"label": piece})
+
+
+@pytest.mark.parametrize("method", ["importance", "hmc"])
+def test_methods_of_the_generic_path_are_refused_by_name(method: str) -> None:
+    with pytest.raises(ConfigError, match=rf"unknown query method '{method}'.*Choose from: auto, exact, smc\."):
+        drmm("diag").ask({}, num_samples=20, method=method)
+    with pytest.raises(ConfigError, match=rf"unknown query method '{method}'.*Choose from: auto, exact\."):
+        mdn("diag").query({}, num_samples=20, method=method)
 
 
 # ---- MDN

@@ -14,7 +14,7 @@ import torch
 from pyro import poutine
 
 from phlogiston import datasets
-from phlogiston.errors import QueryWarning
+from phlogiston.errors import ConfigError, DataError, EvidenceError, QueryWarning
 from phlogiston.inference.query.evidence import HalfSpace, Known, Near, OneOf, Within
 from phlogiston.systems.sqair.system import SQAIR
 from phlogiston.systems.vdsm.system import VDSM
@@ -65,16 +65,29 @@ def closed_forms() -> dict[str, tuple[Any, float, float, float]]:
     }
 
 
-@pytest.mark.parametrize("kind", ["known", "near", "within", "half-space"])
-def test_vdsm_answers_every_kind_of_evidence_about_a_clips_dynamics(kind: str) -> None:
+HMC = {"num_samples": 60, "chains": 2, "warmup": 30}  # each draw runs the program some ten times
+
+
+@pytest.mark.parametrize(
+    ("kind", "method"),
+    [
+        *((kind, method) for kind in ("known", "near", "within", "half-space") for method in ("importance", "smc")),
+        ("half-space", "hmc"),
+    ],
+)
+def test_vdsm_answers_every_kind_of_evidence_about_a_clips_dynamics(kind: str, method: str) -> None:
     piece, log_evidence, mean, sd = closed_forms()[kind]
+    options: dict[str, Any] = HMC if method == "hmc" else {"num_samples": 300}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", QueryWarning)
-        answer = vdsm().query({"dynamics": piece}, ["dynamics"], 300, seed=1)
+        answer = vdsm().query({"dynamics": piece}, seed=1, method=method, **options)
     x = answer.samples["dynamics"].double()
+    assert answer.samples["frames"].shape[1:] == (3, 3, 16, 16)  # drawn at the end, whatever the method
     error = 0.3 if answer.log_evidence_error is None else float(answer.log_evidence_error)
-    assert answer.log_evidence is not None
-    assert abs(float(answer.log_evidence) - log_evidence) < Z * error + 1e-4
+    if method == "hmc":
+        assert answer.log_evidence is None
+    else:
+        assert abs(float(answer.log_evidence) - log_evidence) < Z * error + 1e-4  # type: ignore[arg-type]
     assert abs(float(answer.mean("dynamics")[0]) - mean) < Z * sd / float(answer.ess) ** 0.5 + 1e-6
     if kind == "known":
         assert bool((x[:, 0] == 0.14).all())
@@ -90,15 +103,16 @@ def sqair() -> SQAIR:
     return SQAIR(steps=1, lengths=(2,), shares=(1.0,), batch_size=4).fit(data, tensorboard=False, progress="off")
 
 
+@pytest.mark.parametrize("method", ["importance", "smc"])
 @pytest.mark.parametrize(("evidence", "counts"), [(Known(1), (1,)), (OneOf({0, 2}), (0, 2)), (Known(-1), (0, 1, 2, 3))])
-def test_sqair_answers_every_kind_of_evidence_about_counts(evidence: Any, counts: tuple[int, ...]) -> None:
+def test_sqair_answers_every_kind_of_evidence_about_counts(evidence: Any, counts: tuple[int, ...], method: str) -> None:
     system = sqair()
     with torch.no_grad():
         law = poutine.trace(system.model).get_trace(frames=1).nodes["t0/births"]["fn"]
         values = law.enumerate_support(expand=False).reshape(-1)
         probs = torch.stack([law.log_prob(v).reshape(-1)[0] for v in values]).softmax(0).double()
     allowed = [count for count in counts if count < len(values)]
-    answer = system.query({"t0/births": evidence}, ["t0/births"], 400, frames=1, seed=0)
+    answer = system.query({"t0/births": evidence}, ["t0/births"], 400, frames=1, seed=0, method=method)
     truth = math.log(float(probs[allowed].sum()))
     error = 0.0 if answer.log_evidence_error is None else float(answer.log_evidence_error)
     assert float(answer.log_evidence) == pytest.approx(truth, abs=Z * error + 1e-4)  # type: ignore[arg-type]
@@ -110,14 +124,65 @@ def test_sqair_answers_every_kind_of_evidence_about_counts(evidence: Any, counts
     assert np.abs(share - want.numpy()).max() < Z * 0.5 / 400**0.5
 
 
-def test_sqair_weighs_counts_softly() -> None:
+@pytest.mark.parametrize("method", ["importance", "smc"])
+def test_sqair_weighs_counts_softly(method: str) -> None:
     system = sqair()
     with torch.no_grad():
         law = poutine.trace(system.model).get_trace(frames=1).nodes["t0/births"]["fn"]
         values = law.enumerate_support(expand=False).reshape(-1)
         probs = torch.stack([law.log_prob(v).reshape(-1)[0] for v in values]).softmax(0).double()
     soft = torch.distributions.Normal(values.double(), 0.5).log_prob(torch.tensor(1.0, dtype=torch.float64))
-    answer = system.query({"t0/births": Near(1.0, 0.5)}, ["t0/births"], 1000, frames=1, seed=0)
+    answer = system.query({"t0/births": Near(1.0, 0.5)}, ["t0/births"], 1000, frames=1, seed=0, method=method)
     assert answer.log_evidence is not None
     error = 0.2 if answer.log_evidence_error is None else float(answer.log_evidence_error)
     assert abs(float(answer.log_evidence) - float((probs.log() + soft).logsumexp(0))) < Z * error + 1e-4
+    births = answer.samples["t0/births"].reshape(-1).long()
+    share = np.bincount(births.numpy(), weights=answer.weights.numpy(), minlength=len(values))
+    want = (probs.log() + soft).softmax(0).numpy()
+    assert np.abs(share - want).max() < Z * 0.5 / float(answer.ess) ** 0.5
+
+
+@pytest.mark.parametrize(
+    ("method", "evidence", "words"),
+    [
+        ("hmc", {"t0/births": Near(1.0, 0.5)}, 'method="hmc" needs continuous unknowns, but t0/births is discrete'),
+        ("smc", {"x": np.zeros((1, 50, 50), np.float32)}, 'method="smc" cannot move t0/where_new, t0/what_new'),
+        ("exact", {}, "method 'exact'"),
+    ],
+)
+def test_sqair_refuses_what_a_method_cannot_do_by_name(method: str, evidence: Any, words: str) -> None:
+    with pytest.raises(ConfigError, match=words) as caught:
+        sqair().query(evidence, num_samples=20, frames=1, method=method)
+    assert "\n" not in str(caught.value)
+
+
+def test_vdsm_refuses_methods_and_unknown_pixels_under_hmc_by_name() -> None:
+    mask = np.zeros((3, 3, 16, 16), bool)
+    mask[0] = True
+    pixels = Known(np.ones(mask.shape), mask)
+    with pytest.raises(ConfigError, match='method="hmc" needs continuous unknowns, but frames is discrete'):
+        vdsm().query({"frames": pixels}, num_samples=20, method="hmc")
+    with pytest.raises(ConfigError, match="method 'filter'"):
+        vdsm().query({}, num_samples=20, method="filter")
+
+
+@pytest.mark.filterwarnings("ignore:.*effective sample size")
+def test_values_that_are_no_pixels_are_refused_or_warned_of() -> None:
+    far = np.full((3, 3, 16, 16), 1e9, np.float32)
+    with pytest.raises(DataError, match="frames hold values from 1e\\+09 to 1e\\+09"):
+        vdsm().query({}, num_samples=20, batch={"frames": far})
+    with pytest.raises(EvidenceError, match="no value is left for 'frames'"):
+        vdsm().query({"frames": far}, num_samples=20)
+    with pytest.raises(DataError, match="x lies in"):
+        sqair().query({"x": np.full((1, 50, 50), 1e9, np.float32)}, num_samples=20)
+    sd = np.full(2500, INF)
+    sd[7] = 1.0
+    with pytest.warns(QueryWarning, match="far outside of what the model generates .site 'x', entry 7"):
+        sqair().query({"x": Near(np.full(2500, 1e9), sd)}, num_samples=50, frames=1, seed=0)
+
+
+@pytest.mark.filterwarnings("ignore:.*effective sample size")
+@pytest.mark.parametrize("method", ["importance", "smc"])
+def test_dynamics_far_from_the_prior_are_told(method: str) -> None:
+    with pytest.warns(QueryWarning, match="far outside of what the model generates .site 'dynamics'"):
+        vdsm().query({"dynamics": [1e9] * 5}, num_samples=50, method=method, seed=0)

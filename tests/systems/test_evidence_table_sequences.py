@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from phlogiston import datasets
-from phlogiston.errors import EvidenceError, QueryWarning
+from phlogiston.errors import ConfigError, EvidenceError, QueryWarning
 from phlogiston.inference.query.evidence import HalfSpace, Known, Near, OneOf, Within
 from phlogiston.models.stepwise import Noise
 from phlogiston.systems.handwriting.system import HandwritingModel
@@ -347,3 +347,28 @@ def test_photographs_answer_every_kind_of_evidence(kind: str) -> None:
         assert bool(((x >= box.lower) & (x <= box.upper)).all())
     if kind == "known":
         assert bool((x[:, at] == torch.tensor(level).double()).all())
+
+
+# ---- methods that a system does not have
+
+
+@pytest.mark.parametrize("name", [*SYSTEMS, "world", "scene"])
+@pytest.mark.parametrize("method", ["importance", "smc", "hmc", "exact"])
+def test_methods_that_a_system_does_not_have_are_refused_by_name(method: str, name: str) -> None:
+    """The generic methods would put a sequence's steps or a photograph's pixels into one vector; these know better."""
+    ask: Callable[..., Any]
+    if name in SYSTEMS:
+        make, options = SYSTEMS[name]
+        ask, options, own = make().query, {**options, "steps": 2}, "particle filter"
+    elif name == "world":
+        ask, options, own = world().query, {"steps": 2}, "smc"
+    else:
+        system = scene()
+        ask, own = system.query, "importance"
+        options = {"memory": system.kept(0), "pose": system.model.kept_poses[0][-1]}
+    if method == own:
+        assert ask({}, num_samples=20, method=method, seed=0, **options).num_samples == 20
+        return
+    with pytest.raises(ConfigError, match=rf"unknown query method '{method}'.*Choose from: auto, {own}\.") as caught:
+        ask({}, num_samples=20, method=method, **options)
+    assert "\n" not in str(caught.value)
