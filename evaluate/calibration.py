@@ -6,7 +6,6 @@ A predictive sample (draws, rows) is compared with what happened (rows,). Gneiti
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ import numpy as np
 
 from phlogiston.errors import ConfigError, DataError, ShapeError
 from phlogiston.evaluate.figures import array
-from phlogiston.evaluate.metric import Metric, from_rows
+from phlogiston.evaluate.metric import Metric, from_rows, from_share
 
 
 def pit(draws: Any, truth: Any, log_weights: Any | None = None, *, seed: int = 0) -> np.ndarray:
@@ -92,9 +91,7 @@ def coverage(
         inside = np.abs(at - 0.5) <= level / 2.0
         share, n = float(inside.mean()), len(inside)
         p = float(binomtest(int(inside.sum()), n, level).pvalue)
-        out[level] = Metric(
-            share, math.sqrt(share * (1 - share) / n), n, "estimate", None, {"level": level, "p_value": p}
-        )
+        out[level] = from_share(share, n, None, {"level": level, "p_value": p})
     return out
 
 

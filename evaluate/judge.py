@@ -29,7 +29,7 @@ from phlogiston.datasets.untrusted.guard import reading
 from phlogiston.errors import ConfigError, DataError, DataWarning, ShapeError
 from phlogiston.evaluate.extractor import Extractor
 from phlogiston.evaluate.images import to_uint8
-from phlogiston.evaluate.metric import Metric, from_rows
+from phlogiston.evaluate.metric import Metric, from_rows, from_share
 from phlogiston.files import cache_folder, write_bytes, write_json
 
 
@@ -473,7 +473,7 @@ def _agreement(judged: Tensor, wanted: Any, name: str) -> Metric:
     if not bool(known.any()):
         raise DataError(f"no row has a label {name!r}.")
     share, n = float((judged == labels)[known].double().mean()), int(known.sum())
-    return Metric(share, math.sqrt(share * (1.0 - share) / n), n, "estimate", True)
+    return from_share(share, n, True)
 
 
 def _checksum(network: nn.Module) -> str:

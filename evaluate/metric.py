@@ -109,6 +109,30 @@ class Metric:
             raise DataError(f"not a metric: {reprlib.repr(content)} ({error})") from error
 
 
+def share_error(share: float, n: int) -> float:
+    """Standard error of a share of n rows, never zero.
+
+    The distance from the share to the farther end of Wilson's 95 % interval (*Probable inference, the law of
+    succession, and statistical inference*, JASA 22, 1927), over 1.96: sqrt(share (1 - share) / n) in the middle,
+    and 1.96 / n where all or none of the rows hit.
+
+    Example:
+        >>> round(share_error(0.5, 10_000), 5), round(share_error(1.0, 100), 4)
+        (0.005, 0.0189)
+    """
+    z = 1.959964
+    middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    return (half + abs(middle - share)) / z
+
+
+def from_share(
+    share: float, n: int, higher_is_better: bool | None = None, detail: Mapping[str, Any] | None = None
+) -> Metric:
+    """Return a share of n independent rows with its error; see `share_error`."""
+    return Metric(share, share_error(share, n), n, "estimate", higher_is_better, dict(detail or {}))
+
+
 def from_rows(
     rows: Any,
     kind: str = "estimate",
@@ -117,6 +141,7 @@ def from_rows(
     weight: Any = None,
 ) -> Metric:
     """Average one number per independent row; the standard error is the sample deviation over sqrt(rows).
+    Rows that are all 0, or all 1, are hits and misses, of which the next may be different: see `share_error`.
 
     With weights, a row of weight 3 is three rows and a common factor changes nothing; `n` counts the copies. Weights
     that stand for no copies (see `datasets.weights.copies`) give the weighted mean with the error
@@ -151,6 +176,8 @@ def from_rows(
         array = np.repeat(array, number)
     mean = float(array.mean())
     error = float(array.std(ddof=1) / math.sqrt(array.size)) if array.size > 1 and math.isfinite(mean) else None
+    if error == 0.0 and mean in (0.0, 1.0):
+        error = share_error(mean, array.size)
     return Metric(mean, error, int(array.size), kind, higher_is_better, dict(detail or {}))
 
 

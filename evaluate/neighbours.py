@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from phlogiston.errors import ConfigError, DataError, ShapeError
-from phlogiston.evaluate.metric import Metric, from_rows
+from phlogiston.evaluate.metric import Metric, from_rows, from_share
 
 _BLOCK_BYTES = 1 << 26
 _FEW_FEATURES = 32  # up to here differences are formed one by one: no cancellation, and as fast as a matrix product
@@ -143,7 +143,7 @@ def _counts(points: Tensor, centres: Tensor, radii: Tensor) -> tuple[Tensor, Ten
 def _share(hits: Tensor, detail: dict[str, Any]) -> Metric:
     n = len(hits)
     share = float(hits.double().mean())
-    return Metric(share, math.sqrt(share * (1.0 - share) / n), n, "estimate", True, dict(detail))
+    return from_share(share, n, True, detail)
 
 
 def _harmonic(precision: Metric, recall: Metric) -> Metric:

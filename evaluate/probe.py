@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from phlogiston.errors import DataError, ShapeError
-from phlogiston.evaluate.metric import Metric
+from phlogiston.evaluate.metric import Metric, from_share
 
 
 def linear_probe(
@@ -90,4 +89,4 @@ def _share(hits: np.ndarray, detail: Mapping[str, Any]) -> Metric:
     if n == 0:
         raise DataError("no test row has a label.")
     share = float(np.mean(hits))
-    return Metric(share, math.sqrt(share * (1 - share) / n), n, "estimate", True, dict(detail))
+    return from_share(share, n, True, detail)

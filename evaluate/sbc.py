@@ -11,7 +11,6 @@ log p(x, z) as one more quantity catches it (Modrák et al., 2023), so `check_gu
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -26,7 +25,7 @@ from phlogiston.errors import ConfigError, DataError, ShapeError, unknown_name
 from phlogiston.evaluate.calibration import pit
 from phlogiston.evaluate.figures import array
 from phlogiston.evaluate.importance import PARTICLES, per_row, plate_nesting, simulate
-from phlogiston.evaluate.metric import Metric
+from phlogiston.evaluate.metric import Metric, from_share
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -79,8 +78,7 @@ class Calibration:
         out = {}
         for name, ranks in self.ranks.items():
             share, n = float((np.abs(ranks - 0.5) <= level / 2).mean()), len(ranks)
-            error = math.sqrt(share * (1 - share) / n)
-            out[name] = Metric(share, error, n, "estimate", None, {"level": level})
+            out[name] = from_share(share, n, None, {"level": level})
         return out
 
     def metrics(self, level: float = 0.9) -> dict[str, Metric]:
