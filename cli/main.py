@@ -18,7 +18,21 @@ import typer
 from typer.main import get_command
 
 import phlogiston
-from phlogiston.cli import data, demo, evaluate, fid, practise, query, runs, sample, show, systems, train
+from phlogiston.cli import (
+    data,
+    demo,
+    evaluate,
+    fid,
+    impute,
+    practise,
+    query,
+    runs,
+    sample,
+    show,
+    summary,
+    systems,
+    train,
+)
 from phlogiston.console import release_streams, tell
 from phlogiston.errors import ConfigError, DataError, EvidenceError, PhlogistonError, PhlogistonWarning, ShapeError
 
@@ -68,6 +82,8 @@ app.command("train")(train.train)
 app.command("sample")(sample.sample)
 app.command("show")(show.show)
 app.command("query")(query.query)
+app.command("impute")(impute.impute)
+app.command("summary")(summary.summary)
 app.command("practise")(practise.practise)
 app.command("evaluate")(evaluate.evaluate)
 app.add_typer(data.app, name="data")

@@ -26,7 +26,7 @@ def query(
         Path | None, typer.Option(help="The same in a file: .json (statements or an object), or .npz.")
     ] = None,
     n: Annotated[int, typer.Option("-n", min=1, help="How many samples.")] = 1000,
-    out: Annotated[Path | None, typer.Option(help="Write the samples here (.npz); nothing is written without.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the samples here: .npz, .csv or .parquet.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Equal seeds give equal samples.")] = 0,
     sets: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the system's query().")
@@ -50,15 +50,16 @@ def query(
     \b
     Examples:
       phlogiston query runs/drmm-swissroll-1 "x0 >= 2.5" "2*x0 - x1 >= 0.3"
-      phlogiston query runs/drmm-swissroll-1 --evidence question.json -n 5000 --out answer.npz
+      phlogiston query runs/drmm-swissroll-1 --evidence question.json -n 5000 --out answer.csv
       phlogiston query runs/drmm-swissroll-1 --evidence question.json --set sort=true --json
     """
+    from phlogiston.datasets.readers.frame_files import WRITTEN
     from phlogiston.errors import ConfigError
     from phlogiston.systems import workflow
 
     if out is not None:
-        if out.suffix != ".npz":
-            raise ConfigError(f"--out {out}: an answer is written as .npz.")
+        if out.suffix not in (".npz", *WRITTEN):
+            raise ConfigError(f"--out {out}: an answer is written as .npz, .csv or .parquet.")
         refuse_existing(out, force)
     answer, summary, text = workflow.query(run, evidence, n, seed, pairs(sets), statements or ())
     if out is not None:
@@ -68,4 +69,9 @@ def query(
 
 
 def _write(answer: Answer, path: Path) -> None:
-    answer.to_npz(path)
+    from phlogiston.datasets.readers.frame_files import write_table
+
+    if path.suffix == ".npz":
+        answer.to_npz(path)
+    else:
+        write_table(path, answer.to_pandas())

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from phlogiston.datasets.frames import Framed
 from phlogiston.errors import ConfigError, DataError, ShapeError
 from phlogiston.evaluate.metric import Metric, from_rows
 
@@ -15,7 +17,7 @@ KINDS = ("exact", "lower bound", "estimate")
 
 
 @dataclass(frozen=True)
-class Score:
+class Score(Framed):
     """Log density of each row, in nats.
 
     Attributes:
@@ -23,6 +25,7 @@ class Score:
         kind: `"exact"`, `"lower bound"` (in expectation), or `"estimate"`.
         std_error: (n,) Monte Carlo standard error of each row's value, or None when there is no Monte Carlo in it.
         weight: (n,) how much each row counts in averages, or None for equal weights.
+        frame: library of the data frame the rows came as, for `to_frame`.
 
     Raises:
         ConfigError: an unknown kind.
@@ -38,6 +41,15 @@ class Score:
     kind: str = "exact"
     std_error: Tensor | None = None
     weight: Tensor | None = None
+    frame: str = "pandas"
+
+    def table(self) -> dict[str, Any]:
+        """`log_prob`, and `std_error` where there is one."""
+        table: dict[str, Any] = {"log_prob": self.value.detach().cpu().numpy()}
+        return table if self.std_error is None else {**table, "std_error": self.std_error.detach().cpu().numpy()}
+
+    def _kind(self) -> str:
+        return self.frame
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:

@@ -34,6 +34,7 @@ from phlogiston.systems.evaluation import COMMON_FIGURES, COMMON_METRICS, Evalua
 from phlogiston.systems.inputs import coerce
 from phlogiston.systems.loading import PARAMETERS, built_from_files, kept_schema, within_checkpoint
 from phlogiston.systems.options import preset_options, validate_options
+from phlogiston.systems.tabular import Tabular
 from phlogiston.systems.words import InWords, in_words
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def identify(content: Mapping[str, Any], where: str | Path) -> str:
     return name
 
 
-class System(InWords):
+class System(InWords, Tabular):
     """A model/guide pair as a product.
 
     Args:
@@ -369,6 +370,8 @@ class System(InWords):
         self.schema = self.describe(train, meta)
         if meta is not None and meta.units:
             self.schema["units"] = dict(meta.units)
+        if meta is not None and meta.frame:
+            self.schema["frame"] = meta.frame
         if out is not None and resume == "force":
             self.schema = kept_schema(Path(out), self.schema)
         with torch.random.fork_rng():

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from phlogiston.datasets.containers import EPOCH
+from phlogiston.datasets.frames import KINDS, Names
 from phlogiston.errors import EvidenceError
 
 if TYPE_CHECKING:
@@ -21,6 +23,12 @@ class InWords:
     def vocabulary(self) -> tuple[dict[str, Sequence[str]], dict[str, Sequence[str]]]:
         """Names evidence may be written in: site -> its columns, and categorical site -> its categories."""
         raise NotImplementedError(f"{type(self).__name__} must define vocabulary()")
+
+    def names(self) -> Names:
+        """What this system's columns are called, and the kind of data frame that it was fitted on."""
+        columns, categories = self.vocabulary()
+        frame = self.schema.get("frame") or "pandas"
+        return Names(columns, categories, self.schema.get("units") or {}, frame if frame in KINDS else "pandas")
 
     def question(self, *evidence: Any) -> dict[str, Any]:
         """Read what `query` takes: site -> evidence.
@@ -70,10 +78,10 @@ def in_words(query: Callable[..., Answer]) -> Callable[..., Answer]:
         while rest and (not given or isinstance(rest[0], str | Mapping)):
             given.append(rest.pop(0))
         if all(item is None for item in given):
-            return query(self, None, *rest, **options)
+            return replace(query(self, None, *rest, **options), names=self.names())
         asked_for = self.question(*given)
         try:
-            return query(self, asked_for, *rest, **options)
+            return replace(query(self, asked_for, *rest, **options), names=self.names())
         except EvidenceError as error:
             raise _with_columns(self, error, asked_for) from error
 

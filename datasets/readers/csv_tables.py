@@ -49,11 +49,13 @@ def read_csv(
     encoding: str | None = None,
     categorical: Collection[str] = (),
     columns: Collection[str] | None = None,
+    raw: dict[str, list[str]] | None = None,
 ) -> Columns:
     """Read text separated by commas, semicolons, tabs, bars or blanks, compressed or not.
 
     Numbers may have decimal commas, thousands apart, per cent or a currency; dates become days since 1970-01-01. With
-    `columns`, text is checked for slips only there, because the others will not be used.
+    `columns`, text is checked for slips only there, because the others will not be used. `raw` takes every column as
+    it is written.
 
     Raises:
         DataError: a file that cannot be read, lines of different lengths, or a column in doubt; with line and column.
@@ -66,6 +68,7 @@ def read_csv(
         "decimal": decimal,
         "categorical": categorical,
         "columns": columns,
+        "raw": raw,
     }
     try:
         try:
@@ -87,6 +90,7 @@ def _read(
     encoding: str | None,
     categorical: Collection[str],
     columns: Collection[str] | None,
+    raw: dict[str, list[str]] | None,
     guessed: bool = False,
 ) -> Columns:
     layout = layout_of(path, delimiter, encoding)
@@ -104,8 +108,22 @@ def _read(
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise DataError(f"{str(path)!r}: column {twice!r} appears {names.count(twice)} times. Names must differ.")
+    if raw is not None:
+        raw |= {names[j]: entries for j, entries in fields.texts(range(layout.width)).items()}
     found = Columns(fields.rows, told=told)
     _Sorter(found, fields, names, decimal, frozenset(categorical), columns).sort()
+    return found
+
+
+def raw_columns(path: Path, **options: Any) -> dict[str, list[str]]:
+    """All columns of a text table as they are written, by name.
+
+    Args:
+        path: of the file.
+        options: `header`, `delimiter`, `decimal` and `encoding`, as for `read_csv`.
+    """
+    found: dict[str, list[str]] = {}
+    read_csv(path, **options, columns=(), raw=found)
     return found
 
 

@@ -1,4 +1,4 @@
-"""Files that hold data frames: Parquet, Arrow and spreadsheets. What reads them is optional."""
+"""Files that hold data frames: Parquet and spreadsheets read, Parquet and csv written. What reads them is optional."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from phlogiston.errors import DataError
 
 FRAMES = (".parquet", ".xlsx")
+WRITTEN = (".csv", ".parquet")
 EXTRA = 'pip install "phlogiston[tables]"'
 
 
@@ -45,3 +46,27 @@ def _read_excel(path: Path) -> Any:
         raise DataError(f"{str(path)!r} cannot be read as a spreadsheet: {error}") from error
     except Exception as error:  # zip and XML parsers each have errors of their own
         raise DataError(f"{str(path)!r} cannot be read as a spreadsheet: {type(error).__name__}: {error}") from error
+
+
+def check_written(path: Path) -> None:
+    """Refuse a name that no table is written to, before work is done for it.
+
+    Raises:
+        DataError: another suffix, or a package that is not installed.
+    """
+    if path.suffix not in WRITTEN:
+        raise DataError(f"{str(path)!r}: tables are written as {' or '.join(WRITTEN)}.")
+    if path.suffix == ".parquet":
+        try:
+            import pyarrow  # noqa: F401
+        except ImportError:
+            raise DataError(f"{str(path)!r}: writing Parquet needs pyarrow, which is an extra: {EXTRA}") from None
+
+
+def write_table(path: Path, frame: Any) -> None:
+    """Write a data frame of pandas, by the suffix."""
+    check_written(path)
+    if path.suffix == ".parquet":
+        frame.to_parquet(path, index=False)
+    else:
+        frame.to_csv(path, index=False)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from phlogiston.datasets.frames import Framed, Names
 from phlogiston.distributions.resampling import effective_size, group_sizes, grouped_error, systematic
 from phlogiston.errors import EvidenceError, QueryWarning, ShapeError, unknown_name
 from phlogiston.files import write_bytes
@@ -23,7 +24,7 @@ FAR = 10.0
 
 
 @dataclass(frozen=True, eq=False)
-class Answer:
+class Answer(Framed):
     """Weighted samples from p(everything | evidence).
 
     Attributes:
@@ -40,6 +41,7 @@ class Answer:
             `component`) and figures of the whole run otherwise (`r_hat`); texts say why a figure is missing
             (`log_evidence_error` when there is an evidence without an error bar). With several rows figures are
             (rows,) and texts are tuples.
+        names: of the entries, for `to_frame`.
     """
 
     samples: Mapping[str, Tensor]
@@ -49,6 +51,27 @@ class Answer:
     method: str
     ess: Tensor
     details: Mapping[str, Any] = field(default_factory=dict)
+    names: Names | None = None
+
+    def table(self) -> dict[str, Any]:
+        """Samples as columns by name; with `weight` where weights differ, and `row` where there are rows of evidence.
+
+        Raises:
+            ShapeError: sites whose samples are no list of numbers.
+        """
+        own = self.names or Names()
+        weights = self.weights
+        samples = dict(self.samples)
+        extra: dict[str, Any] = {}
+        if weights.dim() == 2:
+            extra["row"] = torch.arange(weights.shape[1]).repeat(weights.shape[0]).numpy()
+            samples = {name: value.reshape(-1, *value.shape[2:]) for name, value in samples.items()}
+        if not bool(torch.allclose(weights, weights[:1])):
+            extra["weight"] = weights.reshape(-1).numpy()
+        return {**extra, **own.table(samples)}
+
+    def _kind(self) -> str:
+        return "pandas" if self.names is None else self.names.frame
 
     def __repr__(self) -> str:
         parts = [f"{name}: {tuple(value.shape)}" for name, value in self.samples.items()]

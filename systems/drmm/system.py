@@ -21,6 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from phlogiston.datasets.base import Meta, Split
+from phlogiston.datasets.containers import frame_kind
+from phlogiston.datasets.frames import Rows
 from phlogiston.datasets.standardise import standardise, tell_wild
 from phlogiston.datasets.weights import written_out
 from phlogiston.errors import ConfigError, DataError, ShapeError, unknown_name
@@ -41,6 +43,7 @@ from phlogiston.systems.drmm.scoring import chunks, importance, varying_columns
 from phlogiston.systems.drmm.training import DeadComponents, DepthMonitor, residual_kmeans
 from phlogiston.systems.options import from_config
 from phlogiston.systems.table_rows import categories, fitting_rows
+from phlogiston.systems.tabular import Imputes
 from phlogiston.systems.words import in_words
 
 if TYPE_CHECKING:
@@ -49,7 +52,7 @@ if TYPE_CHECKING:
 SITES = ("data", "z", "parameter_prior", "num_rows")
 
 
-class DRMM(System):
+class DRMM(Imputes, System):
     """Deep residual mixture model; options in `systems.drmm.config.Config`.
 
     Example:
@@ -206,7 +209,7 @@ class DRMM(System):
         seed: int | None = None,
         depth: int | None = None,
         noise: Literal["model", "mean"] = "model",
-    ) -> dict[str, Tensor]:
+    ) -> Rows:
         """Draw rows.
 
         Args:
@@ -237,7 +240,7 @@ class DRMM(System):
             for name in self.schema["categorical"]:
                 probs = self.model.stream_logits(name, codes).softmax(-1)
                 out[name] = torch.multinomial(probs, 1).squeeze(-1)
-        return out
+        return Rows(out, self.names())
 
     def log_prob(
         self,
@@ -302,7 +305,8 @@ class DRMM(System):
         kind = {"exact": "exact", "beam": "lower bound", "importance": "estimate"}[method]
         if method == "beam" and width is not None and width >= math.prod(self.model.sizes[:depth][:-1]):
             kind = "exact"  # a beam as wide as there are prefixes drops nothing
-        return Score(torch.cat(values), kind, torch.cat(errors) if errors else None, tensors.get("weight"))
+        spread = torch.cat(errors) if errors else None
+        return Score(torch.cat(values), kind, spread, tensors.get("weight"), frame_kind(data) or "pandas")
 
     @torch.no_grad()
     def responsibilities(self, x: Any, *, mask: Any = None) -> list[Tensor]:

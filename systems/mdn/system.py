@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from phlogiston.datasets.base import Meta, Split
-from phlogiston.datasets.containers import plain
+from phlogiston.datasets.containers import frame_kind, plain
 from phlogiston.datasets.weights import written_out
 from phlogiston.distributions.mixtures.base import Mixture
 from phlogiston.distributions.mixtures.diagonal import FactorisedMixture
@@ -44,6 +44,7 @@ from phlogiston.systems.mdn.query import MDNQuery
 from phlogiston.systems.mdn.training import KeepBest
 from phlogiston.systems.options import from_config
 from phlogiston.systems.table_rows import fitting_rows
+from phlogiston.systems.tabular import Imputes
 from phlogiston.systems.words import in_words
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
 CHUNK = 4096
 
 
-class MDN(System):
+class MDN(Imputes, System):
     """Mixture density network; options in `systems.mdn.config.Config`.
 
     Data need inputs `x` (rows, features) and targets `y` (rows, targets); where there is no `y`, the columns
@@ -323,7 +324,9 @@ class MDN(System):
             values.append(value)
         std_error = torch.cat(errors) if errors else None
         weight = rows.tensors.get("weight")
-        return Score(torch.cat(values), "estimate" if random else "exact", std_error, weight=weight)
+        return Score(
+            torch.cat(values), "estimate" if random else "exact", std_error, weight, frame_kind(data) or "pandas"
+        )
 
     @torch.no_grad()
     def _density(self, mixture: Any, targets: Tensor) -> Tensor:

@@ -83,7 +83,7 @@ def test_text_shows_medians_and_shares(model: Path, tmp_path: Path, capsys: pyte
         (["x9 >= 3"], [], "x9"),
         (["x0 >= 3", "x0 <= 2"], [], "impossible"),
         (["x0 = 1"], ["--set", "srot=true"], "sort"),
-        (["x0 = 1"], ["--out", "answer.csv"], ".npz"),
+        (["x0 = 1"], ["--out", "answer.docx"], ".npz"),
     ],
 )
 def test_misuse_is_one_line_and_exit_code_two(

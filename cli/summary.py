@@ -1,0 +1,27 @@
+"""`phlogiston summary`: what a run is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from phlogiston.cli import complete
+from phlogiston.cli.output import emit
+
+
+def summary(
+    run: Annotated[Path, typer.Argument(autocompletion=complete.runs, help="A run folder, or what System.save wrote.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Tell what a run is: system, parameters, columns and categories, stages, data, last figures.
+
+    \b
+    Example:
+      phlogiston summary runs/drmm-swissroll-1
+    """
+    from phlogiston.systems import table_verbs
+
+    content, text = table_verbs.summary(run)
+    emit(as_json, content, text)

@@ -1,0 +1,163 @@
+"""Rows as data frames again: columns by name, categories by label, dates as dates, in the library they came from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from phlogiston.datasets.base import Array
+from phlogiston.datasets.containers import EPOCH
+from phlogiston.errors import DataError, ShapeError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+KINDS = ("pandas", "polars", "pyarrow")
+
+
+@dataclass(frozen=True)
+class Names:
+    """What the tensors of a system are called in a table.
+
+    Attributes:
+        columns: site -> names of its entries.
+        categories: categorical site -> its labels.
+        units: column -> unit of its numbers; days since 1970-01-01 become dates.
+        frame: library of the data frame that came in.
+    """
+
+    columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    categories: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    units: Mapping[str, str] = field(default_factory=dict)
+    frame: str = "pandas"
+
+    def table(self, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Columns by name.
+
+        Args:
+            tensors: site -> (n, entries) or (n,).
+
+        Raises:
+            ShapeError: a site whose rows are no list of numbers.
+        """
+        found: dict[str, Any] = {}
+        for site, tensor in tensors.items():
+            values = tensor.detach().cpu().numpy()
+            if values.ndim == 1 and site in self.categories:
+                found[site] = labelled(values, self.categories[site])
+                continue
+            if values.ndim > 2:
+                raise ShapeError(f"{site!r} has shape {values.shape}; a data frame holds one number per row and column")
+            wide = values[:, None] if values.ndim == 1 else values
+            names = list(self.columns.get(site) or ())
+            if len(names) != wide.shape[1]:
+                names = [site] if wide.shape[1] == 1 else [f"{site}_{i}" for i in range(wide.shape[1])]
+            for j, name in enumerate(names):
+                found[name] = self.dated(name, wide[:, j])
+        return self._labels_together(found)
+
+    def dated(self, name: str, values: Array) -> Array:
+        """Numbers of a column, as dates where they are days since 1970-01-01."""
+        if self.units.get(name) != EPOCH:
+            return values
+        known = np.isfinite(values)
+        moments = np.round(np.where(known, values, 0.0) * 86_400e6).astype("timedelta64[us]") + np.datetime64(0, "us")
+        return np.where(known, moments, np.datetime64("NaT", "us"))
+
+    def _labels_together(self, found: dict[str, Any]) -> dict[str, Any]:
+        """One column per category in place of one per label."""
+        for name, labels in self.categories.items():
+            single = [f"{name}={label}" for label in labels]
+            if name not in found and all(column in found for column in single):
+                codes = np.stack([found.pop(column) for column in single], 1).argmax(1)
+                found[name] = labelled(codes, labels)
+        return found
+
+
+def labelled(codes: Array, labels: Sequence[str]) -> list[Any]:
+    """Codes as labels, None where they are -1."""
+    return labels_as_they_are([None if code < 0 else labels[code] for code in codes.tolist()], labels)
+
+
+def labels_as_they_are(entries: Sequence[str | None], labels: Sequence[str]) -> list[Any]:
+    """Labels as whole numbers or truth values, where all of a column's are such; else as text."""
+    if set(labels) <= {"True", "False"}:
+        return [None if entry is None else entry == "True" for entry in entries]
+    if all(label.lstrip("-").isdigit() for label in labels):
+        return [None if entry is None else int(entry) for entry in entries]
+    return list(entries)
+
+
+def make_frame(table: Mapping[str, Any], kind: str = "pandas") -> Any:
+    """A data frame of columns.
+
+    Args:
+        table: name -> array or list, None where missing.
+        kind: "pandas", "polars" or "pyarrow".
+
+    Raises:
+        DataError: another library, or one that is not installed.
+    """
+    import narwhals
+
+    if kind not in KINDS:
+        raise DataError(f"data frames are made as {', '.join(KINDS)}; got {kind!r}")
+    try:
+        return narwhals.from_dict(dict(table), backend=kind).to_native()  # type: ignore[arg-type]
+    except ImportError as error:
+        raise DataError(f"{kind} is not installed: pip install {kind}") from error
+
+
+class Framed:
+    """What can become a data frame; `table` gives its columns."""
+
+    def table(self) -> dict[str, Any]:
+        """Columns by name."""
+        raise NotImplementedError
+
+    def _kind(self) -> str:
+        return "pandas"
+
+    def to_frame(self, kind: str | None = None) -> Any:
+        """A data frame of the kind that came in (pandas otherwise), or of the kind asked for.
+
+        Raises:
+            ShapeError: rows that are no list of numbers, such as videos.
+            DataError: a library that is unknown or not installed.
+        """
+        return make_frame(self.table(), kind or self._kind())
+
+    def to_pandas(self) -> Any:
+        """A data frame of pandas."""
+        return self.to_frame("pandas")
+
+    def to_polars(self) -> Any:
+        """A data frame of polars."""
+        return self.to_frame("polars")
+
+    def to_arrow(self) -> Any:
+        """An Arrow table."""
+        return self.to_frame("pyarrow")
+
+
+class Rows(dict[str, "Tensor"], Framed):
+    """Tensors by site, (n, ...) each, that know their names.
+
+    Args:
+        tensors: site -> tensor.
+        names: of their entries.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], names: Names) -> None:
+        super().__init__(tensors)
+        self.names = names
+
+    def table(self) -> dict[str, Any]:
+        """Columns by name."""
+        return self.names.table(self)
+
+    def _kind(self) -> str:
+        return self.names.frame

@@ -1,0 +1,205 @@
+"""Verbs for tables: fill in what is missing, make up rows, tell what a system is. Frames in, frames out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from phlogiston.datasets.containers import Plain, frame_columns, frame_kind, is_frame, plain
+from phlogiston.datasets.frames import Names, labels_as_they_are, make_frame
+from phlogiston.errors import DataError, ShapeError, unknown_name
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+Array = np.ndarray[Any, np.dtype[Any]]
+CHUNK = 250
+"""Rows that are asked about at once."""
+How = Literal["mean", "draw"]
+
+
+class Tabular:
+    """What systems do with tables; mixed into `System`."""
+
+    schema: dict[str, Any]
+
+    def synthesize(self: Any, n: int, *, seed: int | None = None, kind: str | None = None) -> Any:
+        """Make up rows like those of training, as a data frame.
+
+        Args:
+            n: how many.
+            seed: of this call; None draws from torch's generator.
+            kind: "pandas", "polars" or "pyarrow"; what the system was fitted on by default.
+
+        Raises:
+            ShapeError: a system whose rows are no list of numbers.
+        """
+        names = self.names()
+        return make_frame(names.table(self.sample(n, seed=seed)), kind or names.frame)
+
+    def count_parameters(self: Any) -> int:
+        """How many numbers were learned."""
+        modules = [module for module in self.training_pair() if module is not None]
+        return sum({id(p): p.numel() for module in modules for p in module.parameters()}.values())
+
+    def summary(self: Any) -> str:
+        """What this system is, in lines: parameters, columns, categories, options, training."""
+        from phlogiston import systems
+
+        self._need_fit()
+        names = self.names()
+        lines = [
+            ("system", f"{self.name}: {systems.summary(self.name)}"),
+            ("parameters", f"{self.count_parameters():,}"),
+        ]
+        for site, own in names.columns.items():
+            if own:
+                told = [f"{n} [{names.units[n]}]" if n in names.units else n for n in own[:12]]
+                lines.append((f"columns of {site}", f"{len(own)}: {', '.join(told)}{' ...' * (len(own) > 12)}"))
+        for name, labels in names.categories.items():
+            lines.append(
+                (f"categories of {name}", f"{len(labels)}: {', '.join(labels[:12])}{' ...' * (len(labels) > 12)}")
+            )
+        for stage in self.stages():
+            lines.append((f"stage {stage.name}", f"{stage.steps:,} steps"))
+        if self.history is not None and self.history.records:
+            last = self.history.records[-1]
+            lines.append(
+                ("trained", f"{last.get('step', 0):,} steps, loss {last.get('loss', float('nan')):.4f} nats a row")
+            )
+        width = max(len(key) for key, _ in lines)
+        return "\n".join(f"{key:{width}}  {value}" for key, value in lines)
+
+
+class Imputes:
+    """Filling in tables; mixed into systems whose rows are those of tables."""
+
+    def impute(self: Any, data: Any, *, how: How = "mean", num_samples: int = 200, seed: int = 0) -> Any:
+        """Fill in the missing entries of a table, each row given what is known of it.
+
+        Known entries, columns that the system does not know, names and their order come back as they were.
+
+        Args:
+            data: a data frame, a mapping of columns, or an array (rows, columns) with NaN where missing.
+            how: `"mean"` fills in the mean of a number and the most probable category; `"draw"` one draw of the joint
+                distribution, for multiple imputation under several seeds.
+            num_samples: draws per row behind a mean.
+            seed: equal seeds give equal tables.
+
+        Returns:
+            The same kind of container.
+
+        Raises:
+            DataError: no column of it is known to the system.
+            EvidenceError: rows that have no probability, or a category that was not in training.
+        """
+        if how not in ("mean", "draw"):
+            raise unknown_name("way to impute", how, ("mean", "draw"))
+        names = self.names()
+        columns = _columns(data, names)
+        known = {name: value for name, value in columns.items() if _known(name, names)}
+        if not known:
+            raise DataError(f"the data have none of the columns of this {self.name}: {', '.join(_all(names)[:12])}.")
+        given = {name: _given(name, value, names) for name, value in known.items()}
+        gaps = {name: np.array([v is None or v != v for v in values.tolist()]) for name, values in given.items()}
+        rows = np.flatnonzero(np.any(list(gaps.values()), 0))
+        filled: dict[str, Array] = {name: values.copy() for name, values in given.items()}
+        for start in range(0, len(rows), CHUNK):
+            here = rows[start : start + CHUNK]
+            part = {name: values[here] for name, values in given.items()}
+            answer = self.query(
+                {name: values for name, values in part.items() if not gaps[name][here].all()} or None,
+                num_samples=num_samples if how == "mean" else 1,
+                seed=seed + start,
+            )
+            for name, values in filled.items():
+                missing = gaps[name][here]
+                if missing.any():
+                    values[here[missing]] = _estimate(answer, name, names, len(here), how)[missing]
+        changed = {n: (values, gaps[n]) for n, values in filled.items() if gaps[n].any()}
+        return _put_back(data, columns, changed, names)
+
+
+def _all(names: Names) -> list[str]:
+    return [*(n for own in names.columns.values() for n in own), *names.categories]
+
+
+def _known(name: str, names: Names) -> bool:
+    return name in names.categories or any(name in own for own in names.columns.values())
+
+
+def _columns(data: Any, names: Names) -> dict[str, Any]:
+    """Columns of a container by name, as they came."""
+    if isinstance(data, Mapping):
+        return {str(name): value for name, value in data.items()}
+    if is_frame(data):
+        return frame_columns(data)
+    values = np.asarray(data, dtype=np.float64)
+    own = next(iter(names.columns.values()), ())
+    if values.ndim != 2 or values.shape[1] != len(own):
+        raise ShapeError(f"the array has shape {values.shape}; expected (rows, {len(own)}): {', '.join(own[:8])}")
+    return {name: values[:, j] for j, name in enumerate(own)}
+
+
+def _given(name: str, value: Any, names: Names) -> Array:
+    """One column as evidence by row: numbers with NaN, or labels with None."""
+    found: Plain = plain(name, value, "the data")
+    if name in names.categories:
+        return np.array(found.entries(), dtype=object)
+    return found.numbers(name, "the data")
+
+
+def _estimate(answer: Any, name: str, names: Names, rows: int, how: How) -> Array:
+    """What a column is in each row of an answer."""
+    single = answer.log_weights.ndim == 1  # nothing was known in any row: one question
+    if name in names.categories and name in answer.samples:
+        labels = names.categories[name]
+        codes = answer.samples[name]
+        if how == "draw":
+            best = codes[0]
+        else:
+            weights = answer.weights.reshape(codes.shape)
+            best = weights.new_zeros(len(labels), *codes.shape[1:]).scatter_add_(0, codes, weights).argmax(0)
+        picked = np.array([labels[int(code)] for code in best.reshape(-1)], dtype=object)
+        return np.repeat(picked, rows) if single else picked
+    site = next((site for site, own in names.columns.items() if name in own and site in answer.samples), None)
+    if site is None:
+        raise DataError(f"{name!r} is missing, and this system does not answer what it is")
+    entry = list(names.columns[site]).index(name)
+    value: Tensor = answer.samples[site][0] if how == "draw" else answer.mean(site)
+    found = value[..., entry].double().reshape(-1).numpy()
+    return np.repeat(found, rows) if single else found
+
+
+def _put_back(data: Any, columns: Mapping[str, Any], filled: Mapping[str, tuple[Array, Array]], names: Names) -> Any:
+    """The container with the missing entries of some columns replaced."""
+    shown = {name: _merged(columns[name], *entries, name, names) for name, entries in filled.items()}
+    if isinstance(data, Mapping):
+        return {**data, **shown}
+    if (isinstance(data, np.ndarray) and data.dtype.names is None) or not is_frame(data):
+        return np.stack([np.asarray(shown.get(name, value)) for name, value in columns.items()], 1)
+    if not shown:
+        return data
+    if frame_kind(data) == "pandas":
+        return data.assign(**shown)
+    import narwhals
+
+    frame = narwhals.from_native(data, eager_only=True)
+    new = narwhals.from_native(make_frame(shown, frame_kind(data)), eager_only=True)
+    return frame.with_columns(*(new[name] for name in shown)).to_native()
+
+
+def _merged(original: Any, values: Array, gaps: Array, name: str, names: Names) -> Any:
+    """One column, its known entries as they came and the others as they were filled in."""
+    if name in names.categories:
+        own = original.to_pylist() if hasattr(original, "to_pylist") else list(original)
+        new = labels_as_they_are(values.tolist(), names.categories[name])
+        return [filler if gap else entry for entry, filler, gap in zip(own, new, gaps.tolist(), strict=True)]
+    if name in names.units:
+        given = np.asarray(original.to_numpy() if hasattr(original, "to_numpy") else original)
+        if given.dtype.kind == "M":
+            return np.where(gaps, names.dated(name, values).astype(given.dtype), given)
+    return names.dated(name, values)
