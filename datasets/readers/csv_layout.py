@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import codecs
 import csv
-import gzip
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TextIO, cast
+from typing import TextIO
 
 from phlogiston.datasets.containers import MISSING
 from phlogiston.datasets.readers.number_text import bare, number
+from phlogiston.datasets.untrusted.packed import BoundedGzip
 from phlogiston.errors import DataError
 
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar", " ": "blanks"}
@@ -88,7 +89,7 @@ class Layout:
 def open_text(path: Path, encoding: str) -> TextIO:
     """Open a text file, unpacked where it is compressed, line ends as they are."""
     if path.suffix == ".gz":
-        return cast(TextIO, gzip.open(path, "rt", encoding=encoding, newline=""))
+        return io.TextIOWrapper(BoundedGzip(path), encoding=encoding, newline="")
     return path.open(encoding=encoding, newline="")
 
 
@@ -126,7 +127,7 @@ def layout_of(path: Path, delimiter: str | None, encoding: str | None) -> Layout
 
 def _encoding(path: Path) -> str:
     """UTF-16 where the first bytes say so, else UTF-8."""
-    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+    with BoundedGzip(path) if path.suffix == ".gz" else path.open("rb") as file:
         head = file.read(512)
     if head.startswith(codecs.BOM_UTF8):
         return "utf-8-sig"

@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from phlogiston.datasets.untrusted.guard import reading
+from phlogiston.datasets.untrusted.limits import check_unpacked
+from phlogiston.datasets.untrusted.packed import check_zip
 from phlogiston.errors import DataError
 
 FRAMES = (".parquet", ".xlsx")
@@ -27,25 +30,23 @@ def _read_parquet(path: Path) -> Any:
         import pyarrow.parquet
     except ImportError:
         raise DataError(f"{str(path)!r}: reading Parquet needs pyarrow, which is an extra: {EXTRA}") from None
-    try:
-        return pyarrow.parquet.read_table(path)
-    except (OSError, pyarrow.ArrowException) as error:
-        raise DataError(f"{str(path)!r} cannot be read as Parquet: {error}") from error
+    with reading(path, "Parquet"), pyarrow.parquet.ParquetFile(path) as file:
+        # what repeats is packed as a number of repetitions: a kilobyte may hold a thousand million rows
+        size = 8 * file.metadata.num_rows * file.metadata.num_columns
+        check_unpacked(size, path.stat().st_size, repr(str(path)))
+        return file.read()
 
 
 def _read_excel(path: Path) -> Any:
     try:
-        import openpyxl
+        import openpyxl  # noqa: F401
     except ImportError:
         raise DataError(f"{str(path)!r}: reading spreadsheets needs openpyxl, which is an extra: {EXTRA}") from None
     import pandas
 
-    try:
+    with reading(path, "a spreadsheet"):
+        check_zip(path)
         return pandas.read_excel(path, engine="openpyxl")  # its first sheet
-    except (OSError, ValueError, KeyError, openpyxl.utils.exceptions.InvalidFileException) as error:
-        raise DataError(f"{str(path)!r} cannot be read as a spreadsheet: {error}") from error
-    except Exception as error:  # zip and XML parsers each have errors of their own
-        raise DataError(f"{str(path)!r} cannot be read as a spreadsheet: {type(error).__name__}: {error}") from error
 
 
 def check_written(path: Path) -> None:

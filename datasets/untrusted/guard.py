@@ -44,6 +44,8 @@ def reading(
         raise type(problem)(f"{shown}: {text}") from problem
     except FileNotFoundError as problem:
         raise error(f"{shown} does not exist; expected {expected}.") from problem
+    except (NameError, ImportError):  # never a file's fault
+        raise
     except Exception as problem:  # each format has errors of its own; all mean the same to the user
         if isinstance(problem, OSError) and problem.errno is not None:
             raise error(f"{shown} cannot be read: {problem.strerror}.") from problem

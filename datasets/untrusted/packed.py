@@ -99,6 +99,42 @@ def read_gzip(path: str | PathLike[str]) -> bytes:
     return bytes(out)
 
 
+class BoundedGzip(gzip.GzipFile):
+    """A gzip file read as it is unpacked, up to what it may unpack to.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: str | PathLike[str]) -> None:
+        super().__init__(path, "rb")
+        self._packed, self._what, self._seen = Path(path).stat().st_size, repr(str(path)), 0
+
+    def _counted(self, piece: bytes) -> bytes:
+        self._seen += len(piece)
+        check_unpacked(self._seen, self._packed, self._what)
+        return piece
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Read up to so many bytes; a piece where none are named."""
+        return self._counted(super().read(PIECE if size is None or size < 0 else size))
+
+    def read1(self, size: int = -1) -> bytes:
+        """Read what is at hand, up to so many bytes."""
+        return self._counted(super().read1(min(size, PIECE) if size >= 0 else PIECE))
+
+    def rewind(self) -> None:
+        """Go back to the beginning, and count anew."""
+        self._seen = 0
+        super().rewind()
+
+
+def check_zip(path: str | PathLike[str]) -> None:
+    """Refuse an archive (such as a spreadsheet) that unpacks to too much, before another library reads it."""
+    with open_zip(path) as archive:
+        check_unpacked(sum(m.file_size for m in archive.infolist()), Path(path).stat().st_size, repr(str(path)))
+
+
 def read_xz(path: str | PathLike[str], most: int = 0) -> bytes:
     """Unpack an xz file, whose dictionary may be as large as those of level 9 at most.
 

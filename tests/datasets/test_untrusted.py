@@ -247,6 +247,25 @@ def test_whatever_a_reader_raises_is_ours_and_names_the_file() -> None:
         raise KeyboardInterrupt
 
 
+def test_tables_that_unpack_without_end_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.csv.gz").write_bytes(gzip.compress(b"1,2\n" * (3 << 20)))
+    refused(lambda: datasets.load(tmp_path / "a.csv.gz"), "unpack", most=1 << 30)
+    with zipfile.ZipFile(tmp_path / "a.xlsx", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("xl/worksheets/sheet1.xml", bytes(24 << 20))
+    refused(lambda: datasets.load(tmp_path / "a.xlsx"), "unpack")
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    rows = pyarrow.array(np.zeros(4 << 20))
+    parquet.write_table(pyarrow.table({"a": rows}), tmp_path / "a.parquet")
+    assert (tmp_path / "a.parquet").stat().st_size < 100_000
+    refused(lambda: datasets.load(tmp_path / "a.parquet"), "unpack")
+
+
+def test_a_fault_of_ours_is_not_called_the_files() -> None:
+    with pytest.raises(NameError), guard.reading("some/a.x", "data"):
+        raise NameError("a name that is not there")
+
+
 def test_torch_files_that_repeat_a_number_are_refused(tmp_path: Path) -> None:
     import torch
 

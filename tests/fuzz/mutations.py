@@ -354,6 +354,27 @@ def table(rng: random.Random, content: bytes) -> bytes:
     return b"\n".join(mark.join(line) for line in lines)
 
 
+def spreadsheet(rng: random.Random, content: bytes) -> bytes:
+    """Damage the sheet of a spreadsheet, or any other of its members, and pack it again."""
+    if rng.random() < 0.3:
+        return _lies(rng, content) if rng.random() < 0.5 else blind(rng, content)
+    with zipfile.ZipFile(io.BytesIO(content)) as old:
+        members = {info.filename: old.read(info) for info in old.infolist()}
+    name = "xl/worksheets/sheet1.xml" if rng.random() < 0.7 else rng.choice(sorted(members))
+    if rng.random() < 0.5:
+        values = ("A1:XFD1048576", "XFD1048576", "1048576", "999999999999", "-1", "A0", "", "s", "e", "d")
+        found = re.findall(rb'"[^"]*"', members[name])
+        if found:
+            members[name] = members[name].replace(rng.choice(found), b'"' + rng.choice(values).encode() + b'"')
+    else:
+        members[name] = markup(rng, members[name])
+    held = io.BytesIO()
+    with zipfile.ZipFile(held, "w", zipfile.ZIP_DEFLATED) as new:
+        for name, inner in members.items():
+            new.writestr(zipfile.ZipInfo(name), inner, compress_type=zipfile.ZIP_DEFLATED)
+    return held.getvalue()
+
+
 def markup(rng: random.Random, content: bytes) -> bytes:
     """Damage an XML document where it says something."""
     match rng.randrange(6):

@@ -38,6 +38,7 @@ class Target:
         read: has the file read; called with the folder and the file.
         beside: the other files of the folder, sound.
         slow: how many times slower than the others it is, roughly.
+        sound: whether its files are sound, and must be read.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Target:
     read: Callable[[Path, Path], Any]
     beside: Mapping[str, bytes] = field(default_factory=dict)
     slow: int = 1
+    sound: bool = True
 
 
 def npz(packed: bool = True, **arrays: Any) -> bytes:
@@ -236,6 +238,24 @@ def torch_change(rng: Any, content: bytes) -> bytes:
     )
 
 
+def parquet(compression: str = "snappy") -> bytes:
+    import pyarrow
+    import pyarrow.parquet
+
+    held = io.BytesIO()
+    columns = {"a": RNG.normal(size=50), "b": np.arange(50), "c": ["u", "v"] * 25, "d": np.ones(50)}
+    pyarrow.parquet.write_table(pyarrow.table(columns), held, compression=compression)
+    return held.getvalue()
+
+
+def spreadsheet() -> bytes:
+    import pandas
+
+    held = io.BytesIO()
+    pandas.DataFrame({"a": RNG.normal(size=8), "b": np.arange(8), "c": ["u", "v"] * 4}).to_excel(held, index=False)
+    return held.getvalue()
+
+
 def safetensors(**metadata: str) -> bytes:
     from safetensors.torch import save
 
@@ -261,7 +281,7 @@ SITES = {"x": [{"kind": "known", "value": [1.0, 0.0, 3.0], "mask": [True, False,
                {"kind": "within", "lower": [0.0] * 3, "upper": [1.0] * 3, "weight": 1.0}],
          "label": [{"kind": "oneof", "values": [0]}]}  # fmt: skip
 EVIDENCE = [json.dumps({"format": "phlogiston evidence 1", "sites": SITES}).encode(),
-            b'{"x": ["a >= 0.5", {"b": 1}], "label": "label in {u}"}', b'["a >= 0.5", "2*a - b <= 1"]']  # fmt: skip
+            b'{"x": [1.0, null, 2.0], "label": "u"}', b'["a >= 0.5", "2*a - b <= 1"]']  # fmt: skip
 AGENT = json.dumps({"format": "phlogiston world player 1", "weights": [0.1, 0.2], "looks": "zh", "inside": "dream",
                     "tau": 1.0, "ends": "sampled", "curve": [[1.0, 2.0]]}).encode()  # fmt: skip
 
@@ -345,13 +365,17 @@ def targets() -> tuple[Target, ...]:
             lambda rng, content: content if rng.random() < 0.7 else archive(rng, content),
             load(),
             slow=100,
+            sound=False,
         ),
-        Target("bombs as images", "a.npz", bombs(), lambda rng, content: content, images, slow=200),
+        Target("bombs as images", "a.npz", bombs(), lambda rng, content: content, images, slow=200, sound=False),
         Target(
             "array npy", "a.npy", [npy(rows), npy(structured), npy(rows.astype("f4").T.copy().T)], mutations.npy, load()
         ),
         Target("array csv", "a.csv", [CSV, CSV.replace(b",", b";"), b"1,2\n3,4\n5,6\n"], mutations.table, load()),
         Target("array tsv", "a.tsv", [CSV.replace(b",", b"\t")], mutations.table, load()),
+        Target("array csv.gz", "a.csv.gz", [gzip.compress(CSV)], mutations.gzipped(mutations.table), load()),
+        Target("array parquet", "a.parquet", [parquet(), parquet("none")], blind, load(), slow=3),
+        Target("array xlsx", "a.xlsx", [spreadsheet()], mutations.spreadsheet, load(), slow=20),
         Target("table folder", "train.npz", tables[:1], archive, folder_of(), {"test.npz": tables[0]}),
         Target("pictures png", "b/a.png", pngs, mutations.png, folder_of(size=8), other),
         *(
