@@ -95,14 +95,11 @@ def draw_rows(
     source = _Source(first, own if first is None else None, generator) if noise else None
     coordinates, log_rows = _sequence(rows, row_plan, centre, lower, candidates, source, temper, values, tilt)
     if tries > 1:
-        log_rows = log_rows.reshape(tries, n)
-        mean_weight = torch.logsumexp(log_rows, 0) - math.log(tries)
+        weights = log_rows.reshape(tries, n)
+        log_rows = torch.logsumexp(weights, 0) - math.log(tries)
         if values:
-            ends = torch.exp(log_rows - torch.where(mean_weight > -math.inf, mean_weight, 0.0)).cumsum(0)
-            points = ends[-1] * torch.rand(n, dtype=mean.dtype, generator=generator)
-            picked = (ends <= points).sum(0).clamp_max(tries - 1) * n + torch.arange(n)
+            picked = _picked(weights, log_rows, generator)
             coordinates = [c.index_select(0, picked) for c in coordinates]
-        log_rows = mean_weight
     if not values:
         return mean[:0], log_rows
     found = torch.stack(coordinates, 1)
@@ -111,6 +108,14 @@ def draw_rows(
         x, found = x + apply_factors(factor, place, eps), found - own
     along = factor.unsqueeze(-1) * q.mT if conditioned.diagonal else factor @ q.mT  # (S, U, k)
     return x + apply_factors(along, place, found), log_rows
+
+
+def _picked(weights: Tensor, mean: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Positions of one candidate for each draw, in proportion to log weights (tries, n) of log mean (n,): (n,)."""
+    tries, n = weights.shape
+    ends = torch.exp(weights - torch.where(mean > -math.inf, mean, 0.0)).cumsum(0)
+    points = ends[-1] * torch.rand(n, dtype=mean.dtype, generator=generator)
+    return (ends <= points).sum(0).clamp_max(tries - 1) * n + torch.arange(n)
 
 
 def _parts(

@@ -23,6 +23,7 @@ from phlogiston.evaluate.report import Report, write_metrics
 from phlogiston.evaluate.score import Score
 from phlogiston.files import check_writable, keep_earlier
 from phlogiston.inference.query.answer import Answer
+from phlogiston.inference.svi.history import History
 from phlogiston.inference.svi.parallel import Processes, make_fabric
 from phlogiston.inference.svi.run_folder.readers import progress_of
 from phlogiston.systems.answer_text import describe
@@ -109,18 +110,9 @@ def train(
         if out is None and processes.leader:
             with contextlib.suppress(OSError):  # a folder chosen here goes again if nothing came of it
                 folder.rmdir()
-    history = configured.history
-    if history is None or not processes.leader:
+    if configured.history is None or not processes.leader:
         return None
-    last = history.records[-1] if history.records else {}
-    return {
-        "run": str(folder),
-        "system": system,
-        "data": rows.meta.name,
-        "steps": last.get("step", 0),
-        "seconds": history.seconds,
-        "loss": last.get("loss"),
-    }
+    return {"run": str(folder), "system": system, "data": rows.meta.name, **_summary(configured.history)}
 
 
 def sample(run: str | Path, n: int, seed: int = 0, sets: Mapping[str, str] | None = None) -> Samples:
@@ -342,6 +334,12 @@ def show(
 
 
 # ---- inside
+
+
+def _summary(history: History) -> dict[str, Any]:
+    """What came of a training."""
+    last = history.records[-1] if history.records else {}
+    return {"steps": last.get("step", 0), "seconds": history.seconds, "loss": last.get("loss")}
 
 
 def _options(system: str, preset: str | None, sets: Mapping[str, str], steps: int | None) -> dict[str, Any]:
