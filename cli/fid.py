@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from phlogiston.cli.output import columns, emit, refuse_existing
+
+if TYPE_CHECKING:
+    from phlogiston.evaluate.metric import Metric
 
 
 def fid(
@@ -52,9 +55,9 @@ def fid(
     from phlogiston.evaluate.fid import METRICS, compare, features_of
 
     torch.manual_seed(seed)  # a run's samples are drawn from the global stream, block by block
-    chosen = METRICS if metrics == "all" else tuple(name.strip() for name in metrics.split(",") if name.strip())
-    if metrics == "all" and not (features == "inception" and layer == 2048):
-        chosen = tuple(name for name in METRICS if name != "inception_score")
+    scored = features == "inception" and layer == 2048  # an inception score needs the network's classes
+    everything = [name for name in METRICS if scored or name != "inception_score"]
+    chosen = everything if metrics == "all" else [name.strip() for name in metrics.split(",") if name.strip()]
     if save is not None:
         if save.suffix != ".npz":
             raise ConfigError(f"--save {str(save)!r}: statistics are written as .npz.")
@@ -78,7 +81,11 @@ def fid(
     if save is not None:
         one = features_of(one, features, cache=cache, **common)
         one.save(save)
-    found = compare(one, two, features, metrics=chosen, cache=cache, **common)
+    emit(as_json, *_told(compare(one, two, features, metrics=chosen, cache=cache, **common)))
+
+
+def _told(found: dict[str, Metric]) -> tuple[dict[str, Any], str]:
+    """The result for machines, and for people."""
     first = found.get("fid") or next(iter(found.values()))
     content = {
         "value": first.value,
@@ -89,8 +96,8 @@ def fid(
         "metrics": {name: metric.to_json() for name, metric in found.items()},
     }
     rows = [(name, metric.text(), _arrow(metric.higher_is_better)) for name, metric in found.items()]
-    told = {key: value for key, value in first.detail.items() if key != "std_error_by"}
-    emit(as_json, content, f"{columns(rows)}\n\n{columns([(k.replace('_', ' '), str(v)) for k, v in told.items()])}")
+    told = [(k.replace("_", " "), str(v)) for k, v in first.detail.items() if k != "std_error_by"]
+    return content, f"{columns(rows)}\n\n{columns(told)}"
 
 
 def register(app: typer.Typer) -> None:

@@ -32,6 +32,7 @@ from phlogiston.files import cache_folder
 
 METRICS = ("fid", "fid_infinity", "kid", "prdc", "inception_score")
 FEW = 2048
+_USUAL: dict[str, Any] = {"size": None, "limit": None, "keep": KEEP, "seed": 0}  # what features depend on
 
 
 def compare(
@@ -43,16 +44,11 @@ def compare(
     layer: int = 2048,
     convention: str = "tf1",
     weights: str | Path | None = None,
-    size: tuple[int, int] | None = None,
     shape: Sequence[int] | None = None,
-    limit: int | None = None,
-    batch_size: int = 64,
-    keep: int = KEEP,
     k: int = 5,
     seed: int = 0,
-    device: Any = None,
     cache: bool = False,
-    progress: bool = False,
+    **options: Any,
 ) -> dict[str, Metric]:
     """Score generated images against real ones.
 
@@ -64,16 +60,11 @@ def compare(
         metrics: some of `fid`, `fid_infinity`, `kid`, `prdc` (precision, recall, f1, density, coverage) and
             `inception_score` (of the generated set).
         layer, convention, weights: of the Inception network.
-        size: resize all images to this height and width first, antialiased.
         shape: (height, width[, channels]) of flattened rows.
-        limit: use a random part of this many images of each set.
-        batch_size: images per call of the extractor.
-        keep: feature rows kept per set for what needs rows (all but the moments); a random part of longer streams.
         k: neighbours of `prdc`.
         seed: of all random choices.
-        device: where features are computed.
         cache: keep the real set's statistics in the cache folder, by content.
-        progress: show bars on a terminal.
+        **options: of `features.extract`: `size`, `limit`, `batch_size`, `keep`, `device`, `progress`.
 
     Returns:
         The metrics, each with its provenance in `detail`.
@@ -92,16 +83,7 @@ def compare(
         found = _statistics(images)
         if found is None:
             extractor = extractor or make_extractor(features, layer=layer, convention=convention, weights=weights)
-            options: dict[str, Any] = {
-                "batch_size": batch_size,
-                "size": size,
-                "limit": limit,
-                "keep": keep,
-                "seed": seed,
-                "device": device,
-                "progress": progress,
-            }
-            found = _features(open_source(images, shape=shape), extractor, cached, options)
+            found = _features(open_source(images, shape=shape), extractor, cached, {**options, "seed": seed})
         sets.append(found)
     one, two = sets
     about = _provenance(one, two)
@@ -153,7 +135,7 @@ def _features(source: Source, extractor: Extractor, cache: bool, options: Mappin
     content = source.fingerprint() if cache else None
     if content is None:
         return extract(source, extractor, **options)
-    chosen = {name: options.get(name) for name in ("size", "limit", "keep", "seed")}
+    chosen = {name: options.get(name, usual) for name, usual in _USUAL.items()}
     key = json.dumps([content, extractor.describe(), chosen], sort_keys=True)
     path = cache_folder() / "statistics" / f"{hashlib.sha256(key.encode()).hexdigest()[:20]}.npz"
     if path.is_file():

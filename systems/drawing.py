@@ -68,7 +68,7 @@ def gallery(rows: Mapping[str, tuple[Any, Any]], *, columns: int = 12, alt: str 
         wide: lines of writing: broad panels instead of square ones.
     """
     count = min(columns, max(len(x) for x, _ in rows.values()))
-    size = (3.2, 0.9) if wide else (1.0, 1.15)
+    size = (3.2, 0.9) if wide else (0.65, 0.85)
     figure = new_figure(size[0] * count, size[1] * len(rows) + 0.2, alt)
     for r, (title, (x, length)) in enumerate(rows.items()):
         for k, drawing in enumerate(drawings_of(x[:count], length[:count])):

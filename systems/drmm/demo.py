@@ -9,7 +9,7 @@ from phlogiston.systems.drmm.config import PRESETS
 
 def recipes(quick: bool) -> list[dict[str, Any]]:
     """What `DRMM.demo` trains."""
-    steps = (250, 150, 1_200, 150) if quick else (2_000, 1_500, 4_000, 800)
+    steps = (250, 150, 800, 150) if quick else (2_000, 1_500, 4_000, 800)
     return [
         {
             "title": "DRMM on a noisy Swiss roll",

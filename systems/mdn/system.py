@@ -402,7 +402,7 @@ class MDN(Imputes, System):
                 "ask": [["x = 0"], ["x = 25"]],
                 "options": {
                     **PRESETS["bayesian"],
-                    "weight_samples": 20 if quick else 40,
+                    "weight_samples": 10 if quick else 40,
                     "steps": 200 if quick else 1_000,
                     "posterior_steps": 200 if quick else 3_000,
                 },

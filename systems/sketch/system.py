@@ -318,7 +318,7 @@ class Sketch(StepwiseSystem):
                 "data_options": {"sizes": (1500, 100, 100), "letters": (1, 1)},
                 "options": {
                     **PRESETS["default"], "hidden": 64, "encoder_hidden": 32, "latent": 8, "free_bits": 0.0,
-                    "beta": 0.2, "max_points": 40, "learning_rate": 0.005, "steps": 1000,
+                    "beta": 0.2, "max_points": 40, "learning_rate": 0.005, "steps": 3000,
                 },
             }
         ]  # fmt: skip

@@ -94,51 +94,6 @@ def _per_frame(e: Evaluation[SQAIR], value: Tensor, kind: Any, higher: bool | No
     return from_rows(value.double() / frames, kind, higher, detail)
 
 
-def count(e: Evaluation[SQAIR]) -> dict[str, Metric]:
-    """How well objects are counted, beside counts without learning; {} without true counts."""
-    truth = e.rows.tensors.get("count")
-    return {} if truth is None else _counts(_posteriors(e), _videos(e), truth)
-
-
-def tracking(e: Evaluation[SQAIR]) -> dict[str, Metric]:
-    """How well objects are followed; {} without true boxes."""
-    return _tracking(_posteriors(e), e.system, e.rows.tensors) if _has_boxes(e) else {}
-
-
-def prediction(e: Evaluation[SQAIR]) -> dict[str, Metric]:
-    """Errors of predicted centres; {} without true boxes, or where nothing is left to predict."""
-    if not _has_boxes(e) or _videos(e).shape[1] <= OBSERVED:
-        return {}
-    return _prediction(e.system, _videos(e), e.rows.tensors, seed=e.seed)
-
-
-def addition(e: Evaluation[SQAIR]) -> dict[str, Metric]:
-    """Whether codes add up as the digits do; {} without labels, or with too few videos to fit and test a probe."""
-    label = e.rows.tensors.get("label")
-    return {} if label is None or len(e.rows) < 64 else _addition(_posteriors(e), label)
-
-
-def places(e: Evaluation[SQAIR]) -> dict[str, Metric]:
-    """Least energy that an occupied slot draws."""
-    energy = _slot_energy(_posteriors(e), e.system)
-    return {"smallest_place_energy": from_rows(energy, "estimate", None, {"unit": "pixel energy of present places"})}
-
-
-def _has_boxes(e: Evaluation[SQAIR]) -> bool:
-    return {"boxes", "present"} <= e.rows.tensors.keys()
-
-
-METRICS: dict[str, MetricFunction] = {
-    "log_likelihood": log_likelihood,
-    "bound": bound,
-    "count": count,
-    "tracking": tracking,
-    "prediction": prediction,
-    "addition": addition,
-    "places": places,
-}
-
-
 # ---- pictures and questions ------------------------------------------------------------------------------------------
 
 
@@ -200,7 +155,12 @@ EXAMPLE_QUERIES = [_births_given_frames, _frames_given_births]
 # ---- how they are computed -------------------------------------------------------------------------------------------
 
 
-def _counts(results: list[Posterior], x: Tensor, truth: Tensor) -> dict[str, Metric]:
+def count(e: Evaluation[SQAIR]) -> dict[str, Metric]:
+    """How well objects are counted, beside counts without learning; {} without true counts."""
+    truth = e.rows.tensors.get("count")
+    if truth is None:
+        return {}
+    results, x = _posteriors(e), _videos(e)
     most = int(max(results[0].presence.shape[-1], int(truth.max())))
     chance = torch.cat([p.count_probability(most) for p in results]).double()  # (R, T, most + 1)
     right = chance.gather(-1, truth.unsqueeze(-1)).squeeze(-1)
@@ -258,10 +218,14 @@ def _frames(boxes: np.ndarray, present: np.ndarray, ids: np.ndarray | None) -> l
     ]  # fmt: skip
 
 
-def _tracking(results: list[Posterior], system: SQAIR, tensors: dict[str, Tensor]) -> dict[str, Metric]:
+def tracking(e: Evaluation[SQAIR]) -> dict[str, Metric]:
+    """How well objects are followed; {} without true boxes."""
+    system, tensors = e.system, e.rows.tensors
+    if not {"boxes", "present"} <= tensors.keys():
+        return {}
     tracked: list[list[Frame]] = []
     generator = torch.Generator().manual_seed(0)
-    for part in results:
+    for part in _posteriors(e):
         chosen = part.pick(generator)
         boxes = posterior.boxes(chosen["where"], chosen["presence"], system.model.shape).double().numpy()
         ids, there = chosen["ids"].numpy(), chosen["presence"].numpy()
@@ -317,21 +281,22 @@ def crossings(real: Sequence[Frame], tracked: Sequence[Frame]) -> list[bool]:
     return out
 
 
-def _prediction(
-    system: SQAIR, x: Tensor, tensors: dict[str, Tensor], seen: int = OBSERVED, num_samples: int = 10, seed: int = 0
-) -> dict[str, Metric]:
+def prediction(e: Evaluation[SQAIR], seen: int = OBSERVED, num_samples: int = 10) -> dict[str, Metric]:
     """Centre errors of predicted objects by horizon, beside those of objects that stay where they were last.
 
     Objects are matched to the truth in the last observed frame, within `NEAR` pixels; the prediction is the mean over
-    samples of the centre.
+    samples of the centre. {} without true boxes, or where nothing is left to predict.
     """
+    system, x, tensors = e.system, _videos(e), e.rows.tensors
+    if not {"boxes", "present"} <= tensors.keys() or x.shape[1] <= seen:
+        return {}
     horizon = min(5, x.shape[1] - seen)
     boxes, present = tensors["boxes"], tensors["present"]
     truth = torch.stack([boxes[..., 1] + (boxes[..., 3] - 1) / 2, boxes[..., 0] + (boxes[..., 2] - 1) / 2], -1)
     moved: dict[int, list[Tensor]] = {h: [] for h in range(1, horizon + 1)}
     still: dict[int, list[Tensor]] = {h: [] for h in range(1, horizon + 1)}
     shape = system.model.shape
-    with seeded(seed):
+    with seeded(e.seed):
         for start in range(0, len(x), BATCH):
             part = x[start : start + BATCH, :seen]
             result = posterior.run(system.model, system.guide, part, NUM_PARTICLES, canvas=False)
@@ -366,13 +331,19 @@ def _centres(where: Tensor, shape: tuple[int, int, int]) -> Tensor:
     return (shift_of(where) + 1.0) / 2.0 * torch.tensor([shape[2] - 1.0, shape[1] - 1.0])
 
 
-def _addition(results: list[Posterior], label: Tensor) -> dict[str, Metric]:
-    """Sum of the digits read off the sum of codes: fit on half of the videos, scored on the rest, all frames voting."""
+def addition(e: Evaluation[SQAIR]) -> dict[str, Metric]:
+    """Sum of the digits read off the sum of codes: fit on half of the videos, scored on the rest, all frames voting.
+
+    {} without labels, or with too few videos to fit and test a probe.
+    """
     from sklearn.neural_network import MLPClassifier
 
+    label = e.rows.tensors.get("label")
+    if label is None or len(e.rows) < 64:
+        return {}
     codes, total = [], torch.where(label >= 0, label, 0).sum(-1).numpy()
     generator = torch.Generator().manual_seed(0)
-    for part in results:
+    for part in _posteriors(e):
         chosen = part.pick(generator)
         there = chosen["presence"].unsqueeze(-1)
         codes.append(torch.cat([(chosen["what"] * there).sum(2), there.sum(2)], -1))
@@ -396,11 +367,11 @@ def _addition(results: list[Posterior], label: Tensor) -> dict[str, Metric]:
     }
 
 
-def _slot_energy(results: list[Posterior], system: SQAIR) -> Tensor:
+def places(e: Evaluation[SQAIR]) -> dict[str, Metric]:
     """Least energy that an occupied slot draws in each video: near zero where it holds nothing to be seen."""
-    model = system.model
+    model = e.system.model
     out = []
-    for part in results:
+    for part in _posteriors(e):
         chosen = part.pick(best=True)
         with torch.no_grad():
             glimpse = model.decode(chosen["what"].reshape(-1, model.features))
@@ -408,4 +379,16 @@ def _slot_energy(results: list[Posterior], system: SQAIR) -> Tensor:
         energy = torch.where(chosen["presence"] > 0, energy, torch.inf).flatten(1).amin(1)
         out.append(energy[torch.isfinite(energy)])
     flat = torch.cat(out)
-    return flat if len(flat) else torch.zeros(1)
+    detail = {"unit": "pixel energy of present places"}
+    return {"smallest_place_energy": from_rows(flat if len(flat) else torch.zeros(1), "estimate", None, detail)}
+
+
+METRICS: dict[str, MetricFunction] = {
+    "log_likelihood": log_likelihood,
+    "bound": bound,
+    "count": count,
+    "tracking": tracking,
+    "prediction": prediction,
+    "addition": addition,
+    "places": places,
+}
