@@ -25,6 +25,11 @@ def evaluate(
     out: Annotated[
         Path | None, typer.Option(help="Folder for metrics.json and report.html; the run folder by default.")
     ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(help="Rows to score: train, valid, test or all. All of a file the run was not trained on."),
+    ] = None,
+    all_rows: Annotated[bool, typer.Option("--all-rows", help="The same as --split all.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier report instead of keeping it.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -34,13 +39,15 @@ def evaluate(
     Examples:
       phlogiston evaluate runs/drmm-swissroll-1
       phlogiston evaluate runs/drmm-swissroll-1 --metrics log_likelihood --json
+      phlogiston evaluate runs/mine --data new-measurements.csv
       phlogiston evaluate runs/drmm-swissroll-1 --data sierpinski --out scores/sierpinski
     """
     from phlogiston.systems import workflow
 
     chosen = [name.strip() for name in metrics.split(",") if name.strip()] if metrics is not None else None
     options = pairs(data_sets, "--data-set")
-    result = workflow.evaluate(run, data=data, metrics=chosen, data_options=options, out=out, force=force)
+    split = "all" if all_rows else split
+    result = workflow.evaluate(run, data=data, metrics=chosen, data_options=options, out=out, force=force, split=split)
     earlier = result.pop("earlier", None)
     if earlier:
         say(f"the earlier report is kept: {earlier}")
@@ -55,7 +62,9 @@ def evaluate(
         for name, m in result["metrics"].items()
     ]
     told = [f"unfinished run: step {result['step']} of {result['steps']}"] if "finished" in result else []
-    told += [f"no test rows: scored on {result['rows']} rows"] if "rows" in result else []
+    if "rows" in result:
+        why = "no test rows: " if result["rows"] == "validation" else ""
+        told.append(f"{why}scored on {result['rows']} rows")
     text = "\n".join([*told, *([columns(rows)] if rows else []), str((out or run) / "report.html")])
     emit(as_json, result, text, kept=True)
 

@@ -33,11 +33,11 @@ def impute(
       phlogiston impute runs/mine measurements.csv --out drawn.parquet --how draw --seed 3
     """
     from phlogiston.datasets.readers.frame_files import check_written, write_table
-    from phlogiston.systems import table_verbs
+    from phlogiston.systems.tables import verbs
 
     check_written(out)
     refuse_existing(out, force)
-    full, filled = table_verbs.impute(run, table, how, n, seed, pairs(data_sets, "--data-set"))
+    full, filled = verbs.impute(run, table, how, n, seed, pairs(data_sets, "--data-set"))
     write_whole(out, lambda temporary: write_table(temporary, full))
     content = {"run": str(run), "table": str(table), "rows": len(full), "filled": filled, "out": str(out)}
     emit(as_json, content, f"{filled:,} entries of {len(full):,} rows filled in\n{out}", kept=True)

@@ -21,7 +21,7 @@ def summary(
     Example:
       phlogiston summary runs/drmm-swissroll-1
     """
-    from phlogiston.systems import table_verbs
+    from phlogiston.systems.tables import verbs
 
-    content, text = table_verbs.summary(run)
+    content, text = verbs.summary(run)
     emit(as_json, content, text)

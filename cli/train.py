@@ -35,7 +35,9 @@ def train(
         list[str] | None,
         typer.Option("--data-set", metavar="KEY=VALUE", help="An option of the data; may be repeated."),
     ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Optimiser steps of all stages together, shared out as by default.")
+    ] = None,
     seed: Annotated[
         int | None, typer.Option(min=0, help="Of initialisation, data order and noise; 0 by default.")
     ] = None,

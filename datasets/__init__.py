@@ -38,7 +38,7 @@ from phlogiston.errors import ConfigError, DataError, PluginWarning, unknown_nam
 FOLDERS = ("generated", "fetched", "readers")
 GROUP = "phlogiston.datasets"  # entry points of packages that bring sources of their own: name = "package.module"
 
-__all__ = ["Dataset", "Decision", "Info", "Meta", "Split", "get", "info", "load", "names", "read_options"]
+__all__ = ["Dataset", "Decision", "Info", "Meta", "Split", "get", "info", "load", "names", "read_options", "reader"]
 
 
 @cache
@@ -159,6 +159,15 @@ def get(name: str, root: str | PathLike[str] | None = None) -> Path | None:
     """
     source = _source(name)
     return Path(source.get(root)) if hasattr(source, "get") else None
+
+
+def reader(name: str | PathLike[str]) -> str:
+    """Return the registered name of what reads a name or a path.
+
+    Raises:
+        UnknownNameError, DataError: there is no such source, file or folder.
+    """
+    return str(name) if str(name) in _sources() else _source_of(_existing(name))
 
 
 def read_options(name: str | PathLike[str], texts: Mapping[str, str]) -> dict[str, Any]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 from phlogiston.datasets.base import Dataset, Split
-from phlogiston.errors import DataError
+from phlogiston.errors import DataError, unknown_name
 
 
 def held_out(data: Dataset) -> Split:
@@ -15,6 +16,34 @@ def held_out(data: Dataset) -> Split:
         DataError: neither; training rows are never taken for held-out ones.
     """
     return data.test if held_out_part(data) == "test" else data.valid
+
+
+SPLITS = ("train", "valid", "test", "all")
+
+
+def scored_on(data: Dataset, split: str) -> Dataset:
+    """Return the data with a part of them, or all of them, in the place of the test rows.
+
+    Args:
+        data: any.
+        split: "train", "valid", "test" or "all".
+
+    Raises:
+        UnknownNameError: no such part.
+        DataError: the part is empty.
+    """
+    if split not in SPLITS:
+        raise unknown_name("split", split, SPLITS)
+    parts = [data.train, data.valid, data.test]
+    if split != "all":
+        chosen = parts[SPLITS.index(split)]
+        if not len(chosen):
+            raise DataError(f"data {data.meta.name!r} have no {split} rows.")
+        return replace(data, test=chosen)
+    import torch
+
+    tensors = {name: torch.cat([part.tensors[name] for part in parts]) for name in data.train.tensors}
+    return replace(data, test=Split(tensors, data.train.sequences, double=data.train.double))
 
 
 def held_out_part(data: Dataset) -> Literal["test", "validation"]:

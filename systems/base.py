@@ -34,7 +34,8 @@ from phlogiston.systems.evaluation import COMMON_FIGURES, COMMON_METRICS, Evalua
 from phlogiston.systems.inputs import coerce
 from phlogiston.systems.loading import PARAMETERS, built_from_files, kept_schema, within_checkpoint
 from phlogiston.systems.options import preset_options, validate_options
-from phlogiston.systems.tabular import Tabular
+from phlogiston.systems.tables.alignment import aligned
+from phlogiston.systems.tables.tabular import Tabular, kept
 from phlogiston.systems.words import InWords, in_words
 
 if TYPE_CHECKING:
@@ -138,6 +139,10 @@ class System(InWords, Tabular):
     def training_pair(self) -> tuple[nn.Module, nn.Module | None]:
         """The programs the engine trains: `model` and `guide`, or a collapsed form that is faster (guide None)."""
         return self.model, self.guide
+
+    def step_options(self) -> dict[str, int]:
+        """The options that count optimiser steps, stage by stage."""
+        return {"steps": self.config.steps}
 
     def callbacks(self) -> list[Any]:
         """Engine callbacks the recipe needs."""
@@ -311,6 +316,7 @@ class System(InWords, Tabular):
         return {k: v for compute in self._table("BASELINES").values() for k, v in compute(evaluation).items()}
 
     def _evaluation(self, data: Any, requested: Sequence[str] = ()) -> Evaluation[Self]:
+        data = aligned(self.schema, data) if isinstance(data, Dataset) else data
         rows = held_out(data) if isinstance(data, Dataset) else self.read_rows(data)
         return Evaluation(self, rows, data, requested=frozenset(requested))
 
@@ -368,10 +374,7 @@ class System(InWords, Tabular):
         if steps is not None:
             self.config = validate_options(self.name, {**dataclasses.asdict(self.config), "steps": steps})
         self.schema = self.describe(train, meta)
-        if meta is not None and meta.units:
-            self.schema["units"] = dict(meta.units)
-        if meta is not None and meta.frame:
-            self.schema["frame"] = meta.frame
+        self.schema |= kept(meta)
         if out is not None and resume == "force":
             self.schema = kept_schema(Path(out), self.schema)
         with torch.random.fork_rng():

@@ -43,6 +43,32 @@ def validate_options(name: str, options: Mapping[str, Any]) -> Any:
         raise ConfigError(f"{name}: {where}: {message} (got {first['input']!r})" if first["loc"] else message) from None
 
 
+def shared_steps(options: Mapping[str, int], total: int) -> dict[str, int]:
+    """Share a number of steps out among stages in the proportion of their own numbers, each at least one.
+
+    Args:
+        options: option -> steps, as the configuration has them.
+        total: of all stages together.
+
+    Raises:
+        ConfigError: fewer steps than stages.
+
+    Example:
+        >>> shared_steps({"frame_steps": 1500, "steps": 1200}, 100)
+        {'frame_steps': 55, 'steps': 45}
+    """
+    if total < len(options):
+        names = ", ".join(options)
+        raise ConfigError(f"--steps {total}: there are {len(options)} stages ({names}), of one step each at least.")
+    spare, whole = total - len(options), sum(options.values())
+    exact = {name: spare * count / whole for name, count in options.items()}
+    found = {name: 1 + int(share) for name, share in exact.items()}
+    by_rest = sorted(exact, key=lambda name: int(exact[name]) - exact[name])
+    for name in by_rest[: total - sum(found.values())]:
+        found[name] += 1
+    return found
+
+
 def preset_options(name: str, preset: str | None) -> dict[str, Any]:
     """The options of a preset; none without a preset.
 

@@ -13,6 +13,7 @@ from phlogiston.datasets.base import Dataset, Meta, Split
 from phlogiston.datasets.readers import array
 from phlogiston.errors import DataError, DataWarning, ShapeError
 from phlogiston.systems.inputs import rows_of
+from phlogiston.systems.tables.alignment import aligned
 
 if TYPE_CHECKING:
     from phlogiston.systems.base import System
@@ -33,6 +34,8 @@ def fitting_rows(system: System, data: Any, mask: Any = None, optional: Collecti
         DataError, ShapeError: the data cannot be used, lack a column, or hold a category that was not in training.
     """
     schema = system.schema
+    if isinstance(data, Dataset):
+        data = aligned(schema, data)
     if isinstance(data, Dataset | Split):
         tensors = _checked(rows_of(data, double=system.DOUBLE), schema["categorical"])
     else:

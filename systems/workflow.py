@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from phlogiston import datasets, systems
+from phlogiston.console import tell
 from phlogiston.datasets.base import Dataset
-from phlogiston.errors import ConfigError, PhlogistonError, RunError, unknown_name
-from phlogiston.evaluate.held_out import held_out, held_out_part
+from phlogiston.errors import ConfigError, RunError, unknown_name
+from phlogiston.evaluate.held_out import held_out, held_out_part, scored_on
 from phlogiston.evaluate.metric import Metric
 from phlogiston.evaluate.report import Report, write_metrics
 from phlogiston.evaluate.score import Score
@@ -30,7 +31,9 @@ from phlogiston.systems.answer_text import describe
 from phlogiston.systems.base import System
 from phlogiston.systems.commands import commands_behind
 from phlogiston.systems.export import Samples
-from phlogiston.systems.options import preset_options, validate_options
+from phlogiston.systems.options import preset_options, shared_steps, validate_options
+from phlogiston.systems.run_data import data_of, is_other
+from phlogiston.systems.tables.alignment import aligned
 
 
 def train(
@@ -60,7 +63,7 @@ def train(
         data: name or path; the data of the system's first demo recipe by default.
         sets: option -> text, over the preset.
         data_options: option of the data -> text.
-        steps: optimiser steps, instead of the configuration's.
+        steps: optimiser steps of all stages together, shared out as the configuration's; see `System.step_options`.
         seed: 0 by default.
         out: run folder; `runs/<system>-<data>-<n>` with the first free n by default.
         resume: go on with the run in `out`; whatever is not given is taken from its config.json.
@@ -82,7 +85,7 @@ def train(
         RunError: a folder that holds something else.
     """
     kind = systems.get(system)
-    chosen = _options(system, preset, sets or {}, steps)
+    chosen = _options(system, preset, sets or {})
     resume = resume or force_resume
     if lr_resume is not None and not resume:
         raise ConfigError("--lr-resume is for a run that is gone on with: it needs --resume.")
@@ -91,6 +94,11 @@ def train(
     name, options = (data, {}) if data is not None else _default_data(kind, stored["data"])
     options = {**options, **datasets.read_options(name, data_options or {})}
     configured = kind(given)  # options are checked before anything slow
+    if steps is not None:
+        shared = shared_steps(configured.step_options(), steps)
+        configured = kind({**given, **shared})
+        if len(shared) > 1 and progress != "off":
+            tell(f"{steps:,} steps: {', '.join(f'{name} {count:,}' for name, count in shared.items())}")
     rows = datasets.load(name, **options)
     fabric = _fabric(devices, nodes, precision, accelerator)
     processes = Processes(fabric)
@@ -223,6 +231,7 @@ def evaluate(
     data_options: Mapping[str, str] | None = None,
     out: Path | None = None,
     force: bool = False,
+    split: str | None = None,
 ) -> dict[str, Any]:
     """Score a run on held-out rows, and write `metrics.json` and `report.html`.
 
@@ -235,6 +244,8 @@ def evaluate(
         data_options: option of the data -> text.
         out: folder to write into, made if need be; the run folder by default.
         force: replace what an earlier evaluation left in `out`.
+        split: rows to score, "train", "valid", "test" or "all"; by default all rows of a file that is not the one the
+            run was trained on, held-out rows of everything else.
 
     Returns:
         `run`, `data`, and `metrics`: name -> value, std_error, n, kind. Where the rows scored are not test rows, `rows`
@@ -250,13 +261,15 @@ def evaluate(
     system = systems.load(path)
     folder = path if out is None else out
     _check_folder(folder)
-    rows = _data_of(path, data, data_options or {})
-    held_out(rows)  # before work is done
+    rows = data_of(path, data, data_options or {}, system.schema)
+    split = split or ("all" if data is not None and is_other(path, rows) else None)
+    part = held_out_part(rows) if split is None else split  # before work is done
+    rows = rows if split is None else scored_on(rows, split)
     found = score(system, rows, metrics)
     title = f"{system.name} on {rows.meta.title or rows.meta.name}"
     progress = progress_of(path)
     unfinished = "" if progress is None or progress.finished else f" ({progress.text()})"
-    scored = f"{len(held_out(rows)):,} {held_out_part(rows)} rows"
+    scored = f"{len(held_out(rows)):,} {'training' if part == 'train' else part} rows"
     report = Report(
         title, f"Run {path.name}{unfinished}; {scored}.", commands_behind(path, data, metrics, data_options or {}, out)
     )
@@ -264,8 +277,8 @@ def evaluate(
     if metrics is None:
         report.section("What was learned", figures=system.figures(rows), captions=system.captions())
     about: dict[str, Any] = {"run": str(run), "data": rows.meta.name}
-    if held_out_part(rows) != "test":
-        about["rows"] = held_out_part(rows)
+    if part != "test":
+        about["rows"] = part
     if progress is not None and not progress.finished:
         about |= {"finished": False, "step": progress.step, "steps": progress.steps}
     told = {} if out is None else {"out": str(out)}
@@ -326,7 +339,7 @@ def show(
         raise ConfigError(f"{system.name} has no views to show. `phlogiston sample` draws from it, `evaluate` scores.")
     if what not in views:
         raise unknown_name(f"view of {system.name}", what, views)
-    rows = _data_of(path, data, data_options or {})
+    rows = aligned(system.schema, data_of(path, data, data_options or {}, system.schema))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         laid = views[what](system, held_out(rows), n, seed)
@@ -342,12 +355,10 @@ def _summary(history: History) -> dict[str, Any]:
     return {"steps": last.get("step", 0), "seconds": history.seconds, "loss": last.get("loss")}
 
 
-def _options(system: str, preset: str | None, sets: Mapping[str, str], steps: int | None) -> dict[str, Any]:
-    """Merge a preset, options written as text, and the number of steps."""
+def _options(system: str, preset: str | None, sets: Mapping[str, str]) -> dict[str, Any]:
+    """Merge a preset and options written as text."""
     given = preset_options(system, preset)
     given.update({key: _value(text) for key, text in sets.items()})
-    if steps is not None:
-        given["steps"] = steps
     validate_options(system, given)
     return given
 
@@ -429,22 +440,6 @@ def _run_folder(out: Path | None, system: str, data: str, resume: bool) -> str:
             folder.mkdir(parents=True)  # making it claims it, also against a second command started at the same time
             return str(folder)
     raise RunError(f"runs/ holds a million runs of {stem}; give --out.")
-
-
-def _data_of(run: Path, data: str | None, data_options: Mapping[str, str]) -> Dataset:
-    """Load the data a run was trained on, or other data."""
-    if data is not None:
-        return datasets.load(data, **datasets.read_options(data, data_options))
-    content = systems.read_config(run)
-    own = content.get("config", content).get("data") or {}
-    if own.get("name") is None:
-        raise ConfigError(f"{run} does not say what it was trained on; give --data.")
-    try:
-        return datasets.load(
-            own["name"], **{**own.get("options", {}), **datasets.read_options(own["name"], data_options)}
-        )
-    except PhlogistonError as error:
-        raise type(error)(f"{error} The run was trained on it; give --data for other data.") from error
 
 
 def score(system: System, rows: Dataset, metrics: Sequence[str] | None) -> dict[str, Metric]:

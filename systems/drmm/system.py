@@ -43,7 +43,7 @@ from phlogiston.systems.drmm.scoring import chunks, importance, varying_columns
 from phlogiston.systems.drmm.training import DeadComponents, DepthMonitor, residual_kmeans
 from phlogiston.systems.options import from_config
 from phlogiston.systems.table_rows import categories, fitting_rows
-from phlogiston.systems.tabular import Imputes
+from phlogiston.systems.tables.tabular import Imputes
 from phlogiston.systems.words import in_words
 
 if TYPE_CHECKING:

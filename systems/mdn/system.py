@@ -44,7 +44,7 @@ from phlogiston.systems.mdn.query import MDNQuery
 from phlogiston.systems.mdn.training import KeepBest
 from phlogiston.systems.options import from_config
 from phlogiston.systems.table_rows import fitting_rows
-from phlogiston.systems.tabular import Imputes
+from phlogiston.systems.tables.tabular import Imputes
 from phlogiston.systems.words import in_words
 
 if TYPE_CHECKING:
@@ -136,6 +136,11 @@ class MDN(Imputes, System):
         kept = rows["x"][order[: self.config.keep_inputs]]
         self.schema["kept"] = len(kept)
         self.network.inputs = kept.double()
+
+    def step_options(self) -> dict[str, int]:
+        """The options that count optimiser steps, stage by stage."""
+        posterior = {} if self.config.weights == "point" else {"posterior_steps": self.config.posterior_steps}
+        return {"steps": self.config.steps, **posterior}
 
     def stages(self) -> list[Stage]:
         """Maximum likelihood under a one-cycle schedule; for random weights a second stage for the posterior."""

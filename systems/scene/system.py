@@ -109,6 +109,11 @@ class Scene(System):
         """Memory, decoder, and the guide's encoder."""
         self.model, self.guide = scene_build.build(self.config, self.schema)
 
+    def step_options(self) -> dict[str, int]:
+        """The options that count optimiser steps, stage by stage."""
+        draft = {"draft_steps": self.config.draft_steps} if self.config.draft_steps else {}
+        return draft | ({"steps": self.config.steps} if self.config.layers else {})
+
     def stages(self) -> list[Stage]:
         """The draft alone, then everything."""
         return scene_stages.stages(self.config, self.schema["image"])

@@ -142,6 +142,11 @@ class VDSM(ClipOperations):
             state = {name: value for name, value in given.state_dict().items() if name.split(".")[0] in parts}
             own.load_state_dict(state, strict=False)
 
+    def step_options(self) -> dict[str, int]:
+        """The options that count optimiser steps, stage by stage."""
+        names = ("steps", "warm_steps", "sequence_steps", "finetune_steps")
+        return {name: count for name in names if (count := getattr(self.config, name))}
+
     def stages(self) -> list[Stage]:
         """Frames; then, on frozen parts, sequences: first of codes, then of pixels; then everything, if configured."""
         return stages(self.config, self.model, self.guide, self.schema["length"])

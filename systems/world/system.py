@@ -133,6 +133,10 @@ class WorldModel(AgentVerbs):
         self.model.register_buffer("player", torch.zeros(num_weights(self.model, c.looks)))
         self.model.register_buffer("curve", torch.zeros(c.generations, 2))
 
+    def step_options(self) -> dict[str, int]:
+        """The options that count optimiser steps, stage by stage."""
+        return {"frame_steps": self.config.frame_steps, "steps": self.config.steps}
+
     def stages(self) -> list[Stage]:
         """V on single frames, then M on codes of the frozen encoder."""
         c = self.config

@@ -14,11 +14,19 @@ from phlogiston.errors import DataError, ShapeError, unknown_name
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from phlogiston.datasets.base import Meta
+
 
 Array = np.ndarray[Any, np.dtype[Any]]
 CHUNK = 250
 """Rows that are asked about at once."""
 How = Literal["mean", "draw"]
+
+
+def kept(meta: Meta | None) -> dict[str, Any]:
+    """What the schema of a system keeps of a table: units of columns, and the library of a data frame."""
+    found = {} if meta is None else {"units": dict(meta.units), "frame": meta.frame}
+    return {key: value for key, value in found.items() if value}
 
 
 class Tabular:

@@ -16,7 +16,7 @@ from phlogiston.datasets.readers.number_text import number
 from phlogiston.errors import ConfigError, DataError, unknown_name
 from phlogiston.inference.svi.run_folder.metrics import read_metrics
 from phlogiston.inference.svi.run_folder.readers import progress_of
-from phlogiston.systems.tabular import How, Imputes
+from phlogiston.systems.tables.tabular import How, Imputes
 
 if TYPE_CHECKING:
     from pandas import DataFrame
