@@ -57,6 +57,7 @@ class MaskedNormal(MaskedReals):
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {"loc": constraints.real, "scale": constraints.positive}
+    has_empty_entries: ClassVar[bool] = True  # moves that change what is masked would have to jump between dimensions
 
     def __init__(
         self,
@@ -142,6 +143,7 @@ class MaskedBernoulli(TorchDistribution):
 
     arg_constraints: ClassVar[dict[str, Any]] = {"logits": constraints.real_vector}
     has_rsample = False
+    has_empty_entries: ClassVar[bool] = True
 
     def __init__(self, logits: Tensor, mask: Tensor, validate_args: bool | None = None) -> None:
         shape = _joint(logits.shape, mask.shape)

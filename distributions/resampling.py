@@ -6,7 +6,8 @@
   Clifford, "On-line inference for hidden Markov models via particle filters", JRSS B 65, 2003, section 3.2);
 - `replace_dead`: fill rows of zero weight with copies of living ones, leaving every weighted average unchanged;
 - `effective_size`, `log_mean`: summaries of log-weights;
-- `group_sizes`, `grouped_error`: how well a log mean weight is known, from groups that were drawn independently.
+- `group_sizes`, `grouped_error`: how well a log mean weight is known, from groups that were drawn independently;
+- `pareto_tail`, `tail_error`: what the largest of independent weights tell about those that were not drawn.
 """
 
 from __future__ import annotations
@@ -68,6 +69,95 @@ def spread_error(log_means: Tensor) -> Tensor | None:
         return None
     relative = (log_means - log_mean(log_means)).exp()
     return relative.std() / math.sqrt(groups) * (student_quantile(groups - 1) / 1.959964)
+
+
+class ParetoTail(NamedTuple):
+    """A generalised Pareto distribution fitted to the excesses of the largest weights over a threshold.
+
+    Attributes:
+        shape: k; moments up to 1 / k exist. Below zero the tail ends somewhere.
+        scale: sigma, in units of the weights; the mean excess is sigma / (1 - k).
+        threshold: of the weights.
+        excess: mean excess of the weights above it, as drawn.
+        number: how many lie above it.
+    """
+
+    shape: float
+    scale: float
+    threshold: float
+    excess: float
+    number: int
+
+
+_FEWEST_IN_TAIL = 5
+
+
+def pareto_tail(weights: Tensor) -> ParetoTail | None:
+    """Fit the tail of weights (n,), none negative; None where fewer than five weights make it.
+
+    Vehtari, Simpson, Gelman, Yao and Gabry, *Pareto smoothed importance sampling*, JMLR 25, 2024: the min(n / 5,
+    3 sqrt n) largest of n weights; the fit is that of Zhang and Stephens, Technometrics 51, 2009, its shape shrunk
+    towards 1/2 by ten observations.
+    """
+    n = len(weights)
+    count = min(n // 5, math.ceil(3.0 * math.sqrt(n)))
+    if count < _FEWEST_IN_TAIL:
+        return None
+    ordered = weights.double().sort().values
+    threshold = float(ordered[-count - 1])
+    excess = ordered[-count:] - threshold
+    excess = excess[excess > 0]  # some may be as large as the threshold: where a constraint lets few draws live
+    if len(excess) == 0 or float(excess[-1]) <= 1e-4 * float(ordered[-1]):
+        return ParetoTail(-1.0, 0.0, threshold, 0.0, len(excess))  # all alike, but for rounding: no tail at all
+    if len(excess) < _FEWEST_IN_TAIL:
+        return None
+    return ParetoTail(
+        *_zhang_stephens(excess / excess[-1], float(excess[-1])), threshold, float(excess.mean()), len(excess)
+    )
+
+
+def _zhang_stephens(excess: Tensor, unit: float) -> tuple[float, float]:
+    """Shape and scale fitted to ascending excesses, given in units of the largest."""
+    n = len(excess)
+    quarter = excess[max(int(n / 4 + 0.5) - 1, 0)]
+    grid = 30 + int(math.sqrt(n))
+    offset = 1.0 - (grid / (torch.arange(1, grid + 1, dtype=torch.float64) - 0.5)).sqrt()
+    theta = 1.0 + offset / (3.0 * quarter)
+    shape = torch.log1p(-theta.unsqueeze(1) * excess).mean(1)
+    profile = (n * ((-theta / shape).log() - shape - 1.0)).nan_to_num(-math.inf, posinf=-math.inf)
+    best = float(theta @ profile.softmax(0))
+    fitted = float(torch.log1p(-best * excess).mean())
+    return (n * fitted + 10.0 * 0.5) / (n + 10.0), unit * -fitted / best
+
+
+_FINITE = 0.49  # shapes from 1/2 on have no variance; the largest that still gives one stands for them
+
+
+def tail_error(log_weights: Tensor) -> tuple[float, float]:
+    """Standard error of the log mean of independent weights (n,), as their fitted tail tells it, and the tail's shape.
+
+    The spread of the weights drawn understates the error where a few large ones carry the mean, most of all when none
+    of the largest has been drawn. The fitted tail stands in for it: its variance instead of the sample's, and what its
+    mean exceeds that of the weights drawn by as a further error. Infinite where the tail has no mean.
+
+    Returns:
+        The error in nats and the Pareto shape; NaN both where the weights are too few for a fit.
+    """
+    n = len(log_weights)
+    weights = (log_weights - log_mean(log_weights)).exp().double()
+    tail = pareto_tail(weights)
+    if tail is None:
+        return math.nan, math.nan
+    if tail.shape >= 1.0:
+        return math.inf, tail.shape
+    share = tail.number / n
+    missing = max(0.0, share * (tail.scale / (1.0 - tail.shape) - tail.excess))
+    k = min(tail.shape, _FINITE)
+    scale = tail.excess * (1.0 - k)
+    square = tail.threshold**2 + 2.0 * tail.threshold * tail.excess + 2.0 * scale**2 / ((1.0 - k) * (1.0 - 2.0 * k))
+    body = weights.sort().values[: n - tail.number].square().sum()
+    variance = float(body) / n + share * square - 1.0
+    return math.hypot(math.sqrt(max(0.0, variance) / n), missing), tail.shape
 
 
 @cache

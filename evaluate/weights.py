@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import torch
 from torch import Tensor
+
+from phlogiston.distributions.resampling import pareto_tail
 
 
 def mean_and_error(weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -32,40 +33,11 @@ def effective_size(weights: Tensor) -> Tensor:
 
 
 def pareto_shape(weights: Tensor) -> Tensor:
-    """Fit a generalised Pareto law to the largest weights of each row and return its shape, (rows,).
-
-    Vehtari, Simpson, Gelman, Yao and Gabry, *Pareto smoothed importance sampling*, 2024: the min(K / 5, 3 sqrt K)
-    largest of K weights; shape by Zhang and Stephens, 2009, shrunk towards 1/2 by ten observations. NaN for K < 25.
+    """Return the shape of the tail of each row's weights, (rows,); see `distributions.resampling.pareto_tail`.
 
     Args:
-        weights: log weights (particles, rows).
+        weights: log weights (particles, rows). NaN for fewer than 25 particles.
     """
-    particles, rows = weights.shape
-    tail = min(particles // 5, math.ceil(3.0 * math.sqrt(particles)))
-    if tail < 5:
-        return torch.full((rows,), math.nan, dtype=torch.float64)
-    ordered = weights.double().sort(0).values
-    threshold = ordered[-tail - 1]
-    top = (ordered[-tail:] - ordered[-1]).exp() - (threshold - ordered[-1]).exp()
-    out = [_zhang_stephens(column) for column in top.T.cpu().numpy()]
-    return torch.tensor(out, dtype=torch.float64)
-
-
-def _zhang_stephens(excess: np.ndarray) -> float:
-    """Return the shape of a generalised Pareto law fitted to sorted excesses over its threshold."""
-    n = len(excess)
-    if excess[-1] <= 1e-4:
-        return -1.0  # all weights alike, but for rounding: no tail at all
-    excess = np.maximum(excess, 1e-300)
-    quarter = excess[max(int(n / 4 + 0.5) - 1, 0)]
-    grid = 30 + int(math.sqrt(n))
-    place = 1.0 - np.sqrt(grid / (np.arange(1, grid + 1) - 0.5))
-    theta = 1.0 / excess[-1] + place / (3.0 * quarter)
-    shape = np.log1p(-theta[:, None] * excess).mean(1)
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        profile = n * (np.log(-theta / shape) - shape - 1.0)
-        weight = 1.0 / np.exp(profile - profile[:, None]).sum(1)
-    weight = np.where(np.isfinite(weight), weight, 0.0)
-    best = float((theta * weight).sum() / max(weight.sum(), 1e-300))
-    fitted = float(np.log1p(-best * excess).mean())
-    return (n * fitted + 10.0 * 0.5) / (n + 10.0)
+    relative = (weights.double() - weights.double().amax(0)).exp()
+    tails = [pareto_tail(column) for column in relative.T.cpu()]
+    return torch.tensor([math.nan if tail is None else tail.shape for tail in tails], dtype=torch.float64)

@@ -146,12 +146,7 @@ def _answer(program: Program, n: int, method: Method, options: Mapping[str, Any]
 
 
 def _with_doubts(answer: Answer, log_weights: Tensor) -> Answer:
-    """Take back figures that the weights cannot bear, and say why.
-
-    The spread of n weights tells the error of their mean while a good number of them matter; among few, what matters
-    most has likely not been drawn, and intervals of two such errors hold half the time and less.
-    """
-    n = len(log_weights)
+    """Give the log evidence its error bar; take back figures that the weights cannot bear, and say why."""
     alive = log_weights[torch.isfinite(log_weights)]
     if len(alive) and float(alive.abs().max()) > _UNRESOLVED:  # in single precision weights that differ look alike
         why = f"log weights of about {float(alive[0]):.2g} nats cannot be told apart in single precision"
@@ -161,15 +156,10 @@ def _with_doubts(answer: Answer, log_weights: Tensor) -> Answer:
             ess=torch.ones_like(answer.ess),
             details={**answer.details, "log_evidence_error": why, "ess": why},
         )
-    need = min(_ENOUGH, 0.3 * n)
-    if float(answer.ess) < need:
-        why = f"the effective sample size is {float(answer.ess):.1f}; below {need:.0f} the weights do not tell it"
-        return replace(answer, log_evidence_error=None, details={**answer.details, "log_evidence_error": why})
     error, reason = judge_weights(log_weights)
     return replace(answer, log_evidence_error=error, details={**answer.details, **reason})
 
 
-_ENOUGH = 100.0
 _UNRESOLVED = 1e8  # nats; sums of ordinary terms stay far below
 
 

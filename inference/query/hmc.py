@@ -67,6 +67,7 @@ def run_nuts(program: Program, n: int, warmup: int | None = None, chains: int = 
         raise ConfigError(f"warmup must be at least 1; got {steps}")
     count = max(1, min(chains, n // _FEWEST_DRAWS))
     each = -(-n // count)
+    program.set_trailing_aside()
     coordinates = Coordinates(program, propose_each(program, 2)[0].values, box=True)
     if coordinates.discrete:
         names = ", ".join(coordinates.discrete)

@@ -8,6 +8,7 @@ log density under the unrestricted proposal, log soft factors, and how far hard 
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -33,9 +34,11 @@ from phlogiston.inference.query.restriction import (
     KnownMass,
     Restrict,
     SiteEvidence,
+    entry_law,
     few_values,
     outside_support,
     sum_per_particle,
+    switched_off,
 )
 from phlogiston.inference.svi.handlers import in_data_plate
 
@@ -65,6 +68,22 @@ class Scores:
     violations: Tensor
 
 
+class _Reached(Exception):
+    """The run has come to a site that it need not go beyond."""
+
+
+class _Until(Messenger):
+    """Ends a run at the first of some sites."""
+
+    def __init__(self, names: Collection[str]) -> None:
+        super().__init__()
+        self.names = frozenset(names)
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] in self.names:
+            raise _Reached
+
+
 class Program:
     """A pair and a question.
 
@@ -81,6 +100,7 @@ class Program:
         sites: the model's latent sites in order.
         state: sites that particles consist of: latent sites that are free given the question, and the guide's
             auxiliary sites in place of those driven by them.
+        trailing: sites that come after everything the question knows, once `set_trailing_aside` was called.
         deterministic: the model's deterministic sites, as the model alone computed them.
         mixed: those of them that are not vectorised over particles.
 
@@ -132,6 +152,11 @@ class Program:
             site = self.proposal.nodes[name]
             self.shapes[name], self.supports[name] = site["value"].shape, site["fn"].support
             self.event_dims[name], self.dtypes[name] = site["fn"].event_dim, site["value"].dtype
+        self._order = list(nodes)
+        self.trailing: list[str] = []
+        self.emptying = [
+            name for name in self.sites if getattr(entry_law(nodes[name]["fn"]), "has_empty_entries", False)
+        ]
         self.mixed: set[str] = set()
         self._moving: frozenset[str] | None = None
 
@@ -145,6 +170,20 @@ class Program:
                 raise EvidenceError(f"site {name!r} is observed in the batch already; leave it out of one of them")
             if name not in self.sites:
                 raise EvidenceError(unknown_message("site", name, self.sites))
+
+    def set_trailing_aside(self) -> None:
+        """Take the sites that come after everything known out of `state`; `complete` draws them from the model.
+
+        Given the sites before them they follow the prior, so that moves need not care for them (pixels of an image
+        that is not known, say). Does nothing where nothing is known.
+        """
+        proposed = set(self.proposal.sites)
+        known = [i for i, n in enumerate(self._order) if n in self.observed or n in self.evidence or n in proposed]
+        if not known:
+            return
+        after = set(self._order[known[-1] + 1 :])
+        self.trailing = [name for name in self.state if name in after]
+        self.state = [name for name in self.state if name not in after]
 
     @property
     def proposes(self) -> str:
@@ -197,7 +236,10 @@ class Program:
         for handler in handlers:
             run = handler(run)
         with pyro.validation_enabled(False):
-            trace = poutine.trace(run).get_trace()
+            tracer = poutine.trace(run)
+            with contextlib.suppress(_Reached):
+                tracer()
+            trace = tracer.msngr.get_trace()
             count_rows_once(trace)
             trace.compute_log_prob()
         return trace
@@ -273,7 +315,9 @@ class Program:
             trace = self.run(proposal.guide, proposal.batch, n, ConditionMessenger(given), note)
             for name in (*proposal.drawn, *proposal.auxiliary):
                 log_prob = sum_per_particle(trace.nodes[name]["log_prob"], n)
-                proposed = proposed + log_prob - note.mass.get(name, 0.0)
+                off = switched_off(trace.nodes[name], n)
+                proposed = proposed + log_prob - note.mass.get(name, 0.0) + off
+                joint = joint + off
                 if name in proposal.law or name in proposal.law_auxiliary:
                     joint = joint + log_prob
             for name in proposal.driven:
@@ -283,7 +327,7 @@ class Program:
                     joint = joint - sum_per_particle(site["log_prob"], n)
         note = KnownMass(self.evidence, n)
         placed = {name: value for name, value in placed.items() if name in self.sites}
-        trace = self.run(self.model, self.batch, n, ConditionMessenger(placed), note)
+        trace = self.run(self.model, self.batch, n, ConditionMessenger(placed), note, _Until(self.trailing))
         for name, site in self.sample_sites(trace):
             if name in proposal.law:
                 continue
@@ -292,7 +336,9 @@ class Program:
                 log_prob = log_prob.masked_fill(outside_support(site["fn"], site["value"], n), -math.inf)
             joint = joint + log_prob
             if name not in self.observed and name not in proposal.sites:
-                proposed = proposed + log_prob - note.mass.get(name, 0.0)
+                off = switched_off(site, n)
+                proposed = proposed + log_prob - note.mass.get(name, 0.0) + off
+                joint = joint + off
         return Scores(joint, proposed, *self._agreement(trace, n))
 
     def _agreement(self, trace: Any, n: int) -> tuple[Tensor, Tensor]:
@@ -307,13 +353,13 @@ class Program:
 
     @torch.no_grad()
     def complete(self, values: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor | None]]:
-        """Bring all sites of particles into agreement with those of `state`.
+        """Bring all sites of particles into agreement with those of `state`; draw trailing ones.
 
         Returns:
             Latent sites of the model, and its deterministic ones, None where they are not vectorised over particles.
         """
         n = len(next(iter(values.values())))
-        follow = [*self.proposal.driven, *self.computed]
+        follow = [*self.proposal.driven, *self.computed, *self.trailing]
         result = {name: values[name] for name in self.sites if name not in follow}
         if not self.deterministic and not follow:
             return result, {}

@@ -306,6 +306,24 @@ def supported_sum(fn: Any, value: Tensor, n: int) -> Tensor:
     return sum_per_particle(fn.log_prob(value), n).masked_fill(outside_support(fn, value, n), -math.inf)
 
 
+def switched_off(site: Any, n: int) -> Tensor | float:
+    """Log density, per particle (n,), of a latent site's entries that a mask switches off.
+
+    They are no part of the model (the latents of steps after a sequence's end), but moves need a distribution for them,
+    or they drift without limit. Their own, as they are proposed from it, changes nothing about anything else.
+    A site that is switched off altogether, by `mask=False`, has its density counted elsewhere by its author.
+    """
+    fn, mask, parts = site["fn"], site["mask"], []
+    own = getattr(fn, "_mask", None) if isinstance(fn, dist.MaskedDistribution) else None
+    if isinstance(own, Tensor):
+        log_prob = fn.base_dist.log_prob(site["value"])
+        parts.append(torch.where(own, torch.zeros_like(log_prob), log_prob))
+    if isinstance(mask, Tensor):
+        log_prob = site["unscaled_log_prob"]
+        parts.append(torch.where(mask, torch.zeros_like(log_prob), log_prob))
+    return sum((sum_per_particle(torch.where(torch.isfinite(p), p, 0.0), n) for p in parts), 0.0)
+
+
 def sum_per_particle(log_prob: Any, n: int) -> Tensor:
     """Sum a site's log density over everything but particles; a site without that axis counts for each."""
     if not isinstance(log_prob, Tensor):

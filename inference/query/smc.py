@@ -56,10 +56,17 @@ def temper(program: Program, n: int, moves: int = 40, leapfrog: int = 16) -> Ans
 
     Raises:
         EvidenceError: the sequence got stuck: the evidence is impossible or far too improbable.
-        ConfigError: options out of range.
+        ConfigError: options out of range, or sites whose entries come and go.
     """
     if moves < 1 or leapfrog < 1:
         raise ConfigError(f"moves and leapfrog must be at least 1; got {moves} and {leapfrog}")
+    program.set_trailing_aside()
+    emptying = [name for name in program.emptying if name in program.state]
+    if emptying and (program.evidence or program.observed):
+        raise ConfigError(
+            f'method="smc" cannot move {", ".join(emptying)}: which of its entries exist depends on other sites; use '
+            f'"importance"'
+        )
     population = Population(program, n)
     return _finish(population, reach(population, moves, leapfrog))
 
