@@ -13,7 +13,7 @@ inequalities), this computes the evidence mass `e = integral N(x; m, F F^T) E(x)
 | several inequalities                            | unbiased, sequential    | one-row masses, improved by a pilot |
 
 `linear_equalities` makes known entries of equalities of several, `gaussian_conditioning` has what is known and soft,
-`sequential_draws` the inequalities, `corner_tilting` what helps them in far corners. Run it in float64.
+`sequential_draws` the inequalities, `far_corners` what helps them in far corners. Run it in float64.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from phlogiston.distributions.corner_tilting import tilt_first
+from phlogiston.distributions.far_corners import Corners, find_corners, tilt_first
 from phlogiston.distributions.gaussian_conditioning import condition
 from phlogiston.distributions.linear_constraints import LinearEvidence, RowPlan, Rows, plan, simplify
 from phlogiston.distributions.linear_equalities import eliminate
@@ -126,6 +126,7 @@ class ConditionedMixture:
         self._tempered_equal = tempered
         self._plan: RowPlan | None = None
         self._tilt: Tensor | None = None
+        self._corners: Corners | None = None
         self._bounded = False  # whether upper bounds are good enough a proposal
         if not self.exact:
             self.log_twist = self._refine(tempered)
@@ -149,6 +150,8 @@ class ConditionedMixture:
             self._bounded = True
             return torch.maximum(settled, upper)
         known = settled.max()
+        if len(self.rows) > 2 and bool((self.rows.weight == 1).all()):
+            return self._refine_corners(upper, known, log_equal)
         matter = torch.nonzero(upper > known + 1.5 * _LIVE).squeeze(-1)
         if len(matter) > _FEW:
             best = upper.topk(min(64, count)).indices
@@ -167,16 +170,66 @@ class ConditionedMixture:
                 refined = refined.masked_scatter(corner, log_equal[index] + bound)
         return self._product.index_copy(0, matter, refined)
 
+    def _refine_corners(self, upper: Tensor, known: Tensor, log_equal: Tensor) -> Tensor:
+        """Refine block by block, the most promising components first, until no bound reaches what is known to be there.
+
+        How several rows work together may cost a component hundreds of nats beside the mass of its hardest row: only
+        the half-spaces of `far_corners` bring the bounds down to where they tell which components matter.
+        """
+        refined = self._product.clone()
+        count, width = len(upper), self.conditioned.factor.shape[-1]
+        order = torch.nonzero(upper > known + 1.5 * _LIVE).squeeze(-1)
+        for block in order[upper[order].argsort(descending=True)].split(_FEW):
+            block = block[upper[block] > known + 1.5 * _LIVE]
+            if len(block) == 0:
+                break
+            corners = find_corners(self.conditioned.subset(block), self.rows, self.plan)
+            if bool((corners.dropped >= 0).any()):
+                if self._corners is None:
+                    self._corners = Corners.none(count, width)
+                self._corners = self._corners.with_rows(block, corners)
+                self._upper[block] = torch.minimum(self._upper[block], log_equal[block] + corners.log_bound)
+                block = block[self._upper[block] > known + 1.5 * _LIVE]
+                if len(block) == 0:
+                    continue
+            refined[block] = self._through_means(block, log_equal)
+            known = torch.maximum(known, refined[block].max())
+        return refined
+
     def _through_means(self, index: Tensor, log_equal: Tensor) -> Tensor:
-        local = self.conditioned.subset(index)
         place = torch.arange(len(index))
-        _, log_rows = draw_rows(local, self.rows, self.plan, place, False, True, None, values=False)
+        _, log_rows = self._draw(index, place, False, True, None, values=False)
         if len(self.rows) > 2 and len(index) * len(self.rows) * _MAX_TRIES <= _PILOT_WORK:
             # means alone run into corners that a few draws walk around
             seeded = torch.Generator().manual_seed(0)
-            _, drawn = draw_rows(local, self.rows, self.plan, place, True, True, seeded, _MAX_TRIES, values=False)
+            _, drawn = self._draw(index, place, True, True, seeded, _MAX_TRIES, values=False)
             log_rows = torch.maximum(log_rows, drawn)
         return torch.where(torch.isfinite(log_rows), log_equal[index] + log_rows, self._product[index])
+
+    def _draw(
+        self,
+        components: Tensor,
+        place: Tensor,
+        noise: bool,
+        temper: bool,
+        generator: torch.Generator | None,
+        tries: int = 1,
+        values: bool = True,
+    ) -> tuple[Tensor, Tensor]:
+        """`draw_rows` for positions `place` (n,) in `components`, by all that is known about their corners."""
+        return draw_rows(
+            self.conditioned.subset(components),
+            self.rows,
+            self.plan if len(self.rows) else None,
+            place,
+            noise,
+            temper,
+            generator,
+            tries,
+            values,
+            None if self._tilt is None else self._tilt[components],
+            None if self._corners is None else self._corners.subset(components),
+        )
 
     def _row_masses(self, rows: Rows) -> Tensor:
         centre, scale = self.conditioned.row_scales(rows)
@@ -264,13 +317,8 @@ class ConditionedMixture:
         Returns:
             Draws (P, D) and log weights (P,): unbiased estimates of each component's evidence mass, prior excluded.
         """
-        place = torch.arange(len(self.means))
-        row_plan = self.plan if len(self.rows) else None
-        tries = 1 if self.exact else _MAX_TRIES
-        tilt = self._tilt
-        x_free, log_rows = draw_rows(
-            self.conditioned, self.rows, row_plan, place, True, False, generator, tries, tilt=tilt
-        )
+        every = torch.arange(len(self.means))
+        x_free, log_rows = self._draw(every, every, True, False, generator, 1 if self.exact else _MAX_TRIES)
         return self._with_known(x_free), (self.log_mass if self.exact else self.log_equal + log_rows) - self.log_prior
 
     def _draw_free(
@@ -279,11 +327,8 @@ class ConditionedMixture:
         """Draw the free entries for the components chosen, trying harder while nothing satisfies the evidence."""
         n = len(component)
         used, place = compact(component, len(probs))
-        local = self.conditioned.subset(used)
-        row_plan = self.plan if len(self.rows) else None
         tries = self._tries(probs, n, generator) if noise and not self.exact else 1
-        tilt = None if self._tilt is None else self._tilt[used]
-        x, log_rows = draw_rows(local, self.rows, row_plan, place, noise, self.temper, generator, tries, tilt=tilt)
+        x, log_rows = self._draw(used, place, noise, self.temper, generator, tries)
         if not noise and bool(torch.isneginf(log_rows).any()):
             # means one after the other ran into a corner: those rows get constrained draws instead
             other, log_other = self._draw_free(component, probs, True, generator)
@@ -291,7 +336,7 @@ class ConditionedMixture:
             return torch.where(cornered.unsqueeze(1), other, x), torch.where(cornered, log_other, log_rows)
         while bool(torch.isneginf(log_rows).all()) and n * tries * 16 <= _MAX_WORK:
             tries *= 16
-            x, log_rows = draw_rows(local, self.rows, row_plan, place, noise, self.temper, generator, tries, tilt=tilt)
+            x, log_rows = self._draw(used, place, noise, self.temper, generator, tries)
         return x, log_rows
 
     def _tries(self, probs: Tensor, n: int, generator: torch.Generator | None) -> int:
@@ -300,11 +345,7 @@ class ConditionedMixture:
             return 1
         component = systematic(probs, _TRIAL, generator)
         used, place = compact(component, len(probs))
-        local = self.conditioned.subset(used)
-        tilt = None if self._tilt is None else self._tilt[used]
-        _, log_rows = draw_rows(
-            local, self.rows, self.plan, place, True, self.temper, generator, values=False, tilt=tilt
-        )
+        _, log_rows = self._draw(used, place, True, self.temper, generator, values=False)
         share = float(effective_size(self.log_equal[component] - probs[component].log() + log_rows)) / _TRIAL
         if share > 0.85:
             return 1
@@ -377,10 +418,8 @@ class ConditionedMixture:
         """Estimate the masses of the components at `index` by so many more draws each, in place."""
         if len(index) == 0:
             return
-        tilt = None if self._tilt is None else self._tilt[index]
         place = torch.arange(len(index))
-        local = self.conditioned.subset(index)
-        _, mass = draw_rows(local, self.rows, self.plan, place, True, self.temper, generator, draws, False, tilt)
+        _, mass = self._draw(index, place, True, self.temper, generator, draws, values=False)
         mass = mass + (self._tempered_equal if self.temper else self.log_equal)[index]
         before = torch.where(spent[index] > 1, spent[index], 0.0)
         together = before + draws

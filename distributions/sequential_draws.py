@@ -14,19 +14,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from phlogiston.distributions.far_corners import Corners, turned
 from phlogiston.distributions.gaussian_conditioning import Conditioned, orthogonalise
 from phlogiston.distributions.linear_constraints import RowPlan, Rows
 from phlogiston.distributions.resampling import compact
 from phlogiston.distributions.truncated_normal import (
     confine,
     log_interval_mass,
-    log_normal_density,
     standard_truncated,
+    truncated_mean,
     truncated_with_mass,
 )
 
 _MAX_FLOATS = 2**22  # numbers that the tables of one pass over the draws may hold
 _MANY = 16  # coordinates from which on they are kept in one table
+_TINY = 1e-9  # slopes below this are zero
 _MAX_GATHERED = 2**20  # above this many numbers factors are applied component by component
 
 
@@ -41,17 +43,21 @@ def draw_rows(
     tries: int = 1,
     values: bool = True,
     tilt: Tensor | None = None,
+    corners: Corners | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Draw free entries for components `place` (n,); returns x (n, U) and the log mass of the rows met (n,).
 
     With several tries each draw is picked among as many candidates in proportion to their weights and carries their
     mean weight: still properly weighted, with less variance. `values=False` skips x. `tilt` (components,) shifts the
-    normal from which the first coordinate is drawn.
+    normal from which the first coordinate is drawn; of components with `corners` the first coordinate is theirs.
     """
     n, mean, factor = len(place), conditioned.mean, conditioned.factor
     if mean.shape[1] == 0:  # everything is known
         return mean.new_zeros(n, 0), mean.new_zeros(n)
     parts = _parts(conditioned, rows, row_plan, place, tries)
+    if corners is not None:  # components that drop the same row share a plan
+        kinds = corners.dropped[place]
+        parts = tuple(part[kinds[part] == kind] for part in parts for kind in kinds[part].unique())
     if len(parts) > 1:
         x, log_rows = mean.new_zeros(n if values else 0, mean.shape[1]), mean.new_zeros(n)
         for part in parts:
@@ -67,6 +73,7 @@ def draw_rows(
                 tries,
                 values,
                 None if tilt is None else tilt[used],
+                None if corners is None else corners.subset(used),
             )
             if values:
                 x[part] = some
@@ -81,8 +88,7 @@ def draw_rows(
     single = (rows.coefficients != 0).sum(1) == 1
     if conditioned.diagonal and bool(single.all()):
         return _draw_box(conditioned, rows, place, noise, temper, generator)
-    centre, row_factor = conditioned.row_factors(rows)
-    lower, q = orthogonalise(row_factor.index_select(1, row_plan.independent))
+    limits, q = _limits(conditioned, rows, row_plan, corners, int(place[0]))
     square = q.shape[1] == factor.shape[-1]  # the rows touch every direction
     first = eps = own = None
     if noise and values:
@@ -93,7 +99,7 @@ def draw_rows(
         first = _strata(n, tries, generator)
     candidates = place.repeat(tries) if tries > 1 else place
     source = _Source(first, own if first is None else None, generator) if noise else None
-    coordinates, log_rows = _sequence(rows, row_plan, centre, lower, candidates, source, temper, values, tilt)
+    coordinates, log_rows = _sequence(limits, candidates, source, temper, values, tilt)
     if tries > 1:
         weights = log_rows.reshape(tries, n)
         log_rows = torch.logsumexp(weights, 0) - math.log(tries)
@@ -238,30 +244,65 @@ def _strata(n: int, tries: int, generator: torch.Generator | None) -> Tensor:
     return ((u + torch.arange(tries, dtype=u.dtype).unsqueeze(1)) / tries).reshape(-1)
 
 
-def truncated_mean(a: Tensor, b: Tensor, log_mass: Tensor) -> Tensor:
-    """Mean of the standard normal between limits, given the log mass between them."""
-    mean = torch.exp(log_normal_density(a) - log_mass) - torch.exp(log_normal_density(b) - log_mass)
-    return torch.nan_to_num(mean).clamp(a, b)
+@dataclass(frozen=True, eq=False)
+class _Limits:
+    """Rows over coordinates that are drawn one after the other.
+
+    Attributes:
+        low: (S, R), lower limits of the rows less their means, per component.
+        high: (S, R), upper limits.
+        slopes: (S, R, k), the rows over the coordinates.
+        used: bool (R, k), entries of `slopes` that are not zero for all components.
+        own: the row that owns each coordinate: its slope is positive.
+        groups: the rows that bound each coordinate.
+        power: exponent of each coordinate's mass where masses are tempered.
+        uneven: whether slopes may be zero for some components at the coordinate a row bounds.
+    """
+
+    low: Tensor
+    high: Tensor
+    slopes: Tensor
+    used: Tensor
+    own: tuple[int, ...]
+    groups: tuple[tuple[int, ...], ...]
+    power: tuple[float, ...]
+    uneven: bool = False
+
+
+def _limits(
+    conditioned: Conditioned, rows: Rows, row_plan: RowPlan, corners: Corners | None, component: int
+) -> tuple[_Limits, Tensor]:
+    """The limits of all components' coordinates, and the coordinates' directions Q (S, k, W)."""
+    if corners is not None and int(corners.dropped[component]) >= 0:
+        low, high, factor, independent = turned(corners, int(corners.dropped[component]), conditioned, rows, row_plan)
+        _, q = orthogonalise(factor.index_select(1, independent))
+        slopes = factor @ q.mT
+        used = (slopes.abs() > _TINY * factor.norm(dim=-1, keepdim=True)).any(0)
+        own = tuple(independent.tolist())
+        last = [own.index(r) if r in own else int(used[r].nonzero()[-1]) for r in range(len(used))]
+        groups = tuple(
+            (r, *(i for i, k in enumerate(last) if k == coordinate and i != r)) for coordinate, r in enumerate(own)
+        )
+        return _Limits(low, high, slopes, used, own, groups, (1.0,) * len(own), True), q
+    centre, factor = conditioned.row_factors(rows)
+    lower, q = orthogonalise(factor.index_select(1, row_plan.independent))
+    several = len(rows) > lower.shape[1]
+    slopes = row_plan.combination @ lower if several else lower
+    used = torch.ones(slopes.shape[1:], dtype=torch.bool)
+    if several:
+        used = row_plan.combination.flip(1).ne(0).cummax(1).values.flip(1)
+    power = tuple(float(rows.weight[group[0]]) for group in row_plan.groups)
+    own = tuple(row_plan.independent.tolist())
+    return _Limits(rows.lower - centre, rows.upper - centre, slopes, used, own, row_plan.groups, power), q
 
 
 def _sequence(
-    rows: Rows,
-    row_plan: RowPlan,
-    centre: Tensor,
-    lower: Tensor,
-    place: Tensor,
-    source: _Source | None,
-    temper: bool,
-    values: bool,
-    tilt: Tensor | None,
+    limits: _Limits, place: Tensor, source: _Source | None, temper: bool, values: bool, tilt: Tensor | None
 ) -> tuple[list[Tensor], Tensor]:
     """Draw the rows' coordinates one after the other, each between the limits the earlier ones leave it.
 
     Args:
-        rows: R inequalities.
-        row_plan: its `groups` say which rows bound which coordinate.
-        centre: (S, R), the rows' means per component.
-        lower: (S, k, k), L of the independent rows.
+        limits: of S components.
         place: (n,), component of each draw.
         source: noise; None for truncated means instead of draws.
         temper: raise each step's mass to the weight of its row.
@@ -271,30 +312,42 @@ def _sequence(
     Returns:
         k coordinates (n,) each, and the log weight (n,): `-inf` where an intersection was empty.
     """
-    every = row_plan.combination @ lower if len(rows) > lower.shape[1] else lower  # (S, R, k)
+    slopes = limits.slopes
+    steps = len(limits.groups)
     coordinates: list[Tensor] = []
     # with many coordinates one product per row beats one operation per pair of them
-    drawn = centre.new_empty(len(place), lower.shape[1]) if lower.shape[1] > _MANY else None
-    log_weight = centre.new_zeros(len(place))
+    drawn = slopes.new_empty(len(place), steps) if steps > _MANY else None
+    log_weight = slopes.new_zeros(len(place))
 
     def spread(value: Tensor) -> Tensor:
         return value.index_select(0, place)
 
-    for k, group in enumerate(row_plan.groups):
+    for k, group in enumerate(limits.groups):
         low = high = None
         for r in group:
             # the limits of the first coordinate are the component's
-            rest, slope = centre[:, r], every[:, r, k]
+            start, end, slope = limits.low[:, r], limits.high[:, r], slopes[:, r, k]
             if k > 0:
-                rest, slope = spread(rest), spread(slope)
-            if drawn is not None and k > 0:
-                rest = rest + _along(every[:, r, :k], place, drawn[:, :k])
-            for j in range(k if drawn is None else 0):
-                entry = every[:, r, j]
-                if len(rows) == lower.shape[1] or bool(row_plan.combination[r, j:].any()):
-                    rest = torch.addcmul(rest, spread(entry), coordinates[j])
-            start, end = (rows.lower[r] - rest) / slope, (rows.upper[r] - rest) / slope
-            if r != row_plan.independent[k]:  # only dependent rows can point the other way
+                start, end, slope = spread(start), spread(end), spread(slope)
+                rest: Tensor | None = None
+                if drawn is not None:
+                    rest = _along(slopes[:, r, :k], place, drawn[:, :k])
+                for j in range(k if drawn is None else 0):
+                    if bool(limits.used[r, j]):
+                        term = spread(slopes[:, r, j]) * coordinates[j]
+                        rest = term if rest is None else rest + term
+                if rest is not None:
+                    start, end = start - rest, end - rest
+            if limits.uneven and r != limits.own[k]:
+                flat = slope.abs() < _TINY
+                holds = (start <= _TINY) & (end >= -_TINY)
+                steep = torch.where(flat, 1.0, slope)
+                # a row without a slope leaves everything, or a single point, which has no mass
+                start = torch.where(flat, torch.where(holds, -math.inf, 0.0), start / steep)
+                end = torch.where(flat, torch.where(holds, math.inf, 0.0), end / steep)
+            else:
+                start, end = start / slope, end / slope
+            if r != limits.own[k]:  # only dependent rows can point the other way
                 start, end = torch.minimum(start, end), torch.maximum(start, end)
             low = start if low is None else torch.maximum(low, start)
             high = end if high is None else torch.minimum(high, end)
@@ -310,7 +363,7 @@ def _sequence(
             if k == 0:
                 low, high, mass = spread(low), spread(high), spread(mass)
             coordinate = truncated_mean(low, high, mass) if source is None else source.draw(k, low, high)
-        elif values or k < len(row_plan.groups) - 1:
+        elif values or k < steps - 1:
             coordinate, mass = source.draw_with_mass(k, low, high)
         else:
             coordinate, mass = low, log_interval_mass(low, high)
@@ -321,6 +374,6 @@ def _sequence(
         coordinates.append(coordinate)
         if drawn is not None:
             drawn[:, k] = coordinate
-        power = rows.weight[group[0]]
+        power = limits.power[k]
         log_weight = log_weight + (mass * power if temper and power != 1 else mass)
     return coordinates, log_weight

@@ -5,6 +5,7 @@ Building blocks on standardised limits `a < b` (either may be infinite), compute
 - `log_interval_mass(a, b)`  = log(Phi(b) - Phi(a)), differentiable, relative accuracy near rounding everywhere;
 - `standard_truncated(u, a, b)`: the value whose truncated cdf is `u`, differentiable in all three
   (`truncated_with_mass` gives both at once);
+- `truncated_mean(a, b, log_mass)`: the mean between limits;
 - `confine(z, a, b)`: turns draws of the standard normal into draws of the restricted one, leaving those inside alone;
 - `TruncatedNormal(loc, scale, low, high)`: the torch/Pyro distribution.
 
@@ -37,7 +38,7 @@ from phlogiston.distributions.normal_interval import (
 
 __all__ = [
     "TruncatedNormal", "confine", "log_interval_mass", "log_normal_density", "normal_cdf", "standard_truncated",
-    "truncated_with_mass",
+    "truncated_mean", "truncated_with_mass",
 ]  # fmt: skip
 
 
@@ -142,6 +143,12 @@ def truncated_with_mass(u: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor
     u, a, b = u.double(), a.double(), b.double()
     interval = sides(a, b)
     return _quantile(u, a, b, interval).to(dtype), log_mass(interval).to(dtype)
+
+
+def truncated_mean(a: Tensor, b: Tensor, log_mass: Tensor) -> Tensor:
+    """Mean of the standard normal between limits, given the log mass between them."""
+    mean = torch.exp(log_normal_density(a) - log_mass) - torch.exp(log_normal_density(b) - log_mass)
+    return torch.nan_to_num(mean).clamp(a, b)
 
 
 @torch.no_grad()

@@ -1,0 +1,183 @@
+"""Half-spaces that hold what several inequalities leave of a component, for corners far from where it expects anything.
+
+In coordinates in which a component is the standard normal, inequalities leave a polytope. Let z be its point nearest to
+the origin, at distance t. The polytope lies beyond the plane through z across the direction of z, so its mass is at
+most Phi(-t): a bound that knows how the inequalities work together, where the masses of single rows, or draws of one
+row after the other, may be wrong by hundreds of nats. Drawing the coordinate along z first, beyond t, takes the
+exponential part out of the weights: what remains varies by powers.
+
+The nearest point is found as the least-squares problem of Lawson and Hanson, "Solving Least Squares Problems", 1974,
+chapter 23 (least distance programming). Any non-negative multipliers give a valid bound, however rounded they are.
+
+Two rows have a closed form on the way: `tilt_first` leaves almost equal weights there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.optimize import nnls
+from torch import Tensor
+
+from phlogiston.distributions.gaussian_conditioning import Conditioned, orthogonalise
+from phlogiston.distributions.linear_constraints import RowPlan, Rows
+from phlogiston.distributions.truncated_normal import log_interval_mass, truncated_mean
+
+_NEAR = 1.5  # standard deviations within which plain draws of one row after the other do well
+_TINY = 1e-9  # slopes below this, relative to the row, are zero
+
+
+@dataclass(frozen=True, eq=False)
+class Corners:
+    """Half-spaces of components.
+
+    Attributes:
+        direction: (P, W), unit vectors in the space of the components' noise.
+        low: (P,), where along it the polytope begins, in standard deviations.
+        high: (P,), where it surely ends, or `inf`.
+        dropped: int64 (P,), the independent row whose coordinate gives way to the direction; -1 for components that
+            are drawn plainly.
+    """
+
+    direction: Tensor
+    low: Tensor
+    high: Tensor
+    dropped: Tensor
+
+    @staticmethod
+    def none(count: int, width: int) -> Corners:
+        """No component is far away."""
+        zero = torch.zeros(count, dtype=torch.float64)
+        return Corners(zero.new_zeros(count, width), zero, zero + torch.inf, torch.full((count,), -1))
+
+    def subset(self, index: Tensor) -> Corners:
+        """The components at `index`."""
+        return Corners(self.direction[index], self.low[index], self.high[index], self.dropped[index])
+
+    def with_rows(self, index: Tensor, other: Corners) -> Corners:
+        """These corners with those of components `index` replaced by `other`."""
+        return Corners(
+            self.direction.index_copy(0, index, other.direction),
+            self.low.index_copy(0, index, other.low),
+            self.high.index_copy(0, index, other.high),
+            self.dropped.index_copy(0, index, other.dropped),
+        )
+
+    @property
+    def log_bound(self) -> Tensor:
+        """Upper bounds (P,) of the log mass of all rows together; zero where nothing is known."""
+        return torch.where(self.dropped < 0, 0.0, log_interval_mass(self.low, self.high))
+
+
+def find_corners(conditioned: Conditioned, rows: Rows, row_plan: RowPlan) -> Corners:
+    """Find the half-space of every component whose centre lies far outside the rows.
+
+    Args:
+        conditioned: P components.
+        rows: R inequalities that some point satisfies.
+        row_plan: of these rows.
+
+    Returns:
+        Corners of the P components.
+    """
+    centre, factor = conditioned.row_factors(rows)
+    size = factor.norm(dim=-1)
+    low, high = (rows.lower - centre) / size, (rows.upper - centre) / size
+    lower, _ = orthogonalise(factor.index_select(1, row_plan.independent))
+    every = (row_plan.combination @ lower) / size.unsqueeze(-1)  # (P, R, k), rows of unit length
+    found = Corners.none(len(centre), factor.shape[-1])
+    outside = torch.nonzero(torch.maximum(low, -high).amax(-1) > _NEAR).squeeze(-1)
+    if len(outside) == 0:
+        return found
+    signed = np.stack([
+        _nearest(e, a, b)
+        for e, a, b in zip(every[outside].numpy(), low[outside].numpy(), high[outside].numpy(), strict=True)
+    ])  # fmt: skip
+    multiplier = torch.as_tensor(signed)  # (C, R): positive where the lower limit is met, negative for the upper
+    unit = factor[outside] / size[outside].unsqueeze(-1)
+    across = (multiplier.unsqueeze(1) @ unit).squeeze(1)
+    length = across.norm(dim=-1)
+    begin = torch.where(multiplier > 0, multiplier * low[outside], multiplier * high[outside])
+    end = torch.where(multiplier > 0, multiplier * high[outside], multiplier * low[outside])
+    begin, end = (torch.where(multiplier == 0, 0.0, v).sum(-1) / length for v in (begin, end))
+    # in terms of the independent rows: the one that matters most gives way
+    parts = (multiplier / size[outside]) @ row_plan.combination * size[outside][:, row_plan.independent]
+    dropped = row_plan.independent[parts.abs().argmax(-1)]
+    sound = (length > _TINY) & (begin > _NEAR) & (end > begin)
+    chosen = Corners(across / length.unsqueeze(-1), begin, end, torch.where(sound, dropped, -1))
+    return found.with_rows(outside, chosen)
+
+
+def _nearest(rows: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Multipliers (R,) of the point nearest to the origin with `low <= rows @ z <= high`; zeros where unknown."""
+    above, below = np.isfinite(low), np.isfinite(high)
+    table = np.vstack([rows[above], -rows[below]])
+    limits = np.concatenate([low[above], -high[below]])
+    scale = np.abs(limits).max()
+    try:
+        solution, _ = nnls(np.vstack([table.T, limits / scale]), np.append(np.zeros(table.shape[1]), 1.0))
+    except RuntimeError:  # too many iterations: no claim
+        return np.zeros(len(rows))
+    multiplier = np.zeros(len(rows))
+    multiplier[above] += solution[: above.sum()]
+    multiplier[below] -= solution[above.sum() :]
+    return multiplier
+
+
+def turned(
+    corners: Corners, dropped: int, conditioned: Conditioned, rows: Rows, row_plan: RowPlan
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Rows with the direction of the corner in front, for components that drop the same row.
+
+    Returns:
+        Lower and upper limits less the centres (S, R + 1), factors (S, R + 1, W), and which rows are independent (k,).
+    """
+    centre, factor = conditioned.row_factors(rows)
+    low = torch.cat([corners.low.unsqueeze(1), rows.lower - centre], 1)
+    high = torch.cat([corners.high.unsqueeze(1), rows.upper - centre], 1)
+    factor = torch.cat([corners.direction.unsqueeze(1), factor], 1)
+    left = row_plan.independent[row_plan.independent != dropped] + 1
+    return low, high, factor, torch.cat([left.new_zeros(1), left])
+
+
+def tilt_first(conditioned: Conditioned, rows: Rows, row_plan: RowPlan) -> tuple[Tensor, Tensor]:
+    """Tilt the first of two coordinates towards where the second row has mass.
+
+    In a far corner of correlated components the second row's mass varies by many orders of magnitude over what the
+    first one allows. Its logarithm is concave in the first coordinate, so a tangent bounds it, and drawing from the
+    normal times that tangent (a normal with another mean) leaves weights no larger than the bound. The tangent at the
+    mode serves best. This is the two-dimensional case of the tilting of Botev, "The normal law under linear
+    restrictions", J. R. Statist. Soc. B 79, 2017.
+
+    Returns:
+        Means of the first coordinate (P,), and logs (P,) of upper bounds of the mass of both rows.
+    """
+    centre, row_factor = conditioned.row_factors(rows)
+    lower, _ = orthogonalise(row_factor.index_select(1, row_plan.independent))
+    first, second = row_plan.independent.tolist()
+    low = (rows.lower[first] - centre[:, first]) / lower[:, 0, 0]
+    high = (rows.upper[first] - centre[:, first]) / lower[:, 0, 0]
+    start = (rows.lower[second] - centre[:, second]) / lower[:, 1, 1]
+    end = (rows.upper[second] - centre[:, second]) / lower[:, 1, 1]
+    slope = lower[:, 1, 0] / lower[:, 1, 1]
+
+    def tangent(x: Tensor) -> tuple[Tensor, Tensor]:
+        a, b = start - slope * x, end - slope * x
+        mass = log_interval_mass(a, b)
+        return mass, slope * truncated_mean(a, b, mass)
+
+    nearest = torch.zeros_like(low).clamp(low, high)
+    left, right = torch.maximum(low, nearest - 64), torch.minimum(high, nearest + 64)
+    for _ in range(16):
+        middle = 0.5 * (left + right)
+        rising = tangent(middle)[1] > middle
+        left, right = torch.where(rising, middle, left), torch.where(rising, right, middle)
+    mode = 0.5 * (left + right)
+    mass, tilt = tangent(mode)
+    # half-way out of numbers: no tilt, and no claim
+    sound = torch.isfinite(mass) & torch.isfinite(tilt)
+    tilt = torch.where(sound, tilt, 0.0)
+    bound = mass + tilt * (0.5 * tilt - mode) + log_interval_mass(low - tilt, high - tilt)
+    return tilt, torch.where(sound, bound, log_interval_mass(low, high))
