@@ -170,18 +170,31 @@ class Population:
         self._fresh = accept.double().mean().item()
 
     def _discrete_entries(self) -> list[tuple[str, int, tuple[float, float]]]:
-        """Every discrete entry with a support of its own: site, index and range."""
+        """Every discrete entry with a support of its own: site, index and range; a one-hot vector is one entry."""
         entries = []
         for name in self.coordinates.discrete:
-            ends = discrete_range(self.program.supports[name])
+            ends, width = discrete_range(self.program.supports[name]), self._width(name)
+            if width > 1:
+                ends = 0.0, width - 1.0
             if ends is not None:
-                entries += [(name, i, ends) for i in range(self.values[name][0].numel())]
+                entries += [(name, i, ends) for i in range(self.values[name][0].numel() // width)]
         return entries
+
+    def _width(self, name: str) -> int:
+        """Numbers that make one entry of a discrete site: the categories of a one-hot site, 1 otherwise."""
+        one_hot = getattr(self.program.supports[name], "base_constraint", self.program.supports[name])
+        return self.values[name].shape[-1] if one_hot is constraints.one_hot else 1
 
     @torch.no_grad()
     def _change_one(self, b: float) -> None:
         """Propose another value for one discrete entry, each particle for an entry of its own choice."""
-        values = {name: self.values[name].clone().reshape(self.size, -1) for name in self.coordinates.discrete}
+        widths = {name: self._width(name) for name in self.coordinates.discrete}
+        values = {
+            name: self.values[name].reshape(self.size, -1, width).argmax(-1)
+            if width > 1
+            else self.values[name].clone().reshape(self.size, -1)
+            for name, width in widths.items()
+        }
         chosen = torch.randint(len(self.entries), (self.size,))
         for number, (name, i, (low, high)) in enumerate(self.entries):
             rows = torch.nonzero(chosen == number).flatten()
@@ -193,7 +206,11 @@ class Population:
                 new = old + torch.randint(1, reach + 1, old.shape) * (2 * torch.randint(0, 2, old.shape) - 1)
                 new = torch.where((new < low) | (new > high), old, new)
             values[name][rows, i] = new.to(old.dtype)
-        changed = {**self.values, **{name: v.reshape(self.values[name].shape) for name, v in values.items()}}
+        changed = dict(self.values)
+        for name, v in values.items():
+            old = self.values[name]
+            wide = torch.nn.functional.one_hot(v, widths[name]).to(old.dtype) if widths[name] > 1 else v
+            changed[name] = wide.reshape(old.shape)
         scores = score_each(self.program, changed)
         log_ratio = self.log_density(b, scores) - self.log_density(b)
         self._take(torch.rand(self.size, dtype=torch.float64).log() < log_ratio, changed, scores)

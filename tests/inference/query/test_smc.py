@@ -329,3 +329,27 @@ def test_one_hot_sites_mix_by_fresh_proposals() -> None:
     answer = ask(model)
     assert error(answer) < 0.1
     assert answer.mean("y")[0].item() == pytest.approx(odds / (1 + odds), abs=0.1)
+
+
+def test_one_hot_sites_change_their_category_where_no_fresh_proposal_is_taken() -> None:
+    """Data that fix z sharply: a class mixes only by changes of its own, given z."""
+    x = torch.tensor([0.9, -0.4, 1.2, 0.3, 2.0])
+
+    def model() -> None:
+        k = pyro.sample("k", dist.OneHotCategorical(torch.tensor([0.2, 0.3, 0.5])))
+        z = pyro.sample(
+            "z",
+            dist.Normal((0.4 * k[..., 1] - 0.4 * k[..., 2]).unsqueeze(-1).expand(*k.shape[:-1], 5), 1.0).to_event(1),
+        )
+        pyro.sample("x", dist.Normal(z, 0.05).to_event(1), obs=x)
+
+    spread = math.sqrt(1.0 + 0.05**2)
+    joint = [
+        math.log(p) + sum(log_normal(float(v) - m, spread) for v in x)
+        for p, m in zip((0.2, 0.3, 0.5), (0.0, 0.4, -0.4), strict=True)
+    ]
+    truth = torch.tensor(joint, dtype=torch.float64)
+    answer = ask(model, n=400)
+    share = truth.softmax(0)
+    assert abs(answer.log_evidence.item() - float(truth.logsumexp(0))) < 4.5 * error(answer)  # type: ignore[union-attr]
+    assert ((answer.mean("k") - share).abs() < 4.5 * (share * (1 - share) / answer.ess).sqrt() + 0.01).all()
