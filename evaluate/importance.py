@@ -131,6 +131,10 @@ def log_likelihood(
 
     Memory holds `batch_size` x `particles` weights and one run of the pair over `batch_size` x `chunk` at a time.
 
+    A batch draws its noise at once, from whatever distributions the pair has, so that a row's estimate changes, within
+    its error, with the rows it stands among. A system's `log_prob` seeds each row by its content instead, which takes
+    a run of the pair per row.
+
     Args:
         model: a Pyro program `model(**batch)`; latent and observed sites stand inside the plate over rows, but for
             global latents that the guide was fitted to.
@@ -185,7 +189,8 @@ def log_likelihood(
             stacklevel=2,
         )
     curves = {k: torch.cat(rows) for k, rows in curve.items()}
-    likelihood = Likelihood(Score(value, "lower bound", error), ess, shape, curves, particles)
+    stated = error if particles > 1 else None  # one weight tells no error
+    likelihood = Likelihood(Score(value, "lower bound", stated), ess, shape, curves, particles)
     if not fitted:
         return likelihood
     return replace(

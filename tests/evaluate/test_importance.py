@@ -337,3 +337,9 @@ def test_a_model_that_mixes_particles_is_not_scored(predict: Any) -> None:
 
     with pytest.raises(ConfigError, match=r"'y'.* is not vectorised"):
         log_likelihood(mixed, FittedWeights(), {"x": torch.randn(5, 2), "y": torch.randn(5)}, 10)
+
+
+def test_one_particle_states_no_error(linear_gaussian: LinearGaussian, loose: Posterior) -> None:
+    found = log_likelihood(linear_gaussian, loose, {"x": linear_gaussian.draw(4)}, 1)
+    assert found.score.std_error is None
+    assert "monte_carlo_std_error" not in found.metrics()["log_likelihood"].detail
