@@ -54,6 +54,9 @@ def train(
     nodes: Annotated[int, typer.Option(min=1, help="Number of machines.")] = 1,
     precision: Annotated[str, typer.Option(help="32-true, 64-true or bf16-mixed.")] = "32-true",
     accelerator: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
+    logger: Annotated[
+        str | None, typer.Option(help="Also write the records to csv, tensorboard, wandb or mlflow.")
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object; progress as lines on stderr.")
     ] = False,
@@ -86,6 +89,7 @@ def train(
         precision=precision,
         accelerator=accelerator,
         progress="json" if as_json else "auto",
+        logger=logger,
     )
     if result is not None:  # other processes of the same run have nothing to say
         emit(as_json, result, str(result["run"]), kept=True)

@@ -58,5 +58,6 @@ def held_out_part(data: Dataset) -> Literal["test", "validation"]:
         return "validation"
     raise DataError(
         f"data {data.meta.name!r} have no held-out rows: all {len(data.train):,} are training rows. Load them with "
-        "test=0.2 (--data-set test=0.2), give other data, or score training rows as such: evaluate(data.train)."
+        "test=0.2 (--data-set test=0.2), give other data, or score training rows as such: evaluate(data.train), "
+        "--split train."
     )

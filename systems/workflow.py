@@ -26,6 +26,7 @@ from phlogiston.files import check_writable, keep_earlier
 from phlogiston.inference.query.answer import Answer
 from phlogiston.inference.svi.history import History
 from phlogiston.inference.svi.parallel import Processes, make_fabric
+from phlogiston.inference.svi.run_folder.loggers import callbacks, check_logger
 from phlogiston.inference.svi.run_folder.readers import progress_of
 from phlogiston.systems.answer_text import describe
 from phlogiston.systems.base import System
@@ -54,6 +55,7 @@ def train(
     precision: str = "32-true",
     accelerator: str = "auto",
     progress: str = "auto",
+    logger: str | None = None,
 ) -> dict[str, Any] | None:
     """Train a system and leave a run folder.
 
@@ -74,6 +76,7 @@ def train(
         precision: see `inference.svi.parallel.PRECISIONS`.
         accelerator: "cpu", "cuda" or "auto".
         progress: see `inference.svi.engine.fit`.
+        logger: also write the records to "csv", "tensorboard", "wandb" or "mlflow".
 
     Returns:
         `run`, `system`, `data`, `steps`, `seconds`, `loss` (nats per row over the last interval); None on all
@@ -85,6 +88,8 @@ def train(
         RunError: a folder that holds something else.
     """
     kind = systems.get(system)
+    if logger is not None:
+        check_logger(logger)
     chosen = _options(system, preset, sets or {})
     resume = resume or force_resume
     if lr_resume is not None and not resume:
@@ -111,6 +116,7 @@ def train(
             # who may go on with what is settled above, and alike on every process
             resume="force" if force_resume else "auto",
             fabric=fabric,
+            callbacks=callbacks(logger, folder, {"system": system, "data": rows.meta.name, **given}),
             progress=progress,
             lr_resume=1.0 if lr_resume is None else lr_resume,
         )

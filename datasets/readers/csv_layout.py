@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TextIO
 
 from phlogiston.datasets.containers import MISSING
-from phlogiston.datasets.readers.number_text import bare, number
+from phlogiston.datasets.readers.number_text import bare, like_date, number
 from phlogiston.datasets.untrusted.packed import BoundedGzip
 from phlogiston.errors import DataError
 
@@ -149,7 +149,8 @@ def _sniff(head: str) -> str:
         if not rows or len({len(row) for row in rows}) > 1 or len(rows[0]) < 2:
             continue
         fields = [entry.strip() for row in rows for entry in row]
-        score = 1e-9 + sum(entry in MISSING or bare(entry) is not None for entry in fields) / len(fields)
+        plain = sum(entry in MISSING or bare(entry) is not None or like_date(entry) for entry in fields)
+        score = 1e-9 + plain / len(fields)
         if delimiter == " " and (best or score < 0.5):
             continue  # blanks stand inside numbers and names, too
         if score > most:

@@ -51,6 +51,11 @@ def bare(entry: str) -> Bare | None:
     return Bare(text, negative, percent, "" if found is None else found.group())
 
 
+def like_date(entry: str) -> bool:
+    """Whether an entry is written like a date."""
+    return bool(_YEAR_FIRST.fullmatch(entry) or _YEAR_LAST.fullmatch(entry))
+
+
 def number(entry: str) -> float | None:
     """Return a number as Python writes it, NaN where missing, None for everything else."""
     entry = entry.strip()

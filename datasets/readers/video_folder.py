@@ -33,7 +33,7 @@ INFO = Info(
     licence="yours",
     rows="yours",
     shape="clips of your frames",
-    notes="pass data=FOLDER (on the command line --data-option data=FOLDER).",
+    notes="pass data=FOLDER (on the command line --data video_folder --data-set data=FOLDER).",
 )
 
 ARRAYS = {".npz", ".npy"}

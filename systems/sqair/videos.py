@@ -23,7 +23,10 @@ def checked(x: Any, name: str = "x") -> Tensor:
         DataError: NaN, infinite, or out of range.
     """
     if x is None:
-        raise DataError(f"the data have no {name!r}: videos of shape (videos, frames, height, width) are expected.")
+        raise DataError(
+            f"the data have no {name!r}: videos of shape (videos, frames, height, width) are expected. "
+            "A folder of videos is read by --data video_folder --data-set data=FOLDER."
+        )
     videos = x if isinstance(x, Tensor) else torch.as_tensor(np.asarray(x))
     if videos.dim() not in (4, 5):
         raise ShapeError(

@@ -51,7 +51,10 @@ def frames_of(tensors: Mapping[str, Tensor], schema: Mapping[str, Any] | None = 
         ShapeError: there are none.
     """
     if "frames" not in tensors:
-        raise ShapeError(f"VDSM needs clips: a tensor 'frames' (rows, T, C, H, W); the data hold {sorted(tensors)}")
+        raise ShapeError(
+            f"VDSM needs clips: a tensor 'frames' (rows, T, C, H, W); the data hold {sorted(tensors)}. A video, a "
+            "folder of videos or an npz with 'frames' is read by its path, --data PATH."
+        )
     return check_frames(tensors["frames"], schema)
 
 
