@@ -15,15 +15,23 @@ COMMON_FIGURES here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import importlib
+import importlib.util
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
 from phlogiston.datasets.base import Dataset, Split
+from phlogiston.errors import unknown_name
+from phlogiston.evaluate.held_out import held_out
 from phlogiston.evaluate.metric import Metric
+from phlogiston.systems.tables.alignment import aligned
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from phlogiston.inference.query.answer import Answer
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -86,3 +94,111 @@ def loss(evaluation: Evaluation[Any]) -> Figure | None:
 
 
 COMMON_FIGURES: dict[str, FigureFunction] = {"loss": loss}
+
+
+class Reported:
+    """What a system says of itself: metrics, pictures and examples, from the tables of its module `report`."""
+
+    name: ClassVar[str]
+    schema: dict[str, Any]
+
+    if TYPE_CHECKING:
+
+        def _need_fit(self) -> None: ...
+
+        def read_rows(self, data: Any) -> Split: ...
+
+    @classmethod
+    def _table(cls, name: str) -> Any:
+        """A table of the module `report` of the system's package; empty where it has none."""
+        module = f"{cls.__module__.rpartition('.')[0]}.report"
+        if not cls.__module__.endswith(".system") or importlib.util.find_spec(module) is None:
+            return {}
+        return getattr(importlib.import_module(module), name, {})
+
+    @classmethod
+    def metrics(cls) -> dict[str, MetricFunction]:
+        """Groups of figures of merit that `evaluate` can compute: those of every system, and the system's own."""
+        own = cls._table("METRICS")  # a common group that is listed there too keeps its position in that list
+        return {**{name: compute for name, compute in COMMON_METRICS.items() if name not in own}, **own}
+
+    def evaluate(self, data: Any, metrics: Sequence[str] | None = None) -> dict[str, Metric]:
+        """Score the trained system on held-out rows.
+
+        Args:
+            data: a dataset (its test rows, else its validation rows), a split, or a mapping of arrays.
+            metrics: groups, some of `metrics()`; by default all that apply to the data and take no extra minutes.
+
+        Returns:
+            Figures by name; a group may hold several.
+
+        Raises:
+            UnknownNameError: no such group.
+            DataError: a dataset without held-out rows, or rows that do not fit.
+        """
+        self._need_fit()
+        table = self.metrics()
+        for name in metrics or ():
+            if name not in table:
+                raise unknown_name(f"metric of {self.name}", name, table)
+        evaluation = self._evaluation(data, metrics or ())
+        results: dict[str, Metric] = {}
+        for name, compute in table.items():
+            if name in metrics if metrics else name not in self._table("ON_REQUEST"):
+                results.update(compute(evaluation))
+        return results
+
+    def figures(self, data: Any, *, names: Sequence[str] | None = None) -> dict[str, Figure]:
+        """Draw the pictures that explain what was learned: name -> figure.
+
+        Args:
+            data: as for `evaluate`.
+            names: some of `captions()`; by default all that apply to the data.
+
+        Raises:
+            UnknownNameError: no such picture.
+        """
+        self._need_fit()
+        table = self._figure_table()
+        for name in names or ():
+            if name not in table:
+                raise unknown_name(f"picture of {self.name}", name, table)
+        evaluation = self._evaluation(data)
+        drawn = {name: draw(evaluation) for name, draw in table.items() if names is None or name in names}
+        return {name: figure for name, figure in drawn.items() if figure is not None}  # None: does not apply
+
+    @classmethod
+    def captions(cls) -> dict[str, str]:
+        """What to look for in each picture of `figures`, in a sentence or two."""
+        return {name: " ".join((inspect.getdoc(draw) or "").split()) for name, draw in cls._figure_table().items()}
+
+    @classmethod
+    def _figure_table(cls) -> dict[str, FigureFunction]:
+        """The system's own pictures, then those of every system that it does not draw in its own way."""
+        own = cls._table("FIGURES")
+        return {**own, **{name: draw for name, draw in COMMON_FIGURES.items() if name not in own}}
+
+    @classmethod
+    def loss_unit(cls) -> str:
+        """The unit of the loss during training, for the axis of its curve."""
+        return cls._table("LOSS_UNIT") or "nats per row"
+
+    def views(self) -> dict[str, Any]:
+        """What `phlogiston show` can lay out: name -> function (system, held-out split, n, seed) -> tensors by name."""
+        return dict(self._table("VIEWS"))
+
+    def example_queries(self, data: Any) -> list[tuple[str, Answer]]:
+        """Questions a report shows, in words, with their answers: one or two that only a trained model can answer."""
+        self._need_fit()
+        evaluation = self._evaluation(data)
+        return [question(evaluation) for question in self._table("EXAMPLE_QUERIES")]
+
+    def baselines(self, data: Any) -> dict[str, Metric]:
+        """What simpler methods reach on held-out data, for the figures of merit that `evaluate` leaves alone."""
+        evaluation = self._evaluation(data)
+        return {k: v for compute in self._table("BASELINES").values() for k, v in compute(evaluation).items()}
+
+    def _evaluation(self, data: Any, requested: Sequence[str] = ()) -> Evaluation[Self]:
+        data = aligned(self.schema, data) if isinstance(data, Dataset) else data
+        rows = held_out(data) if isinstance(data, Dataset) else self.read_rows(data)
+        return Evaluation(self, rows, data, requested=frozenset(requested))
