@@ -102,7 +102,8 @@ def load(
     Args:
         name: a registered name; or the path of an npz file, a csv file or a folder of yours; or an array of shape
             (rows, features); or a mapping of arrays with equal numbers of rows.
-        root: for fetched data, the folder that holds (or shall hold) the files; the cache folder if not given.
+        root: for fetched data, the folder that holds (or shall hold) the files; `$PHLOGISTON_DATA`, or the cache folder
+            ~/.cache/phlogiston, if not given. For data of yours, the folder that relative paths start from.
         options: options of the source; `info(name).options` lists them with their defaults.
 
     Returns:
@@ -141,6 +142,9 @@ def _in_memory(options: Mapping[str, Any]) -> bool:
 
 def _loaded(source: ModuleType, root: str | PathLike[str] | None, options: Mapping[str, Any]) -> Dataset:
     loaded: Dataset = source.load(root=root, **options)
+    if root is not None and loaded.meta.name == source.INFO.name:  # a run finds its data again
+        kept = {**loaded.meta.options, "root": str(Path(root).expanduser().absolute())}
+        loaded.meta = dataclasses.replace(loaded.meta, options=kept)
     return loaded
 
 
@@ -241,7 +245,7 @@ def _existing(name: str | PathLike[str]) -> Path:
 def _check_options(name: str, options: Mapping[str, Any]) -> None:
     valid = _options(_source(name))
     for option in options:
-        if option not in valid:
+        if option not in valid and option != "root":
             raise unknown_name(f"option of data {name!r}", option, valid)
 
 

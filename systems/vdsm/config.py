@@ -42,7 +42,8 @@ class Config:
             are explained with it, so that it cannot hold what differs between frames; from pairs it is read from so
             many frames of the partner instead.
         pair_within_group: read the identity from another clip of the same individual, where the data say who is who
-            (`group`): weak supervision.
+            (`group`): weak supervision. None: where a data set of this package brings groups, or a mapping a `group`;
+            labels beside clips of yours group them only if this is true.
         agreement: weight of a cost, in nats, for reading different identities from the two clips of a pair: half the
             squared distance of the locations in units of the prior's scale. Without it traces of the action too faint
             to matter to the decoder remain in the code.
@@ -101,7 +102,7 @@ class Config:
     pose_guide: Literal["bottleneck", "smoothing"] = "bottleneck"
     pool: Literal["mean", "product"] = "mean"
     identity_share: float = 1.0
-    pair_within_group: bool = True
+    pair_within_group: bool | None = None
     agreement: float = 5.0
     recolour: float = 0.0
     frames_per_clip: int = 2

@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from phlogiston import systems
+from phlogiston import datasets, systems
 from phlogiston.datasets.base import Meta, Split
 from phlogiston.errors import ConfigError, RunError, ShapeError, unknown_name
 from phlogiston.evaluate.score import Score
@@ -87,9 +87,14 @@ class VDSM(ClipOperations):
             "size": int(height),
             "length": int(frames.shape[1]),
             "mean": mean_colour(frames),
-            "paired": bool(self.config.pair_within_group and "group" in train.tensors),
+            "paired": "group" in train.tensors and self._pairs(meta),
             "categorical": {} if meta is None else {name: list(labels) for name, labels in meta.categorical.items()},
         }
+
+    def _pairs(self, meta: Meta | None) -> bool:
+        """Whether clips of one individual are paired."""
+        asked: bool | None = self.config.pair_within_group
+        return (meta is None or meta.name in datasets.names()) if asked is None else asked
 
     def prepare(self, split: Split, role: Role = "train") -> Clips:
         """The clips as the engine reads them."""

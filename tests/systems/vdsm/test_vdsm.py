@@ -428,3 +428,16 @@ def test_demo_recipes_are_valid_and_fit_their_data() -> None:
             system = VDSM(recipe["options"])
             assert len(system.config.encoder_widths) == np.log2(recipe["data_options"]["size"] / 4)
             assert set(recipe["data_options"]) <= set(datasets.info(recipe["data"]).options)
+
+
+def test_labels_of_identity_pair_clips_of_yours_only_on_request(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (12, 3, 3, 16, 16), dtype=np.uint8)
+    np.savez(tmp_path / "clips.npz", frames=frames, identity=np.arange(12) // 2)
+    data = datasets.load(tmp_path / "clips.npz", valid=0, test=0)
+    assert "group" in data.train.tensors
+    for asked, paired in ((None, False), (False, False), (True, True)):
+        system = VDSM(pair_within_group=asked, frames_per_clip=0)
+        assert system.describe(data.train, data.meta)["paired"] is paired
+    built_in = datasets.load("figures", characters=(2, 0, 1))
+    assert VDSM().describe(built_in.train, built_in.meta)["paired"]
