@@ -10,6 +10,7 @@ import contextlib
 import inspect
 import json
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 from phlogiston import datasets, systems
 from phlogiston.console import tell
 from phlogiston.datasets.base import Dataset
-from phlogiston.errors import ConfigError, RunError, unknown_name
+from phlogiston.errors import ConfigError, RunError, RunWarning, unknown_name
 from phlogiston.evaluate.held_out import held_out, held_out_part, scored_on
 from phlogiston.evaluate.metric import Metric
 from phlogiston.evaluate.report import Report, write_metrics
@@ -27,6 +28,7 @@ from phlogiston.inference.query.answer import Answer
 from phlogiston.inference.svi.history import History
 from phlogiston.inference.svi.parallel import Processes, make_fabric
 from phlogiston.inference.svi.run_folder.loggers import callbacks, check_logger
+from phlogiston.inference.svi.run_folder.metrics import NAME, read_metrics
 from phlogiston.inference.svi.run_folder.readers import progress_of
 from phlogiston.systems.answer_text import describe
 from phlogiston.systems.base import System
@@ -281,7 +283,7 @@ def evaluate(
     )
     report.section("Figures of merit", metrics=found)
     if metrics is None:
-        report.section("What was learned", figures=system.figures(rows), captions=system.captions())
+        report.section("What was learned", **_pictures(system, path, rows))
     about: dict[str, Any] = {"run": str(run), "data": rows.meta.name}
     if part != "test":
         about["rows"] = part
@@ -300,6 +302,18 @@ def evaluate(
     if earlier:
         told["earlier"] = ", ".join(map(str, earlier))
     return {**about, **told, "metrics": _brief(found)}
+
+
+def _pictures(system: System, run: Path, rows: Dataset) -> dict[str, Any]:
+    """Pictures and captions as `Report.section` takes them; figures of merit are kept if they fail."""
+    if system.history is None:
+        system.history = History(read_metrics(run / NAME))  # so that the loss is drawn
+    try:
+        return {"figures": system.figures(rows), "captions": system.captions()}
+    except Exception as error:
+        told = f"the pictures could not be drawn: {type(error).__name__}: {error}"
+        warnings.warn(told, RunWarning, stacklevel=3)
+        return {"failed": f"T{told[1:]}"}
 
 
 def _check_folder(folder: Path) -> None:

@@ -365,6 +365,21 @@ def test_a_section_of_the_demo_that_fails_is_reported_and_the_others_are_made(
     assert json.loads(command("demo", "--quick", "--out", "show", "--json").out)["failed"].keys() == {"Bad"}
 
 
+@pytest.mark.filterwarnings("default::phlogiston.errors.RunWarning")
+def test_pictures_that_fail_cost_no_figures_of_merit(
+    command: Command, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise ValueError("no canvas")
+
+    monkeypatch.setattr(systems.get("drmm"), "figures", broken)
+    done = command("evaluate", trained, "--out", "scores")
+    assert done.code == 0
+    assert "ValueError: no canvas" in done.err
+    assert "log_likelihood" in json.loads(Path("scores/metrics.json").read_text())["metrics"]
+    assert "The pictures could not be drawn: ValueError: no canvas" in Path("scores/report.html").read_text()
+
+
 def test_evaluate_keeps_an_earlier_report_and_says_so(command: Command, trained: Path) -> None:
     arguments = ["evaluate", trained, "--metrics", "log_likelihood"]
     first = command(*arguments, "--out", "scores", "--json").json
