@@ -182,7 +182,7 @@ def curves(steps: Any, values: Mapping[str, Any], *, ylabel: str, xlabel: str = 
         panel.set_ylim(min(low) - margin, max(high) + margin)
     panel.set(xlabel=xlabel, ylabel=ylabel)
     panel.grid(alpha=0.25)
-    panel.legend(frameon=False)
+    panel.legend(frameon=False, fontsize=8, ncols=len(values), loc="lower left", bbox_to_anchor=(0.0, 1.0))
     return figure
 
 

@@ -67,7 +67,9 @@ class Metric:
             return str(self.value)
         if not self.std_error:
             return f"{self.value:.4g}" if abs(self.value) < 1e4 else f"{self.value:.0f}"
-        digits = min(max(0, 1 - math.floor(math.log10(self.std_error))), 10)
+        digits = max(0, 1 - math.floor(math.log10(self.std_error)))
+        if digits > 10:
+            return f"{self.value:.2g} ± {self.std_error:.1e}"
         return f"{self.value:.{digits}f} ± {self.std_error:.{digits}f}"
 
     def better_than(self, other: Metric) -> bool | None:

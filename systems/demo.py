@@ -84,7 +84,7 @@ def _introduction(quick: bool, shown: Collection[str]) -> str:
     if quick and missing:
         text += (
             f"\n\nThis is the quick version. Not in it, since they need longer to show what they can: "
-            f"{', '.join(missing)}. `phlogiston demo` trains them as well, and for longer, in some ten minutes."
+            f"{', '.join(missing)}. The command phlogiston demo trains them as well, and the others for longer."
         )
     return text
 

@@ -83,7 +83,7 @@ def held_out_log_likelihood(evaluation: Evaluation[Any]) -> dict[str, Metric]:
 COMMON_METRICS: dict[str, MetricFunction] = {"log_likelihood": held_out_log_likelihood}
 
 
-def loss(evaluation: Evaluation[Any]) -> Figure | None:
+def training(evaluation: Evaluation[Any]) -> Figure | None:
     """The loss over training, stage by stage. It should fall and flatten out; where validation rows are drawn and rise
     while training rows fall, the model has learned rows by heart.
     """
@@ -93,7 +93,7 @@ def loss(evaluation: Evaluation[Any]) -> Figure | None:
     return None if history is None else loss_curve(history.records, unit=evaluation.system.loss_unit())
 
 
-COMMON_FIGURES: dict[str, FigureFunction] = {"loss": loss}
+COMMON_FIGURES: dict[str, FigureFunction] = {"training": training}
 
 
 class Reported:

@@ -36,6 +36,7 @@ def recipes(quick: bool) -> list[dict[str, Any]]:
             "text": "Root, joint angles and limb positions of a body in the plane. To reach is to ask for angles given "
             "ends; below, the same samples after Gauss-Newton steps on the true kinematics.",
             "data": "poses",
+            "show": ["kinematics", "training"],
             "ask": [
                 ["right_hand_x = 0.6", "right_hand_y = 0.7"],
                 ["right_hand_x = 0.6", "right_hand_y = 0.7", "head_top_y <= 1.2"],
@@ -49,6 +50,7 @@ def recipes(quick: bool) -> list[dict[str, Any]]:
             "text": "Flights of an agent that falls unless it jumps: 32 heights and 32 speeds. Way-points are "
             "known heights, gaps between obstacles are boxes.",
             "data": "jumper",
+            "show": ["flights", "training"],
             "ask": [["y0 = 0.5", "y16 = 0.6", "y31 = 0.4"], ["y0 = 0.5", "y16 >= 0.7", "y24 <= 0.3"]],
             "next": [("python examples/drmm_trajectories.py", "way-points and obstacles, in a picture")],
             "data_options": {"sizes": (8_000, 0, 500)},

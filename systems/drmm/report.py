@@ -185,7 +185,7 @@ def _answered(
     return None
 
 
-def loss(e: Evaluation[DRMM]) -> Figure | None:
+def training(e: Evaluation[DRMM]) -> Figure | None:
     """How probable training rows became, after each layer: later layers should end higher. The loss itself is not
     drawn, since its terms are weighed anew as training goes on.
     """
@@ -265,6 +265,6 @@ FIGURES = {
     "completion": completion,
     "kinematics": kinematics,
     "flights": flights,
-    "loss": loss,
+    "training": training,
 }
 BASELINES = {"gaussian_mixture": gaussian_mixture}

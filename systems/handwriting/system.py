@@ -312,7 +312,7 @@ class HandwritingModel(StepwiseSystem):
                 "data_options": {"sizes": (1500, 50, 50), "letters": (2, 5)},
                 "options": {
                     **PRESETS["default"], "hidden": 80, "batch_size": 40, "learning_rate": 0.005,
-                    "steps": 350,
+                    "steps": 500,
                 },
             }
         ]  # fmt: skip

@@ -37,8 +37,9 @@ def painted_views(system: Scene, split: Split, count: int = 6, samples: int = 3)
     spread = drawn.std(0).mean(-3, keepdim=True).expand_as(truth)
     context = unit(few["images"], torch.float32)[:, :3]
     rows = {f"seen {i + 1}": context[:, i] for i in range(context.shape[1])}
-    rows |= {"truth": truth[:, 0], "mean of 32": drawn.mean(0)[:, 0]}
+    rows |= {"truth": truth[:, 0], "painted": drawn.mean(0)[:, 0]}
     if float(spread.mean()) > 0.02:  # else all samples are the mean, and a black panel tells nobody anything
+        rows["mean of 32"] = rows.pop("painted")
         rows |= {f"sample {i + 1}": drawn[i, :, 0] for i in range(samples)}
         rows |= {"spread x 4": 4 * spread[:, 0], "reconstructed": seen[:, 0]}
     columns = [(label, pictures.permute(0, 2, 3, 1).clamp(0, 1)) for label, pictures in rows.items()]

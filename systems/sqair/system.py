@@ -429,11 +429,11 @@ class SQAIR(System):
             {
                 "title": "Objects found, counted and followed without labels",
                 "text": "Videos of none, one or two moving digits; nothing is labelled. Boxes are coloured by "
-                "identity: a digit keeps its colour while it is followed. Beside `count_accuracy` stand counts without "
-                "learning, by connected regions, which merge digits that touch.",
+                "identity: a digit keeps its colour while it is followed. Beside its accuracy in counting stands that "
+                "without learning, by connected regions, which merge where digits touch.",
                 "data": "moving_digits",
                 "data_options": {"sizes": (2000, 64, 128)},
                 "options": {"steps": 160, "lengths": (3,), "shares": (1.0,)},
-                "show": ["tracked", "glimpses", "predicted"],  # what it invents needs minutes
+                "show": ["tracked", "glimpses"],  # how things move, and so what comes next, takes longer to learn
             }
         ]

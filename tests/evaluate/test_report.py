@@ -192,6 +192,7 @@ def test_metrics_survive_json_even_when_not_finite() -> None:
         (0.5, 0.0, "0.5"),
         (math.inf, None, "inf"),
         (1e-6, 2e-8, "0.000001000 ± 0.000000020"),
+        (-3.14e-11, 1.5e-12, "-3.1e-11 ± 1.5e-12"),
     ],
 )
 def test_metrics_are_written_with_the_digits_they_deserve(value: float, error: float | None, text: str) -> None:

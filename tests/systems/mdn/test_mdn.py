@@ -292,8 +292,8 @@ def test_pictures_tell_branches_and_ignorance_apart() -> None:
     data = datasets.load("arcsine", sizes=(100, 20, 100))
     alone = MDN(TINY).fit(data, progress="off").figures(data)
     several = MDN({**TINY, "members": 2}).fit(data, progress="off").figures(data)
-    assert set(alone) - {"loss"} == {"answers", "calibration"}
-    assert set(several) - {"loss"} == {"answers", "where the uncertainty comes from", "calibration"}
+    assert set(alone) - {"training"} == {"answers", "calibration"}
+    assert set(several) - {"training"} == {"answers", "where the uncertainty comes from", "calibration"}
     one = regression(targets=1)
     assert "predictions" in MDN(TINY).fit(one, progress="off").figures(one)
     assert all(f.get_label() for f in several.values())

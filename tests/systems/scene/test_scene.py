@@ -280,7 +280,7 @@ def test_real_scenes_have_no_map_and_are_drawn_over_their_floors(data: Dataset) 
 
 def test_figures_have_words_for_those_who_cannot_see_them(system: Scene, data: Dataset) -> None:
     found = system.figures(data)
-    assert {"views", "errors"} == set(found) - {"loss"}
+    assert {"views", "errors"} == set(found) - {"training"}
     assert all(figure.get_label() for figure in found.values())
 
 

@@ -292,5 +292,5 @@ def test_bad_sequences_are_refused(fitted: SequenceModel) -> None:
 
 def test_pictures_are_drawn(fitted: SequenceModel) -> None:
     figures = fitted.figures(dataset())
-    assert {"performances", "intervals", "loss"} <= set(figures)
+    assert {"performances", "intervals", "training"} <= set(figures)
     assert all(figure.get_label() for figure in figures.values())

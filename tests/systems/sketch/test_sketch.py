@@ -305,4 +305,4 @@ def test_bad_drawings_are_refused(fitted: Sketch) -> None:
 
 
 def test_pictures_are_drawn(fitted: Sketch, data: Dataset) -> None:
-    assert {"drawings", "completions", "reconstructions", "interpolations", "loss"} <= set(fitted.figures(data))
+    assert {"drawings", "completions", "reconstructions", "interpolations", "training"} <= set(fitted.figures(data))

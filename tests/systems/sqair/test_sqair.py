@@ -212,7 +212,7 @@ def test_saving_and_loading_changes_nothing(learned: SQAIR, crowded: torch.Tenso
 
 def test_pictures_and_videos_show_films(learned: SQAIR, data: datasets.Dataset) -> None:
     figures = learned.figures(data)
-    assert {"tracked", "glimpses", "predicted", "samples"} == set(figures) - {"loss"}
+    assert {"tracked", "glimpses", "predicted", "samples"} == set(figures) - {"training"}
     assert all(figure.get_label() for figure in figures.values())
     video = sqair_pictures.video(learned, data.test.tensors["x"][:2], num_particles=2)
     assert video.shape == (10, 400, 400, 3)
