@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import shlex
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from phlogiston import datasets, systems
+from phlogiston.errors import PhlogistonError
 from phlogiston.systems.options import validate_options
 
 
@@ -36,19 +38,26 @@ def train_command(
 
 
 def commands_behind(
-    run: Path, data: str | None, metrics: Sequence[str] | None, data_options: Mapping[str, str], out: Path | None
+    run: Path,
+    data: str | None,
+    metrics: Sequence[str] | None,
+    data_options: Mapping[str, str],
+    out: Path | None,
+    split: str | None,
 ) -> dict[str, str]:
     """The commands behind a report of a run: this evaluation, and the training, where the run says how it was made."""
     words = ["phlogiston", "evaluate", str(run), *(["--data", data] if data else [])]
     words += [word for key, value in data_options.items() for word in ("--data-set", f"{key}={value}")]
-    words += [*(["--metrics", ",".join(metrics)] if metrics else []), *(["--out", str(out)] if out else [])]
+    for flag, value in (("--split", split), ("--metrics", ",".join(metrics or ())), ("--out", out)):
+        words += [flag, str(value)] if value else []
     made = {"This page": shlex.join(words)}
     content = systems.read_config(run)
     own = content.get("config", content)
     source = own.get("data") or {}
     if source.get("name") is not None:
         options = (source.get("options") or {}, own.get("options") or {})
-        made["The run"] = train_command(own["system"], source["name"], *options, content.get("seed", 0))
+        with contextlib.suppress(PhlogistonError):  # options of an older version, which no command takes today
+            made["The run"] = train_command(own["system"], source["name"], *options, content.get("seed", 0))
     return made
 
 

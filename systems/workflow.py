@@ -278,9 +278,8 @@ def evaluate(
     progress = progress_of(path)
     unfinished = "" if progress is None or progress.finished else f" ({progress.text()})"
     scored = f"{len(held_out(rows)):,} {'training' if part == 'train' else part} rows"
-    report = Report(
-        title, f"Run {path.name}{unfinished}; {scored}.", commands_behind(path, data, metrics, data_options or {}, out)
-    )
+    made = commands_behind(path, data, metrics, data_options or {}, out, split)
+    report = Report(title, f"Run {path.name}{unfinished}; {scored}.", made)
     report.section("Figures of merit", metrics=found)
     if metrics is None:
         report.section("What was learned", **_pictures(system, path, rows))

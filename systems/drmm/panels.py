@@ -130,7 +130,9 @@ def _label_bars(line: Any, system: DRMM, name: str, values: Any, x: Array, half:
         ax.set_xticks(at, names if count <= 10 else [""] * count, fontsize=6)
         if true is not None and true[i] >= 0:
             ax.get_xticklabels()[int(true[i])].set(color=ACCENT, fontweight="bold", fontsize=9)
-    line[0].figure.legend(*line[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
+    line[0].figure.legend(
+        *line[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8, frameon=False
+    )
 
 
 # -- bodies -------------------------------------------------------------------------------------------------------
