@@ -31,9 +31,7 @@ def test_the_command_of_a_section_says_data_and_options_of_its_run(name: str, re
     given: dict[str, dict[str, str]] = {"--set": {}, "--data-set": {}}
     for flag, (key, text) in zip(flags, texts, strict=True):
         given[flag][key] = text
-    assert validate_options(name, _options(name, None, given["--set"])) == validate_options(
-        name, recipe["options"]
-    )
+    assert validate_options(name, _options(name, None, given["--set"])) == validate_options(name, recipe["options"])
     read = datasets.read_options(recipe["data"], given["--data-set"])
     usual = datasets.info(recipe["data"]).options
     assert {**usual, **read} == {**usual, **recipe["data_options"]}
