@@ -6,6 +6,7 @@ Every error is one line on stderr that says what to do. Exit code 2 means the co
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import traceback
@@ -100,6 +101,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: always.
     """
+    # read when torch is loaded: threads with nothing to do give up their core soon, for it may serve other work too
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     given = [_as_statement(argument) for argument in (sys.argv[1:] if arguments is None else arguments)]
     debug = "--debug" in given
     try:

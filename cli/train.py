@@ -50,6 +50,9 @@ def train(
     lr_resume: Annotated[
         float | None, typer.Option("--lr-resume", metavar="FACTOR", help="Learning rates times this, with --resume.")
     ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads to compute on; the system's own number by default.")
+    ] = None,
     devices: Annotated[str, typer.Option(help="Processes or accelerators per machine: a number, or auto.")] = "1",
     nodes: Annotated[int, typer.Option(min=1, help="Number of machines.")] = 1,
     precision: Annotated[str, typer.Option(help="32-true, 64-true or bf16-mixed.")] = "32-true",
@@ -84,6 +87,7 @@ def train(
         resume=resume,
         force_resume=force_resume,
         lr_resume=lr_resume,
+        threads=threads,
         devices=devices,
         nodes=nodes,
         precision=precision,

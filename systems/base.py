@@ -27,7 +27,14 @@ from phlogiston.inference.svi.isolation import sole_training
 from phlogiston.inference.svi.run_folder.readers import warn_if_unfinished
 from phlogiston.systems.evaluation import Reported
 from phlogiston.systems.inputs import coerce
-from phlogiston.systems.loading import PARAMETERS, built_from_files, kept_schema, within_checkpoint
+from phlogiston.systems.loading import (
+    PARAMETERS,
+    built_from_files,
+    identify,
+    kept_schema,
+    threads_of_run,
+    within_checkpoint,
+)
 from phlogiston.systems.options import preset_options, validate_options
 from phlogiston.systems.tables.tabular import Tabular, kept
 from phlogiston.systems.words import InWords, in_words
@@ -36,19 +43,6 @@ if TYPE_CHECKING:
     from phlogiston.inference.query.answer import Answer
 
 Role = Literal["train", "valid", "score"]
-
-
-def identify(content: Mapping[str, Any], where: str | Path) -> str:
-    """The system's name in a `config.json`.
-
-    Raises:
-        RunError: the file is not one of a system's.
-    """
-    own = content.get("config", content)
-    name = own.get("system") if isinstance(own, Mapping) else None
-    if not isinstance(name, str):
-        raise RunError(f"{where} holds no system: its config.json names none")
-    return name
 
 
 class System(InWords, Tabular, Reported):
@@ -239,6 +233,7 @@ class System(InWords, Tabular, Reported):
         seed: int = 0,
         resume: bool | str = "auto",
         steps: int | None = None,
+        threads: int | None = None,
         fabric: Any = None,
         callbacks: Sequence[Any] = (),
         **engine: Any,
@@ -254,6 +249,8 @@ class System(InWords, Tabular, Reported):
             resume: what to do when `out` holds a run already: `"auto"` goes on, True demands one, False refuses,
                 `"force"` goes on even on other data, in another precision or on other threads (see the engine's `fit`).
             steps: optimiser steps, instead of the configuration's.
+            threads: that torch computes on, in training and in every method afterwards; by default those of the run
+                gone on with, else the system's own number.
             fabric: a Lightning Fabric for devices, precision and processes; see `inference.svi.engine.make_fabric`.
             callbacks: further engine callbacks.
             **engine: further arguments of `inference.svi.engine.fit`.
@@ -265,6 +262,9 @@ class System(InWords, Tabular, Reported):
             DataError, ShapeError: data that cannot be used, before any work.
             RunError: `out` exists and is something else.
         """
+        if threads is None and out is not None and resume not in (False, "force"):
+            threads = threads_of_run(out)
+        self.threads = self.threads if threads is None else threads
         train, valid, meta = coerce(data, self.DOUBLE, self.ARRAY)
         if steps is not None:
             self.config = validate_options(self.name, {**dataclasses.asdict(self.config), "steps": steps})
@@ -288,6 +288,7 @@ class System(InWords, Tabular, Reported):
             out=out,
             resume=resume,
             callbacks=[*self.callbacks(), *callbacks],
+            threads=threads,
             fabric=fabric,
             valid=self.prepare(valid, "valid") if valid is not None and len(valid) else None,
             config=self._describe_run(meta if isinstance(data, Dataset) else None),  # data in memory have no name

@@ -26,6 +26,7 @@ from phlogiston.datasets.base import Dataset, Split
 from phlogiston.errors import unknown_name
 from phlogiston.evaluate.held_out import held_out
 from phlogiston.evaluate.metric import Metric
+from phlogiston.inference.svi.isolation import OnThreads
 from phlogiston.systems.tables.alignment import aligned
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def training(evaluation: Evaluation[Any]) -> Figure | None:
 COMMON_FIGURES: dict[str, FigureFunction] = {"training": training}
 
 
-class Reported:
+class Reported(OnThreads):
     """What a system says of itself: metrics, pictures and examples, from the tables of its module `report`."""
 
     name: ClassVar[str]

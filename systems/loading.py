@@ -173,3 +173,26 @@ def _entries(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> int:
     except ValueError:  # a product of matrices, or something that is no larger than what goes in
         product = len(tensors) == 2 and name in ("matmul", "mm", "__matmul__", "linear", "outer")
         return math.prod(tensors[0].shape[:-1]) * tensors[1].shape[-1] if product else 0
+
+
+def identify(content: Mapping[str, Any], where: str | Path) -> str:
+    """The system's name in a `config.json`.
+
+    Raises:
+        RunError: the file is not one of a system's.
+    """
+    own = content.get("config", content)
+    name = own.get("system") if isinstance(own, Mapping) else None
+    if not isinstance(name, str):
+        raise RunError(f"{where} holds no system: its config.json names none")
+    return name
+
+
+def threads_of_run(folder: str | Path) -> int | None:
+    """The number of threads that a run was computed on so far; None where there is no run, or it does not tell."""
+    try:
+        content = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+        threads = content["identity"]["threads"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return threads if isinstance(threads, int) and threads > 0 else None

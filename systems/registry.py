@@ -178,6 +178,6 @@ def load(run: str | Path) -> System:
         RunError: not a run folder, or one of something else.
         CheckpointError: its parameters are truncated, altered or do not fit.
     """
-    from phlogiston.systems.base import identify
+    from phlogiston.systems.loading import identify
 
     return get(identify(read_config(run), run)).load(run)

@@ -12,7 +12,7 @@ from phlogiston.files import read_json
 from phlogiston.inference.svi.checkpoints import FOLDER
 from phlogiston.inference.svi.run_folder.metrics import read_metrics
 from phlogiston.inference.svi.run_folder.readers import progress_of
-from phlogiston.systems.base import identify
+from phlogiston.systems.loading import identify
 
 
 def runs(folder: str | Path) -> list[dict[str, Any]]:

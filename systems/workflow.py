@@ -52,6 +52,7 @@ def train(
     resume: bool = False,
     force_resume: bool = False,
     lr_resume: float | None = None,
+    threads: int | None = None,
     devices: str = "1",
     nodes: int = 1,
     precision: str = "32-true",
@@ -73,6 +74,7 @@ def train(
         resume: go on with the run in `out`; whatever is not given is taken from its config.json.
         force_resume: like `resume`, also where data, precision, device or threads are others than those of the run.
         lr_resume: factor on the learning rates from here on; only with `resume`.
+        threads: to compute on; those of a resumed run, or the system's own number, by default.
         devices: processes (CPU) or accelerators per machine, a number or "auto".
         nodes: machines.
         precision: see `inference.svi.parallel.PRECISIONS`.
@@ -121,6 +123,7 @@ def train(
             callbacks=callbacks(logger, folder, {"system": system, "data": rows.meta.name, **given}),
             progress=progress,
             lr_resume=1.0 if lr_resume is None else lr_resume,
+            threads=threads,
         )
     finally:
         if out is None and processes.leader:

@@ -83,6 +83,40 @@ def normals_per_draw(e: Entries, diagonal: bool) -> list[int]:
     return [noise_width(u, e.known.shape[1], s) for u, s in zip(free.tolist(), soft.tolist(), strict=True)]
 
 
+def draw_noise(
+    e: Entries,
+    n: int,
+    diagonal: bool,
+    noise: bool,
+    generator: torch.Generator | None,
+    categories: Sequence[int] = (),
+) -> tuple[Noise, list[Tensor]]:
+    """The random numbers of n draws for each row, row by row, as one question after the other would take them.
+
+    Args:
+        e: what is known of R vectors.
+        n: draws per row.
+        diagonal: whether components have independent entries.
+        noise: False where means are drawn.
+        generator: source of randomness; torch's own by default.
+        categories: numbers of values of the categorical columns that are drawn too.
+
+    Returns:
+        The vectors' noise; and for each categorical column (n, R, V), exponential: the largest probability over them
+        is what `torch.multinomial` draws.
+    """
+    offsets, orders, normals = [], [], []
+    races = [torch.empty(len(e), n, size, dtype=torch.float64) for size in categories]
+    for row, width in enumerate(normals_per_draw(e, diagonal)):
+        offsets.append(torch.rand((), dtype=torch.float64, generator=generator))
+        orders.append(torch.randperm(n, generator=generator))
+        if noise:
+            normals.append(torch.randn(n, width, dtype=torch.float64, generator=generator))
+        for race in races:
+            race[row].exponential_(1, generator=generator)
+    return Noise(torch.stack(offsets), torch.stack(orders), normals), [race.transpose(0, 1) for race in races]
+
+
 @dataclass(frozen=True, eq=False)
 class RowDraws:
     """Draws for R rows, all of equal weight within a row.

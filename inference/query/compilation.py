@@ -9,9 +9,12 @@ import torch
 from torch import Tensor
 
 from phlogiston.distributions.linear_constraints import LinearEvidence, simplify
+from phlogiston.distributions.mixtures.conditioned_rows import Entries
 from phlogiston.distributions.truncated_normal import log_normal_density
 from phlogiston.errors import EvidenceError, unknown_name
 from phlogiston.inference.query.evidence import Evidence
+from phlogiston.inference.query.kinds.known import Known
+from phlogiston.inference.query.kinds.near import Near
 from phlogiston.inference.query.kinds.vector import Vector
 
 
@@ -182,3 +185,43 @@ def _factors(e: LinearEvidence, support: Tensor, entries: int) -> Tensor:
     if entries == 1 and len(e.rows):
         fits = fits & ~(e.rows.violation(support) > 0).any(1)
     return table.masked_fill(~fits, -math.inf)
+
+
+def compile_entries(pieces: Sequence[Evidence], dim: int, rows: int) -> Entries | None:
+    """What pieces say about the entries of a vector site, all rows of evidence at once.
+
+    Args:
+        pieces: what is said about it.
+        dim: its number of entries.
+        rows: how many rows of evidence.
+
+    Returns:
+        The entries known and soft, or None where the pieces say more than that, the same entry is spoken of twice, or
+        they do not fit the site: `compile_vector` has words for it.
+    """
+    known = torch.zeros(rows, dim, dtype=torch.bool)
+    value = torch.zeros(rows, dim, dtype=torch.float64)
+    sd = torch.full((rows, dim), math.inf, dtype=torch.float64)
+    for piece in pieces:
+        if type(piece) is Known and isinstance(piece.value, Tensor):
+            mask = torch.ones((), dtype=torch.bool) if piece.mask is None else piece.mask
+            parts = (piece.value, mask, torch.zeros((), dtype=torch.float64))
+        elif type(piece) is Near and bool((piece.weight == 1).all()):
+            parts = (piece.mean, torch.isfinite(piece.sd), piece.sd)
+        else:
+            return None
+        if parts[1].dtype != torch.bool or not all(_fits(part, dim, rows) for part in parts):
+            return None
+        new, said, spread = (p.expand(rows, dim) for p in parts)
+        if bool((said & (sd < math.inf)).any()):
+            return None
+        known |= said & (spread == 0)
+        value = torch.where(said, new.double(), value)
+        sd = torch.where(said, spread, sd)
+    return Entries(known, value, sd)
+
+
+def _fits(part: Tensor, dim: int, rows: int) -> bool:
+    """Whether a field holds one number per entry, or one for all, of one row or of all; and takes no gradient."""
+    shape = (1, 1, *part.shape)[-2:]
+    return not part.requires_grad and part.dim() <= 2 and shape[0] in (1, rows) and shape[1] in (1, dim)

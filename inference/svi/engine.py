@@ -20,7 +20,7 @@ from phlogiston.errors import ConfigError
 from phlogiston.inference.svi.batches import as_rows
 from phlogiston.inference.svi.callbacks import Callbacks, EarlyStopping, State
 from phlogiston.inference.svi.history import History
-from phlogiston.inference.svi.isolation import isolated, preserved_modes, sole_training
+from phlogiston.inference.svi.isolation import isolated, on_threads, preserved_modes, sole_training
 from phlogiston.inference.svi.loop import Loop, check_arguments
 from phlogiston.inference.svi.parallel import Processes
 from phlogiston.inference.svi.progress import make as make_progress
@@ -47,6 +47,7 @@ def fit(
     log_every: int = 50,
     progress: str = "auto",
     tensorboard: bool = True,
+    threads: int | None = None,
     source: tuple[Any, Any] | None = None,
 ) -> History:
     """Train a pair of model and guide, in place.
@@ -67,15 +68,15 @@ def fit(
             data, precision or threads would not continue it bit for bit: an error, unless `"force"`, which names them.
         lr_resume: factor on all learning rates from a resume on; a fresh run ignores it.
         callbacks: objects with some of `on_start`, `on_stage`, `on_step`, `on_checkpoint`, `on_end`; see `callbacks`.
-        fabric: a launched Lightning Fabric (`parallel.make_fabric`) for accelerators, other precisions or several
-            processes; None is one process where the modules are.
+        fabric: a launched Lightning Fabric (`parallel.make_fabric`); None is one process where the modules are.
         valid: rows like `data`; their loss is computed at each checkpoint and chooses the best one.
         config: JSON-able settings of the caller, kept in config.json and compared on resume.
-        checkpoint_every: steps between checkpoints; by default a twentieth of all steps, at least 100, at most 2000.
-            There is one at the end of every stage, too.
+        checkpoint_every: steps between checkpoints, beside those at the ends of stages; by default a twentieth of all
+            steps, at least 100, at most 2000.
         log_every: steps between records in metrics.jsonl and the history.
         progress: `"auto"` (a bar on a terminal), `"bar"`, `"json"` (a line per record on stderr) or `"off"`.
         tensorboard: also write the records as TensorBoard events into the run folder.
+        threads: that torch computes on meanwhile, None for as many as it has. On another number sums round otherwise.
         source: training rows, and validation rows or None, of which `data` and `valid` were made: their content tells
             whether a resumed run goes on with the same data. By default that of `data` and `valid` themselves.
 
@@ -89,8 +90,7 @@ def fit(
             would not take the last checkpoint; `RunMismatchError` if it holds another run.
         TrainingError: if another thread of this process is training, a trainable parameter gets no gradient over a
             window of steps, or losses stay non-finite.
-        KeyboardInterrupt: after Ctrl-C, once a checkpoint is written.
-        SystemExit: after SIGTERM (code 143), once a checkpoint is written.
+        KeyboardInterrupt, SystemExit: after Ctrl-C, and after SIGTERM (code 143), once a checkpoint is written.
 
     Example:
         >>> import torch, pyro, pyro.distributions as dist
@@ -117,7 +117,7 @@ def fit(
         raise ConfigError("resume=True needs the run folder: give out=...")
     processes = Processes(fabric)
     own_parameters(model, guide)
-    with sole_training(), isolated(processes.device), preserved_modes([model, guide]):
+    with sole_training(), on_threads(threads), isolated(processes.device), preserved_modes([model, guide]):
         for module in (model, guide):
             if processes.device is not None or processes.dtype is not None:
                 module.to(device=processes.device, dtype=processes.dtype)

@@ -1,13 +1,15 @@
-"""Isolation: `fit` restores random states, Pyro's settings, warning filters, train modes and signal handlers."""
+"""Isolation: `fit` restores random states, Pyro's settings, warning filters, modes, signal handlers and threads."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import inspect
 import random
 import signal
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,7 @@ import pyro
 import torch
 from torch import nn
 
-from phlogiston.errors import TrainingError
+from phlogiston.errors import ConfigError, TrainingError
 
 _training = threading.RLock()
 
@@ -73,6 +75,58 @@ def isolated(device: torch.device | None) -> Iterator[None]:
         torch.set_rng_state(torch_state)
         if cuda is not None and on_device is not None:
             torch.cuda.set_rng_state(on_device, cuda)
+
+
+@contextlib.contextmanager
+def on_threads(threads: int | None) -> Iterator[None]:
+    """Let torch compute on this many threads, and on as many as before afterwards; None leaves the number alone.
+
+    Raises:
+        ConfigError: what is no number of threads.
+    """
+    if threads is None:
+        yield
+        return
+    if not isinstance(threads, int) or isinstance(threads, bool) or threads < 1:
+        raise ConfigError(f"threads={threads!r}: a whole number from 1 on is expected, or None for torch's own")
+    before = torch.get_num_threads()
+    if threads != before:
+        torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        if threads != before:
+            torch.set_num_threads(before)
+
+
+class OnThreads:
+    """Runs every public method of a subclass on `threads` threads.
+
+    Attributes:
+        threads: how many threads torch computes on in the methods; never more than torch has outside, unless set on
+            the object itself. None leaves torch's own number. Where steps are small, more threads than one wait for
+            each other longer than they compute, and on a busy machine many times longer.
+    """
+
+    threads: int | None = 1
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        for name, method in list(vars(cls).items()):
+            if inspect.isfunction(method) and not name.startswith("_"):
+                setattr(cls, name, _threaded(method))
+
+
+def _threaded(method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def run(self: OnThreads, *arguments: Any, **options: Any) -> Any:
+        threads = self.threads
+        if threads is not None and "threads" not in vars(self):
+            threads = min(threads, torch.get_num_threads())
+        with on_threads(threads):
+            return method(self, *arguments, **options)
+
+    return run
 
 
 @contextlib.contextmanager

@@ -6,61 +6,16 @@ The answers are those of `DRMMQuery.ask` row by row: the same paths weighed, the
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from phlogiston.datasets.standardise import rounding
-from phlogiston.distributions.mixtures.conditioned_rows import Entries, draw_given
+from phlogiston.distributions.mixtures.conditioned_rows import draw_given, draw_noise
 from phlogiston.distributions.remoteness import remoteness_of_rows
 from phlogiston.inference.query.answer import FAR, Answer, check_alive
-from phlogiston.inference.query.compilation import compile_category
-from phlogiston.inference.query.entries import compile_entries, draw_noise
-from phlogiston.inference.query.evidence import Evidence
 from phlogiston.models.drmm import DRMM
 from phlogiston.systems.drmm.paths import Paths
-from phlogiston.systems.drmm.question import EvidenceCompiler
-
-
-@dataclass(frozen=True, eq=False)
-class EntryQuestions:
-    """R questions.
-
-    Attributes:
-        original: about all columns, in the data's units; columns that never vary are known.
-        model: about the varying columns, standardised.
-        allowed: categorical column -> bool (R, V), the values left; only those something is said about.
-    """
-
-    original: Entries
-    model: Entries
-    allowed: Mapping[str, Tensor]
-
-
-def read(compiler: EvidenceCompiler, question: Mapping[str, tuple[Evidence, ...]], rows: int) -> EntryQuestions | None:
-    """Compile a normalised question; None where it says more than single entries, or contradicts a constant column."""
-    e = compile_entries(question.get("x", ()), len(compiler.columns), rows)
-    if e is None:
-        return None
-    known, value = e.known.clone(), e.value.clone()
-    for i, constant in compiler.constant.items():
-        slack = rounding(constant, compiler.precision)
-        if bool(e.soft[:, i].any()) or bool((known[:, i] & ((value[:, i] - constant).abs() > slack)).any()):
-            return None
-        value[:, i] = torch.where(known[:, i], value[:, i], constant)
-        known[:, i] = True
-    e = Entries(known, value, e.sd.masked_fill(known, 0.0))
-    allowed = {}
-    for name, labels in compiler.categorical.items():
-        pieces = question.get(name, ())
-        shared = not any(getattr(getattr(p, f), "ndim", 0) for p in pieces for f in p.rowwise)
-        sets = [compile_category(name, pieces, labels, r) for r in range(1 if shared else rows)]
-        if any(s is not None for s in sets):
-            full = torch.ones(len(labels), dtype=torch.bool)
-            allowed[name] = torch.stack([full if s is None else s for s in sets]).expand(rows, -1)
-    model = e.columns(compiler.varying).standardised(compiler.location, compiler.scale)
-    return EntryQuestions(e, model, allowed)
+from phlogiston.systems.drmm.question import EntryQuestions, EvidenceCompiler
 
 
 def answer(

@@ -158,7 +158,7 @@ class DRMMQuery:
     ) -> Answer | None:
         """Answer all rows at once where the question names single entries and categories only; else None."""
         rows = count_rows(question, ["x"])
-        plain = entry_questions.read(self.compile, question, rows or 1)
+        plain = self.compile.entries(question, rows or 1)
         if plain is None:
             return None
         every = self.paths.every()

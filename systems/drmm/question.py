@@ -10,8 +10,9 @@ from torch import Tensor
 
 from phlogiston.datasets.standardise import rounding
 from phlogiston.distributions.linear_constraints import LinearEvidence, Rows
+from phlogiston.distributions.mixtures.conditioned_rows import Entries
 from phlogiston.errors import EvidenceError
-from phlogiston.inference.query.compilation import compile_category, compile_vector
+from phlogiston.inference.query.compilation import compile_category, compile_entries, compile_vector
 from phlogiston.inference.query.evidence import Evidence
 
 
@@ -29,6 +30,21 @@ class Question:
     original: LinearEvidence
     model: LinearEvidence
     log_constant: Tensor
+    allowed: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class EntryQuestions:
+    """R questions.
+
+    Attributes:
+        original: about all columns, in the data's units; columns that never vary are known.
+        model: about the varying columns, standardised.
+        allowed: categorical column -> bool (R, V), the values left; only those something is said about.
+    """
+
+    original: Entries
+    model: Entries
     allowed: Mapping[str, Tensor]
 
 
@@ -91,6 +107,33 @@ class EvidenceCompiler:
         log_scale = self.scale.log()
         log_constant = log_constant - log_scale[inner.known].sum() - log_scale[inner.soft].sum()
         return Question(evidence, inner.standardised(self.location, self.scale), log_constant, allowed)
+
+    def entries(self, question: Mapping[str, tuple[Evidence, ...]], rows: int) -> EntryQuestions | None:
+        """Compile all rows of a normalised question that names single entries and categories only; None of others.
+
+        None, too, where a constant column is contradicted: compiling row by row has words for it.
+        """
+        e = compile_entries(question.get("x", ()), len(self.columns), rows)
+        if e is None:
+            return None
+        known, value = e.known.clone(), e.value.clone()
+        for i, constant in self.constant.items():
+            slack = rounding(constant, self.precision)
+            if bool(e.soft[:, i].any()) or bool((known[:, i] & ((value[:, i] - constant).abs() > slack)).any()):
+                return None
+            value[:, i] = torch.where(known[:, i], value[:, i], constant)
+            known[:, i] = True
+        e = Entries(known, value, e.sd.masked_fill(known, 0.0))
+        allowed = {}
+        for name, labels in self.categorical.items():
+            pieces = question.get(name, ())
+            shared = not any(getattr(getattr(p, f), "ndim", 0) for p in pieces for f in p.rowwise)
+            sets = [compile_category(name, pieces, labels, r) for r in range(1 if shared else rows)]
+            if any(s is not None for s in sets):
+                full = torch.ones(len(labels), dtype=torch.bool)
+                allowed[name] = torch.stack([full if s is None else s for s in sets]).expand(rows, -1)
+        model = e.columns(self.varying).standardised(self.location, self.scale)
+        return EntryQuestions(e, model, allowed)
 
     def _fix_constants(self, evidence: LinearEvidence, log_constant: Tensor) -> tuple[LinearEvidence, Tensor]:
         """Columns that never vary are known, and must agree with what is said about them."""

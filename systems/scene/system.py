@@ -63,6 +63,7 @@ class Scene(System):
     """
 
     name: ClassVar[str] = "scene"
+    threads = None  # steps are large enough for as many as torch has
     Config: ClassVar[type] = SceneConfig
     config: SceneConfig
 

@@ -62,6 +62,7 @@ class SQAIR(System):
     """
 
     name: ClassVar[str] = "sqair"
+    threads = None  # steps are large enough for as many as torch has
     Config: ClassVar[type] = SQAIRConfig
     config: SQAIRConfig
     model: SQAIRModel

@@ -117,7 +117,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], finished: bool) 
         return told
     told += _differ(old, new, "device")
     if old.get("processes", 1) == new["processes"]:  # with another number of processes go other threads, and a notice
-        told += [f"{text[:-1]}; OMP_NUM_THREADS={old['threads']} sets them)" for text in _differ(old, new, "threads")]
+        told += [f"{text[:-1]}; threads={old['threads']} sets them)" for text in _differ(old, new, "threads")]
     return told
 
 

@@ -334,7 +334,9 @@ def test_another_precision_and_other_threads_are_refused(tmp_path: Path, monkeyp
         train(tmp_path / "run", data=double, dtype=torch.float64)
     threads = torch.get_num_threads()
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads + 3)
-    with pytest.raises(RunMismatchError, match=rf"threads \({threads} there, {threads + 3} here; OMP_NUM_THREADS="):
+    with pytest.raises(
+        RunMismatchError, match=rf"threads \({threads} there, {threads + 3} here; threads={threads} sets"
+    ):
         train(tmp_path / "run")
     with pytest.warns(TrainingWarning, match="threads"):
         train(tmp_path / "run", resume="force")

@@ -17,7 +17,6 @@ from phlogiston.errors import EvidenceError, QueryWarning
 from phlogiston.inference.query.answer import Answer
 from phlogiston.inference.query.evidence import Known, Near
 from phlogiston.models.drmm import DRMM
-from phlogiston.systems.drmm import entry_questions
 from phlogiston.systems.drmm.query import DRMMQuery
 
 
@@ -34,7 +33,7 @@ def made(frame: str, features: int = 6, **options: Any) -> DRMMQuery:
 
 def one_by_one(query: DRMMQuery, *arguments: Any, **options: Any) -> Answer:
     """The general path, which compiles and conditions row after row."""
-    with mock.patch.object(entry_questions, "read", return_value=None):
+    with mock.patch.object(query.compile, "entries", return_value=None):
         return query.ask(*arguments, **options)
 
 
