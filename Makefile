@@ -6,7 +6,7 @@ SYSTEM ?=
 INPUTS ?= 100000
 SEED   ?= 0
 
-.PHONY: help setup dev demo test check format bench fuzz learn docs tables pictures clean
+.PHONY: help setup dev demo test check format faults bench fuzz learn docs tables pictures clean
 
 help:            ## list the targets
 	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -41,6 +41,10 @@ check: dev       ## lint, format check, types
 format: dev      ## rewrite the code in the house format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+faults: dev      ## the fault suite: kills, full disks, lost folders; rewrites docs/results/faults.json and the tables
+	PHLOGISTON_FAULTS=1 OMP_NUM_THREADS=1 $(BIN)/python -P -m pytest tests/faults -m "faults or not faults"
+	$(BIN)/python docs/tables.py
 
 bench: dev       ## speed ratios within one run; rewrites docs/results/bench.json and its table
 	$(BIN)/python -P -m pytest benchmarks -m bench -q -s; \

@@ -16,7 +16,7 @@ from typing import Any
 
 from phlogiston import datasets, systems
 from phlogiston.datasets.base import Dataset
-from phlogiston.errors import ConfigError, PhlogistonError, PhlogistonWarning, RunError
+from phlogiston.errors import ConfigError, PhlogistonError, PhlogistonWarning, RunError, RunMismatchError
 from phlogiston.evaluate.metric import Metric
 from phlogiston.evaluate.report import Report, write_metrics
 from phlogiston.files import write_json
@@ -139,9 +139,8 @@ class _Section:
             system = systems.get(self.name)(dict(self.recipe["options"]))
             try:
                 return system.fit(rows, out=self.folder, seed=0, resume="auto"), rows
-            except RunError as error:
-                if "another configuration" not in str(error):
-                    raise
+            except RunMismatchError:
+                continue  # a run of other settings, data or threads is left alone
         raise RunError(f"{self.top} holds a thousand runs called {self.stem}; choose another --out.")
 
 

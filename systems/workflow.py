@@ -30,6 +30,7 @@ from phlogiston.inference.svi.parallel import Processes, make_fabric
 from phlogiston.inference.svi.run_folder.loggers import callbacks, check_logger
 from phlogiston.inference.svi.run_folder.metrics import NAME, read_metrics
 from phlogiston.inference.svi.run_folder.readers import progress_of
+from phlogiston.inference.svi.runs import never_begun
 from phlogiston.systems.answer_text import describe
 from phlogiston.systems.base import System
 from phlogiston.systems.commands import commands_behind
@@ -423,6 +424,8 @@ def _stored(run: Path | None, system: str) -> dict[str, Any]:
     """Return options, data and seed of a run to go on with."""
     if run is None:
         raise ConfigError("--resume needs --out: the run folder to go on with.")
+    if run.is_dir() and not (run / "config.json").exists() and never_begun(run):
+        raise RunError(f"{run} holds a run that was killed before it began: give the whole command, without --resume.")
     content = systems.read_config(run)
     own = content.get("config", content)
     name = own.get("system")
@@ -452,7 +455,7 @@ def _fabric(devices: str, nodes: int, precision: str, accelerator: str) -> Any:
 def _run_folder(out: Path | None, system: str, data: str, resume: bool) -> str:
     """Choose or check the run folder."""
     if out is not None:
-        if not resume and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if not resume and out.exists() and (not out.is_dir() or (any(out.iterdir()) and not never_begun(out))):
             raise ConfigError(f"{str(out)!r} exists already. Choose another --out, or go on with it by --resume.")
         return str(out)
     stem = f"{system}-{re.sub(r'[^A-Za-z0-9_.]+', '-', Path(data).stem).strip('-') or 'data'}"

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from phlogiston import errors
 from phlogiston.errors import ConfigError, PhlogistonError, RunError, TrainingError
 
 PRECISIONS = ("32-true", "64-true", "bf16-mixed")
@@ -109,7 +110,7 @@ class Processes:
             try:
                 outcome = {"result": action()}
             except PhlogistonError as error:
-                failure, outcome = error, {"error": str(error)}
+                failure, outcome = error, {"error": str(error), "kind": type(error).__name__}
             except OSError as error:
                 failure, outcome = RunError(str(error)), {"error": str(error)}
         text = self.fabric.broadcast(json.dumps(outcome), src=0)
@@ -117,7 +118,7 @@ class Processes:
             raise failure
         outcome = json.loads(text)
         if "error" in outcome:
-            raise RunError(outcome["error"])
+            raise getattr(errors, outcome.get("kind", ""), RunError)(outcome["error"])
         return outcome["result"]
 
     def share(self, tensors: dict[str, Tensor] | None, state: dict[str, Any] | None) -> tuple[dict[str, Tensor], Any]:

@@ -29,6 +29,12 @@ from phlogiston.inference.svi.run_folder.metrics import NAME, Metrics
 from phlogiston.inference.svi.run_folder.readers import progress_of
 
 
+def never_begun(folder: Path) -> bool:
+    """Say whether a folder holds only what a run leaves that was killed before its first checkpoint."""
+    names = {path.name for path in folder.iterdir()}
+    return LOCK in names and all(n in {LOCK, "config.json", "figures"} or n.startswith(".config.json") for n in names)
+
+
 class Run:
     """A run folder opened for training, locked against any second process.
 
@@ -107,11 +113,7 @@ class Run:
             return []
         if not self.path.is_dir():
             raise RunError(f"{self.path} is a file; the run needs a folder.")
-        # A run killed before its first checkpoint leaves only these; they are ours to write again.
-        ours = {LOCK, "config.json", "figures"}
-        names = sorted(p.name for p in self.path.iterdir())
-        mine = LOCK in names and all(n in ours or n.startswith(".config.json") for n in names)
-        return [] if mine else names
+        return [] if never_begun(self.path) else sorted(p.name for p in self.path.iterdir())
 
     def _compare(self, force: bool) -> None:
         """Refuse to go on with another run; take note of what has changed if `force` allows it."""
@@ -172,12 +174,14 @@ class Run:
         describe_environment(self.path, device, seed)
 
     def record(self, record: Mapping[str, Any]) -> None:
-        """Append one line to metrics.jsonl, see `run_folder.metrics`."""
-        self._metrics.record(record)
+        """Append one line to metrics.jsonl, see `run_folder.metrics`; not into a folder that took this one's name."""
+        if not self._lock.astray():
+            self._metrics.record(record)
 
     def board(self, step: int, record: Mapping[str, Any]) -> None:
-        """Add the numbers of a record to the TensorBoard events."""
-        self._metrics.board(step, record)
+        """Add the numbers of a record to the TensorBoard events, likewise."""
+        if not self._lock.astray():
+            self._metrics.board(step, record)
 
     def missing(self) -> bool:
         """Say whether the folder was removed, moved or replaced, or lost its config.json, since it was opened."""

@@ -152,7 +152,8 @@ def test_an_existing_folder_is_refused_unless_resumed_and_nothing_in_it_is_touch
 def test_an_interrupted_run_goes_on_to_the_same_parameters(command: Command, tmp_path: Path) -> None:
     arguments = ["train", "drmm", *SMALL, "--steps", "600", "--out"]
     program = "from phlogiston.__main__ import main; main()"
-    process = subprocess.Popen([sys.executable, "-P", "-c", program, *arguments, "cut"], cwd=tmp_path)
+    threads = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}  # it is resumed in this process
+    process = subprocess.Popen([sys.executable, "-P", "-c", program, *arguments, "cut"], cwd=tmp_path, env=threads)
     try:
         while not (tmp_path / "cut" / "metrics.jsonl").exists() and process.poll() is None:
             time.sleep(0.02)

@@ -5,8 +5,12 @@ from __future__ import annotations
 import gzip
 import hashlib
 import struct
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -30,6 +34,8 @@ class Server:
         self.ranges: list[str | None] = []
         self.break_after: int | None = None
         self.honour_range, self.content = True, CONTENT
+        self.pause, self.drip = 0.0, 0.0
+        self.promise: int | None = None
         owner = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -41,9 +47,14 @@ class Server:
                     self.send_error(416)
                     return
                 body = owner.content[start:]
+                time.sleep(owner.pause)
                 self.send_response(206 if start else 200)
-                self.send_header("Content-Length", str(len(body)))
+                if owner.promise != 0:
+                    self.send_header("Content-Length", str(owner.promise or len(body)))
                 self.end_headers()
+                for i in range(len(body) if owner.drip else 0):
+                    self.wfile.write(body[i : i + 1])
+                    time.sleep(owner.drip)
                 cut, owner.break_after = owner.break_after, None
                 self.wfile.write(body[:cut])
 
@@ -113,6 +124,68 @@ def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatc
     assert datasets.info("mnist").state == "must be fetched"
     monkeypatch.delenv("PHLOGISTON_DATA")
     assert cache_folder().parts[-2:] == (".cache", "phlogiston")
+
+
+# ---- several at once, and servers that send too much or too slowly
+
+
+def test_of_four_processes_one_fetches_and_all_get_the_file(server: Server, tmp_path: Path) -> None:
+    server.pause = 0.5
+    program = (
+        "import sys; from pathlib import Path; from phlogiston.datasets.fetch import fetch; "
+        "print(len(fetch([sys.argv[1]], Path(sys.argv[2]), sys.argv[3]).read_bytes()))"
+    )
+    command = [sys.executable, "-P", "-c", program, server.url, str(tmp_path / "f"), CHECKSUM]
+    four = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    said = [process.communicate(timeout=60) for process in four]
+    assert [out.strip() for out, _ in said] == [str(len(CONTENT))] * 4, said
+    assert server.ranges == [None]
+    assert [p.name for p in tmp_path.iterdir()] == ["f"]
+
+
+def test_threads_wait_for_each_other_too_and_those_who_wait_too_long_say_so(server: Server, tmp_path: Path) -> None:
+    server.pause = 0.5
+    with ThreadPoolExecutor(3) as pool:
+        first = pool.submit(fetch, [server.url], tmp_path / "f", CHECKSUM)
+        time.sleep(0.2)
+        late = pool.submit(fetch, [server.url], tmp_path / "f", CHECKSUM, seconds=0.0)
+        patient = pool.submit(fetch, [server.url], tmp_path / "f", CHECKSUM)
+        assert first.result() == patient.result() == tmp_path / "f"
+        with pytest.raises(DataError, match="another process has been fetching it"):
+            late.result()
+    assert server.ranges == [None]
+
+
+@pytest.mark.parametrize("promise", [None, 0], ids=["promised", "not promised"])
+def test_a_file_larger_than_allowed_is_not_kept(server: Server, tmp_path: Path, promise: int | None) -> None:
+    server.promise = promise
+    with pytest.raises(DataError, match=r"more than the 100,000 allowed"):
+        fetch([server.url], tmp_path / "f", CHECKSUM, most=100_000)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_there_is_no_room_for_is_refused_before_it_is_sent(server: Server, tmp_path: Path) -> None:
+    server.promise = 10**15
+    with pytest.raises(DataError, match="has room for"):
+        fetch([server.url], tmp_path / "f", CHECKSUM, most=10**16)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_server_that_drips_ends_when_the_time_is_over_and_what_came_is_kept(server: Server, tmp_path: Path) -> None:
+    server.drip = 0.02
+    began = time.monotonic()
+    with pytest.raises(DataError, match=r"took too long.*resumes it"):
+        fetch([server.url], tmp_path / "f", CHECKSUM, seconds=0.3)
+    assert time.monotonic() - began < 5
+    assert 0 < (tmp_path / "f.part").stat().st_size < 1000
+    server.drip = 0.0
+    assert fetch([server.url], tmp_path / "f", CHECKSUM).read_bytes() == CONTENT
+
+
+def test_a_server_that_answers_nothing_ends_when_the_time_is_over(server: Server, tmp_path: Path) -> None:
+    server.pause = 2.0
+    with pytest.raises(DataError, match="no answer came in time"):
+        fetch([server.url], tmp_path / "f", CHECKSUM, seconds=0.2)
 
 
 # ---- MNIST

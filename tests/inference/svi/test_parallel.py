@@ -76,7 +76,7 @@ def test_a_signal_to_one_process_stops_both_and_the_run_goes_on_exactly(two: Any
 def test_an_error_on_the_writing_process_is_raised_on_both(two: Any) -> None:
     _, first, second = two
     assert first["refused"] == second["refused"]
-    assert first["refused"].startswith("RunError")
+    assert first["refused"].startswith("RunMismatchError")
     assert "another configuration" in first["refused"]
 
 

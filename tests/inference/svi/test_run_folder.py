@@ -205,13 +205,13 @@ def test_a_folder_lost_during_training_is_made_anew_with_all_that_loading_needs(
             (run / "thesis.tex").write_text("years of work")
 
     whole, _ = train(tmp_path / "whole")
-    with pytest.raises(RunError, match=r"was removed, moved, replaced or emptied.*Training stops here: step 20 is in"):
-        train(run, callbacks=[At(12, lose)])
+    with pytest.raises(RunError, match=r"was removed, moved, replaced or emptied.*Training stops here: step 10 is in"):
+        train(run, callbacks=[At(3, lose)])  # before the first record opens metrics.jsonl
     home = tmp_path / "run-rescued-1" if how == "replaced" else run
     if how == "replaced":
         assert [p.name for p in run.iterdir()] == ["thesis.tex"]
     model, guide = pair(seed=5)
-    assert checkpoints.load_parameters(home, model, guide)["step"] == 20
+    assert checkpoints.load_parameters(home, model, guide)["step"] == 10
     again, history = train(home)
     assert torch.equal(again, whole)
     assert history.steps.tolist() == [5, 10, 15, 20, 25, 30]
