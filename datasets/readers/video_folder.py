@@ -21,6 +21,7 @@ import numpy as np
 from phlogiston.datasets import axes, pictures
 from phlogiston.datasets.base import Array, Dataset, Decision, Info, Split
 from phlogiston.datasets.pixels import BYTES, Range, Ranges, Values, as_range, range_of
+from phlogiston.datasets.readers.film_labels import Film, common_labels, cut_label, films_with_labels, stacked
 from phlogiston.datasets.skipped import Skipped
 from phlogiston.datasets.untrusted import arrays
 from phlogiston.datasets.untrusted.media import read_video
@@ -95,7 +96,10 @@ def load(
     parts: dict[str, list[Array]] = {"train": [], "valid": [], "test": []}
     shapes: dict[tuple[int, ...], str] = {}
     short = 0
-    for name, film in films:
+    labels: dict[str, dict[str, list[Array]]] = {part: {} for part in parts}
+    kept, unkept = common_labels(films, moved=size is not None or crop is not None)
+    told += unkept
+    for name, film, about in films:
         said = ranges.of(film) if Path(name).suffix.lower() in ARRAYS or value_range is not None else BYTES
         ready = prepare(film[::every], size, crop, colour, background, contrast, said)
         shapes.setdefault(ready.shape[1:], name)
@@ -105,9 +109,12 @@ def load(
         last = round(test * len(clips))
         before = round(valid * len(clips))
         cut = len(clips) - last
-        parts["train"] += clips[: cut - before]
-        parts["valid"] += clips[cut - before : cut]
-        parts["test"] += clips[cut:]
+        ends = {"train": slice(0, cut - before), "valid": slice(cut - before, cut), "test": slice(cut, None)}
+        for part, chosen in ends.items():
+            parts[part] += clips[chosen]
+            for label in kept:
+                cuts = [cut_label(about[label], len(film), every, start, length) for start in list(starts)[chosen]]
+                labels[part].setdefault(label, []).extend(cuts)
     if short:
         told.append(
             Decision("left out", f"{short:,} of {len(films):,} films shorter than {length} frames", "length=...")
@@ -122,7 +129,11 @@ def load(
             + " Choose a smaller length."
         )
     empty = np.zeros((0, *parts["train"][0].shape), np.uint8)
-    splits = [Split({"x": np.stack(p) if p else empty}, sequences=("x",)) for p in parts.values()]
+    splits = []
+    for part, clips in parts.items():
+        beside = {label: stacked(labels[part].get(label, []), labels["train"][label]) for label in kept}
+        timed = [label for label, values in beside.items() if values.ndim > 1 and values.shape[1] == length]
+        splits.append(Split({"x": np.stack(clips) if clips else empty, **beside}, sequences=("x", *timed)))
     return Dataset.of(
         INFO,
         splits,
@@ -147,19 +158,17 @@ def load(
     )
 
 
-def _ranges(
-    films: Sequence[tuple[str, Array]], value_range: tuple[float, float] | None
-) -> tuple[Ranges, list[Decision]]:
+def _ranges(films: Sequence[Film], value_range: tuple[float, float] | None) -> tuple[Ranges, list[Decision]]:
     """What black and white are, from all arrays together; files of videos and pictures hold 8 bits."""
     values = Values("the films")
-    for name, film in films:
+    for name, film, _ in films:
         if Path(name).suffix.lower() in ARRAYS or value_range is not None:
             values.see(film, name)
     ranges = values.ranges(value_range)
     return ranges, list(ranges.decisions())
 
 
-def read_films(path: Path, layout: str = "auto") -> tuple[list[tuple[str, Array]], list[Decision]]:
+def read_films(path: Path, layout: str = "auto") -> tuple[list[Film], list[Decision]]:
     """Read all films of a folder, or one film.
 
     Args:
@@ -167,28 +176,30 @@ def read_films(path: Path, layout: str = "auto") -> tuple[list[tuple[str, Array]
         layout: order of the axes of arrays.
 
     Returns:
-        Name and frames (frames, height, width[, 3]) of each, and what was decided.
+        Name, frames (frames, height, width[, 3]) and labels of each, and what was decided.
 
     Raises:
         DataError: nothing there that is a film, or none that can be read.
     """
     told: list[Decision] = []
     if path.is_file():
-        return [(path.name, film) for film in _read(path, layout, told)], told
+        return [film._replace(name=path.name) for film in _read(path, layout, told)], told
     skipped = Skipped("films")
-    films: list[tuple[str, Array]] = []
+    films: list[Film] = []
     if any(pictures.is_picture(p) for p in path.iterdir()):
-        films += [(path.name, film) for film in [skipped.read(path.name, _frames, path)] if film is not None]
+        films += [Film(path.name, film) for film in [skipped.read(path.name, _frames, path)] if film is not None]
     for inside in sorted(path.iterdir()):
         if inside.is_dir() and any(pictures.is_picture(p) for p in inside.iterdir()):
-            found: list[Array] | None = [f for f in [skipped.read(inside.name, _frames, inside)] if f is not None]
+            found: list[Film] | None = [
+                Film("", f) for f in [skipped.read(inside.name, _frames, inside)] if f is not None
+            ]
         elif inside.suffix.lower() in ARRAYS or (
             inside.suffix.lower() in pictures.VIDEOS and not pictures.is_picture(inside)
         ):
             found = skipped.read(inside.name, _read, inside, layout, told)
         else:
             continue
-        films += [(inside.name, film) for film in found or []]
+        films += [film._replace(name=inside.name) for film in found or []]
     told += skipped.decisions()
     if not films:
         kinds = ", ".join(sorted({*pictures.VIDEOS, *ARRAYS}))
@@ -205,18 +216,18 @@ def _frames(folder: Path) -> Array:
     return np.stack([np.repeat(f[..., None], 3, -1) if coloured and f.ndim == 2 else f for f in frames])
 
 
-def _read(path: Path, layout: str, told: list[Decision]) -> list[Array]:
+def _read(path: Path, layout: str, told: list[Decision]) -> list[Film]:
     suffix = path.suffix.lower()
     if suffix in ARRAYS:
         content = arrays.load(path)
         found = content if isinstance(content, dict) else {"": content}
-        films = [film for name, array in found.items() for film in _films_of(array, name, path, layout, told)]
+        films = films_with_labels(found, lambda array, name: _films_of(array, name, path, layout, told))
         if not films:
             raise DataError(f"{str(path)!r} holds no array of shape (frames, height, width) or with 3 colours behind.")
         return films
     if suffix not in pictures.VIDEOS:
         raise DataError(f"{str(path)!r} is no film: expected one of {', '.join(sorted({*pictures.VIDEOS, *ARRAYS}))}.")
-    return [read_video(path)]
+    return [Film("", read_video(path))]
 
 
 def _films_of(array: Array, name: str, path: Path, layout: str, told: list[Decision]) -> list[Array]:

@@ -161,6 +161,7 @@ def count(e: Evaluation[SQAIR]) -> dict[str, Metric]:
     if truth is None:
         return {}
     results, x = _posteriors(e), _videos(e)
+    truth = truth.long() if truth.ndim == 2 else truth.long().unsqueeze(1).expand(-1, x.shape[1])
     most = int(max(results[0].presence.shape[-1], int(truth.max())))
     chance = torch.cat([p.count_probability(most) for p in results]).double()  # (R, T, most + 1)
     right = chance.gather(-1, truth.unsqueeze(-1)).squeeze(-1)

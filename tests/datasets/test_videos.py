@@ -175,3 +175,23 @@ def test_missing_or_foreign_mug_files_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / mug.LABELS, np.zeros((5, 2), int))
     with pytest.raises(DataError, match="2 clips"):
         datasets.load("mug", folder=str(tmp_path))
+
+
+def test_what_stands_beside_films_is_kept_as_labels_and_never_a_film(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    films = rng.integers(0, 256, (5, 8, 12, 12), dtype=np.uint8)
+    boxes, angle = rng.random((5, 8, 3, 4)), rng.random(5)
+    np.savez(tmp_path / "films.npz", films=films, boxes=boxes, angle=angle, ids=rng.integers(0, 3, (5, 8, 3)))
+    options = {"data": tmp_path / "films.npz", "length": 4, "stride": 4, "valid": 0, "test": 0}
+    data = datasets.load("video_folder", **options)
+    tensors = data.train.tensors
+    assert tensors["x"].shape == (10, 4, 12, 12)  # five films of two clips each, and nothing made of boxes
+    np.testing.assert_array_equal(tensors["boxes"].numpy(), boxes.reshape(10, 4, 3, 4).astype(np.float32))
+    assert tensors["angle"].tolist() == pytest.approx(np.repeat(angle, 2).tolist(), rel=1e-6)
+    assert {"x", "boxes", "ids"} <= data.train.sequences
+    small = datasets.load("video_folder", **options, size=(6, 6))
+    assert "boxes" not in small.train.tensors  # they speak of other pixels
+    assert "ids" in small.train.tensors
+    np.savez(tmp_path / "unnamed.npz", clips_of_mine=films, boxes=boxes)
+    other = datasets.load("video_folder", **{**options, "data": tmp_path / "unnamed.npz"})
+    assert other.train.tensors["x"].shape == (10, 4, 12, 12)
