@@ -109,8 +109,8 @@ def load(
         last = round(test * len(clips))
         before = round(valid * len(clips))
         cut = len(clips) - last
-        ends = {"train": slice(0, cut - before), "valid": slice(cut - before, cut), "test": slice(cut, None)}
-        for part, chosen in ends.items():
+        ends = (slice(0, cut - before), slice(cut - before, cut), slice(cut, None))
+        for part, chosen in zip(parts, ends, strict=True):
             parts[part] += clips[chosen]
             for label in kept:
                 cuts = [cut_label(about[label], len(film), every, start, length) for start in list(starts)[chosen]]
@@ -128,15 +128,9 @@ def load(
             + (f" left after taking every {every}." if every > 1 else ".")
             + " Choose a smaller length."
         )
-    empty = np.zeros((0, *parts["train"][0].shape), np.uint8)
-    splits = []
-    for part, clips in parts.items():
-        beside = {label: stacked(labels[part].get(label, []), labels["train"][label]) for label in kept}
-        timed = [label for label, values in beside.items() if values.ndim > 1 and values.shape[1] == length]
-        splits.append(Split({"x": np.stack(clips) if clips else empty, **beside}, sequences=("x", *timed)))
     return Dataset.of(
         INFO,
-        splits,
+        _splits(parts, labels, kept, length),
         {
             "data": str(path.absolute()),
             "length": length,
@@ -156,6 +150,19 @@ def load(
         notes="",
         decisions=tuple(told),
     )
+
+
+def _splits(
+    parts: dict[str, list[Array]], labels: dict[str, dict[str, list[Array]]], kept: Sequence[str], length: int
+) -> list[Split]:
+    """Clips and what stands beside them, part by part."""
+    empty = np.zeros((0, *parts["train"][0].shape), np.uint8)
+    splits = []
+    for part, clips in parts.items():
+        beside = {label: stacked(labels[part].get(label, []), labels["train"][label]) for label in kept}
+        timed = [label for label, values in beside.items() if values.ndim > 1 and values.shape[1] == length]
+        splits.append(Split({"x": np.stack(clips) if clips else empty, **beside}, sequences=("x", *timed)))
+    return splits
 
 
 def _ranges(films: Sequence[Film], value_range: tuple[float, float] | None) -> tuple[Ranges, list[Decision]]:
