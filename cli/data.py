@@ -80,9 +80,12 @@ def info(
 
 def _found(data: Dataset) -> tuple[dict[str, Any], list[tuple[str, str]]]:
     """What was found in data of the user's, and what was decided about them: for machines, and as lines of text."""
-    meta, tensors = data.meta, data.train.tensors
+    from phlogiston.datasets.streamed import in_memory
+
+    rows = in_memory(data.train)
+    meta, tensors = data.meta, rows.tensors
     parts = {"train": len(data.train), "valid": len(data.valid), "test": len(data.test)}
-    missing = float(1.0 - data.train.numpy("mask").mean()) if "mask" in tensors else 0.0
+    missing = float(1.0 - rows.numpy("mask").mean()) if "mask" in tensors else 0.0
     shapes = {name: f"{'x'.join(map(str, t.shape[1:])) or '1'} {str(t.dtype)[6:]}" for name, t in tensors.items()}
     found = {
         "name": meta.name,

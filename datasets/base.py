@@ -199,7 +199,10 @@ class Split:
 
 @dataclass
 class Dataset:
-    """Training, validation and test rows of one source; `valid` and `test` may be empty, `train` may not."""
+    """Training, validation and test rows of one source; `valid` and `test` may be empty, `train` may not.
+
+    The training rows of a table larger than memory are a `streamed.Streamed`, which is read batch by batch.
+    """
 
     train: Split
     valid: Split
@@ -209,16 +212,14 @@ class Dataset:
     def __post_init__(self) -> None:
         if not len(self.train):
             raise DataError(f"data {self.meta.name!r}: the training split is empty. Give it at least one row.")
-        names = set(self.train.tensors)
+        wanted = row_shapes(self.train)
         for part, split in (("valid", self.valid), ("test", self.test)):
-            if set(split.tensors) != names:
-                raise ShapeError(f"{part} has {sorted(split.tensors)}, train has {sorted(names)}: they must agree.")
-            for name, tensor in split.tensors.items():
-                want = self.train.tensors[name].shape[1:]
-                if tensor.shape[1:] != want:
-                    raise ShapeError(
-                        f"{part}: rows of {name!r} have shape {tuple(tensor.shape[1:])}, train {tuple(want)}."
-                    )
+            shapes = row_shapes(split)
+            if set(shapes) != set(wanted):
+                raise ShapeError(f"{part} has {sorted(shapes)}, train has {sorted(wanted)}: they must agree.")
+            for name, shape in shapes.items():
+                if shape != wanted[name]:
+                    raise ShapeError(f"{part}: rows of {name!r} have shape {shape}, train {wanted[name]}.")
 
     @classmethod
     def of(cls, info: Info, parts: Iterable[Split], options: Mapping[str, Any], **known: Any) -> Dataset:
@@ -246,8 +247,10 @@ class Dataset:
         return f"Dataset({self.meta.name!r}: {len(self.train)} / {len(self.valid)} / {len(self.test)} rows)"
 
 
-def row_shapes(split: Split) -> dict[str, tuple[int, ...]]:
+def row_shapes(split: Any) -> dict[str, tuple[int, ...]]:
     """Return name -> shape of one row, as `Meta.shapes` wants it."""
+    if not isinstance(split, Split):
+        return dict(split.row_shapes)
     return {name: tuple(tensor.shape[1:]) for name, tensor in split.tensors.items()}
 
 

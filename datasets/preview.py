@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from phlogiston.datasets import preview_sequences
 from phlogiston.datasets.base import Array, Dataset
+from phlogiston.datasets.streamed import in_memory
 from phlogiston.errors import DataError
 
 if TYPE_CHECKING:
@@ -33,13 +35,15 @@ def figure(data: Dataset) -> Figure:
     """
     from matplotlib.figure import Figure
 
+    rows = len(data.train)
+    data = replace(data, train=in_memory(data.train))
     films = _films(data)
     if films is not None:
         return _clips(data, films)
     if preview_sequences.holds(data):
         drawing = Figure(figsize=(9, 7), layout="constrained")
         preview_sequences.draw(drawing, data)
-        drawing.suptitle(f"{data.meta.title or data.meta.name}\n{len(data.train):,} training rows", fontsize=9)
+        drawing.suptitle(f"{data.meta.title or data.meta.name}\n{rows:,} training rows", fontsize=9)
         return drawing
     if "x" not in data.train.tensors or data.train.tensors["x"].ndim != 2:
         raise DataError(f"data {data.meta.name!r} has no table 'x' to draw; it holds {sorted(data.train.tensors)}.")

@@ -25,7 +25,7 @@ from phlogiston.datasets.pixels import BYTES, Range, Values
 from phlogiston.datasets.skipped import Skipped
 from phlogiston.datasets.untrusted import arrays, media
 from phlogiston.datasets.untrusted.guard import reading
-from phlogiston.datasets.untrusted.limits import check_memory
+from phlogiston.datasets.untrusted.limits import check_memory, check_packed
 from phlogiston.datasets.untrusted.packed import read_exactly
 from phlogiston.errors import ConfigError, DataError, ShapeError
 
@@ -180,7 +180,9 @@ class ArrayFile:
                 yield file, self.path.stat().st_size
         else:
             with arrays.open_arrays(self.path) as archive, archive.file.open(archive[self.key]) as member:
-                yield member, archive[self.key].file_size
+                size = archive[self.key].file_size
+                check_packed(size, self.path.stat().st_size, self.name)
+                yield member, size
 
     def count(self, clips: bool) -> int:
         if len(self.array_shape) == 5 and not clips:

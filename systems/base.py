@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from phlogiston import systems
 from phlogiston.datasets.base import Dataset, Meta, Split
+from phlogiston.datasets.streamed import Prepared, Streamed, in_memory
 from phlogiston.errors import ConfigError, PhlogistonError, RunError
 from phlogiston.evaluate.score import Score
 from phlogiston.files import FORMAT, write_json
@@ -26,7 +27,7 @@ from phlogiston.inference.svi.engine import History, Stage, fit
 from phlogiston.inference.svi.isolation import sole_training
 from phlogiston.inference.svi.run_folder.readers import warn_if_unfinished
 from phlogiston.systems.evaluation import Reported
-from phlogiston.systems.inputs import coerce
+from phlogiston.systems.inputs import coerce, held_in_memory
 from phlogiston.systems.loading import (
     PARAMETERS,
     built_from_files,
@@ -113,7 +114,7 @@ class System(InWords, Tabular, Reported):
 
     def read_rows(self, data: Any) -> Split:
         """Read rows to score: in every form `fit` takes, a `Dataset` apart. A fitted system may check them further."""
-        return coerce(data, self.DOUBLE, self.ARRAY)[0]
+        return held_in_memory(coerce(data, self.DOUBLE, self.ARRAY)[0])
 
     def initialise(self, train: Split, seed: int) -> None:
         """Set parameters before the first step, from prepared rows."""
@@ -241,7 +242,8 @@ class System(InWords, Tabular, Reported):
         """Train on data.
 
         Args:
-            data: a `Dataset`, a `Split`, a dict of arrays with equal first dimension, or one array (rows, features);
+            data: a `Dataset` (whose training rows may stay on disk), a `Split`, a dict of arrays with equal first
+                dimension, or one array (rows, features);
                 for systems over tables also a data frame. Arrays may be of any type that holds numbers or labels,
                 masked arrays and NaN included: see `datasets.readers.array`.
             out: run folder to leave; None keeps everything in memory.
@@ -268,7 +270,8 @@ class System(InWords, Tabular, Reported):
         train, valid, meta = coerce(data, self.DOUBLE, self.ARRAY)
         if steps is not None:
             self.config = validate_options(self.name, {**dataclasses.asdict(self.config), "steps": steps})
-        self.schema = self.describe(train, meta)
+        known = in_memory(train)
+        self.schema = self.describe(known, meta)
         self.schema |= kept(meta)
         if out is not None and resume == "force":
             self.schema = kept_schema(Path(out), self.schema)
@@ -276,8 +279,10 @@ class System(InWords, Tabular, Reported):
             torch.manual_seed(seed)
             with contextlib.nullcontext() if out is None else within_checkpoint(Path(out)):
                 self.build()
-            rows = self.prepare(train, "train")
+            rows = self.prepare(known, "train")
             self.initialise(rows, seed)
+        if isinstance(train, Streamed):
+            rows = Prepared(train, lambda part: self.prepare(part, "train"))
         model, guide = self.training_pair()
         self.history = fit(
             model,

@@ -10,13 +10,16 @@ import numpy as np
 from torch import Tensor
 
 from phlogiston.datasets.base import Dataset, Meta, Split
-from phlogiston.datasets.readers import array
+from phlogiston.datasets.readers import array, stream
+from phlogiston.datasets.streamed import Streamed
 from phlogiston.errors import ConfigError, ShapeError
 from phlogiston.evaluate.held_out import held_out
 
 
-def coerce(data: Any, double: Collection[str] = (), array_name: str = "x") -> tuple[Split, Split | None, Meta | None]:
+def coerce(data: Any, double: Collection[str] = (), array_name: str = "x") -> tuple[Any, Split | None, Meta | None]:
     """Take data in any accepted form apart: training rows, validation rows or None, description or None.
+
+    Training rows are a `Split`, or `Streamed` where they stay on disk.
 
     Args:
         data: see `System.fit`.
@@ -29,8 +32,10 @@ def coerce(data: Any, double: Collection[str] = (), array_name: str = "x") -> tu
     """
     if isinstance(data, Dataset):
         return data.train.narrowed(double), data.valid.narrowed(double), data.meta
-    if isinstance(data, Split):
+    if isinstance(data, Split | Streamed):
         return data.narrowed(double), None, None
+    if stream.accepts(data) and not isinstance(data, str | os.PathLike):
+        return stream.whole(data).narrowed(double), None, None
     if double and not isinstance(data, str | os.PathLike):
         rows, meta = array.whole(data, {"y"} & set(double))
         return rows.narrowed(double), None, meta
@@ -39,6 +44,17 @@ def coerce(data: Any, double: Collection[str] = (), array_name: str = "x") -> tu
     if isinstance(data, str | os.PathLike):
         raise ConfigError(f"data is the text {str(data)!r}; load it first: phlogiston.datasets.load({str(data)!r})")
     return Split({array_name: as_rows(data) if array_name == "x" else data}), None, None
+
+
+def held_in_memory(rows: Any) -> Any:
+    """Return rows that are needed all at once.
+
+    Raises:
+        ConfigError: they stay on disk.
+    """
+    if not isinstance(rows, Streamed):
+        return rows
+    raise ConfigError(f"{rows!r} stays on disk; score rows in memory, for example part.sample(100_000).")
 
 
 def as_rows(x: Any) -> Any:
@@ -63,7 +79,7 @@ def rows_of(x: Any, *, double: Collection[str] = (), **extra: Any) -> dict[str, 
     """
     if isinstance(x, Dataset):
         x = held_out(x)
-    if isinstance(x, Split):
+    if isinstance(held_in_memory(x), Split):
         return {**x.narrowed(double).tensors, **extra}
     if isinstance(x, Mapping):
         return Split({**x, **extra}, double=double).tensors

@@ -6,13 +6,14 @@ import warnings
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from phlogiston.datasets.base import Dataset, Meta, Split
-from phlogiston.datasets.readers import array
+from phlogiston.datasets.readers import array, stream
 from phlogiston.errors import DataError, DataWarning, ShapeError
-from phlogiston.systems.inputs import rows_of
+from phlogiston.systems.inputs import held_in_memory, rows_of
 from phlogiston.systems.tables.alignment import aligned
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ def fitting_rows(system: System, data: Any, mask: Any = None, optional: Collecti
         DataError, ShapeError: the data cannot be used, lack a column, or hold a category that was not in training.
     """
     schema = system.schema
+    on_disk = isinstance(data, np.memmap) and stream.accepts(data)
+    held_in_memory(stream.whole(data) if on_disk else data)
     if isinstance(data, Dataset):
         data = aligned(schema, data)
     if isinstance(data, Dataset | Split):

@@ -82,6 +82,12 @@ def _parse(text: str) -> Limits:
 
 
 def check_unpacked(size: int, packed: int, what: str, kind: str = "") -> None:
+    """Refuse content that is far larger than the file it comes from (see `check_packed`), or than the free memory."""
+    check_packed(size, packed, what, kind)
+    check_memory(size, what)
+
+
+def check_packed(size: int, packed: int, what: str, kind: str = "") -> None:
     """Refuse content that is far larger than the file it comes from.
 
     Args:
@@ -101,7 +107,6 @@ def check_unpacked(size: int, packed: int, what: str, kind: str = "") -> None:
             f"{what} would unpack to {size:,} bytes or more from {packed:,}; up to {most:,} are read. If you trust it, "
             f"set {VARIABLE}={name}={-(-size // max(packed, 1))}."
         )
-    check_memory(size, what)
 
 
 def check_memory(size: int, what: str) -> None:

@@ -20,6 +20,7 @@ import numpy as np
 from phlogiston.datasets.base import Array
 from phlogiston.datasets.untrusted.guard import reading
 from phlogiston.datasets.untrusted.limits import check_unpacked, limits
+from phlogiston.datasets.untrusted.packed import read_file
 from phlogiston.errors import DataError
 
 if TYPE_CHECKING:
@@ -45,19 +46,18 @@ def open_picture(source: str | PathLike[str] | bytes, what: str | None = None) -
 
     def opened() -> Picture:
         try:
-            return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_known())
+            return Image.open(io.BytesIO(content), formats=_known())
         except UnidentifiedImageError as error:
             raise DataError(f"{what} is no readable image; formats that are read: {', '.join(_known())}.") from error
 
-    packed = len(source) if isinstance(source, bytes) else Path(source).stat().st_size
     what = what or repr(str(source))
-    with (
-        reading("" if isinstance(source, bytes) else source, "an image", name=what),
-        opened() as picture,
-    ):
-        size = picture.width * picture.height * _BYTES.get(picture.mode, 4)
-        check_unpacked(size, packed, what, "picture")
-        yield picture
+    with reading("" if isinstance(source, bytes) else source, "an image", name=what):
+        # of a file, Pillow would ask for as many bytes as a part of it claims to have, and take memory for them
+        content = source if isinstance(source, bytes) else read_file(source)
+        with opened() as picture:
+            size = picture.width * picture.height * _BYTES.get(picture.mode, 4)
+            check_unpacked(size, len(content), what, "picture")
+            yield picture
 
 
 @cache

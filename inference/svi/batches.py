@@ -10,11 +10,15 @@ import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from phlogiston.datasets.permutation import Permutation
 from phlogiston.errors import DataError, ShapeError
 
+LARGE = 1 << 22
+"""Rows from which the order of an epoch is computed entry by entry instead of being stored."""
 Arrange = Callable[[torch.Generator, int], Sequence[Tensor]]
 
 
@@ -119,6 +123,7 @@ class Order:
         self._permutation = torch.empty(0, dtype=torch.long)
         self._arrange = arrange
         self._batches: Sequence[Tensor] = ()
+        self._computed: Permutation | None = None
 
     def batch(self, step: int) -> tuple[Tensor, int]:
         """Return the row numbers of this process at `step` of the stage, and the size of the whole batch."""
@@ -127,15 +132,20 @@ class Order:
             generator = torch.Generator().manual_seed(mix(*self._key, epoch))
             if self._arrange is None and self.per_epoch == 1:
                 self._permutation = torch.arange(self.rows)
+            elif self._arrange is None and self.rows >= LARGE:
+                self._computed = Permutation(self.rows, (*self._key, epoch))
             elif self._arrange is None:
                 self._permutation = torch.randperm(self.rows, generator=generator)
             else:
                 self._batches = self._checked(self._arrange(generator, self.batch_size))
             self._epoch = epoch
+        first, last = place * self.batch_size, min((place + 1) * self.batch_size, self.rows)
         if self._arrange is not None:
             whole = self._batches[place]
+        elif self._computed is not None and self.per_epoch > 1:
+            whole = torch.from_numpy(self._computed(np.arange(first, last)))
         else:
-            whole = self._permutation[place * self.batch_size : (place + 1) * self.batch_size]
+            whole = self._permutation[first:last]
         return whole[self._shard], len(whole)
 
     def _checked(self, batches: Sequence[Tensor]) -> Sequence[Tensor]:

@@ -20,6 +20,7 @@ import torch
 
 from phlogiston.datasets.base import Split
 from phlogiston.datasets.generated import jumper, poses
+from phlogiston.datasets.streamed import in_memory
 from phlogiston.datasets.weights import written_out
 from phlogiston.errors import EvidenceError
 from phlogiston.evaluate.metric import Metric, from_rows
@@ -239,7 +240,7 @@ def gaussian_mixture(e: Evaluation[DRMM]) -> dict[str, Metric]:
     if e.dataset is None:
         return {}
     system = e.system
-    parts = [written_out(split) for split in (e.dataset.train, e.rows)]
+    parts = [written_out(split) for split in (in_memory(e.dataset.train), e.rows)]
     if not len(parts[1]) or any("mask" in part.tensors and not bool(part.tensors["mask"].all()) for part in parts):
         return {}
     train, test = (part.numpy("x")[:, list(system.varying)].astype(np.float64) for part in parts)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from phlogiston.inference.svi.batches import LARGE
 from phlogiston.models.drmm import DRMM, parameter_key
 
 MAX_INITIAL_ROWS = 10_000
@@ -185,7 +186,9 @@ class DeadComponents:
             return
         model: DRMM = state.model.model
         generator = torch.Generator().manual_seed(hash((self.seed, state.step)) % (2**31))
-        index = torch.randperm(len(state.data), generator=generator)[: self.rows]
+        total = len(state.data)
+        index = torch.randperm(total, generator=generator)[: self.rows] if total < LARGE else None
+        index = torch.randint(total, (self.rows,), generator=generator) if index is None else index
         batch = {k: v.to(model.location.device) for k, v in state.data[index].items()}
         x, mask = batch["x"], batch.get("mask")
         streams = {name: batch[name] for name in model.categorical if name in batch}
@@ -243,7 +246,7 @@ class DepthMonitor:
             return
         model: DRMM = state.model.model
         count = min(self.rows, len(state.data))
-        index = torch.linspace(0, len(state.data) - 1, count).long()
+        index = torch.arange(count) * (len(state.data) - 1) // max(count - 1, 1)  # float32 cannot count so far
         batch = {k: v.to(model.location.device) for k, v in state.data[index].items()}
         mask = batch.get("mask")
         nested = model.find(batch["x"], width=self.width, mask=mask).nested + model.log_jacobian(mask).unsqueeze(-1)

@@ -82,6 +82,8 @@ def kind_of(error: BaseException) -> str:
         return "takes too long" + _where(error)
     cause: BaseException | None = error
     while cause is not None:
+        if type(cause).__module__.startswith("av."):  # FFmpeg says so of sizes that it refuses before it takes any
+            break
         if isinstance(cause, MemoryError) or "allocate memory" in str(cause) or "alloc" in str(cause)[:60].lower():
             return f"takes too much memory: {type(cause).__name__}" + _where(cause)
         cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
