@@ -317,5 +317,6 @@ class VDSM(ClipOperations):
                 "data": "figures",
                 "data_options": {"size": 32, "characters": (96, 0, 16)},
                 "options": dict(PRESETS["cpu-demo"]),
+                "show": ["who times how", "clips and what is made of them", "training"],  # inventing takes longer
             }
         ]
