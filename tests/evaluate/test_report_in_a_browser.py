@@ -81,3 +81,28 @@ def test_it_prints_a_page_or_more_per_section_with_nothing_cut_off(report: Path,
     width = re.search(r"<title>(\d+)</title>", laid)
     assert width is not None
     assert int(width[1]) <= 720
+
+
+def test_a_narrow_screen_scrolls_pictures_and_tables_and_never_the_page(report: Path, tmp_path: Path) -> None:
+    script = "document.title = [document.documentElement.scrollWidth, document.documentElement.clientWidth]"
+    probe = report.read_text(encoding="utf-8").replace("</body>", f"<script>{script}</script></body>")
+    (tmp_path / "probe.html").write_text(probe, encoding="utf-8")
+    laid = browse(tmp_path, tmp_path / "probe.html", "--window-size=500,1000", "--dump-dom").stdout
+    needed, there = map(int, re.search(r"<title>(\d+),(\d+)</title>", laid).groups())
+    assert needed <= there
+
+
+def test_in_dark_mode_the_ground_of_pictures_is_dark_and_their_words_are_light(tmp_path: Path) -> None:
+    from PIL import Image
+
+    curve = figures.curves([1, 2, 3], {"training": [3.0, 2.0, 1.5]}, ylabel="loss, nats", alt="the loss falls")
+    page = Report("A report").section("s", figures={"loss": curve}).write(tmp_path / "page.html")
+    means = {}
+    for mode, setting in (("light", "1"), ("dark", "0")):
+        shot = tmp_path / f"{mode}.png"
+        browse(tmp_path, page, f"--blink-settings=preferredColorScheme={setting}", f"--screenshot={shot}")
+        pixels = np.asarray(Image.open(shot).convert("L"), dtype=float)
+        means[mode] = pixels.mean()
+        assert pixels.std() > 10.0
+    assert means["light"] > 200.0
+    assert means["dark"] < 60.0
