@@ -58,7 +58,7 @@ def _sources() -> dict[str, ModuleType]:
 
 
 def _importable(modules: Iterable[str]) -> Iterator[ModuleType]:
-    """Import modules by name; one that fails is reported and left out, so that the others go on working."""
+    """Import modules by name; one that fails is reported and left out, so that the others still work."""
     for name in modules:
         try:
             yield importlib.import_module(name)
@@ -102,7 +102,7 @@ def load(
     Args:
         name: a registered name; or the path of an npz file, a csv file or a folder of yours; or an array of shape
             (rows, features); or a mapping of arrays with equal numbers of rows.
-        root: for fetched data, the folder that holds (or shall hold) the files; `$PHLOGISTON_DATA`, or the cache folder
+        root: for fetched data, the folder that holds (or is to hold) the files; `$PHLOGISTON_DATA`, or the cache folder
             ~/.cache/phlogiston, if not given. For data of yours, the folder that relative paths start from.
         options: options of the source; `info(name).options` lists them with their defaults.
 
@@ -153,7 +153,7 @@ def get(name: str, root: str | PathLike[str] | None = None) -> Path | None:
 
     Args:
         name: a registered name.
-        root: where the files shall live; the cache folder if not given.
+        root: where to store the files; the cache folder if not given.
 
     Returns:
         The folder that holds the files; None for sources that need none.

@@ -2,7 +2,7 @@
 
 The order is taken from the number of axes and from the axis that has one or three entries; whether clips or frames
 come first, which the shape does not say, from the values: frames close in time are alike, clips beside each other are
-no more alike than others. What was decided is told and changed by the option `layout`, one letter per axis.
+no more alike than others. What was decided is reported, and changed by the option `layout`, one letter per axis.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def _first_axis(array: Array, layout: str) -> tuple[str, str]:
         return time_first, "neighbours along the first axis are alike, those along the second are not"
     if published and second >= _AHEAD * first:
         return time_first, f"{frames} x n x {height} x {width} is the form of the Moving MNIST file"
-    return layout, "" if second < _AHEAD * first else "the usual order: values do not tell clips from frames"
+    return layout, "" if second < _AHEAD * first else "the usual order: values do not distinguish clips from frames"
 
 
 def _order(array: Array, axis: int) -> float:

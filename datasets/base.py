@@ -85,7 +85,7 @@ class Meta:
         units: column -> unit of its numbers, where the source knows it: dates are "days since 1970-01-01".
         frame: kind of data frame the data came as, such as `"polars"`; "" for other containers.
         options: every option `load` used, defaults included, as JSON can hold them.
-        truth: the true log density of a row, x (n, features) -> (n,) in nats, or None where nobody knows it.
+        truth: the true log density of a row, x (n, features) -> (n,) in nats, or None where it is unknown.
         notes: what a user should know.
         image_shape: (height, width) or (height, width, channels) when a row of `x` is a flattened image.
         conditional_truth: where rows have targets `y`, the true log p(y | x), called with y (n, targets) and x (n,
@@ -273,7 +273,7 @@ def stream(seed: int, *names: str) -> np.random.Generator:
 
 
 def sized_parts(sizes: Sequence[int], what: str = "rows") -> list[tuple[str, int]]:
-    """Pair the names of the parts with the numbers asked for.
+    """Pair the names of the parts with the requested numbers.
 
     Args:
         sizes: how many of train, valid and test.
@@ -339,8 +339,8 @@ def _to_float32(name: str, tensor: Tensor) -> Tensor:
 def _check_rows(tensors: Mapping[str, Tensor]) -> None:
     lengths = {name: len(tensor) for name, tensor in tensors.items()}
     if len(set(lengths.values())) > 1:
-        told = ", ".join(f"{name}: {length}" for name, length in lengths.items())
-        raise ShapeError(f"all tensors of a split need the same number of rows, got {told}.")
+        counts = ", ".join(f"{name}: {length}" for name, length in lengths.items())
+        raise ShapeError(f"all tensors of a split need the same number of rows, got {counts}.")
 
 
 def _check_finite(name: str, tensor: Tensor, columns: Sequence[str]) -> None:

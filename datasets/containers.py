@@ -31,13 +31,13 @@ class Plain:
         values: of numbers, bools, or text (object arrays of `str`).
         missing: bool, like `values`: True where the container marks an entry as missing; None where it marks none.
             `values` holds anything there.
-        told: what was decided about it, or None.
+        decision: what was decided about it, or None.
         unit: of numbers that were dates or spans of time, else "".
     """
 
     values: Array
     missing: Array | None = None
-    told: Decision | None = None
+    decision: Decision | None = None
     unit: str = ""
 
     @property
@@ -58,7 +58,7 @@ class Plain:
             large = max(abs(int(self.values.min())), abs(int(self.values.max())))
             if large > EXACT and (out.astype(object) != self.values.astype(object)).any():
                 raise DataError(
-                    f"{source}: {name!r} holds the integer {large}, beyond 2**53: float64 cannot tell it from its "
+                    f"{source}: {name!r} holds the integer {large}, beyond 2**53: float64 cannot hold it beside its "
                     "neighbours. Leave it out, subtract an offset, or make it a category."
                 )
         if self.missing is not None:
@@ -127,7 +127,7 @@ def plain(name: str, value: Any, source: str) -> Plain:
         missing = np.array(np.ma.getmaskarray(value))
         value = np.asarray(value.data)
     elif not isinstance(value, np.ndarray) and hasattr(value, "isna") and hasattr(value, "to_numpy"):
-        missing = np.asarray(value.isna())  # a pandas Series: its own NA marks tell more than its numpy form
+        missing = np.asarray(value.isna())  # a pandas Series: its own NA marks say more than its numpy form
         value = _from_series(value)
     elif not isinstance(value, np.ndarray) and hasattr(value, "is_null"):
         missing = np.asarray(
@@ -181,8 +181,8 @@ def _dates(name: str, array: Array, missing: Array | None) -> Plain:
         unit, span = "days", days
     # microseconds keep what float64 can hold of a day, and reach farther than nanoseconds
     values = span.astype("timedelta64[us]").astype(np.int64) / 86_400e6
-    told = Decision("dates", f"{name!r}: numbers, {unit}", f"categorical={name}")
-    return Plain(values, gone if gone.any() else None, told, unit)
+    decision = Decision("dates", f"{name!r}: numbers, {unit}", f"categorical={name}")
+    return Plain(values, gone if gone.any() else None, decision, unit)
 
 
 def _text(array: Array, missing: Array | None) -> Plain:

@@ -31,8 +31,8 @@ def as_labels(name: str, given: Plain) -> tuple[list[str | None], Decision] | No
     values = given.values
     if values.ndim == 2 and values.shape[1] == 1:
         column = Plain(values[:, 0], None if given.missing is None else given.missing[:, 0])
-        found = as_labels(name, column)
-        return found if found is None else (found[0], Decision("labels", f"{found[1].found}; it is one column", ""))
+        labels = as_labels(name, column)
+        return labels if labels is None else (labels[0], Decision("labels", f"{labels[1].found}; it is one column", ""))
     if values.ndim == 2 and not given.text:
         return _one_hot(name, given)
     if values.ndim != 1:
@@ -79,7 +79,7 @@ def _one_hot(name: str, given: Plain) -> tuple[list[str | None], Decision] | Non
 
 
 def codes_of(name: str, entries: Sequence[str | None], labels: Sequence[str], whole: bool, source: str) -> Array:
-    """Codes of labels among the categories a model knows, -1 where missing.
+    """Codes of labels among the categories of a model, -1 where missing.
 
     Args:
         name: of the labels.

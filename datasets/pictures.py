@@ -75,7 +75,7 @@ def to_bytes(picture: Array, path: Path) -> Array:
     """A picture as `read` returns it, as uint8.
 
     Raises:
-        DataError: floats, whose range one picture does not tell.
+        DataError: floats, whose range one picture does not determine.
     """
     if picture.dtype.kind == "f":
         raise DataError(f"{str(path)!r} holds floats; convert it to 8 or 16 bits.")
@@ -121,7 +121,7 @@ def read_folder(folder: Path, size: int = 0, value_range: tuple[float, float] | 
         raise DataError(
             f"{str(folder)!r} holds no data. Expected train.csv (or .npz), or pictures; readable: {readable}."
         )
-    told = _beside_videos(folder, files)
+    decisions = _beside_videos(folder, files)
     skipped, values = Skipped("pictures"), Values(f"the pictures of {str(folder)!r}")
     names: list[Path] = []
     pictures: list[Array] = []
@@ -132,7 +132,7 @@ def read_folder(folder: Path, size: int = 0, value_range: tuple[float, float] | 
                 values.see(picture, repr(str(file)))
             names.append(file)
             pictures.append(picture)
-    told += skipped.decisions()
+    decisions += skipped.decisions()
     ranges = values.ranges(value_range)
     depth = {"uint8": 255.0, "uint16": 65535.0}
     ready = []
@@ -140,9 +140,9 @@ def read_folder(folder: Path, size: int = 0, value_range: tuple[float, float] | 
         given = picture.dtype.kind == "f" or value_range is not None
         unit = ranges.of(picture).to_unit(picture) if given else picture / depth[picture.dtype.name]
         ready.append(square(unit, size) if size else unit)
-    stacked = _stacked(ready, names, told)
+    stacked = _stacked(ready, names, decisions)
     check_count(stacked[0].size, "columns", f"{str(folder)!r}: values of a picture")
-    told += _told(folder, files, pictures, stacked.shape[1:], size, ranges.decisions())
+    decisions += _summary(folder, files, pictures, stacked.shape[1:], size, ranges.decisions())
     table = Table(
         str(folder),
         stacked.reshape(len(stacked), -1).astype(np.float64),
@@ -152,8 +152,8 @@ def read_folder(folder: Path, size: int = 0, value_range: tuple[float, float] | 
     labels: list[str | None] = [p.relative_to(folder).parts[0] if p.parent != folder else None for p in names]
     if any(label is not None for label in labels):
         table.text["label"] = labels
-        told.append(Decision("labels", f"the folders' names: {len(set(labels) - {None})} in 'label'"))
-    table.decisions += told
+        decisions.append(Decision("labels", f"the folders' names: {len(set(labels) - {None})} in 'label'"))
+    table.decisions += decisions
     return table
 
 
@@ -167,10 +167,10 @@ def _beside_videos(folder: Path, files: Sequence[Path]) -> list[Decision]:
     if not videos:
         return []
     shown = ", ".join(str(path.relative_to(folder)) for path in videos[:3]) + ", ..." * (len(videos) > 3)
-    told = f"{str(folder)!r} holds {len(files):,} pictures and {len(videos):,} videos ({shown})"
+    text = f"{str(folder)!r} holds {len(files):,} pictures and {len(videos):,} videos ({shown})"
     if len(videos) > len(files):
-        raise DataError(f"{told}. Separate them, or read the videos by datasets.load('videos', data=...).")
-    warnings.warn(f"{told}; the videos are left out.", DataWarning, stacklevel=3)
+        raise DataError(f"{text}. Separate them, or read the videos by datasets.load('videos', data=...).")
+    warnings.warn(f"{text}; the videos are left out.", DataWarning, stacklevel=3)
     return [Decision("skipped", f"{len(videos):,} videos among the pictures: {shown}")]
 
 
@@ -178,7 +178,7 @@ def _columns(stacked: Array) -> tuple[str, ...]:
     return tuple(f"x{i}" for i in range(int(np.prod(stacked.shape[1:]))))
 
 
-def _stacked(pictures: Sequence[Array], names: Sequence[Path], told: list[Decision]) -> Array:
+def _stacked(pictures: Sequence[Array], names: Sequence[Path], decisions: list[Decision]) -> Array:
     """One array of pictures; grey ones beside coloured ones are repeated to three channels."""
     sizes = Counter(picture.shape[:2] for picture in pictures)
     if len(sizes) > 1:
@@ -191,11 +191,11 @@ def _stacked(pictures: Sequence[Array], names: Sequence[Path], told: list[Decisi
     grey = [picture.ndim == 2 for picture in pictures]
     if all(grey) or not any(grey):
         return np.stack(pictures)
-    told.append(Decision("colours", f"{sum(grey)} grey pictures among coloured ones are repeated to 3 channels"))
+    decisions.append(Decision("colours", f"{sum(grey)} grey pictures among coloured ones are repeated to 3 channels"))
     return np.stack([np.repeat(p[..., None], 3, -1) if p.ndim == 2 else p for p in pictures])
 
 
-def _told(
+def _summary(
     folder: Path,
     files: Sequence[Path],
     pictures: Sequence[Array],

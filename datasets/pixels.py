@@ -1,8 +1,8 @@
 """What the numbers of pictures mean: which value is black, which is white, decided once for a whole collection.
 
 Numbers do not say their range: 0 and 1 may be black and white or the two darkest of 256 greys. A range that is chosen
-clip by clip turns a dark clip bright, so that it is decided from the data type and the extremes of *all* values, told
-(`Range.decision`), and changed by the option `value_range`.
+clip by clip turns a dark clip bright, so that it is decided from the data type and the extremes of *all* values,
+reported (`Range.decision`), and changed by the option `value_range`.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ class Range:
     Attributes:
         black: the value of black.
         white: the value of white; what lies outside is clipped.
-        found: what was found, for people.
+        description: how they were recognised, for people.
     """
 
     black: float
     white: float
-    found: str = ""
+    description: str = ""
 
     def to_unit(self, values: Array) -> Array:
         """Values as float64 in [0, 1]."""
@@ -49,7 +49,7 @@ class Range:
     @property
     def decision(self) -> Decision:
         """The decision, as `Meta.decisions` holds it."""
-        return Decision("values", f"{self.found}: black is {self.black:g}, white {self.white:g}", _OPTION)
+        return Decision("values", f"{self.description}: black is {self.black:g}, white {self.white:g}", _OPTION)
 
 
 BYTES = Range(0.0, 255.0, "8-bit pictures")
@@ -127,7 +127,7 @@ class Ranges:
 
     def decisions(self) -> tuple[Decision, ...]:
         """What was decided, one entry per type."""
-        return tuple(found.decision for found in self.by_kind.values())
+        return tuple(range_.decision for range_ in self.by_kind.values())
 
 
 def range_of(arrays: Iterable[Array], what: str, value_range: tuple[float, float] | None = None) -> Ranges:

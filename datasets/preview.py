@@ -37,9 +37,9 @@ def figure(data: Dataset) -> Figure:
 
     rows = len(data.train)
     data = replace(data, train=in_memory(data.train))
-    films = _films(data)
-    if films is not None:
-        return _clips(data, films)
+    videos = _videos(data)
+    if videos is not None:
+        return _clips(data, videos)
     if preview_sequences.holds(data):
         drawing = Figure(figsize=(9, 7), layout="constrained")
         preview_sequences.draw(drawing, data)
@@ -65,8 +65,8 @@ def _known(data: Dataset) -> Array:
     return np.where(data.train.numpy("mask"), x, np.nan) if "mask" in data.train.tensors else x
 
 
-def _films(data: Dataset) -> Array | None:
-    """Clips as (rows, T, channels, height, width), from `frames` or from an `x` that is a film; None without."""
+def _videos(data: Dataset) -> Array | None:
+    """Clips as (rows, T, channels, height, width), from `frames` or from an `x` that is a video; None without."""
     frames, x = data.train.tensors.get("frames"), data.train.tensors.get("x")
     if frames is not None and frames.ndim == 5:
         return data.train.numpy("frames")

@@ -34,15 +34,15 @@ def draw(drawing: Figure, data: Dataset) -> None:
     columns = tuple(data.meta.columns) or tuple(f"x{i}" for i in range(x.shape[2]))
     rows = np.unique(np.linspace(0, len(x) - 1, _SHOWN).astype(np.int64))
     wide = _COLUMNS if set(columns) != set(STROKES) else 6
-    for place, row in enumerate(rows):
-        axes = drawing.add_subplot(-(-len(rows) // wide), wide, place + 1)
+    for index, row in enumerate(rows):
+        axes = drawing.add_subplot(-(-len(rows) // wide), wide, index + 1)
         own = x[row, : min(int(length[row]), _STEPS)].astype(np.float64)
         if columns == STROKES:
             _strokes(axes, own)
         elif columns[:2] == ("x", "y") and "dt" in columns:
             _touches(axes, own, columns)
         else:
-            _over_time(axes, own, columns, legend=place == 0)
+            _over_time(axes, own, columns, legend=index == 0)
 
 
 def _strokes(axes: Any, own: Array) -> None:

@@ -1,4 +1,4 @@
-"""Files of a large collection that cannot be read: left out, counted and told, as long as others can.
+"""Files of a large collection that cannot be read: left out, counted and reported, as long as others can be read.
 
 One truncated picture among thousands must not cost the other thousands, and must not vanish either: what is left out
 is named in a warning and in `Meta.decisions`.
@@ -63,6 +63,6 @@ class Skipped:
             raise DataError(f"none of the {self.total:,} {self.what} can be read. {name}: {why}") from self._first
         shown = "; ".join(f"{name} ({why})" for name, why in self.bad[:_SHOWN])
         more = f"; and {len(self.bad) - _SHOWN:,} more" if len(self.bad) > _SHOWN else ""
-        told = f"{len(self.bad):,} of {self.total:,} {self.what} cannot be read and are left out: {shown}{more}"
-        warnings.warn(told, DataWarning, stacklevel=3)
-        return (Decision("skipped", told),)
+        text = f"{len(self.bad):,} of {self.total:,} {self.what} cannot be read and are left out: {shown}{more}"
+        warnings.warn(text, DataWarning, stacklevel=3)
+        return (Decision("skipped", text),)

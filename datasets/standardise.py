@@ -84,7 +84,7 @@ def standardise(
         where: what the columns belong to, for messages.
 
     Raises:
-        DataError: no rows, a column without a known value, or one whose number format cannot tell its values apart.
+        DataError: no rows, a column without a known value, or one whose number format cannot distinguish its values.
     """
     x = np.asarray(x, dtype=np.float64)
     rows = np.arange(len(x)) if weight is None else np.flatnonzero(np.asarray(weight) > 0)
@@ -143,7 +143,7 @@ def tell_wild(cells: Sequence[Wild], names: Sequence[str], where: str = "x", lef
     """Warn of wild cells by column, row and distance.
 
     Args:
-        cells: what `standardise` found.
+        cells: the result of `standardise`.
         names: of the columns.
         where: what the columns belong to.
         left_out: what is left out of training on their account.
@@ -235,14 +235,14 @@ def _weighted_median(values: Array, weights: Array) -> float:
 
 
 def _check(name: str, where: str, low: float, high: float, scale: float, precision: str) -> None:
-    """Refuse a column whose values its number format cannot tell apart, or whose squares float64 cannot hold."""
+    """Refuse a column whose values its number format cannot distinguish, or whose squares float64 cannot hold."""
     largest = max(abs(low), abs(high))
     step = float(np.finfo(precision).eps) * largest
     if high - low <= STEPS * step:
         other = " Pass float64, or subtract" if precision == "float32" else " Subtract"
         raise DataError(
             f"column {name!r} of {where} varies by {high - low:.3g} about {low:.6g}, where {precision} counts in steps "
-            f"of about {step:.2g}: too coarse to tell its values apart.{other} a common offset before they are "
+            f"of about {step:.2g}: too coarse to distinguish its values.{other} a common offset before they are "
             "rounded; if the variation is nothing but rounding, round it away or leave the column out."
         )
     if not SMALLEST < scale < LARGEST or largest > LARGEST:

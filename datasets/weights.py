@@ -53,7 +53,7 @@ def effective_rows(weight: Array) -> float:
 def written_out(split: Split) -> Split:
     """Return rows with their weights written out: copies where weights stand for them, else weights of mean 1.
 
-    Rows of weight 0 are gone, and the tensor `weight` with them wherever nothing is left to weigh.
+    Rows of weight 0 are gone, and the tensor `weight` with them where no row has another weight.
     """
     import torch
 

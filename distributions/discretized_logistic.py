@@ -84,5 +84,5 @@ class DiscretizedLogistic(TorchDistribution):
         # log(F(b) - F(a)) = log F(b) + log(1 - F(a)) + log(1 - exp(a - b))
         inside = functional.logsigmoid(upper) + functional.logsigmoid(-lower) + torch.log(-torch.expm1(-2.0 * half))
         low, high = functional.logsigmoid(upper), functional.logsigmoid(-lower)
-        found = torch.where(level <= 0, low, torch.where(level >= LEVELS - 1, high, inside))
-        return torch.where((level >= 0) & (level < LEVELS), found, -math.inf)
+        result = torch.where(level <= 0, low, torch.where(level >= LEVELS - 1, high, inside))
+        return torch.where((level >= 0) & (level < LEVELS), result, -math.inf)

@@ -22,7 +22,7 @@ Step = Callable[[Tensor, slice], tuple[Tensor, Tensor]]
 
 
 class GaussianChain(TorchDistribution):
-    """The law of a path.
+    """The distribution of a path.
 
     Args:
         first: location and scale of the first value, (*batch, Z) each, broadcastable.
@@ -79,7 +79,7 @@ class GaussianChain(TorchDistribution):
         return {**self.__dict__, "_drawn": None}
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> GaussianChain:
-        """The same law for more rows."""
+        """The same distribution for more rows."""
         new = GaussianChain(self.first, self.step, self.length, self.active, torch.Size(batch_shape), False)
         new._validate_args = self._validate_args
         return new

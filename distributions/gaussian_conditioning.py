@@ -183,10 +183,10 @@ def _condition_large(means: Tensor, factors: Tensor, evidence: LinearEvidence, s
         return _condition_full(means, factors, evidence, soft_sd)
     nothing = evidence.soft[:0]
     first = _condition_full(means, factors, replace(evidence, soft=nothing, soft_mean=evidence.soft_mean[:0]), soft_sd)
-    place = (~evidence.known).cumsum(0)[evidence.soft] - 1
-    rows, mean, factor = first.factor[:, place], first.mean, first.factor
+    index = (~evidence.known).cumsum(0)[evidence.soft] - 1
+    rows, mean, factor = first.factor[:, index], first.mean, first.factor
     lower = torch.linalg.cholesky(rows @ rows.mT + torch.diag_embed(soft_sd.square()))
-    gap = evidence.soft_mean - mean[:, place]
+    gap = evidence.soft_mean - mean[:, index]
     eta = solve_lower(lower, gap)
     terms = log_normal_density(eta) - lower.diagonal(dim1=-2, dim2=-1).log()
     gain = torch.cholesky_solve(gap.unsqueeze(-1), lower)

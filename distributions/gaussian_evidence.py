@@ -76,8 +76,8 @@ class ConditionedMixture:
         means: (P, D).
         factors: (P, D, D) with covariance `F F^T`, or standard deviations (P, D).
         evidence: float64, in the same coordinates.
-        temper: weights of evidence other than 1 then define the law over components (no correction): heuristic, and
-            `log_evidence` is no probability any more.
+        temper: weights of evidence other than 1 then define the distribution over components (no correction):
+            heuristic, and `log_evidence` is no probability any more.
 
     Attributes:
         log_twist: (P,), log of prior times equality masses times (approximate, unless `exact`) masses of the
@@ -197,31 +197,31 @@ class ConditionedMixture:
         return refined
 
     def _through_means(self, index: Tensor, log_equal: Tensor) -> Tensor:
-        place = torch.arange(len(index))
-        _, log_rows = self._draw(index, place, False, True, None, values=False)
+        position = torch.arange(len(index))
+        _, log_rows = self._draw(index, position, False, True, None, values=False)
         if len(self.rows) > 2 and len(index) * len(self.rows) * _MAX_TRIES <= _PILOT_WORK:
             # means alone run into corners that a few draws walk around
             seeded = torch.Generator().manual_seed(0)
-            _, drawn = self._draw(index, place, True, True, seeded, _MAX_TRIES, values=False)
+            _, drawn = self._draw(index, position, True, True, seeded, _MAX_TRIES, values=False)
             log_rows = torch.maximum(log_rows, drawn)
         return torch.where(torch.isfinite(log_rows), log_equal[index] + log_rows, self._product[index])
 
     def _draw(
         self,
         components: Tensor,
-        place: Tensor,
+        position: Tensor,
         noise: bool,
         temper: bool,
         generator: torch.Generator | None,
         tries: int = 1,
         values: bool = True,
     ) -> tuple[Tensor, Tensor]:
-        """`draw_rows` for positions `place` (n,) in `components`, by all that is known about their corners."""
+        """`draw_rows` for positions `position` (n,) in `components`, by all that is known about their corners."""
         return draw_rows(
             self.conditioned.subset(components),
             self.rows,
             self.plan if len(self.rows) else None,
-            place,
+            position,
             noise,
             temper,
             generator,
@@ -285,7 +285,7 @@ class ConditionedMixture:
         log_q = log_q.log_softmax(0)
         probs = log_q.exp()
         same = self.exact and not bool((self.log_twist != self.log_mass).any())
-        # groups that know nothing of each other tell the error; systematic selection leaves neighbours sharing
+        # independent groups give the error; systematic selection leaves neighbours sharing
         # components: shuffle
         sizes = [n] if same else group_sizes(n)
         chosen = [systematic(probs, size, generator)[torch.randperm(size, generator=generator)] for size in sizes]
@@ -326,9 +326,9 @@ class ConditionedMixture:
     ) -> tuple[Tensor, Tensor]:
         """Draw the free entries for the components chosen, trying harder while nothing satisfies the evidence."""
         n = len(component)
-        used, place = compact(component, len(probs))
+        used, position = compact(component, len(probs))
         tries = self._tries(probs, n, generator) if noise and not self.exact else 1
-        x, log_rows = self._draw(used, place, noise, self.temper, generator, tries)
+        x, log_rows = self._draw(used, position, noise, self.temper, generator, tries)
         if not noise and bool(torch.isneginf(log_rows).any()):
             # means one after the other ran into a corner: those rows get constrained draws instead
             other, log_other = self._draw_free(component, probs, True, generator)
@@ -336,7 +336,7 @@ class ConditionedMixture:
             return torch.where(cornered.unsqueeze(1), other, x), torch.where(cornered, log_other, log_rows)
         while bool(torch.isneginf(log_rows).all()) and n * tries * 16 <= _MAX_WORK:
             tries *= 16
-            x, log_rows = self._draw(used, place, noise, self.temper, generator, tries)
+            x, log_rows = self._draw(used, position, noise, self.temper, generator, tries)
         return x, log_rows
 
     def _tries(self, probs: Tensor, n: int, generator: torch.Generator | None) -> int:
@@ -344,8 +344,8 @@ class ConditionedMixture:
         if float(torch.where(self._settled, 0.0, probs).sum()) < 0.05 * float(probs.sum()):
             return 1
         component = systematic(probs, _TRIAL, generator)
-        used, place = compact(component, len(probs))
-        _, log_rows = self._draw(used, place, True, self.temper, generator, values=False)
+        used, position = compact(component, len(probs))
+        _, log_rows = self._draw(used, position, True, self.temper, generator, values=False)
         share = float(effective_size(self.log_equal[component] - probs[component].log() + log_rows)) / _TRIAL
         if share > 0.85:
             return 1
@@ -378,11 +378,11 @@ class ConditionedMixture:
             hard = len(self.rows) > _HARD_ROWS or len(self.plan.independent) < len(self.rows)
             draws = 32 if hard else 8
         if draws > 0:
-            found, spent = self._pilot(log_twist, upper, draws, generator)
-            if bool(torch.isfinite(found.max())):
-                parts = [found, log_twist]
+            estimates, spent = self._pilot(log_twist, upper, draws, generator)
+            if bool(torch.isfinite(estimates.max())):
+                parts = [estimates, log_twist]
         if bool(torch.isfinite(upper.max())):
-            # what so many draws have not found can hardly be more than a share of the bound
+            # what so many draws have not reached can hardly be more than a share of the bound
             parts.insert(-1, upper - spent.log())
         shares = _DEFENCE[-len(parts) :]
         mixed = [p.log_softmax(0) + math.log(share / sum(shares)) for p, share in zip(parts, shares, strict=True)]
@@ -394,41 +394,47 @@ class ConditionedMixture:
         """Estimate masses by sequential draws, in two rounds: all components that may matter, then those that do.
 
         Returns:
-            Log estimates (P,), `-inf` where nothing was found, and how many draws they rest on (P,), at least 1.
+            Log estimates (P,), `-inf` where no draw had mass, and how many draws they rest on (P,), at least 1.
         """
-        found = torch.where(self._settled, log_twist, -math.inf)
-        spent = torch.ones_like(found)
-        first = torch.maximum(log_twist, self._product).masked_fill(self._settled, -math.inf).topk(min(64, len(found)))
-        self._look(first.indices[torch.isfinite(first.values)], draws, found, spent, generator)
-        total = found.logsumexp(0)
+        estimates = torch.where(self._settled, log_twist, -math.inf)
+        spent = torch.ones_like(estimates)
+        first = (
+            torch.maximum(log_twist, self._product).masked_fill(self._settled, -math.inf).topk(min(64, len(estimates)))
+        )
+        self._look(first.indices[torch.isfinite(first.values)], draws, estimates, spent, generator)
+        total = estimates.logsumexp(0)
         live = torch.nonzero((upper > total + _LIVE) & (spent == 1)).squeeze(-1)
         most = max(64, _PILOT_WORK // (draws * len(self.rows)))
         if len(live) > most:
             live = live[torch.maximum(log_twist, self._product)[live].topk(most).indices]
-        self._look(live, draws, found, spent, generator)
-        total = found.logsumexp(0)
-        held = (found > total - math.log(1e3)) | (torch.isneginf(found) & (upper > total - math.log(1e2)))
+        self._look(live, draws, estimates, spent, generator)
+        total = estimates.logsumexp(0)
+        held = (estimates > total - math.log(1e3)) | (torch.isneginf(estimates) & (upper > total - math.log(1e2)))
         again = torch.nonzero(held & (spent > 1)).squeeze(-1)
         if 0 < len(again) * len(self.rows) * draws <= _PILOT_WORK:
             more = min(_CLOSER * draws, _PILOT_WORK // (len(again) * len(self.rows)))
-            self._look(again, more, found, spent, generator)
-        return found, spent
+            self._look(again, more, estimates, spent, generator)
+        return estimates, spent
 
-    def _look(self, index: Tensor, draws: int, found: Tensor, spent: Tensor, generator: torch.Generator | None) -> None:
+    def _look(
+        self, index: Tensor, draws: int, estimates: Tensor, spent: Tensor, generator: torch.Generator | None
+    ) -> None:
         """Estimate the masses of the components at `index` by so many more draws each, in place."""
         if len(index) == 0:
             return
-        place = torch.arange(len(index))
-        _, mass = self._draw(index, place, True, self.temper, generator, draws, values=False)
+        position = torch.arange(len(index))
+        _, mass = self._draw(index, position, True, self.temper, generator, draws, values=False)
         mass = mass + (self._tempered_equal if self.temper else self.log_equal)[index]
         before = torch.where(spent[index] > 1, spent[index], 0.0)
         together = before + draws
-        found[index] = torch.logaddexp(found[index] + (before / together).log(), mass + (draws / together).log())
+        estimates[index] = torch.logaddexp(
+            estimates[index] + (before / together).log(), mass + (draws / together).log()
+        )
         spent[index] = together
 
 
 def _settled(row_mass: Tensor, weight: Tensor) -> Tensor:
-    """Tell which components' joint mass hardly depends on how their rows are correlated: (P, R), (R,) -> bool (P,).
+    """Return which components' joint mass hardly depends on how their rows are correlated: (P, R), (R,) -> bool (P,).
 
     By Frechet's inequalities the mass of all rows lies between 1 - sum(1 - p_r) and min p_r. The product lies between
     the two as well. Most components of a wide box are wholly inside.

@@ -1,8 +1,9 @@
 """Linear evidence about a vector: entries known exactly or softly, and rows `lower <= a.x <= upper`.
 
-`LinearEvidence` collects the pieces; `simplify` removes what is certain before any probability enters: known values are
-substituted into the rows, empty rows are dropped or found impossible, rows in one variable become box sides, parallel
-rows become one two-sided row. `plan` finds which rows are independent, `project` repairs rounding after a draw.
+`LinearEvidence` collects the statements; `simplify` removes what is certain before any probability enters: known values
+are substituted into the rows, empty rows are dropped or refused as impossible, rows in one variable become box sides,
+parallel rows become one two-sided row. `plan` finds which rows are independent, `project` repairs rounding after a
+draw.
 """
 
 from __future__ import annotations
@@ -250,7 +251,7 @@ def plan(coefficients: Tensor) -> RowPlan:
 
 
 def is_feasible(rows: Rows) -> bool:
-    """Tell whether some point satisfies every row with room to spare (a small linear programme)."""
+    """Return whether some point satisfies every row strictly (a small linear programme)."""
     from scipy.optimize import linprog
 
     table, low, high = (t.detach().numpy() for t in (rows.coefficients, rows.lower, rows.upper))

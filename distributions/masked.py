@@ -1,6 +1,6 @@
 """Normals and Bernoullis of which only some entries count.
 
-A scene with room for N objects holds fewer most of the time. The entries of an empty place have no density, no draw
+A scene with N slots for objects holds fewer most of the time. The entries of an empty slot have no density, no draw
 (they are zero) and no gradient, whatever stands in their parameters, NaN and infinity included: the parameters are
 replaced before anything is computed with them.
 """
@@ -51,8 +51,8 @@ class MaskedNormal(MaskedReals):
         ValueError: with validation on, a parameter that counts is NaN, or a scale that counts is not positive.
 
     Example:
-        >>> law = MaskedNormal(torch.zeros(2, 3), torch.ones(()), torch.tensor([[True], [False]]), event_dim=1)
-        >>> law.log_prob(torch.zeros(2, 3))
+        >>> masked = MaskedNormal(torch.zeros(2, 3), torch.ones(()), torch.tensor([[True], [False]]), event_dim=1)
+        >>> masked.log_prob(torch.zeros(2, 3))
         tensor([-2.7568, 0.0000])
     """
 

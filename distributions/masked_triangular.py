@@ -1,4 +1,4 @@
-"""Correlated Normals in places of which only some count."""
+"""Correlated Normals in slots of which only some count."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from phlogiston.distributions.masked import MaskedReals
 
 
 class MaskedTriangular(MaskedReals):
-    """In each place a Normal with a triangular factor of its covariance; masked places are no part of it.
+    """In each slot a Normal with a triangular factor of its covariance; masked slots are no part of it.
 
     Args:
-        loc: (*batch, places, features).
-        scale_tril: (*batch, places, features, features), lower triangular with a positive diagonal.
-        mask: bool (*batch, places, 1), True where a place counts.
+        loc: (*batch, slots, features).
+        scale_tril: (*batch, slots, features, features), lower triangular with a positive diagonal.
+        mask: bool (*batch, slots, 1), True where a slot counts.
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {
@@ -70,7 +70,7 @@ class MaskedTriangular(MaskedReals):
         return torch.where(self.mask_of_entries, drawn, 0.0)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Log density of the places that count."""
+        """Log density of the slots that count."""
         value = torch.where(self.mask_of_entries, value, 0.0)
         if self._validate_args:
             self._validate_sample(value)

@@ -1,4 +1,4 @@
-"""A mixture of normals of a vector, each with its own variance per entry, for codes that lie in several places.
+"""A mixture of normals of a vector, each with its own variance per entry, for codes that lie in several regions.
 
 Pyro has `MixtureOfDiagNormals` for one mixture; this one serves batches of mixtures, and draws any number from each.
 """
@@ -86,8 +86,8 @@ class MixedNormals(TorchDistribution):
         x = value.flatten(-1 - self.trailing)[..., None, :]
         terms = -0.5 * ((x - self.means) / self.deviations).square() - self.deviations.log()
         parts = terms.sum(-1) + torch.log_softmax(self.logits, -1)
-        found: Tensor = torch.logsumexp(parts, -1) - 0.5 * math.log(2.0 * math.pi) * self.means.shape[-1]
-        return found.expand(torch.broadcast_shapes(found.shape, self.batch_shape))
+        result: Tensor = torch.logsumexp(parts, -1) - 0.5 * math.log(2.0 * math.pi) * self.means.shape[-1]
+        return result.expand(torch.broadcast_shapes(result.shape, self.batch_shape))
 
     def tempered(self, temperature: float) -> MixedNormals:
         """The same mixture with all deviations multiplied."""

@@ -23,7 +23,7 @@ from phlogiston.networks.frames import Frame, ShiftFrame
 from phlogiston.networks.path_priors import PathPriorModule
 
 FARTHEST = 1e15
-"""Standard deviations from the mean beyond which nothing is told apart: squares of more would not be finite."""
+"""Standard deviations from the mean beyond which values are clamped: squares of more would not be finite."""
 ONE = torch.Size()  # the sample shape of a single draw
 
 
@@ -33,7 +33,7 @@ def all_paths(sizes: Sequence[int], device: torch.device | None = None) -> Tenso
 
 
 class PathPrior(TorchDistribution):
-    """The path prior as a distribution: batch shape as asked for, event shape (L,).
+    """The path prior as a distribution: batch shape as requested, event shape (L,).
 
     Args:
         prior: the module with `log_conditional`.
@@ -333,8 +333,8 @@ class PathMixture(TorchDistribution):
         """Log p(x), or the beam's lower bound on it: (N,)."""
         if self._validate_args:
             self._validate_sample(value)
-        found = self.beam(value).nested[..., -1] + self._log_jacobian
-        return found.expand(torch.broadcast_shapes(value.shape[:-1], self.batch_shape))
+        result = self.beam(value).nested[..., -1] + self._log_jacobian
+        return result.expand(torch.broadcast_shapes(value.shape[:-1], self.batch_shape))
 
     def nested_log_prob(self, value: Tensor) -> Tensor:
         """Log density after each depth: (N, L)."""

@@ -1,7 +1,7 @@
 """A distribution whose draw is already made: its sample is a given value, its density that of a base.
 
 A guide may have to compute with a draw before it knows whether the draw counts. SQAIR decides on the presence of an
-object after it has looked at the box it drew for it; yet the box is to be registered under a mask that says whether
+object after it has examined the box it drew for it; yet the box is to be registered under a mask that says whether
 the object is there. So the box is drawn first, by plain torch, and registered later:
 
     box = base.rsample()
@@ -27,7 +27,7 @@ class PreSampled(TorchDistribution):
     """A base distribution with its draw.
 
     Args:
-        base: the law the value was drawn from.
+        base: the distribution the value was drawn from.
         value: the draw, of shape `base.batch_shape + base.event_shape` or one that broadcasts to it.
 
     Raises:
@@ -68,7 +68,7 @@ class PreSampled(TorchDistribution):
         return self.base.support
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> PreSampled:
-        """Repeat law and draw alike: the copies share one value."""
+        """Repeat distribution and draw: the copies share one value."""
         shape = torch.Size(batch_shape)
         if shape == self.batch_shape:
             return self
@@ -90,7 +90,7 @@ class PreSampled(TorchDistribution):
         """Return the value.
 
         Raises:
-            ConfigError: if more than one draw is asked for; there is only one.
+            ConfigError: if more than one draw is requested; there is only one.
         """
         if torch.Size(sample_shape).numel() != 1:
             raise ConfigError(f"sample_shape={tuple(sample_shape)}: a PreSampled holds one draw per batch entry.")

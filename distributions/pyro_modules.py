@@ -64,7 +64,7 @@ def own_parameters(*programs: Any) -> None:
     """Let every `PyroModule` in some programs keep its parameters to itself, for good.
 
     Looks through modules and their submodules, the models AutoGuides hold, handlers around programs, bound methods, and
-    what plain functions refer to. Costs little where there is nothing to do, so call it wherever programs come in.
+    what plain functions refer to. Costs little where there is nothing to do, so call it on every program passed in.
 
     Args:
         programs: modules or functions; None is skipped.
@@ -120,7 +120,7 @@ def _pyro_modules(thing: Any, seen: set[int]) -> Iterator[PyroModule]:
 def _mentioned(function: FunctionType) -> list[Any]:
     """List what a function closes over, and the modules among the global names it uses."""
     try:
-        found = inspect.getclosurevars(function)
+        variables = inspect.getclosurevars(function)
     except ValueError:  # a cell that is still empty
         return []
-    return [*found.nonlocals.values(), *(v for v in found.globals.values() if isinstance(v, nn.Module))]
+    return [*variables.nonlocals.values(), *(v for v in variables.globals.values() if isinstance(v, nn.Module))]

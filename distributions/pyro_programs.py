@@ -1,4 +1,4 @@
-"""Looking at Pyro programs from outside: what draws depend on, and which sites are points; running layers whose weights
+"""Examining Pyro programs from outside: what draws depend on, and which sites are points; running layers whose weights
 are random for many particles at once."""
 
 from __future__ import annotations
@@ -36,26 +36,26 @@ def sites_that_follow_data(program: Callable[..., Any], batch: Mapping[str, Any]
     Args:
         program: a Pyro program, a guide for one.
         batch: its arguments; floating-point tensors are shifted, others filled with their first entry.
-        names: the sites to look at.
+        names: the sites to examine.
     """
     plain = draw_sites(program, batch, names)
-    found: set[str] = set()
+    result: set[str] = set()
     for key, value in batch.items():
         if not isinstance(value, Tensor) or value.numel() == 0 or value.dtype == torch.bool:
             continue
         changed = value + value.abs().mean() + 1 if value.is_floating_point() else value.flatten()[:1].expand_as(value)
         try:
             other = draw_sites(program, {**batch, key: changed}, names)
-        except Exception:  # it looks at the data so closely that other data break it
+        except Exception:  # it depends on the data so much that other data break it
             return set(names)
-        found |= {name for name in plain if name not in other or not torch.equal(plain[name], other[name])}
-    return found
+        result |= {name for name in plain if name not in other or not torch.equal(plain[name], other[name])}
+    return result
 
 
 def count_rows_once(trace: Any) -> None:
     """Take back the factor by which plates over some of their rows scale densities up to all of them.
 
-    Training wants the loss of all rows; a question is about the rows at hand.
+    Training wants the loss of all rows; a query is about the rows given.
 
     Args:
         trace: of a program, before its densities are computed; changed in place.
@@ -71,7 +71,7 @@ class RandomLayers(TorchFunctionMode):
     """Lets linear layers whose weights a program draws (`PyroSample`) take those of many particles at once.
 
     Under a plate of particles such a weight has shape (particles, 1, ..., 1, out, in), with a one for each of the
-    program's own plates; `torch.nn.functional.linear` knows two axes. Inputs are (..., in), the axes before the last
+    program's own plates; `torch.nn.functional.linear` has two axes. Inputs are (..., in), the axes before the last
     those of the plates, with or without particles.
 
     Args:

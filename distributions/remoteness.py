@@ -1,4 +1,4 @@
-"""How far evidence lies from everything a Gaussian mixture knows, in standard deviations of its nearest component."""
+"""How far evidence lies from every component of a Gaussian mixture, in standard deviations of its nearest component."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def effective_size(log_weights: Tensor, dim: int = 0) -> Tensor:
 
 GROUPS = 16  # independent groups that an error bar rests on, where there are draws enough
 _PER_GROUP = 8  # draws that a group needs at least
-_FEWEST = 4  # fewer groups than this tell no error
+_FEWEST = 4  # fewer groups than this give no error
 
 
 def group_sizes(n: int) -> list[int]:
@@ -198,7 +198,7 @@ def compact(index: Tensor, count: int) -> tuple[Tensor, Tensor]:
         count: how many items there are.
 
     Returns:
-        `used` int64 (M,), ascending, the items that occur, and `place` int64 (n,) in [0, M).
+        `used` int64 (M,), ascending, the items that occur, and `position` int64 (n,) in [0, M).
     """
     seen = torch.zeros(count, dtype=torch.bool, device=index.device)
     seen[index] = True
@@ -233,7 +233,7 @@ def resample_distinct(
         n: at most how many items stay.
         generator: source of randomness.
         even: in [0, 1), the share of the inclusion probabilities that goes by the square root of the weights: where
-            weights are guesses, items that are worth more than their weight tells then weigh less when they are met.
+            weights are guesses, items that are worth more than their weight says then weigh less when they are met.
     """
     alive = torch.nonzero(log_weights > -math.inf).squeeze(-1)
     if len(alive) <= n:
@@ -247,7 +247,7 @@ def resample_distinct(
     heavy = size >= threshold
     chance = torch.where(heavy, 0.0, size / threshold)
     # One uniform grid over the light items: each is hit with exactly its chance, never twice, as chances are below 1.
-    # In random order, so that the chances tell how much the thinning may have changed.
+    # In random order, so that the chances show how much the thinning may have changed.
     order = torch.randperm(len(alive), generator=generator, device=weights.device)
     offset = torch.rand((), dtype=torch.float64, generator=generator, device=weights.device)
     ends = chance[order].cumsum(0) + offset

@@ -36,7 +36,7 @@ def draw_rows(
     conditioned: Conditioned,
     rows: Rows,
     row_plan: RowPlan | None,
-    place: Tensor,
+    component: Tensor,
     noise: bool,
     temper: bool,
     generator: torch.Generator | None,
@@ -45,23 +45,23 @@ def draw_rows(
     tilt: Tensor | None = None,
     corners: Corners | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Draw free entries for components `place` (n,); returns x (n, U) and the log mass of the rows met (n,).
+    """Draw free entries for components `component` (n,); returns x (n, U) and the log mass of the rows met (n,).
 
     With several tries each draw is picked among as many candidates in proportion to their weights and carries their
     mean weight: still properly weighted, with less variance. `values=False` skips x. `tilt` (components,) shifts the
     normal from which the first coordinate is drawn; of components with `corners` the first coordinate is theirs.
     """
-    n, mean, factor = len(place), conditioned.mean, conditioned.factor
+    n, mean, factor = len(component), conditioned.mean, conditioned.factor
     if mean.shape[1] == 0:  # everything is known
         return mean.new_zeros(n, 0), mean.new_zeros(n)
-    parts = _parts(conditioned, rows, row_plan, place, tries)
+    parts = _parts(conditioned, rows, row_plan, component, tries)
     if corners is not None:  # components that drop the same row share a plan
-        kinds = corners.dropped[place]
+        kinds = corners.dropped[component]
         parts = tuple(part[kinds[part] == kind] for part in parts for kind in kinds[part].unique())
     if len(parts) > 1:
         x, log_rows = mean.new_zeros(n if values else 0, mean.shape[1]), mean.new_zeros(n)
         for part in parts:
-            used, local = compact(place[part], len(mean))
+            used, local = compact(component[part], len(mean))
             some, log_rows[part] = draw_rows(
                 conditioned.subset(used),
                 rows,
@@ -79,25 +79,25 @@ def draw_rows(
                 x[part] = some
         return x, log_rows
     if row_plan is None:
-        x = mean.index_select(0, place)
+        x = mean.index_select(0, component)
         if noise:
             x = x + apply_factors(
-                factor, place, torch.randn(n, factor.shape[-1], dtype=mean.dtype, generator=generator)
+                factor, component, torch.randn(n, factor.shape[-1], dtype=mean.dtype, generator=generator)
             )
         return x, mean.new_zeros(n)
     single = (rows.coefficients != 0).sum(1) == 1
     if conditioned.diagonal and bool(single.all()):
-        return _draw_box(conditioned, rows, place, noise, temper, generator)
-    limits, q = _limits(conditioned, rows, row_plan, corners, int(place[0]))
+        return _draw_box(conditioned, rows, component, noise, temper, generator)
+    limits, q = _limits(conditioned, rows, row_plan, corners, int(component[0]))
     square = q.shape[1] == factor.shape[-1]  # the rows touch every direction
     first = eps = own = None
     if noise and values:
         # without inequalities x would be mean + F eps, whose coordinates along the rows are Q eps
         eps = torch.randn(n, factor.shape[-1], dtype=mean.dtype, generator=generator)
-        own = eps if square else apply_factors(q, place, eps)
+        own = eps if square else apply_factors(q, component, eps)
     if noise and (tries > 1 or not values):
         first = _strata(n, tries, generator)
-    candidates = place.repeat(tries) if tries > 1 else place
+    candidates = component.repeat(tries) if tries > 1 else component
     source = _Source(first, own if first is None else None, generator) if noise else None
     coordinates, log_rows = _sequence(limits, candidates, source, temper, values, tilt)
     if tries > 1:
@@ -108,12 +108,12 @@ def draw_rows(
             coordinates = [c.index_select(0, picked) for c in coordinates]
     if not values:
         return mean[:0], log_rows
-    found = torch.stack(coordinates, 1)
-    x = mean.index_select(0, place)
+    drawn = torch.stack(coordinates, 1)
+    x = mean.index_select(0, component)
     if eps is not None and own is not None and not square:
-        x, found = x + apply_factors(factor, place, eps), found - own
+        x, drawn = x + apply_factors(factor, component, eps), drawn - own
     along = factor.unsqueeze(-1) * q.mT if conditioned.diagonal else factor @ q.mT  # (S, U, k)
-    return x + apply_factors(along, place, found), log_rows
+    return x + apply_factors(along, component, drawn), log_rows
 
 
 def _picked(weights: Tensor, mean: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -125,7 +125,7 @@ def _picked(weights: Tensor, mean: Tensor, generator: torch.Generator | None) ->
 
 
 def _parts(
-    conditioned: Conditioned, rows: Rows, row_plan: RowPlan | None, place: Tensor, tries: int
+    conditioned: Conditioned, rows: Rows, row_plan: RowPlan | None, component: Tensor, tries: int
 ) -> tuple[Tensor, ...]:
     """Positions of the draws that are made at once, so that no table holds more than some `_MAX_FLOATS` numbers.
 
@@ -137,12 +137,12 @@ def _parts(
         count = directions = 0  # entries are drawn without factors
     each = count * width + (count + free) * directions  # per component
     per_draw = 2 * tries * directions + 4 * (free + width)
-    n = len(place)
+    n = len(component)
     components = min(n, len(conditioned.mean))
     if components * each + n * per_draw <= _MAX_FLOATS:
-        return (torch.arange(n, device=place.device),)
-    order = place.argsort(stable=True)
-    rank = torch.diff(place[order], prepend=place.new_full((1,), -1)).ne(0).cumsum(0) - 1
+        return (torch.arange(n, device=component.device),)
+    order = component.argsort(stable=True)
+    rank = torch.diff(component[order], prepend=component.new_full((1,), -1)).ne(0).cumsum(0) - 1
     together = max(1, _MAX_FLOATS // (2 * max(each, 1)))
     sizes = torch.bincount(rank // together).tolist()
     most = max(1, _MAX_FLOATS // (2 * per_draw))
@@ -181,14 +181,14 @@ class _Source:
         return torch.rand(like.shape, dtype=like.dtype, generator=self.generator)
 
 
-def apply_factors(factor: Tensor, place: Tensor, eps: Tensor) -> Tensor:
+def apply_factors(factor: Tensor, component: Tensor, eps: Tensor) -> Tensor:
     """Multiply each row's factor with its noise: factors (S, U, W) or (S, U), place (n,), eps (n, W) -> (n, U)."""
     if factor.dim() == 2:
-        return factor.index_select(0, place) * eps
+        return factor.index_select(0, component) * eps
     _, u, w = factor.shape
     if u * w <= 16:
         # columns as contiguous vectors: many times faster than a batch of tiny matrix products
-        columns = factor.reshape(-1, u * w).T.contiguous().index_select(1, place)
+        columns = factor.reshape(-1, u * w).T.contiguous().index_select(1, component)
         noise = eps.T.contiguous()
         parts = []
         for i in range(u):
@@ -197,32 +197,32 @@ def apply_factors(factor: Tensor, place: Tensor, eps: Tensor) -> Tensor:
                 total = total.addcmul_(columns[i * w + j], noise[j])
             parts.append(total)
         return torch.stack(parts, 1)
-    if len(place) * u * w <= _MAX_GATHERED:
-        return (factor.index_select(0, place) @ eps.unsqueeze(-1)).squeeze(-1)
-    product = eps.new_empty(len(place), u)  # component by component: a factor for every draw would fill the memory
-    order = place.argsort(stable=True)
-    counts = torch.bincount(place, minlength=len(factor))
-    for component, draws in enumerate(order.split(counts.tolist())):
+    if len(component) * u * w <= _MAX_GATHERED:
+        return (factor.index_select(0, component) @ eps.unsqueeze(-1)).squeeze(-1)
+    product = eps.new_empty(len(component), u)  # component by component: a factor for every draw would fill the memory
+    order = component.argsort(stable=True)
+    counts = torch.bincount(component, minlength=len(factor))
+    for number, draws in enumerate(order.split(counts.tolist())):
         if len(draws):
-            product[draws] = eps[draws] @ factor[component].mT
+            product[draws] = eps[draws] @ factor[number].mT
     return product
 
 
 def _draw_box(
     conditioned: Conditioned,
     rows: Rows,
-    place: Tensor,
+    component: Tensor,
     noise: bool,
     temper: bool,
     generator: torch.Generator | None,
 ) -> tuple[Tensor, Tensor]:
     """Draw independent entries, some of them between limits: all at once."""
-    n = len(place)
+    n = len(component)
     index = rows.coefficients.abs().argmax(1)
     sign = rows.coefficients.gather(1, index.unsqueeze(1)).squeeze(1)
     low = torch.where(sign > 0, rows.lower, -rows.upper)
     high = torch.where(sign > 0, rows.upper, -rows.lower)
-    mean, sd = conditioned.mean.index_select(0, place), conditioned.factor.index_select(0, place)
+    mean, sd = conditioned.mean.index_select(0, component), conditioned.factor.index_select(0, component)
     eps = torch.randn(mean.shape, dtype=mean.dtype, generator=generator) if noise else torch.zeros_like(mean)
     every = len(index) == mean.shape[1] and bool((index[1:] > index[:-1]).all())  # all entries, in order
     m, s, e = (mean, sd, eps) if every else (v.index_select(1, index) for v in (mean, sd, eps))
@@ -231,11 +231,11 @@ def _draw_box(
     return mean + sd * (inside if every else eps.index_copy(1, index, inside)), mean.new_zeros(n)
 
 
-def _along(slopes: Tensor, place: Tensor, coordinates: Tensor) -> Tensor:
+def _along(slopes: Tensor, component: Tensor, coordinates: Tensor) -> Tensor:
     """Sum each draw's coordinates (n, k) times the slopes (S, k) of its component: (n,)."""
     if len(slopes) == 1:
         return coordinates @ slopes[0]
-    return (slopes.index_select(0, place) * coordinates).sum(1)
+    return (slopes.index_select(0, component) * coordinates).sum(1)
 
 
 def _strata(n: int, tries: int, generator: torch.Generator | None) -> Tensor:
@@ -297,13 +297,13 @@ def _limits(
 
 
 def _sequence(
-    limits: _Limits, place: Tensor, source: _Source | None, temper: bool, values: bool, tilt: Tensor | None
+    limits: _Limits, component: Tensor, source: _Source | None, temper: bool, values: bool, tilt: Tensor | None
 ) -> tuple[list[Tensor], Tensor]:
     """Draw the rows' coordinates one after the other, each between the limits the earlier ones leave it.
 
     Args:
         limits: of S components.
-        place: (n,), component of each draw.
+        component: (n,), component of each draw.
         source: noise; None for truncated means instead of draws.
         temper: raise each step's mass to the weight of its row.
         values: False leaves the last coordinate undrawn, as no weight depends on it.
@@ -316,11 +316,11 @@ def _sequence(
     steps = len(limits.groups)
     coordinates: list[Tensor] = []
     # with many coordinates one product per row beats one operation per pair of them
-    drawn = slopes.new_empty(len(place), steps) if steps > _MANY else None
-    log_weight = slopes.new_zeros(len(place))
+    drawn = slopes.new_empty(len(component), steps) if steps > _MANY else None
+    log_weight = slopes.new_zeros(len(component))
 
     def spread(value: Tensor) -> Tensor:
-        return value.index_select(0, place)
+        return value.index_select(0, component)
 
     for k, group in enumerate(limits.groups):
         low = high = None
@@ -331,7 +331,7 @@ def _sequence(
                 start, end, slope = spread(start), spread(end), spread(slope)
                 rest: Tensor | None = None
                 if drawn is not None:
-                    rest = _along(slopes[:, r, :k], place, drawn[:, :k])
+                    rest = _along(slopes[:, r, :k], component, drawn[:, :k])
                 for j in range(k if drawn is None else 0):
                     if bool(limits.used[r, j]):
                         term = spread(slopes[:, r, j]) * coordinates[j]

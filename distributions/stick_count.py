@@ -1,4 +1,4 @@
-"""A count by breaking a stick: go on with probability sigma(l_0), then sigma(l_1), ..., until a coin shows tails."""
+"""A count by breaking a stick: continue with probability sigma(l_0), then sigma(l_1), ..., until a coin shows tails."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class StickCount(TorchDistribution):
             be reached do not count, whatever stands in them.
 
     Example:
-        >>> law = StickCount(torch.zeros(3), torch.tensor(2))
-        >>> law.log_prob(torch.tensor([0, 1, 2, 3])).exp()
+        >>> count = StickCount(torch.zeros(3), torch.tensor(2))
+        >>> count.log_prob(torch.tensor([0, 1, 2, 3])).exp()
         tensor([0.5000, 0.2500, 0.2500, 0.0000])
     """
 
@@ -89,5 +89,5 @@ class StickCount(TorchDistribution):
         shape = torch.broadcast_shapes(table.shape[:-1], value.shape)
         possible = (value >= 0) & (value <= self.steps) & (value == value.floor())
         chosen = torch.where(possible, value, 0).long().expand(shape).unsqueeze(-1)
-        found = table.expand(*shape, self.steps + 1).gather(-1, chosen).squeeze(-1)
-        return torch.where(possible, found, -torch.inf)
+        result = table.expand(*shape, self.steps + 1).gather(-1, chosen).squeeze(-1)
+        return torch.where(possible, result, -torch.inf)

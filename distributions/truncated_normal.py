@@ -155,7 +155,8 @@ def truncated_mean(a: Tensor, b: Tensor, log_mass: Tensor) -> Tensor:
 def confine(z: Tensor, a: Tensor, b: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Turn standard normals into draws of the normal restricted to [a, b].
 
-    A draw that lies inside is one already; only the others are drawn anew, which costs little where intervals are wide.
+    A draw that lies inside is one already; only the others are drawn again, which costs little where intervals are
+    wide.
 
     Args:
         z: independent standard normals, any shape.
@@ -175,7 +176,7 @@ def confine(z: Tensor, a: Tensor, b: Tensor, generator: torch.Generator | None =
 
 
 class _Reference(NamedTuple):
-    """A standardised interval told from the point nearest to zero: x = anchor + scale t, low <= t <= high.
+    """A standardised interval measured from the point nearest to zero: x = anchor + scale t, low <= t <= high.
 
     Attributes:
         c: standardised position of the anchor, 0 if the interval contains zero.
@@ -381,8 +382,8 @@ class TruncatedNormal(TorchDistribution):
         inside = (value >= self.low) & (value <= self.high)
         reference, scale = self._reference(), self.scale.double()
         t = (torch.where(inside, value.double(), reference.anchor) - reference.anchor) / scale
-        found = reference.gain(t) - HALF_LOG_2PI - scale.log() - reference.log_scaled_mass()
-        return torch.where(inside, found, -math.inf).to(dtype)
+        result = reference.gain(t) - HALF_LOG_2PI - scale.log() - reference.log_scaled_mass()
+        return torch.where(inside, result, -math.inf).to(dtype)
 
     def cdf(self, value: Tensor) -> Tensor:
         """Probability of [low, value]."""
@@ -402,5 +403,5 @@ class TruncatedNormal(TorchDistribution):
         c, low, high, anchor = self._reference()
         u, scale, *rest = torch.broadcast_tensors(value.double(), self.scale.double(), c, low, high, anchor)
         known = (u >= 0) & (u <= 1)
-        found = self._confine(_Draw.apply(torch.where(known, u, 0.5), scale, *rest))
-        return torch.where(known, found, math.nan)
+        result = self._confine(_Draw.apply(torch.where(known, u, 0.5), scale, *rest))
+        return torch.where(known, result, math.nan)

@@ -6,8 +6,8 @@ With a `grid` the value is scored by the probability of the cell of that width a
 repeat themselves exactly, have no bounded density.
 
 Two things more can be said of columns scored so. `bounds`: values lie on a screen, and components are cut off where it
-ends. `pitches`: a device reports multiples of a pitch only, and a component may say so; it is then a law of those
-multiples, each with the mass of its neighbourhood, and a cell holds what the multiples inside it have.
+ends. `pitches`: a device reports multiples of a pitch only, and a component may say so; it is then a distribution of
+those multiples, each with the mass of its neighbourhood, and a cell holds what the multiples inside it have.
 """
 
 from __future__ import annotations
@@ -173,15 +173,15 @@ class Warped(TorchDistribution):
         inside = ((low >= floor - 1e-6) & (high <= ceiling + 1e-6)).unsqueeze(-2)
         shift, unit = self.shift[..., at], self.unit[at]
         whole = self._mass((floor - shift) / unit, (ceiling - shift) / unit, at)
-        found = [plain.index_copy(-1, at, torch.where(inside, plain[..., at] - whole, NEVER))]
+        result = [plain.index_copy(-1, at, torch.where(inside, plain[..., at] - whole, NEVER))]
         for pitch in self.pitches:
             first, last = (low / pitch).ceil(), (high / pitch).floor()  # the multiples inside the cell
             a, b = ((first - 0.5) * pitch).maximum(floor), ((last + 0.5) * pitch).minimum(ceiling)
             some = (first <= last).unsqueeze(-2) & inside
             b = torch.where(first <= last, b, a + pitch)
             mass = self._mass((a - shift) / unit, (b - shift) / unit, at)
-            found.append(plain.index_copy(-1, at, torch.where(some, mass - whole, NEVER)))
-        return torch.cat(found, -2)
+            result.append(plain.index_copy(-1, at, torch.where(some, mass - whole, NEVER)))
+        return torch.cat(result, -2)
 
     def _mass(self, low: Tensor, high: Tensor, at: Any) -> Tensor:
         """Log probability of intervals (..., d) of some columns under every component: (..., K, d)."""
@@ -198,8 +198,8 @@ class Warped(TorchDistribution):
         scale = self.base.component_scales()
         z = (self.forward(value).unsqueeze(-2) - self.base.loc) / scale
         inside = torch.logsumexp(weight + log_normal_density(z) - scale.log(), -2)
-        found = inside - self.unit.log() - torch.where(self.positive, value.clamp_min(TINY).log(), 0.0)
-        return torch.where((value >= 0) | ~self.positive, found, -math.inf)
+        result = inside - self.unit.log() - torch.where(self.positive, value.clamp_min(TINY).log(), 0.0)
+        return torch.where((value >= 0) | ~self.positive, result, -math.inf)
 
     def place(
         self,
@@ -238,8 +238,8 @@ class Warped(TorchDistribution):
             known: bool (..., D).
 
         Returns:
-            The law of this family whose columns that are not known are distributed as they should; its known ones mean
-            nothing.
+            The distribution of this family whose columns that are not known are distributed as they should; its known
+            ones mean nothing.
         """
         joint = self.logits.log_softmax(-1) + torch.where(known.unsqueeze(-2), self._cells(value), 0.0).sum(-1)
         chosen = joint.log_softmax(-1)

@@ -183,12 +183,12 @@ def _import(name: str) -> Callable[[Tensor], Any]:
             module = importlib.import_module(where)
     except ImportError as error:
         raise ConfigError(f"features {name!r}: cannot import {where!r}: {error}") from error
-    found = getattr(module, attribute, None)
-    if isinstance(found, type):
-        found = found()
-    if not callable(found):
+    result = getattr(module, attribute, None)
+    if isinstance(result, type):
+        result = result()
+    if not callable(result):
         raise ConfigError(f"features {name!r}: {where!r} has no callable {attribute!r}.")
-    return found
+    return result
 
 
 def extract(
@@ -222,15 +222,15 @@ def extract(
     """
     if batch_size < 1 or keep < 2 or (limit is not None and limit < 2):
         raise ConfigError(f"batch_size is {batch_size}, keep {keep}, limit {limit}; expected at least 1, 2 and 2.")
-    place = torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
-    extractor.to(place)
+    target = torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
+    extractor.to(target)
     moments, reservoir = Moments(), _Reservoir(keep, seed)
     constant, first, seen = True, None, 0
     with torch.inference_mode(), _Bar(source, extractor.clips, limit, progress) as bar:
         for images in _batches(source, extractor, batch_size, size, limit, seed):
             first = images[:1] if first is None else first
             constant = constant and images.shape[1:] == first.shape[1:] and bool((images == first).all())
-            features = extractor(images.to(place))
+            features = extractor(images.to(target))
             if not bool(torch.isfinite(features).all()):
                 raise DataError(f"{source.name}: features of images {seen} to {seen + len(images) - 1} are not finite.")
             moments.update(features)
@@ -256,9 +256,9 @@ def _batches(
     position, warned, waiting = 0, False, torch.empty(0)
     for block in source.blocks(extractor.clips):
         if chosen is not None:
-            wanted = chosen[position : position + len(block)]
+            needed = chosen[position : position + len(block)]
             position += len(block)
-            block = block[wanted]
+            block = block[needed]
         if len(block) == 0:
             continue
         if size is not None:
@@ -297,7 +297,7 @@ def _choose(source: Source, clips: bool, limit: int | None, seed: int) -> Tensor
         return None
     count = source.count(clips)
     if limit > count:
-        raise DataError(f"{source.name} holds {count} images; {limit} were asked for.")
+        raise DataError(f"{source.name} holds {count} images; {limit} were requested.")
     chosen = torch.zeros(count, dtype=torch.bool)
     chosen[torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:limit]] = True
     return chosen
@@ -314,7 +314,7 @@ def _size(shape: tuple[int, ...]) -> str:
 
 
 class _Reservoir:
-    """A uniformly random part of a stream of rows, whose length nobody need know (Vitter's algorithm R)."""
+    """A uniformly random part of a stream of rows, of unknown length (Vitter's algorithm R)."""
 
     def __init__(self, capacity: int, seed: int):
         self.capacity, self.seen = capacity, 0
@@ -345,11 +345,11 @@ class _Reservoir:
 
 
 class _Bar:
-    """A progress bar on stderr; silent where stderr is no terminal or nobody asked."""
+    """A progress bar on stderr; silent where stderr is no terminal or `progress` is off."""
 
-    def __init__(self, source: Source, clips: bool, limit: int | None, wanted: bool):
+    def __init__(self, source: Source, clips: bool, limit: int | None, shown: bool):
         self._progress: Any = None
-        if wanted and is_terminal(sys.stderr):
+        if shown and is_terminal(sys.stderr):
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
             parts = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -1,4 +1,4 @@
-"""Compare two sets of images by their features: FID, KID, and whatever else the same features tell.
+"""Compare two sets of images by their features: FID, KID, and whatever else the same features give.
 
 `compare` is what `phlogiston fid REAL GENERATED` runs. It names convention, layer, both sample sizes and the weights'
 checksum in every figure, because figures without them cannot be compared.
@@ -80,11 +80,11 @@ def compare(
     extractor = None
     sets = []
     for images, cached in ((real, cache), (generated, False)):
-        found = _statistics(images)
-        if found is None:
+        result = _statistics(images)
+        if result is None:
             extractor = extractor or make_extractor(features, layer=layer, convention=convention, weights=weights)
-            found = _features(open_source(images, shape=shape), extractor, cached, {**options, "seed": seed})
-        sets.append(found)
+            result = _features(open_source(images, shape=shape), extractor, cached, {**options, "seed": seed})
+        sets.append(result)
     one, two = sets
     about = _provenance(one, two)
     _warn_of_size(one, two)
@@ -142,13 +142,13 @@ def _features(source: Source, extractor: Extractor, cache: bool, options: Mappin
         try:
             return FeatureSet.load(path)
         except DataError:
-            path.unlink(missing_ok=True)  # damaged: ours, and made anew below
-    found = extract(source, extractor, **options)
+            path.unlink(missing_ok=True)  # damaged: ours, and made again below
+    result = extract(source, extractor, **options)
     try:
-        found.save(path)
+        result.save(path)
     except OSError as error:
         warnings.warn(f"the statistics of {source.name} could not be cached: {error}", DataWarning, stacklevel=4)
-    return found
+    return result
 
 
 def _provenance(one: FeatureSet, two: FeatureSet) -> dict[str, Any]:

@@ -20,7 +20,14 @@ if TYPE_CHECKING:
 
 # Legible on white and on a dark ground; what must turn with the ground is black, which reports turn (see `report.svg`).
 INK, ACCENT, SOFT = "#3273b8", "#c2410c", "#8a94a3"
-COLOURS = (INK, ACCENT, "#15803d", "#7c5cd6", "#0e7490", SOFT)  # for series beside one another, told apart by a legend
+COLOURS = (
+    INK,
+    ACCENT,
+    "#15803d",
+    "#7c5cd6",
+    "#0e7490",
+    SOFT,
+)  # for series beside one another, distinguished by a legend
 MAP = "magma"
 
 
@@ -60,7 +67,7 @@ def density_depths(
         data: (n, 2), NaN where an entry is missing; complete rows are drawn.
         samples: per depth, (m, 2) draws.
         log_densities: per depth, a function of points (m, 2) that returns their log densities (m,) in nats.
-        truth: the true log density, if anyone knows it.
+        truth: the true log density, if known.
         labels: a word per depth; "depth 1", "depth 2", ... if not given.
         columns: names of the two columns.
         bounds: left, right, bottom, top; the data's range with a margin if not given.

@@ -128,8 +128,8 @@ def frechet_std_error(real: Any, generated: Any, n_real: int | None = None, n_ge
     Each row's influence is the derivative of the distance by the row's weight, in closed form:
     2 (m2 - m1).x + |x|^2 - x.T x about the mean, T the optimal map between the two normals (for rank-deficient sets the
     derivative of the nuclear norm takes its place). One pass, where a bootstrap would factor hundreds of matrices.
-    It covers the choice of both sets; it does not cover the bias, which is about 1/N and upwards. Where the two laws
-    nearly agree the distance has no first-order influence and the error bar comes out too small.
+    It covers the choice of both sets; it does not cover the bias, which is about 1/N and upwards. Where the two
+    distributions nearly agree the distance has no first-order influence and the error bar comes out too small.
 
     Args:
         real: features (n, d), all of them or a random part.
@@ -232,7 +232,7 @@ def kernel_distance(real: Any, generated: Any, *, seed: int = 0, degree: int = 3
     Bińkowski et al., *Demystifying MMD GANs*, 2018. Unbiased at any sample size, so it may be negative. Every row of
     both sets is used. Up to about 10,000 rows on either side this is the U-statistic over all pairs, whatever the seed;
     larger sets are divided at random into disjoint blocks, whose values are averaged. The standard error is that of the
-    U-statistic, both of its orders: it holds for sets of unequal size and where the two laws agree.
+    U-statistic, both of its orders: it holds for sets of unequal size and where the two distributions agree.
 
     Args:
         real: features (n, d).
@@ -267,8 +267,8 @@ def _mmd(a: Tensor, b: Tensor, degree: int) -> tuple[float, float]:
     """The U-statistic of squared MMD and an estimate of its variance.
 
     The variance has two orders (Hoeffding, 1948): that of the rows' influence, and that of the kernel with its row and
-    column means taken away, which is all that is left where both sets follow one law. The variance of the estimated
-    influences holds the second order twice over, so it is taken off once.
+    column means taken away, which is all that is left where both sets follow one distribution. The variance of the
+    estimated influences holds the second order twice over, so it is taken off once.
     """
     n, m = len(a), len(b)
     within_a, within_b, across = _sums(a, a, degree), _sums(b, b, degree), _sums(a, b, degree)

@@ -118,8 +118,8 @@ class Rows:
         values = np.ascontiguousarray(
             self.values.detach().cpu().numpy() if isinstance(self.values, Tensor) else self.values
         )
-        told = f"{values.dtype}{values.shape}{self.shape}{self.value_range or ''}"
-        return hashlib.sha256(told.encode() + hashlib.sha256(values.data).digest()).hexdigest()
+        text = f"{values.dtype}{values.shape}{self.shape}{self.value_range or ''}"
+        return hashlib.sha256(text.encode() + hashlib.sha256(values.data).digest()).hexdigest()
 
 
 class Draws:
@@ -218,7 +218,7 @@ class ArrayFile:
 class Folder:
     """Pictures or videos below a folder, in the order of their names; a GIF is a video where it moves.
 
-    With clips asked for, each video is one, and where there are no videos each folder of pictures is one. Files that
+    With `clips`, each video is one, and where there are no videos each folder of pictures is one. Files that
     cannot be read among others that can are left out with a `DataWarning`.
     """
 
@@ -309,8 +309,8 @@ def decide(parts: Iterable[Any], name: str, value_range: tuple[float, float] | N
         values.see(array)
         if value_range is None and array.dtype == np.uint8 and array.size and array.max() > 1:
             return BYTES
-    found = list(values.ranges(value_range).by_kind.values())
-    return found[0] if found else None
+    result = list(values.ranges(value_range).by_kind.values())
+    return result[0] if result else None
 
 
 def to_uint8(
@@ -425,8 +425,8 @@ def _ahead(read: Callable[[Path], Tensor], files: Sequence[Path], most: int, ski
     """Read files in their order, a few of them ahead of the one in use; those that cannot be read are left out."""
 
     def taken(file: Path, future: Future[Tensor]) -> Iterator[Tensor]:
-        found = skipped.read(str(file), future.result)
-        return iter(() if found is None else (found,))
+        result = skipped.read(str(file), future.result)
+        return iter(() if result is None else (result,))
 
     with ThreadPoolExecutor(max_workers=4) as pool:
         waiting: deque[tuple[Path, Future[Tensor]]] = deque()
@@ -445,10 +445,10 @@ def _choose_key(path: Path, key: str | None) -> str:
         if key not in keys:
             raise ConfigError(f"{str(path)!r} has no array {key!r}; it has {', '.join(keys) or 'none'}.")
         return key
-    found = [name for name in _KEYS if name in keys] or (keys if len(keys) == 1 else [])
-    if not found:
+    result = [name for name in _KEYS if name in keys] or (keys if len(keys) == 1 else [])
+    if not result:
         raise ConfigError(f"{str(path)!r} has arrays {', '.join(keys) or '(none)'}; say which one holds the images.")
-    return found[0]
+    return result[0]
 
 
 def _digest(files: Sequence[Path], more: str, root: Path | None = None) -> str:

@@ -2,16 +2,16 @@
 
 With z_1 ... z_K from the guide and w_k = p(x, z_k) / q(z_k | x), log (1/K) sum w_k is in expectation a lower bound of
 log p(x) that tightens with K (Burda, Grosse and Salakhutdinov, *Importance weighted autoencoders*, 2016). A model that
-has a method `exact_log_prob(**batch) -> (rows,)` says that it knows better, and is taken at its word.
+has a method `exact_log_prob(**batch) -> (rows,)` declares it exact and is used.
 
 Latents outside the plate over rows whose distribution in the guide does not depend on the data are global ones that
 training fitted (weights of a regression under an AutoGuide). A row's score then is its predictive density under their
 trained posterior, log (1/K) sum p(x | w_k) with w_k from the guide: all rows of a batch share these draws, and the
 error bar of the mean counts that.
 
-On data drawn from the model itself one exact posterior draw is at hand, the one that made the data. With it among the
+On data drawn from the model itself one exact posterior draw is available, the one that made the data. With it among the
 K the same average bounds log p(x) from above in expectation (Grosse, Ghahramani and Adams, *Sandwiching the marginal
-likelihood with bidirectional Monte Carlo*, 2015): the two bounds bracket the truth, and their gap tells how good the
+likelihood with bidirectional Monte Carlo*, 2015): the two bounds bracket the truth, and their gap shows how good the
 guide is, whatever the model.
 """
 
@@ -47,7 +47,7 @@ POOR = 0.7  # Pareto shapes above this: the error bar itself cannot be trusted (
 
 @dataclass(frozen=True)
 class Likelihood:
-    """What importance sampling found.
+    """The result of importance sampling.
 
     Attributes:
         score: per row, in nats.
@@ -207,7 +207,7 @@ def _in_words(guide: Program, batch: Batch, fitted: Collection[str]) -> str:
 
 
 def fitted_globals(model: Program, guide: Program, batch: Batch, plate: str = "data") -> tuple[str, ...]:
-    """Name the latents outside the plate over rows that the guide draws without looking at the data.
+    """Name the latents outside the plate over rows that the guide draws independently of the data.
 
     Raises:
         ConfigError: the guide draws local and global latents from one auxiliary site.
@@ -228,7 +228,7 @@ def fitted_globals(model: Program, guide: Program, batch: Batch, plate: str = "d
         if fitted and is_delta(proposed[name]["fn"]) and f"{name}_unconstrained" not in proposed:
             raise ConfigError(
                 f"the guide draws {name!r}, inside the plate {plate!r}, and {fitted[0]!r}, outside, from one auxiliary "
-                f"site: their densities cannot be told apart. Use AutoNormal, or a guide for each in an AutoGuideList."
+                f"site: their densities cannot be separated. Use AutoNormal, or a guide for each in an AutoGuideList."
             )
     return fitted
 
@@ -342,12 +342,12 @@ def per_row(name: str, site: Mapping[str, Any], plate: str, nesting: int) -> Ten
 
 
 def simulate(model: Program, batch: Batch, seed: int | None = None) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Draw latents and data from a model's joint law, with the row count, masks and inputs of a batch.
+    """Draw latents and data from a model's joint distribution, with the row count, masks and inputs of a batch.
 
     Args:
         model: a Pyro program; observed sites take their values from the batch.
         batch: gives the shapes; entries that no site observes (inputs, masks) stay.
-        seed: of the draw; None goes on with the global random state.
+        seed: of the draw; None continues the global random state.
 
     Returns:
         The batch with its observed entries replaced, and the latents by site name.

@@ -262,7 +262,7 @@ def resize_antialiased(images: Tensor, height: int, width: int) -> Tensor:
 
 
 def _bilinear_from_the_corner(x: Tensor, size: int) -> Tensor:
-    """Resize the last two axes as TensorFlow 1 did: output i looks at input i * in / out."""
+    """Resize the last two axes as TensorFlow 1 did: output i reads input i * in / out."""
     for axis in (-2, -1):
         length = x.shape[axis]
         if length == size:
@@ -304,7 +304,7 @@ def load(path: str | Path | None = None) -> tuple[Inception, str]:
 
 
 def is_official(path: Path) -> bool:
-    """Tell whether a file is the official one, by size and checksum."""
+    """Return whether a file is the official one, by size and checksum."""
     return path.stat().st_size == WEIGHTS_BYTES and digest(path) == WEIGHTS_SHA256
 
 
@@ -318,7 +318,7 @@ def find_weights(path: str | Path | None = None) -> Path:
     """Find the file of weights: the path given, $PHLOGISTON_INCEPTION, torch hub's cache, our cache; else fetch it.
 
     Raises:
-        DataError: a named file is missing, or nothing was found and nothing could be fetched.
+        DataError: a named file is missing, or there is no file and none could be fetched.
     """
     from phlogiston.datasets.fetch import fetch
     from phlogiston.files import cache_folder
@@ -364,11 +364,15 @@ def check_layout(tensors: Mapping[str, Tensor], network: nn.Module, where: str |
     Raises:
         DataError: with the first difference.
     """
-    wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
-    found = {name: tuple(value.shape) for name, value in tensors.items()}
-    for name in sorted(wanted.keys() | found.keys()):
-        if wanted.get(name) != found.get(name):
-            told = "is missing" if name not in found else f"has shape {found[name]}"
-            asked = "which the network does not have" if name not in wanted else f"expected {wanted[name]}"
-            raise DataError(f"{str(where)!r} is not the 2015 Inception network: {name!r} {told}; {asked}.")
+    expected_shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    given = {name: tuple(value.shape) for name, value in tensors.items()}
+    for name in sorted(expected_shapes.keys() | given.keys()):
+        if expected_shapes.get(name) != given.get(name):
+            difference = "is missing" if name not in given else f"has shape {given[name]}"
+            requirement = (
+                "which the network does not have"
+                if name not in expected_shapes
+                else f"expected {expected_shapes[name]}"
+            )
+            raise DataError(f"{str(where)!r} is not the 2015 Inception network: {name!r} {difference}; {requirement}.")
     return tensors

@@ -2,7 +2,7 @@
 
 A judge's own held-out accuracy comes first: a judge that errs on real data says little about generated ones. On top of
 it: accuracy, consistency, entropies and divergence of generated sets, and features for Fréchet distances where the
-Inception network knows nothing (digits, sprites). No agreed weights exist for such judges, so figures made with
+Inception network was not trained on (digits, sprites). No agreed weights exist for such judges, so figures made with
 different judges do not compare: every figure names the judge's checksum.
 
 Judges are trained on first use with a fixed seed and cached by everything that determines them: configuration and data.
@@ -67,12 +67,12 @@ class JudgeConfig:
     def describe(self) -> dict[str, Any]:
         """What determines the judge; options that came later are named only where they are used."""
         later = {"halving", "over_time", "shift", "gamma", "glimpse"}
-        found = {
+        result = {
             f.name: getattr(self, f.name)
             for f in fields(self)
             if f.name not in later or getattr(self, f.name) != f.default
         }
-        return {**found, "widths": list(self.widths)}
+        return {**result, "widths": list(self.widths)}
 
     def __post_init__(self) -> None:
         if self.shift < 0 or self.halving not in ("pool", "stride") or self.over_time not in ("last", "mean"):
@@ -195,7 +195,7 @@ class Judge(Extractor):
         return {name: _agreement(after[name], before[name], name) for name in self.factors}
 
     def entropies(self, images: Any) -> dict[str, Metric]:
-        """Tell how sure and how varied the judgements of generated images are, in nats.
+        """Return how certain and how varied the judgements of generated images are, in nats.
 
         Returns:
             `intra_entropy_<factor>` H(y | x), low when each image is clearly something; `inter_entropy_<factor>` H(y),
@@ -251,7 +251,7 @@ class Judge(Extractor):
 
     def _known(self, name: str) -> str:
         if name not in self.factors:
-            raise ConfigError(f"the judge knows no factor {name!r}; it knows {', '.join(self.factors)}.")
+            raise ConfigError(f"the judge has no factor {name!r}; it has {', '.join(self.factors)}.")
         return name
 
     def _flat_shape(self) -> tuple[int, int, int] | None:
@@ -314,7 +314,7 @@ def train_judge(
         data: what results call the data.
         shape: (height, width[, channels]) of flattened rows.
         cache: look into the cache folder first, and leave the judge there.
-        progress: tell on stderr about training.
+        progress: report training on stderr.
 
     Returns:
         The judge.
@@ -347,7 +347,7 @@ def train_judge(
         try:
             return Judge.load(folder)
         except DataError as error:
-            warnings.warn(f"the cached judge is trained anew: {error}", DataWarning, stacklevel=2)
+            warnings.warn(f"the cached judge is trained again: {error}", DataWarning, stacklevel=2)
     network = _train(rows, codes, factors, config, progress)
     judge = Judge(network, about, {})
     judge.held_out = judge.accuracy(test_rows, test_codes)
@@ -363,7 +363,7 @@ def judge_of(data: Any, *, config: JudgeConfig | None = None, cache: bool = True
     """Return the judge of a labelled image data set: trained on training and validation rows, tested on test rows.
 
     Args:
-        data: a registered name, a path, or a `Dataset` with `meta.image_shape` and at least one categorical stream.
+        data: a registered name, a path, or a `Dataset` with `meta.image_shape` and at least one categorical column.
         config: 3 epochs if not given, more for small sets.
         cache, progress: see `train_judge`.
 
@@ -380,7 +380,7 @@ def judge_of(data: Any, *, config: JudgeConfig | None = None, cache: bool = True
         raise ConfigError(f"a judge needs images, labels and test rows; the data set {meta.name!r} lacks one of them.")
     parts = [split for split in (data.train, data.valid) if len(split)]
     images = torch.cat([_pixels(split.tensors["x"], meta) for split in parts])
-    if config is None:  # small sets are gone over more often, so that a judge sees some 500 batches at least
+    if config is None:  # small sets are repeated more often, so that a judge sees some 500 batches at least
         config = JudgeConfig(epochs=max(JudgeConfig.epochs, math.ceil(64_000 / len(images))))
     labels = {name: torch.cat([split.tensors[name] for split in parts]) for name in streams}
     return train_judge(
@@ -467,8 +467,8 @@ def _codes(values: Any, rows: int, name: str) -> Tensor:
     return codes
 
 
-def _agreement(judged: Tensor, wanted: Any, name: str) -> Metric:
-    labels = _codes(wanted, len(judged), name)
+def _agreement(judged: Tensor, true_labels: Any, name: str) -> Metric:
+    labels = _codes(true_labels, len(judged), name)
     known = labels >= 0
     if not bool(known.any()):
         raise DataError(f"no row has a label {name!r}.")

@@ -19,7 +19,7 @@ KINDS: tuple[str, ...] = get_args(Kind)
 
 @dataclass(frozen=True)
 class Metric:
-    """A number one can quote.
+    """A number with its error and its sample size.
 
     Attributes:
         value: the number itself.
@@ -73,7 +73,7 @@ class Metric:
         return f"{self.value:.{digits}f} ± {self.std_error:.{digits}f}"
 
     def better_than(self, other: Metric) -> bool | None:
-        """Tell whether this beats `other` by more than two joint standard errors; None when that cannot be said."""
+        """Return whether this beats `other` by more than two joint standard errors; None when that cannot be said."""
         if self.higher_is_better is None or not (math.isfinite(self.value) and math.isfinite(other.value)):
             return None
         gain = self.value - other.value if self.higher_is_better else other.value - self.value

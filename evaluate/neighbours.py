@@ -8,7 +8,7 @@
 Precision and recall after Kynkäänniemi et al., *Improved precision and recall metric for assessing generative models*,
 2019, equations 1-2; density and coverage after Naeem et al., *Reliable fidelity and diversity metrics for generative
 models*, 2020, equations 5-6. A ball reaches to the k-th neighbour, the point itself not counted, its surface included.
-Every row of both sets is used, and both sizes are told with each figure: all of them move with the number of rows the
+Every row of both sets is used, and both sizes are given with each figure: all of them move with the number of rows the
 balls are drawn around, so compare only figures of equal sizes. Distances are taken in blocks, in float64 unless the
 features come as float32: memory does not grow with the square of the samples.
 """
@@ -62,7 +62,7 @@ def density_coverage(real: Any, generated: Any, k: int = 5) -> dict[str, Metric]
     Args and Raises as for `precision_recall`.
 
     Returns:
-        `density` (1 when the sets have one law; may exceed it) and `coverage` in [0, 1], higher is better.
+        `density` (1 when the sets have one distribution; may exceed it) and `coverage` in [0, 1], higher is better.
     """
     real, generated = _prepare(real, generated, k)
     inside, nearest, radii = _counts(generated, real, _radii(real, k))

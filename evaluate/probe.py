@@ -68,8 +68,8 @@ def probe_table(
     for name, (train, test) in codes.items():
         row: dict[str, Any] = {"code": name}
         for factor, (train_labels, test_labels) in labels.items():
-            found = linear_probe(train, train_labels, test, test_labels, **options)
-            row[factor], chance[factor] = found["accuracy"], found["chance"]
+            result = linear_probe(train, train_labels, test, test_labels, **options)
+            row[factor], chance[factor] = result["accuracy"], result["chance"]
         rows.append(row)
     return [*rows, chance]
 

@@ -1,6 +1,6 @@
 """Reports: one HTML page that holds everything (pictures inside, no scripts, nothing fetched), and `metrics.json`.
 
-The page reads in light and dark, on paper and on a narrow screen, and tells the sample size, the error bar and the
+The page reads in light and dark, on paper and on a narrow screen, and gives the sample size, the error bar and the
 kind of each figure it shows. `report.html` beside this file is its template.
 """
 
@@ -90,8 +90,8 @@ class Report:
         Raises:
             DataError: a picture that is none of the known formats.
         """
-        told = captions or {}
-        drawn = [_figure(name, picture, told.get(name, "")) for name, picture in (figures or {}).items()]
+        notes = captions or {}
+        drawn = [_figure(name, picture, notes.get(name, "")) for name, picture in (figures or {}).items()]
         section = _Section(title, text, failed, drawn if pictures_first else [])
         if metrics:
             self.metrics.update(metrics)
@@ -198,20 +198,22 @@ def compare_runs(folders: Sequence[str | Path], title: str = "Runs compared") ->
     short = [Path(folder).name for folder in folders]
     names = short if len(set(short)) == len(short) else [str(folder) for folder in folders]
     runs = {name: read_metrics(folder) for name, folder in zip(names, folders, strict=True)}
-    told = [f"{name}: {text}." for name, folder in zip(names, folders, strict=True) if (text := _circumstances(folder))]
-    return Report(title, " ".join(told)).comparison("Figures of merit", runs)
+    notes = [
+        f"{name}: {text}." for name, folder in zip(names, folders, strict=True) if (text := _circumstances(folder))
+    ]
+    return Report(title, " ".join(notes)).comparison("Figures of merit", runs)
 
 
 def _circumstances(folder: str | Path) -> str:
     """What a reader of a run's figures must know: that it was not finished, that they are of validation rows."""
     path = Path(folder)
     content = read_json(path / "metrics.json" if path.is_dir() else path, "metrics of a run, in JSON")
-    told = []
+    notes = []
     if content.get("finished") is False:
-        told.append(f"unfinished, scored at step {content.get('step')} of {content.get('steps')}")
+        notes.append(f"unfinished, scored at step {content.get('step')} of {content.get('steps')}")
     if content.get("rows") == "validation":
-        told.append("scored on validation rows")
-    return ", ".join(told)
+        notes.append("scored on validation rows")
+    return ", ".join(notes)
 
 
 def _detail(metric: Metric) -> str:

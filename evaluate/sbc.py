@@ -1,9 +1,9 @@
 """How far to trust a posterior: simulation-based calibration, on data drawn from the model itself.
 
-Draw latents and data from the model; ask the posterior about the data; see where the true latents fall among its draws.
-If the posterior is right, they fall uniformly (Cook, Gelman and Rubin, 2006; Talts, Betancourt, Simpson, Vehtari and
-Gelman, *Validating Bayesian inference algorithms with simulation-based calibration*, 2018). A hump in the middle of the
-histogram means a posterior too wide, a bowl one too narrow, a slope one that leans.
+Draw latents and data from the model; compute the posterior given the data; see where the true latents fall among its
+draws. If the posterior is right, they fall uniformly (Cook, Gelman and Rubin, 2006; Talts, Betancourt, Simpson, Vehtari
+and Gelman, *Validating Bayesian inference algorithms with simulation-based calibration*, 2018). A hump in the middle of
+the histogram means a posterior too wide, a bowl one too narrow, a slope one that leans.
 
 A posterior that ignores the data and returns the prior passes that test for every latent by itself. The joint density
 log p(x, z) as one more quantity catches it (Modrák et al., 2023), so `check_guide` always adds it.
@@ -68,7 +68,7 @@ class Calibration:
         return min(1.0, min(self.p_values().values()) * len(self.ranks))
 
     def accepted(self, level: float = 0.005) -> bool:
-        """Tell whether nothing speaks against the posterior; a right one is refused with probability `level`."""
+        """Return whether nothing speaks against the posterior; a right one is refused with probability `level`."""
         return self.p_value() >= level
 
     def coverage(self, level: float = 0.9) -> dict[str, Metric]:
@@ -174,7 +174,7 @@ def check_guide(
         batch: gives the number of rows and everything no site observes; 200 rows or more in all make a useful test.
         draws: from the guide, per row.
         repeats: how often to draw as many rows as the batch has.
-        sites: latents to look at; all the two have in common if not given.
+        sites: latents to compare; all the two have in common if not given.
         plate: name of the plate over rows.
         seed: of everything.
 
@@ -199,7 +199,7 @@ def check_guide(
                 scored = poutine.trace(poutine.replay(model, trace=proposed)).get_trace(**drawn)
             shared = [name for name in latents if name in proposed.nodes and (sites is None or name in sites)]
             if not shared:
-                raise ConfigError(f"guide and model share no latents to look at ({', '.join(latents) or 'none'}).")
+                raise ConfigError(f"guide and model share no latents to compare ({', '.join(latents) or 'none'}).")
             # latents the guide leaves to the model are no part of what is checked
             joint = [n for n in true.nodes if n in proposed.nodes or n not in latents]
             truths.append({name: _rows_first(true, name, plate, nesting)[0] for name in shared})
@@ -231,7 +231,7 @@ def check_query(
             `samples` (name -> (draws, ...)) and `log_weights` (draws,) or None, or a dict of such samples.
         model: the program the data are drawn from.
         batch: gives the number of rows to draw, one question each.
-        sites: names of latents, or of entries of the batch, to look at in the answers.
+        sites: names of latents, or of entries of the batch, to compare in the answers.
         seed: of the data.
 
     Raises:

@@ -83,14 +83,14 @@ class FeatureSet:
             raise DataError(f"{str(path)!r}: kept has shape {tuple(kept.shape)}; expected finite (rows, {len(mean)}).")
         if not isinstance(about, dict) or (n is not None and n < 1):
             raise DataError(f"{str(path)!r}: 'about' is no object, or n is {n}.")
-        found = cls(source, n, Gaussian(mean, covariance, n), kept, about)
-        if found.complete:
-            found.gaussian = gaussian_of(kept)
-        return found
+        result = cls(source, n, Gaussian(mean, covariance, n), kept, about)
+        if result.complete:
+            result.gaussian = gaussian_of(kept)
+        return result
 
 
 def has_statistics(path: Any) -> bool:
-    """Tell whether a path is an .npz file of statistics rather than of images."""
+    """Return whether a path is an .npz file of statistics rather than of images."""
     if not isinstance(path, str | Path) or Path(path).suffix != ".npz" or not Path(path).is_file():
         return False
     return {"mu", "sigma"} <= arrays.headers(path).keys()

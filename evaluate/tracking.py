@@ -134,12 +134,12 @@ def count(truth: Video, tracked: Video, *, measure: str = "iou", threshold: floa
     partner: dict[Hashable, Hashable] = {}  # the track that followed an object last
     together: Counter[tuple[Hashable, Hashable]] = Counter()
     followed: dict[Hashable, list[bool]] = {}
-    for time, (real, found) in enumerate(zip(truth, tracked, strict=True)):
-        objects, tracks = list(real), list(found)
+    for time, (real, estimated) in enumerate(zip(truth, tracked, strict=True)):
+        objects, tracks = list(real), list(estimated)
         out.objects += len(objects)
         out.tracked += len(tracks)
         out.right_counts += len(objects) == len(tracks)
-        apart = distance(_boxes(real, measure, time), _boxes(found, measure, time))
+        apart = distance(_boxes(real, measure, time), _boxes(estimated, measure, time))
         allowed = apart <= limit
         together.update((objects[i], tracks[j]) for i, j in np.argwhere(allowed))
         pairs = _keep_old(objects, tracks, partner, allowed)
@@ -174,8 +174,8 @@ def frames_of(boxes: Any, present: Any) -> list[dict[Hashable, list[float]]]:
             f"boxes have shape {places.shape}, present {there.shape}; expected (time, slots, 4), (time, slots)."
         )
     return [
-        {slot: place[slot].tolist() for slot in np.flatnonzero(seen)}
-        for place, seen in zip(places, there > 0, strict=True)
+        {slot: frame[slot].tolist() for slot in np.flatnonzero(seen)}
+        for frame, seen in zip(places, there > 0, strict=True)
     ]
 
 
@@ -252,10 +252,10 @@ def _keep_old(
     objects: list[Hashable], tracks: list[Hashable], partner: Mapping[Hashable, Hashable], allowed: np.ndarray
 ) -> list[tuple[int, int]]:
     """Return the pairs that were together last and still may be."""
-    place = {name: j for j, name in enumerate(tracks)}
+    column = {name: j for j, name in enumerate(tracks)}
     pairs, taken = [], set()
     for i, name in enumerate(objects):
-        j = place.get(partner[name]) if name in partner else None
+        j = column.get(partner[name]) if name in partner else None
         if j is not None and j not in taken and allowed[i, j]:
             pairs.append((i, j))
             taken.add(j)

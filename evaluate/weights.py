@@ -1,4 +1,4 @@
-"""What importance weights tell: the bound and its error, the effective number of draws, the shape of the tail."""
+"""What importance weights show: the bound and its error, the effective number of draws, the shape of the tail."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def mean_and_error(weights: Tensor) -> tuple[Tensor, Tensor]:
     particles = len(weights)
     value = weights.logsumexp(0) - math.log(particles)
     if particles == 1:
-        return value, torch.zeros_like(value)  # nothing to tell an error from
+        return value, torch.zeros_like(value)  # nothing to estimate an error from
     relative = (weights - value).exp()
     error = relative.var(0, unbiased=True).div(particles).sqrt()
     return value, torch.where(torch.isfinite(error), error, torch.zeros_like(error))

@@ -1,11 +1,11 @@
 """People in a street: videos in colour, oblong boxes, a background to take away, and people who come and go.
 
-The videos are drawn by code, so that the truth is known; `--films FOLDER` takes videos of yours instead. The
+The videos are drawn by code, so that the truth is known; `--videos FOLDER` takes videos of yours instead. The
 median of the frames is the background and is taken away before anything is learned. People enter and leave, so the
 rates of being born and of staying are set from how long they are in sight.
 
     python examples/sqair_walkers.py --out runs/walkers
-    python examples/sqair_walkers.py --films my/films --out runs/my-films
+    python examples/sqair_walkers.py --videos my/videos --out runs/my-videos
 
 writes pictures of tracks, prints counts and tracks against the truth where it is known. `--smoke` takes seconds.
 
@@ -28,11 +28,11 @@ def main() -> None:
     """Train, score where the truth is known, draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/walkers"))
-    parser.add_argument("--films", help="a folder of videos, or of folders of frames")
+    parser.add_argument("--videos", help="a folder of videos, or of folders of frames")
     parser.add_argument("--smoke", action="store_true", help="a few steps, to see that it runs")
     chosen = parser.parse_args()
-    if chosen.films:
-        data = datasets.load("video_folder", data=chosen.films, size=(48, 64))
+    if chosen.videos:
+        data = datasets.load("video_folder", data=chosen.videos, size=(48, 64))
     else:
         small: dict[str, Any] = {"sizes": (12, 2, 4), "frames": 6} if chosen.smoke else {}
         data = datasets.load("walkers", colour=True, background="street", **small)

@@ -1,4 +1,4 @@
-"""Inference: one engine that trains any pair of model and guide, and one way to ask a trained pair.
+"""Inference: one engine that trains any pair of model and guide, and one way to query a trained pair.
 
     svi/      the engine: loop, stages, objectives, handlers, schedules, checkpoints, run folders, processes
     query/    evidence and its text and files, importance sampling, sequential Monte Carlo, NUTS, answers

@@ -4,7 +4,7 @@ At layer `l` every child of every kept path is scored by `log p(z_<=l) + log p_l
 mixture truncated after `l` layers (the remaining coordinates standard normal), and the best are kept. The choice
 carries no gradient, the scores do. With every path kept nothing is dropped and the sums are exact.
 
-Scores live in standardised coordinates; whoever standardised adds the Jacobian.
+Scores live in standardised coordinates; the caller adds the Jacobian.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class StreamTables:
     Attributes:
         bias: (V,).
         tables: one (K_l, V) per layer.
-        value: int64 (N,), -1 where missing; None when the stream is not part of the evidence.
+        value: int64 (N,), -1 where missing; None when the column is not part of the evidence.
     """
 
     bias: Tensor
@@ -48,11 +48,11 @@ class Beam:
     Attributes:
         prefixes: int64 (N, M, l), the paths' codes but for the last, or all of them when `last` is 0.
         last: components of the last layer: each prefix stands for that many paths, in order.
-        log_joint: (N, P), log p(z, x), without the streams.
-        stream_logits: per stream (N, P, V), normalised log p(y | z).
-        stream_log_lik: per observed stream (N, P), zero where the label is missing.
+        log_joint: (N, P), log p(z, x), without the columns.
+        stream_logits: per column (N, P, V), normalised log p(y | z).
+        stream_log_lik: per observed column (N, P), zero where the label is missing.
         nested: (N, L), log of the summed scores of x after each depth; the last is the bound on log p(x).
-        nested_streams: per observed stream (N, L): the same for log p(y | x, earlier ones).
+        nested_streams: per observed column (N, L): the same for log p(y | x, earlier ones).
     """
 
     prefixes: Tensor
@@ -65,7 +65,7 @@ class Beam:
 
     @property
     def codes(self) -> Tensor:
-        """The paths: int64 (N, P, L). Written out on demand, for training never asks."""
+        """The paths: int64 (N, P, L). Written out on demand, for training never needs them."""
         if not self.last:
             return self.prefixes
         n, m, _ = self.prefixes.shape
@@ -170,7 +170,7 @@ class _Whitened:
         return torch.add(base, square, alpha=-0.5)
 
     def keep(self, chosen: Tensor) -> None:
-        """Go on with the children at these flat positions (N, M')."""
+        """Continue with the children at these flat positions (N, M')."""
         self.residual = _rows(self._children.flatten(1, 2), chosen)
         self.base = self._base.gather(1, chosen)
 
@@ -186,7 +186,7 @@ class _Whitened:
         return self._density(frame, square.flatten(1), self._children_base(frame, log_conditional))
 
     def advance(self, frame: Frame, log_conditional: Tensor, parent: Tensor, code: Tensor) -> Tensor:
-        """Go on with children (N, M') named by parent and component; their exact scores, as `expand`: (N, M')."""
+        """Continue with children (N, M') named by parent and component; their exact scores, as `expand`: (N, M')."""
         # many features a row: picked as rows of one table, whose gradients are added up row by row
         row = parent + torch.arange(len(parent), device=parent.device).unsqueeze(1) * self.residual.shape[1]
         residual = frame.whiten(functional.embedding(row, self.residual.flatten(0, 1)), code)
@@ -222,7 +222,7 @@ class _Marginal:
         return self._base + (-0.5 * eta.square().sum(-1) - log_det).flatten(1)
 
     def keep(self, chosen: Tensor) -> None:
-        """Go on with the children at these flat positions (N, M')."""
+        """Continue with the children at these flat positions (N, M')."""
         self.mean = _rows(self._mean.flatten(1, 2), chosen)
         features = self.u.shape[-1]
         self.factor = _rows(self._factor.flatten(1, 2).flatten(2), chosen).unflatten(-1, (features, features))

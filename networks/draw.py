@@ -76,7 +76,7 @@ class DrawDecoder(nn.Module):
     """The generator; see the module's description.
 
     Args:
-        memory: the memory it reads; looked at, not owned.
+        memory: the memory it reads; referenced, not owned.
         image: height and width of pictures, a multiple of `size`.
         size: s, cells a side; the option `grid`.
 
@@ -153,7 +153,7 @@ class DrawDecoder(nn.Module):
 
     @property
     def feedback(self) -> int:
-        """Channels in which the inference side sees the canvas."""
+        """Channels in which the inference side reads the canvas."""
         return self.hidden if self.output == "shuffle" else self.down.out_channels
 
     def context(self, code: Tensor, poses: Tensor) -> Context:
@@ -223,7 +223,7 @@ class DrawDecoder(nn.Module):
 
 
 class DrawEncoder(nn.Module):
-    """The inference side: a second ConvLSTM that looks at the picture and at what the generator has painted so far.
+    """The inference side: a second ConvLSTM that reads the picture and what the generator has painted so far.
 
     Args:
         decoder: the generator it serves.
@@ -273,7 +273,7 @@ class DrawEncoder(nn.Module):
         self._split = (decoder.hidden, decoder.feedback, hidden)
 
     def begin(self, images: Tensor, draft: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor]:
-        """Look at pictures (..., 3, H, W): the part of the gates that stays, and the first state and memory."""
+        """Encode pictures (..., 3, H, W): the part of the gates that stays, and the first state and memory."""
         seen = images if self.reduce == "linear" else torch.cat([images, images - draft], -3)
         static = apply_over(self.seen, apply_over(self.look, seen)) + apply_over(self.static, context.values)
         nothing = static.new_zeros(*static.shape[:-3], self.hidden, *static.shape[-2:])

@@ -1,7 +1,7 @@
 """The decoder of `networks.draw` as its equations are written: the oracle of tests, and what benchmarks compare with.
 
 Same parameters, same function: the canvas exists, Up and Down are applied to it, the context is blown up and convolved
-anew in every layer, and each gate is a convolution of its own over all inputs.
+again in every layer, and each gate is a convolution of its own over all inputs.
 """
 
 from __future__ import annotations

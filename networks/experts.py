@@ -33,7 +33,7 @@ class Bank(nn.Module):
     Args:
         experts: `K`.
         shape: of the weights; the first axis is inputs.
-        fan_in: how many inputs one output sees, for the scale of the start.
+        fan_in: how many inputs one output has, for the scale of the start.
         kind: "full" keeps `K` arrays; "lowrank" one array and `K` low-rank changes of it.
         rank: of the changes.
         spread: how much experts differ at the start, in units of their own scale.

@@ -14,7 +14,7 @@ from phlogiston.errors import ConfigError
 class FrameDecoder(nn.Module):
     """Two dense layers to 4 x 4 features, then transposed convolutions that double them until the frame is there.
 
-    Where a small thing is, is one number; that it is at one of many places takes more than one layer to say.
+    Where a small thing is, is one number; that it is at one of many positions takes more than one layer to say.
 
     Args:
         inputs: size of the vector.
@@ -44,8 +44,8 @@ class FrameDecoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(..., inputs) to logits of pixels, (..., channels, size, size)."""
         flat = self.first(x.reshape(-1, x.shape[-1])).reshape(-1, self.width, 4, 4)
-        found: Tensor = self.trunk(flat)
-        return found.reshape(*x.shape[:-1], self.channels, self.size, self.size)
+        result: Tensor = self.trunk(flat)
+        return result.reshape(*x.shape[:-1], self.channels, self.size, self.size)
 
     @torch.no_grad()
     def start_at(self, mean: Tensor) -> None:

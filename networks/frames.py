@@ -38,7 +38,7 @@ class Frame(nn.Module):
         features: `D`.
 
     Attributes:
-        mean: parameter (K, D), the `mu_k`, in the coordinates this layer sees.
+        mean: parameter (K, D), the `mu_k`, in this layer's coordinates.
         log_scale: parameter, log of the diagonal of `T`; its shape depends on the frame.
         initial_log_scale: buffer like `log_scale`: where initialisation put it, the centre of its MAP prior.
     """

@@ -42,8 +42,8 @@ def bilinear(at: Tensor, nx: int, ny: int, outside: str = "clamp") -> Corners:
         at: positions (..., 2) in spacings.
         nx: nodes along x, at least 2.
         ny: nodes along y, at least 2.
-        outside: what to do with positions beyond the outermost nodes: `"clamp"` to the nearest place on the lattice, or
-            `"error"`.
+        outside: what to do with positions beyond the outermost nodes: `"clamp"` to the nearest position on the lattice,
+            or `"error"`.
 
     Raises:
         DataError: a position lies outside and `outside` is `"error"`.
@@ -52,10 +52,10 @@ def bilinear(at: Tensor, nx: int, ny: int, outside: str = "clamp") -> Corners:
     if outside == "error":
         beyond = ((at < 0) | (at > top)).any(-1)
         if bool(beyond.any()):
-            place = at[beyond][0].tolist()
+            position = at[beyond][0].tolist()
             raise DataError(
-                f"a position lies outside the memory's lattice: ({place[0]:.3g}, {place[1]:.3g}) spacings from its "
-                f"corner; expected 0 to {nx - 1} and 0 to {ny - 1}."
+                f"a position lies outside the memory's lattice: ({position[0]:.3g}, {position[1]:.3g}) spacings "
+                f"from its corner; expected 0 to {nx - 1} and 0 to {ny - 1}."
             )
     inside = torch.minimum(at.clamp_min(0.0), top)
     low = torch.minimum(inside.floor(), top - 1.0)
@@ -126,7 +126,7 @@ class MessagePassing(nn.Module):
 
         Args:
             nodes: (B, nx, ny, D).
-            shift: (nx, ny, 2), how far each node stands from its place on the lattice, in spacings.
+            shift: (nx, ny, 2), how far each node is from its position on the lattice, in spacings.
         """
         nx, ny = nodes.shape[1:3]
         degree = _degree(nx, ny, nodes)
@@ -170,23 +170,23 @@ def _degree(nx: int, ny: int, like: Tensor) -> Tensor:
 def edges(nx: int, ny: int) -> Tensor:
     """Every directed edge of a lattice: long (edges, 2), from and to."""
     number = torch.arange(nx * ny).reshape(nx, ny)
-    found = []
+    pairs = []
     for dx, dy in OFFSETS:
         here, there = _overlap(nx, ny, dx, dy)
-        found.append(torch.stack([number[there].reshape(-1), number[here].reshape(-1)], 1))
-    return torch.cat(found)
+        pairs.append(torch.stack([number[there].reshape(-1), number[here].reshape(-1)], 1))
+    return torch.cat(pairs)
 
 
 def plain_messages(passing: MessagePassing, nodes: Tensor, shift: Tensor | None = None) -> Tensor:
     """The same as `passing(nodes)`, edge by edge as the equation is written: the oracle of tests and benchmarks."""
     scenes, nx, ny, width = nodes.shape
     pairs = edges(nx, ny)
-    place = torch.stack(torch.meshgrid(torch.arange(nx), torch.arange(ny), indexing="ij"), -1).to(nodes)
-    place = (place if shift is None else place + shift).reshape(-1, 2)
+    position = torch.stack(torch.meshgrid(torch.arange(nx), torch.arange(ny), indexing="ij"), -1).to(nodes)
+    position = (position if shift is None else position + shift).reshape(-1, 2)
     weight = torch.cat([passing.source.weight, passing.sink.weight, passing.offset.weight], 1)
     flat = nodes.reshape(scenes, nx * ny, width)
     for _ in range(passing.steps):
-        offset = (place[pairs[:, 1]] - place[pairs[:, 0]]).expand(scenes, -1, -1)
+        offset = (position[pairs[:, 1]] - position[pairs[:, 0]]).expand(scenes, -1, -1)
         inputs = torch.cat([flat[:, pairs[:, 0]], flat[:, pairs[:, 1]], offset], -1)
         message = passing.out(functional.relu(functional.linear(inputs, weight, passing.sink.bias)))
         total = torch.zeros_like(flat).index_add(1, pairs[:, 1], message)

@@ -1,7 +1,7 @@
 """Compute where something is: the entries of a mask that are on, gathered into rows, and scattered back.
 
-Most places of a scene are empty most of the time. Networks that run on the gathered rows cost what the objects cost,
-not what the places do; and an empty place can have no value and no gradient, because it is never computed.
+Most slots of a scene are empty most of the time. Networks that run on the gathered rows cost what the objects cost,
+not what the slots do; and an empty slot can have no value and no gradient, because it is never computed.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ class Occupied:
         index: int64 (rows,), flat positions of the entries.
 
     Example:
-        >>> places = Occupied(torch.tensor([[True, False], [False, True]]))
-        >>> places.put(10 * places.take(torch.tensor([[1.0, 2.0], [3.0, 4.0]])))
+        >>> slots = Occupied(torch.tensor([[True, False], [False, True]]))
+        >>> slots.put(10 * slots.take(torch.tensor([[1.0, 2.0], [3.0, 4.0]])))
         tensor([[10.,  0.],
                 [ 0., 40.]])
     """

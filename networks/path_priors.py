@@ -1,6 +1,6 @@
 """Priors over component paths `z = (z_1, ..., z_L)`, one component per layer of a deep residual mixture.
 
-Both answer the one question that sampling, scoring and beams ask: given the codes so far, how probable is each
+Both answer the one question of sampling, scoring and beams: given the codes so far, how probable is each
 component of the next layer?
 """
 
@@ -18,7 +18,7 @@ class AutoregressivePrior(nn.Module):
 
     Args:
         sizes: components per layer, `(K_1, ..., K_L)`.
-        order: how many previous codes each layer looks at; None for all of them.
+        order: how many previous codes each layer reads; None for all of them.
     """
 
     def __init__(self, sizes: Sequence[int], order: int | None = None) -> None:

@@ -51,7 +51,7 @@ class Rays(nn.Module):
         rays = ray_map(poses, self.size)
         lead = rays.shape[:-3]
         add = apply_over(self.rays, rays)
-        found: Tensor | float = 0.0
+        read_out: Tensor | float = 0.0
         if self.hubs:
             filed, weight = code[..., : self.hubs].split((self.bins * self.values, self.bins), -1)
             share = apply_over(self.address, rays).flatten(-2)  # (B, Q, K, cells)
@@ -59,7 +59,7 @@ class Rays(nn.Module):
             total = torch.einsum("...kp,...kc->...cp", share, drawers)
             seen = torch.einsum("...kp,...k->...p", share, weight)[..., None, :]
             what = torch.cat([total / (seen + 1e-4), torch.log1p(100.0 * seen)], -2)
-            found = apply_over(self.found, what.reshape(*lead, -1, self.size, self.size))
+            read_out = apply_over(self.found, what.reshape(*lead, -1, self.size, self.size))
             whole = weight.sum(-1, keepdim=True)
             mean = drawers.sum(-2) / (whole + 1e-4)
             code = torch.cat([mean, torch.log1p(100.0 * whole), code[..., self.hubs :]], -1)
@@ -67,7 +67,7 @@ class Rays(nn.Module):
         if self.gated:
             (add, gate), (said, weighed) = add.chunk(2, -3), said.chunk(2, -3)
             said = said + gate * weighed
-        x = add + found + said
+        x = add + read_out + said
         for block in self.blocks:
             x = x + apply_over(block, x)
         return torch.relu(x)

@@ -72,7 +72,7 @@ class Recurrent(nn.Module):
         return out, h.transpose(0, 1)
 
     def _step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """One step, where no gradient is asked for: the fused layers lay their weights out anew at every call.
+        """One step, without a gradient: the fused layers lay out their weights again at every call.
 
         At batch 1 that costs several times what the step itself does.
         """

@@ -2,11 +2,11 @@
 
 Two kinds behind one interface. `GraphMemory` keeps what it saw where it saw it: a hub per scene and a lattice of nodes
 on the ground, with messages between neighbours (Alet et al., *Graph Element Networks*, ICML 2019). `PooledMemory` adds
-all views up, wherever they are from (Eslami et al., *Neural scene representation and rendering*, Science 2018).
+all views up, from any position (Eslami et al., *Neural scene representation and rendering*, Science 2018).
 
 Scenes lie side by side in a square grid of `side` x `side` tiles. Both work in coordinates relative
 to the tile a camera stands in. That is all the graph uses, hence moving a grid changes nothing; the pooled memory is
-told absolute coordinates besides, as it has to tell scenes apart by them.
+given absolute coordinates besides, as it distinguishes scenes by them.
 """
 
 from __future__ import annotations
@@ -220,7 +220,7 @@ class GraphMemory(SceneMemory):
 
     A view's sums are added to the hub of its tile and, reduced and weighted, to the lattice nodes around the camera.
     Nodes hold weighted means and the logarithm of 1 + the weight that arrived, so that the number of views does not
-    change the scale, and unseen nodes can be told.
+    change the scale, and unseen nodes can be recognised.
 
     Args:
         steps: the option `steps_between`.
@@ -285,10 +285,10 @@ class GraphMemory(SceneMemory):
         """Return the nodes that speak for positions (B, V), with their weights."""
         n = self.extent(frame)
         at = (poses[..., :2] - frame.origin[:, None]) * (NODES_PER_TILE / frame.width)
-        found = bilinear(at, n, n, outside)
+        result = bilinear(at, n, n, outside)
         shift = self.shift(frame)
         if shift is None:
-            return found
+            return result
         # the nodes of the nine cells around: 4 x 4, so that weights stay local and far scenes out of reach
         low = at.floor().clamp(0, n - 2)
         steps = torch.arange(-1, 3, device=at.device, dtype=at.dtype)

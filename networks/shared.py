@@ -12,7 +12,7 @@ from torch import Tensor
 class Shared:
     """Remembers results by name until it is cleared, each for the very tensors it was computed from.
 
-    Asked with other tensors, or when a gradient is wanted and was not, it computes anew. It is no parameter and no
+    With other tensors, or when a gradient is needed and was not, it computes again. It is no parameter and no
     state: a copy of a module that has one starts empty, and nothing of it is saved.
     """
 
@@ -20,7 +20,7 @@ class Shared:
         self._kept: dict[str, tuple[bool, tuple[Tensor, ...], Any]] = {}
 
     def __call__(self, name: str, tensors: Sequence[Tensor], compute: Callable[[], Any]) -> Any:
-        """Return what is kept under `name` for `tensors`, or compute and keep it."""
+        """Return what is stored under `name` for `tensors`, or compute and keep it."""
         kept = self._kept.get(name)
         fits = kept is not None and kept[0] == torch.is_grad_enabled() and len(kept[1]) == len(tensors)
         if kept is not None and fits and all(a is b for a, b in zip(kept[1], tensors, strict=True)):

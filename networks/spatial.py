@@ -87,8 +87,8 @@ class _Hats(torch.autograd.Function):
 
 
 def _hats(at: Tensor, size: int) -> Tensor:
-    found: Tensor = _Hats.apply(at, size)  # type: ignore[no-untyped-call]
-    return found
+    result: Tensor = _Hats.apply(at, size)  # type: ignore[no-untyped-call]
+    return result
 
 
 def _product(rows: Tensor, picture: Tensor, columns: Tensor) -> Tensor:

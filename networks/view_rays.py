@@ -32,8 +32,8 @@ def ray_map(poses: Tensor, size: int) -> Tensor:
         size: cells a side.
     """
     x, y, z, yaw, pitch, roll, *rest = (part[..., None, None] for part in poses.unbind(-1))
-    place = (torch.arange(size, device=poses.device, dtype=poses.dtype) + 0.5) * (2.0 / size) - 1.0
-    across, upwards = place[None, :], -place[:, None]
+    offset = (torch.arange(size, device=poses.device, dtype=poses.dtype) + 0.5) * (2.0 / size) - 1.0
+    across, upwards = offset[None, :], -offset[:, None]
     cos_p, sin_p = pitch.cos(), pitch.sin()
     cos_r, sin_r = roll.cos(), roll.sin()
     # in the camera's level frame: ahead, to the right, up
@@ -55,10 +55,10 @@ def ray_map(poses: Tensor, size: int) -> Tensor:
     return torch.stack(torch.broadcast_tensors(*parts), dim=-3)
 
 
-def _reach(place: Tensor, direction: Tensor) -> Tensor:
+def _reach(offset: Tensor, direction: Tensor) -> Tensor:
     """How far it is to the side of the tile a ray points to, along one axis."""
     ahead = torch.where(direction < 0, -1.0, 1.0)
-    return (ahead - place) / (ahead * direction.abs().clamp_min(1e-6))
+    return (ahead - offset) / (ahead * direction.abs().clamp_min(1e-6))
 
 
 def pose_vector(poses: Tensor) -> Tensor:
@@ -72,8 +72,8 @@ class RayAddress(nn.Module):
 
         address = softmax(-sum_f s_f (ray_f - centre_kf)^2 + net(ray)_k)
 
-    Centres start as random rays of a tile, with rays told apart by where they leave it and how high; the net starts at
-    zero. Two addresses made alike start alike, so that what was filed is found from the first step on.
+    Centres start as random rays of a tile, with rays distinguished by where they leave it and how high; the net starts
+    at zero. Two addresses made alike start alike, so that what was written is read back from the first step on.
 
     Args:
         bins: K.

@@ -76,7 +76,7 @@ def load(
     published = sorted(folder.glob(PUBLISHED)) if folder.is_dir() else []
     if data is not None:
         published = [Path(root or ".").expanduser() / Path(data).expanduser()]
-    told: tuple[Decision, ...] = ()
+    decisions: tuple[Decision, ...] = ()
     if published and (data is not None or not (folder / "train.npz").is_file()):
         if len(published) > 1:
             raise DataError(f"{str(folder)!r} holds {', '.join(p.name for p in published)}. Keep one.")
@@ -84,7 +84,7 @@ def load(
     elif logs and not (folder / "train.npz").is_file():
         skipped = Skipped("logs")
         rows = [row for path in logs if (row := skipped.read(path.name, _read_log, path)) is not None]
-        told = skipped.decisions()
+        decisions = skipped.decisions()
         parts = _divided(rows, seed)
     elif (folder / "train.npz").is_file():
         parts = {
@@ -103,7 +103,7 @@ def load(
     for part, rows in parts.items():
         kept = [np.clip(row, 0.0, [5.0] + [1.0] * (row.shape[1] - 1)) for row in rows if len(row) >= min_length]
         cut[part] = [piece for row in kept for piece in _pieces(row, max_length) if len(piece) >= min_length]
-    return sequences.dataset(INFO, cut, columns, options, decisions=told)
+    return sequences.dataset(INFO, cut, columns, options, decisions=decisions)
 
 
 def _divided(rows: list[Array], seed: int) -> dict[str, list[Array]]:
@@ -114,10 +114,10 @@ def _divided(rows: list[Array], seed: int) -> dict[str, list[Array]]:
 
 def _read_published(path: Path) -> list[Array]:
     """The performances of the published file: an array of arrays `perfs`, each (steps, dt and controls)."""
-    found = object_arrays.read(path)
-    rows = found.get("perfs", next(iter(found.values())) if len(found) == 1 else None)
+    content = object_arrays.read(path)
+    rows = content.get("perfs", next(iter(content.values())) if len(content) == 1 else None)
     if rows is None:
-        raise DataError(f"{str(path)!r} holds {', '.join(found) or 'nothing'}; expected an array of arrays 'perfs'.")
+        raise DataError(f"{str(path)!r} holds {', '.join(content) or 'nothing'}; expected an array of arrays 'perfs'.")
     out = [np.asarray(row, dtype=np.float64) for row in rows]
     for i, row in enumerate(out):
         if len(row) and (row.ndim != 2 or row.shape[1] < 2 or not np.isfinite(row).all()):

@@ -61,54 +61,52 @@ def load(
     """
     if not path:
         raise DataError("gqn needs a path: datasets.load('gqn', path='folder or file'), --data-set path=...")
-    place = Path(root or ".") / Path(path).expanduser()
-    if not place.exists():
-        raise DataError(f"no file or folder {str(place)!r}.")
+    source = Path(root or ".") / Path(path).expanduser()
+    if not source.exists():
+        raise DataError(f"no file or folder {str(source)!r}.")
     value_range = as_range(value_range)
-    told: list[Decision] = []
-    if place.suffix == ".npz":
-        parts = _from_npz(place, views, value_range, told)
+    decisions: list[Decision] = []
+    if source.suffix == ".npz":
+        parts = _from_npz(source, views, value_range, decisions)
     else:
-        parts = _from_files(place, size, views, value_range, told)
+        parts = _from_files(source, size, views, value_range, decisions)
     train = parts["train"]
     if "valid" not in parts and "test" not in parts:
-        rows = part_rows(len(train), valid=valid, test=test, what=place.name)
+        rows = part_rows(len(train), valid=valid, test=test, what=source.name)
         parts["valid"] = train.select(slice(rows, rows + valid))
         parts["test"] = train.select(slice(rows + valid, None))
         train = train.select(slice(0, rows))
     nothing = train.select(slice(0, 0))
-    options = {"path": str(place.absolute()), "size": size, "views": views, "valid": valid, "test": test}
+    options = {"path": str(source.absolute()), "size": size, "views": views, "valid": valid, "test": test}
     options["value_range"] = None if value_range is None else list(value_range)
     return Dataset.of(
         INFO,
         (train, parts.get("valid", nothing), parts.get("test", nothing)),
         options,
-        title=f"scenes of {place.name}",
-        decisions=tuple(told),
+        title=f"scenes of {source.name}",
+        decisions=tuple(decisions),
     )
 
 
 def _from_npz(
-    place: Path, views: int, value_range: tuple[float, float] | None, told: list[Decision]
+    path: Path, views: int, value_range: tuple[float, float] | None, decisions: list[Decision]
 ) -> dict[str, Split]:
-    content = arrays.load(place)
+    content = arrays.load(path)
     if not isinstance(content, dict):
-        raise DataError(f"{place.name} is an npy file; expected an npz file of 'images' and 'cameras'.")
+        raise DataError(f"{path.name} is an npy file; expected an npz file of 'images' and 'cameras'.")
     for key, axes in (("images", 5), ("cameras", 3)):
         if key not in content or content[key].ndim != axes:
-            raise DataError(f"{place.name} needs 'images' (scenes, views, H, W, 3) and 'cameras' (scenes, views, 5).")
+            raise DataError(f"{path.name} needs 'images' (scenes, views, H, W, 3) and 'cameras' (scenes, views, 5).")
     images, cameras = content["images"], content["cameras"].astype(np.float32)
     if images.shape[-1] not in (1, 3, 4) and images.shape[2] in (1, 3, 4):
         images = np.moveaxis(images, 2, -1)
-        told.append(Decision("axes", "images read as scenes, views, colours, height, width"))
+        decisions.append(Decision("axes", "images read as scenes, views, colours, height, width"))
     if images.shape[-1] not in (1, 3, 4):
-        raise DataError(
-            f"{place.name}: images have shape {content['images'].shape}; expected (scenes, views, H, W, 3)."
-        )
+        raise DataError(f"{path.name}: images have shape {content['images'].shape}; expected (scenes, views, H, W, 3).")
     if images.shape[:2] != cameras.shape[:2] or cameras.shape[2] not in (5, 6):
-        raise DataError(f"{place.name}: images {images.shape} and cameras {cameras.shape} do not belong together.")
-    ranges = range_of([images], f"'images' of {place.name}", value_range)
-    told += ranges.decisions()
+        raise DataError(f"{path.name}: images {images.shape} and cameras {cameras.shape} do not belong together.")
+    ranges = range_of([images], f"'images' of {path.name}", value_range)
+    decisions += ranges.decisions()
     images = ranges.of(images).to_bytes(images)
     images = np.repeat(images, 3, -1) if images.shape[-1] == 1 else images[..., :3]
     if views:
@@ -119,58 +117,58 @@ def _from_npz(
         return {"train": whole}
     names = content["split"]
     if len(names) != len(whole):
-        raise DataError(f"{place.name}: 'split' has {len(names)} entries for {len(whole)} scenes.")
+        raise DataError(f"{path.name}: 'split' has {len(names)} entries for {len(whole)} scenes.")
     unknown = sorted(set(np.asarray(names).astype(str).tolist()) - set(PARTS))
     if unknown:
-        raise DataError(f"{place.name}: 'split' names {unknown[0]!r}; expected train, valid or test.")
-    found = {part: whole.select(np.flatnonzero(names == part)) for part in PARTS}
-    return {part: rows for part, rows in found.items() if len(rows) or part == "train"}
+        raise DataError(f"{path.name}: 'split' names {unknown[0]!r}; expected train, valid or test.")
+    result = {part: whole.select(np.flatnonzero(names == part)) for part in PARTS}
+    return {part: rows for part, rows in result.items() if len(rows) or part == "train"}
 
 
 def _from_files(
-    place: Path, size: int, views: int, value_range: tuple[float, float] | None, told: list[Decision]
+    path: Path, size: int, views: int, value_range: tuple[float, float] | None, decisions: list[Decision]
 ) -> dict[str, Split]:
-    folders = {part: place / part for part in PARTS if (place / part).is_dir()}
-    folders = folders if "train" in folders else {"train": place}
+    folders = {part: path / part for part in PARTS if (path / part).is_dir()}
+    folders = folders if "train" in folders else {"train": path}
     out = {}
     for part, folder in folders.items():
-        images, cameras, found = gather(scene_paths([folder]), size, views, value_range=value_range)
-        told += [decision for decision in found if decision not in told]
+        images, cameras, result = gather(scene_paths([folder]), size, views, value_range=value_range)
+        decisions += [decision for decision in result if decision not in decisions]
         out[part] = Split({"images": images, "poses": cameras})
     return out
 
 
-def scene_paths(places: Iterable[str | PathLike[str]]) -> list[Path]:
+def scene_paths(paths: Iterable[str | PathLike[str]]) -> list[Path]:
     """Return the scene files among files and folders, sorted.
 
     Raises:
         DataError: there are none.
     """
-    found: list[Path] = []
-    for place in map(Path, places):
-        if place.is_dir():
-            found += sorted(p for p in place.iterdir() if p.name.endswith(scene_files.SUFFIXES))
-        elif place.is_file():
-            found.append(place)
+    result: list[Path] = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            result += sorted(p for p in path.iterdir() if p.name.endswith(scene_files.SUFFIXES))
+        elif path.is_file():
+            result.append(path)
         else:
-            raise DataError(f"no file or folder {str(place)!r}.")
-    if not found:
+            raise DataError(f"no file or folder {str(path)!r}.")
+    if not result:
         raise DataError(f"no scene files here; they end in {', '.join(scene_files.SUFFIXES)}.")
-    return found
+    return result
 
 
-def evenly(there: int, wanted: int) -> list[int]:
-    """Return `wanted` of `there` view numbers, evenly spaced."""
-    if wanted > there:
-        raise DataError(f"{wanted} views are wanted; the scenes have {there}.")
-    return np.round(np.linspace(0, there - 1, wanted)).astype(int).tolist()  # type: ignore[no-any-return]
+def evenly(there: int, views: int) -> list[int]:
+    """Return `views` of `there` view numbers, evenly spaced."""
+    if views > there:
+        raise DataError(f"{views} views requested; the scenes have {there}.")
+    return np.round(np.linspace(0, there - 1, views)).astype(int).tolist()  # type: ignore[no-any-return]
 
 
 def gather(
     paths: Sequence[Path],
     size: int,
     views: int,
-    tell: Callable[[int, int], None] = lambda done, scenes: None,
+    progress: Callable[[int, int], None] = lambda done, scenes: None,
     value_range: tuple[float, float] | None = None,
 ) -> tuple[Array, Array, tuple[Decision, ...]]:
     """Read scene files into arrays: images uint8 (scenes, views, size, size, 3), cameras float32 (scenes, views, 5).
@@ -179,40 +177,40 @@ def gather(
         paths: the files.
         size: pixels a side.
         views: frames per scene, 0 for as many as the shortest has.
-        tell: called with the files and scenes done so far.
+        progress: called with the files and scenes done so far.
         value_range: values of black and white of pictures that are numbers.
 
     Returns:
         Images, cameras, and what was decided.
 
     Raises:
-        DataError: no file can be read, or scenes have fewer views than are wanted.
+        DataError: no file can be read, or scenes have fewer views than requested.
     """
     raw: list[scene_files.RawScene] = []
     names: list[str] = []
     skipped, damaged = Skipped("scene files"), Skipped("scenes")
     for done, path in enumerate(paths, 1):
-        found = skipped.read(path.name, lambda file: list(scene_files.read(file)), path) or []
-        raw, names = raw + found, names + [path.name] * len(found)
-        tell(done, len(raw))
-    told = skipped.decisions()
+        result = skipped.read(path.name, lambda file: list(scene_files.read(file)), path) or []
+        raw, names = raw + result, names + [path.name] * len(result)
+        progress(done, len(raw))
+    decisions = skipped.decisions()
     if not raw:
         raise DataError(f"{paths[0].name}: there is no scene in it.")
     ranges = range_of((a for scene in raw for a in scene.arrays()), "the scenes", value_range)
     fewest = min(len(scene.frames) for scene in raw)
-    wanted = views or fewest
+    per_scene = views or fewest
     images, cameras = [], []
     for name, scene in zip(names, raw, strict=True):
-        chosen = evenly(len(scene.frames), wanted) if views else list(range(fewest))
+        chosen = evenly(len(scene.frames), per_scene) if views else list(range(fewest))
         shown = damaged.read(name, scene.images, size, chosen, ranges)
         if shown is not None:
             images.append(shown)
             cameras.append(scene.cameras[chosen])
-    told += damaged.decisions()
+    decisions += damaged.decisions()
     most = max(len(scene.frames) for scene in raw)
     if fewest < most:
-        told += (Decision("views", f"{wanted} of {fewest} to {most} per scene", "views=..."),)
-    return np.stack(images), np.stack(cameras), (*told, *ranges.decisions())
+        decisions += (Decision("views", f"{per_scene} of {fewest} to {most} per scene", "views=..."),)
+    return np.stack(images), np.stack(cameras), (*decisions, *ranges.decisions())
 
 
 def convert(
@@ -220,7 +218,7 @@ def convert(
     out: Path,
     size: int = 64,
     views: int = 0,
-    tell: Callable[[int, int], None] = lambda done, scenes: None,
+    progress: Callable[[int, int], None] = lambda done, scenes: None,
 ) -> tuple[int, int]:
     """Write scene files into one npz file that `load` reads; return the numbers of scenes and views.
 
@@ -229,8 +227,8 @@ def convert(
         out: the npz file.
         size: pixels a side.
         views: frames per scene, 0 for as many as the shortest has.
-        tell: called with the files and scenes done so far.
+        progress: called with the files and scenes done so far.
     """
-    images, cameras, _ = gather(scene_paths(places), size, views, tell)
+    images, cameras, _ = gather(scene_paths(places), size, views, progress)
     np.savez(out, images=images, cameras=cameras)
     return len(images), images.shape[1]

@@ -84,13 +84,15 @@ def load(
             reasons["no text" if not text else "max_text" if len(text) > max_text else "max_length"] += 1
         else:
             lines.append((path.stem.rsplit("-", 1)[0], row, text))
-    told = list(skipped.decisions())
+    decisions = list(skipped.decisions())
     limits = {
         "no text": ("have no text in ascii/", ""),
         "max_text": (f"have more than {max_text} characters", "max_text=..."),
     }
     limits["max_length"] = (f"have more than {max_length} points", "max_length=0")
-    told += [Decision("left out", f"{n:,} lines {limits[key][0]}", limits[key][1]) for key, n in reasons.items() if n]
+    decisions += [
+        Decision("left out", f"{n:,} lines {limits[key][0]}", limits[key][1]) for key, n in reasons.items() if n
+    ]
     if not lines:
         raise DataError(f"no line in {str(folder)!r} has both strokes and a text within the limits.")
     alphabet = tuple(sorted({character for _, _, text in lines for character in text}))
@@ -98,9 +100,9 @@ def load(
     longest = max(len(text) for _, _, text in lines)
     parts: dict[str, list[Array]] = {part: [] for part in PARTS}
     texts: dict[str, list[Array]] = {part: [] for part in PARTS}
-    place = _division(folder, sorted({form for form, _, _ in lines}), valid, test, seed)
+    part_of = _division(folder, sorted({form for form, _, _ in lines}), valid, test, seed)
     for form, row, text in lines:
-        part = place.get(form, "train")
+        part = part_of.get(form, "train")
         parts[part].append(row)
         codes = np.full(longest, -1, dtype=np.int64)
         codes[: len(text)] = [code[character] for character in text]
@@ -108,7 +110,7 @@ def load(
     extra = {part: {"text": np.array(rows, dtype=np.int64).reshape(-1, longest)} for part, rows in texts.items()}
     options = {"max_length": max_length, "max_text": max_text, "valid": valid, "test": test, "seed": seed}
     return sequences.dataset(
-        INFO, parts, sequences.STROKES, options, extra=extra, categorical={"text": alphabet}, decisions=tuple(told)
+        INFO, parts, sequences.STROKES, options, extra=extra, categorical={"text": alphabet}, decisions=tuple(decisions)
     )
 
 
@@ -148,22 +150,22 @@ def _text(folder: Path, path: Path) -> str:
 
 def _division(folder: Path, forms: list[str], valid: float, test: float, seed: int) -> dict[str, str]:
     """Which part a form belongs to; lists name forms with or without their last letter."""
-    place = {}
+    part_of = {}
     for part, names in _LISTS.items():
         for name in names:
             if (folder / name).is_file():
                 for entry in re.findall(
                     r"[a-z]\d\d-\d\d\d[a-z]?", (folder / name).read_text(encoding="utf-8", errors="replace")
                 ):
-                    place.update({form: part for form in forms if form in (entry, entry.rstrip("uvwxyz"))
+                    part_of.update({form: part for form in forms if form in (entry, entry.rstrip("uvwxyz"))
                                   or form.rstrip("uvwxyz") == entry})  # fmt: skip
-    if place:
-        return place
+    if part_of:
+        return part_of
     order = stream(seed, "iam_online").permutation(len(forms))
     cut = np.cumsum([round(valid * len(forms)), round(test * len(forms))])
     for part, chosen in zip(("valid", "test"), np.split(order, cut)[:2], strict=True):
-        place.update({forms[i]: part for i in chosen})
-    return place
+        part_of.update({forms[i]: part for i in chosen})
+    return part_of
 
 
 def state() -> str:

@@ -102,7 +102,7 @@ def _folder(root: str | PathLike[str] | None) -> Path:
 
 
 def _fetch(folder: Path, name: str) -> Path:
-    return fetch([place + name for place in LOCATIONS], folder / name, FILES[name][0], digest=_content_digest)
+    return fetch([location + name for location in LOCATIONS], folder / name, FILES[name][0], digest=_content_digest)
 
 
 def _content_digest(path: Path) -> str:

@@ -74,15 +74,15 @@ def load(
     Raises:
         DataError: a file is missing, damaged or of another form.
     """
-    place = Path(root).expanduser() if root is not None else None
+    root_folder = Path(root).expanduser() if root is not None else None
     if folder is not None:
-        place = (place / folder if place is not None else Path(folder)).expanduser()
-    place = place if place is not None else cache_folder() / "mug"
+        root_folder = (root_folder / folder if root_folder is not None else Path(folder)).expanduser()
+    root_folder = root_folder if root_folder is not None else cache_folder() / "mug"
     if frames < 1 or every < 1 or size < 8 or not 0 <= test < 1:
         raise DataError(f"frames={frames}, every={every}, size={size}, test={test}; out of range.")
     if by not in ("clip", "group"):
         raise DataError(f"by is {by!r}; choose 'clip' or 'group'.")
-    clips, labels = _read(place)
+    clips, labels = _read(root_folder)
     person, action, kept = relabel(labels)
     window = stream(seed, "mug", "window").random(len(clips))
     pixels, mask = zip(*(_window(clips[i], frames, every, size, window[i], i) for i in kept), strict=True)
@@ -101,7 +101,7 @@ def load(
         INFO,
         splits,
         {
-            "folder": str(place.absolute()),
+            "folder": str(root_folder.absolute()),
             "frames": frames,
             "size": size,
             "every": every,

@@ -84,18 +84,20 @@ def load(
     change = sequences.stroke_change(1.0, max_length)
     parts: dict[str, list[Array]] = {part: [] for part in PARTS}
     labels: dict[str, list[int]] = {part: [] for part in PARTS}
-    told: list[Decision] = []
+    decisions: list[Decision] = []
     too_long = 0
     for code, path in enumerate(files.values()):
-        found = sequences.read_parts(path) if path.suffix == ".npz" else _read_lines(path, valid, test, seed, told)
-        for part, rows in found.items():
+        content = (
+            sequences.read_parts(path) if path.suffix == ".npz" else _read_lines(path, valid, test, seed, decisions)
+        )
+        for part, rows in content.items():
             kept = [row for row in (change(row) for row in rows if len(row)) if row is not None]
             too_long += len(rows) - len(kept)
             kept = kept[: limit or None] if part == "train" else kept
             parts[part] += kept
             labels[part] += [code] * len(kept)
     if too_long:
-        told.append(
+        decisions.append(
             Decision("left out", f"{too_long:,} drawings without a point or beyond {max_length}", "max_length=0")
         )
     names = tuple(files)
@@ -109,7 +111,7 @@ def load(
         extra={part: {"label": np.array(codes, dtype=np.int64)} for part, codes in labels.items()},
         categorical={"label": names},
         title=f"Quick, Draw!: {', '.join(names)}",
-        decisions=tuple(told),
+        decisions=tuple(decisions),
     )
 
 
@@ -137,8 +139,8 @@ def _files(data: Any, root: str | PathLike[str] | None, categories: tuple[str, .
     return {name: there[name] for name in categories or there}
 
 
-def _read_lines(path: Path, valid: float, test: float, seed: int, told: list[Decision]) -> dict[str, list[Array]]:
-    """Drawings of a file of JSON lines, divided at random; lines that hold no drawing are left out and told."""
+def _read_lines(path: Path, valid: float, test: float, seed: int, decisions: list[Decision]) -> dict[str, list[Array]]:
+    """Drawings of a file of JSON lines, divided at random; lines that hold no drawing are left out and reported."""
     skipped = Skipped(f"lines of {path.name}")
     rows = []
     with reading(path, "a file of JSON lines"):
@@ -146,14 +148,14 @@ def _read_lines(path: Path, valid: float, test: float, seed: int, told: list[Dec
             row = skipped.read(f"line {number}", _drawing, line) if line.strip() else None
             if row is not None:
                 rows.append(row)
-    told += skipped.decisions()
+    decisions += skipped.decisions()
     if not rows:
         raise DataError(f"{str(path)!r} holds no drawing.")
     order = stream(seed, "quickdraw", path.stem).permutation(len(rows))
     cut = [round(test * len(rows)), round(test * len(rows)) + round(valid * len(rows))]
     testing, validation, train = (np.sort(chosen) for chosen in np.split(order, cut))
     shares = f"{len(train):,} / {len(validation):,} / {len(testing):,}"
-    told.append(Decision("parts", f"{path.name} brings none; divided at random: {shares}", "valid=0.1, test=0.1"))
+    decisions.append(Decision("parts", f"{path.name} brings none; divided at random: {shares}", "valid=0.1, test=0.1"))
     chosen = {"train": train, "valid": validation, "test": testing}
     return {part: [rows[i] for i in indices] for part, indices in chosen.items()}
 

@@ -77,19 +77,19 @@ def load(
     Raises:
         DataError: the folder, or a file in it, is missing or is not what it should be.
     """
-    place = Path(root).expanduser() if root is not None else None
+    source = Path(root).expanduser() if root is not None else None
     if folder is not None:
-        place = (place / folder if place is not None else Path(folder)).expanduser()
-    place = place if place is not None else cache_folder() / "sprites"
+        source = (source / folder if source is not None else Path(folder)).expanduser()
+    source = source if source is not None else cache_folder() / "sprites"
     if size not in (16, 32, 64):
         raise DataError(f"size is {size}; choose 64, 32 or 16.")
-    if (place / "labels.npz").is_file():
-        characters, clips = _prepared(place, size)
-    elif (place / "body").is_dir():
-        characters, clips = compose(place, size)
+    if (source / "labels.npz").is_file():
+        characters, clips = _prepared(source, size)
+    elif (source / "body").is_dir():
+        characters, clips = compose(source, size)
     else:
         raise DataError(
-            f"{str(place)!r} holds neither prepared arrays (labels.npz and walk_front.npy.xz, ...) nor folders of "
+            f"{str(source)!r} holds neither prepared arrays (labels.npz and walk_front.npy.xz, ...) nor folders of "
             f"sheets ({', '.join(LAYERS)}). Give the folder that does as folder=..."
         )
     order = np.random.RandomState(SEED_OF_SPLIT).permutation(CHARACTERS)  # the split others use
@@ -104,7 +104,7 @@ def load(
     return Dataset.of(
         INFO,
         splits,
-        {"folder": str(place.absolute()), "valid": valid, "size": size, "seed": seed},
+        {"folder": str(source.absolute()), "valid": valid, "size": size, "seed": seed},
         categorical={"action": ACTIONS, **{name: tuple(str(i) for i in range(VALUES)) for name in ATTRIBUTES}},
     )
 
@@ -182,14 +182,14 @@ def _sheets(folder: Path, count: int) -> list[Array]:
     paths = sorted(folder.glob("*.png"), key=lambda p: (len(p.stem), p.stem))[:count]
     if len(paths) < count:
         raise DataError(f"{str(folder)!r} holds {len(paths)} PNG sheets; {count} are needed.")
-    found = []
+    sheets = []
     for path in paths:
         with open_picture(path) as picture:
             sheet = np.asarray(picture.convert("RGBA"))
         if sheet.shape[:2] != SHEET:
             raise DataError(f"{str(path)!r} has {sheet.shape[1]} x {sheet.shape[0]} pixels; a sheet has 832 x 1344.")
-        found.append(sheet)
-    return found
+        sheets.append(sheet)
+    return sheets
 
 
 def _cut(sheet: Array) -> Array:

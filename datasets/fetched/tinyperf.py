@@ -1,7 +1,7 @@
 """Tinyperf: five-second performances on a phone's touch screen, recorded by the MicroJam app.
 
 A step is (x, y, dt): where the finger is, as a fraction of the screen, and the seconds since the touch before; 0 for
-the first. A `dt` above 0.1 s is a new tap, a shorter one goes on with a swipe. Coordinates lie on the devices' grids
+the first. A `dt` above 0.1 s is a new tap, a shorter one continues a swipe. Coordinates lie on the devices' grids
 (about 1/600 to 1/700), and 15 % of the steps repeat x exactly: compare models by the probability of cells of 1/1000,
 not by densities, which have no upper bound here.
 
@@ -60,8 +60,8 @@ def load(
 
     folder = sequences.folder_of("tinyperf", root)
     if (folder / ORIGINAL).is_file() and not (folder / "train.npz").is_file():
-        found = object_arrays.read(folder / ORIGINAL)
-        rows = next((value for value in found.values() if isinstance(value, list)), None)
+        content = object_arrays.read(folder / ORIGINAL)
+        rows = next((value for value in content.values() if isinstance(value, list)), None)
         if rows is None:
             raise DataError(f"{str(folder / ORIGINAL)!r} holds no list of performances.")
         order = stream(seed, "tinyperf").permutation(len(rows))

@@ -200,14 +200,14 @@ def _standing(
     for c in range(each):
         assert colour is not None
         radius = thin + (thick - thin) * size[:, c, 0]
-        place = middle + spread * (2 * unit[:, c] - 1)  # (count, 32, 2)
-        free = np.ones(place.shape[:2], dtype=bool)
+        centre = middle + spread * (2 * unit[:, c] - 1)  # (count, 32, 2)
+        free = np.ones(centre.shape[:2], dtype=bool)
         for earlier in range(c):
-            gap = np.hypot(*(place[..., k] - out[:, None, earlier, k] for k in (0, 1)))
+            gap = np.hypot(*(centre[..., k] - out[:, None, earlier, k] for k in (0, 1)))
             free &= (gap > (radius + out[:, earlier, 2])[:, None] + 0.02) | (out[:, None, earlier, 4] < 0)
         first = np.argmax(free, axis=1)
         rows = np.arange(count)
-        out[:, c, :2] = place[rows, first]
+        out[:, c, :2] = centre[rows, first]
         out[:, c, 2] = radius
         out[:, c, 3] = short + (tall - short) * size[:, c, 1]
         out[:, c, 4] = np.where(free[rows, first], colour[:, c].astype(np.float32), -1.0)

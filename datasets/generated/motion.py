@@ -1,4 +1,4 @@
-"""How objects move across a canvas, bounce, come and go and hide each other; and the films made of them.
+"""How objects move across a canvas, bounce, come and go and hide each other; and the clips made of them.
 
 Position, velocity and acceleration per axis; at the bounds velocity and acceleration turn round.
 """
@@ -123,7 +123,7 @@ def _cut(picture: Array) -> Array:
     return picture[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
-def films(
+def clips(
     rows: int,
     templates: Templates,
     motion: Motion,
@@ -136,7 +136,7 @@ def films(
     seed: int = 0,
     part: str = "train",
 ) -> dict[str, Array]:
-    """Make films of some templates; arguments and result as for `load`, film i the same however many there are."""
+    """Make clips of some templates; arguments and result as for `load`, clip i the same however many there are."""
     most = max(max(counts), 1)
     draw = {
         name: stream(seed, "moving_digits", part, name)
@@ -168,7 +168,7 @@ def films(
 
 
 def _distinct(uniform: Array, count: int) -> Array:
-    """Pictures for each film, no picture twice in one (where there are enough)."""
+    """Pictures for each clip, no picture twice in one (where there are enough)."""
     most = uniform.shape[1]
     chosen = (uniform * count).astype(int)
     for j in range(1, most if count >= most else 0):
@@ -200,20 +200,22 @@ def _move(
     fastest, strongest = motion.pace
     low = -extent / 2 if motion.bounds == "centre" else np.zeros_like(extent)
     high = {"inside": canvas - extent, "topleft": 0 * extent + canvas, "centre": canvas - extent / 2}[motion.bounds]
-    place = start.copy()
+    position = start.copy()
     speed = fastest * (2 * uniform[:, 0] - 1)
     push = strongest * (2 * uniform[:, 1] - 1)
     kicks = motion.noise * noise.standard_normal((len(start), frames, *start.shape[1:]))
     out = np.empty((len(start), frames, *start.shape[1:]))
     for t in range(frames):
-        out[:, t] = place
-        place = place + speed
+        out[:, t] = position
+        position = position + speed
         speed = speed + push
         push = push + kicks[:, t]
-        outside = (place < low) | (place > high)
+        outside = (position < low) | (position > high)
         speed, push = np.where(outside, -speed, speed), np.where(outside, -push, push)
-        place = np.clip(
-            np.where(place < low, 2 * low - place, np.where(place > high, 2 * high - place, place)), low, high
+        position = np.clip(
+            np.where(position < low, 2 * low - position, np.where(position > high, 2 * high - position, position)),
+            low,
+            high,
         )
         speed, push = np.clip(speed, -fastest, fastest), np.clip(push, -strongest, strongest)
     return out
@@ -263,14 +265,14 @@ def _draw_some(pixels: Array, corner: Array, alive: Array, canvas: int, occlusio
     sheets = [np.zeros((rows * frames, wide * wide), np.uint8) for _ in colours]
     offset = (np.arange(side)[:, None] * wide + np.arange(side)).ravel()
     for j in range(most):
-        film, frame = np.nonzero(alive[:, :, j])
-        if not len(film):
+        clip, frame = np.nonzero(alive[:, :, j])
+        if not len(clip):
             continue
-        at = np.clip(corner[film, frame, j] + side, 0, canvas + side)
-        flat = ((film * frames + frame) * wide * wide + at[:, 0] * wide + at[:, 1])[:, None] + offset
-        piece = pixels[film, j].reshape(len(film), -1)
+        at = np.clip(corner[clip, frame, j] + side, 0, canvas + side)
+        flat = ((clip * frames + frame) * wide * wide + at[:, 0] * wide + at[:, 1])[:, None] + offset
+        piece = pixels[clip, j].reshape(len(clip), -1)
         for sheet, c in zip(sheets, colours, strict=True):
-            painted = piece if c is None or paint is None else (piece * paint[film, j, c][:, None]).astype(np.uint8)
+            painted = piece if c is None or paint is None else (piece * paint[clip, j, c][:, None]).astype(np.uint8)
             ground = sheet.reshape(-1)
             old = ground[flat]
             if occlusion == "max":

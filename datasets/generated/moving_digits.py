@@ -1,13 +1,13 @@
-"""Moving digits: short films of handwritten digits that drift, accelerate and bounce, with boxes and identities.
+"""Moving digits: short clips of handwritten digits that drift, accelerate and bounce, with boxes and identities.
 
 The set on which SQAIR was published (Kosiorek, Kim, Posner and Teh, *Sequential Attend, Infer, Repeat*, NeurIPS 2018):
-none, one or two digits per film on a canvas of 50 x 50; position, velocity and acceleration per axis; at the bounds
+none, one or two digits per clip on a canvas of 50 x 50; position, velocity and acceleration per axis; at the bounds
 velocity and acceleration turn round. The published protocol (`bounds="topleft"`) keeps the box's top left corner on
 the canvas, so that a digit may leave it through the right and the lower edge although it still counts;
 `bounds="inside"` keeps the whole box visible and moves more gently.
 
 Digits come from scikit-learn's 8 x 8 pictures, enlarged (`source="digits"`), or from MNIST (`source="mnist"`), each
-cut to its bounding box. Training, validation and test films show different digits.
+cut to its bounding box. Training, validation and test clips show different digits.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from typing import Literal
 import numpy as np
 
 from phlogiston.datasets.base import Array, Dataset, Info, Split, sized_parts
-from phlogiston.datasets.generated.motion import OCCLUSION, SEQUENCES, Motion, Templates, films, prepare_templates
+from phlogiston.datasets.generated.motion import OCCLUSION, SEQUENCES, Motion, Templates, clips, prepare_templates
 from phlogiston.errors import DataError, unknown_name
 
 INFO = Info(
     name="moving_digits",
-    title="films of none, one or two moving digits, with counts, boxes and identities",
+    title="clips of none, one or two moving digits, with counts, boxes and identities",
     kind="built in",
     licence="digits: CC BY 4.0 (UCI Machine Learning Repository), shipped inside scikit-learn; MNIST: CC BY-SA 3.0",
     rows="8,000 / 256 / 256",
@@ -53,13 +53,13 @@ def load(
     colour: bool = False,
     seed: int = 0,
 ) -> Dataset:
-    """Make films.
+    """Make clips.
 
     Args:
         root: folder of MNIST's files, for `source="mnist"`.
-        sizes: films for training, validation and test.
+        sizes: clips for training, validation and test.
         source: whose digits.
-        frames: frames per film.
+        frames: frames per clip.
         canvas: height and width in pixels.
         counts: numbers of digits to draw from, all equally likely.
         bounds: what stays on the canvas, see `Motion`.
@@ -73,10 +73,10 @@ def load(
         seed: of everything.
 
     Returns:
-        Splits with `x` uint8 (films, frames, canvas, canvas), or (films, frames, 3, canvas, canvas) in colour; `count`
-        int64 (films, frames); `boxes` float32 (films, frames, digits, 4) as y, x, height, width in pixels; `present`
-        bool and `visible` float32 (films, frames, digits), the share of the box on the canvas; `ids` and `label` int64
-        (films, digits), -1 where there is no such digit.
+        Splits with `x` uint8 (clips, frames, canvas, canvas), or (clips, frames, 3, canvas, canvas) in colour; `count`
+        int64 (clips, frames); `boxes` float32 (clips, frames, digits, 4) as y, x, height, width in pixels; `present`
+        bool and `visible` float32 (clips, frames, digits), the share of the box on the canvas; `ids` and `label` int64
+        (clips, digits), -1 where there is no such digit.
 
     Raises:
         DataError: options out of range, or digits larger than the canvas.
@@ -93,11 +93,11 @@ def load(
         raise DataError(f"turnover={turnover}: a probability is expected.")
     motion = Motion(bounds, speed, acceleration, noise)
     parts = []
-    for (name, rows), (pictures, labels) in zip(sized_parts(sizes, "films"), _pictures(source, root), strict=True):
+    for (name, rows), (pictures, labels) in zip(sized_parts(sizes, "clips"), _pictures(source, root), strict=True):
         templates = prepare_templates(pictures, labels, scale, canvas)
         parts.append(
             Split(
-                films(rows, templates, motion, frames, canvas, counts, occlusion, turnover, colour, seed, name),
+                clips(rows, templates, motion, frames, canvas, counts, occlusion, turnover, colour, seed, name),
                 sequences=SEQUENCES,
             )
         )
@@ -127,21 +127,21 @@ def load(
 def endless(
     templates: Templates, batch: int, motion: Motion | None = None, *, frames: int = 10, canvas: int = 50, seed: int = 0
 ) -> Iterator[dict[str, Array]]:
-    """Yield batches of fresh films for ever.
+    """Yield batches of fresh clips for ever.
 
     Args:
         templates: what `prepare_templates` makes.
-        batch: films per batch.
+        batch: clips per batch.
         motion: how they move.
-        frames: frames per film.
+        frames: frames per clip.
         canvas: side in pixels.
         seed: of the stream.
     """
-    place = 0
+    step = 0
     while True:
-        part = f"endless {place}"
-        yield films(batch, templates, motion or Motion(), frames, canvas, (0, 1, 2), "max", 0.0, False, seed, part)
-        place += 1
+        part = f"endless {step}"
+        yield clips(batch, templates, motion or Motion(), frames, canvas, (0, 1, 2), "max", 0.0, False, seed, part)
+        step += 1
 
 
 def _pictures(source: str, root: str | PathLike[str] | None) -> list[tuple[Array, Array]]:
@@ -156,7 +156,7 @@ def _pictures(source: str, root: str | PathLike[str] | None) -> list[tuple[Array
 
         data = digits.load(dequantise=False)
         shape = (8, 8)
-    found = []
+    result = []
     for split in (data.train, data.valid, data.test):
         pictures = split.numpy("x").reshape(-1, *shape)
         if source == "digits":
@@ -164,5 +164,5 @@ def _pictures(source: str, root: str | PathLike[str] | None) -> list[tuple[Array
 
             pictures = np.clip(zoom(pictures, (1, 2.6, 2.6), order=3, grid_mode=True, mode="grid-constant"), 0, 1)
             pictures[pictures < 0.06] = 0.0  # ringing of the splines
-        found.append((pictures, split.numpy("label")))
-    return found
+        result.append((pictures, split.numpy("label")))
+    return result

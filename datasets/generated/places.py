@@ -47,12 +47,12 @@ def circling(plans: FloorPlans, views: int, seed: int, part: str, *, radius: flo
 def photograph(plans: FloorPlans, poses: Array, size: int) -> Split:
     """Render every view of every place; poses (places, views, 6)."""
     count, views = poses.shape[:2]
-    found = render(plans, np.repeat(np.arange(count), views), poses.reshape(-1, poses.shape[-1]), size)
+    result = render(plans, np.repeat(np.arange(count), views), poses.reshape(-1, poses.shape[-1]), size)
     return Split(
         {
-            "images": found.images.reshape(count, views, size, size, 3),
+            "images": result.images.reshape(count, views, size, size, 3),
             "poses": poses,
-            "depth": found.depth.reshape(count, views, *found.depth.shape[1:]),
+            "depth": result.depth.reshape(count, views, *result.depth.shape[1:]),
             "map": plans.maps(),
         }
     )

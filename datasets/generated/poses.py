@@ -176,17 +176,17 @@ def jacobian(root: Array, angles: Array) -> Array:
         ShapeError: the last axes are not 2 and 16.
     """
     position, _ = _kinematics(root, angles)
-    found = np.zeros(position.shape + (2 + len(JOINTS),))
-    found[..., 0, 0] = found[..., 1, 1] = 1.0
+    result = np.zeros(position.shape + (2 + len(JOINTS),))
+    result[..., 0, 0] = result[..., 1, 1] = 1.0
     for i, joint in enumerate(JOINTS):
         up = joint.parent
         while up:
             turning = NAMES.index(up)
             arm = position[..., i, :] - position[..., turning, :]
-            found[..., i, 0, 2 + turning] = arm[..., 1]  # clockwise
-            found[..., i, 1, 2 + turning] = -arm[..., 0]
+            result[..., i, 0, 2 + turning] = arm[..., 1]  # clockwise
+            result[..., i, 1, 2 + turning] = -arm[..., 0]
             up = JOINTS[turning].parent
-    return found
+    return result
 
 
 def _kinematics(root: Array, angles: Array) -> tuple[Array, Array]:

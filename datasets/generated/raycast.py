@@ -185,8 +185,8 @@ def _walls(plans: FloorPlans, scene: Array, ox: Array, oy: Array, dx: Array, dy:
     inner = np.clip(lines - positive, 0, cells - 1)  # the cell the wall is seen from
     i, j = np.where(facing == 0, inner, places), np.where(facing == 0, places, inner)
     material = plans.walls[where, i, j, facing * 2 + positive]
-    place = np.where(facing == 0, oy + best * dy, ox + best * dx)
-    u = ((place - low) * np.float32(plans.texels)).astype(np.int32) & (TEXELS - 1)
+    reached = np.where(facing == 0, oy + best * dy, ox + best * dx)
+    u = ((reached - low) * np.float32(plans.texels)).astype(np.int32) & (TEXELS - 1)
     return best, (material.astype(np.int32) * 2 + facing) * (TEXELS * TEXELS) + u
 
 

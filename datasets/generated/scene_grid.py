@@ -3,7 +3,7 @@
 `SceneGrid` turns a split of scenes into what the scene model is trained on: each batch draws a side (single scenes, or
 2 x 2 of them under one memory), shifts poses to where their scene lies in the grid, and draws which photographs are
 seen and which are queried, separately for every scene. All randomness comes from torch's default generator, which the
-engine seeds anew for every step.
+engine reseeds at every step.
 
 Symmetries augment small data: a scene rotated by a quarter turn, or mirrored, is a scene like any other. A rotation
 changes poses only, a mirror exchanges left and right of every photograph (`turned`).

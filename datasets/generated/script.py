@@ -108,14 +108,14 @@ def load(
         raise DataError(f"letters is {letters}; expected fewest and most, between 1 and {MOST_LETTERS}.")
     parts, extra = {}, {}
     for part, n in named:
-        found = [_line(seed, part, i, letters) for i in range(n)]
-        parts[part] = [row for row, _, _, _ in found]
+        drawn = [_line(seed, part, i, letters) for i in range(n)]
+        parts[part] = [row for row, _, _, _ in drawn]
         text = np.full((n, MOST_LETTERS), -1, dtype=np.int64)
         position = np.full((n, MOST_POINTS), -1, dtype=np.int64)
-        for i, (_, words, place, _) in enumerate(found):
+        for i, (_, words, index, _) in enumerate(drawn):
             text[i, : len(words)] = encode(words)
-            position[i, : len(place)] = place
-        style = np.array([s for _, _, _, s in found], dtype=np.float32).reshape(n, len(STYLE))
+            position[i, : len(index)] = index
+        style = np.array([s for _, _, _, s in drawn], dtype=np.float32).reshape(n, len(STYLE))
         extra[part] = {"text": text, "position": position, "style": style}
     options = {"sizes": sizes, "letters": letters, "seed": seed}
     return sequences.dataset(
@@ -152,9 +152,9 @@ def _line(seed: int, part: str, i: int, letters: tuple[int, int]) -> tuple[Array
     codes = random.integers(1, len(ALPHABET), count)
     gaps = random.random(count) < 0.12
     text = "".join(ALPHABET[c] for c in codes)
-    for place in range(1, count - 1):
-        if gaps[place] and text[place - 1] != " ":
-            text = f"{text[:place]} {text[place + 1 :]}"
+    for index in range(1, count - 1):
+        if gaps[index] and text[index - 1] != " ":
+            text = f"{text[:index]} {text[index + 1 :]}"
     style = np.array(
         [random.uniform(-0.4, 0.4), np.exp(0.12 * random.standard_normal()), random.uniform(0.85, 1.2),
          random.uniform(0.005, 0.025)]
@@ -168,7 +168,7 @@ def _write(text: str, style: Array, random: np.random.Generator) -> tuple[Array,
     strokes: list[Array] = []
     letters: list[Array] = []
     at = 0.0
-    for place, letter in enumerate(text):
+    for index, letter in enumerate(text):
         if letter == " ":
             at += 0.9
             continue
@@ -178,7 +178,7 @@ def _write(text: str, style: Array, random: np.random.Generator) -> tuple[Array,
             points = glyph(letter, stroke, speed) * [width, 1.0]
             ends = max(ends, float(points[:, 0].max()))
             strokes.append(points + [at, 0.0])
-            letters.append(np.full(len(points), place))
+            letters.append(np.full(len(points), index))
         at += ends + random.uniform(0.25, 0.4)
     points = np.concatenate(strokes)
     points = points + tremor * random.standard_normal(points.shape)

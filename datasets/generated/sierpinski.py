@@ -75,7 +75,7 @@ def load(
         {"n": n, "valid": valid, "test": test, "seed": seed},
         columns=("x0", "x1"),
         truth=None if n is None else partial(true_log_prob, depth=DEPTH),
-        notes="datasets.sierpinski.cell(points, depth=5) tells in which of the 3^5 = 243 triangles a point lies.",
+        notes="datasets.sierpinski.cell(points, depth=5) returns in which of the 3^5 = 243 triangles a point lies.",
     )
 
 
@@ -106,7 +106,7 @@ def draw(n: int, seed: int = 0, depth: int = DEPTH) -> Array:
 
 
 def cell(points: Array, depth: int = 5) -> Array:
-    """Tell in which of the 3^depth triangles each point lies.
+    """Return in which of the 3^depth triangles each point lies.
 
     A point outside the triangles (in a hole, or beyond the rim) goes to the nearest sub-triangle at every division.
 

@@ -114,7 +114,7 @@ def true_log_prob(x: Array, noise_sd: float = 0.1) -> Array:
 def _log_integral(x: Array, panels: _Panels, half_precision: float) -> Array:
     """Integrate exp(-half_precision |x - curve|^2) over the angle's density; the log of it, (n,).
 
-    Only panels that can hold more than e^-32 of a row's largest contribution are looked at: a few per cent of them.
+    Only panels that can hold more than e^-32 of a row's largest contribution are evaluated: a few per cent of them.
     """
     distance = np.hypot(x[:, :1] - panels.middle[:, 0], x[:, 1:] - panels.middle[:, 1])  # (n, panels)
     most = -half_precision * np.maximum(distance - panels.reach, 0.0) ** 2
@@ -129,7 +129,7 @@ def _log_integral(x: Array, panels: _Panels, half_precision: float) -> Array:
 
 
 class _Panels(NamedTuple):
-    """Pieces of the curve with the nodes of a Gauss-Legendre rule on each.
+    """Segments of the curve with the nodes of a Gauss-Legendre rule on each.
 
     Attributes:
         nodes: points on the curve (panels, order, 2).

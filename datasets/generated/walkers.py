@@ -1,6 +1,6 @@
 """Walkers: people as articulated blobs who enter a scene at one side, cross it and leave at the other.
 
-A stand-in for films of pedestrians (Kosiorek et al., *Sequential Attend, Infer, Repeat*, 2018, section 4.2, used a set
+A stand-in for clips of pedestrians (Kosiorek et al., *Sequential Attend, Infer, Repeat*, 2018, section 4.2, used a set
 that its authors have since withdrawn): objects higher than wide, that change shape while they move, come and go, and
 overlap. Boxes, identities and visibility are known.
 """
@@ -16,7 +16,7 @@ from phlogiston.errors import DataError
 
 INFO = Info(
     name="walkers",
-    title="films of people who enter, cross and leave, with counts, boxes and identities",
+    title="clips of people who enter, cross and leave, with counts, boxes and identities",
     kind="built in",
     licence="none: drawn by code",
     rows="512 / 64 / 64",
@@ -41,25 +41,25 @@ def load(
     noise: float = 0.0,
     seed: int = 0,
 ) -> Dataset:
-    """Draw films.
+    """Draw clips.
 
     Args:
         root: unused.
-        sizes: films for training, validation and test.
-        frames: frames per film.
+        sizes: clips for training, validation and test.
+        frames: frames per clip.
         height: of a frame, pixels.
         width: of a frame, pixels.
-        most: most people in a film, over all its frames.
+        most: most people in a clip, over all its frames.
         speed: least and largest speed, pixels per frame.
-        background: `"black"`, or `"street"`, the same fixed pattern in all films.
+        background: `"black"`, or `"street"`, the same fixed pattern in all clips.
         colour: dress everybody differently; frames then have three channels.
         noise: standard deviation of the camera's noise, as a share of white.
         seed: of everything.
 
     Returns:
-        Splits with `x` uint8 (films, frames, [3,] height, width); `count` int64 (films, frames), people of whom at
-        least a quarter is visible; `boxes` float32 (films, frames, people, 4) as y, x, height, width in pixels;
-        `present` bool and `visible` float32 (films, frames, people); `ids` int64 (films, people).
+        Splits with `x` uint8 (clips, frames, [3,] height, width); `count` int64 (clips, frames), people of whom at
+        least a quarter is visible; `boxes` float32 (clips, frames, people, 4) as y, x, height, width in pixels;
+        `present` bool and `visible` float32 (clips, frames, people); `ids` int64 (clips, people).
 
     Raises:
         DataError: options out of range.
@@ -75,10 +75,10 @@ def load(
         raise DataError(f"speed={speed}: two positive numbers, the lesser first, are expected.")
     parts = [
         Split(
-            films(n, frames, height, width, most, speed, background, colour, noise, seed, part),
+            clips(n, frames, height, width, most, speed, background, colour, noise, seed, part),
             sequences=("x", "count", "boxes", "present", "visible"),
         )
-        for part, n in sized_parts(sizes, "films")
+        for part, n in sized_parts(sizes, "clips")
     ]
     return Dataset.of(
         INFO,
@@ -107,7 +107,7 @@ def street(height: int, width: int) -> Array:
     return np.where(post, 0.45, np.where(windows, 0.32, ground))
 
 
-def films(
+def clips(
     rows: int,
     frames: int,
     height: int,
@@ -120,7 +120,7 @@ def films(
     seed: int = 0,
     part: str = "train",
 ) -> dict[str, Array]:
-    """Draw films; arguments and result as for `load`, film i the same however many there are."""
+    """Draw clips; arguments and result as for `load`, clip i the same however many there are."""
     draw = {name: stream(seed, "walkers", part, name) for name in ("count", "walk", "look", "noise")}
     number = (draw["count"].random(rows) * (most + 1)).astype(int)
     there = np.arange(most) < number[:, None]

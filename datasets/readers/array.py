@@ -41,7 +41,7 @@ INFO = Info(
 )
 
 SHOWN = 20
-"""Columns whose ranges are told."""
+"""Columns whose ranges are reported."""
 GLANCE = 2000
 """Rows by which it is seen whether nearly all values of a column differ."""
 SEARCHED = 4096
@@ -81,7 +81,7 @@ def load(
         columns: use only these columns.
         names: names for the columns of data that bring none.
         categorical: columns of numbers that are categories.
-        weight: the column that holds row weights; an array called `weight` in an npz file is taken without being told.
+        weight: the column that holds row weights; an array called `weight` in an npz file is used by default.
         header: whether the first csv line holds names; by default it does where it has text above numbers, or years
             (or 0, 1, 2, ...) above other numbers.
         delimiter: of csv fields; by default what cuts all lines into equally many fields.
@@ -145,7 +145,7 @@ def load(
         decisions=(
             *dict.fromkeys(d for part in prepared for d in part.decisions),
             *tell_aside(aside, train_part.source),
-            *_told(prepared),
+            *_decided(prepared),
         ),
         frame=train_part.frame,
     )
@@ -175,7 +175,7 @@ def whole(data: Any, numeric: Collection[str] = ()) -> tuple[Split, Meta]:
         categorical=labels,
         image_shape=table.image_shape,
         units=table.units,
-        decisions=(*table.decisions, *tell_aside(aside, table.source), *_told([table])),
+        decisions=(*table.decisions, *tell_aside(aside, table.source), *_decided([table])),
         frame=table.frame,
     )
     return split, meta
@@ -236,35 +236,39 @@ def lacks_some(x: Array) -> bool:
     return not np.isfinite(x.sum()) and bool(np.isnan(x).any())
 
 
-def _told(parts: Sequence[Table]) -> list[Decision]:
-    """What was found about the range of columns, and about missing and wild entries."""
-    told: list[Decision] = []
+def _decided(parts: Sequence[Table]) -> list[Decision]:
+    """What was decided about the range of columns, and about missing and wild entries."""
+    decisions: list[Decision] = []
     first = parts[0]
     for j, name in enumerate(first.names[:SHOWN] if first.image_shape is None else ()):
         known = np.concatenate([part.x[:, j] for part in parts]) if len(parts) > 1 else first.x[:, j]
         if not np.isfinite(known.sum()):
             known = known[np.isfinite(known)]
         if len(known):
-            told.append(Decision("range", f"{name}: {_range(known)}", f"categorical={name}"))
+            decisions.append(Decision("range", f"{name}: {_range(known)}", f"categorical={name}"))
     if first.image_shape is None and len(first.names) > SHOWN:
-        told.append(Decision("range", f"and {len(first.names) - SHOWN} more columns"))
+        decisions.append(Decision("range", f"and {len(first.names) - SHOWN} more columns"))
     missing = sum(int(np.isnan(part.x).sum()) for part in parts if lacks_some(part.x))
     if missing:
         count = sum(part.x.size for part in parts)
-        told.append(Decision("missing", f"{missing:,} of {count:,} entries of x: an empty field, ?, NA, NaN or a mask"))
+        decisions.append(
+            Decision("missing", f"{missing:,} of {count:,} entries of x: an empty field, ?, NA, NaN or a mask")
+        )
     if first.image_shape is None and len(first.names) > SEARCHED:
-        told.append(Decision("wild", f"not looked for here in {len(first.names) - SEARCHED:,} columns; training does"))
+        decisions.append(
+            Decision("wild", f"not looked for here in {len(first.names) - SEARCHED:,} columns; training does")
+        )
     for part in parts:
         for j, name in enumerate(part.names[:SEARCHED] if part.image_shape is None else ()):
             for cell in wild_cells(part.x[:, j]):
-                told.append(
+                decisions.append(
                     Decision(
                         "wild",
                         f"column {name!r}, row {cell.row}: {cell.value:.6g} is {cell.sds:.3g} standard deviations from "
                         "the rest; its column is standardised without it",
                     )
                 )
-    return told
+    return decisions
 
 
 def _range(known: Array) -> str:
@@ -320,10 +324,10 @@ class _Reader:
 
 
 def _prepare(table: Table, columns: tuple[str, ...] | None, categorical: Sequence[str], weight: str | None) -> Table:
-    """Move categories and the weight out of `x`, and keep the columns asked for."""
+    """Move categories and the weight out of `x`, and keep the requested columns."""
     known = (*table.names, *table.text, *table.extra)
-    asked = _names(categorical)
-    for name in (*(columns or ()), *asked, *((weight,) if weight else ())):
+    requested = _names(categorical)
+    for name in (*(columns or ()), *requested, *((weight,) if weight else ())):
         if name not in known:
             raise unknown_name(f"column of {table.source}", name, known)
     extra, text, decisions = dict(table.extra), dict(table.text), list(table.decisions)
@@ -333,16 +337,16 @@ def _prepare(table: Table, columns: tuple[str, ...] | None, categorical: Sequenc
         extra["weight"] = extra.pop(weight)
     elif weight:
         raise DataError(f"{table.source}: column {weight!r} holds text and cannot weight rows.")
-    for name in asked:
+    for name in requested:
         if name in table.names:
             values = table.x[:, table.names.index(name)]
             text[name] = [None if np.isnan(value) else f"{value:.15g}" for value in values]
             decisions.append(Decision("labels", f"column {name!r}: {len(set(text[name]) - {None})} categories"))
     kept = [
-        i for i, n in enumerate(table.names) if n not in asked and n != weight and (columns is None or n in columns)
+        i for i, n in enumerate(table.names) if n not in requested and n != weight and (columns is None or n in columns)
     ]
     if columns is not None:
-        text = {name: entries for name, entries in text.items() if name in columns or name in asked}
+        text = {name: entries for name, entries in text.items() if name in columns or name in requested}
     if not kept:
         raise DataError(f"{table.source} has no numeric columns left (text: {sorted(text)}). At least one is needed.")
     for name in text:

@@ -60,8 +60,8 @@ def read(data: Any, root: Any, layout: str) -> tuple[str, Tables, Labels, list[D
         return (str(path), *_tables({part: (str(file), _arrays(file)) for part, file in files.items()}, layout))
     if path.suffix.lower() in (".npz", ".npy"):
         return (str(path), *_tables({"all": (str(path), _arrays(path))}, layout))
-    table, labels, told = read_videos(path)
-    return str(path), {"all": table}, labels, told
+    table, labels, decisions = read_videos(path)
+    return str(path), {"all": table}, labels, decisions
 
 
 def _plain(value: Any) -> Any:
@@ -87,20 +87,20 @@ def _tables(sources: Mapping[str, tuple[str, dict[str, Any]]], layout: str) -> t
     """Bring the arrays of every part into form; the order of axes is decided once, by the first part."""
     tables: Tables = {}
     labels: Labels = {}
-    told: list[Decision] = []
+    decisions: list[Decision] = []
     for part, (source, arrays) in sources.items():
         key = clips_key({name: shape_of(value) for name, value in arrays.items()})
         key = "frames" if "frames" in arrays else key
         if key is None:
             raise DataError(f"{source} holds {sorted(arrays)}; clips need an array 'frames' (rows, T, H, W, C).")
-        layout, clips, found = _laid_out(arrays[key], layout, source)
+        layout, clips, decided = _laid_out(arrays[key], layout, source)
         rest = {name: value for name, value in arrays.items() if name not in (key, "frames")}
         if layout.startswith("TN") and "mask" in rest and np.shape(rest["mask"]) == np.shape(arrays[key])[:2]:
             rest["mask"] = np.asarray(rest["mask"]).T
         tables[part], names, more = _table({"frames": clips, **rest}, source)
         labels = {**names, **labels}
-        told += [decision for decision in (*found, *more) if decision.topic not in {d.topic for d in told}]
-    return tables, labels, told
+        decisions += [decision for decision in (*decided, *more) if decision.topic not in {d.topic for d in decisions}]
+    return tables, labels, decisions
 
 
 def _laid_out(frames: Any, layout: str, source: str) -> tuple[str, Any, list[Decision]]:
@@ -158,10 +158,12 @@ def _table(arrays: dict[str, Any], source: str) -> tuple[dict[str, Any], Labels,
         for key, value in table.items()
         if key not in ("frames", "mask", "group")
     }
-    told = [Decision("labels", ", ".join(f"{key}: {len(n)} values" for key, n in labels.items()))] if labels else []
+    decisions = (
+        [Decision("labels", ", ".join(f"{key}: {len(n)} values" for key, n in labels.items()))] if labels else []
+    )
     if unused:
-        told.append(Decision("left out", f"no labels, mask or group: {'; '.join(unused)}"))
-    return table, labels, told
+        decisions.append(Decision("left out", f"no labels, mask or group: {'; '.join(unused)}"))
+    return table, labels, decisions
 
 
 def _names(value: Any, source: str) -> dict[str, Sequence[str]]:
@@ -184,8 +186,8 @@ def _codes(array: Array, what: str) -> tuple[Array | None, tuple[str, ...]]:
     if array.ndim != 1:
         return None, ()
     if array.dtype.kind in "US":
-        found, codes = np.unique(array.astype(str), return_inverse=True)
-        return codes.reshape(-1).astype(np.int64), tuple(found.tolist())
+        categories, codes = np.unique(array.astype(str), return_inverse=True)
+        return codes.reshape(-1).astype(np.int64), tuple(categories.tolist())
     if array.dtype.kind == "f" and not (np.isfinite(array).all() and (array == np.round(array)).all()):
         return None, ()
     if array.dtype.kind not in "iufb":
@@ -202,18 +204,18 @@ def read_videos(path: Path) -> tuple[dict[str, Any], Labels, list[Decision]]:
         raise DataError(f"there is no file or folder {str(path)!r}.")
     files = [path] if path.is_file() else pictures.videos_of(path)
     if not files:
-        raise DataError(f"{str(path)!r} holds no films; readable: {', '.join(pictures.VIDEOS)}.")
+        raise DataError(f"{str(path)!r} holds no videos; readable: {', '.join(pictures.VIDEOS)}.")
     skipped = Skipped("videos")
     clips, read = [], []
     for file in files:
-        film = skipped.read(str(file.relative_to(path)) if path.is_dir() else file.name, read_video, file)
-        if film is not None:
-            clips.append(film)
+        video = skipped.read(str(file.relative_to(path)) if path.is_dir() else file.name, read_video, file)
+        if video is not None:
+            clips.append(video)
             read.append(file)
-    told = list(skipped.decisions())
+    decisions = list(skipped.decisions())
     kinds = sorted({file.parent.name for file in read})
     if path.is_file() or len(kinds) < 2:
-        return {"frames": clips, "encoded": True}, {}, told
-    told.append(Decision("labels", f"the folders' names: {len(kinds)} in 'action'"))
+        return {"frames": clips, "encoded": True}, {}, decisions
+    decisions.append(Decision("labels", f"the folders' names: {len(kinds)} in 'action'"))
     codes = np.array([kinds.index(file.parent.name) for file in read])
-    return {"frames": clips, "action": codes, "encoded": True}, {"action": tuple(kinds)}, told
+    return {"frames": clips, "action": codes, "encoded": True}, {"action": tuple(kinds)}, decisions

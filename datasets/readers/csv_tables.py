@@ -29,7 +29,7 @@ class Columns:
         text: name -> entries, None where missing.
         units: name -> unit of numbers that were dates.
         aside: name -> why the column says nothing about rows and is left out.
-        told: what was decided.
+        decisions: what was decided.
     """
 
     rows: int
@@ -37,7 +37,7 @@ class Columns:
     text: dict[str, list[str | None]] = field(default_factory=dict)
     units: dict[str, str] = field(default_factory=dict)
     aside: dict[str, str] = field(default_factory=dict)
-    told: list[Decision] = field(default_factory=list)
+    decisions: list[Decision] = field(default_factory=list)
 
 
 def read_csv(
@@ -94,25 +94,27 @@ def _read(
     guessed: bool = False,
 ) -> Columns:
     layout = layout_of(path, delimiter, encoding)
-    told = [Decision("fields", f"separated by {DELIMITERS.get(layout.delimiter, layout.delimiter)}", "delimiter=|")]
+    decisions = [
+        Decision("fields", f"separated by {DELIMITERS.get(layout.delimiter, layout.delimiter)}", "delimiter=|")
+    ]
     if guessed or layout.encoding not in ("utf-8", "utf-8-sig"):
         doubt = ", for it is no Unicode; other letters mean another encoding" if guessed else ""
-        told.append(Decision("encoding", f"{layout.encoding}{doubt}", "encoding=latin-1"))
+        decisions.append(Decision("encoding", f"{layout.encoding}{doubt}", "encoding=latin-1"))
     named = is_header(layout.first, layout.sample) if header is None else header
     fields = Fields(layout, named, _common_decimal(layout, decimal), settled=header is not None)
     named = fields.header if header is None else header
     if header is None:
         words = "the first line holds names" if named else "no line of names"
-        told.append(Decision("header", words, f"header={'false' if named else 'true'}"))
+        decisions.append(Decision("header", words, f"header={'false' if named else 'true'}"))
     names = [entry or f"x{j}" for j, entry in enumerate(layout.first)] if named else _numbered(layout.width)
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise DataError(f"{str(path)!r}: column {twice!r} appears {names.count(twice)} times. Names must differ.")
     if raw is not None:
         raw |= {names[j]: entries for j, entries in fields.texts(range(layout.width)).items()}
-    found = Columns(fields.rows, told=told)
-    _Sorter(found, fields, names, decimal, frozenset(categorical), columns).sort()
-    return found
+    result = Columns(fields.rows, decisions=decisions)
+    _Sorter(result, fields, names, decimal, frozenset(categorical), columns).sort()
+    return result
 
 
 def raw_columns(path: Path, **options: Any) -> dict[str, list[str]]:
@@ -122,9 +124,9 @@ def raw_columns(path: Path, **options: Any) -> dict[str, list[str]]:
         path: of the file.
         options: `header`, `delimiter`, `decimal` and `encoding`, as for `read_csv`.
     """
-    found: dict[str, list[str]] = {}
-    read_csv(path, **options, columns=(), raw=found)
-    return found
+    raw: dict[str, list[str]] = {}
+    read_csv(path, **options, columns=(), raw=raw)
+    return raw
 
 
 def _numbered(width: int) -> list[str]:
@@ -149,14 +151,14 @@ class _Sorter:
 
     def __init__(
         self,
-        found: Columns,
+        result: Columns,
         fields: Fields,
         names: Sequence[str],
         decimal: str | None,
         categorical: Collection[str],
         columns: Collection[str] | None,
     ) -> None:
-        self.found, self.fields, self.names, self.decimal = found, fields, names, decimal
+        self.result, self.fields, self.names, self.decimal = result, fields, names, decimal
         self.categorical, self.columns = categorical, columns
         self.path = str(fields.layout.path)
         text = [j for j, name in enumerate(names) if j not in fields.numbers or name in categorical]
@@ -171,7 +173,7 @@ class _Sorter:
 
     def _witness(self) -> set[str]:
         """What columns of numbers say about the decimal mark of the file."""
-        found: set[str] = set()
+        result: set[str] = set()
         for j, name in enumerate(self.names):
             if name in self.categorical:
                 continue
@@ -180,68 +182,68 @@ class _Sorter:
                 entries = set(self.texts[j])
             cells = [bare(entry) for entry in entries if entry not in MISSING]
             if cells and all(cell is not None for cell in cells):
-                found |= decimal_marks(cell.digits for cell in cells if cell is not None)
-        return found
+                result |= decimal_marks(cell.digits for cell in cells if cell is not None)
+        return result
 
     def sort(self) -> None:
         """Put every column where it belongs."""
         commas = set(self._commas())
         for j, name in enumerate(self.names):
-            wanted = name not in self.categorical and (self.columns is None or name in self.columns)
+            as_numbers = name not in self.categorical and (self.columns is None or name in self.columns)
             if j in self.fields.numbers and name not in self.categorical:
                 if j not in commas and self.witness == {","} and any("." in e for e in self.fields.layout.sample[j]):
                     self.texts |= self.fields.texts([j])  # 1.234 is a thousand and more in such a file
                     self.values[j] = _values(self.texts[j])
                 else:
-                    self.found.numeric[name] = self.fields.numbers[j]
-                    if wanted and j in self.fields.large and self.columns is None:
-                        self.found.aside[name] = "whole numbers beyond 2**53, which float64 cannot tell apart"
+                    self.result.numeric[name] = self.fields.numbers[j]
+                    if as_numbers and j in self.fields.large and self.columns is None:
+                        self.result.aside[name] = "whole numbers beyond 2**53, which float64 cannot tell apart"
                     if j in commas:
                         self._tell_numbers(name, "decimal mark ','")
                     continue
-            self._sort_text(j, name, wanted)
+            self._sort_text(j, name, as_numbers)
 
-    def _sort_text(self, j: int, name: str, wanted: bool) -> None:
+    def _sort_text(self, j: int, name: str, as_numbers: bool) -> None:
         entries, values = self.texts[j], self.values.get(j)
         point = self.witness != {","} or not any("." in entry for entry in entries)
         if values is not None and point and None not in values:
-            self.found.numeric[name] = _array(values)
+            self.result.numeric[name] = _array(values)
             return
         where = f"{self.path!r}, column {name!r}"
         special = None
-        if wanted:
+        if as_numbers:
             special = read_numbers(where, entries, self.fields.line_of, self.decimal, self.witness)
             special = special or read_dates(where, entries)
         if special is not None:
-            self.found.numeric[name], said = special
+            self.result.numeric[name], said = special
             self._tell_numbers(name, said)
             return
-        if wanted and values is not None:
+        if as_numbers and values is not None:
             self._check_slips(name, entries, values)
-        self.found.text[name] = [None if entry in MISSING else entry for entry in entries]
-        if wanted:
+        self.result.text[name] = [None if entry in MISSING else entry for entry in entries]
+        if as_numbers:
             self._tell_text(name)
 
     def _tell_numbers(self, name: str, said: str) -> None:
         topic = "dates" if said.startswith("dates") else "numbers"
         if topic == "dates":
-            self.found.units[name] = EPOCH
+            self.result.units[name] = EPOCH
         marks = {"decimal mark ','": "decimal=.", "decimal mark '.'": "decimal=,"}
         option = next((o for words, o in marks.items() if words in said), f"categorical={name}")
-        self.found.told.append(Decision(topic, f"column {name!r}: {said}", option))
+        self.result.decisions.append(Decision(topic, f"column {name!r}: {said}", option))
 
     def _tell_text(self, name: str) -> None:
-        known = [entry for entry in self.found.text[name] if entry is not None]
+        known = [entry for entry in self.result.text[name] if entry is not None]
         different = len(set(known))
         if self.columns is None and different > 50 and different > len(known) / 2:
-            self.found.aside[name] = f"text, {different} different ones in {self.found.rows} rows"
+            self.result.aside[name] = f"text, {different} different ones in {self.result.rows} rows"
             return
-        self.found.told.append(
+        self.result.decisions.append(
             Decision("labels", f"column {name!r}: text, {different} categories", "columns=" + (self.names[0] or "..."))
         )
 
     def _check_slips(self, name: str, entries: Sequence[str], values: Sequence[float | None]) -> None:
-        """Tell a column of categories from a column of numbers with a slip in it, and from free text."""
+        """Distinguish a column of categories from a column of numbers with a slip in it, and from free text."""
         known = [entry for entry in entries if entry not in MISSING]
         odd = {entry for entry in set(known) if number(entry) is None and bare(entry) is None}
         slips = [i for i, entry in enumerate(entries) if entry in odd]

@@ -1,7 +1,7 @@
 """Columns of text that are numbers or dates as people write them: 1.234,5 and 1,234.5; 12 %; 3 EUR; 2024-01-31.
 
 A column is decided as a whole, with the rest of its file as a witness where it could be read in two ways; what stays
-in doubt is refused with the option that settles it.
+in doubt is refused with the option that decides it.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ def bare(entry: str) -> Bare | None:
     text = text[1:-1].strip() if negative else text
     percent = text.endswith("%")
     text = text[:-1].rstrip() if percent else text
-    found = _CURRENCY.search(text)
-    if found is not None:
-        text = (text[: found.start()].rstrip() + text[found.end() :].lstrip()).strip()
+    symbol = _CURRENCY.search(text)
+    if symbol is not None:
+        text = (text[: symbol.start()].rstrip() + text[symbol.end() :].lstrip()).strip()
     if not _NUMBER.fullmatch(text) or (value(text, ".") is None and value(text, ",") is None):
         return None
-    return Bare(text, negative, percent, "" if found is None else found.group())
+    return Bare(text, negative, percent, "" if symbol is None else symbol.group())
 
 
 def like_date(entry: str) -> bool:
@@ -71,18 +71,18 @@ def number(entry: str) -> float | None:
 
 def decimal_marks(digits: Iterable[str]) -> set[str]:
     """What numbers say about their decimal mark: a set of `"."` and `","`, empty where they say nothing."""
-    found: set[str] = set()
+    marks: set[str] = set()
     for text in digits:
         plain = re.sub(f"[{_SPACES}]", "", text).lstrip("+-")
         plain = re.split("[eE]", plain)[0]
         points, commas = plain.count("."), plain.count(",")
         if points and commas:
-            found.add(max(".,", key=plain.rfind))
+            marks.add(max(".,", key=plain.rfind))
         elif commas > 1 or (points == 1 and not _DOTS.fullmatch(plain)):  # several of one kind stand between thousands
-            found.add(".")
+            marks.add(".")
         elif points > 1 or (commas == 1 and not _COMMAS.fullmatch(plain)):
-            found.add(",")
-    return found
+            marks.add(",")
+    return marks
 
 
 def value(text: str, decimal: str) -> float | None:
@@ -173,7 +173,7 @@ def read_dates(where: str, entries: Sequence[str]) -> tuple[Array, str] | None:
         The days, and in words how they were read; None for a column of other things.
 
     Raises:
-        DataError: dates whose day and month cannot be told apart, or with time zones in some rows only.
+        DataError: dates whose day and month cannot be distinguished, or with time zones in some rows only.
     """
     known = [(i, entry) for i, entry in enumerate(entries) if entry not in MISSING]
     if not known:
@@ -200,9 +200,9 @@ def read_dates(where: str, entries: Sequence[str]) -> tuple[Array, str] | None:
     return out, f"dates, {order}: {EPOCH}{' (UTC)' if zoned == {True} else ''}"
 
 
-def _day_or_month(where: str, found: Sequence[re.Match[str]]) -> str:
-    first, second = (max(int(match.group(g)) for match in found) for g in (1, 3))
-    point = any(match.group(2) == "." for match in found)  # 31.01.2024 puts the day first everywhere
+def _day_or_month(where: str, matches: Sequence[re.Match[str]]) -> str:
+    first, second = (max(int(match.group(g)) for match in matches) for g in (1, 3))
+    point = any(match.group(2) == "." for match in matches)  # 31.01.2024 puts the day first everywhere
     if first > 12 and second > 12:
         return "year last"  # no calendar's; fromisoformat will refuse one
     if first > 12 or point:
@@ -210,7 +210,7 @@ def _day_or_month(where: str, found: Sequence[re.Match[str]]) -> str:
     if second > 12:
         return "month first"
     raise DataError(
-        f"{where}: {found[0].group()!r} may be day/month or month/day, and no row decides. Write dates as 2024-01-31."
+        f"{where}: {matches[0].group()!r} may be day/month or month/day, and no row decides. Write dates as 2024-01-31."
     )
 
 

@@ -26,10 +26,10 @@ def read(path: str | Path) -> dict[str, list[Array] | Array]:
     Raises:
         DataError: the file is damaged, too large, or holds anything but arrays of numbers.
     """
-    found = arrays.load(path, objects=_listed)
-    if not isinstance(found, dict):
+    result = arrays.load(path, objects=_listed)
+    if not isinstance(result, dict):
         raise DataError(f"{str(path)!r} is an npy file; expected an npz file with named arrays.")
-    return found
+    return result
 
 
 def array_shapes(path: Path) -> dict[str, tuple[int, ...]]:

@@ -26,7 +26,7 @@ _KINDS = "biuf"  # truth values, integers, floats: all that a data array may hol
 
 @dataclass
 class Call:
-    """A call that was asked for and not made."""
+    """A call that was requested and not made."""
 
     name: str
     arguments: tuple[Any, ...]
@@ -307,13 +307,13 @@ def _persistent(named: Any) -> Persistent:
 
 
 def _to_mark(stack: list[Any]) -> list[Any]:
-    place = len(stack) - 1
-    while stack[place] is not _MARK:
-        place -= 1
-        if place < 0:
+    index = len(stack) - 1
+    while stack[index] is not _MARK:
+        index -= 1
+        if index < 0:
             raise DataError("its instructions lack a beginning.")
-    entries = stack[place + 1 :]
-    del stack[place:]
+    entries = stack[index + 1 :]
+    del stack[index:]
     return entries
 
 

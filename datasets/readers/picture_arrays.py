@@ -26,10 +26,10 @@ def as_pictures(
     Raises:
         DataError: values outside `value_range`, or one was given for what are no pictures.
     """
-    told: list[Decision] = []
+    decisions: list[Decision] = []
     if x.ndim == 4 and x.shape[-1] not in (1, 3, 4) and x.shape[1] in (1, 3):
         x = np.moveaxis(x, 1, -1)
-        told.append(
+        decisions.append(
             Decision("axes", f"read as rows, colours, height, width; kept as {' x '.join(map(str, x.shape[1:]))}")
         )
     if x.ndim > 4 or (x.ndim == 4 and x.shape[-1] not in (1, 3, 4)):
@@ -42,19 +42,19 @@ def as_pictures(
         )
     if x.ndim == 4 and x.shape[-1] == 4:
         x = x[..., :3]
-        told.append(Decision("colours", "the fourth channel is taken for transparency and dropped"))
-    known = x[~np.isnan(x)] if x.dtype.kind == "f" else x  # missing entries are told as those of any table
+        decisions.append(Decision("colours", "the fourth channel is taken for transparency and dropped"))
+    known = x[~np.isnan(x)] if x.dtype.kind == "f" else x  # missing entries are reported like those of any table
     if value_range is None and not _could_be_pixels(known):
-        told.append(
+        decisions.append(
             Decision("values", f"{_span(known)} are not taken for pixels; kept as they are", "value_range=0,255")
         )
-        return x, x.shape[1:], told
+        return x, x.shape[1:], decisions
     ranges = range_of([known], what, value_range)
-    return ranges.of(x).to_unit(x), x.shape[1:], [*told, *ranges.decisions()]
+    return ranges.of(x).to_unit(x), x.shape[1:], [*decisions, *ranges.decisions()]
 
 
 def _could_be_pixels(x: Array) -> bool:
-    """Numbers that are pixels without being told so: from 0 to 1, or whole ones from 0 to 255 (or 16 bits)."""
+    """Numbers recognised as pixels: from 0 to 1, or whole ones from 0 to 255 (or 16 bits)."""
     try:
         range_of([x], "")
     except DataError:

@@ -93,12 +93,12 @@ def load(
         raise DataError(f"max_length={max_length}, min_length={min_length}: at least 0 and 1 are expected.")
     if not (0 <= valid < 1 and 0 <= test < 1):
         raise DataError(f"valid={valid}, test={test}; shares from 0 to below 1 are expected.")
-    title, parts, found = _read(data, root)
+    title, parts, own_names = _read(data, root)
     rows = parts["train"]
     if not rows:
         raise DataError(f"{title!r} holds no sequence.")
     width = rows[0].shape[1] if rows[0].ndim == 2 else 0
-    columns = tuple(names) or found or _columns(rows, width)
+    columns = tuple(names) or own_names or _columns(rows, width)
     if len(columns) != width:
         raise DataError(f"names={','.join(columns)}: {len(columns)} names for {width} columns.")
 
@@ -119,7 +119,7 @@ def load(
 
 
 def _read(data: Any, root: str | PathLike[str] | None) -> tuple[str, dict[str, list[Array]], tuple[str, ...]]:
-    """Title, sequences by part, and names of columns where the file knows them."""
+    """Title, sequences by part, and names of columns where the file has them."""
     if isinstance(data, Mapping):
         return "sequences in memory", {"train": _from_arrays(data)}, ()
     path = Path(root or ".").expanduser() / Path(data).expanduser()

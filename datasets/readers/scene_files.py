@@ -108,7 +108,7 @@ class RawScene:
 
 
 def _coloured(picture: Array) -> Array:
-    """A picture as (height, width, 3), wherever its colours stood."""
+    """A picture as (height, width, 3), with the colours last."""
     if picture.ndim == 3 and picture.shape[-1] not in (1, 3, 4) and picture.shape[0] in (1, 3, 4):
         picture = np.moveaxis(picture, 0, -1)
     if picture.ndim == 2:
@@ -137,11 +137,11 @@ def read(path: str | PathLike[str]) -> Iterator[RawScene]:
 
 def _from_records(path: Path) -> Iterator[RawScene]:
     for number, payload in enumerate(tfrecord.records(path)):
-        found = tfrecord.example(payload)
-        missing = {"frames", "cameras"} - found.keys()
+        result = tfrecord.example(payload)
+        missing = {"frames", "cameras"} - result.keys()
         if missing:
-            raise DataError(f"{path.name}, record {number}: holds {sorted(found)}, but no {sorted(missing)[0]!r}.")
-        yield _scene(f"{path.name}, record {number}", found["frames"], found["cameras"])
+            raise DataError(f"{path.name}, record {number}: holds {sorted(result)}, but no {sorted(missing)[0]!r}.")
+        yield _scene(f"{path.name}, record {number}", result["frames"], result["cameras"])
 
 
 def _scene(where: str, frames: Any, cameras: Any) -> RawScene:
@@ -184,8 +184,8 @@ def _pair(file: TorchFile, node: Any) -> tuple[Any, Any] | None:
             raise DataError(f"its scene has {len(node.arguments)} parts; expected frames and cameras.")
         return node.arguments[0], node.arguments[1]
     if isinstance(node, dict):
-        found = [next((node[key] for key in keys if key in node), None) for keys in (_FRAMES, _CAMERAS)]
-        return (found[0], found[1]) if found[0] is not None and found[1] is not None else None
+        result = [next((node[key] for key in keys if key in node), None) for keys in (_FRAMES, _CAMERAS)]
+        return (result[0], result[1]) if result[0] is not None and result[1] is not None else None
     if isinstance(node, list | tuple) and len(node) == 2 and _are_numbers(file, node[1]):
         return node[0], node[1]
     return None
@@ -207,11 +207,11 @@ def _are_numbers(file: TorchFile, node: Any, depth: int = 0) -> bool:
 def _frames(file: TorchFile, node: Any) -> list[Any]:
     """Encoded pictures, or pictures as arrays."""
     if file.is_array(node):
-        found = _array_or_none(file, node)
-        if found is not None and found.dtype.kind == "S":
-            return list(found.reshape(-1).tolist())
-        if found is not None and found.ndim >= 3:
-            return list(found.reshape(-1, *found.shape[-3:]))
+        result = _array_or_none(file, node)
+        if result is not None and result.dtype.kind == "S":
+            return list(result.reshape(-1).tolist())
+        if result is not None and result.ndim >= 3:
+            return list(result.reshape(-1, *result.shape[-3:]))
     entries = to_list(node)
     if len(entries) == 1 and isinstance(entries[0], list | tuple):  # a batch of one scene
         entries = list(entries[0])
@@ -221,7 +221,7 @@ def _frames(file: TorchFile, node: Any) -> list[Any]:
 def _array_or_none(file: TorchFile, node: Any) -> Array | None:
     """An array of numbers or byte strings; None for one of Python objects."""
     try:
-        found = file.array(node)
+        result = file.array(node)
     except DataError:
         return None
-    return found if isinstance(found, np.ndarray) else None
+    return result if isinstance(result, np.ndarray) else None

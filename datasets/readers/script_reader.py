@@ -1,7 +1,7 @@
-"""A reader of the synthetic script that knows nothing of any model: it compares shapes with the letters' templates.
+"""A reader of the synthetic script, independent of any model: it compares shapes with the letters' templates.
 
 All ways of cutting a line into letters are compared at once: the best cut ends at every point with one of the letters,
-and what it costs is the squared distance between the piece and the letter's curve, at equal steps along both. Slant
+and what it costs is the squared distance between the segment and the letter's curve, at equal steps along both. Slant
 and size are tried on a grid, and the cheapest pair wins.
 """
 
@@ -30,7 +30,7 @@ def _along(points: Array, down: Array) -> Array:
 
 
 def _resample(points: Array, along: Array, first: Array, last: Array) -> Array:
-    """Take pieces [first, last) of a line at equal steps, centred: (pieces, steps * 2)."""
+    """Take segments [first, last) of a line at equal steps, centred: (segments, steps * 2)."""
     places = along + 1e-9 * np.arange(len(along))  # strictly rising, so that both ends of a pen-up move are kept
     start, end = places[first], places[last - 1]
     at = start[:, None] + (end - start)[:, None] * np.linspace(0.0, 1.0, _STEPS)
@@ -41,14 +41,14 @@ def _resample(points: Array, along: Array, first: Array, last: Array) -> Array:
 @cache
 def _templates() -> Array:
     """Letters at equal steps, centred, y downwards: (letters, steps * 2)."""
-    found = []
+    templates = []
     for letter in _LETTERS:
         row, _ = script.write(letter, speed=0.25)
         points = np.cumsum(row[:, :2], 0)
         down = np.concatenate([[1.0], 1.0 - row[:-1, 2]])
         whole = np.array([0]), np.array([len(points)])
-        found.append(_resample(points, _along(points, down), *whole)[0])
-    return np.array(found)
+        templates.append(_resample(points, _along(points, down), *whole)[0])
+    return np.array(templates)
 
 
 def read(x: Array, length: int | None = None) -> str:
@@ -69,8 +69,8 @@ def read(x: Array, length: int | None = None) -> str:
     best, text = np.inf, ""
     for slant in _SLANTS:
         upright = points + [slant, 0.0] * points[:, 1:] if slant else points.copy()  # y points down
-        found = _cut(upright, down)
-        for cost, line in found:
+        words = _cut(upright, down)
+        for cost, line in words:
             if cost < best:
                 best, text = cost, line
     return text
@@ -89,7 +89,7 @@ def _cut(points: Array, down: Array) -> list[tuple[float, str]]:
         scaled = shapes / size
         square = (scaled**2).sum(1)[:, None] - 2 * scaled @ templates.T + (templates**2).sum(1)
         letter = square.argmin(1)
-        # every point must be paid for, or long pieces would be cheap
+        # every point counts, or long segments would cost little
         cost = square.min(1) / _STEPS * (last - first) + _PER_LETTER
         total = np.full(n + 1, np.inf)
         total[0] = 0.0
@@ -108,7 +108,7 @@ def _cut(points: Array, down: Array) -> list[tuple[float, str]]:
 
 def _spell(points: Array, first: Array, letter: Array, back: Array, end: int) -> str:
     text = ""
-    right: Array | None = None  # the piece to the right of the one at hand
+    right: Array | None = None  # the segment to the right of the current one
     while end > 0:
         start = first[back[end]]
         piece = points[start:end, 0]
@@ -129,7 +129,7 @@ def edit_distance(a: str, b: str) -> int:
     return row[-1]
 
 
-def recovered(found: str, true: str) -> float:
+def recovered(read: str, true: str) -> float:
     """Share of the characters of `true` that were read, spaces aside: 1 - edit distance / length, not below 0."""
-    found, true = found.replace(" ", ""), true.replace(" ", "")
-    return max(0.0, 1.0 - edit_distance(found, true) / max(1, len(true)))
+    read, true = read.replace(" ", ""), true.replace(" ", "")
+    return max(0.0, 1.0 - edit_distance(read, true) / max(1, len(true)))

@@ -40,11 +40,11 @@ def read_flat(path: Path) -> Rows:
     Raises:
         DataError: damaged, or the lengths do not add up.
     """
-    found = object_arrays.read(path)
+    content = object_arrays.read(path)
     for name in ("values", "lengths"):
-        if name not in found or isinstance(found[name], list):
-            raise DataError(f"{str(path)!r} has no array {name!r}; it holds {', '.join(found) or 'nothing'}.")
-    values, lengths = np.asarray(found["values"]), np.asarray(found["lengths"])
+        if name not in content or isinstance(content[name], list):
+            raise DataError(f"{str(path)!r} has no array {name!r}; it holds {', '.join(content) or 'nothing'}.")
+    values, lengths = np.asarray(content["values"]), np.asarray(content["lengths"])
     if len(lengths.shape) == 1 and len(lengths) > max(limits().sequences, path.stat().st_size):
         check_count(len(lengths), "sequences", f"{str(path)!r}: sequences")
     if values.ndim != 2 or lengths.ndim != 1 or lengths.dtype.kind not in "iu":
@@ -60,12 +60,12 @@ def read_parts(path: Path) -> dict[str, Rows]:
     Raises:
         DataError: damaged, or another layout.
     """
-    found = object_arrays.read(path)
-    if "train" not in found:
-        raise DataError(f"{str(path)!r} has no array 'train'; it holds {', '.join(found) or 'nothing'}.")
+    content = object_arrays.read(path)
+    if "train" not in content:
+        raise DataError(f"{str(path)!r} has no array 'train'; it holds {', '.join(content) or 'nothing'}.")
     parts = {}
     for part in PARTS:
-        rows = [np.asarray(row, dtype=np.float64) for row in found.get(part, [])]
+        rows = [np.asarray(row, dtype=np.float64) for row in content.get(part, [])]
         for i, row in enumerate(rows):
             if row.ndim != 2 or row.shape[1] != 3:
                 raise DataError(f"{str(path)!r}: {part} drawing {i} has shape {row.shape}; expected (points, 3).")
@@ -75,10 +75,10 @@ def read_parts(path: Path) -> dict[str, Rows]:
 
 def is_sequences(path: Path) -> bool:
     """Say whether an npz file holds sequences in one of the two layouts."""
-    found = arrays.headers(path)
-    if {"values", "lengths"} <= found.keys():
+    content = arrays.headers(path)
+    if {"values", "lengths"} <= content.keys():
         return True
-    train = found.get("train")
+    train = content.get("train")
     return train is not None and (train.dtype == object or (len(train.shape) == 3 and train.shape[2] == 3))
 
 
@@ -87,8 +87,8 @@ def pad(rows: Sequence[Array]) -> tuple[Array, Array]:
     lengths = np.array([len(row) for row in rows], dtype=np.int64)
     columns = rows[0].shape[1] if rows else 0
     out = np.zeros((len(rows), int(lengths.max(initial=0)), columns), dtype=np.float32)
-    for place, row in zip(out, rows, strict=True):
-        place[: len(row)] = row
+    for target, row in zip(out, rows, strict=True):
+        target[: len(row)] = row
     return out, lengths
 
 
@@ -165,8 +165,8 @@ def dataset(
         limits = {name: options[name] for name in ("max_length", "min_length") if options.get(name)}
         option = ", ".join(f"{name}={value}" for name, value in limits.items())
         first = next(iter(limits), "")
-        found = Decision("left out", f"{left_out:,} sequences beyond {option}", first and first + "=...")
-        described["decisions"] = (*described.get("decisions", ()), found)
+        content = Decision("left out", f"{left_out:,} sequences beyond {option}", first and first + "=...")
+        described["decisions"] = (*described.get("decisions", ()), content)
     return Dataset.of(
         info, splits, dict(options), title=described.pop("title", info.title), columns=tuple(columns), **described
     )

@@ -84,7 +84,7 @@ def read(
     """
     suffix = suffix_of(path)
     if suffix in TEXT:
-        found = read_csv(
+        text = read_csv(
             path,
             header=header,
             delimiter=delimiter,
@@ -93,9 +93,9 @@ def read(
             categorical=categorical,
             columns=columns,
         )
-        x = _side_by_side(found.numeric, found.rows)
-        table = Table(str(path), x, tuple(found.numeric), found.text, units=found.units, decisions=found.told)
-        table.aside = found.aside
+        x = _side_by_side(text.numeric, text.rows)
+        table = Table(str(path), x, tuple(text.numeric), text.text, units=text.units, decisions=text.decisions)
+        table.aside = text.aside
         return table
     if suffix in FRAMES:
         table = from_memory(read_frame(path))
@@ -130,10 +130,10 @@ def folder_parts(path: Path) -> dict[str, Path]:
     Raises:
         DataError: several files claim the same part, or there are several tables and none is called train.
     """
-    found = sorted(p for p in path.iterdir() if p.is_file() and suffix_of(p) in TABLES)
+    files = sorted(p for p in path.iterdir() if p.is_file() and suffix_of(p) in TABLES)
     called = {"train": "train", "valid": "valid", "val": "valid", "validation": "valid", "test": "test"}
     parts: dict[str, Path] = {}
-    for file in found:
+    for file in files:
         part = called.get(file.name.split(".")[0].lower())
         if part in parts:
             raise DataError(f"{str(path)!r}: {parts[part].name} and {file.name} both hold the {part} rows. Keep one.")
@@ -141,10 +141,10 @@ def folder_parts(path: Path) -> dict[str, Path]:
             parts[part] = file
     if "train" in parts:
         return parts
-    if len(found) == 1:
-        return {"train": found[0]}
-    if found:
-        shown = ", ".join(p.name for p in found[:5])
+    if len(files) == 1:
+        return {"train": files[0]}
+    if files:
+        shown = ", ".join(p.name for p in files[:5])
         raise DataError(
             f"{str(path)!r} holds several tables ({shown}) and none called train. Name one, or rename them."
         )
@@ -208,31 +208,31 @@ def from_arrays(
             raise DataError(
                 f"{source}: found the arrays {sorted(given)}; expected one called 'x' of shape (rows, features)."
             )
-    found = given.pop("x")
-    if found.text:
+    given_x = given.pop("x")
+    if given_x.text:
         raise DataError(f"{source}: 'x' holds text; expected numbers of shape (rows, features).")
-    x = found.values
+    x = given_x.values
     if x.ndim < 2:
         raise ShapeError(f"{source}: 'x' has shape {x.shape}; expected (rows, features). One column is x[:, None].")
     if not x.size:
         raise DataError(f"{source}: 'x' has shape {x.shape}; the table is empty.")
     given_shape: tuple[int, ...] = x.shape
     image_shape: tuple[int, ...] | None = None
-    told = [] if found.told is None else [found.told]
+    decisions = [] if given_x.decision is None else [given_x.decision]
     if x.ndim > 2:
-        if found.missing is not None:  # what stands behind a mask is no colour
-            x = np.where(found.missing, x[~found.missing].min(initial=0), x)
+        if given_x.missing is not None:  # what stands behind a mask is no colour
+            x = np.where(given_x.missing, x[~given_x.missing].min(initial=0), x)
         x, image_shape, decided = as_pictures(x, f"'x' of {source}", value_range)
-        told += decided
+        decisions += decided
         flat = x.reshape(len(x), -1).astype(np.float64)
     else:
-        flat = found.numbers("x", source)
+        flat = given_x.numbers("x", source)
     check_count(flat.shape[1], "columns", f"{source}: columns of 'x'")
     if names and len(names) != flat.shape[1]:
         raise ShapeError(f"{source}: 'columns' has {len(names)} names for {flat.shape[1]} columns.")
     _check_names(names, source)
     names = names or _default_names(flat.shape[1])
-    table = Table(source, flat, names, image_shape=image_shape, decisions=told)
+    table = Table(source, flat, names, image_shape=image_shape, decisions=decisions)
     table.precision = "float32" if x.dtype in (np.float16, np.float32) else "float64"
     for name, value in given.items():
         if len(value.values) != table.rows:
@@ -242,8 +242,8 @@ def from_arrays(
         _companion(table, name, value, name in numeric)
     if "mask" in table.extra and table.extra["mask"].dtype != np.bool_:
         table.extra["mask"] = _as_bool(table.extra["mask"], source)
-    if image_shape is not None and found.missing is not None:
-        behind = ~found.missing
+    if image_shape is not None and given_x.missing is not None:
+        behind = ~given_x.missing
         given_mask = table.extra.get("mask", behind)
         table.extra["mask"] = behind & given_mask if given_mask.shape == behind.shape else behind
     if "mask" in table.extra and table.extra["mask"].shape == given_shape:
@@ -270,10 +270,10 @@ def _companion(table: Table, name: str, value: Plain, numeric: bool) -> None:
         return
     # what is called y may be the targets of a regression: real numbers, and columns of numbers, stay what they are
     target = name == "y" and not value.text and (value.values.ndim > 1 or value.values.dtype.kind == "f")
-    found = None if target else as_labels(name, value)
-    if found is not None:
-        table.text[name] = found[0]
-        table.decisions.append(found[1])
+    labels = None if target else as_labels(name, value)
+    if labels is not None:
+        table.text[name] = labels[0]
+        table.decisions.append(labels[1])
         table.whole |= {name} if value.values.dtype.kind in "iu" else set()
     elif value.text:
         raise DataError(f"{source}: {name!r} holds text of shape {value.values.shape}; expected one entry per row.")
@@ -310,8 +310,8 @@ def from_columns(columns: Mapping[str, Plain], source: str) -> Table:
     table = Table(source, np.empty((rows, 0)), (), aside={})
     numeric: dict[str, Array] = {}
     for name, value in columns.items():
-        if value.told is not None:
-            table.decisions.append(value.told)
+        if value.decision is not None:
+            table.decisions.append(value.decision)
         if name == "weight":
             _companion(table, name, value, numeric=True)
         elif value.text or value.values.dtype.kind == "b":

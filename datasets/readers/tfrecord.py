@@ -135,14 +135,14 @@ def example(payload: bytes) -> dict[str, Feature]:
     Raises:
         DataError: it is no such message.
     """
-    found: dict[str, Feature] = {}
+    result: dict[str, Feature] = {}
     for field, features in _fields(payload):
         if field == 1:
             for inner, entry in _fields(_bytes(features)):
                 if inner == 1:
                     parts = dict(_fields(_bytes(entry)))
-                    found[_bytes(parts.get(1, b"")).decode("utf-8", "replace")] = _feature(_bytes(parts.get(2, b"")))
-    return found
+                    result[_bytes(parts.get(1, b"")).decode("utf-8", "replace")] = _feature(_bytes(parts.get(2, b"")))
+    return result
 
 
 def _feature(message: bytes) -> Feature:

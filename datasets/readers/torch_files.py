@@ -144,11 +144,11 @@ def _kind(node: Persistent) -> str:
 
 def _persistents(node: Any) -> list[Persistent]:
     """Every storage named in a tree, whose parts may be named several times."""
-    found, seen, todo = [], set(), [node]
+    item, seen, todo = [], set(), [node]
     while todo:
         part = todo.pop()
         if isinstance(part, Persistent):
-            found.append(part)
+            item.append(part)
         if id(part) in seen:
             continue
         seen.add(id(part))
@@ -158,4 +158,4 @@ def _persistents(node: Any) -> list[Persistent]:
             todo += part.values()
         elif isinstance(part, list | tuple):
             todo += part
-    return found
+    return item

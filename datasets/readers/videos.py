@@ -1,16 +1,16 @@
-"""Videos: clips of your own, from npz files or folders of films.
+"""Videos: clips of your own, from npz files or folders of videos.
 
     datasets.load("clips.npz")                        frames (rows, T, H, W, C), bytes or floats in [0, 1]; and labels
-    datasets.load("films/", size=64, length=16)       films/walk/a.mp4, films/run/b.gif: folders are actions
+    datasets.load("videos/", size=64, length=16)       videos/walk/a.mp4, videos/run/b.gif: folders are actions
 
 Frames may also be (rows, T, H, W), have colours first or, as in the Moving MNIST file, time first; may be 0 and 1, 0 to
-1, or 0 to 255 in any type of number: axes and range are decided once for all clips, told by `data info`, and changed
-by `layout` and `value_range`. An npy file or an array of that form is read, too.
+1, or 0 to 255 in any type of number: axes and range are decided once for all clips, reported by `data info`, and
+changed by `layout` and `value_range`. An npy file or an array of that form is read, too.
 
 An npz holds `frames` and optionally `action` (rows,), `identity` (rows,) or (rows, attributes), `group` (rows,), which
 clips show one individual, `mask` (rows, T), and `names`, a JSON text {label: [names]}. Clips of unequal length, an
 array of arrays, are filled up and marked in `mask`; such arrays are read without running what a pickle may say. A
-folder may hold train.npz, valid.npz and test.npz, or films.
+folder may hold train.npz, valid.npz and test.npz, or videos.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from phlogiston.errors import DataError, ShapeError
 
 INFO = Info(
     name="videos",
-    title="your own clips: an npz with frames, or a folder of films; pass the path instead of a name",
+    title="your own clips: an npz with frames, or a folder of videos; pass the path instead of a name",
     kind="yours",
     licence="yours",
     rows="yours",
@@ -102,9 +102,9 @@ def load(
         raise DataError(f"every={every}, length={length}, size={size}; expected 1 or more, 0 or more, 0 or more.")
     options = {"size": size, "length": length, "every": every}
     value_range = as_range(value_range)
-    name, tables, labels, told = clip_tables.read(data, root, layout)
+    name, tables, labels, decisions = clip_tables.read(data, root, layout)
     ranges = _ranges(tables, value_range)
-    told += ranges.decisions()
+    decisions += ranges.decisions()
     longest = max(_longest(table["frames"], every, length) for table in tables.values())
     ragged = any("mask" in table or _is_ragged(table["frames"], every, length, longest) for table in tables.values())
     ready = {part: _tidy(table, longest, ragged, options, ranges) for part, table in tables.items()}
@@ -114,7 +114,9 @@ def load(
     parts = [ready.get(part) or {k: v[:0] for k, v in first.items()} for part in PARTS]
     splits = (Split(part, sequences=("frames",)) for part in parts)
     if ragged:
-        told.append(Decision("missing", "clips differ in length or have a mask: frames that are not there in 'mask'"))
+        decisions.append(
+            Decision("missing", "clips differ in length or have a mask: frames that are not there in 'mask'")
+        )
     said = {"layout": layout, "value_range": None if value_range is None else list(value_range)}
     return Dataset.of(
         INFO,
@@ -124,7 +126,7 @@ def load(
         title=Path(name).name,
         notes="",
         categorical=labels,
-        decisions=tuple(dict.fromkeys(told)),
+        decisions=tuple(dict.fromkeys(decisions)),
     )
 
 

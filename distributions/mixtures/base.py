@@ -352,8 +352,8 @@ def positions(dims: Sequence[int] | int, features: int) -> list[int]:
     Raises:
         ConfigError: a coordinate that does not exist, or one named twice.
     """
-    asked = [dims] if isinstance(dims, int) else list(dims)
-    chosen = [d + features if d < 0 else d for d in asked]
+    requested = [dims] if isinstance(dims, int) else list(dims)
+    chosen = [d + features if d < 0 else d for d in requested]
     if any(not 0 <= d < features for d in chosen) or len(set(chosen)) < len(chosen) or not chosen:
-        raise ConfigError(f"coordinates {asked} do not fit {features} of them, each at most once and at least one")
+        raise ConfigError(f"coordinates {requested} do not fit {features} of them, each at most once and at least one")
     return chosen

@@ -46,7 +46,7 @@ class Uncertainty(NamedTuple):
     Attributes:
         aleatoric: (..., D), the members' own variance, on average: noise that more data will not remove.
         epistemic: (..., D), the variance between the members' means: ignorance that more data will.
-        mutual_information: (...), nats that knowing the right member would tell about y; 0 when all agree.
+        mutual_information: (...), nats that knowing the right member would add about y; 0 when all agree.
         std_error: (...), Monte Carlo error of `mutual_information`.
     """
 

@@ -34,10 +34,10 @@ class Answer(Framed):
         log_evidence: log probability (density, for known and soft entries) of the evidence in nats, () or (rows,);
             None where the method gives none.
         log_evidence_error: its standard error, same shape: 1.96 of it cover the truth in 95 % of cases. Zero where
-            exact; None where the draws do not tell it, and `details` say why.
+            exact; None where the draws do not determine it, and `details` say why.
         method: how it was computed, in words.
         ess: effective sample size, () or (rows,), of all draws made, before dead ones were replaced.
-        details: what else the method tells: tensors by name, first axis n where they belong to samples (`log_prob`,
+        details: what else the method reports: tensors by name, first axis n where they belong to samples (`log_prob`,
             `component`) and figures of the whole run otherwise (`r_hat`); texts say why a figure is missing
             (`log_evidence_error` when there is an evidence without an error bar). With several rows figures are
             (rows,) and texts are tuples.
@@ -130,12 +130,12 @@ class Answer(Framed):
         ordered, index = value.sort(0)
         weights = self._weights_for(value).expand(value.shape).gather(0, index)
         reached = weights.cumsum(0)
-        found = []
+        values = []
         for level in levels.reshape(-1):
             # rounding in the sum must not push a level past its sample
             position = (reached < level * reached[-1] - 1e-12).sum(0, keepdim=True).clamp_max(len(value) - 1)
-            found.append(ordered.gather(0, position).squeeze(0))
-        return found[0] if levels.dim() == 0 else torch.stack(found)
+            values.append(ordered.gather(0, position).squeeze(0))
+        return values[0] if levels.dim() == 0 else torch.stack(values)
 
     def resampled(self, n: int | None = None, generator: torch.Generator | None = None) -> Answer:
         """Draw equally weighted samples (systematic, then shuffled).
@@ -236,14 +236,14 @@ class Answer(Framed):
 
 
 UNEVEN = 0.5
-"""Nats of error from which on a log evidence counts as too uneven to tell an error bar."""
+"""Nats of error from which on a log evidence counts as too uneven for an error bar."""
 
 
 def judge_error(error: Tensor | None, reason: str) -> tuple[Tensor | None, dict[str, str]]:
     """Keep an error bar that can be trusted; else None, and why.
 
     A mean weight that is known to half its size only rests on a few large weights: the log evidence is then too low
-    more often than not, by more than any error bar tells.
+    more often than not, by more than any error bar shows.
 
     Args:
         error: of the log evidence, (), or None.
@@ -255,7 +255,7 @@ def judge_error(error: Tensor | None, reason: str) -> tuple[Tensor | None, dict[
     if error is None:
         return None, {"log_evidence_error": reason}
     if not float(error) < UNEVEN:
-        return None, {"log_evidence_error": f"weights are too uneven to tell it (about {float(error):.1f} nats)"}
+        return None, {"log_evidence_error": f"weights are too uneven to estimate it (about {float(error):.1f} nats)"}
     return error, {}
 
 
@@ -278,10 +278,10 @@ def judge_weights(log_weights: Tensor) -> tuple[Tensor | None, dict[str, str]]:
         return torch.zeros((), dtype=log_weights.dtype), {}
     grouped = grouped_error(log_weights, group_sizes(n))
     if grouped is None:
-        return judge_error(None, f"{n} samples are too few to tell it; raise num_samples")
+        return judge_error(None, f"{n} samples are too few to estimate it; raise num_samples")
     worth = float(effective_size(log_weights))
     if worth < FEWEST_EFFECTIVE:
-        return judge_error(None, f"{worth:.1f} effective samples are too few to tell it; raise num_samples")
+        return judge_error(None, f"{worth:.1f} effective samples are too few to estimate it; raise num_samples")
     by_tail, shape = tail_error(log_weights)
     if shape >= 1.0:
         return None, {"log_evidence_error": f"the tail of the weights has no mean (Pareto shape {shape:.1f})"}

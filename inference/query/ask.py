@@ -1,12 +1,13 @@
-"""Ask any model/guide pair anything.
+"""Queries of any model/guide pair.
 
     answer = query(model, guide, {"x": [Known(v, mask), Within(lo, hi)]}, ask=["z"], num_samples=1000)
 
 - `"importance"`: the guide proposes where it can use what is known, the prior elsewhere; sites that evidence speaks
   about are drawn in accordance with it (Gaussian and categorical sites exactly, others by weighting), and importance
   weights put right what remains. Unbiased for the probability of the evidence.
-- `"smc"`: particles move from the proposal to the answer through a tempered sequence of laws, by Hamiltonian moves on
-  continuous entries and independence moves on everything. For evidence that importance sampling hardly ever meets.
+- `"smc"`: particles move from the proposal to the answer through a tempered sequence of distributions, by Hamiltonian
+  moves on continuous entries and independence moves on everything. For evidence that importance sampling hardly ever
+  meets.
 - `"hmc"`: Pyro's NUTS on continuous entries, boxes and supports handled by transforms. Equal weights, no evidence.
 
 It names no system. Systems with better paths answer by those instead.
@@ -59,13 +60,13 @@ def query(
     Args:
         model: a Pyro program whose data arguments may be None and that is vectorised over leading plates.
         guide: a Pyro program proposing latent sites, called with the data that are known; None for the prior.
-        evidence: site -> pieces, see `inference.query.evidence`; sites of the model, latent or data alike. A site's
+        evidence: site -> evidence, see `inference.query.evidence`; sites of the model, latent or data alike. A site's
             entries are flattened, last axis fastest. Several rows are several questions.
         ask: sites to return; all that are not in the batch by default.
         num_samples: samples per row of evidence.
         method: see the module's description.
         batch: further arguments of both programs (covariates, data that are not in question).
-        vectors: sites whose pieces' last axis is entries rather than rows; all continuous sites by default.
+        vectors: sites whose evidence's last axis is entries rather than rows; all continuous sites by default.
         seed: of this call; None draws from torch's generator.
         **options: of the method: `moves`, `leapfrog` for smc; `warmup`, `chains` for hmc.
 
@@ -101,19 +102,19 @@ def query(
             program = Program(model, guide, question, batch, row, global_latents=global_latents)
             if row == 0:
                 check_vectorised(program)
-            found = _answer(program, num_samples, method, options)
-            if program.law and "posterior" not in found.method:
-                latents = ", ".join(sorted(program.law))
-                found = replace(
-                    found, method=f"{found.method}, global latents ({latents}) under their trained posterior"
+            answer = _answer(program, num_samples, method, options)
+            if program.fitted and "posterior" not in answer.method:
+                latents = ", ".join(sorted(program.fitted))
+                answer = replace(
+                    answer, method=f"{answer.method}, global latents ({latents}) under their trained posterior"
                 )
-            warn_if_outlying(program, found)
-            answers.append(found)
+            warn_if_outlying(program, answer)
+            answers.append(answer)
     answer = answers[0] if rows is None else stack(answers)
-    wanted = asked_sites(ask, answer.samples)
+    requested = asked_sites(ask, answer.samples)
     warn_if_poor(answer.ess, num_samples, f"query ({answer.method})")
     return Answer(
-        {name: answer.samples[name] for name in wanted},
+        {name: answer.samples[name] for name in requested},
         answer.log_weights,
         answer.log_evidence,
         answer.log_evidence_error,
@@ -149,7 +150,7 @@ def _with_doubts(answer: Answer, log_weights: Tensor) -> Answer:
     """Give the log evidence its error bar; take back figures that the weights cannot bear, and say why."""
     alive = log_weights[torch.isfinite(log_weights)]
     if len(alive) and float(alive.abs().max()) > _UNRESOLVED:  # in single precision weights that differ look alike
-        why = f"log weights of about {float(alive[0]):.2g} nats cannot be told apart in single precision"
+        why = f"log weights of about {float(alive[0]):.2g} nats cannot be distinguished in single precision"
         return replace(
             answer,
             log_evidence_error=None,

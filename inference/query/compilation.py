@@ -19,17 +19,17 @@ from phlogiston.inference.query.kinds.vector import Vector
 
 
 def asked_sites(ask: Iterable[str] | None, sites: Iterable[str]) -> list[str]:
-    """The sites an answer shall hold: those asked for, or all.
+    """The sites an answer is to hold: the requested ones, or all.
 
     Raises:
-        UnknownNameError: a site asked for that is not among `sites`.
+        UnknownNameError: a requested site that is not among `sites`.
     """
     known = list(sites)
-    wanted = known if ask is None else list(ask)
-    for name in wanted:
+    requested = known if ask is None else list(ask)
+    for name in requested:
         if name not in known:
             raise unknown_name("site", name, known)
-    return wanted
+    return requested
 
 
 def count_rows(question: Mapping[str, tuple[Evidence, ...]], vectors: Iterable[str]) -> int | None:
@@ -40,7 +40,7 @@ def count_rows(question: Mapping[str, tuple[Evidence, ...]], vectors: Iterable[s
         vectors: names of the sites whose last axis is their entries; the others are categorical.
 
     Raises:
-        EvidenceError: pieces with different numbers of rows.
+        EvidenceError: evidence with different numbers of rows.
     """
     sizes: dict[str, int] = {}
     vector = set(vectors)
@@ -58,7 +58,7 @@ def count_rows(question: Mapping[str, tuple[Evidence, ...]], vectors: Iterable[s
     distinct = {n for n in sizes.values() if n != 1}
     if len(distinct) > 1:
         shown = ", ".join(f"{k}: {v}" for k, v in sizes.items())
-        raise EvidenceError(f"pieces hold different numbers of rows: {shown}")
+        raise EvidenceError(f"evidence holds different numbers of rows: {shown}")
     if not sizes:
         return None
     return distinct.pop() if distinct else 1
@@ -67,20 +67,20 @@ def count_rows(question: Mapping[str, tuple[Evidence, ...]], vectors: Iterable[s
 def compile_vector(
     name: str, pieces: Sequence[Evidence], dim: int, row: int = 0, *, equalities: bool = False
 ) -> tuple[LinearEvidence, Tensor]:
-    """Turn pieces about a vector site into linear evidence.
+    """Turn evidence about a vector site into linear evidence.
 
     Args:
         name: the site, for messages.
-        pieces: what is said about it.
+        pieces: the evidence about it.
         dim: its number of entries.
-        row: which row, where pieces hold several.
+        row: which row, where the evidence holds several.
         equalities: equalities of several entries can be answered; otherwise they are refused.
 
     Returns:
         The evidence, and log factors (shape ()) that hold whatever the other entries are.
 
     Raises:
-        EvidenceError: wrong sizes, categorical pieces, or statements that contradict each other.
+        EvidenceError: wrong sizes, categorical evidence, or statements that contradict each other.
     """
     vector = Vector(name, dim)
     for piece in pieces:
@@ -95,19 +95,19 @@ def compile_vector(
 
 
 def compile_category(name: str, pieces: Sequence[Evidence], labels: Sequence[str], row: int = 0) -> Tensor | None:
-    """Turn pieces about a categorical site into the set of allowed values.
+    """Turn evidence about a categorical site into the set of allowed values.
 
     Args:
         name: the site, for messages.
-        pieces: what is said about it; a known -1 means missing.
+        pieces: the evidence about it; a known -1 means missing.
         labels: names of its values, in order.
-        row: which row, where pieces hold several.
+        row: which row, where the evidence holds several.
 
     Returns:
         bool (V,), True where allowed; None when nothing is said.
 
     Raises:
-        EvidenceError: values that do not exist, continuous pieces, or nothing left.
+        EvidenceError: values that do not exist, continuous evidence, or nothing left.
     """
     allowed = torch.ones(len(labels), dtype=torch.bool)
     said = False
@@ -126,14 +126,14 @@ def compile_category(name: str, pieces: Sequence[Evidence], labels: Sequence[str
 def compile_discrete(
     name: str, pieces: Sequence[Evidence], support: Tensor, entries: int, row: int = 0
 ) -> tuple[Tensor, LinearEvidence | None, Tensor]:
-    """Turn pieces about a site with few possible values into a table of factors.
+    """Turn evidence about a site with few possible values into a table of factors.
 
     Args:
         name: the site, for messages.
-        pieces: what is said about it; a known -1 means missing.
+        pieces: the evidence about it; a known -1 means missing.
         support: the values of one entry (V, E): E is 1 for numbers 0 .. V-1, and V for one-hot vectors.
         entries: number of independent entries, D.
-        row: which row, where pieces hold several.
+        row: which row, where the evidence holds several.
 
     Returns:
         Log factors (D, V), `-inf` for values that are excluded; half-spaces over several entries, or None; log factors
@@ -169,7 +169,7 @@ def compile_discrete(
         return table, None, constant
     nothing = LinearEvidence.nothing(linear.dim)
     coupled = LinearEvidence(nothing.known, nothing.values, linear.lower, linear.upper, nothing.box_weight, linear.rows)
-    simplify(coupled)  # contradictions are found here, before anything runs
+    simplify(coupled)  # contradictions are refused here, before anything runs
     return table, coupled, constant
 
 

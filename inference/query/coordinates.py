@@ -1,7 +1,7 @@
 """Unbounded coordinates for the free continuous entries of a program's sites: known entries left out, supports and,
-if wanted, boxes turned into the whole line.
+on request, boxes turned into the whole line.
 
-A support may depend on other sites (b ~ Uniform(0, a)). Limits of such sites are taken anew for every particle, while
+A support may depend on other sites (b ~ Uniform(0, a)). Limits of such sites are computed for every particle, while
 the model runs: site by site in the model's order, so that the map's determinant stays the product of the sites' own.
 """
 
@@ -86,13 +86,13 @@ class Coordinates:
 
     def _add(self, name: str, value: Tensor) -> None:
         support = self.program.supports[name]
-        found = self.program.evidence.get(name)
-        if found is not None and found.complete:
+        evidence = self.program.evidence.get(name)
+        if evidence is not None and evidence.complete:
             return
         if getattr(support, "is_discrete", False) or not value.is_floating_point():
             self.discrete.append(name)
             return
-        linear = None if found is None else found.linear
+        linear = None if evidence is None else evidence.linear
         ends = limits(support)
         if ends is None:
             self.parts.append(_transformed(name, support, value))
@@ -120,9 +120,9 @@ class Coordinates:
         """The part with limits of its free entries: (F,), or (n, F) where `shape` starts with the particles."""
         lead = shape[: len(shape) - len(self.program.shapes[part.name])]
         low, high = (e.expand(shape).reshape(*lead, -1) for e in ends)
-        found = self.program.evidence.get(part.name)
-        if self.box and found is not None and found.linear is not None:
-            low, high = torch.maximum(low, found.linear.lower), torch.minimum(high, found.linear.upper)
+        evidence = self.program.evidence.get(part.name)
+        if self.box and evidence is not None and evidence.linear is not None:
+            low, high = torch.maximum(low, evidence.linear.lower), torch.minimum(high, evidence.linear.upper)
         return replace(part, low=low[..., part.free], high=high[..., part.free])
 
     def at(self, part: _Part, support: Any, n: int) -> _Part:

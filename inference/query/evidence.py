@@ -66,10 +66,10 @@ Question = Mapping[str, Any]
 
 
 def normalise(evidence: Question | None, sites: Iterable[str] | None = None) -> dict[str, tuple[Evidence, ...]]:
-    """Bring a question into one form: site name -> pieces.
+    """Bring evidence into one form: site name -> sequence of `Evidence`.
 
     Args:
-        evidence: site -> piece, list of pieces, or plain values (`Known`; sets mean `OneOf`).
+        evidence: site -> an `Evidence`, a list of them, or plain values (`Known`; sets mean `OneOf`).
         sites: valid names, when they are known.
 
     Raises:
@@ -129,7 +129,7 @@ def from_json(data: Mapping[str, Any]) -> dict[str, tuple[Evidence, ...]]:
 
 
 def read_piece(name: str, fields: dict[str, Any]) -> Evidence:
-    """Make one piece about the site `name` of its kind and fields, as files hold them."""
+    """Make one `Evidence` about the site `name` from its kind and fields, as files hold them."""
     kind = fields.pop("kind", None)
     if kind not in KINDS:
         raise EvidenceError(f"site {name!r}: " + unknown_message("kind of evidence", kind, KINDS))

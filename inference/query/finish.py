@@ -37,10 +37,10 @@ def finish(
     """
     n = len(log_weights)
     samples = {name: value.detach() for name, value in values.items()}
-    for name, found in program.evidence.items():
-        if found.linear is None or found.table is not None:
+    for name, evidence in program.evidence.items():
+        if evidence.linear is None or evidence.table is not None:
             continue
-        flat, good = project(samples[name].reshape(n, -1).double(), found.linear)
+        flat, good = project(samples[name].reshape(n, -1).double(), evidence.linear)
         samples[name] = flat.reshape(n, *program.shapes[name])
         log_weights = torch.where(good, log_weights, -math.inf)
     latent, deterministic = program.complete(samples)

@@ -1,4 +1,4 @@
-"""Particles that walk in independent groups, so that a filter can tell how well it knows what it says.
+"""Particles in independent groups, so that a filter can estimate its own error.
 
 Each group (island) is a small particle filter of its own: its mean weight estimates the probability of the evidence
 without bias, so the mean over the islands does, and their spread is the error. What the particles of an answer are
@@ -88,7 +88,7 @@ class Islands:
         if not self.random:
             return torch.zeros((), dtype=torch.float64), {}
         error = grouped_error(self.log_weights, self.sizes)
-        return judge_error(error, f"{self.count} particles are too few to tell it; raise num_samples")
+        return judge_error(error, f"{self.count} particles are too few to estimate it; raise num_samples")
 
     def answer(self, samples: Mapping[str, Tensor], log_constant: Tensor | float) -> Answer:
         """The answer of the filter, with copies of living particles in place of dead ones.

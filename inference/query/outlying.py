@@ -1,7 +1,7 @@
 """Is a question about something that the model has never heard of? A warning for answers that extrapolate.
 
-Two signs, neither of which knows units. The *joint* sign compares log p(everything) of the answer's particles with that
-of draws from the model itself: a gap of many times the spread among those draws means that no explanation of the
+Two signs, neither of which depends on units. The *joint* sign compares log p(everything) of the answer's particles with
+that of draws from the model itself: a gap of many times the spread among those draws means that no explanation of the
 evidence looks like anything the model generates. The *marginal* sign compares the evidence with the model's own draws
 of the same entries: far beyond their range. Where the particles are good (ESS), the joint sign decides; where they are
 poor, they explain nothing, and both signs must agree.
@@ -59,13 +59,13 @@ def warn_if_outlying(program: Program, answer: Answer) -> None:
     here = _densities(program, program.run(program.model, program.batch, n, ConditionMessenger(values)), n)
     there = _densities(program, own, n)
     soft = sum((_softness(f, answer.samples[name][index], n) for name, f in program.evidence.items()), torch.zeros(n))
-    found = float((sum(here.values()) + soft).median())
+    log_joint = float((sum(here.values()) + soft).median())
     usual = sum(there.values(), torch.zeros(n).double())
     usual = usual[torch.isfinite(usual)]
     if len(usual) < 10 or not here:
         return
     low, high = float(usual.min()), float(usual.max())
-    if not found < low - _GAP * max(high - low, 3.0):
+    if not log_joint < low - _GAP * max(high - low, 3.0):
         return
     entry = max(_entries(program, own, n), key=lambda e: e.reach, default=None)
     if entry is not None and entry.reach > _REACH:
@@ -73,7 +73,7 @@ def warn_if_outlying(program: Program, answer: Answer) -> None:
     elif float(answer.ess) >= 0.1 * answer.num_samples:
         worst = max(here, key=lambda name: float(there[name].min() - here[name].median()))
         what = (
-            f"the log density of everything is {found:.4g} nats, and between {low:.4g} and {high:.4g} where the model "
+            f"the log density of everything is {log_joint:.4g} nats, and {low:.4g} to {high:.4g} where the model "
             f"draws by itself; most of the gap is at site {worst!r}"
         )
     else:
@@ -86,13 +86,13 @@ def warn_if_outlying(program: Program, answer: Answer) -> None:
 
 
 def _own_draws(program: Program, n: int) -> Any:
-    """A trace of the model with nothing observed, global latents by their law; None if it cannot run so."""
+    """A trace of the model with nothing observed, global latents from their posterior; None if it cannot run so."""
     proposal = program.proposal
     given = {}
     try:
-        if proposal.law:
+        if proposal.fitted:
             trace = program.run(proposal.guide, proposal.batch, n)
-            given = {name: trace.nodes[name]["value"] for name in proposal.law}
+            given = {name: trace.nodes[name]["value"] for name in proposal.fitted}
         return program.run(poutine.uncondition(program.model), program.batch, n, ConditionMessenger(given))
     except (RuntimeError, ValueError, TypeError):  # a program that needs its observed values to run
         return None
@@ -107,22 +107,22 @@ def _densities(program: Program, trace: Any, n: int) -> dict[str, Tensor]:
     }
 
 
-def _softness(found: SiteEvidence, value: Tensor, n: int) -> Tensor:
+def _softness(evidence: SiteEvidence, value: Tensor, n: int) -> Tensor:
     """Log soft factors of values relative to the best there are, (n,)."""
-    e = found.linear
-    if found.table is not None or e is None or not len(e.soft):
+    e = evidence.linear
+    if evidence.table is not None or e is None or not len(e.soft):
         return torch.zeros(n, dtype=torch.float64)
     z = (e.soft_mean - value.reshape(n, -1)[:, e.soft].double()) / e.soft_sd
     return -0.5 * z.square().sum(1)
 
 
 def _entries(program: Program, own: Any, n: int) -> Iterator[_Entry]:
-    """Each piece of evidence beside the model's own draws of the same entries."""
+    """All evidence beside the model's own draws of the same entries."""
     nodes: Mapping[str, Any] = own.nodes
-    for name, found in program.evidence.items():
-        if found.table is None and found.linear is not None and name in nodes:
+    for name, evidence in program.evidence.items():
+        if evidence.table is None and evidence.linear is not None and name in nodes:
             flat = nodes[name]["value"].reshape(n, -1).double()
-            e = found.linear
+            e = evidence.linear
             soft = torch.zeros(e.dim, dtype=torch.bool)
             soft[e.soft] = True
             mean = torch.zeros(e.dim, dtype=torch.float64)

@@ -1,8 +1,8 @@
 """Particles of a tempered sequence, and the moves that keep one of its distributions.
 
 Continuous entries move by Hamiltonian dynamics, preconditioned by the particles' own covariance; discrete entries by
-changes of one entry at a time; all sites together by proposing them afresh as long as that is accepted now and then.
-How far the particles have forgotten where they were is measured, and moves go on until they have.
+changes of one entry at a time; all sites together by independent proposals as long as that is accepted now and then.
+How far the particles have forgotten where they were is measured, and moves continue until they have.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ class Population:
 
     @torch.no_grad()
     def _propose_afresh(self, b: float) -> None:
-        """Propose every site afresh."""
+        """Propose every site independently of its present value."""
         particles, failed = propose_each(self.program, self.size, only_known=True)
         values, scores = particles.values, score_each(self.program, particles.values)
         log_ratio = self.log_density(b, scores) - scores.proposal - self.log_density(b) + self.scores.proposal

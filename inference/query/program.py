@@ -1,6 +1,6 @@
 """A model/guide pair with a question attached: what the query methods need, for any Pyro programs.
 
-`Program` runs the pair under one extra plate of particles (everything in this house is vectorised over leading axes)
+`Program` runs the pair under one extra plate of particles (everything in this package is vectorised over leading axes)
 and offers two things. `propose` draws particles by the guide, or by the prior, restricted to the evidence site by site
 where that can be done exactly, with their log importance weights. `score` evaluates given particles: log joint density,
 log density under the unrestricted proposal, log soft factors, and how far hard constraints are violated.
@@ -34,7 +34,7 @@ from phlogiston.inference.query.restriction import (
     KnownMass,
     Restrict,
     SiteEvidence,
-    entry_law,
+    entry_distribution,
     few_values,
     outside_support,
     sum_per_particle,
@@ -92,7 +92,7 @@ class Program:
         guide: proposes latent sites given data, or None for the prior.
         evidence: normalised, one row; sites of the model.
         batch: further arguments both programs take.
-        row: which row of the pieces to use.
+        row: which row of the evidence to use.
         global_latents: see `inference.query.proposals`.
 
     Attributes:
@@ -155,7 +155,7 @@ class Program:
         self._order = list(nodes)
         self.trailing: list[str] = []
         self.emptying = [
-            name for name in self.sites if getattr(entry_law(nodes[name]["fn"]), "has_empty_entries", False)
+            name for name in self.sites if getattr(entry_distribution(nodes[name]["fn"]), "has_empty_entries", False)
         ]
         self.mixed: set[str] = set()
         self._moving: frozenset[str] | None = None
@@ -191,9 +191,9 @@ class Program:
         return self.proposal.why
 
     @property
-    def law(self) -> frozenset[str]:
-        """Global latents that are asked under the guide's distribution."""
-        return self.proposal.law
+    def fitted(self) -> frozenset[str]:
+        """Global latents drawn from the guide's distribution."""
+        return self.proposal.fitted
 
     def _compile(self, name: str, fn: Any, pieces: tuple[Evidence, ...], row: int) -> SiteEvidence:
         support = few_values(fn)
@@ -205,20 +205,20 @@ class Program:
         linear, constant = compile_vector(name, pieces, self.shapes[name].numel(), row)
         if bool((linear.soft_fraction > 0).any()):
             raise EvidenceError(f"site {name!r}: masks between 0 and 1 need a system with an exact path")
-        simplify(linear)  # contradictions are found here, before anything runs
+        simplify(linear)  # contradictions are refused here, before anything runs
         return SiteEvidence(linear, constant)
 
     def _choose(self, guide: Any, nodes: Mapping[str, Any], global_latents: GlobalLatents) -> Proposal:
         known, partly = {}, {}
-        for name, found in self.evidence.items():
-            dtype = torch.get_default_dtype() if found.table is None else nodes[name]["value"].dtype
+        for name, evidence in self.evidence.items():
+            dtype = torch.get_default_dtype() if evidence.table is None else nodes[name]["value"].dtype
             shape = self.shapes[name]
-            if found.complete:
-                known[name] = found.known_value().to(dtype).reshape(shape)
-            elif found.table is None and found.fixes and found.linear is not None:
-                values = torch.where(found.linear.known, found.linear.values, 0.0)
-                partly[name] = values.to(dtype).reshape(shape), found.linear.known.reshape(shape)
-        fixed = [name for name, found in self.evidence.items() if found.fixes]
+            if evidence.complete:
+                known[name] = evidence.known_value().to(dtype).reshape(shape)
+            elif evidence.table is None and evidence.fixes and evidence.linear is not None:
+                values = torch.where(evidence.linear.known, evidence.linear.values, 0.0)
+                partly[name] = values.to(dtype).reshape(shape), evidence.linear.known.reshape(shape)
+        fixed = [name for name, evidence in self.evidence.items() if evidence.fixes]
         latent = {name: nodes[name] for name in self.sites}
         over_data = any(in_data_plate(site) for site in nodes.values())
         return choose_proposal(guide, self.model, latent, self.batch, known, partly, fixed, over_data, global_latents)
@@ -274,12 +274,12 @@ class Program:
             for name in (*proposal.sites, *proposal.auxiliary):
                 site = guide_trace.nodes[name]
                 values[name] = site["value"]
-                if name not in proposal.law and name not in proposal.law_auxiliary:
+                if name not in proposal.fitted and name not in proposal.fitted_auxiliary:
                     log_weights = log_weights - sum_per_particle(site["log_prob"], n)
                 log_weights = log_weights + guide_restrict.log_weight.get(name, 0.0)
         for name, site in self.sample_sites(trace):
             if name in values or name in self.observed:
-                if name not in proposal.law:
+                if name not in proposal.fitted:
                     log_weights = log_weights + sum_per_particle(site["log_prob"], n)
             else:
                 values[name] = site["value"]
@@ -318,18 +318,18 @@ class Program:
                 off = switched_off(trace.nodes[name], n)
                 proposed = proposed + log_prob - note.mass.get(name, 0.0) + off
                 joint = joint + off
-                if name in proposal.law or name in proposal.law_auxiliary:
+                if name in proposal.fitted or name in proposal.fitted_auxiliary:
                     joint = joint + log_prob
             for name in proposal.driven:
                 site = trace.nodes[name]
                 placed[name] = site["value"]
-                if name not in proposal.law:  # the density of the change of variables
+                if name not in proposal.fitted:  # the density of the change of variables
                     joint = joint - sum_per_particle(site["log_prob"], n)
         note = KnownMass(self.evidence, n)
         placed = {name: value for name, value in placed.items() if name in self.sites}
         trace = self.run(self.model, self.batch, n, ConditionMessenger(placed), note, _Until(self.trailing))
         for name, site in self.sample_sites(trace):
-            if name in proposal.law:
+            if name in proposal.fitted:
                 continue
             log_prob = sum_per_particle(site["log_prob"], n)
             if name in self.evidence and self.evidence[name].fixes:
@@ -345,10 +345,10 @@ class Program:
         """Log soft factors (n,) and violations (n, C) of the values in a model's trace."""
         soft = torch.zeros(n, dtype=torch.float64)
         violations = [torch.zeros(n, 0, dtype=torch.float64)]
-        for name, found in self.evidence.items():
+        for name, evidence in self.evidence.items():
             flat = self._expand(trace.nodes[name]["value"], name, n).reshape(n, -1)
-            soft = soft + found.soft(flat)
-            violations.append(found.violations(flat))
+            soft = soft + evidence.soft(flat)
+            violations.append(evidence.violations(flat))
         return soft, torch.cat(violations, 1)
 
     @torch.no_grad()
@@ -367,11 +367,11 @@ class Program:
         result = {
             name: self._expand(nodes[name]["value"], name, n) if name in follow else values[name] for name in self.sites
         }
-        found = {
+        computed = {
             name: None if name in self.mixed or name not in nodes else self.spread(nodes[name]["value"], name, n)
             for name in self.deterministic
         }
-        return {name: result[name] for name in self.sites}, found
+        return {name: result[name] for name in self.sites}, computed
 
     def spread(self, value: Tensor, name: str, n: int) -> Tensor | None:
         """A deterministic site's values as (n, *its own shape); None where they do not come particle by particle."""

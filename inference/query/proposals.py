@@ -7,7 +7,7 @@ no auxiliary site is a point estimate, and no proposal.
 
 Sites outside the plate over data points whose distribution in the guide does not depend on the data (weights of a
 regression under an AutoGuide) are global latents that training fitted: the guide's distribution is their posterior
-given the training data, and a question is asked under it instead of under the prior.
+given the training data, and a query uses it instead of the prior.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class Proposal:
         drawn: sites of the model that it draws with a density of their own.
         driven: sites of the model that are functions of its auxiliary sites.
         auxiliary: its auxiliary sites.
-        law: those of `drawn` and `driven` whose distribution in the guide is the one to ask under.
-        law_auxiliary: the auxiliary sites behind those.
+        fitted: those of `drawn` and `driven` whose distribution in the guide replaces the prior.
+        fitted_auxiliary: the auxiliary sites behind those.
         nodes: its trace's sites, to learn shapes from.
         why: who proposes, in words.
     """
@@ -53,8 +53,8 @@ class Proposal:
     drawn: tuple[str, ...] = ()
     driven: tuple[str, ...] = ()
     auxiliary: tuple[str, ...] = ()
-    law: frozenset[str] = frozenset()
-    law_auxiliary: frozenset[str] = frozenset()
+    fitted: frozenset[str] = frozenset()
+    fitted_auxiliary: frozenset[str] = frozenset()
     nodes: Mapping[str, Any] = field(default_factory=dict)
     why: str = "prior"
 
@@ -91,7 +91,7 @@ def choose_proposal(
         partly: sites it fixes in part: values and mask, for guides that take `mask`.
         fixed: sites of which the evidence fixes anything.
         over_data: the model has a plate over data points.
-        global_latents: `"posterior"` to ask under the guide's distribution of global latents that training fitted,
+        global_latents: `"posterior"` to use the guide's distribution of global latents that training fitted,
             `"prior"` to weigh them against the prior like any other site.
 
     Raises:
@@ -118,37 +118,37 @@ def choose_proposal(
                 f'A site of the guide\'s own is marked by infer={{"is_auxiliary": True}}.'
             )
     fits = _fitting(own, nodes, over_data)
-    law: set[str] = set()
+    fitted: set[str] = set()
     if over_data and global_latents == "posterior":
-        law = _fitted_globals(guide, given, own, nodes, fits)
+        fitted = _fitted_globals(guide, given, own, nodes, fits)
     deltas = [name for name in fits if is_delta(own[name]["fn"])]
     points = _points(guide, given, deltas)
     if points:
-        _refuse_points(guide, points, law)
+        _refuse_points(guide, points, fitted)
     deltas = [name for name in deltas if name not in points]
     random_auxiliary = [name for name in auxiliary if not is_delta(own[name]["fn"]) and not _is_masked(own[name])]
     _check_dimensions(own, nodes, random_auxiliary, points)
     drawn = [name for name in fits if name not in deltas and name not in points]
     private = {name: f"{name}_unconstrained" for name in deltas if f"{name}_unconstrained" in random_auxiliary}
     shared = set(random_auxiliary) - set(private.values())
-    if any(name in law and name not in private for name in deltas):
+    if any(name in fitted and name not in private for name in deltas):
         # auxiliary draws behind global and local sites at once: the local ones' own density is not to be had
-        deltas = [name for name in deltas if name in law or name in private]
+        deltas = [name for name in deltas if name in fitted or name in private]
     used = {private[name] for name in deltas if name in private}
     if any(name not in private for name in deltas):
         used |= shared
     stuck = [name for name in deltas if name in fixed]
     if stuck:
-        return _cannot_fix(guide, stuck, law)
+        return _cannot_fix(guide, stuck, fitted)
     if not drawn and not deltas:
         return Proposal(why=f"prior (the guide is a point estimate of {', '.join(points)})" if points else "prior")
-    law_auxiliary = {private[name] for name in deltas if name in law and name in private}
-    if any(name in law and name not in private for name in deltas):
-        law_auxiliary |= shared
-    law &= {*drawn, *deltas}
+    fitted_auxiliary = {private[name] for name in deltas if name in fitted and name in private}
+    if any(name in fitted and name not in private for name in deltas):
+        fitted_auxiliary |= shared
+    fitted &= {*drawn, *deltas}
     why = "guide"
-    if law:
-        why += f", global latents ({', '.join(sorted(law))}) under their trained posterior"
+    if fitted:
+        why += f", global latents ({', '.join(sorted(fitted))}) under their trained posterior"
     if len(drawn) + len(deltas) < len([name for name in own if name in nodes]):
         why += " and, for what it does not offer, the prior"
     return Proposal(
@@ -157,8 +157,8 @@ def choose_proposal(
         tuple(drawn),
         tuple(deltas),
         tuple(name for name in random_auxiliary if name in used),
-        frozenset(law),
-        frozenset(law_auxiliary),
+        frozenset(fitted),
+        frozenset(fitted_auxiliary),
         own,
         why,
     )
@@ -285,16 +285,16 @@ def _points(guide: Any, given: Mapping[str, Any], deltas: list[str]) -> list[str
     return [name for name in deltas if torch.equal(one[name], two[name])]
 
 
-def _refuse_points(guide: Any, points: list[str], law: set[str]) -> None:
+def _refuse_points(guide: Any, points: list[str], fitted: set[str]) -> None:
     """Refuse point estimates of global latents; say that the prior proposes instead of those of local ones."""
     hint = ""
     if "Laplace" in type(guide).__name__:
         hint = " Call guide.laplace_approximation(...) and pass what it returns."
     names = ", ".join(points)
-    if law & set(points):
+    if fitted & set(points):
         raise ConfigError(
-            f"{_kind(guide)} holds a point estimate of {names} (a Delta): that is no posterior to ask under.{hint} "
-            f"Fix the value in the model (pyro.condition), or pass guide=None to ask under the prior."
+            f"{_kind(guide)} holds a point estimate of {names} (a Delta): that is no posterior to use.{hint} "
+            f"Fix the value in the model (pyro.condition), or pass guide=None to use the prior."
         )
     warnings.warn(
         f"query: {_kind(guide)} holds a point estimate of {names} (a Delta), which is no posterior; the prior proposes "
@@ -331,9 +331,9 @@ def _unconstrained_size(fn: Any, value: Tensor) -> int:
         return value.numel()
 
 
-def _cannot_fix(guide: Any, stuck: list[str], law: set[str]) -> Proposal:
+def _cannot_fix(guide: Any, stuck: list[str], fitted: set[str]) -> Proposal:
     names = ", ".join(stuck)
-    if law & set(stuck):
+    if fitted & set(stuck):
         raise EvidenceError(
             f"{names}: {_kind(guide)} draws this global latent through auxiliary sites, so that it cannot be fixed at "
             f"a known value under its trained posterior. Use Within or Near, or fix it in the model (pyro.condition)."

@@ -1,8 +1,8 @@
 """What a question says about one site of a program, and drawing that site in accordance with it.
 
 Known entries are fixed and the others drawn given them, Gaussian sites are drawn within boxes and half-spaces exactly,
-categorical ones from what is allowed, and any other site from its own law with a weight of zero where it breaks a
-constraint. Every way leaves the weight that makes up for it.
+categorical ones from what is allowed, and any other site from its own distribution with a weight of zero where it
+breaks a constraint. Every way leaves the weight that makes up for it.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ class SiteEvidence:
         entries, values = self.table.shape
         index = flat.reshape(len(flat), entries, values).argmax(-1) if self.one_hot else flat.long()
         inside = (index >= 0) & (index < values)
-        found = self.table[torch.arange(entries), index.clamp(0, values - 1)]
-        return found.masked_fill(~inside, -math.inf)
+        log_factors = self.table[torch.arange(entries), index.clamp(0, values - 1)]
+        return log_factors.masked_fill(~inside, -math.inf)
 
     def soft(self, flat: Tensor) -> Tensor:
         """Log soft factors of entries (n, D): (n,)."""
@@ -103,7 +103,7 @@ def _flatten(value: Tensor, n: int) -> Tensor:
     return value.reshape(n, -1)
 
 
-def entry_law(fn: Any) -> Any:
+def entry_distribution(fn: Any) -> Any:
     """Return the distribution of single entries, if entries are independent given the parameters."""
     while isinstance(fn, torch.distributions.Independent):
         fn = fn.base_dist
@@ -115,7 +115,7 @@ _MOST_VALUES = 10_000
 
 def few_values(fn: Any) -> Tensor | None:
     """The values of a site's entries, (V, E), if they are few: numbers from 0 (E = 1) or one-hot vectors (E = V)."""
-    base = entry_law(fn)
+    base = entry_distribution(fn)
     if not getattr(base, "has_enumerate_support", False) or isinstance(base, dist.Delta):
         return None
     try:
@@ -140,10 +140,10 @@ class Restrict(Messenger):
         self.log_weight: dict[str, Tensor] = {}
 
     def _pyro_sample(self, msg: Any) -> None:
-        found = self.evidence.get(msg["name"])
-        if found is None or msg["is_observed"] or msg["value"] is not None:
+        evidence = self.evidence.get(msg["name"])
+        if evidence is None or msg["is_observed"] or msg["value"] is not None:
             return
-        value, log_weight = restrict(msg["name"], msg["fn"], found, self.n, self.only_known)
+        value, log_weight = restrict(msg["name"], msg["fn"], evidence, self.n, self.only_known)
         msg["value"], msg["done"] = value, True
         self.log_weight[msg["name"]] = log_weight
 
@@ -157,14 +157,14 @@ class KnownMass(Messenger):
         self.mass: dict[str, Tensor] = {}
 
     def _pyro_post_sample(self, msg: Any) -> None:
-        found = self.evidence.get(msg["name"])
-        if found is not None and found.fixes:
-            self.mass[msg["name"]] = known_mass(msg["name"], msg["fn"], found, msg["value"], self.n)
+        evidence = self.evidence.get(msg["name"])
+        if evidence is not None and evidence.fixes:
+            self.mass[msg["name"]] = known_mass(msg["name"], msg["fn"], evidence, msg["value"], self.n)
 
 
 def _gaussian(fn: Any, n: int) -> tuple[Tensor, Tensor] | None:
     """Means (n, D) and factors of a site that is Gaussian given its parents, in float64; None for any other."""
-    base = entry_law(fn)
+    base = entry_distribution(fn)
     if type(base) in (torch.distributions.Normal, dist.Normal):
         return _flatten(base.loc.double(), n), _flatten(base.scale.double(), n)
     if isinstance(fn, torch.distributions.MultivariateNormal) and fn.batch_shape.numel() == n:
@@ -178,13 +178,13 @@ def _only_known(e: LinearEvidence) -> LinearEvidence:
     return LinearEvidence(e.known, e.values, nothing.lower, nothing.upper, nothing.box_weight, nothing.rows)
 
 
-def restrict(name: str, fn: Any, found: SiteEvidence, n: int, only_known: bool) -> tuple[Tensor, Tensor]:
+def restrict(name: str, fn: Any, evidence: SiteEvidence, n: int, only_known: bool) -> tuple[Tensor, Tensor]:
     """Draw a site so that it agrees with its evidence as far as its distribution allows.
 
     Args:
         name: the site, for messages.
         fn: its distribution, batch shape starting with the n particles.
-        found: what is said about it.
+        evidence: what is said about it.
         n: particles.
         only_known: fix known entries and nothing more.
 
@@ -192,15 +192,15 @@ def restrict(name: str, fn: Any, found: SiteEvidence, n: int, only_known: bool) 
         Value, and log weights (n,): what the site contributes to importance weights instead of zero.
     """
     shape = fn.batch_shape + fn.event_shape
-    if found.complete:
-        value = found.known_value().to(_dtype(fn)).reshape(shape[1:]).expand(shape)
-        return value, supported_sum(fn, value, n) + (0.0 if only_known else found.soft(_flatten(value, n)))
-    if found.table is not None:
-        return _restrict_table(fn, found, n, only_known)
-    e = found.linear
+    if evidence.complete:
+        value = evidence.known_value().to(_dtype(fn)).reshape(shape[1:]).expand(shape)
+        return value, supported_sum(fn, value, n) + (0.0 if only_known else evidence.soft(_flatten(value, n)))
+    if evidence.table is not None:
+        return _restrict_table(fn, evidence, n, only_known)
+    e = evidence.linear
     assert e is not None
     used = _only_known(e) if only_known else e
-    constant = 0.0 if only_known else found.log_constant
+    constant = 0.0 if only_known else evidence.log_constant
     gaussian = _gaussian(fn, n)
     if gaussian is not None:
         flat, log_weight = _restrict_gaussian(*gaussian, used)
@@ -211,18 +211,18 @@ def restrict(name: str, fn: Any, found: SiteEvidence, n: int, only_known: bool) 
     if bool(e.known.any()):
         flat[:, e.known] = e.values[e.known].to(flat.dtype)
         value = flat.reshape(shape)
-        log_weight = known_mass(name, fn, found, value, n).masked_fill(outside_support(fn, value, n), -math.inf)
+        log_weight = known_mass(name, fn, evidence, value, n).masked_fill(outside_support(fn, value, n), -math.inf)
     if not only_known:
-        log_weight = log_weight + found.soft(flat)
-        log_weight = log_weight.masked_fill((found.violations(flat) > 0).any(1), -math.inf)
+        log_weight = log_weight + evidence.soft(flat)
+        log_weight = log_weight.masked_fill((evidence.violations(flat) > 0).any(1), -math.inf)
     return value, log_weight
 
 
 def _dtype(fn: Any) -> torch.dtype:
-    if isinstance(entry_law(fn), torch.distributions.Categorical):
+    if isinstance(entry_distribution(fn), torch.distributions.Categorical):
         return torch.long
     for name in ("loc", "logits", "probs", "concentration", "rate"):
-        value = getattr(entry_law(fn), name, None)
+        value = getattr(entry_distribution(fn), name, None)
         if isinstance(value, Tensor):
             return value.dtype
     return torch.get_default_dtype()
@@ -236,48 +236,48 @@ def _restrict_gaussian(means: Tensor, factors: Tensor, e: LinearEvidence) -> tup
     return x, log_weight
 
 
-def _table_log_probs(fn: Any, found: SiteEvidence, n: int, hard: bool) -> tuple[Tensor, Tensor]:
+def _table_log_probs(fn: Any, evidence: SiteEvidence, n: int, hard: bool) -> tuple[Tensor, Tensor]:
     """Support of a site with a table, and log probability plus log factor of each value, (n, D, V)."""
-    assert found.table is not None
-    base = entry_law(fn)
+    assert evidence.table is not None
+    base = entry_distribution(fn)
     support = base.enumerate_support(expand=False).reshape(-1, *base.event_shape)
-    if len(support) != found.table.shape[1]:
+    if len(support) != evidence.table.shape[1]:
         raise EvidenceError(
-            f"a site with {found.table.shape[1]} values has {len(support)} of them in another draw; evidence about it "
+            f"a site with {evidence.table.shape[1]} values has {len(support)} in another draw; evidence about it "
             f"can only be a known value or a box"
         )
     shape = base.batch_shape + base.event_shape
     log_probs = torch.stack([base.log_prob(v.expand(shape)) for v in support], -1).double()
-    factors = torch.where(torch.isneginf(found.table), found.table, 0.0) if hard else found.table
+    factors = torch.where(torch.isneginf(evidence.table), evidence.table, 0.0) if hard else evidence.table
     return support, log_probs.reshape(n, -1, len(support)) + factors
 
 
-def _restrict_table(fn: Any, found: SiteEvidence, n: int, only_known: bool) -> tuple[Tensor, Tensor]:
-    support, log_probs = _table_log_probs(fn, found, n, only_known)
+def _restrict_table(fn: Any, evidence: SiteEvidence, n: int, only_known: bool) -> tuple[Tensor, Tensor]:
+    support, log_probs = _table_log_probs(fn, evidence, n, only_known)
     log_mass = log_probs.logsumexp(-1)
     index = torch.multinomial(log_probs.softmax(-1).nan_to_num(1.0).reshape(-1, len(support)), 1)
-    base = entry_law(fn)
+    base = entry_distribution(fn)
     value = support[index].reshape(base.batch_shape + base.event_shape)
     log_weight = log_mass.sum(1)
     if not only_known:
-        log_weight = log_weight + found.log_constant
-        outside = found.violations(_flatten(value, n))
+        log_weight = log_weight + evidence.log_constant
+        outside = evidence.violations(_flatten(value, n))
         log_weight = log_weight.masked_fill((outside > 0).any(1), -math.inf)
     return value, log_weight
 
 
-def known_mass(name: str, fn: Any, found: SiteEvidence, value: Tensor, n: int) -> Tensor:
+def known_mass(name: str, fn: Any, evidence: SiteEvidence, value: Tensor, n: int) -> Tensor:
     """Log density of a site's known entries alone, or log mass of the values not excluded, (n,)."""
-    if found.complete:
+    if evidence.complete:
         return sum_per_particle(fn.log_prob(value), n)
-    if found.table is not None:
-        return _table_log_probs(fn, found, n, hard=True)[1].logsumexp(-1).sum(1)
-    e = found.linear
+    if evidence.table is not None:
+        return _table_log_probs(fn, evidence, n, hard=True)[1].logsumexp(-1).sum(1)
+    e = evidence.linear
     assert e is not None
     gaussian = _gaussian(fn, n)
     if gaussian is not None:
         return condition(*gaussian, _only_known(e)).log_terms.sum(-1)
-    base = entry_law(fn)
+    base = entry_distribution(fn)
     entries = getattr(base, "entry_log_prob", None)  # entries that are independent although they are one event
     if entries is not None:
         return _flatten(entries(value), n)[:, e.known].double().sum(1)

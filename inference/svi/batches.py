@@ -1,7 +1,7 @@
-"""Rows and their order: which rows of the data step `s` of a stage sees, on which process, with which noise.
+"""Rows and their order: which rows of the data step `s` of a stage gets, on which process, with which noise.
 
 Nothing here has a state. The order of epoch `e` is a permutation drawn from (seed, stage, epoch), the noise of a step
-is drawn from (seed, step, rank, rollbacks), so that a run continued from step `s` sees what an uninterrupted one sees.
+is drawn from (seed, step, rank, rollbacks), so that a run continued from step `s` gets what an uninterrupted one gets.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def mix(*numbers: int) -> int:
 
 
 class Order:
-    """The rows each step of one stage sees.
+    """The rows of each step of one stage.
 
     Each epoch is one pass over a fresh permutation, cut into consecutive batches; the last batch of an epoch may be
     smaller. A batch of all rows keeps them in order. Rank `r` of `W` takes rows `r, r + W, ...` of each batch, possibly
@@ -127,7 +127,7 @@ class Order:
 
     def batch(self, step: int) -> tuple[Tensor, int]:
         """Return the row numbers of this process at `step` of the stage, and the size of the whole batch."""
-        epoch, place = divmod(step, self.per_epoch)
+        epoch, index = divmod(step, self.per_epoch)
         if epoch != self._epoch:
             generator = torch.Generator().manual_seed(mix(*self._key, epoch))
             if self._arrange is None and self.per_epoch == 1:
@@ -139,9 +139,9 @@ class Order:
             else:
                 self._batches = self._checked(self._arrange(generator, self.batch_size))
             self._epoch = epoch
-        first, last = place * self.batch_size, min((place + 1) * self.batch_size, self.rows)
+        first, last = index * self.batch_size, min((index + 1) * self.batch_size, self.rows)
         if self._arrange is not None:
-            whole = self._batches[place]
+            whole = self._batches[index]
         elif self._computed is not None and self.per_epoch > 1:
             whole = torch.from_numpy(self._computed(np.arange(first, last)))
         else:

@@ -31,7 +31,7 @@ def score_each(program: Program, values: Mapping[str, Tensor]) -> Scores:
 def propose_each(program: Program, n: int, only_known: bool = False) -> tuple[Particles, Tensor]:
     """`program.propose`, where draws that the program fails on are marked.
 
-    Where a batch fails the draws are made one by one: halves of a batch would be drawn anew, and their failures not
+    Where a batch fails the draws are made one by one: halves of a batch would be drawn again, and their failures not
     counted.
 
     Returns:
@@ -61,7 +61,7 @@ def propose_each(program: Program, n: int, only_known: bool = False) -> tuple[Pa
 
 
 class _Tally:
-    """What came of the batches tried so far."""
+    """Results of the batches tried so far."""
 
     def __init__(self) -> None:
         self.good: Scores | None = None

@@ -211,7 +211,7 @@ class MeanField(TraceMeanField_ELBO):
 
 
 def divergence(name: str, model_trace: Any, guide_trace: Any) -> Tensor:
-    """Return the Kullback-Leibler term of one latent site, summed: analytic where torch knows it, else one sample.
+    """Return the Kullback-Leibler term of one latent site, summed: analytic where torch has it, else one sample.
 
     Args:
         name: the site.

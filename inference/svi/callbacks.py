@@ -1,4 +1,4 @@
-"""Callbacks: what the engine tells others while it trains, and how they may answer.
+"""Callbacks: how code of yours follows and stops a training.
 
 A callback is any object with some of the methods `on_start`, `on_stage`, `on_step`, `on_checkpoint` and `on_end`, each
 taking a `State`. One that remembers things implements `state_dict() -> JSON-able` and `load_state_dict(state)`; the
@@ -20,7 +20,7 @@ EVENTS = ("on_start", "on_stage", "on_step", "on_checkpoint", "on_end")
 
 
 class State:
-    """What a callback sees. Attributes are current at the time of the call.
+    """The state of training that callbacks receive. Attributes are current at the time of the call.
 
     Attributes:
         model: the model.
@@ -73,7 +73,7 @@ class State:
 
 
 class Callbacks:
-    """Calls several callbacks, and knows which events nobody listens to.
+    """Calls several callbacks, and skips events that none of them handles.
 
     Raises:
         ConfigError: for an object with none of the methods.
@@ -125,9 +125,9 @@ class EarlyStopping:
         self.waited = 0
 
     def on_checkpoint(self, state: State) -> None:
-        """Look at the validation loss."""
+        """Compare the validation loss with the best one."""
         if state.valid_loss is None:
-            raise ConfigError("EarlyStopping looks at the validation loss; give fit(..., valid=rows).")
+            raise ConfigError("EarlyStopping needs the validation loss; give fit(..., valid=rows).")
         if state.valid_loss < self.best - self.least:
             self.best, self.waited = state.valid_loss, 0
             return

@@ -220,8 +220,8 @@ def list_files(folder: Path) -> list[Path]:
     """Return the checkpoint files in `folder`, oldest first."""
     if not folder.is_dir():
         return []
-    found = [(int(match[1]), p) for p in folder.iterdir() if (match := _NAME.fullmatch(p.name))]
-    return [path for _, path in sorted(found)]
+    numbered = [(int(match[1]), p) for p in folder.iterdir() if (match := _NAME.fullmatch(p.name))]
+    return [path for _, path in sorted(numbered)]
 
 
 def newest_good(folder: Path) -> tuple[Path, dict[str, Tensor], dict[str, Any]] | None:
@@ -363,9 +363,9 @@ def load_parameters(
     """
     path = find(run_or_file, which)
     if Path(run_or_file).is_dir() and which == "newest":
-        found = newest_good(path.parent)
-        assert found is not None
-        path, tensors, state = found
+        newest = newest_good(path.parent)
+        assert newest is not None
+        path, tensors, state = newest
     else:
         try:
             tensors, state = read(path)
@@ -373,12 +373,12 @@ def load_parameters(
             raise CheckpointError(f"{error}{_alternative(path)}") from error
     modules = {"model": model} if guide is None else {"model": model, "guide": guide}
     names = (name for name in state.get("names", tensors) if name in tensors)
-    wanted = {name: tensors[name] for name in names if name.split(".", 1)[0] in modules}
+    selected = {name: tensors[name] for name in names if name.split(".", 1)[0] in modules}
     own_parameters(*modules.values())
     if batch is not None:
         call_once(model, guide, batch)
-    make_room(modules, wanted, state)
-    restore(named_tensors(modules), wanted, str(path))
+    make_room(modules, selected, state)
+    restore(named_tensors(modules), selected, str(path))
     return state
 
 

@@ -64,7 +64,7 @@ def fit(
         stages: the recipe, one stage after the other.
         seed: determines data order and noise. The caller's own random state is restored.
         out: run folder; None trains in memory, without checkpoints on disk.
-        resume: `"auto"` goes on with an existing run of the same settings, True demands one, False refuses one. Other
+        resume: `"auto"` continues an existing run of the same settings, True demands one, False refuses one. Other
             data, precision or threads would not continue it bit for bit: an error, unless `"force"`, which names them.
         lr_resume: factor on all learning rates from a resume on; a fresh run ignores it.
         callbacks: objects with some of `on_start`, `on_stage`, `on_step`, `on_checkpoint`, `on_end`; see `callbacks`.

@@ -1,8 +1,8 @@
 """Handlers: annealing, tempering and weighting as Pyro messengers, so that no model needs an argument for them.
 
-Each handler is entered around model and guide together, changes only the named sites, and knows nothing of how many
+Each handler is entered around model and guide together, changes only the named sites, and is independent of how many
 particle or plate axes lie to the left: it works under vectorised particles, under enumeration and in plain traces.
-Their weights are ordinary attributes, which a schedule of a `Stage` (or the user) may move while training goes on.
+Their weights are ordinary attributes, which a schedule of a `Stage` (or the user) may change during training.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ class PerDatum(Messenger):
 def per_datum(weight: float) -> PerDatum:
     """Multiply the log-density of every site outside the plate "data" by `weight`.
 
-    A batch of B rows out of N sees each global term once; with `weight = B / N` the loss divided by B estimates the
+    A batch of B rows out of N has each global term once; with `weight = B / N` the loss divided by B estimates the
     loss of the whole data set divided by N, whatever the batch size. A plate "data" over all N rows with `subsample=`
     the batch counts each of its rows N / B times by itself; that is taken back.
     """

@@ -43,7 +43,7 @@ class Loop:
         stages: the recipe.
         seed: seed of the run.
         processes: the processes it runs on.
-        callbacks: who is told.
+        callbacks: called at each event.
         progress: the display.
         checkpoint_every: steps between checkpoints, None for the default.
         log_every: steps between records.
@@ -101,7 +101,7 @@ class Loop:
     # ---- beginning and end -------------------------------------------------------------------------------------------
 
     def train(self, out: Any, resume: bool | str, config: dict[str, Any]) -> History:
-        """Open the run folder, go on from where it stands, train, and leave everything in order."""
+        """Open the run folder, continue from its last checkpoint, train, and write the results."""
         try:
             self._open(out, resume, config)
             self._start()
@@ -146,10 +146,10 @@ class Loop:
 
         def look() -> bool:
             nonlocal tensors, state
-            found = None if self.store is None else checkpoints.newest_good(self.store.keeper.folder)
-            if found is not None:
-                _, tensors, state = found
-            return found is not None
+            newest = None if self.store is None else checkpoints.newest_good(self.store.keeper.folder)
+            if newest is not None:
+                _, tensors, state = newest
+            return newest is not None
 
         if not self.processes.together(look):
             self._begin(0)
@@ -201,14 +201,14 @@ class Loop:
     def _stages(self) -> None:
         self.callbacks("on_start", self.state)
         index = self.stepper.active.index
-        told = False
+        announced = False
         over = False
         while not over:
             if self.step >= self.ends[index]:
-                index, told = index + 1, False
+                index, announced = index + 1, False
                 self._begin(index)
-            if not told:
-                told = True
+            if not announced:
+                announced = True
                 self.callbacks("on_stage", self.state)
             over = self._advance()
         self.history.finished = True
@@ -249,11 +249,11 @@ class Loop:
     def _go_back(self, giving_up: bool) -> None:
         """Return to the last good state after too many bad steps, or end the run."""
         name, at = self.stepper.active.stage.name, self.step
-        found = self.stepper.first_bad() or "nothing on this process"
+        bad = self.stepper.first_bad() or "nothing on this process"
         self._restore()
         self._forget()
         self._tell()
-        text = f"stage {name!r}, step {at}: loss, gradient or parameters are not finite; first bad: {found}"
+        text = f"stage {name!r}, step {at}: loss, gradient or parameters are not finite; first bad: {bad}"
         if giving_up:
             raise TrainingError(
                 f"{text}. {self.policy.skipped} steps were skipped, and {self.policy.rollbacks} returns to an earlier "
@@ -266,7 +266,7 @@ class Loop:
                 TrainingWarning,
                 stacklevel=2,
             )
-            self._write({"event": "rollback", "step": self.step, "reason": found, "factor": self.policy.factor})
+            self._write({"event": "rollback", "step": self.step, "reason": bad, "factor": self.policy.factor})
 
     def _forget(self) -> None:
         """Drop records of steps that will be done again."""
@@ -277,7 +277,7 @@ class Loop:
     def _after(self, outcome: Outcome, rate: float) -> bool:
         """Log, show, write checkpoints; return True when training is over."""
         stop, number = outcome.stop, outcome.signal
-        if self.processes.size == 1:  # what callbacks and signals asked for since; several processes agree a step later
+        if self.processes.size == 1:  # what callbacks and signals requested since; several processes agree a step later
             stop, number = self.state.stop_requested, self.signals.number
         end_of_stage = self.step >= self.ends[self.stepper.active.index]
         over = self.step >= self.total or stop
@@ -305,12 +305,12 @@ class Loop:
 
     def _leave(self, number: int) -> None:
         if self.processes.leader:
-            told = "nothing is kept without a run folder"
+            announced = "nothing is kept without a run folder"
             if self.history.run:
-                told = f"the checkpoint is in {self.history.run}, and the same call goes on from there"
+                announced = f"the checkpoint is in {self.history.run}, and the same call resumes from there"
             if self.unwritten:
-                told = f"{self.unwritten}; the same call goes on from an earlier one in {self.history.run}"
-            self.progress.say(f"interrupted at step {self.step}: {told}.")
+                announced = f"{self.unwritten}; the same call goes on from an earlier one in {self.history.run}"
+            self.progress.say(f"interrupted at step {self.step}: {announced}.")
         if number == signal.SIGINT:
             raise KeyboardInterrupt
         raise SystemExit(128 + number)
@@ -340,7 +340,7 @@ class Loop:
             if self.tensorboard and "event" not in record:
                 self.store.run.board(int(record["step"]), record)
         except OSError as error:
-            warnings.warn(f"metrics could not be written ({error}). Training goes on.", TrainingWarning, stacklevel=2)
+            warnings.warn(f"metrics could not be written ({error}). Training continues.", TrainingWarning, stacklevel=2)
 
     # ---- checkpoints -------------------------------------------------------------------------------------------------
 
@@ -427,7 +427,7 @@ def check_arguments(
     """Refuse arguments of `fit` that cannot work.
 
     Raises:
-        ConfigError: naming the argument, what came, and what is expected.
+        ConfigError: naming the argument, what was given and what is expected.
     """
     for name, module in (("model", model), ("guide", guide)):
         if not isinstance(module, nn.Module):

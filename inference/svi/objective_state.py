@@ -1,4 +1,4 @@
-"""What an objective remembers from step to step, so that a resumed run goes on with it.
+"""What an objective remembers from step to step, so that a resumed run continues with it.
 
 An ELBO object may change attributes of its own while it runs, and Pyro's `TraceGraph_ELBO` keeps running averages of
 its costs in the global parameter store. Both go into the checkpoint, and both are as they were after training.
@@ -56,10 +56,10 @@ def capture(thing: Any) -> State:
     tensors: dict[str, Tensor] = {}
     skeleton: dict[str, Any] = {}
     for key, value in vars(thing).items():
-        found: dict[str, Tensor] = {}
+        encoded: dict[str, Tensor] = {}
         with contextlib.suppress(_OpaqueError):
-            skeleton[key] = _encode(value, key, found)
-            tensors.update(found)
+            skeleton[key] = _encode(value, key, encoded)
+            tensors.update(encoded)
     return tensors, skeleton
 
 
@@ -85,7 +85,7 @@ def put_back(thing: Any, state: State, before: State = ({}, {})) -> None:
     for tensors, skeleton in (before, state):
         for key, value in skeleton.items():
             new, present = _decode(value, tensors), getattr(thing, key, None)
-            if isinstance(new, dict) and isinstance(present, dict):  # whoever else holds it sees it, too
+            if isinstance(new, dict) and isinstance(present, dict):  # every other holder of the object sees the change
                 present.clear()
                 present.update(new)
             else:
@@ -112,16 +112,16 @@ class Averages:
         try:
             yield
         finally:
-            found = _take()
-            if found:
-                self.values[str(rows)] = found
+            averages = _take()
+            if averages:
+                self.values[str(rows)] = averages
             for name, value in others.items():
                 store[name] = value
 
 
 def _take() -> dict[str, Tensor]:
     store = pyro.get_param_store()
-    found = {name: store[name].detach().clone() for name in list(store.keys()) if name.startswith(_AVERAGES)}
-    for name in found:
+    averages = {name: store[name].detach().clone() for name in list(store.keys()) if name.startswith(_AVERAGES)}
+    for name in averages:
         del store[name]
-    return found
+    return averages

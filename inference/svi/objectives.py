@@ -43,7 +43,7 @@ class IWAE(ParticleBound):
 
     Args:
         num_particles: K, at least 1; all particles run at once, as an outermost plate.
-        max_plate_nesting: number of plate axes in model and guide; found by running the pair once if not given.
+        max_plate_nesting: number of plate axes in model and guide; determined by running the pair once if not given.
 
     Reference:
         Burda, Grosse and Salakhutdinov, "Importance Weighted Autoencoders", ICLR 2016, equation 8.
@@ -152,9 +152,9 @@ class FreeBits(MeanField):
     def _cost(self, name: str, model_trace: Any, guide_trace: Any) -> Tensor:
         site = model_trace.nodes[name]
         if self.each and in_data_plate(site):
-            found = guide_trace.nodes[name]
-            terms = (kl_divergence(found["fn"], site["fn"]) * found["scale"]).clamp(min=self.nats)
-            return cast(Tensor, scale_and_mask(terms, mask=found["mask"])).sum()
+            in_guide = guide_trace.nodes[name]
+            terms = (kl_divergence(in_guide["fn"], site["fn"]) * in_guide["scale"]).clamp(min=self.nats)
+            return cast(Tensor, scale_and_mask(terms, mask=in_guide["mask"])).sum()
         cost = divergence(name, model_trace, guide_trace)
         if not in_data_plate(site):
             return cost
@@ -182,7 +182,7 @@ def make(name: str, **options: Any) -> ELBO:
 
     Args:
         name: one of `names()`.
-        options: for the objective's constructor: `num_particles`, `max_plate_nesting` (found from the pair if left
+        options: for the objective's constructor: `num_particles`, `max_plate_nesting` (determined from the pair if left
             out), and for Pyro's own classes whatever they accept (`vectorize_particles=True` runs all particles at
             once).
 
@@ -343,11 +343,11 @@ def bind(objective: Any, model: nn.Module, guide: nn.Module, depth: int | None =
             the differentiable loss summed over the batch.
         model: the generative program.
         guide: the inference program.
-        depth: how many plate axes the pair has, where known; an ELBO that was not told need not find out by itself,
+        depth: how many plate axes the pair has, where known; an ELBO without it need not determine it,
             which would draw random numbers at a step of its choosing.
 
     Raises:
-        ConfigError: if `objective` is none of these, or was told of fewer plate axes than there are.
+        ConfigError: if `objective` is none of these, or is set for fewer plate axes than there are.
     """
     if isinstance(objective, str):
         objective = make(objective)
@@ -366,13 +366,13 @@ def bind(objective: Any, model: nn.Module, guide: nn.Module, depth: int | None =
 
 
 def _bind_elbo(objective: Any, model: nn.Module, guide: nn.Module, depth: int | None) -> Bound:
-    found = objective.max_plate_nesting
+    plates = objective.max_plate_nesting
     if depth is not None:
         # with particles as a plate of their own, that one counts
         depth += int(runs_particles_at_once(objective))
-        if found < depth:
+        if plates < depth:
             raise ConfigError(
-                f"{type(objective).__name__}: max_plate_nesting={found}, but the plates of this pair reach to axis "
+                f"{type(objective).__name__}: max_plate_nesting={plates}, but the plates of this pair reach to axis "
                 f"-{depth}. Leave max_plate_nesting out: the engine finds it."
             )
     if hasattr(objective, "differentiable_loss"):

@@ -28,7 +28,7 @@ def make_fabric(
     precision: str = "32-true",
     accelerator: str = "auto",
 ) -> Any:
-    """Start the processes of a run and return the Lightning Fabric that knows them.
+    """Start the processes of a run and return the Lightning Fabric that manages them.
 
     Args:
         devices: processes (CPU) or accelerators per machine; `"auto"` takes all there are.
@@ -47,7 +47,7 @@ def make_fabric(
             f"precision={precision!r}: choose one of {', '.join(PRECISIONS)} (16-mixed needs loss scaling, which the "
             "densities of these models do not survive; bf16-mixed does not)."
         )
-    from lightning_fabric import Fabric  # takes seconds to import: only runs that ask for it pay
+    from lightning_fabric import Fabric  # takes seconds to import: only runs that use it pay
 
     many = nodes > 1 or devices not in (1, "1")
     try:

@@ -120,7 +120,7 @@ class _FirstBad(Messenger):
 def first_bad_site(model: nn.Module, guide: nn.Module, batch: dict[str, Tensor]) -> str | None:
     """Run the pair once and name the first site that is not finite, and the statistic that is not.
 
-    The guide runs first, then the model on the guide's values; at each site the distribution's parameters are looked at
+    The guide runs first, then the model on the guide's values; at each site the distribution's parameters are checked
     first, then the value, then the log-density.
 
     Returns:

@@ -41,7 +41,7 @@ class Progress:
     """Shows nothing; base of the displays that do.
 
     Attributes:
-        every: least seconds between two updates; infinite where updates are not wanted.
+        every: least seconds between two updates; infinite for no updates.
     """
 
     every = float("inf")

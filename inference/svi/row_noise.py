@@ -1,4 +1,4 @@
-"""Noise that belongs to a row: the same wherever the row stands, among whatever others, in whatever batch.
+"""Noise that belongs to a row: the same in any position of any batch.
 
 A score with randomness in it must be a function of the row, or it is a score of the row's position in a batch. Here the
 seed of a row's noise is a checksum of its content (and of a seed given), and numbers are drawn by a counter-based
@@ -30,11 +30,11 @@ def row_keys(*tensors: Tensor, valid: Tensor | None = None, seed: int = 0) -> Te
     """
     rows = len(tensors[0])
     block = max(1, _AT_ONCE // max(1, max(tensor.numel() for tensor in tensors) // max(1, rows)))
-    found = [torch.zeros(0, dtype=torch.int64)]
+    parts = [torch.zeros(0, dtype=torch.int64)]
     for start in range(0, rows, block):
         part = slice(start, start + block)
-        found.append(_keys([t[part] for t in tensors], None if valid is None else valid[part], seed))
-    return torch.cat(found)
+        parts.append(_keys([t[part] for t in tensors], None if valid is None else valid[part], seed))
+    return torch.cat(parts)
 
 
 def _keys(tensors: Sequence[Tensor], valid: Tensor | None, seed: int) -> Tensor:

@@ -1,6 +1,6 @@
 """Run folders: the only thing training leaves behind, and the rules for going on in one.
 
-config.json        what was asked for: the caller's configuration, stages, seed, number of rows; `identity`: a hash of
+config.json        the request: the caller's configuration, stages, seed, number of rows; `identity`: a hash of
                    the data, precision, device, threads and processes
 environment.json   where it ran: versions, machine, device, threads, command
 metrics.jsonl      one JSON object per line, appended only; a resumed run repeats some steps, the last record counts
@@ -41,7 +41,7 @@ class Run:
     Args:
         path: the folder; made if it does not exist.
         config: JSON-able description of what is to be trained; must equal that of an existing run.
-        resume: `"auto"` goes on with an existing run of the same configuration, True demands one, False refuses one.
+        resume: `"auto"` continues an existing run of the same configuration, True demands one, False refuses one.
             `"force"` is `"auto"` that also goes on where the data, the precision, the device or the number of threads
             are others, and says which.
         identity: what no setting says, see `run_folder.identity`; None compares nothing of the kind.

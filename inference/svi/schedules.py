@@ -1,4 +1,4 @@
-"""Schedules: plain functions of progress that say what a number should be while training goes on.
+"""Schedules: plain functions of progress that give the value of a number during training.
 
 A schedule maps progress `p` in [0, 1] (0 at the first step of a stage, 1 at its last) to a float. What the float means
 is decided by the key under which a `Stage` holds it: a factor on the learning rate, the weight of a site, an attribute
@@ -238,7 +238,7 @@ def four_point(
     limits: tuple[float, float] = (0.005, 80.0),
     epochs: int = 0,
 ) -> Schedule:
-    """Return a smooth curve through four values: at the beginning, at two places between, and at the end.
+    """Return a smooth curve through four values: at the beginning, at two points between, and at the end.
 
     Args:
         start, first, second, end: the values.

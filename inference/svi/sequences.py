@@ -1,8 +1,8 @@
 """Rows that are sequences: batches of like length, and long streams cut into windows that follow one another.
 
 Both, and `Endings`, are what `fit` takes as data: `rows[LongTensor]` is a batch, and `arrange` says in which order the
-rows of an epoch come, which the engine asks rows that have it. Batches are cut to their longest sequence: time that is
-padding for all rows is never computed.
+rows of an epoch come, for which the engine calls rows that have it. Batches are cut to their longest sequence: time
+that is padding for all rows is never computed.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def _with_room(x: Tensor, window: int, parts: str) -> Tensor:
 
 
 class Windows:
-    """Long sequences cut into windows; row `r` of a batch goes on where row `r` of the batch before ended.
+    """Long sequences cut into windows; row `r` of a batch continues where row `r` of the batch before ended.
 
     A batch holds `x` (rows, steps, width), `length`, and what a model that carries on needs: `last` (rows, 2, width),
     the two steps before the window, `seen` (rows,), how many there were, and `place` (rows, 2), the sequence and the
@@ -113,11 +113,11 @@ class Windows:
         place = self.place[index]
         sequence, start = place[:, 0], place[:, 1] * self.window
         at = start.unsqueeze(1) + torch.arange(self.window + 2)
-        found = self.x[sequence.unsqueeze(1), at]
+        steps = self.x[sequence.unsqueeze(1), at]
         return {
-            "x": found[:, 2:],
+            "x": steps[:, 2:],
             "length": (self.sizes[sequence] - start).clamp(0, self.window),
-            "last": found[:, :2],
+            "last": steps[:, :2],
             "seen": start,
             "place": place,
         }
@@ -168,5 +168,5 @@ class Endings:
         sequence, end = self.sequence[index], self.end[index]
         start = (end - self.window).clamp_min(0)
         at = start.unsqueeze(1) + torch.arange(self.window + 3)
-        found = self.x[sequence.unsqueeze(1), at]
-        return {"x": found[:, 2:], "length": end - start + 1, "last": found[:, :2], "seen": start}
+        steps = self.x[sequence.unsqueeze(1), at]
+        return {"x": steps[:, 2:], "length": end - start + 1, "last": steps[:, :2], "seen": start}

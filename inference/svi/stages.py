@@ -170,7 +170,7 @@ class Active:
         start: global number of its first step.
         model: the generative program.
         guide: the inference program.
-        sites: what `sites.inspect` found in the programs of the stage.
+        sites: what `sites.inspect` returned for the programs of the stage.
         device: where to put what the objective brings along, None for where it is.
 
     Attributes:

@@ -27,14 +27,14 @@ _START, _VALIDATION = -1, -2  # where a step number stands in a seed, for noise 
 
 @dataclass
 class Outcome:
-    """What came of computing one step's gradient; the same on every process.
+    """The result of computing one step's gradient; the same on every process.
 
     Attributes:
         loss: nats per data point.
         norm: norm of the whole gradient.
         rows: size of the whole batch.
         finite: True if loss and gradient are.
-        stop: True if some process was asked to end training.
+        stop: True if some process is to end training.
         signal: the signal some process got, or None.
     """
 
@@ -81,7 +81,7 @@ class Stepper:
         self._noise: tuple[int, ...] = ()
 
     def begin(self, stage: Stage, index: int, start: int) -> None:
-        """Make `stage` the one at work: look at the pair's sites, choose parameters, make the optimiser."""
+        """Make `stage` the current one: inspect the pair's sites, choose parameters, make the optimiser."""
         processes = self.processes
         arrange = getattr(self.data, "arrange", None)
         self._order = Order(len(self.data), stage.batch_size, self.seed, index, processes.rank, processes.size, arrange)
@@ -89,13 +89,13 @@ class Stepper:
         pair = stage.pair(self.model, self.guide)
         densities = isinstance(stage.objective, str | ELBO)  # what a callable makes of the programs is its own affair
         self._numbered = per_row.asks(*pair)
-        found = self._look(stage, pair, densities)
-        self.latents = [site.name for site in found if site.program == "model" and not site.observed]
+        result = self._look(stage, pair, densities)
+        self.latents = [site.name for site in result if site.program == "model" and not site.observed]
         self._stored = len(pyro.get_param_store())
         if densities:
-            sites.check_plate(found)
-        self._sites = found
-        self.active = Active(stage, index, start, self.model, self.guide, found, processes.device)
+            sites.check_plate(result)
+        self._sites = result
+        self.active = Active(stage, index, start, self.model, self.guide, result, processes.device)
         self.parameters = list(self.active.parameters.values())
         self._reducer = Reducer(self.parameters, extras=6) if processes.size > 1 else None
         self.received = Received(f"stage {stage.name!r}", self.active.parameters, self._order.per_epoch)
@@ -110,7 +110,7 @@ class Stepper:
                     -(-self._order.batch_size // processes.size),
                     len(self.data),
                     self.others,
-                    [site.name for site in found if site.program == "model" and site.local and not site.observed],
+                    [site.name for site in result if site.program == "model" and site.local and not site.observed],
                 )
 
     def _look(self, stage: Stage, pair: tuple[nn.Module, nn.Module], shapes: bool) -> list[sites.Site]:
@@ -124,10 +124,10 @@ class Stepper:
         batch = self._rows(torch.arange(size), stage)
         try:
             with self._precision():
-                found = sites.inspect(*pair, batch, (self.model, self.guide), shapes=shapes)
+                result = sites.inspect(*pair, batch, (self.model, self.guide), shapes=shapes)
                 if shapes and objectives.runs_particles_at_once(stage.objective):
-                    sites.check_particles(*pair, batch, max((site.depth for site in found), default=0))
-                return found
+                    sites.check_particles(*pair, batch, max((site.depth for site in result), default=0))
+                return result
         except (ValueError, RuntimeError) as error:
             named = named_parameters({"model": self.model, "guide": self.guide})
             text = per_row.explain(error, named, size, total)
@@ -138,7 +138,7 @@ class Stepper:
     def foresee(self, later: Sequence[Stage]) -> None:
         """Refuse a recipe with a later stage whose objective is not valid for the pair, before its first step.
 
-        Stages that run programs of their own are looked at when they begin.
+        Stages that run programs of their own are inspected when they begin.
         """
         if self.active.stage.programs is None:
             for stage in later:
@@ -209,7 +209,7 @@ class Stepper:
         Args:
             step: the global step.
             rollbacks: returns to an earlier state so far; a step done again gets other noise.
-            stop: True if this process was asked to end training.
+            stop: True if this process is to end training.
             number: the signal this process got, or None.
 
         Raises:
@@ -249,7 +249,7 @@ class Stepper:
         return Outcome(value, norm, size, finite, stop, number)
 
     def update(self, norm: float) -> None:
-        """Clip the gradient where the stage asks for it, and let the optimiser step."""
+        """Clip the gradient where the stage sets it, and let the optimiser step."""
         clip = self.active.stage.clip
         if clip is not None and norm > clip:
             torch._foreach_mul_(self.grads, clip / norm)
@@ -263,12 +263,12 @@ class Stepper:
 
     def first_bad(self) -> str | None:
         """Name the first site of the last step that is not finite, or else the first such parameter or gradient."""
-        found = None
+        result = None
         if self._batch:
             self._reseed(*self._noise)
             with self._in_force():
-                found = first_bad_site(*self.active.programs, self._batch)
-        return found or first_bad_gradient(self.active.parameters)
+                result = first_bad_site(*self.active.programs, self._batch)
+        return result or first_bad_gradient(self.active.parameters)
 
     def validate(self, rows: Any) -> float:
         """Return the loss per data point on other rows: evaluation mode, the same noise every time."""
@@ -277,12 +277,12 @@ class Stepper:
         active.bound.eval()
         total = 0.0
         try:
-            for place, start in enumerate(range(0, len(rows), active.stage.batch_size)):
+            for number, start in enumerate(range(0, len(rows), active.stage.batch_size)):
                 index = torch.arange(start, min(start + active.stage.batch_size, len(rows)))
                 index = index[self.processes.rank :: self.processes.size]
                 if len(index) == 0:
                     continue
-                self._reseed(_VALIDATION, place, self.processes.rank)
+                self._reseed(_VALIDATION, number, self.processes.rank)
                 if active.per_datum is not None:
                     active.per_datum.weight = len(index) / len(self.data)
                 with self._in_force():

@@ -80,8 +80,8 @@ def leave_one_out(log_weights: Tensor, baseline: str = "geometric") -> Tensor:
     return torch.where(own, average.unsqueeze(1), weights.unsqueeze(0)).logsumexp(1) - math.log(count)
 
 
-def _without(weights: Tensor, place: int) -> Tensor:
-    return torch.cat([weights[:place], weights[place + 1 :]])
+def _without(weights: Tensor, index: int) -> Tensor:
+    return torch.cat([weights[:index], weights[index + 1 :]])
 
 
 class VIMCO(ParticleBound):
@@ -94,7 +94,7 @@ class VIMCO(ParticleBound):
         signal: `"iwae"` is the gradient of the bound. `"elbo"` puts a particle's own weight in the bound's place and
             averages over particles: not the gradient of any objective, but what some published code does.
         baseline: what stands in for a particle's weight, see `leave_one_out`.
-        max_plate_nesting: number of plate axes; found by running the pair once if not given.
+        max_plate_nesting: number of plate axes; determined by running the pair once if not given.
         vectorize_particles: run all particles at once, as an outermost plate, or one after the other.
 
     Raises:
@@ -149,16 +149,16 @@ class VIMCO(ParticleBound):
 
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
         """Return minus the bound, summed over rows and scaled, with the gradient of the estimate."""
-        found = self.weigh(model, guide, *args, **kwargs)
-        bound = found.bound()
-        if found.score is not None:
-            aim = found.log_weights.detach() if self.signal == "elbo" else bound.detach()
-            signal = aim - leave_one_out(found.log_weights, self.baseline)
-            term = (signal * found.score).sum(0)
+        weighted = self.weigh(model, guide, *args, **kwargs)
+        bound = weighted.bound()
+        if weighted.score is not None:
+            aim = weighted.log_weights.detach() if self.signal == "elbo" else bound.detach()
+            signal = aim - leave_one_out(weighted.log_weights, self.baseline)
+            term = (signal * weighted.score).sum(0)
             if self.signal == "elbo":
                 term = term / len(signal)
             bound = bound + (term - term.detach())
-        return -found.scale * bound.sum()
+        return -weighted.scale * bound.sum()
 
 
 def log_weights(
@@ -232,9 +232,9 @@ def _common_plates(sites: Iterable[Mapping[str, Any]]) -> tuple[list[int], float
     for site in sites:
         frames = {f.name: f for f in site["cond_indep_stack"] if f.vectorized and f.name != _PARTICLES}
         shared = frames if shared is None else {name: f for name, f in shared.items() if name in frames}
-    found = sorted((shared or {}).values(), key=lambda frame: frame.dim)
-    scale = math.prod(1.0 if f.full_size is None else f.full_size / f.size for f in found)
-    return [f.dim for f in found], scale
+    shared_frames = sorted((shared or {}).values(), key=lambda frame: frame.dim)
+    scale = math.prod(1.0 if f.full_size is None else f.full_size / f.size for f in shared_frames)
+    return [f.dim for f in shared_frames], scale
 
 
 _PARTICLES = "num_particles_vectorized"
@@ -243,10 +243,10 @@ _PARTICLES = "num_particles_vectorized"
 def _reduce(log_prob: Any, particles: int | None, kept: list[int]) -> Tensor:
     """Sum over every axis but particles and `kept`: (particles or 1, *kept)."""
     out = torch.as_tensor(log_prob)
-    wanted = ([] if particles is None else [particles]) + kept
-    least = max((-dim for dim in wanted), default=0)
+    axes = ([] if particles is None else [particles]) + kept
+    least = max((-dim for dim in axes), default=0)
     if out.dim() < least:
         out = out.reshape((1,) * (least - out.dim()) + tuple(out.shape))
-    others = [dim for dim in range(-out.dim(), 0) if dim not in wanted]
+    others = [dim for dim in range(-out.dim(), 0) if dim not in axes]
     out = out.sum(others) if others else out
     return out.unsqueeze(0) if particles is None else out

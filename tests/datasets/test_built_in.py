@@ -44,7 +44,7 @@ def test_the_description_matches_what_is_loaded(name: str) -> None:
     data, about = datasets.load(name), datasets.info(name)
     assert [int(n.replace(",", "")) for n in about.rows.split(" / ")] == [len(part) for part in parts(data)]
     assert data.meta.shapes == {key: tuple(t.shape[1:]) for key, t in data.train.tensors.items()}
-    if "x" in data.train.tensors and data.train.tensors["x"].dim() == 2:  # a table; films have no columns
+    if "x" in data.train.tensors and data.train.tensors["x"].dim() == 2:  # a table; clips have no columns
         assert len(data.meta.columns) == data.train.tensors["x"].shape[-1]
     assert set(data.meta.options) == set(about.options)
 

@@ -20,42 +20,42 @@ def templates() -> physics.Templates:
 
 
 @pytest.mark.parametrize("bounds", physics.BOUNDS)
-def test_films_are_the_same_again_and_do_not_depend_on_how_many_were_asked_for(templates: Any, bounds: str) -> None:
+def test_clips_are_the_same_again_and_do_not_depend_on_how_many_were_asked_for(templates: Any, bounds: str) -> None:
     motion = physics.Motion(bounds)
-    few, many = (physics.films(n, templates, motion, frames=6) for n in (5, 140))
+    few, many = (physics.clips(n, templates, motion, frames=6) for n in (5, 140))
     for name, values in few.items():
         np.testing.assert_array_equal(values, many[name][:5], err_msg=name)
 
 
 def test_truth_fits_the_pictures(templates: Any) -> None:
-    films = physics.films(200, templates, physics.Motion("inside"))
-    assert films["x"].shape == (200, 10, 50, 50)
-    np.testing.assert_allclose(np.bincount(films["count"][:, 0], minlength=3) / 200, 1 / 3, atol=0.1)
-    lit = films["x"] > 0
+    clips = physics.clips(200, templates, physics.Motion("inside"))
+    assert clips["x"].shape == (200, 10, 50, 50)
+    np.testing.assert_allclose(np.bincount(clips["count"][:, 0], minlength=3) / 200, 1 / 3, atol=0.1)
+    lit = clips["x"] > 0
     y, x = np.mgrid[:50, :50]
     inside = np.zeros(lit.shape, bool)
     for j in range(2):
-        top, left, height, width = np.moveaxis(films["boxes"][:, :, j, None, None], -1, 0)
+        top, left, height, width = np.moveaxis(clips["boxes"][:, :, j, None, None], -1, 0)
         inside |= (y >= top) & (y < top + height) & (x >= left) & (x < left + width)
-        assert (films["visible"][:, :, j][films["present"][:, :, j]] == 1.0).all()
+        assert (clips["visible"][:, :, j][clips["present"][:, :, j]] == 1.0).all()
     assert not (lit & ~inside).any()
-    assert lit[films["count"] == 0].sum() == 0
-    first, second = films["boxes"][:, 0, 0], films["boxes"][:, 0, 1]
-    both = films["count"][:, 0] == 2
+    assert lit[clips["count"] == 0].sum() == 0
+    first, second = clips["boxes"][:, 0, 0], clips["boxes"][:, 0, 1]
+    both = clips["count"][:, 0] == 2
     apart = (
         np.abs(first[:, :2] + first[:, 2:] / 2 - second[:, :2] - second[:, 2:] / 2) * 2 >= first[:, 2:] + second[:, 2:]
     )
     assert apart.any(1)[both].mean() > 0.97  # boxes of the first frame are disjoint
-    step = np.abs(np.diff(films["boxes"][..., :2], axis=1))
+    step = np.abs(np.diff(clips["boxes"][..., :2], axis=1))
     assert step.max() <= 5.0  # speed 4, and rounding
 
 
 def test_the_published_protocol_lets_digits_leave_and_still_counts_them(templates: Any) -> None:
-    films = physics.films(256, templates, physics.Motion("topleft"))
-    seen = films["visible"][films["present"]]
+    clips = physics.clips(256, templates, physics.Motion("topleft"))
+    seen = clips["visible"][clips["present"]]
     assert 0.15 < (seen < 0.5).mean() < 0.35
-    assert films["boxes"][..., :2].min() >= 0
-    assert (films["count"] == films["count"][:, :1]).all()
+    assert clips["boxes"][..., :2].min() >= 0
+    assert (clips["count"] == clips["count"][:, :1]).all()
 
 
 def test_scale_colour_occlusion_and_turnover(templates: Any) -> None:
@@ -67,11 +67,11 @@ def test_scale_colour_occlusion_and_turnover(templates: Any) -> None:
     still = physics.Motion("inside", speed=0.0, acceleration=0.0, noise=0.0)
     options: dict[str, Any] = {"counts": (2,), "frames": 4}
     for occlusion in physics.OCCLUSION:
-        film = physics.films(4, templates, still, occlusion=occlusion, **options)["x"]
-        assert (film == film[:, :1]).all()
-    painted = physics.films(4, templates, still, colour=True, **options)["x"]
+        clip = physics.clips(4, templates, still, occlusion=occlusion, **options)["x"]
+        assert (clip == clip[:, :1]).all()
+    painted = physics.clips(4, templates, still, colour=True, **options)["x"]
     assert painted.shape == (4, 4, 3, 50, 50)
-    changing = physics.films(300, templates, still, turnover=0.8, counts=(1,), frames=10)
+    changing = physics.clips(300, templates, still, turnover=0.8, counts=(1,), frames=10)
     assert 0.7 < (changing["count"].min(1) == 0).mean() < 0.9
     with pytest.raises(DataError, match="canvas"):
         physics.prepare_templates(*pictures, scale=(3.0, 3.0))
@@ -91,12 +91,12 @@ def test_the_parts_show_different_digits_and_bad_options_are_refused() -> None:
 
 
 def test_an_endless_stream_is_quick(templates: Any) -> None:
-    films = moving_digits.endless(templates, 32)
-    first, second = next(films), next(films)
+    clips = moving_digits.endless(templates, 32)
+    first, second = next(clips), next(clips)
     assert (first["x"] != second["x"]).any()
     began = time.process_time()
     for _ in range(10):
-        next(films)
+        next(clips)
     assert (time.process_time() - began) / 10 < 0.05  # some 4 ms on a free core
 
 
@@ -107,20 +107,20 @@ def test_mnists_digits_move_where_they_are_at_hand(test_data: Any) -> None:
 
 
 def test_walkers_come_cross_and_go() -> None:
-    films = walkers.films(120, 12, 48, 64, 3, (1.5, 4.0))
-    few = walkers.films(4, 12, 48, 64, 3, (1.5, 4.0))
-    np.testing.assert_array_equal(few["x"], films["x"][:4])
-    present = films["present"]
+    clips = walkers.clips(120, 12, 48, 64, 3, (1.5, 4.0))
+    few = walkers.clips(4, 12, 48, 64, 3, (1.5, 4.0))
+    np.testing.assert_array_equal(few["x"], clips["x"][:4])
+    present = clips["present"]
     seen = present.any(1)
     assert (~present.all(1))[seen].mean() > 0.25  # who is seen at all often enters or leaves
-    boxes = films["boxes"][present]
+    boxes = clips["boxes"][present]
     assert (boxes[:, 2] > 1.8 * boxes[:, 3]).all()  # people are higher than wide
-    assert films["x"][films["visible"].sum(-1) == 0].max(initial=0) == 0
+    assert clips["x"][clips["visible"].sum(-1) == 0].max(initial=0) == 0
     alone = present.sum(-1) == 1
     for i, t in list(zip(*np.nonzero(alone), strict=True))[:40]:
-        y, x = np.nonzero(films["x"][i, t] > 60)
-        if films["visible"][i, t].max() == 1.0 and (films["visible"][i, t] > 0).sum() == 1:
-            top, left, height, width = films["boxes"][i, t][present[i, t]][0]
+        y, x = np.nonzero(clips["x"][i, t] > 60)
+        if clips["visible"][i, t].max() == 1.0 and (clips["visible"][i, t] > 0).sum() == 1:
+            top, left, height, width = clips["boxes"][i, t][present[i, t]][0]
             assert top - 2 <= y.min()
             assert y.max() <= top + height + 2
             assert left - 3 <= x.min()
@@ -131,15 +131,15 @@ def test_walkers_come_cross_and_go() -> None:
         datasets.load("walkers", speed=(3.0, 1.0))
 
 
-def test_ones_own_films_lose_their_background_and_are_divided_by_time(tmp_path: Path) -> None:
+def test_ones_own_clips_lose_their_background_and_are_divided_by_time(tmp_path: Path) -> None:
     from PIL import Image
 
-    truth = walkers.films(1, 60, 48, 64, 3, (1.5, 4.0), "street", seed=2)
+    truth = walkers.clips(1, 60, 48, 64, 3, (1.5, 4.0), "street", seed=2)
     folder = tmp_path / "clips" / "camera"
     folder.mkdir(parents=True)
     for t, frame in enumerate(truth["x"][0]):
         Image.fromarray(frame).save(folder / f"{t:03d}.png")
-    np.savez(tmp_path / "clips" / "more.npz", film=truth["x"][0])
+    np.savez(tmp_path / "clips" / "more.npz", clip=truth["x"][0])
     data = datasets.load("video_folder", data=str(tmp_path / "clips"), length=6, stride=6, valid=0.2, test=0.2)
     assert (len(data.train), len(data.valid), len(data.test)) == (12, 4, 4)
     np.testing.assert_array_equal(data.test.numpy("x")[1, -1], video_folder.prepare(truth["x"][0])[-1])
@@ -153,23 +153,23 @@ def test_ones_own_films_lose_their_background_and_are_divided_by_time(tmp_path: 
 def test_a_video_file_is_read(tmp_path: Path) -> None:
     import imageio.v3 as iio
 
-    films = walkers.films(12, 12, 48, 64, 2, (2.0, 4.0), seed=1)
-    film = films["x"][int(films["present"].any(2).sum(1).argmax())]  # one that moves in every frame
-    iio.imwrite(tmp_path / "film.gif", film, plugin="pillow")
-    data = datasets.load("video_folder", data=str(tmp_path / "film.gif"), length=3, stride=3, background="none")
+    clips = walkers.clips(12, 12, 48, 64, 2, (2.0, 4.0), seed=1)
+    clip = clips["x"][int(clips["present"].any(2).sum(1).argmax())]  # one that moves in every frame
+    iio.imwrite(tmp_path / "clip.gif", clip, plugin="pillow")
+    data = datasets.load("video_folder", data=str(tmp_path / "clip.gif"), length=3, stride=3, background="none")
     assert len(data.train) + len(data.valid) + len(data.test) == 4
 
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(np.full((5, 20, 20), np.nan, np.float32), "NaN"), (np.zeros((5, 5)), "holds no array"), (None, "no films")],
+    [(np.full((5, 20, 20), np.nan, np.float32), "NaN"), (np.zeros((5, 5)), "holds no array"), (None, "no videos")],
 )
-def test_what_is_no_film_is_refused(tmp_path: Path, content: Any, words: str) -> None:
-    (tmp_path / "films").mkdir()
+def test_what_is_no_video_is_refused(tmp_path: Path, content: Any, words: str) -> None:
+    (tmp_path / "clips").mkdir()
     if content is not None:
-        np.save(tmp_path / "films" / "a.npy", content)
+        np.save(tmp_path / "clips" / "a.npy", content)
     with pytest.raises(DataError, match=words):
-        datasets.load("video_folder", data=str(tmp_path / "films"), length=2)
+        datasets.load("video_folder", data=str(tmp_path / "clips"), length=2)
     with pytest.raises(DataError, match="data=FOLDER"):
         datasets.load("video_folder")
     with pytest.raises(DataError, match="no file or folder"):

@@ -190,7 +190,7 @@ def test_folders_become_splits_and_npz_files(files: dict[str, Path], tmp_path: P
     assert told == [(1, 2)]
     again = datasets.load("gqn", path=str(tmp_path / "set.npz"), test=1)
     assert np.array_equal(again.test.numpy("images")[0], data.test.numpy("images")[0])
-    with pytest.raises(DataError, match="views are wanted"):
+    with pytest.raises(DataError, match="views requested"):
         datasets.load("gqn", path=str(folder), views=6)
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no scene files"):

@@ -1,4 +1,4 @@
-"""Every kind of evidence about the latents of clips and films, against the closed form."""
+"""Every kind of evidence about the latents of clips and videos, against the closed form."""
 
 from __future__ import annotations
 

@@ -182,7 +182,8 @@ def random_actions(state: Games, steps: int, keep: float = 0.7) -> Tensor:
     Args:
         state: of the games; the actions depend on their seed and number alone.
         steps: how many.
-        keep: probability of doing the same again. If every action is drawn anew, the player hardly leaves the middle.
+        keep: probability of repeating the last action. If every action is drawn independently, the player hardly leaves
+            the middle.
     """
     turn = (torch.arange(steps) + (1 << 40)) * _KINDS
     key = state.key.unsqueeze(1)

@@ -87,7 +87,7 @@ class Evidence:
             object.__setattr__(self, name, value)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """The piece's fields as arrays, those that are None left out."""
+        """The fields as arrays, those that are None left out."""
         values = {name: getattr(self, name) for name in self.fields}
         return {
             name: np.asarray(v.detach() if isinstance(v, Tensor) else v) for name, v in values.items() if v is not None
@@ -121,7 +121,7 @@ class Evidence:
         raise NotImplementedError
 
     def restrict_vector(self, what: str, vector: Vector, row: int) -> None:
-        """Tell a vector site what this says about its entries; `what` begins messages."""
+        """Add what this says about the entries to a vector site; `what` begins messages."""
         raise EvidenceError(f"{what} speaks about categories; {vector.name!r} is continuous")
 
     def restrict_category(self, name: str, labels: Sequence[str], row: int) -> list[int] | None:

@@ -86,13 +86,13 @@ class Known(Evidence):
     def from_statements(cls, statements: Sequence[Statement]) -> list[Evidence]:
         """One row of values and a mask."""
         names = statements[0].names
-        found: dict[int, float] = {}
+        fixed: dict[int, float] = {}
         for statement in statements:
             entry, _, value = statement.single()
-            if found.setdefault(entry, value) != value:
-                raise EvidenceError(f"{names[entry]!r} is said to be both {found[entry]:g} and {value:g}")
+            if fixed.setdefault(entry, value) != value:
+                raise EvidenceError(f"{names[entry]!r} is said to be both {fixed[entry]:g} and {value:g}")
         values, mask = torch.zeros(len(names), dtype=torch.float64), torch.zeros(len(names), dtype=torch.bool)
-        for entry, value in found.items():
+        for entry, value in fixed.items():
             values[entry], mask[entry] = value, True
         return [Known(values, mask)]
 

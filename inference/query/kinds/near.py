@@ -33,8 +33,8 @@ class Near(Evidence):
     Args:
         mean: number or array (..., D).
         sd: positive, broadcastable; `inf` where nothing is said.
-        weight: not negative; 0 switches the piece off. Other values than 1 ease or sharpen proposals only, unless the
-            system is asked to temper.
+        weight: not negative; 0 switches the evidence off. Other values than 1 ease or sharpen proposals only, unless
+            the system is asked to temper.
     """
 
     mean: Any
@@ -76,14 +76,14 @@ class Near(Evidence):
         for statement in statements:
             entry, slope, value = statement.single()
             observed.setdefault(entry, []).append((value, statement.sd / abs(slope)))
-        found: list[Evidence] = []
+        result: list[Evidence] = []
         for turn in range(max(map(len, observed.values()))):
             mean, sd = torch.zeros(size, dtype=torch.float64), torch.full((size,), math.inf, dtype=torch.float64)
             for entry, pairs in observed.items():
                 if turn < len(pairs):
                     mean[entry], sd[entry] = pairs[turn]
-            found.append(Near(mean, sd))
-        return found
+            result.append(Near(mean, sd))
+        return result
 
     def about_entry(self, site: str, entry: int) -> list[Statement]:
         """`name ~ mean +- sd`."""

@@ -19,7 +19,7 @@ class OneOf(Evidence):
     """A categorical site restricted to some of its values.
 
     Args:
-        values: category numbers, or names where the system knows names; not empty.
+        values: category numbers, or names where the system has names; not empty.
     """
 
     values: Any

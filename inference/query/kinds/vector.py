@@ -1,4 +1,4 @@
-"""What several pieces of evidence say about one vector site, put together entry by entry."""
+"""All evidence about one vector site, combined entry by entry."""
 
 from __future__ import annotations
 

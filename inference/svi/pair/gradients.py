@@ -1,6 +1,6 @@
 """Whether every trainable parameter gets a gradient: judged over a window of steps, once per stage.
 
-One batch is not enough to tell. A semi-supervised model trains its classifier only on batches with a labelled row, and
+One batch is not enough. A semi-supervised model trains its classifier only on batches with a labelled row, and
 a batch without one is no fault.
 """
 
@@ -33,7 +33,7 @@ class Received:
         self._lacking = list(parameters)
 
     def note(self) -> None:
-        """Look at the gradients of one finite step.
+        """Record the gradients of one finite step.
 
         Raises:
             TrainingError: at the end of the window, naming the parameters that got none.
@@ -67,7 +67,7 @@ class Received:
         return {"steps": self._steps, "lacking": self._lacking}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from an earlier state of the same stage."""
+        """Continue from an earlier state of the same stage."""
         lacking: Collection[str] = set(state["lacking"])
         self._steps = int(state["steps"])
         self._lacking = [name for name in self._parameters if name in lacking]

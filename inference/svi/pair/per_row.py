@@ -1,4 +1,4 @@
-"""Parameters with an entry for each data point: told by position in a batch they learn nonsense, so refuse them.
+"""Parameters with an entry for each data point: indexed by position in a batch they learn nonsense, so refuse them.
 
 In full batch, without validation rows, position and row are one. Under minibatches a program must say which entry it
 means: if its `forward` names an argument `row_index`, the engine gives it the batch's row numbers.
@@ -21,7 +21,7 @@ from phlogiston.errors import ConfigError
 from phlogiston.inference.svi.handlers import DATA_PLATE
 from phlogiston.inference.svi.pair.sites import ROW_INDEX, run_pair
 
-_ENOUGH = 16  # rows: fewer are looked at more than once, for entries may fall into line by chance
+_ENOUGH = 16  # rows: fewer are tested more than once, for entries may fall into line by chance
 
 
 def asks(model: nn.Module, guide: nn.Module) -> bool:
@@ -63,7 +63,7 @@ def check(
 ) -> None:
     """Refuse a pair with parameters per data point that go by the position in the batch.
 
-    Whether a parameter does is told by its gradient: half the batch's rows are left out of the loss, then the other
+    Its gradient shows whether a parameter does: half the batch's rows are left out of the loss, then the other
     half, and each time exactly the entries at their positions get nothing. Rows are drawn at random for this, so that
     entries looked up by row number, or by anything in the data, are at other positions.
 

@@ -1,4 +1,4 @@
-"""Sites: one look at a pair before training, to learn which sites there are and to refuse what cannot work."""
+"""Sites: one run of a pair before training, to list its sites and to refuse what cannot work."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from phlogiston.errors import ConfigError, unknown_name
 from phlogiston.inference.svi.handlers import DATA_PLATE, in_data_plate, is_subsampled
 
-ROW_INDEX = "row_index"  # the argument by which programs ask for the numbers of a batch's rows
+ROW_INDEX = "row_index"  # the argument by which programs receive the numbers of a batch's rows
 
 
 @dataclass(frozen=True)
@@ -256,18 +256,18 @@ def check_plate(sites: list[Site]) -> None:
     if sites and not any(site.local for site in sites if site.program == "model"):
         raise ConfigError(
             f"no site of the model lies inside a plate named {DATA_PLATE!r} (its sites: "
-            f"{', '.join(s.name for s in sites if s.program == 'model')}), so the loss per data point cannot be told. "
+            f"{', '.join(s.name for s in sites if s.program == 'model')}), so the loss per data point is undefined. "
             f"Put the sites of each data point under `with pyro.plate({DATA_PLATE!r}, number of rows):`."
         )
 
 
-def check_names(wanted: Collection[str], sites: list[Site], where: str) -> None:
+def check_names(names: Collection[str], sites: list[Site], where: str) -> None:
     """Refuse names that are no site of model or guide.
 
     Raises:
         UnknownNameError: naming the nearest site.
     """
     known = {site.name for site in sites}
-    for name in wanted:
+    for name in names:
         if name not in known:
             raise unknown_name(f"site in {where}", name, known)

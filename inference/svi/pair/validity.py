@@ -39,7 +39,7 @@ from phlogiston.inference.svi.vimco import VIMCO
 
 @dataclass(frozen=True)
 class Rule:
-    """What an objective asks of a pair.
+    """What an objective requires of a pair.
 
     Attributes:
         sampled: whether guide sites may be without reparameterisation.
@@ -70,7 +70,7 @@ RULES: dict[type, Rule] = {
 
 
 def rule_of(objective: Any) -> Rule | None:
-    """Return what an objective (a name or an object) asks of a pair, or None where nothing is known of it."""
+    """Return what an objective (a name or an object) requires of a pair, or None where that is unknown."""
     thing = make(objective) if isinstance(objective, str) else objective
     return next((RULES[base] for base in type(thing).__mro__ if base in RULES), None)
 
@@ -128,7 +128,7 @@ def _problems(rule: Rule, name: str, sites: Sequence[Site]) -> Iterator[str]:
 def _unmatched(
     rule: Rule, name: str, latent: dict[str, Site], observed: set[str], guide: dict[str, Site]
 ) -> Iterator[str]:
-    """Tell of sites that only one of the two programs has."""
+    """Report sites that only one of the two programs has."""
     for site in latent.values():
         if site.name in guide or (rule.sums_out and site.enumerated == "parallel"):
             continue
