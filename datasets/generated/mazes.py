@@ -38,15 +38,11 @@ def load(
     """Render the data.
 
     Args:
-        root: unused; nothing is read.
-        sizes: places of train, valid and test.
-        views: photographs per place.
-        size: height and width of a photograph, in pixels.
+        root, sizes, views, size, seed: as in `courts`.
         cells: cells a side.
         openings: share of the inner walls beyond a spanning tree that is opened.
         vary_corridors: draw the corridors' materials for every maze.
         cylinders: at most so many pillars per maze, 0 to 3.
-        seed: as in `courts`.
 
     Raises:
         DataError: numbers out of range.

@@ -49,13 +49,11 @@ def load(
     size: int = 64,
     seed: int = 0,
 ) -> Dataset:
-    """Draw the clips.
+    """Swing the pendulums and draw them.
 
     Args:
-        root: unused; nothing is read.
+        root, frames, size: as in `figures`.
         sizes: clips of train, valid and test.
-        frames: per clip.
-        size: of a frame, 64, 32 or 16 pixels; smaller ones are averages of larger ones.
         seed: equal seeds give equal bytes; parts have random streams of their own, and the first clips of a part, and
             the first frames of a clip, do not depend on how many are asked for.
 

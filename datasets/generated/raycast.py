@@ -25,6 +25,17 @@ _CHUNK = 1 << 17  # pixels worked on at once: their arrays stay in the processor
 _TOUCH = 1e-6  # hits nearer than this are the camera's own place
 
 
+class _Rays(NamedTuple):
+    """Rays o + t d, axes (frames, rows, rays) where they have three: origins (frames, 1), directions (frames, rays)."""
+
+    ox: Array
+    oy: Array
+    oz: Array
+    dx: Array
+    dy: Array
+    dz: Array  # (frames or 1, rows, rays or 1)
+
+
 class View(NamedTuple):
     """Rendered frames.
 
@@ -150,17 +161,19 @@ def _frames(
         dx, dy = cos_y + a * sin_y, sin_y + a * -cos_y
         dz = b[None, :, None]
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        t, base = _walls(plans, scene, ox, oy, dx, dy)
-        index = _surfaces(plans, scene, ox, oy, oz, dx, dy, dz, t, base)
-        depth = _cylinders(plans, scene, ox, oy, oz, dx, dy, dz, t, index) if plans.cylinders.shape[1] else t
+        rays = _Rays(ox, oy, oz, dx, dy, dz)
+        t, base = _walls(plans, scene, rays)
+        index = _surfaces(plans, scene, rays, t, base)
+        depth = _cylinders(plans, scene, rays, t, index) if plans.cylinders.shape[1] else t
     packed = colours.reshape(-1).take(index.reshape(len(poses), size * size))
     if not general:
         return packed, depth
     return packed, depth.reshape(-1, size, size)
 
 
-def _walls(plans: FloorPlans, scene: Array, ox: Array, oy: Array, dx: Array, dy: Array) -> tuple[Array, Array]:
+def _walls(plans: FloorPlans, scene: Array, rays: _Rays) -> tuple[Array, Array]:
     """Depth of the nearest wall along each ray, and where its column of texels begins in the atlas."""
+    ox, oy, _, dx, dy, _ = rays
     cells, cell, low = plans.cells, np.float32(plans.cell), np.float32(plans.low)
     best = np.full(dx.shape, np.inf, dtype=np.float32)
     code = np.zeros(dx.shape, dtype=np.int32)  # line, along, axis
@@ -190,19 +203,9 @@ def _walls(plans: FloorPlans, scene: Array, ox: Array, oy: Array, dx: Array, dy:
     return best, (material.astype(np.int32) * 2 + facing) * (TEXELS * TEXELS) + u
 
 
-def _surfaces(
-    plans: FloorPlans,
-    scene: Array,
-    ox: Array,
-    oy: Array,
-    oz: Array,
-    dx: Array,
-    dy: Array,
-    dz: Array,
-    t: Array,
-    base: Array,
-) -> Array:
+def _surfaces(plans: FloorPlans, scene: Array, rays: _Rays, t: Array, base: Array) -> Array:
     """Index into the atlas of what each pixel shows of sky, walls and floor: int32 (frames, rows, rays)."""
+    oz, dz = rays.oz, rays.dz
     rise = np.float32(TEXELS / (plans.ceiling - plans.floor))
     height = (oz[:, :, None] - np.float32(plans.floor)) * rise
     v = height + t[:, None, :] * (dz * rise)  # in texels above the floor
@@ -214,20 +217,19 @@ def _surfaces(
     below = v < 0
     if dz.shape[0] == 1:  # a level camera sees floor in the lower half only
         rows = slice(int(np.argmax(dz[0, :, 0] < 0)), None)
-        floor = _floor(plans, scene, ox, oy, oz, dx[:, None, :], dy[:, None, :], dz[:, rows])
+        floor = _floor(plans, scene, rays._replace(dz=dz[:, rows]))
         np.copyto(index[:, rows], floor, where=below[:, rows])
     else:
-        floor = _floor(plans, scene, ox, oy, oz, dx[:, None, :], dy[:, None, :], dz)
-        np.copyto(index, floor, where=below)
+        np.copyto(index, _floor(plans, scene, rays), where=below)
     return index
 
 
-def _floor(plans: FloorPlans, scene: Array, ox: Array, oy: Array, oz: Array, dx: Array, dy: Array, dz: Array) -> Array:
+def _floor(plans: FloorPlans, scene: Array, rays: _Rays) -> Array:
     """Index into the atlas of the floor under each ray (nonsense where the ray does not fall)."""
     texels, low = np.float32(plans.texels), np.float32(plans.low)
-    t = (np.float32(plans.floor) - oz[:, :, None]) / dz
-    x = (ox[:, :, None] - low) * texels + t * (dx * texels)
-    y = (oy[:, :, None] - low) * texels + t * (dy * texels)
+    t = (np.float32(plans.floor) - rays.oz[:, :, None]) / rays.dz
+    x = (rays.ox[:, :, None] - low) * texels + t * (rays.dx[:, None, :] * texels)
+    y = (rays.oy[:, :, None] - low) * texels + t * (rays.dy[:, None, :] * texels)
     u, v = x.astype(np.int32), y.astype(np.int32)
     if plans.cells == 1:
         material = plans.floors[scene].astype(np.int32).reshape(-1, 1, 1)
@@ -241,19 +243,9 @@ def _floor(plans: FloorPlans, scene: Array, ox: Array, oy: Array, oz: Array, dx:
     return out
 
 
-def _cylinders(
-    plans: FloorPlans,
-    scene: Array,
-    ox: Array,
-    oy: Array,
-    oz: Array,
-    dx: Array,
-    dy: Array,
-    dz: Array,
-    wall: Array,
-    index: Array,
-) -> Array:
+def _cylinders(plans: FloorPlans, scene: Array, rays: _Rays, wall: Array, index: Array) -> Array:
     """Paint cylinders into `index`, the farther ones first; return the depth of the nearest thing along each ray."""
+    ox, oy, oz, dx, dy, dz = rays
     about = plans.cylinders[scene]  # (frames, cylinders, 5): x, y, radius, top, material (below 0: none)
     cx, cy, radius, top, material = (about[:, :, i].T[:, :, None] for i in range(5))  # each (cylinders, frames, 1)
     square = dx * dx + dy * dy
@@ -282,26 +274,14 @@ def _cylinders(
             index[f, :, k] = np.where(seen, painted, index[f, :, k])
     low_tops = np.where(material >= 0, top, np.inf)
     if bool((oz[None] > low_tops).any()):
-        _lids(cx, cy, radius, low_tops, material, ox, oy, oz, dx, dy, dz, wall, index)
+        _lids((cx, cy, radius, low_tops, material), rays, wall, index)
     return np.minimum(wall, t.min(axis=0))
 
 
-def _lids(
-    cx: Array,
-    cy: Array,
-    radius: Array,
-    top: Array,
-    material: Array,
-    ox: Array,
-    oy: Array,
-    oz: Array,
-    dx: Array,
-    dy: Array,
-    dz: Array,
-    wall: Array,
-    index: Array,
-) -> None:
-    """Paint the tops of cylinders that a camera looks down on, the lowest first."""
+def _lids(cylinders: tuple[Array, ...], rays: _Rays, wall: Array, index: Array) -> None:
+    """Paint the tops of cylinders that a camera looks down on, the lowest first; `cylinders` as in `_cylinders`."""
+    cx, cy, radius, top, material = cylinders
+    ox, oy, oz, dx, dy, dz = rays
     for c in np.argsort(top.min(axis=(1, 2))):
         t = (top[c][:, :, None] - oz[:, :, None]) / dz
         x = ox[:, :, None] + t * dx[:, None, :] - cx[c][:, :, None]

@@ -31,12 +31,8 @@ def load(
     """Render the data.
 
     Args:
-        root: unused; nothing is read.
-        sizes: places of train, valid and test.
-        views: photographs per place.
-        size: height and width of a photograph, in pixels.
+        root, sizes, views, size, seed: as in `courts`.
         cylinders: at most so many objects per place, at least one of them present.
-        seed: as in `courts`.
     """
 
     def make(count: int, part: str) -> tuple[FloorPlans, Array]:

@@ -51,11 +51,9 @@ def load(
     """Generate the data.
 
     Args:
-        root: unused; nothing is read.
-        sizes: rows of train, valid and test.
+        root, sizes, seed: as in `arcsine`.
         noise_sd: standard deviation of the noise per target.
         reverse: predict z from the points.
-        seed: equal seeds give equal bytes; the three parts have random streams of their own.
 
     Returns:
         `x` float32 (rows, 1) and `y` float32 (rows, 2), or the other way round.

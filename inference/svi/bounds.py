@@ -122,7 +122,21 @@ def mean(particles: Sequence[Any], elbo: Any) -> Tensor:
     return torch.as_tensor(whole if elbo.num_particles == 1 else whole / elbo.num_particles)
 
 
-class Elbo(Trace_ELBO):
+class _Lean:
+    """Runs the pair in one pass where nothing needs Pyro's own; a subclass fills in the densities it needs."""
+
+    def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        if is_validation_enabled() or runs_the_model(guide):
+            return super()._get_trace(model, guide, args, kwargs)  # type: ignore[misc,no-any-return]
+        traces = run_pair(model, guide, args, kwargs)
+        self._score(*traces)
+        return traces
+
+    def _score(self, model_trace: Any, guide_trace: Any) -> None:
+        raise NotImplementedError
+
+
+class Elbo(_Lean, Trace_ELBO):
     """`pyro.infer.Trace_ELBO`, leaner. Arguments are those of `pyro.infer.ELBO`."""
 
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
@@ -131,10 +145,7 @@ class Elbo(Trace_ELBO):
             return super().differentiable_loss(model, guide, *args, **kwargs)
         return mean([self._particle(*traces) for traces in self._get_traces(model, guide, args, kwargs)], self)
 
-    def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
-        if is_validation_enabled() or runs_the_model(guide):
-            return super()._get_trace(model, guide, args, kwargs)
-        model_trace, guide_trace = run_pair(model, guide, args, kwargs)
+    def _score(self, model_trace: Any, guide_trace: Any) -> None:
         latent = [site for site in guide_trace.nodes.values() if site["type"] == "sample"]
         if all(is_reparameterised(site) for site in latent):  # only the sums count
             for site in (*model_trace.nodes.values(), *latent):
@@ -143,7 +154,6 @@ class Elbo(Trace_ELBO):
         else:
             model_trace.compute_log_prob()
             guide_trace.compute_score_parts()
-        return model_trace, guide_trace
 
     def _particle(self, model_trace: Any, guide_trace: Any) -> Any:
         gains = [site["log_prob_sum"] for site in model_trace.nodes.values() if site["type"] == "sample"]
@@ -173,7 +183,7 @@ class Elbo(Trace_ELBO):
         return total(costs, gains).detach() + (surrogate - surrogate.detach())
 
 
-class MeanField(TraceMeanField_ELBO):
+class MeanField(_Lean, TraceMeanField_ELBO):
     """`pyro.infer.TraceMeanField_ELBO`, leaner. Arguments are those of `pyro.infer.ELBO`."""
 
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
@@ -182,14 +192,10 @@ class MeanField(TraceMeanField_ELBO):
             return super().differentiable_loss(model, guide, *args, **kwargs)
         return mean([self._particle(*traces) for traces in self._get_traces(model, guide, args, kwargs)], self)
 
-    def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
-        if is_validation_enabled() or runs_the_model(guide):
-            return super()._get_trace(model, guide, args, kwargs)
-        model_trace, guide_trace = run_pair(model, guide, args, kwargs)
+    def _score(self, model_trace: Any, guide_trace: Any) -> None:
         for site in model_trace.nodes.values():
             if site["type"] == "sample" and site["is_observed"]:
                 site["log_prob_sum"] = log_prob_sum(site)
-        return model_trace, guide_trace
 
     def _particle(self, model_trace: Any, guide_trace: Any) -> Any:
         costs: list[Tensor] = []

@@ -227,7 +227,7 @@ def test_unknown_metrics_missing_files_and_empty_folders_are_refused(tmp_path: P
     (tmp_path / "bad.npz").write_bytes(b"PK nonsense")
     with pytest.raises(DataError, match="cannot be read as an npz file"):
         open_source(tmp_path / "bad.npz")
-    with pytest.raises(DataError, match="5 images; 6 were asked for"):
+    with pytest.raises(DataError, match="5 images; 6 were requested"):
         fid.compare(pictures(5), pictures(9), "pixels", limit=6)
     with pytest.raises(ConfigError, match="pixel features take at most"):
         fid.compare(pictures(5, size=(80, 80)), pictures(5, size=(80, 80)), "pixels")

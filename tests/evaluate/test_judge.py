@@ -132,7 +132,7 @@ def test_a_damaged_cached_judge_is_trained_anew_with_a_warning(tmp_path: Path) -
     first = train_judge(images, labels, images, labels, config=QUICK)
     (folder,) = (tmp_path / "cache" / "judges").iterdir()
     (folder / "judge.safetensors").write_bytes(b"short")
-    with pytest.warns(DataWarning, match="trained anew"):
+    with pytest.warns(DataWarning, match="trained again"):
         again = train_judge(images, labels, images, labels, config=QUICK)
     assert again.checksum == first.checksum
 
