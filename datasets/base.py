@@ -10,9 +10,12 @@ This module loads numpy only. Torch comes in with the first `Split`, so that lis
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias
 
 import numpy as np
 
@@ -26,6 +29,7 @@ PARTS = ("train", "valid", "test")
 Kind: TypeAlias = Literal["built in", "fetched", "yours"]
 LogDensity: TypeAlias = Callable[[Array], Array]
 ConditionalLogDensity: TypeAlias = Callable[[Array, Array], Array]
+_Arguments = ParamSpec("_Arguments")
 
 
 @dataclass(frozen=True)
@@ -222,13 +226,16 @@ class Dataset:
                     raise ShapeError(f"{part}: rows of {name!r} have shape {shape}, train {wanted[name]}.")
 
     @classmethod
-    def of(cls, info: Info, parts: Iterable[Split], options: Mapping[str, Any], **known: Any) -> Dataset:
+    def of(
+        cls, info: Info, parts: Iterable[Split], options: Mapping[str, Any] = MappingProxyType({}), **known: Any
+    ) -> Dataset:
         """Put the parts of a source together with what it says about itself.
 
         Args:
             info: of the source.
             parts: train, valid and test.
-            options: every option the source was loaded with, defaults included.
+            options: every option the source was loaded with, defaults included; with `recorded`, those that differ
+                from the arguments of `load`.
             known: further attributes of `Meta`, or others than `info` says.
         """
         train, valid, test = parts
@@ -245,6 +252,30 @@ class Dataset:
 
     def __repr__(self) -> str:
         return f"Dataset({self.meta.name!r}: {len(self.train)} / {len(self.valid)} / {len(self.test)} rows)"
+
+
+def recorded(*without: str) -> Callable[[Callable[_Arguments, Dataset]], Callable[_Arguments, Dataset]]:
+    """Decorate the `load` of a source: its arguments go to `Meta.options`, unless the source put others there.
+
+    Args:
+        without: arguments that no file of settings can hold; `root` never goes there.
+    """
+
+    def decorate(load: Callable[_Arguments, Dataset]) -> Callable[_Arguments, Dataset]:
+        signature = inspect.signature(load)
+
+        @functools.wraps(load)
+        def loaded(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> Dataset:
+            data = load(*args, **kwargs)
+            bound = signature.bind(*args, **kwargs)
+            bound.apply_defaults()
+            used = {name: value for name, value in bound.arguments.items() if name not in ("root", *without)}
+            data.meta = replace(data.meta, options={**used, **data.meta.options})
+            return data
+
+        return loaded
+
+    return decorate
 
 
 def row_shapes(split: Any) -> dict[str, tuple[int, ...]]:

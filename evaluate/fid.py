@@ -88,6 +88,13 @@ def compare(
     one, two = sets
     about = _provenance(one, two)
     _warn_of_size(one, two)
+    scores = _scores(one, two, metrics, extractor, k, seed)
+    return {name: replace(metric, detail={**about, **metric.detail}) for name, metric in scores.items()}
+
+
+def _scores(
+    one: FeatureSet, two: FeatureSet, metrics: Sequence[str], extractor: Extractor | None, k: int, seed: int
+) -> dict[str, Metric]:
     out: dict[str, Metric] = {}
     if "kid" in metrics:
         out["kid"] = kernel_distance(_kept(one, "kid"), _kept(two, "kid"), seed=seed)
@@ -99,7 +106,7 @@ def compare(
         out.update(neighbours.all_four(_kept(one, "prdc"), _kept(two, "prdc"), k))
     if "inception_score" in metrics:
         out["inception_score"] = _score(two, extractor, seed)
-    return {name: replace(metric, detail={**about, **metric.detail}) for name, metric in out.items()}
+    return out
 
 
 def features_of(

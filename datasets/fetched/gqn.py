@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from phlogiston.datasets.base import PARTS, Array, Dataset, Decision, Info, Split, part_rows
+from phlogiston.datasets.base import PARTS, Array, Dataset, Decision, Info, Split, part_rows, recorded
 from phlogiston.datasets.pixels import as_range, range_of
 from phlogiston.datasets.readers import scene_files
 from phlogiston.datasets.skipped import Skipped
@@ -33,6 +33,7 @@ INFO = Info(
 )
 
 
+@recorded()
 def load(
     root: str | PathLike[str] | None = None,
     *,
@@ -77,12 +78,10 @@ def load(
         parts["test"] = train.select(slice(rows + valid, None))
         train = train.select(slice(0, rows))
     nothing = train.select(slice(0, 0))
-    options = {"path": str(source.absolute()), "size": size, "views": views, "valid": valid, "test": test}
-    options["value_range"] = None if value_range is None else list(value_range)
     return Dataset.of(
         INFO,
         (train, parts.get("valid", nothing), parts.get("test", nothing)),
-        options,
+        {"path": str(source.absolute()), "value_range": None if value_range is None else list(value_range)},
         title=f"scenes of {source.name}",
         decisions=tuple(decisions),
     )

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from phlogiston.datasets.base import Array, Dataset, Info, Split, part_rows, stream
+from phlogiston.datasets.base import Array, Dataset, Info, Split, part_rows, recorded, stream
 from phlogiston.datasets.fetch import cache_folder, fetch
 from phlogiston.datasets.untrusted.guard import reading
 from phlogiston.datasets.untrusted.packed import read_gzip
@@ -41,6 +41,7 @@ FILES = {
 LOCATIONS = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "http://yann.lecun.com/exdb/mnist/")
 
 
+@recorded()
 def load(
     root: str | PathLike[str] | None = None,
     *,
@@ -77,7 +78,6 @@ def load(
     return Dataset.of(
         INFO,
         (train, validation, test),
-        {"valid": valid, "dequantise": dequantise, "seed": seed},
         columns=tuple(f"pixel_{row}_{column}" for row in range(28) for column in range(28)),
         categorical={"label": tuple(str(digit) for digit in range(10))},
         image_shape=(28, 28),

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from phlogiston.datasets.base import Array, Dataset, Info, Split, stream
+from phlogiston.datasets.base import Array, Dataset, Info, Split, recorded, stream
 from phlogiston.datasets.fetch import cache_folder
 from phlogiston.datasets.readers import object_arrays
 from phlogiston.datasets.readers.videos import scaled
@@ -42,6 +42,7 @@ ACTIONS = ("0", "1", "7", "3", "4", "8")  # the files' own numbers, by code
 BORDER = 160  # side of the square the face is put on
 
 
+@recorded()
 def load(
     root: str | PathLike[str] | None = None,
     *,
@@ -100,16 +101,7 @@ def load(
     return Dataset.of(
         INFO,
         splits,
-        {
-            "folder": str(root_folder.absolute()),
-            "frames": frames,
-            "size": size,
-            "every": every,
-            "test": test,
-            "by": by,
-            "mirror": mirror,
-            "seed": seed,
-        },
+        {"folder": str(root_folder.absolute())},
         categorical={"action": ACTIONS},
     )
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from phlogiston.datasets.base import Array, Dataset, Info, Split
+from phlogiston.datasets.base import Array, Dataset, Info, Split, recorded
 from phlogiston.datasets.fetch import cache_folder
 from phlogiston.datasets.untrusted import arrays
 from phlogiston.datasets.untrusted.guard import reading
@@ -52,6 +52,7 @@ COLUMNS = {
 _ROW_OF_VIEW = {"left": 1, "front": 2, "right": 3}
 
 
+@recorded()
 def load(
     root: str | PathLike[str] | None = None,
     *,
@@ -104,7 +105,7 @@ def load(
     return Dataset.of(
         INFO,
         splits,
-        {"folder": str(source.absolute()), "valid": valid, "size": size, "seed": seed},
+        {"folder": str(source.absolute())},
         categorical={"action": ACTIONS, **{name: tuple(str(i) for i in range(VALUES)) for name in ATTRIBUTES}},
     )
 

@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from phlogiston.datasets.base import Array, Dataset, Info, Split, part_rows, stream
+from phlogiston.datasets.base import Array, Dataset, Info, Split, part_rows, recorded, stream
 from phlogiston.datasets.fetch import cache_folder
 from phlogiston.datasets.readers import tables
 from phlogiston.datasets.untrusted import arrays
@@ -85,6 +85,7 @@ TABLES: dict[str, Known] = {
 }  # fmt: skip
 
 
+@recorded()
 def load(
     root: str | PathLike[str] | None = None,
     *,
@@ -133,7 +134,6 @@ def load(
     return Dataset.of(
         INFO,
         (parts["train"], parts["valid"], parts["test"]),
-        {"table": table, "split": split, "valid": valid, "seed": seed},
         title=f"{about.listed}, split {split}",
         columns=about.columns,
     )

@@ -18,7 +18,7 @@ from typing import Literal
 
 import numpy as np
 
-from phlogiston.datasets.base import Array, Dataset, Info, Split, sized_parts, stream
+from phlogiston.datasets.base import Array, Dataset, Info, Split, recorded, sized_parts, stream
 from phlogiston.errors import DataError, ShapeError, unknown_name
 
 INFO = Info(
@@ -46,6 +46,7 @@ def draw(n: int, noise_sd: float = 1.0, seed: int = 0, part: str = "train") -> t
     return curve(y) + noise_sd * stream(seed, "arcsine", part, "noise").standard_normal(n), y
 
 
+@recorded()
 def load(
     root: str | PathLike[str] | None = None,
     *,
@@ -82,7 +83,6 @@ def load(
     return Dataset.of(
         INFO,
         parts,
-        {"sizes": sizes, "noise_sd": noise_sd, "direction": direction, "seed": seed},
         columns=("x",) if direction == "inverse" else ("y",),
         conditional_truth=partial(true_log_prob, noise_sd=noise_sd, direction=direction),
     )

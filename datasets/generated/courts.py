@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from os import PathLike
 
-from phlogiston.datasets.base import Array, Dataset, Info
+from phlogiston.datasets.base import Array, Dataset, Info, recorded
 from phlogiston.datasets.generated.floorplans import FloorPlans, court_plans
 from phlogiston.datasets.generated.places import assemble, standing
 
@@ -23,6 +23,7 @@ INFO = Info(
 )
 
 
+@recorded()
 def load(
     root: str | PathLike[str] | None = None,
     *,
@@ -48,5 +49,4 @@ def load(
         plans = court_plans(count, seed, part, cylinders=cylinders)
         return plans, standing(plans, views, seed, f"courts {part}", margin=0.04)
 
-    options = {"sizes": sizes, "views": views, "size": size, "cylinders": cylinders, "seed": seed}
-    return assemble(INFO, make, sizes, size, views, options)
+    return assemble(INFO, make, sizes, size, views)

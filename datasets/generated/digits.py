@@ -12,7 +12,7 @@ from os import PathLike
 
 import numpy as np
 
-from phlogiston.datasets.base import Array, Dataset, Info, Split, part_rows, stream
+from phlogiston.datasets.base import Array, Dataset, Info, Split, part_rows, recorded, stream
 
 INFO = Info(
     name="digits",
@@ -27,6 +27,7 @@ INFO = Info(
 LEVELS = 16
 
 
+@recorded()
 def load(
     root: str | PathLike[str] | None = None,
     *,
@@ -63,7 +64,6 @@ def load(
     return Dataset.of(
         INFO,
         (train, validation, testing),
-        {"valid": valid, "test": test, "dequantise": dequantise, "seed": seed},
         columns=columns,
         categorical={"label": tuple(str(digit) for digit in range(10))},
         image_shape=(8, 8),

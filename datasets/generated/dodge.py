@@ -10,7 +10,7 @@ from __future__ import annotations
 from os import PathLike
 from typing import TYPE_CHECKING
 
-from phlogiston.datasets.base import Dataset, Info, Meta, Split, row_shapes
+from phlogiston.datasets.base import Dataset, Info, Split, recorded
 from phlogiston.errors import DataError
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ INFO = Info(
 )
 
 
+@recorded()
 def load(
     root: str | PathLike[str] | None = None,
     *,
@@ -68,27 +69,8 @@ def load(
         raise DataError(f"keep is {keep}; expected a probability.")
     if seed < 0:
         raise DataError(f"seed is {seed}; it must be 0 or more.")
-    train, valid, test = (
-        _play(n, part, DodgeEnv(size, balls, limit, drift), keep, seed) for part, n in enumerate(sizes)
-    )
-    meta = Meta(
-        name="dodge",
-        title=INFO.title,
-        kind="built in",
-        licence=INFO.licence,
-        shapes=row_shapes(train),
-        options={
-            "sizes": sizes,
-            "size": size,
-            "balls": balls,
-            "limit": limit,
-            "drift": drift,
-            "keep": keep,
-            "seed": seed,
-        },
-        notes=INFO.notes,
-    )
-    return Dataset(train, valid, test, meta)
+    parts = (_play(n, part, DodgeEnv(size, balls, limit, drift), keep, seed) for part, n in enumerate(sizes))
+    return Dataset.of(INFO, parts)
 
 
 def _play(rows: int, part: int, game: DodgeEnv, keep: float, seed: int) -> Split:

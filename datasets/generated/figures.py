@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from phlogiston.datasets.base import Array, Dataset, Info, Split, stream
+from phlogiston.datasets.base import Array, Dataset, Info, Split, recorded, stream
 from phlogiston.errors import DataError
 
 INFO = Info(
@@ -46,6 +46,7 @@ _BLACK, _SKIN, _HAIR, _TOP, _LEGS, _EYE, _BLADE = range(7)
 _EYE_COLOUR, _BLADE_COLOUR = (25, 25, 35), (200, 210, 220)
 
 
+@recorded()
 def load(
     root: str | PathLike[str] | None = None,
     *,
@@ -85,7 +86,6 @@ def load(
     return Dataset.of(
         INFO,
         parts,
-        {"characters": characters, "frames": frames, "size": size, "seed": seed},
         categorical={"action": ACTIONS, **{name: tuple(COLOURS[name]) for name in ATTRIBUTES}},
     )
 

@@ -15,7 +15,7 @@ from os import PathLike
 
 import numpy as np
 
-from phlogiston.datasets.base import Array, Dataset, Info, Split, sized_parts, stream
+from phlogiston.datasets.base import Array, Dataset, Info, Split, recorded, sized_parts, stream
 from phlogiston.errors import ShapeError
 
 INFO = Info(
@@ -34,6 +34,7 @@ FLOOR, CEILING = 0.05, 0.8
 COLUMNS: tuple[str, ...] = tuple(f"{name}{t}" for name in "yv" for t in range(STEPS))
 
 
+@recorded()
 def load(
     root: str | PathLike[str] | None = None,
     *,
@@ -52,7 +53,7 @@ def load(
         DataError: `sizes` is not three numbers.
     """
     parts = [Split({"x": draw(n, seed, part)}, columns=COLUMNS) for part, n in sized_parts(sizes)]
-    return Dataset.of(INFO, parts, {"sizes": sizes, "seed": seed}, columns=COLUMNS)
+    return Dataset.of(INFO, parts, columns=COLUMNS)
 
 
 def draw(n: int, seed: int = 0, part: str = "train") -> Array:

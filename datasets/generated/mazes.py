@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from os import PathLike
 
-from phlogiston.datasets.base import Array, Dataset, Info
+from phlogiston.datasets.base import Array, Dataset, Info, recorded
 from phlogiston.datasets.generated.floorplans import FloorPlans, maze_plans
 from phlogiston.datasets.generated.places import assemble, standing
 
@@ -23,6 +23,7 @@ INFO = Info(
 )
 
 
+@recorded()
 def load(
     root: str | PathLike[str] | None = None,
     *,
@@ -54,14 +55,4 @@ def load(
         )
         return plans, standing(plans, views, seed, f"mazes {part}", margin=0.016)
 
-    options = {
-        "sizes": sizes,
-        "views": views,
-        "size": size,
-        "cells": cells,
-        "openings": openings,
-        "vary_corridors": vary_corridors,
-        "cylinders": cylinders,
-        "seed": seed,
-    }
-    return assemble(INFO, make, sizes, size, views, options)
+    return assemble(INFO, make, sizes, size, views)

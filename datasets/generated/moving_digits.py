@@ -18,7 +18,7 @@ from typing import Literal
 
 import numpy as np
 
-from phlogiston.datasets.base import Array, Dataset, Info, Split, sized_parts
+from phlogiston.datasets.base import Array, Dataset, Info, Split, recorded, sized_parts
 from phlogiston.datasets.generated.motion import OCCLUSION, SEQUENCES, Motion, Templates, clips, prepare_templates
 from phlogiston.errors import DataError, unknown_name
 
@@ -35,6 +35,7 @@ INFO = Info(
 SOURCES = ("digits", "mnist")
 
 
+@recorded()
 def load(
     root: str | PathLike[str] | None = None,
     *,
@@ -104,22 +105,6 @@ def load(
     return Dataset.of(
         INFO,
         parts,
-        {
-            "sizes": list(sizes),
-            "source": source,
-            "frames": frames,
-            "canvas": canvas,
-            "counts": list(counts),
-            "bounds": bounds,
-            "speed": speed,
-            "acceleration": acceleration,
-            "noise": noise,
-            "scale": list(scale),
-            "occlusion": occlusion,
-            "turnover": turnover,
-            "colour": colour,
-            "seed": seed,
-        },
         kind="built in" if source == "digits" else "fetched",
     )
 

@@ -13,7 +13,7 @@ from os import PathLike
 
 import numpy as np
 
-from phlogiston.datasets.base import Array, Dataset, Info, Split, sized_parts, stream
+from phlogiston.datasets.base import Array, Dataset, Info, Split, recorded, sized_parts, stream
 from phlogiston.errors import DataError
 
 INFO = Info(
@@ -41,6 +41,7 @@ FRAME_STEP, _SUBSTEPS = 0.1, 10  # seconds; integration steps per frame
 _ROD_COLOUR, _ROD_RADIUS = (150, 150, 155), 0.9
 
 
+@recorded()
 def load(
     root: str | PathLike[str] | None = None,
     *,
@@ -73,7 +74,6 @@ def load(
     return Dataset.of(
         INFO,
         parts,
-        {"sizes": sizes, "frames": frames, "size": size, "seed": seed},
         categorical={"action": tuple(ACTIONS), "colour": tuple(COLOURS), "radius": tuple(RADII)},
     )
 

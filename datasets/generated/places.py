@@ -8,7 +8,6 @@ above, are for evaluation and pictures. Views are drawn independently, so that a
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -59,12 +58,7 @@ def photograph(plans: FloorPlans, poses: Array, size: int) -> Split:
 
 
 def assemble(
-    info: Info,
-    make: Callable[[int, str], tuple[FloorPlans, Array]],
-    sizes: tuple[int, int, int],
-    size: int,
-    views: int,
-    options: dict[str, Any],
+    info: Info, make: Callable[[int, str], tuple[FloorPlans, Array]], sizes: tuple[int, int, int], size: int, views: int
 ) -> Dataset:
     """Make the three parts of a built-in scene data set.
 
@@ -74,7 +68,6 @@ def assemble(
         sizes: places of train, valid and test.
         size: height and width of the pictures.
         views: pictures per place.
-        options: all options of the source.
 
     Raises:
         DataError: sizes that cannot be.
@@ -82,4 +75,4 @@ def assemble(
     named = sized_parts(sizes, "places")
     if views < 1 or not 4 <= size <= 256:
         raise DataError(f"views={views} and size={size}; expected at least 1 view, and 4 to 256 pixels a side.")
-    return Dataset.of(info, (photograph(*make(count, part), size) for part, count in named), options)
+    return Dataset.of(info, (photograph(*make(count, part), size) for part, count in named))

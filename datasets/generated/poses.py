@@ -13,7 +13,7 @@ from os import PathLike
 
 import numpy as np
 
-from phlogiston.datasets.base import Array, Dataset, Info, Split, sized_parts, stream
+from phlogiston.datasets.base import Array, Dataset, Info, Split, recorded, sized_parts, stream
 from phlogiston.errors import ShapeError
 
 INFO = Info(
@@ -83,6 +83,7 @@ COLUMNS: tuple[str, ...] = (
 LIMITS: Array = np.array([(-0.3, 0.3), (0.4, 1.0), *((np.pi * a, np.pi * b) for a, b in (j.limits for j in JOINTS))])
 
 
+@recorded()
 def load(
     root: str | PathLike[str] | None = None,
     *,
@@ -103,7 +104,7 @@ def load(
         DataError: `sizes` is not three numbers.
     """
     parts = [Split({"x": draw(n, seed, part, reference_com)}, columns=COLUMNS) for part, n in sized_parts(sizes)]
-    return Dataset.of(INFO, parts, {"sizes": sizes, "reference_com": reference_com, "seed": seed}, columns=COLUMNS)
+    return Dataset.of(INFO, parts, columns=COLUMNS)
 
 
 def draw(n: int, seed: int = 0, part: str = "train", reference_com: bool = False) -> Array:

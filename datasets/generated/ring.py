@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from os import PathLike
 
-from phlogiston.datasets.base import Array, Dataset, Info
+from phlogiston.datasets.base import Array, Dataset, Info, recorded
 from phlogiston.datasets.generated.floorplans import FloorPlans, ring_plans
 from phlogiston.datasets.generated.places import assemble, circling
 
@@ -19,6 +19,7 @@ INFO = Info(
 )
 
 
+@recorded()
 def load(
     root: str | PathLike[str] | None = None,
     *,
@@ -39,5 +40,4 @@ def load(
         plans = ring_plans(count, seed, part, cylinders=cylinders)
         return plans, circling(plans, views, seed, f"ring {part}", radius=0.3)
 
-    options = {"sizes": sizes, "views": views, "size": size, "cylinders": cylinders, "seed": seed}
-    return assemble(INFO, make, sizes, size, views, options)
+    return assemble(INFO, make, sizes, size, views)

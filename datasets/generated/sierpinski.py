@@ -13,7 +13,7 @@ from os import PathLike
 
 import numpy as np
 
-from phlogiston.datasets.base import Array, Dataset, Info, Split, part_rows, stream
+from phlogiston.datasets.base import Array, Dataset, Info, Split, part_rows, recorded, stream
 from phlogiston.errors import DataError, ShapeError
 
 INFO = Info(
@@ -41,6 +41,7 @@ CORNERS = _corners()
 AREA = 0.5 * abs(float(np.linalg.det(CORNERS[1:] - CORNERS[0])))
 
 
+@recorded()
 def load(
     root: str | PathLike[str] | None = None,
     *,
@@ -72,7 +73,7 @@ def load(
     return Dataset.of(
         INFO,
         parts,
-        {"n": n, "valid": valid, "test": test, "seed": seed},
+        {"valid": valid, "test": test},
         columns=("x0", "x1"),
         truth=None if n is None else partial(true_log_prob, depth=DEPTH),
         notes="datasets.sierpinski.cell(points, depth=5) returns in which of the 3^5 = 243 triangles a point lies.",

@@ -13,7 +13,7 @@ from os import PathLike
 
 import numpy as np
 
-from phlogiston.datasets.base import Array, Dataset, Info, Split, sized_parts, stream
+from phlogiston.datasets.base import Array, Dataset, Info, Split, recorded, sized_parts, stream
 from phlogiston.errors import DataError, ShapeError
 
 INFO = Info(
@@ -40,6 +40,7 @@ def draw(n: int, noise_sd: float = 1.0, seed: int = 0, part: str = "train") -> t
     return z, curve(z) + noise_sd * stream(seed, "spiral", part, "noise").standard_normal((n, 2))
 
 
+@recorded()
 def load(
     root: str | PathLike[str] | None = None,
     *,
@@ -70,7 +71,6 @@ def load(
     return Dataset.of(
         INFO,
         parts,
-        {"sizes": sizes, "noise_sd": noise_sd, "reverse": reverse, "seed": seed},
         columns=("a", "b") if reverse else ("z",),
         conditional_truth=None if reverse else partial(true_log_prob, noise_sd=noise_sd),
     )

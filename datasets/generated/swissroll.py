@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from phlogiston.datasets.base import Array, Dataset, Info, Split, part_rows, sized_parts, stream
+from phlogiston.datasets.base import Array, Dataset, Info, Split, part_rows, recorded, sized_parts, stream
 from phlogiston.errors import DataError, ShapeError
 
 INFO = Info(
@@ -36,6 +36,7 @@ MAX_ANGLE = 4.0 * np.pi
 _PANELS, _ORDER = 4096, 16  # composite Gauss-Legendre: 65,536 nodes
 
 
+@recorded()
 def load(
     root: str | PathLike[str] | None = None,
     *,
@@ -63,7 +64,6 @@ def load(
     return Dataset.of(
         INFO,
         (Split({"x": x}) for x in parts),
-        {"n": n, "noise_sd": noise_sd, "seed": seed, "sizes": sizes},
         columns=("x0", "x1"),
         truth=partial(true_log_prob, noise_sd=noise_sd) if noise_sd > 0 else None,
     )

@@ -11,7 +11,7 @@ from os import PathLike
 
 import numpy as np
 
-from phlogiston.datasets.base import Array, Dataset, Info, Split, sized_parts, stream
+from phlogiston.datasets.base import Array, Dataset, Info, Split, recorded, sized_parts, stream
 from phlogiston.errors import DataError
 
 INFO = Info(
@@ -27,6 +27,7 @@ INFO = Info(
 _CHUNK = 64
 
 
+@recorded()
 def load(
     root: str | PathLike[str] | None = None,
     *,
@@ -83,18 +84,6 @@ def load(
     return Dataset.of(
         INFO,
         parts,
-        {
-            "sizes": list(sizes),
-            "frames": frames,
-            "height": height,
-            "width": width,
-            "most": most,
-            "speed": list(speed),
-            "background": background,
-            "colour": colour,
-            "noise": noise,
-            "seed": seed,
-        },
     )
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from phlogiston.datasets import pictures
-from phlogiston.datasets.base import Array, Dataset, Decision, Info, Meta, Split, part_rows, stream
+from phlogiston.datasets.base import Array, Dataset, Decision, Info, Meta, Split, part_rows, recorded, stream
 from phlogiston.datasets.labels import codes_of
 from phlogiston.datasets.pixels import as_range
 from phlogiston.datasets.readers import tables
@@ -48,6 +48,7 @@ SEARCHED = 4096
 """Columns that are searched for wild cells."""
 
 
+@recorded("data", "valid_data", "test_data")
 def load(
     root: str | PathLike[str] | None = None,
     *,
@@ -94,46 +95,34 @@ def load(
         DataError: the data cannot be used; the message names file, row and column.
         UnknownNameError: an option names a column that is not there.
     """
-    given = {k: v for k, v in locals().items() if k not in ("root", "data", "valid_data", "test_data")}
     if data is None:
         raise DataError("no data given. Pass a path instead of a name: datasets.load('table.csv'), or data=...")
-    options: dict[str, Any] = {key: given[key] for key in ("header", "delimiter", "decimal", "encoding")}
-    options["categorical"] = _names(categorical)
     if size < 0:
         raise DataError(f"size is {size}; expected pixels a side, or 0.")
-    options |= {"size": size, "value_range": as_range(value_range)}
-    read = _Reader(root, names, {**options, "columns": None if columns is None else _names(columns)})
-    train_part, valid_part, test_part = read.parts(data)
-    valid_part = read.table(valid_data) if valid_data is not None else valid_part
-    test_part = read.table(test_data) if test_data is not None else test_part
+    chosen = None if columns is None else _names(columns)
+    text = {"header": header, "delimiter": delimiter, "decimal": decimal, "encoding": encoding}
+    text["categorical"] = _names(categorical)
+    read = _Reader(root, names, {**text, "columns": chosen, "size": size, "value_range": as_range(value_range)})
+    train_part, valid_part, test_part = read.parts(data, valid_data, test_data)
     keep = {*_names(categorical), *([weight] if weight else [])}
     aside = columns_aside(train_part, keep) if columns is None else {}
     parts = [without(part, aside) for part in (train_part, valid_part, test_part) if part is not None]
-    prepared = [_prepare(part, _names(columns) if columns is not None else None, categorical, weight) for part in parts]
+    prepared = [_prepare(part, chosen, categorical, weight) for part in parts]
     labels = _labels(prepared)
     splits = _splits(prepared, labels)
     used = splits.pop(0)
     given_valid = splits.pop(0) if valid_part is not None else None
     given_test = splits.pop(0) if test_part is not None else None
-
-    count_valid = 0 if given_valid is not None else _count(valid, len(used), "valid")
-    count_test = 0 if given_test is not None else _count(test, len(used), "test")
-    kept = part_rows(len(used), valid=count_valid, test=count_test, what=train_part.source)
-    order = np.arange(len(used)) if not count_valid + count_test else stream(seed, "array").permutation(len(used))
-    testing, train, validation = (used.select(rows) for rows in np.split(order, [count_test, count_test + kept]))
+    train, validation, testing = _divided(
+        used, 0 if given_valid is not None else valid, 0 if given_test is not None else test, seed, train_part.source
+    )
     first = prepared[0]
     return Dataset.of(
         INFO,
         (train, given_valid or validation, given_test or testing),
         {
-            **given,
-            "categorical": tuple(categorical),
             "value_range": None if value_range is None else list(value_range),
-            **{
-                key: str(read.path(part))
-                for key, part in (("valid_data", valid_data), ("test_data", test_data))
-                if isinstance(part, str | PathLike)
-            },
+            **read.paths(valid_data=valid_data, test_data=test_data),
         },
         name=str(read.path(data)) if isinstance(data, str | PathLike) else train_part.source,
         title=Path(train_part.source).name,
@@ -149,6 +138,15 @@ def load(
         ),
         frame=train_part.frame,
     )
+
+
+def _divided(rows: Split, valid: float, test: float, seed: int, source: str) -> tuple[Split, Split, Split]:
+    """Divide rows at random into training, validation and test."""
+    count_valid, count_test = _count(valid, len(rows), "valid"), _count(test, len(rows), "test")
+    count = part_rows(len(rows), valid=count_valid, test=count_test, what=source)
+    order = np.arange(len(rows)) if not count_valid + count_test else stream(seed, "array").permutation(len(rows))
+    testing, train, validation = (rows.select(part) for part in np.split(order, [count_test, count_test + count]))
+    return train, validation, testing
 
 
 def whole(data: Any, numeric: Collection[str] = ()) -> tuple[Split, Meta]:
@@ -287,8 +285,13 @@ class _Reader:
         self.root = Path(root).expanduser() if root is not None else None
         self.names, self.options = names, options
 
-    def parts(self, data: Any) -> tuple[Table, Table | None, Table | None]:
-        """Read train rows, and valid and test rows where a folder brings them."""
+    def parts(self, data: Any, valid_data: Any, test_data: Any) -> tuple[Table, Table | None, Table | None]:
+        """Read train rows, and valid and test rows where they are given or a folder brings them."""
+        train, valid, test = self._parts(data)
+        valid = valid if valid_data is None else self.table(valid_data)
+        return train, valid, test if test_data is None else self.table(test_data)
+
+    def _parts(self, data: Any) -> tuple[Table, Table | None, Table | None]:
         if isinstance(data, str | PathLike) and (folder := self.path(data)).is_dir():
             files = tables.folder_parts(folder)
             if files:
@@ -316,6 +319,10 @@ class _Reader:
             table.units = {self.names[table.names.index(name)]: unit for name, unit in table.units.items()}
             table.names = tuple(self.names)
         return table
+
+    def paths(self, **data: Any) -> dict[str, str]:
+        """Name -> absolute path, of those data that are files."""
+        return {name: str(self.path(part)) for name, part in data.items() if isinstance(part, str | PathLike)}
 
     def path(self, data: str | PathLike[str]) -> Path:
         """Return an absolute path, so that a run can find its data again from elsewhere."""

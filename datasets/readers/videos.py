@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from phlogiston.datasets import axes, pictures
-from phlogiston.datasets.base import PARTS, Array, Dataset, Decision, Info, Split, part_rows, stream
+from phlogiston.datasets.base import PARTS, Array, Dataset, Decision, Info, Split, part_rows, recorded, stream
 from phlogiston.datasets.pixels import Ranges, Values, as_range
 from phlogiston.datasets.readers import clip_tables
 from phlogiston.errors import DataError, ShapeError
@@ -56,6 +56,7 @@ def accepts(data: Any) -> bool:
     return path.suffix.lower() in pictures.VIDEOS or clip_tables.holds_frames(path)
 
 
+@recorded("data")
 def load(
     root: str | PathLike[str] | None = None,
     *,
@@ -117,11 +118,10 @@ def load(
         decisions.append(
             Decision("missing", "clips differ in length or have a mask: frames that are not there in 'mask'")
         )
-    said = {"layout": layout, "value_range": None if value_range is None else list(value_range)}
     return Dataset.of(
         INFO,
         splits,
-        {"valid": valid, "test": test, "by": by, **options, **said, "seed": seed},
+        {"value_range": None if value_range is None else list(value_range)},
         name=name,
         title=Path(name).name,
         notes="",

@@ -102,26 +102,10 @@ def query(
             program = Program(model, guide, question, batch, row, global_latents=global_latents)
             if row == 0:
                 check_vectorised(program)
-            answer = _answer(program, num_samples, method, options)
-            if program.fitted and "posterior" not in answer.method:
-                latents = ", ".join(sorted(program.fitted))
-                answer = replace(
-                    answer, method=f"{answer.method}, global latents ({latents}) under their trained posterior"
-                )
-            warn_if_outlying(program, answer)
-            answers.append(answer)
+            answers.append(_answer(program, num_samples, method, options))
     answer = answers[0] if rows is None else stack(answers)
-    requested = asked_sites(ask, answer.samples)
     warn_if_poor(answer.ess, num_samples, f"query ({answer.method})")
-    return Answer(
-        {name: answer.samples[name] for name in requested},
-        answer.log_weights,
-        answer.log_evidence,
-        answer.log_evidence_error,
-        answer.method,
-        answer.ess,
-        answer.details,
-    )
+    return replace(answer, samples={name: answer.samples[name] for name in asked_sites(ask, answer.samples)})
 
 
 def _vectors(
@@ -135,6 +119,16 @@ def _vectors(
 
 
 def _answer(program: Program, n: int, method: Method, options: Mapping[str, Any]) -> Answer:
+    """The answer for one row of evidence."""
+    answer = _sample(program, n, method, options)
+    if program.fitted and "posterior" not in answer.method:
+        latents = ", ".join(sorted(program.fitted))
+        answer = replace(answer, method=f"{answer.method}, global latents ({latents}) under their trained posterior")
+    warn_if_outlying(program, answer)
+    return answer
+
+
+def _sample(program: Program, n: int, method: Method, options: Mapping[str, Any]) -> Answer:
     if method == "importance":
         _no_more(method, options)
         particles, _ = propose_each(program, n)

@@ -104,19 +104,8 @@ def choose_proposal(
     if missing:
         names = ", ".join(missing)
         return Proposal(why=f"prior (the guide needs {names}, which the question does not give)")
-    trace = _try(guide, given, absent)
-    own = {
-        name: site
-        for name, site in trace.nodes.items()
-        if site["type"] == "sample" and not site["is_observed"] and not site_is_subsample(site)
-    }
+    own = _own_sites(_try(guide, given, absent), nodes)
     auxiliary = [name for name in own if name not in nodes]
-    for name in auxiliary:
-        if not own[name]["infer"].get("is_auxiliary"):
-            raise ConfigError(
-                f"the guide samples {name!r}, which the model does not have; its latent sites are {', '.join(nodes)}. "
-                f'A site of the guide\'s own is marked by infer={{"is_auxiliary": True}}.'
-            )
     fits = _fitting(own, nodes, over_data)
     fitted: set[str] = set()
     if over_data and global_latents == "posterior":
@@ -146,9 +135,7 @@ def choose_proposal(
     if any(name in fitted and name not in private for name in deltas):
         fitted_auxiliary |= shared
     fitted &= {*drawn, *deltas}
-    why = "guide"
-    if fitted:
-        why += f", global latents ({', '.join(sorted(fitted))}) under their trained posterior"
+    why = f"guide, global latents ({', '.join(sorted(fitted))}) under their trained posterior" if fitted else "guide"
     if len(drawn) + len(deltas) < len([name for name in own if name in nodes]):
         why += " and, for what it does not offer, the prior"
     return Proposal(
@@ -162,6 +149,22 @@ def choose_proposal(
         own,
         why,
     )
+
+
+def _own_sites(trace: Any, nodes: Mapping[str, Any]) -> dict[str, Any]:
+    """The latent sites of a guide's trace, those that the model lacks being auxiliary."""
+    own = {
+        name: site
+        for name, site in trace.nodes.items()
+        if site["type"] == "sample" and not site["is_observed"] and not site_is_subsample(site)
+    }
+    for name, site in own.items():
+        if name not in nodes and not site["infer"].get("is_auxiliary"):
+            raise ConfigError(
+                f"the guide samples {name!r}, which the model does not have; its latent sites are {', '.join(nodes)}. "
+                f'A site of the guide\'s own is marked by infer={{"is_auxiliary": True}}.'
+            )
+    return own
 
 
 def _arguments(

@@ -5,6 +5,19 @@
 The loss is per data point, in nats, whatever the batch size and the number of processes: local sites count once per
 row, sites outside the plate "data" count 1/N. Training in a run folder can be killed at any moment and started again
 with the same call; the parameters it ends with are those of the uninterrupted run, bit for bit.
+
+    >>> import torch, pyro, pyro.distributions as dist
+    >>> class Model(torch.nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.loc = torch.nn.Parameter(torch.zeros(()))
+    ...     def forward(self, x):
+    ...         with pyro.plate("data", len(x)):
+    ...             pyro.sample("x", dist.Normal(self.loc, 1.0), obs=x)
+    >>> model = Model()
+    >>> history = fit(model, None, {"x": torch.full((64,), 3.0)}, stages=Stage("all", 200, learning_rate=0.1))
+    >>> round(model.loc.item(), 1)
+    3.0
 """
 
 from __future__ import annotations
@@ -90,39 +103,18 @@ def fit(
             would not take the last checkpoint; `RunMismatchError` if it holds another run.
         TrainingError: if another thread of this process is training, a trainable parameter gets no gradient over a
             window of steps, or losses stay non-finite.
-        KeyboardInterrupt, SystemExit: after Ctrl-C, and after SIGTERM (code 143), once a checkpoint is written.
-
-    Example:
-        >>> import torch, pyro, pyro.distributions as dist
-        >>> class Model(torch.nn.Module):
-        ...     def __init__(self):
-        ...         super().__init__()
-        ...         self.loc = torch.nn.Parameter(torch.zeros(()))
-        ...     def forward(self, x):
-        ...         with pyro.plate("data", len(x)):
-        ...             pyro.sample("x", dist.Normal(self.loc, 1.0), obs=x)
-        >>> model = Model()
-        >>> history = fit(model, None, {"x": torch.full((64,), 3.0)}, stages=Stage("all", 200, learning_rate=0.1))
-        >>> round(model.loc.item(), 1)
-        3.0
+        KeyboardInterrupt, SystemExit: after Ctrl-C and SIGTERM (code 143), once a checkpoint is written.
     """
     recipe = [stages] if isinstance(stages, Stage) else list(stages)
     guide = _NoGuide() if guide is None else guide
     check_arguments(model, guide, recipe, checkpoint_every, log_every)
-    if resume not in (True, False, "auto", "force"):
-        raise ConfigError(f"resume={resume!r}: choose 'auto', True, False or 'force'.")
-    if not 0 < lr_resume < float("inf"):
-        raise ConfigError(f"lr_resume={lr_resume!r}: a positive factor on the learning rates is expected.")
-    if out is None and resume is True:
-        raise ConfigError("resume=True needs the run folder: give out=...")
+    _check_resume(resume, lr_resume, out)
     processes = Processes(fabric)
     own_parameters(model, guide)
     with sole_training(), on_threads(threads), isolated(processes.device), preserved_modes([model, guide]):
         for module in (model, guide):
-            if processes.device is not None or processes.dtype is not None:
-                module.to(device=processes.device, dtype=processes.dtype)
-            module.train()
-        loop = Loop(
+            processes.place(module).train()
+        return Loop(
             model=model,
             guide=guide,
             data=as_rows(data),
@@ -137,8 +129,16 @@ def fit(
             tensorboard=tensorboard,
             lr_resume=float(lr_resume),
             source=source,
-        )
-        return loop.train(out, resume, dict(config or {}))
+        ).train(out, resume, dict(config or {}))
+
+
+def _check_resume(resume: bool | str, lr_resume: float, out: str | Path | None) -> None:
+    if resume not in (True, False, "auto", "force"):
+        raise ConfigError(f"resume={resume!r}: choose 'auto', True, False or 'force'.")
+    if not 0 < lr_resume < float("inf"):
+        raise ConfigError(f"lr_resume={lr_resume!r}: a positive factor on the learning rates is expected.")
+    if out is None and resume is True:
+        raise ConfigError("resume=True needs the run folder: give out=...")
 
 
 class _NoGuide(nn.Module):

@@ -95,6 +95,12 @@ class Processes:
         """True on the one process that writes files and shows progress."""
         return self.rank == 0
 
+    def place(self, module: nn.Module) -> nn.Module:
+        """Move a module to the run's device and floating-point type."""
+        if self.device is not None or self.dtype is not None:
+            module.to(device=self.device, dtype=self.dtype)
+        return module
+
     def barrier(self) -> None:
         """Wait until every process has come here."""
         if self.size > 1:
