@@ -12,7 +12,7 @@ inequalities), this computes the evidence mass `e = integral N(x; m, F F^T) E(x)
 | ... and inequalities independent given x's component (a box, diagonal F) | exact product | their exact posterior |
 | several inequalities                            | unbiased, sequential    | one-row masses, improved by a pilot |
 
-`linear_equalities` makes known entries of equalities of several, `gaussian_conditioning` has what is known and soft,
+`eliminate` makes known entries of equalities of several, `gaussian_conditioning` has what is known and soft,
 `sequential_draws` the inequalities, `far_corners` what helps them in far corners. Run it in float64.
 """
 
@@ -26,8 +26,7 @@ from torch import Tensor
 
 from phlogiston.distributions.far_corners import Corners, find_corners, tilt_first
 from phlogiston.distributions.gaussian_conditioning import condition
-from phlogiston.distributions.linear_constraints import LinearEvidence, RowPlan, Rows, plan, simplify
-from phlogiston.distributions.linear_equalities import eliminate
+from phlogiston.distributions.linear_constraints import LinearEvidence, RowPlan, Rows, eliminate, plan, simplify
 from phlogiston.distributions.resampling import compact, effective_size, group_sizes, grouped_error, systematic
 from phlogiston.distributions.sequential_draws import draw_rows
 from phlogiston.distributions.truncated_normal import log_interval_mass

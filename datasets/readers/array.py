@@ -100,7 +100,7 @@ def load(
     if size < 0:
         raise DataError(f"size is {size}; expected pixels a side, or 0.")
     chosen = None if columns is None else _names(columns)
-    text = {"header": header, "delimiter": delimiter, "decimal": decimal, "encoding": encoding}
+    text: dict[str, Any] = {"header": header, "delimiter": delimiter, "decimal": decimal, "encoding": encoding}
     text["categorical"] = _names(categorical)
     read = _Reader(root, names, {**text, "columns": chosen, "size": size, "value_range": as_range(value_range)})
     train_part, valid_part, test_part = read.parts(data, valid_data, test_data)

@@ -322,10 +322,10 @@ def warn_if_poor(ess: Tensor, n: int, what: str) -> None:
 
 
 def warn_if_far(distances: Mapping[str, float], what: str = "query") -> None:
-    """Warn about evidence that lies far outside everything the model knows, naming the worst.
+    """Warn about evidence that lies far outside everything the model has learned, naming the worst.
 
     Args:
-        distances: what is spoken about -> how many standard deviations it lies from the nearest the model knows.
+        distances: name of the evidence -> how many standard deviations it lies from the nearest component.
         what: who answers.
     """
     far = sorted(((d, name) for name, d in distances.items() if d > FAR), reverse=True)
