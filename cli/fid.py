@@ -76,8 +76,7 @@ def fid(
     }
     if features == "judge":
         features = f"judge:{_labelled(real)}"
-    one: Any = _images(real, number)
-    two: Any = _images(generated, number)
+    one, two = _images(real, number), _images(generated, number)
     if save is not None:
         one = features_of(one, features, cache=cache, **common)
         one.save(save)

@@ -109,21 +109,16 @@ def load(
     parts = [without(part, aside) for part in (train_part, valid_part, test_part) if part is not None]
     prepared = [_prepare(part, chosen, categorical, weight) for part in parts]
     labels = _labels(prepared)
-    splits = _splits(prepared, labels)
-    used = splits.pop(0)
-    given_valid = splits.pop(0) if valid_part is not None else None
-    given_test = splits.pop(0) if test_part is not None else None
-    train, validation, testing = _divided(
-        used, 0 if given_valid is not None else valid, 0 if given_test is not None else test, seed, train_part.source
-    )
+    train, *others = _splits(prepared, labels)
+    given_valid = others.pop(0) if valid_part is not None else None
+    given_test = others.pop(0) if test_part is not None else None
+    shares = (valid if given_valid is None else 0, test if given_test is None else 0)
+    train, validation, testing = _divided(train, *shares, seed, train_part.source)
     first = prepared[0]
     return Dataset.of(
         INFO,
         (train, given_valid or validation, given_test or testing),
-        {
-            "value_range": None if value_range is None else list(value_range),
-            **read.paths(valid_data=valid_data, test_data=test_data),
-        },
+        {"value_range": value_range and list(value_range), **read.paths(valid_data=valid_data, test_data=test_data)},
         name=str(read.path(data)) if isinstance(data, str | PathLike) else train_part.source,
         title=Path(train_part.source).name,
         notes="",
@@ -131,13 +126,14 @@ def load(
         categorical=labels,
         image_shape=first.image_shape if columns is None else None,
         units={name: unit for name, unit in first.units.items() if name in first.names},
-        decisions=(
-            *dict.fromkeys(d for part in prepared for d in part.decisions),
-            *tell_aside(aside, train_part.source),
-            *_decided(prepared),
-        ),
+        decisions=(*_own_decisions(prepared), *tell_aside(aside, train_part.source), *_decided(prepared)),
         frame=train_part.frame,
     )
+
+
+def _own_decisions(parts: Sequence[Table]) -> dict[Decision, None]:
+    """What was decided while the parts were read, each once."""
+    return dict.fromkeys(decision for part in parts for decision in part.decisions)
 
 
 def _divided(rows: Split, valid: float, test: float, seed: int, source: str) -> tuple[Split, Split, Split]:

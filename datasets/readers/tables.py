@@ -171,6 +171,22 @@ def from_memory(data: Any, numeric: Collection[str] = (), value_range: tuple[flo
     return from_arrays({"x": data}, "the array given", value_range, numeric)
 
 
+def _name_of_x(given: Mapping[str, Plain], source: str) -> str:
+    """The array that holds the rows: `x`, or the only one that could."""
+    if "x" in given:
+        return "x"
+    wide = [
+        name
+        for name, value in given.items()
+        if value.values.ndim >= 2 and not value.text and name not in ("mask", "weight", "y")
+    ]
+    if len(wide) != 1:
+        raise DataError(
+            f"{source} holds the arrays {sorted(given)}; expected one called 'x' of shape (rows, features)."
+        )
+    return wide[0]
+
+
 def from_arrays(
     data: Mapping[str, Any],
     source: str,
@@ -194,21 +210,9 @@ def from_arrays(
     """
     given = {str(name): plain(str(name), value, source) for name, value in data.items()}
     names = tuple(str(name) for name in given.pop("columns").values.tolist()) if "columns" in given else ()
-    if "x" not in given:
-        wide = [
-            name
-            for name, value in given.items()
-            if value.values.ndim >= 2 and not value.text and name not in ("mask", "weight", "y")
-        ]
-        if len(wide) == 1:
-            given["x"] = given.pop(wide[0])
-        elif not wide and given and all(value.values.ndim == 1 for value in given.values()):
-            return from_columns(given, source)
-        else:
-            raise DataError(
-                f"{source}: found the arrays {sorted(given)}; expected one called 'x' of shape (rows, features)."
-            )
-    given_x = given.pop("x")
+    if "x" not in given and given and all(value.values.ndim == 1 for value in given.values()):
+        return from_columns(given, source)
+    given_x = given.pop(_name_of_x(given, source))
     if given_x.text:
         raise DataError(f"{source}: 'x' holds text; expected numbers of shape (rows, features).")
     x = given_x.values

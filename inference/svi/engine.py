@@ -6,6 +6,11 @@ The loss is per data point, in nats, whatever the batch size and the number of p
 row, sites outside the plate "data" count 1/N. Training in a run folder can be killed at any moment and started again
 with the same call; the parameters it ends with are those of the uninterrupted run, bit for bit.
 
+If model and guide take an argument `row_index`, they get the numbers of the batch's rows in the data (LongTensor,
+(rows,)), to look up parameters with an entry per row, or to declare `pyro.plate("data", number of all rows,
+subsample=row_index)`. Such parameters without `row_index` need batches of all rows, which keep their order, one
+process, and no `valid`; else they are refused.
+
     >>> import torch, pyro, pyro.distributions as dist
     >>> class Model(torch.nn.Module):
     ...     def __init__(self):
@@ -67,10 +72,6 @@ def fit(
 
     Args:
         model: a module whose `forward(**batch)` is a Pyro program with its data sites under `pyro.plate("data", rows)`.
-            If model and guide take an argument `row_index`, they get the numbers of the batch's rows in `data`
-            (LongTensor, (rows,)), to look up parameters with an entry per row, or to declare
-            `pyro.plate("data", number of all rows, subsample=row_index)`. Such parameters without `row_index`
-            need batches of all rows, which keep their order, one process, and no `valid`; else they are refused.
         guide: a module with the same keyword arguments (an AutoGuide, say), or None if the model has no latent site.
         data: a dictionary of tensors with equal first dimension, or rows with `len(data)` and
             `data[LongTensor] -> dict` (its attribute `sequences` names tensors whose axis 1 is time).
@@ -84,8 +85,7 @@ def fit(
         fabric: a launched Lightning Fabric (`parallel.make_fabric`); None is one process where the modules are.
         valid: rows like `data`; their loss is computed at each checkpoint and chooses the best one.
         config: JSON-able settings of the caller, kept in config.json and compared on resume.
-        checkpoint_every: steps between checkpoints, beside those at the ends of stages; by default a twentieth of all
-            steps, at least 100, at most 2000.
+        checkpoint_every: steps between checkpoints, besides one per stage; if None a twentieth of all, 100 to 2000.
         log_every: steps between records in metrics.jsonl and the history.
         progress: `"auto"` (a bar on a terminal), `"bar"`, `"json"` (a line per record on stderr) or `"off"`.
         tensorboard: also write the records as TensorBoard events into the run folder.
@@ -101,8 +101,7 @@ def fit(
         DataError: for data the engine cannot read.
         RunError: if the run folder is in use, holds something else, cannot hold two checkpoints, was lost meanwhile, or
             would not take the last checkpoint; `RunMismatchError` if it holds another run.
-        TrainingError: if another thread of this process is training, a trainable parameter gets no gradient over a
-            window of steps, or losses stay non-finite.
+        TrainingError: if another thread trains, a parameter gets no gradient for long, or losses stay non-finite.
         KeyboardInterrupt, SystemExit: after Ctrl-C and SIGTERM (code 143), once a checkpoint is written.
     """
     recipe = [stages] if isinstance(stages, Stage) else list(stages)
@@ -112,8 +111,7 @@ def fit(
     processes = Processes(fabric)
     own_parameters(model, guide)
     with sole_training(), on_threads(threads), isolated(processes.device), preserved_modes([model, guide]):
-        for module in (model, guide):
-            processes.place(module).train()
+        processes.place(model, guide)
         return Loop(
             model=model,
             guide=guide,

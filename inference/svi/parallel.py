@@ -95,11 +95,12 @@ class Processes:
         """True on the one process that writes files and shows progress."""
         return self.rank == 0
 
-    def place(self, module: nn.Module) -> nn.Module:
-        """Move a module to the run's device and floating-point type."""
-        if self.device is not None or self.dtype is not None:
-            module.to(device=self.device, dtype=self.dtype)
-        return module
+    def place(self, *modules: nn.Module) -> None:
+        """Move modules to the run's device and floating-point type, in training mode."""
+        for module in modules:
+            if self.device is not None or self.dtype is not None:
+                module.to(device=self.device, dtype=self.dtype)
+            module.train()
 
     def barrier(self) -> None:
         """Wait until every process has come here."""
