@@ -204,7 +204,7 @@ def test_a_csv_that_cannot_be_used_says_why(tmp_path: Path, text: str, message: 
         ({"x": np.zeros((0, 2))}, DataError, "empty"),
         ({"x": np.zeros(3)}, ShapeError, r"x\[:, None\]"),
         ({"x": np.array([["a"]])}, DataError, "holds text"),
-        ({"a": np.zeros((2, 2)), "b": np.zeros((2, 2))}, DataError, r"has the arrays \['a', 'b'\]"),
+        ({"a": np.zeros((2, 2)), "b": np.zeros((2, 2))}, DataError, r"holds the arrays \['a', 'b'\]"),
         ({"x": np.zeros((2, 2)), "label": np.zeros(3, int)}, ShapeError, "'label' has 3 rows, 'x' has 2"),
         ({"x": np.zeros((2, 2)), "columns": np.array(["a"])}, ShapeError, "1 names for 2 columns"),
         ({"x": np.zeros((2, 2)), "mask": np.full((2, 2), 2)}, DataError, "other than 0 and 1"),
