@@ -262,7 +262,9 @@ def test_every_public_distribution_has_a_case() -> None:
             ours = inspect.isclass(value) and value.__module__ == module.name
             if ours and issubclass(value, torch.distributions.Distribution) and not name.startswith("_"):
                 found.add(name)
-    assert found - {"Mixture", "JointMixture", "MaskedReals"} == set(CASES), "abstract classes apart, each needs an entry in CASES"
+    assert found - {"Mixture", "JointMixture", "MaskedReals"} == set(CASES), (
+        "abstract classes apart, each needs an entry in CASES"
+    )
 
 
 @EVERY
