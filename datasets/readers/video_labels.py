@@ -18,7 +18,7 @@ LABELS = frozenset(
 """Arrays of these names are no videos, whatever their shape."""
 
 
-class Film(NamedTuple):
+class Video(NamedTuple):
     """One video.
 
     Attributes:
@@ -32,7 +32,7 @@ class Film(NamedTuple):
     labels: Mapping[str, Array] = {}
 
 
-def films_with_labels(arrays: Mapping[str, Array], films_of: Callable[[Array, str], list[Array]]) -> list[Film]:
+def videos_with_labels(arrays: Mapping[str, Array], films_of: Callable[[Array, str], list[Array]]) -> list[Video]:
     """Tell the videos of a file from what stands beside them.
 
     Args:
@@ -41,23 +41,23 @@ def films_with_labels(arrays: Mapping[str, Array], films_of: Callable[[Array, st
     """
     named = [name for name in arrays if name.lower() in VIDEOS]
     sources = named or [name for name in arrays if name.lower() not in LABELS]
-    found: list[Film] = []
+    found: list[Video] = []
     for name in sources:
-        films = films_of(arrays[name], name)
+        videos = films_of(arrays[name], name)
         beside = {key: a for key, a in arrays.items() if key not in sources and a.dtype.kind in "biuf" and a.ndim}
-        beside = {key: a for key, a in beside.items() if len(a) == len(films)}
-        found += [Film("", film, {key: a[i] for key, a in beside.items()}) for i, film in enumerate(films)]
+        beside = {key: a for key, a in beside.items() if len(a) == len(videos)}
+        found += [Video("", video, {key: a[i] for key, a in beside.items()}) for i, video in enumerate(videos)]
     return found
 
 
-def common_labels(films: Sequence[Film], moved: bool) -> tuple[list[str], list[Decision]]:
+def common_labels(videos: Sequence[Video], moved: bool) -> tuple[list[str], list[Decision]]:
     """The labels that every video has, and what is told of them.
 
     Args:
-        films: all videos.
+        videos: all videos.
         moved: whether frames are scaled or cut out, so that positions in pixels no longer hold.
     """
-    every = [set(film.labels) for film in films]
+    every = [set(video.labels) for video in videos]
     kept = sorted(set.intersection(*every)) if every else []
     lost = {name for names in every for name in names} - set(kept)
     told = [Decision("left out", f"{name}: beside some videos only") for name in sorted(lost)]
