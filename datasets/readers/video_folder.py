@@ -1,11 +1,11 @@
-"""Films of your own: a folder of videos or of frames, or arrays, cut into clips with the background taken away.
+"""Videos of your own: a folder of videos or of frames, or arrays, cut into clips with the background taken away.
 
-A film is a video file (mp4, avi, mov, webm, mkv, gif), a sub-folder of pictures in the order of their names, or an
-array (frames, height, width[, 3]), or (films, frames, height, width[, 3]), in an npy file or under any name in an npz
+A video is a file (mp4, avi, mov, webm, mkv, gif), a sub-folder of pictures in the order of their names, or an
+array (frames, height, width[, 3]), or (videos, frames, height, width[, 3]), in an npy file or under any name in an npz
 file; frames or colours may come first instead. Axes and range of arrays are decided once for all, told by `data info`,
 and changed by `layout` and `value_range`. The background is the median over
-time of each film: what does not move vanishes, what moves stays as the difference from it. Training, validation and
-test clips are divided by time, the last ones being tested: neighbouring clips of one film are too alike to be divided
+time of each video: what does not move vanishes, what moves stays as the difference from it. Training, validation and
+test clips are divided by time, the last ones being tested: neighbouring clips of one video are too alike to be divided
 at random.
 """
 
@@ -21,7 +21,7 @@ import numpy as np
 from phlogiston.datasets import axes, pictures
 from phlogiston.datasets.base import Array, Dataset, Decision, Info, Split
 from phlogiston.datasets.pixels import BYTES, Range, Ranges, Values, as_range, range_of
-from phlogiston.datasets.readers.film_labels import Film, common_labels, cut_label, films_with_labels, stacked
+from phlogiston.datasets.readers.video_labels import Video, common_labels, cut_label, stacked, videos_with_labels
 from phlogiston.datasets.skipped import Skipped
 from phlogiston.datasets.untrusted import arrays
 from phlogiston.datasets.untrusted.media import read_video
@@ -29,7 +29,7 @@ from phlogiston.errors import DataError
 
 INFO = Info(
     name="video_folder",
-    title="your own films: a folder of videos or frames, background subtracted, cut into clips",
+    title="your own videos: a folder of videos or frames, background subtracted, cut into clips",
     kind="yours",
     licence="yours",
     rows="yours",
@@ -57,51 +57,51 @@ def load(
     valid: float = 0.1,
     test: float = 0.1,
 ) -> Dataset:
-    """Read films and cut them into clips.
+    """Read videos and cut them into clips.
 
     Args:
         root: folder that a relative path starts from.
-        data: a folder of films, or one film.
+        data: a folder of videos, or one video.
         length: frames per clip.
         stride: frames between the beginnings of clips.
         every: use every so many frames.
         size: height and width to scale frames to; as they are by default.
         crop: y, x, height, width of the part of the frames to use, before scaling.
         colour: keep three channels.
-        background: `"median"` shows the difference from each film's median over time, `"none"` leaves films alone.
+        background: `"median"` shows the difference from each video's median over time, `"none"` leaves videos alone.
         contrast: divide by the standard deviation within so many pixels; 0 for not at all.
         layout: order of the axes of arrays, such as THW, NTHW or TNHW (time first); found out by default.
         value_range: values of black and white of arrays; found out by default.
-        valid: share of each film's clips for validation.
-        test: share of each film's clips, its last ones, for test.
+        valid: share of each video's clips for validation.
+        test: share of each video's clips, its last ones, for test.
 
     Returns:
         Splits with `x` uint8 (clips, length, [3,] height, width).
 
     Raises:
-        DataError: no such folder, no films in it, films of unlike frames, or too short ones. A film that cannot be
+        DataError: no such folder, no videos in it, videos of unlike frames, or too short ones. A video that cannot be
             read among others that can is left out with a `DataWarning`.
     """
     if data is None:
-        raise DataError("video_folder reads films of yours: give data=FOLDER.")
+        raise DataError("video_folder reads your own videos: give data=FOLDER.")
     if length < 1 or stride < 1 or every < 1 or valid < 0 or test < 0 or valid + test >= 1:
         raise DataError(f"length={length}, stride={stride}, every={every}, valid={valid}, test={test}: out of range.")
     path = Path(root or ".") / Path(data).expanduser()
     if not path.exists():
         raise DataError(f"no file or folder {str(path)!r}.")
     value_range = as_range(value_range)
-    films, told = read_films(path, layout)
-    ranges, decided = _ranges(films, value_range)
+    videos, told = read_videos(path, layout)
+    ranges, decided = _ranges(videos, value_range)
     told += decided
     parts: dict[str, list[Array]] = {"train": [], "valid": [], "test": []}
     shapes: dict[tuple[int, ...], str] = {}
     short = 0
     labels: dict[str, dict[str, list[Array]]] = {part: {} for part in parts}
-    kept, unkept = common_labels(films, moved=size is not None or crop is not None)
+    kept, unkept = common_labels(videos, moved=size is not None or crop is not None)
     told += unkept
-    for name, film, about in films:
-        said = ranges.of(film) if Path(name).suffix.lower() in ARRAYS or value_range is not None else BYTES
-        ready = prepare(film[::every], size, crop, colour, background, contrast, said)
+    for name, video, about in videos:
+        said = ranges.of(video) if Path(name).suffix.lower() in ARRAYS or value_range is not None else BYTES
+        ready = prepare(video[::every], size, crop, colour, background, contrast, said)
         shapes.setdefault(ready.shape[1:], name)
         starts = range(0, len(ready) - length + 1, stride)
         clips = [ready[start : start + length] for start in starts]
@@ -113,18 +113,18 @@ def load(
         for part, chosen in zip(parts, ends, strict=True):
             parts[part] += clips[chosen]
             for label in kept:
-                cuts = [cut_label(about[label], len(film), every, start, length) for start in list(starts)[chosen]]
+                cuts = [cut_label(about[label], len(video), every, start, length) for start in list(starts)[chosen]]
                 labels[part].setdefault(label, []).extend(cuts)
     if short:
         told.append(
-            Decision("left out", f"{short:,} of {len(films):,} films shorter than {length} frames", "length=...")
+            Decision("left out", f"{short:,} of {len(videos):,} videos shorter than {length} frames", "length=...")
         )
     if len(shapes) > 1:
         listed = ", ".join(f"{name}: {shape}" for shape, name in shapes.items())
-        raise DataError(f"films have frames of different shapes ({listed}); give size=(height, width).")
+        raise DataError(f"videos have frames of different shapes ({listed}); give size=(height, width).")
     if not parts["train"]:
         raise DataError(
-            f"no film in {str(path)!r} has {length} frames"
+            f"no video in {str(path)!r} has {length} frames"
             + (f" left after taking every {every}." if every > 1 else ".")
             + " Choose a smaller length."
         )
@@ -146,7 +146,7 @@ def load(
             "valid": valid,
             "test": test,
         },
-        title=f"films of {path.name}",
+        title=f"videos of {path.name}",
         notes="",
         decisions=tuple(told),
     )
@@ -165,18 +165,18 @@ def _splits(
     return splits
 
 
-def _ranges(films: Sequence[Film], value_range: tuple[float, float] | None) -> tuple[Ranges, list[Decision]]:
+def _ranges(videos: Sequence[Video], value_range: tuple[float, float] | None) -> tuple[Ranges, list[Decision]]:
     """What black and white are, from all arrays together; files of videos and pictures hold 8 bits."""
-    values = Values("the films")
-    for name, film, _ in films:
+    values = Values("the videos")
+    for name, video, _ in videos:
         if Path(name).suffix.lower() in ARRAYS or value_range is not None:
-            values.see(film, name)
+            values.see(video, name)
     ranges = values.ranges(value_range)
     return ranges, list(ranges.decisions())
 
 
-def read_films(path: Path, layout: str = "auto") -> tuple[list[Film], list[Decision]]:
-    """Read all films of a folder, or one film.
+def read_videos(path: Path, layout: str = "auto") -> tuple[list[Video], list[Decision]]:
+    """Read all videos of a folder, or one video.
 
     Args:
         path: a folder or a file.
@@ -186,19 +186,19 @@ def read_films(path: Path, layout: str = "auto") -> tuple[list[Film], list[Decis
         Name, frames (frames, height, width[, 3]) and labels of each, and what was decided.
 
     Raises:
-        DataError: nothing there that is a film, or none that can be read.
+        DataError: nothing there that is a video, or none that can be read.
     """
     told: list[Decision] = []
     if path.is_file():
-        return [film._replace(name=path.name) for film in _read(path, layout, told)], told
-    skipped = Skipped("films")
-    films: list[Film] = []
+        return [video._replace(name=path.name) for video in _read(path, layout, told)], told
+    skipped = Skipped("videos")
+    videos: list[Video] = []
     if any(pictures.is_picture(p) for p in path.iterdir()):
-        films += [Film(path.name, film) for film in [skipped.read(path.name, _frames, path)] if film is not None]
+        videos += [Video(path.name, video) for video in [skipped.read(path.name, _frames, path)] if video is not None]
     for inside in sorted(path.iterdir()):
         if inside.is_dir() and any(pictures.is_picture(p) for p in inside.iterdir()):
-            found: list[Film] | None = [
-                Film("", f) for f in [skipped.read(inside.name, _frames, inside)] if f is not None
+            found: list[Video] | None = [
+                Video("", f) for f in [skipped.read(inside.name, _frames, inside)] if f is not None
             ]
         elif inside.suffix.lower() in ARRAYS or (
             inside.suffix.lower() in pictures.VIDEOS and not pictures.is_picture(inside)
@@ -206,12 +206,12 @@ def read_films(path: Path, layout: str = "auto") -> tuple[list[Film], list[Decis
             found = skipped.read(inside.name, _read, inside, layout, told)
         else:
             continue
-        films += [film._replace(name=inside.name) for film in found or []]
+        videos += [video._replace(name=inside.name) for video in found or []]
     told += skipped.decisions()
-    if not films:
+    if not videos:
         kinds = ", ".join(sorted({*pictures.VIDEOS, *ARRAYS}))
-        raise DataError(f"no films in {str(path)!r}: expected {kinds} files, or folders of pictures.")
-    return films, list(dict.fromkeys(told))
+        raise DataError(f"no videos in {str(path)!r}: expected {kinds} files, or folders of pictures.")
+    return videos, list(dict.fromkeys(told))
 
 
 def _frames(folder: Path) -> Array:
@@ -223,25 +223,25 @@ def _frames(folder: Path) -> Array:
     return np.stack([np.repeat(f[..., None], 3, -1) if coloured and f.ndim == 2 else f for f in frames])
 
 
-def _read(path: Path, layout: str, told: list[Decision]) -> list[Film]:
+def _read(path: Path, layout: str, told: list[Decision]) -> list[Video]:
     suffix = path.suffix.lower()
     if suffix in ARRAYS:
         content = arrays.load(path)
         found = content if isinstance(content, dict) else {"": content}
-        films = films_with_labels(found, lambda array, name: _films_of(array, name, path, layout, told))
-        if not films:
+        videos = videos_with_labels(found, lambda array, name: _videos_of(array, name, path, layout, told))
+        if not videos:
             raise DataError(f"{str(path)!r} holds no array of shape (frames, height, width) or with 3 colours behind.")
-        return films
+        return videos
     if suffix not in pictures.VIDEOS:
-        raise DataError(f"{str(path)!r} is no film: expected one of {', '.join(sorted({*pictures.VIDEOS, *ARRAYS}))}.")
-    return [Film("", read_video(path))]
+        raise DataError(f"{str(path)!r} is no video: expected one of {', '.join(sorted({*pictures.VIDEOS, *ARRAYS}))}.")
+    return [Video("", read_video(path))]
 
 
-def _films_of(array: Array, name: str, path: Path, layout: str, told: list[Decision]) -> list[Array]:
-    """The films an array holds, (frames, height, width, colours); none where it holds something else."""
+def _videos_of(array: Array, name: str, path: Path, layout: str, told: list[Decision]) -> list[Array]:
+    """The videos an array holds, (frames, height, width, colours); none where it holds something else."""
     if not 3 <= array.ndim <= 5 or array.dtype.kind not in "biuf":
         if name:
-            told.append(Decision("left out", f"{path.name}: {name} {array.dtype} {array.shape} is no film"))
+            told.append(Decision("left out", f"{path.name}: {name} {array.dtype} {array.shape} is no video"))
         return []
     found, why = (
         (layout, "layout was given") if layout != "auto" else axes.find_layout(array, f"{path.name} {name}".strip())
@@ -252,7 +252,7 @@ def _films_of(array: Array, name: str, path: Path, layout: str, told: list[Decis
 
 
 def prepare(
-    film: Array,
+    video: Array,
     size: tuple[int, int] | None = None,
     crop: tuple[int, int, int, int] | None = None,
     colour: bool = False,
@@ -260,22 +260,22 @@ def prepare(
     contrast: float = 0.0,
     range_: Range | None = None,
 ) -> Array:
-    """Turn one film into what a model reads: uint8 (frames, [3,] height, width).
+    """Turn one video into what a model reads: uint8 (frames, [3,] height, width).
 
     Args:
-        film: (frames, height, width[, 1, 3 or 4]).
+        video: (frames, height, width[, 1, 3 or 4]).
         size: see `load`; as are the others.
         crop: see `load`.
         colour: see `load`.
         background: see `load`.
         contrast: see `load`.
-        range_: which values are black and white; from this film alone by default.
+        range_: which values are black and white; from this video alone by default.
 
     Raises:
         DataError: NaN, or a part that lies outside the frames.
     """
-    range_ = range_ or range_of([film], "the film").of(film)
-    frames = range_.to_unit(film).astype(np.float32)
+    range_ = range_ or range_of([video], "the video").of(video)
+    frames = range_.to_unit(video).astype(np.float32)
     frames = frames[..., None] if frames.ndim == 3 else frames[..., :3]
     if crop is not None:
         y, x, h, w = crop
