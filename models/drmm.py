@@ -40,6 +40,7 @@ from phlogiston.distributions.paths import (
     compose,
     path_gaussian,
 )
+from phlogiston.distributions.sequential_draws import apply_factors
 from phlogiston.errors import ConfigError, ShapeError, unknown_name
 from phlogiston.networks.beam import Beam, StreamTables, search
 from phlogiston.networks.frames import FRAMES, Frame, FrameName
@@ -302,24 +303,25 @@ class DRMM(KeepsFloat64):
         if math.prod(self.sizes[:depth]) * self.features**2 > MAX_TABLE:
             codes = self.draw_paths(n, depth)
             return codes, self.draw(codes, noise=noise)
-        every, probs, means, factors = self._table(depth)
-        slot = torch.multinomial(probs, n, replacement=True)
+        every, ends, means, factors = self._table(depth)
+        slot = _pick(ends, torch.rand(n, dtype=torch.float64, device=ends.device))
         x = means.index_select(0, slot)
         if noise:
             eps = torch.randn(n, self.features, dtype=self.frames[0].mean.dtype, device=x.device)
-            factor = factors.index_select(0, slot)
-            x = x + (factor * eps if factor.dim() == 2 else (factor * eps.unsqueeze(-2)).sum(-1))
+            x = x + apply_factors(factors, slot, eps.to(factors.dtype))
         return every.index_select(0, slot), x
 
     @torch.no_grad()
     def _table(self, depth: int | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Paths, probabilities, means and covariance factors in the data's units, kept until a parameter changes."""
+        """Paths, cumulative probabilities, means and covariance factors in data units, until a parameter changes."""
         state = [*self.parameters(), self.location, self.scale]
         key = (depth, *((t.data_ptr(), t._version, t.dtype, t.device) for t in state))
         if self._cached is None or self._cached[0] != key:
             codes, log_prior, means, factors = self.paths(depth)
             scale = self.scale if factors.dim() == 2 else self.scale.unsqueeze(-1)
-            self._cached = (key, (codes, log_prior.exp(), self.location + self.scale * means, scale * factors))
+            ends = log_prior.double().softmax(0).cumsum(0)
+            ends[-1] = 1.0
+            self._cached = (key, (codes, ends, self.location + self.scale * means, scale * factors))
         return self._cached[1]
 
     def paths(self, depth: int | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -345,6 +347,25 @@ class DRMM(KeepsFloat64):
         for frame in self.frames:
             total = total - 0.5 * ((frame.log_scale - frame.initial_log_scale) / log_scale_sd).square().sum()
         return total
+
+
+def _pick(ends: Tensor, uniform: Tensor) -> Tensor:
+    """Where numbers in [0, 1) fall among cumulative probabilities (P,), of which the last is 1: int64, like `uniform`.
+
+    The first probability that is no less, as `searchsorted` finds it. Of many numbers each begins at the first one of
+    its interval on an even grid, where nearly all are within two steps of their own.
+    """
+    if len(uniform) < len(ends):
+        return torch.searchsorted(ends, uniform)
+    size = 2 ** math.ceil(math.log2(4 * len(ends)))  # products with a power of two are exact
+    first = torch.searchsorted(ends, torch.arange(size, dtype=ends.dtype, device=ends.device) / size)
+    slot = first.index_select(0, (uniform * size).long())
+    for _ in range(2):
+        slot += ends.index_select(0, slot) < uniform
+    far = torch.nonzero(ends.index_select(0, slot) < uniform).squeeze(-1)
+    if len(far):
+        slot[far] = torch.searchsorted(ends, uniform[far])
+    return slot
 
 
 def parameter_key(name: str, layer: int | None = None) -> str:

@@ -15,7 +15,7 @@ from pyro.infer import Predictive, Trace_ELBO, TraceEnum_ELBO, config_enumerate,
 from torch import Tensor
 
 from phlogiston.errors import ConfigError, PhlogistonError, ShapeError
-from phlogiston.models.drmm import DRMM, CollapsedDRMM
+from phlogiston.models.drmm import DRMM, CollapsedDRMM, _pick
 
 FRAMES = ["shift", "iso", "diag", "tril"]
 PRIORS = ["autoregressive", "latent_class"]
@@ -329,3 +329,34 @@ def test_bad_options_are_refused_by_name(options: dict, error: type[PhlogistonEr
 def test_rows_and_labels_of_different_length_are_refused() -> None:
     with pytest.raises(ShapeError, match="same number of rows"):
         make(categorical={"label": 3})(x=torch.randn(4, 2), label=torch.zeros(3, dtype=torch.long))
+
+
+@pytest.mark.parametrize("spread", [0.0, 1.0, 8.0])
+def test_paths_are_picked_as_by_a_search(spread: float) -> None:
+    for seed in range(20):
+        generator = torch.Generator().manual_seed(seed)
+        logits = spread * torch.randn(1 + 7 * seed, generator=generator, dtype=torch.float64)
+        ends = logits.softmax(0).cumsum(0)
+        ends[-1] = 1.0
+        uniform = torch.rand(500, generator=generator, dtype=torch.float64)
+        uniform[:2] = torch.tensor([0.0, 1 - 2.0**-53], dtype=torch.float64)
+        for many in (500, 1):
+            assert torch.equal(_pick(ends, uniform[:many]), torch.searchsorted(ends, uniform[:many]))
+
+
+@pytest.mark.parametrize("frame", ["diag", "tril"])
+def test_samples_from_the_table_have_the_moments_of_the_mixture(frame: str) -> None:
+    torch.manual_seed(0)
+    model = DRMM(3, 2, 4, frame)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    _, log_prior, means, factors = model.paths()
+    covariances = factors @ factors.mT if factors.dim() == 3 else torch.diag_embed(factors.square())
+    mean = log_prior.exp() @ means
+    second = torch.einsum("p,pde->de", log_prior.exp(), covariances + means.unsqueeze(2) * means.unsqueeze(1))
+    _, x = model.generate(200_000)
+    x = x.to(mean)
+    close = {"rtol": 0.03, "atol": 0.05}
+    torch.testing.assert_close(x.mean(0), mean, **close)
+    torch.testing.assert_close(x.T @ x / len(x), second, **close)
