@@ -21,7 +21,7 @@ from phlogiston.evaluate.metric import Metric, from_rows
 from phlogiston.evaluate.score import Score
 from phlogiston.inference.query.evidence import Known
 from phlogiston.models.stepwise import valid_steps
-from phlogiston.systems.drawing import gallery
+from phlogiston.systems.drawing import box, drawings_of, gallery
 from phlogiston.systems.evaluation import Evaluation
 
 if TYPE_CHECKING:
@@ -123,10 +123,15 @@ def drawings(e: Evaluation[SequenceModel]) -> Figure | None:
         return None
     x, length = _rows(e)
     drawn = e.system.sample(12, seed=1)
-    return gallery(
-        {"data": (x[:12], length[:12]), "generated": (drawn["x"], drawn["length"])},
-        alt="rows of drawings from the data and of drawings by the model",
-    )
+    groups = {"data": (x[:12], length[:12]), "generated": (drawn["x"], drawn["length"])}
+    broad = np.median([w / h for _, _, w, h in map(box, drawings_of(*groups["data"]))]) > 2.5
+    if broad:  # lines of writing: two beside each other, three rows of each
+        groups = {
+            f"{title}{' ' * i}": (rows[2 * i : 2 * i + 2], sizes[2 * i : 2 * i + 2])
+            for title, (rows, sizes) in groups.items()
+            for i in range(min(3, len(rows) // 2))
+        }
+    return gallery(groups, wide=bool(broad), alt="rows of drawings from the data and of drawings by the model")
 
 
 def touches(e: Evaluation[SequenceModel]) -> Figure | None:

@@ -321,6 +321,6 @@ class SequenceModel(StepwiseSystem):
                 "the next pen movement as a mixture, draws one, and goes on from there.",
                 "data": "script",
                 "data_options": {"sizes": (600, 60, 60)},
-                "options": {**PRESETS["default"], "carry": False, "window": 80, "steps": 250},
+                "options": {**PRESETS["default"], "carry": False, "window": 80, "steps": 1000},
             }
         ]
