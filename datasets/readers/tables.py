@@ -26,6 +26,7 @@ from phlogiston.errors import DataError, ShapeError
 
 TEXT = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz")
 TABLES = (".npz", ".npy", ".csv", ".tsv", ".csv.gz", ".tsv.gz", *FRAMES)
+SCENES = (".tfrecord", ".pt", ".pt.gz")
 RESERVED = frozenset({"x", "mask", "weight"})
 
 
@@ -105,6 +106,10 @@ def read(
         if content.keys() == {"x"} and is_frame(content["x"]):
             return from_columns({n: plain(n, v, str(path)) for n, v in frame_columns(content["x"]).items()}, str(path))
         return from_arrays(content, str(path), value_range)
+    if suffix in SCENES:
+        raise DataError(
+            f"{str(path)!r} is read as scenes: --data gqn --data-set path={path.name}, after `phlogiston data convert`."
+        )
     raise DataError(
         f"{str(path)!r}: cannot read {suffix or 'a file without a suffix'}. Use one of: {', '.join(TABLES)}."
     )
@@ -208,6 +213,8 @@ def from_arrays(
         DataError: entries that are no numbers or text, no rows, or no array that could be `x`.
         ShapeError: arrays of different numbers of rows.
     """
+    if {"images", "cameras"} <= set(data):
+        raise DataError(f"{source} holds scenes: 'images' and 'cameras'. Read it by --data gqn --data-set path=FILE.")
     given = {str(name): plain(str(name), value, source) for name, value in data.items()}
     names = tuple(str(name) for name in given.pop("columns").values.tolist()) if "columns" in given else ()
     if "x" not in given and given and all(value.values.ndim == 1 for value in given.values()):

@@ -267,3 +267,11 @@ def test_options_that_name_no_column_or_no_share_are_refused(tmp_path: Path) -> 
         datasets.load(path, test_data=write(tmp_path / "o.csv", "width,kind\n1,u\n"))
     with pytest.raises(DataError, match="no data given"):
         datasets.load("array")
+
+
+def test_files_of_scenes_name_what_reads_them(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="--data gqn"):
+        datasets.load(write(tmp_path / "mazes.tfrecord", "?"))
+    np.savez(tmp_path / "s.npz", images=np.zeros((2, 3, 4, 4, 3), np.uint8), cameras=np.zeros((2, 3, 5)))
+    with pytest.raises(DataError, match=r"(?s)'images' and 'cameras'.*--data gqn"):
+        datasets.load("array", data=tmp_path / "s.npz")
