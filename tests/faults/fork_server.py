@@ -10,7 +10,6 @@ request:
     cwd        working folder
     streams    {"1": what stdout is, "2": what stderr is}: a file, "closed", "left" (a pipe whose reader has gone)
     limit      RLIMIT_FSIZE, bytes
-    threads    number of threads
     checkpoint {"nth": n, "point": ..., "then": "kill" or "full"}: what happens inside the writing of the n-th
                checkpoint, and with "full" of every later one, too
     step       {"at": n, "do": ...}: what happens at a step, see `STEPS`
@@ -218,7 +217,6 @@ def child(request: dict[str, Any]) -> None:
         arm_step(**request["step"])
     if "limit" in request:
         resource.setrlimit(resource.RLIMIT_FSIZE, (request["limit"], request["limit"]))
-    torch.set_num_threads(request.get("threads", 1))
     if "train" in request:
         raise SystemExit(train(request["train"], request["out"]))
     sys.argv = ["phlogiston", *request["argv"]]

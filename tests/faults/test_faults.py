@@ -138,7 +138,8 @@ def test_quotas(server: Any, run: Path, whole: Any, observed: Note) -> None:
 # ---- folders
 
 
-@pytest.mark.parametrize("how", ["remove", pytest.param("replace", marks=pytest.mark.faults)])
+@pytest.mark.faults
+@pytest.mark.parametrize("how", ["remove", "replace"])
 def test_the_folder_goes_during_training(server: Any, run: Path, whole: Any, observed: Note, how: str) -> None:
     for old in run.parent.glob("run-rescued-*"):
         shutil.rmtree(old)
@@ -159,6 +160,7 @@ def test_the_folder_goes_during_training(server: Any, run: Path, whole: Any, obs
     observed(f"folder/{how}", titles[how], expected[how], f"exit 1, `sample` reads it; {told}")
 
 
+@pytest.mark.faults
 def test_a_second_trainer_after_the_lock_is_deleted(server: Any, run: Path, whole: Any, observed: Note) -> None:
     done = server(argv=[*TRAIN, str(run)], step={"at": 50, "do": "second"})
     assert done.code == 0
@@ -184,14 +186,9 @@ def test_leftovers_of_killed_trainers(server: Any, run: Path, whole: Any, observ
 # ---- readers
 
 
-@pytest.mark.parametrize(
-    ("stream", "target"),
-    [
-        ("2", "left"), ("1", "/dev/full"),
-        *(pytest.param(s, t, marks=pytest.mark.faults)
-          for s, t in (("1", "left"), ("1", "closed"), ("2", "closed"), ("2", "/dev/full"))),
-    ],
-)  # fmt: skip
+@pytest.mark.faults
+@pytest.mark.parametrize("stream", ["1", "2"])
+@pytest.mark.parametrize("target", ["left", "closed", "/dev/full"])
 def test_nobody_reads(server: Any, run: Path, whole: Any, observed: Note, stream: str, target: str) -> None:
     done = server(argv=[*TRAIN, str(run), "--json"], streams={stream: target})
     assert done.code == 0
@@ -279,10 +276,10 @@ def test_parameters_that_are_no_numbers(server: Any, run: Path, whole: Any, obse
 @pytest.mark.faults
 def test_other_threads(server: Any, run: Path, whole: Any, observed: Note) -> None:
     half(server, run)
-    refused = server(argv=[*RESUME, str(run)], threads=2)
+    refused = server(argv=[*RESUME, str(run), "--threads", "2"])
     assert refused.code == 1
-    assert "threads (1 there, 2 here; OMP_NUM_THREADS=1 sets them)" in refused.err
-    forced = server(argv=[*RESUME, str(run), "--force-resume"], threads=2)
+    assert "threads (1 there, 2 here; threads=1 sets them)" in refused.err
+    forced = server(argv=[*RESUME, str(run), "--force-resume", "--threads", "2"])
     assert forced.code == 0
     assert "by force" in forced.err
     title = "resumed on another number of threads"
