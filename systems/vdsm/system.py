@@ -316,7 +316,7 @@ class VDSM(ClipOperations):
                 "are combinations it was never trained on.",
                 "data": "figures",
                 "data_options": {"size": 32, "characters": (96, 0, 16)},
-                "options": dict(PRESETS["cpu-demo"]),
-                "show": ["who times how", "clips and what is made of them", "training"],  # inventing takes longer
+                "options": {**PRESETS["cpu-demo"], "steps": 900},
+                "show": ["who times how", "training"],  # motion takes longer than appearance
             }
         ]
