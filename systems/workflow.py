@@ -11,7 +11,7 @@ import inspect
 import json
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,33 +103,23 @@ def train(
     given = {**stored["options"], **chosen}
     name, options = (data, {}) if data is not None else _default_data(kind, stored["data"])
     options = {**options, **datasets.read_options(name, data_options or {})}
-    configured = kind(given)  # options are checked before anything slow
-    if steps is not None:
-        shared = shared_steps(configured.step_options(), steps)
-        configured = kind({**given, **shared})
-        if len(shared) > 1 and progress != "off":
-            tell(f"{steps:,} steps: {', '.join(f'{name} {count:,}' for name, count in shared.items())}")
+    configured = _configured(kind, given, steps, progress != "off")  # options are checked before anything slow
     rows = datasets.load(name, **options)
     fabric = _fabric(devices, nodes, precision, accelerator)
     processes = Processes(fabric)
     folder = Path(processes.together(lambda: _run_folder(out, system, rows.meta.name, resume)))
-    try:
+    with _removed_if_empty(folder if out is None and processes.leader else None):
         configured.fit(
             rows,
             out=folder,
             seed=stored["seed"] if seed is None else seed,
-            # who may go on with what is settled above, and alike on every process
-            resume="force" if force_resume else "auto",
+            resume="force" if force_resume else "auto",  # who may resume is settled above, alike on every process
             fabric=fabric,
             callbacks=callbacks(logger, folder, {"system": system, "data": rows.meta.name, **given}),
             progress=progress,
             lr_resume=1.0 if lr_resume is None else lr_resume,
             threads=threads,
         )
-    finally:
-        if out is None and processes.leader:
-            with contextlib.suppress(OSError):  # a folder chosen here goes again if nothing came of it
-                folder.rmdir()
     if configured.history is None or not processes.leader:
         return None
     return {"run": str(folder), "system": system, "data": rows.meta.name, **_summary(configured.history)}
@@ -370,6 +360,28 @@ def show(
 
 
 # ---- inside
+
+
+def _configured(kind: type[System], options: Mapping[str, Any], steps: int | None, told: bool) -> System:
+    """Make the system, with its steps shared out over its stages where their sum is given."""
+    configured = kind(options)
+    if steps is None:
+        return configured
+    shared = shared_steps(configured.step_options(), steps)
+    if len(shared) > 1 and told:
+        tell(f"{steps:,} steps: {', '.join(f'{name} {count:,}' for name, count in shared.items())}")
+    return kind({**options, **shared})
+
+
+@contextlib.contextmanager
+def _removed_if_empty(folder: Path | None) -> Iterator[None]:
+    """Remove a folder that was chosen here again if nothing came of it."""
+    try:
+        yield
+    finally:
+        if folder is not None:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
 
 def _summary(history: History) -> dict[str, Any]:
