@@ -97,9 +97,7 @@ def train(
         check_logger(logger)
     chosen = _options(system, preset, sets or {})
     resume = resume or force_resume
-    if lr_resume is not None and not resume:
-        raise ConfigError("--lr-resume is for a run that is gone on with: it needs --resume.")
-    stored: dict[str, Any] = _stored(out, system) if resume else {"options": {}, "data": {}, "seed": 0}
+    stored = _stored(out, system, resume, lr_resume)
     given = {**stored["options"], **chosen}
     name, options = (data, {}) if data is not None else _default_data(kind, stored["data"])
     options = {**options, **datasets.read_options(name, data_options or {})}
@@ -432,8 +430,12 @@ def _default_data(kind: type[System], stored: Mapping[str, Any]) -> tuple[str, d
     raise ConfigError(f"{kind.name} has no data of its own; give --data. `phlogiston data list` shows what there is.")
 
 
-def _stored(run: Path | None, system: str) -> dict[str, Any]:
-    """Return options, data and seed of a run to go on with."""
+def _stored(run: Path | None, system: str, resume: bool, lr_resume: float | None) -> dict[str, Any]:
+    """Return options, data and seed of a run to resume; empty ones for a new run."""
+    if not resume:
+        if lr_resume is not None:
+            raise ConfigError("--lr-resume is for a run that is gone on with: it needs --resume.")
+        return {"options": {}, "data": {}, "seed": 0}
     if run is None:
         raise ConfigError("--resume needs --out: the run folder to go on with.")
     if run.is_dir() and not (run / "config.json").exists() and never_begun(run):
