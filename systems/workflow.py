@@ -9,14 +9,12 @@ from __future__ import annotations
 import contextlib
 import inspect
 import json
-import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from phlogiston import datasets, systems
-from phlogiston.console import tell
 from phlogiston.datasets.base import Dataset
 from phlogiston.errors import ConfigError, RunError, RunWarning, unknown_name
 from phlogiston.evaluate.held_out import held_out, held_out_part, scored_on
@@ -26,17 +24,17 @@ from phlogiston.evaluate.score import Score
 from phlogiston.files import check_writable, keep_earlier
 from phlogiston.inference.query.answer import Answer
 from phlogiston.inference.svi.history import History
-from phlogiston.inference.svi.parallel import Processes, make_fabric
+from phlogiston.inference.svi.parallel import Processes
 from phlogiston.inference.svi.run_folder.loggers import callbacks, check_logger
 from phlogiston.inference.svi.run_folder.metrics import NAME, read_metrics
 from phlogiston.inference.svi.run_folder.readers import progress_of
-from phlogiston.inference.svi.runs import never_begun
 from phlogiston.systems.answer_text import describe
 from phlogiston.systems.base import System
 from phlogiston.systems.commands import commands_behind
 from phlogiston.systems.export import Samples
-from phlogiston.systems.options import preset_options, shared_steps, validate_options
+from phlogiston.systems.options import preset_options, validate_options
 from phlogiston.systems.run_data import data_of, is_other
+from phlogiston.systems.run_setup import configured_system, removed_if_empty, run_folder, started_fabric, stored_run
 from phlogiston.systems.tables.alignment import aligned
 
 
@@ -96,17 +94,16 @@ def train(
     if logger is not None:
         check_logger(logger)
     chosen = _options(system, preset, sets or {})
-    resume = resume or force_resume
-    stored = _stored(out, system, resume, lr_resume)
+    stored = stored_run(out, system, resume or force_resume, lr_resume)
     given = {**stored["options"], **chosen}
     name, options = (data, {}) if data is not None else _default_data(kind, stored["data"])
     options = {**options, **datasets.read_options(name, data_options or {})}
-    configured = _configured(kind, given, steps, progress != "off")  # options are checked before anything slow
+    configured = configured_system(kind, given, steps, progress != "off")  # options are checked before anything slow
     rows = datasets.load(name, **options)
-    fabric = _fabric(devices, nodes, precision, accelerator)
+    fabric = started_fabric(devices, nodes, precision, accelerator)
     processes = Processes(fabric)
-    folder = Path(processes.together(lambda: _run_folder(out, system, rows.meta.name, resume)))
-    with _removed_if_empty(folder if out is None and processes.leader else None):
+    folder = Path(processes.together(lambda: run_folder(out, system, rows.meta.name, resume or force_resume)))
+    with removed_if_empty(folder if out is None and processes.leader else None):
         configured.fit(
             rows,
             out=folder,
@@ -360,28 +357,6 @@ def show(
 # ---- inside
 
 
-def _configured(kind: type[System], options: Mapping[str, Any], steps: int | None, told: bool) -> System:
-    """Make the system, with its steps shared out over its stages where their sum is given."""
-    configured = kind(options)
-    if steps is None:
-        return configured
-    shared = shared_steps(configured.step_options(), steps)
-    if len(shared) > 1 and told:
-        tell(f"{steps:,} steps: {', '.join(f'{name} {count:,}' for name, count in shared.items())}")
-    return kind({**options, **shared})
-
-
-@contextlib.contextmanager
-def _removed_if_empty(folder: Path | None) -> Iterator[None]:
-    """Remove a folder that was chosen here again if nothing came of it."""
-    try:
-        yield
-    finally:
-        if folder is not None:
-            with contextlib.suppress(OSError):
-                folder.rmdir()
-
-
 def _summary(history: History) -> dict[str, Any]:
     """What came of a training."""
     last = history.records[-1] if history.records else {}
@@ -428,57 +403,6 @@ def _default_data(kind: type[System], stored: Mapping[str, Any]) -> tuple[str, d
     for recipe in kind.demo():
         return str(recipe["data"]), dict(recipe.get("data_options", {}))
     raise ConfigError(f"{kind.name} has no data of its own; give --data. `phlogiston data list` shows what there is.")
-
-
-def _stored(run: Path | None, system: str, resume: bool, lr_resume: float | None) -> dict[str, Any]:
-    """Return options, data and seed of a run to resume; empty ones for a new run."""
-    if not resume:
-        if lr_resume is not None:
-            raise ConfigError("--lr-resume is for a run that is gone on with: it needs --resume.")
-        return {"options": {}, "data": {}, "seed": 0}
-    if run is None:
-        raise ConfigError("--resume needs --out: the run folder to go on with.")
-    if run.is_dir() and not (run / "config.json").exists() and never_begun(run):
-        raise RunError(f"{run} holds a run that was killed before it began: give the whole command, without --resume.")
-    content = systems.read_config(run)
-    own = content.get("config", content)
-    name = own.get("system")
-    if name != system:
-        raise ConfigError(f"{run} holds a run of {name}, not of {system}.")
-    seed = content.get("seed", 0)
-    if not isinstance(seed, int):
-        raise RunError(f"{run}/config.json is damaged: seed {seed!r} is no whole number.")
-    return {"options": own.get("options") or {}, "data": own.get("data") or {}, "seed": seed}
-
-
-def _fabric(devices: str, nodes: int, precision: str, accelerator: str) -> Any:
-    """Start the processes asked for; None for the plain case, which spares the seconds Fabric takes to load."""
-    if devices != "auto" and not re.fullmatch(r"[1-9]\d*", devices):
-        raise ConfigError(f"--devices {devices!r}: expected a number from 1 on, or auto.")
-    many = int(devices) if devices != "auto" else devices
-    if accelerator == "auto" and many == 1 and nodes == 1 and precision == "32-true":
-        import torch
-
-        if not torch.cuda.is_available():
-            return None
-    elif accelerator == "cpu" and many == 1 and nodes == 1 and precision == "32-true":
-        return None
-    return make_fabric(many, nodes, precision, accelerator)
-
-
-def _run_folder(out: Path | None, system: str, data: str, resume: bool) -> str:
-    """Choose or check the run folder."""
-    if out is not None:
-        if not resume and out.exists() and (not out.is_dir() or (any(out.iterdir()) and not never_begun(out))):
-            raise ConfigError(f"{str(out)!r} exists already. Choose another --out, or go on with it by --resume.")
-        return str(out)
-    stem = f"{system}-{re.sub(r'[^A-Za-z0-9_.]+', '-', Path(data).stem).strip('-') or 'data'}"
-    for i in range(1, 1_000_000):
-        folder = Path("runs") / f"{stem}-{i}"
-        with contextlib.suppress(FileExistsError):
-            folder.mkdir(parents=True)  # making it claims it, also against a second command started at the same time
-            return str(folder)
-    raise RunError(f"runs/ holds a million runs of {stem}; give --out.")
 
 
 def score(system: System, rows: Dataset, metrics: Sequence[str] | None) -> dict[str, Metric]:
