@@ -73,7 +73,7 @@ def kills(server: Any, name: str, count: int, inside: int) -> tuple[int, int]:
 
 
 def test_kills_inside_the_writing_of_a_checkpoint_and_at_a_random_moment(server: Any) -> None:
-    kills(server, "drmm", 6, inside=5)
+    kills(server, "drmm", 3, inside=2)
 
 
 @pytest.mark.faults
