@@ -387,10 +387,10 @@ class System(InWords, Tabular, Reported):
         if name != cls.name:
             raise RunError(f"{folder} holds a {name!r}, not a {cls.name!r}; use phlogiston.systems.load")
         own = content.get("config", content)
-        options = own.get("options", {})
+        options = own.get("options") or {}
         with torch.random.fork_rng(), built_from_files(Path(folder), options):
             system = cls(options)
-            system.schema = dict(own.get("schema", {}))
+            system.schema = dict(own.get("schema") or {})
             system.build()
             model, guide = system.training_pair()
         saved = Path(folder) / PARAMETERS

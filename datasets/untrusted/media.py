@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "PPM", "AVIF", "GIF")
 _CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,avi,matroska,webm"
-_BYTES = {"1": 1, "L": 1, "P": 1, "I": 4, "F": 4, "I;16": 2, "I;16B": 2, "I;16L": 2, "LA": 2, "La": 2}
+_BYTES = {"1": 1, "L": 1, "I": 4, "F": 4, "I;16": 2, "I;16B": 2, "I;16L": 2, "LA": 2, "La": 2}
 
 
 @contextmanager
@@ -54,6 +55,9 @@ def open_picture(source: str | PathLike[str] | bytes, what: str | None = None) -
     with reading("" if isinstance(source, bytes) else source, "an image", name=what):
         # of a file, Pillow would ask for as many bytes as a part of it claims to have, and take memory for them
         content = source if isinstance(source, bytes) else read_file(source)
+        if content[:4] == b"GIF8":
+            width, height = _gif_extent(content)
+            check_unpacked(4 * width * height, len(content), what, "picture")
         with opened() as picture:
             size = picture.width * picture.height * _BYTES.get(picture.mode, 4)
             check_unpacked(size, len(content), what, "picture")
@@ -69,6 +73,33 @@ def _known() -> tuple[str, ...]:
         with suppress(ImportError):  # older Pillows have no AVIF
             importlib.import_module(f"PIL.{name}ImagePlugin")
     return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _gif_extent(content: bytes) -> tuple[int, int]:
+    """The width and height that a GIF's frames cover: one of them may reach beyond the size at its beginning."""
+
+    def behind_blocks(at: int) -> int:
+        while at < len(content) and content[at]:
+            at += 1 + content[at]
+        return at + 1
+
+    def table(flags: int) -> int:
+        return 3 << (flags & 7) + 1 if flags & 128 else 0
+
+    if len(content) < 13:
+        return 0, 0
+    width, height = struct.unpack("<HH", content[6:10])
+    at = 13 + table(content[10])
+    while at < len(content) and content[at] != 0x3B:
+        if content[at] == 0x21:
+            at = behind_blocks(at + 2)
+        elif content[at] == 0x2C and at + 10 <= len(content):
+            x, y, w, h, flags = struct.unpack("<HHHHB", content[at + 1 : at + 10])
+            width, height = max(width, x + w), max(height, y + h)
+            at = behind_blocks(at + 10 + table(flags) + 1)
+        else:
+            at += 1  # Pillow passes over what it does not know, too
+    return width, height
 
 
 def moves(path: str | PathLike[str]) -> bool:

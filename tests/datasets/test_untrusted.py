@@ -218,6 +218,16 @@ def test_a_moving_picture_of_many_large_frames_is_refused(tmp_path: Path) -> Non
     refused(lambda: media.read_video(tmp_path / "a.gif"), "video_ratio", most=500 << 20)
 
 
+def test_a_frame_that_reaches_beyond_its_picture_counts(tmp_path: Path) -> None:
+    Image.new("P", (8, 8)).save(tmp_path / "a.gif", save_all=True, append_images=[Image.new("P", (8, 8), 1)])
+    data = bytearray((tmp_path / "a.gif").read_bytes())
+    assert media._gif_extent(bytes(data)) == (8, 8)
+    at = data.rindex(b",\x00\x00\x00\x00\x08\x00\x08\x00")
+    data[at + 5 : at + 9] = struct.pack("<HH", 12_000, 12_000)
+    (tmp_path / "a.gif").write_bytes(data)
+    refused(lambda: media.read_video(tmp_path / "a.gif"), "ratio")
+
+
 def test_documents_declare_no_types_and_do_not_nest_without_end() -> None:
     bomb = '<!DOCTYPE a [<!ENTITY b "bb">]><a>&b;</a>'
     for encoding in ("utf-8", "utf-16"):

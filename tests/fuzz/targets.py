@@ -371,6 +371,8 @@ def targets() -> tuple[Target, ...]:
         Target(
             "array npy", "a.npy", [npy(rows), npy(structured), npy(rows.astype("f4").T.copy().T)], mutations.npy, load()
         ),
+        Target("stream npy", "a.npy", [npy(rows), npy(rows.astype("f4"))], mutations.npy, load("stream", data=FILE)),
+        Target("stream folder", "a.npy", [npy(rows)], mutations.npy, folder_of(), {"b.npy": npy(rows)}),
         Target("array csv", "a.csv", [CSV, CSV.replace(b",", b";"), b"1,2\n3,4\n5,6\n"], mutations.table, load()),
         Target("array tsv", "a.tsv", [CSV.replace(b",", b"\t")], mutations.table, load()),
         Target("array csv.gz", "a.csv.gz", [gzip.compress(CSV)], mutations.gzipped(mutations.table), load()),
