@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 from phlogiston.datasets.untrusted.guard import reading
 from phlogiston.datasets.untrusted.limits import check_unpacked
-from phlogiston.datasets.untrusted.packed import check_zip
+from phlogiston.datasets.untrusted.packed import check_zip, open_zip, read_member
 from phlogiston.errors import DataError
 
 FRAMES = (".parquet", ".xlsx")
@@ -37,6 +38,21 @@ def _read_parquet(path: Path) -> Any:
         return file.read()
 
 
+def _check_rows(path: Path) -> None:
+    """Refuse a sheet whose cells say that they stand far below its rows: those between would be made, one by one.
+
+    Raises:
+        DataError: it is such a sheet.
+    """
+    with open_zip(path) as archive:
+        for name in archive.namelist():
+            if name.startswith("xl/worksheets/"):
+                sheet = read_member(archive, name, repr(str(path)))
+                last = max(map(int, re.findall(rb'\br="[A-Z]*(\d{1,18})"', sheet)), default=0)
+                if last > 1000 + 100 * len(re.findall(rb"<(?:\w+:)?row\b", sheet)):
+                    raise DataError(f"{str(path)!r}: {name} has a cell in row {last:,}, far below its other rows.")
+
+
 def _read_excel(path: Path) -> Any:
     try:
         import openpyxl  # noqa: F401
@@ -46,6 +62,7 @@ def _read_excel(path: Path) -> Any:
 
     with reading(path, "a spreadsheet"):
         check_zip(path)
+        _check_rows(path)
         return pandas.read_excel(path, engine="openpyxl")  # its first sheet
 
 
