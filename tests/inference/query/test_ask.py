@@ -90,7 +90,7 @@ def test_nuts_keeps_boxes_and_half_spaces() -> None:
     box = query(chain, None, {"x": 1.5, "z": Within(1.0, 1.3)}, num_samples=200, method="hmc", chains=2)
     law = TruncatedNormal(1.2, math.sqrt(0.2), 1.0, 1.3)
     close(box, "z", law.mean, law.variance.sqrt())
-    half = query(rows, None, {"z": HalfSpace([1.0, 1.0, 0.0], -1.0)}, num_samples=60, method="hmc", chains=1, warmup=60)
+    half = query(rows, None, {"z": HalfSpace([1.0, 1.0, 0.0], -1.0)}, num_samples=100, method="hmc", chains=2, seed=0)
     assert (half.samples["z"][:, 0, :2].sum(1) >= 1.0).all()
 
 
