@@ -82,6 +82,8 @@ def test_kinematics(record: Any, script: Callable[[str], ModuleType]) -> None:
         entry.check()
 
 
+# What is measured is how well the samples obey; some way-points leave few effective samples, and the answer says so.
+@pytest.mark.filterwarnings("ignore::phlogiston.errors.QueryWarning")
 def test_trajectories(record: Any, script: Callable[[str], ModuleType]) -> None:
     shown = script("examples/drmm_trajectories.py")
     common: dict[str, Any] = {
