@@ -10,6 +10,14 @@ import typer
 from phlogiston.cli import complete
 from phlogiston.cli.output import emit, pairs
 
+_SET = typer.Option(
+    "--set",
+    metavar="KEY=VALUE",
+    autocompletion=complete.options,
+    help="An option of the system; may be repeated. `phlogiston systems NAME` lists them.",
+)
+_DATA_SET = typer.Option("--data-set", metavar="KEY=VALUE", help="An option of the data; may be repeated.")
+
 
 def train(
     system: Annotated[
@@ -22,19 +30,8 @@ def train(
         str | None,
         typer.Option(autocompletion=complete.data, help="A name from `phlogiston data list`, or a file or folder."),
     ] = None,
-    sets: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            autocompletion=complete.options,
-            help="An option of the system; may be repeated. `phlogiston systems NAME` lists them.",
-        ),
-    ] = None,
-    data_sets: Annotated[
-        list[str] | None,
-        typer.Option("--data-set", metavar="KEY=VALUE", help="An option of the data; may be repeated."),
-    ] = None,
+    sets: Annotated[list[str] | None, _SET] = None,
+    data_sets: Annotated[list[str] | None, _DATA_SET] = None,
     steps: Annotated[
         int | None, typer.Option(min=1, help="Optimiser steps of all stages together, shared out as by default.")
     ] = None,

@@ -81,16 +81,14 @@ def draw_rows(
     if row_plan is None:
         x = mean.index_select(0, component)
         if noise:
-            x = x + apply_factors(
-                factor, component, torch.randn(n, factor.shape[-1], dtype=mean.dtype, generator=generator)
-            )
+            eps = torch.randn(n, factor.shape[-1], dtype=mean.dtype, generator=generator)
+            x = x + apply_factors(factor, component, eps)
         return x, mean.new_zeros(n)
-    single = (rows.coefficients != 0).sum(1) == 1
-    if conditioned.diagonal and bool(single.all()):
+    if conditioned.diagonal and bool(((rows.coefficients != 0).sum(1) == 1).all()):
         return _draw_box(conditioned, rows, component, noise, temper, generator)
     limits, q = _limits(conditioned, rows, row_plan, corners, int(component[0]))
     square = q.shape[1] == factor.shape[-1]  # the rows touch every direction
-    first = eps = own = None
+    first = own = None
     if noise and values:
         # without inequalities x would be mean + F eps, whose coordinates along the rows are Q eps
         eps = torch.randn(n, factor.shape[-1], dtype=mean.dtype, generator=generator)
@@ -110,7 +108,7 @@ def draw_rows(
         return mean[:0], log_rows
     drawn = torch.stack(coordinates, 1)
     x = mean.index_select(0, component)
-    if eps is not None and own is not None and not square:
+    if own is not None and not square:
         x, drawn = x + apply_factors(factor, component, eps), drawn - own
     along = factor.unsqueeze(-1) * q.mT if conditioned.diagonal else factor @ q.mT  # (S, U, k)
     return x + apply_factors(along, component, drawn), log_rows
@@ -374,6 +372,5 @@ def _sequence(
         coordinates.append(coordinate)
         if drawn is not None:
             drawn[:, k] = coordinate
-        power = limits.power[k]
-        log_weight = log_weight + (mass * power if temper and power != 1 else mass)
+        log_weight = log_weight + (mass * limits.power[k] if temper else mass)
     return coordinates, log_weight

@@ -131,9 +131,8 @@ def log_likelihood(
 
     Memory holds `batch_size` x `particles` weights and one run of the pair over `batch_size` x `chunk` at a time.
 
-    A batch draws its noise at once, from whatever distributions the pair has, so that a row's estimate changes, within
-    its error, with the rows it stands among. A system's `log_prob` seeds each row by its content instead, which takes
-    a run of the pair per row.
+    A batch draws its noise at once, so that a row's estimate changes, within its error, with the rows around it. A
+    system's `log_prob` seeds each row by its content, which takes a run of the pair per row.
 
     Args:
         model: a Pyro program `model(**batch)`; latent and observed sites stand inside the plate over rows, but for

@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 
 from phlogiston.datasets import axes, pictures
-from phlogiston.datasets.base import Array, Dataset, Decision, Info, Split
+from phlogiston.datasets.base import Array, Dataset, Decision, Info, Split, recorded
 from phlogiston.datasets.pixels import BYTES, Range, Ranges, Values, as_range, range_of
 from phlogiston.datasets.readers.video_labels import Video, common_labels, cut_label, stacked, videos_with_labels
 from phlogiston.datasets.skipped import Skipped
@@ -40,6 +40,7 @@ INFO = Info(
 ARRAYS = {".npz", ".npy"}
 
 
+@recorded()
 def load(
     root: str | PathLike[str] | None = None,
     *,
@@ -91,8 +92,7 @@ def load(
         raise DataError(f"no file or folder {str(path)!r}.")
     value_range = as_range(value_range)
     videos, told = read_videos(path, layout)
-    ranges, decided = _ranges(videos, value_range)
-    told += decided
+    ranges = _ranges(videos, value_range, told)
     parts: dict[str, list[Array]] = {"train": [], "valid": [], "test": []}
     shapes: dict[tuple[int, ...], str] = {}
     short = 0
@@ -106,50 +106,37 @@ def load(
         starts = range(0, len(ready) - length + 1, stride)
         clips = [ready[start : start + length] for start in starts]
         short += not clips
-        last = round(test * len(clips))
-        before = round(valid * len(clips))
-        cut = len(clips) - last
-        ends = (slice(0, cut - before), slice(cut - before, cut), slice(cut, None))
-        for part, chosen in zip(parts, ends, strict=True):
+        for part, chosen in zip(parts, _by_time(len(clips), valid, test), strict=True):
             parts[part] += clips[chosen]
             for label in kept:
                 cuts = [cut_label(about[label], len(video), every, start, length) for start in list(starts)[chosen]]
                 labels[part].setdefault(label, []).extend(cuts)
     if short:
-        told.append(
-            Decision("left out", f"{short:,} of {len(videos):,} videos shorter than {length} frames", "length=...")
-        )
+        left = f"{short:,} of {len(videos):,} videos shorter than {length} frames"
+        told.append(Decision("left out", left, "length=..."))
+    _check_clips(path, shapes, len(parts["train"]), length, every)
+    splits, options = _splits(parts, labels, kept, length), {"data": str(path.absolute())}
+    return Dataset.of(INFO, splits, options, title=f"videos of {path.name}", notes="", decisions=tuple(told))
+
+
+def _by_time(count: int, valid: float, test: float) -> tuple[slice, slice, slice]:
+    """Which of a video's clips are for training, validation and test."""
+    cut = count - round(test * count)
+    before = cut - round(valid * count)
+    return slice(0, before), slice(before, cut), slice(cut, None)
+
+
+def _check_clips(path: Path, shapes: dict[tuple[int, ...], str], count: int, length: int, every: int) -> None:
+    """Refuse frames of several shapes (shape -> a video that has it), and videos that leave no clip to train on."""
     if len(shapes) > 1:
         listed = ", ".join(f"{name}: {shape}" for shape, name in shapes.items())
         raise DataError(f"videos have frames of different shapes ({listed}); give size=(height, width).")
-    if not parts["train"]:
+    if not count:
         raise DataError(
             f"no video in {str(path)!r} has {length} frames"
             + (f" left after taking every {every}." if every > 1 else ".")
             + " Choose a smaller length."
         )
-    return Dataset.of(
-        INFO,
-        _splits(parts, labels, kept, length),
-        {
-            "data": str(path.absolute()),
-            "length": length,
-            "stride": stride,
-            "every": every,
-            "size": None if size is None else list(size),
-            "crop": None if crop is None else list(crop),
-            "colour": colour,
-            "background": background,
-            "contrast": contrast,
-            "layout": layout,
-            "value_range": None if value_range is None else list(value_range),
-            "valid": valid,
-            "test": test,
-        },
-        title=f"videos of {path.name}",
-        notes="",
-        decisions=tuple(told),
-    )
 
 
 def _splits(
@@ -165,14 +152,15 @@ def _splits(
     return splits
 
 
-def _ranges(videos: Sequence[Video], value_range: tuple[float, float] | None) -> tuple[Ranges, list[Decision]]:
+def _ranges(videos: Sequence[Video], value_range: tuple[float, float] | None, told: list[Decision]) -> Ranges:
     """What black and white are, from all arrays together; files of videos and pictures hold 8 bits."""
     values = Values("the videos")
     for name, video, _ in videos:
         if Path(name).suffix.lower() in ARRAYS or value_range is not None:
             values.see(video, name)
     ranges = values.ranges(value_range)
-    return ranges, list(ranges.decisions())
+    told += ranges.decisions()
+    return ranges
 
 
 def read_videos(path: Path, layout: str = "auto") -> tuple[list[Video], list[Decision]]:

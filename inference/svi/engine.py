@@ -88,10 +88,9 @@ def fit(
         checkpoint_every: steps between checkpoints, besides one per stage; if None a twentieth of all, 100 to 2000.
         log_every: steps between records in metrics.jsonl and the history.
         progress: `"auto"` (a bar on a terminal), `"bar"`, `"json"` (a line per record on stderr) or `"off"`.
-        tensorboard: also write the records as TensorBoard events into the run folder.
+        tensorboard: also write TensorBoard events into the run folder.
         threads: that torch computes on meanwhile, None for as many as it has. On another number sums round otherwise.
-        source: training rows, and validation rows or None, of which `data` and `valid` were made: their content tells
-            whether a resumed run goes on with the same data. By default that of `data` and `valid` themselves.
+        source: the rows of which `data` and `valid` were made, if not these: a resumed run compares their content.
 
     Returns:
         The history: loss and other records over the whole run, including what was done before a resume.
@@ -108,8 +107,8 @@ def fit(
     guide = _NoGuide() if guide is None else guide
     check_arguments(model, guide, recipe, checkpoint_every, log_every)
     _check_resume(resume, lr_resume, out)
-    processes = Processes(fabric)
     own_parameters(model, guide)
+    processes = Processes(fabric)
     with sole_training(), on_threads(threads), isolated(processes.device), preserved_modes([model, guide]):
         processes.place(model, guide)
         return Loop(
