@@ -8,8 +8,6 @@ exponential part out of the weights: what remains varies by powers.
 
 The nearest point is found as the least-squares problem of Lawson and Hanson, "Solving Least Squares Problems", 1974,
 chapter 23 (least distance programming). Any non-negative multipliers give a valid bound, however rounded they are.
-
-Two rows have a closed form on the way: `tilt_first` leaves almost equal weights there.
 """
 
 from __future__ import annotations
@@ -23,9 +21,10 @@ from torch import Tensor
 
 from phlogiston.distributions.gaussian_conditioning import Conditioned, orthogonalise
 from phlogiston.distributions.linear_constraints import RowPlan, Rows
-from phlogiston.distributions.truncated_normal import log_interval_mass, truncated_mean
+from phlogiston.distributions.truncated_normal import log_interval_mass
 
 _NEAR = 1.5  # standard deviations within which plain draws of one row after the other do well
+_APART = 0.1  # correlations of rows below which plain draws do well at any distance
 _TINY = 1e-9  # slopes below this, relative to the row, are zero
 
 
@@ -72,7 +71,7 @@ class Corners:
 
 
 def find_corners(conditioned: Conditioned, rows: Rows, row_plan: RowPlan) -> Corners:
-    """Find the half-space of every component whose centre lies far outside the rows.
+    """Find the half-space of every component whose centre lies far outside rows that depend on each other.
 
     Args:
         conditioned: P components.
@@ -88,13 +87,15 @@ def find_corners(conditioned: Conditioned, rows: Rows, row_plan: RowPlan) -> Cor
     lower, _ = orthogonalise(factor.index_select(1, row_plan.independent))
     every = (row_plan.combination @ lower) / size.unsqueeze(-1)  # (P, R, k), rows of unit length
     found = Corners.none(len(centre), factor.shape[-1])
-    outside = torch.nonzero(torch.maximum(low, -high).amax(-1) > _NEAR).squeeze(-1)
+    together = (every @ every.mT - torch.eye(every.shape[1], dtype=every.dtype)).abs().amax((1, 2)) > _APART
+    outside = torch.nonzero(together & (torch.maximum(low, -high).amax(-1) > _NEAR)).squeeze(-1)
     if len(outside) == 0:
         return found
     signed = np.stack([
         _nearest(e, a, b)
         for e, a, b in zip(every[outside].numpy(), low[outside].numpy(), high[outside].numpy(), strict=True)
     ])  # fmt: skip
+    signed[np.abs(signed) < _TINY * np.abs(signed).max(-1, keepdims=True)] = 0.0
     multiplier = torch.as_tensor(signed)  # (C, R): positive where the lower limit is met, negative for the upper
     unit = factor[outside] / size[outside].unsqueeze(-1)
     across = (multiplier.unsqueeze(1) @ unit).squeeze(1)
@@ -140,44 +141,3 @@ def turned(
     factor = torch.cat([corners.direction.unsqueeze(1), factor], 1)
     left = row_plan.independent[row_plan.independent != dropped] + 1
     return low, high, factor, torch.cat([left.new_zeros(1), left])
-
-
-def tilt_first(conditioned: Conditioned, rows: Rows, row_plan: RowPlan) -> tuple[Tensor, Tensor]:
-    """Tilt the first of two coordinates towards where the second row has mass.
-
-    In a far corner of correlated components the second row's mass varies by many orders of magnitude over what the
-    first one allows. Its logarithm is concave in the first coordinate, so a tangent bounds it, and drawing from the
-    normal times that tangent (a normal with another mean) leaves weights no larger than the bound. The tangent at the
-    mode serves best. This is the two-dimensional case of the tilting of Botev, "The normal law under linear
-    restrictions", J. R. Statist. Soc. B 79, 2017.
-
-    Returns:
-        Means of the first coordinate (P,), and logs (P,) of upper bounds of the mass of both rows.
-    """
-    centre, row_factor = conditioned.row_factors(rows)
-    lower, _ = orthogonalise(row_factor.index_select(1, row_plan.independent))
-    first, second = row_plan.independent.tolist()
-    low = (rows.lower[first] - centre[:, first]) / lower[:, 0, 0]
-    high = (rows.upper[first] - centre[:, first]) / lower[:, 0, 0]
-    start = (rows.lower[second] - centre[:, second]) / lower[:, 1, 1]
-    end = (rows.upper[second] - centre[:, second]) / lower[:, 1, 1]
-    slope = lower[:, 1, 0] / lower[:, 1, 1]
-
-    def tangent(x: Tensor) -> tuple[Tensor, Tensor]:
-        a, b = start - slope * x, end - slope * x
-        mass = log_interval_mass(a, b)
-        return mass, slope * truncated_mean(a, b, mass)
-
-    nearest = torch.zeros_like(low).clamp(low, high)
-    left, right = torch.maximum(low, nearest - 64), torch.minimum(high, nearest + 64)
-    for _ in range(16):
-        middle = 0.5 * (left + right)
-        rising = tangent(middle)[1] > middle
-        left, right = torch.where(rising, middle, left), torch.where(rising, right, middle)
-    mode = 0.5 * (left + right)
-    mass, tilt = tangent(mode)
-    # half-way out of numbers: no tilt, and no claim
-    sound = torch.isfinite(mass) & torch.isfinite(tilt)
-    tilt = torch.where(sound, tilt, 0.0)
-    bound = mass + tilt * (0.5 * tilt - mode) + log_interval_mass(low - tilt, high - tilt)
-    return tilt, torch.where(sound, bound, log_interval_mass(low, high))

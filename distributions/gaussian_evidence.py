@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from phlogiston.distributions.far_corners import Corners, find_corners, tilt_first
+from phlogiston.distributions.far_corners import Corners, find_corners
 from phlogiston.distributions.gaussian_conditioning import condition
 from phlogiston.distributions.linear_constraints import LinearEvidence, RowPlan, Rows, eliminate, plan, simplify
 from phlogiston.distributions.resampling import compact, effective_size, group_sizes, grouped_error, systematic
@@ -35,7 +35,6 @@ _LIVE = math.log(1e-8)  # components whose mass is certain to be this far below 
 _TRIAL = 256  # draws that decide how many candidates each final draw needs
 _MAX_TRIES = 16
 _MAX_WORK = 2**22  # draws times candidates beyond which evidence counts as too improbable
-_CORNER = -6.0  # components with less log mass than this in one of two rows are tilted
 _PILOT_WORK = 2**22  # components times draws times rows of each of the pilot's two rounds
 _HARD_ROWS = 4  # with more rows than this a component's mass takes more draws to estimate
 _CLOSER = 8  # times as many draws for components that hold a share of the mass
@@ -124,7 +123,6 @@ class ConditionedMixture:
         self.rows = rows
         self._tempered_equal = tempered
         self._plan: RowPlan | None = None
-        self._tilt: Tensor | None = None
         self._corners: Corners | None = None
         self._bounded = False  # whether upper bounds are good enough a proposal
         if not self.exact:
@@ -144,12 +142,14 @@ class ConditionedMixture:
         # First the most promising components, then all that could still matter beside the best of those.
         upper = torch.where(self._settled, -math.inf, self._upper)
         settled = torch.where(self._settled, self._product, -math.inf)
+        # their masses are known, but not which of the rows to begin with
+        self._turn(torch.nonzero(settled > settled.max() + _LIVE).squeeze(-1))
         if float(torch.logsumexp(upper, 0) - torch.logsumexp(settled, 0)) < math.log(_SPARE):
             # proposing the others by upper bounds wastes a few draws, and none of those can weigh much
             self._bounded = True
             return torch.maximum(settled, upper)
         known = settled.max()
-        if len(self.rows) > 2 and bool((self.rows.weight == 1).all()):
+        if bool((self.rows.weight == 1).all()):
             return self._refine_corners(upper, known, log_equal)
         matter = torch.nonzero(upper > known + 1.5 * _LIVE).squeeze(-1)
         if len(matter) > _FEW:
@@ -158,16 +158,7 @@ class ConditionedMixture:
             matter = torch.nonzero(upper > known + 1.5 * _LIVE).squeeze(-1)
         if len(matter) == 0:
             return self._product
-        refined = self._through_means(matter, log_equal)
-        if len(self.rows) == len(self.plan.independent) == 2 and bool((self.rows.weight == 1).all()):
-            upper = upper[matter]
-            corner = upper - log_equal[matter] < _CORNER
-            if bool((corner & (upper > torch.maximum(known, refined.max()) - 1)).any()):
-                index = matter[corner]
-                tilt, bound = tilt_first(self.conditioned.subset(index), self.rows, self.plan)
-                self._tilt = tilt.new_zeros(count).index_copy(0, index, tilt)
-                refined = refined.masked_scatter(corner, log_equal[index] + bound)
-        return self._product.index_copy(0, matter, refined)
+        return self._product.index_copy(0, matter, self._through_means(matter, log_equal))
 
     def _refine_corners(self, upper: Tensor, known: Tensor, log_equal: Tensor) -> Tensor:
         """Refine block by block, the most promising components first, until no bound reaches what is known to be there.
@@ -176,17 +167,13 @@ class ConditionedMixture:
         the half-spaces of `far_corners` bring the bounds down to where they tell which components matter.
         """
         refined = self._product.clone()
-        count, width = len(upper), self.conditioned.factor.shape[-1]
         order = torch.nonzero(upper > known + 1.5 * _LIVE).squeeze(-1)
         for block in order[upper[order].argsort(descending=True)].split(_FEW):
             block = block[upper[block] > known + 1.5 * _LIVE]
             if len(block) == 0:
                 break
-            corners = find_corners(self.conditioned.subset(block), self.rows, self.plan)
-            if bool((corners.dropped >= 0).any()):
-                if self._corners is None:
-                    self._corners = Corners.none(count, width)
-                self._corners = self._corners.with_rows(block, corners)
+            corners = self._turn(block)
+            if corners is not None:
                 self._upper[block] = torch.minimum(self._upper[block], log_equal[block] + corners.log_bound)
                 block = block[self._upper[block] > known + 1.5 * _LIVE]
                 if len(block) == 0:
@@ -194,6 +181,16 @@ class ConditionedMixture:
             refined[block] = self._through_means(block, log_equal)
             known = torch.maximum(known, refined[block].max())
         return refined
+
+    def _turn(self, index: Tensor) -> Corners | None:
+        """Draw the components at `index` from their half-spaces on, where they have any."""
+        corners = find_corners(self.conditioned.subset(index), self.rows, self.plan)
+        if not bool((corners.dropped >= 0).any()):
+            return None
+        if self._corners is None:
+            self._corners = Corners.none(len(self.log_prior), self.conditioned.factor.shape[-1])
+        self._corners = self._corners.with_rows(index, corners)
+        return corners
 
     def _through_means(self, index: Tensor, log_equal: Tensor) -> Tensor:
         position = torch.arange(len(index))
@@ -226,7 +223,6 @@ class ConditionedMixture:
             generator,
             tries,
             values,
-            None if self._tilt is None else self._tilt[components],
             None if self._corners is None else self._corners.subset(components),
         )
 

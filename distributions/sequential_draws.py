@@ -42,14 +42,13 @@ def draw_rows(
     generator: torch.Generator | None,
     tries: int = 1,
     values: bool = True,
-    tilt: Tensor | None = None,
     corners: Corners | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Draw free entries for components `component` (n,); returns x (n, U) and the log mass of the rows met (n,).
 
     With several tries each draw is picked among as many candidates in proportion to their weights and carries their
-    mean weight: still properly weighted, with less variance. `values=False` skips x. `tilt` (components,) shifts the
-    normal from which the first coordinate is drawn; of components with `corners` the first coordinate is theirs.
+    mean weight: still properly weighted, with less variance. `values=False` skips x. Of components with `corners` the
+    first coordinate is the direction of theirs.
     """
     n, mean, factor = len(component), conditioned.mean, conditioned.factor
     if mean.shape[1] == 0:  # everything is known
@@ -72,7 +71,6 @@ def draw_rows(
                 generator,
                 tries,
                 values,
-                None if tilt is None else tilt[used],
                 None if corners is None else corners.subset(used),
             )
             if values:
@@ -97,7 +95,7 @@ def draw_rows(
         first = _strata(n, tries, generator)
     candidates = component.repeat(tries) if tries > 1 else component
     source = _Source(first, own if first is None else None, generator) if noise else None
-    coordinates, log_rows = _sequence(limits, candidates, source, temper, values, tilt)
+    coordinates, log_rows = _sequence(limits, candidates, source, temper, values)
     if tries > 1:
         weights = log_rows.reshape(tries, n)
         log_rows = torch.logsumexp(weights, 0) - math.log(tries)
@@ -295,7 +293,7 @@ def _limits(
 
 
 def _sequence(
-    limits: _Limits, component: Tensor, source: _Source | None, temper: bool, values: bool, tilt: Tensor | None
+    limits: _Limits, component: Tensor, source: _Source | None, temper: bool, values: bool
 ) -> tuple[list[Tensor], Tensor]:
     """Draw the rows' coordinates one after the other, each between the limits the earlier ones leave it.
 
@@ -305,7 +303,6 @@ def _sequence(
         source: noise; None for truncated means instead of draws.
         temper: raise each step's mass to the weight of its row.
         values: False leaves the last coordinate undrawn, as no weight depends on it.
-        tilt: (S,), draw the first coordinate from a normal with this mean, and correct the weight; None for zero.
 
     Returns:
         k coordinates (n,) each, and the log weight (n,): `-inf` where an intersection was empty.
@@ -353,9 +350,6 @@ def _sequence(
         assert high is not None
         if len(group) > 1:  # an empty intersection has mass zero either way; give the draw something finite
             high = torch.maximum(low, high)
-        shift = tilt if k == 0 and source is not None else None
-        if shift is not None:
-            low, high = low - shift, high - shift
         if k == 0 or source is None:
             mass = log_interval_mass(low, high)
             if k == 0:
@@ -365,10 +359,6 @@ def _sequence(
             coordinate, mass = source.draw_with_mass(k, low, high)
         else:
             coordinate, mass = low, log_interval_mass(low, high)
-        if shift is not None:
-            along = spread(shift)
-            coordinate = coordinate + along
-            mass = mass + along * (0.5 * along - coordinate)
         coordinates.append(coordinate)
         if drawn is not None:
             drawn[:, k] = coordinate

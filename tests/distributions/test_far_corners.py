@@ -20,7 +20,7 @@ from phlogiston.distributions.truncated_normal import log_interval_mass
 
 def evidence(low: list[float], high: list[float], table: list[list[float]], offset: list[float]) -> LinearEvidence:
     """A box, and rows `table @ x + offset >= 0`."""
-    a, b = torch.tensor(table, dtype=torch.float64), torch.tensor(offset, dtype=torch.float64)
+    a, b = torch.tensor(table, dtype=torch.float64).reshape(-1, len(low)), torch.tensor(offset, dtype=torch.float64)
     one = torch.ones(len(low), dtype=torch.float64)
     return LinearEvidence(
         torch.zeros(len(low), dtype=torch.bool), 0 * one,
@@ -117,3 +117,15 @@ def test_many_directions_against_their_product() -> None:
     assert draws.error is not None
     assert abs(float(log_mean(draws.log_weights)) - truth) < max(5 * float(draws.error), 1e-6)
     assert float(draws.error) < 0.2
+
+
+def test_a_known_mass_is_drawn_from_its_own_hard_row() -> None:
+    """Which row is hard differs by component; one whose mass is plain from its hard row alone is drawn well, too."""
+    e = evidence([0.9852, 1.9186], [1.1877, 2.1096], [], [])
+    prior = torch.tensor([-2.0, 0.0], dtype=torch.float64).log_softmax(0)
+    means = torch.tensor([[0.7732, 2.0515], [1.0, 1.6]], dtype=torch.float64)
+    factors = torch.tensor([[[0.05, 0.0], [0.0087, 0.006]], [[0.05, 0.0], [0.0116, 0.0082]]], dtype=torch.float64)
+    draws = ConditionedMixture(prior, means, factors, e).sample(1000, generator=torch.Generator().manual_seed(0))
+    truth = float((prior + masses(means, factors, e)).logsumexp(0))
+    assert float(log_mean(draws.log_weights)) == pytest.approx(truth, abs=0.02)
+    assert float(effective_size(draws.log_weights)) > 900
