@@ -90,6 +90,7 @@ class ParetoTail(NamedTuple):
 
 
 _FEWEST_IN_TAIL = 5
+_ENOUGH = 25  # weights that tell an endless tail from one that is not
 
 
 def pareto_tail(weights: Tensor) -> ParetoTail | None:
@@ -101,9 +102,19 @@ def pareto_tail(weights: Tensor) -> ParetoTail | None:
     """
     n = len(weights)
     count = min(n // 5, math.ceil(3.0 * math.sqrt(n)))
+    ordered = weights.double().sort().values
+    tail = _fit_tail(ordered, count)
+    if tail is not None and tail.shape >= 1.0 and count >= 2 * _ENOUGH:
+        # a threshold inside a crowd of almost equal weights makes any tail look endless: a true one stays when halved
+        half = _fit_tail(ordered, count // 2)
+        return half if half is not None and half.shape < 1.0 else tail
+    return tail
+
+
+def _fit_tail(ordered: Tensor, count: int) -> ParetoTail | None:
+    """Fit the tail of the `count` largest of ascending weights."""
     if count < _FEWEST_IN_TAIL:
         return None
-    ordered = weights.double().sort().values
     threshold = float(ordered[-count - 1])
     excess = ordered[-count:] - threshold
     excess = excess[excess > 0]  # some may be as large as the threshold: where a constraint lets few draws live

@@ -146,13 +146,21 @@ def _about_site(book: Book, name: str, value: Any) -> bool:
     if size == 1:
         pair = isinstance(value, list | tuple) and len(value) == 2 and not any(map(np.ndim, value))
         return not (pair or isinstance(value, Mapping | str | None))
-    if isinstance(value, Evidence):
-        return max((array.ndim for array in value.arrays().values()), default=0) > 0
+    if _is_evidence(value):
+        several = value if isinstance(value, list | tuple) else [value]
+        return max((array.ndim for piece in several for array in piece.arrays().values()), default=0) > 0
     if isinstance(value, list) and len(value) == size == 2:
         raise EvidenceError(
             f"{name!r} is a site and a column: for the site write Known({value}), for the column Within(...)"
         )
     return isinstance(value, list | tuple | np.ndarray | Tensor) and np.shape(value)[-1:] == (size,)
+
+
+def _is_evidence(value: Any) -> bool:
+    """An object of evidence, or several in a list."""
+    if isinstance(value, list | tuple):
+        return len(value) > 0 and all(isinstance(piece, Evidence) for piece in value)
+    return isinstance(value, Evidence)
 
 
 def _rows(book: Book, given: Mapping[str, Any]) -> dict[str, Evidence]:
@@ -228,14 +236,15 @@ def _read_member(book: Book, name: str, value: Any) -> None:
         raise EvidenceError(f"expected a number, [lower, upper] or an object; got {value!r}")
     elif isinstance(value, int | float | datetime.date):
         book.fix(name, _number(value))
+    elif _is_evidence(value):
+        site, entry = at
+        for piece in value if isinstance(value, list | tuple) else [value]:
+            book.add(site, *piece.about_entry(site, entry))
     elif isinstance(value, list | tuple) and len(value) == 2:
         low, high = (_number(v, default) for v, default in zip(value, (-math.inf, math.inf), strict=True))
         book.bound(name, low, high)
     elif isinstance(value, Mapping):
         _read_details(book, name, value)
-    elif isinstance(value, Evidence):
-        site, entry = at
-        book.add(site, *value.about_entry(site, entry))
     elif isinstance(value, Tensor) and value.ndim == 0:
         book.fix(name, _number(value.item()))
     else:

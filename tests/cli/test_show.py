@@ -18,7 +18,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("shown") / "run"
     options = {"sizes": "[8,0,6]", "size": "16", "frames": "4"}
-    workflow.train("vdsm", data="pendulum", data_options=options, sets=SETS, steps=2, out=folder, progress="off")
+    workflow.train("vdsm", data="pendulum", data_options=options, sets=SETS, steps=3, out=folder, progress="off")
     return folder
 
 

@@ -23,6 +23,7 @@ from .reading import Page, in_a_shell, in_this_process, pages, shortened
 WITH_COMMANDS = [name for name in pages() if Page(name).commands]
 ELSEWHERE = {
     "docs/own-system.md": "test_own_system_page.py runs them with the package installed",
+    "docs/your-data.md": "test_your_data_page.py runs them beside the file that the page writes",
     "CONTRIBUTING.md": "they run the tests",
 }
 # Commands that need what no test has: only their options are checked (test_readme.py).

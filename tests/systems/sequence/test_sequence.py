@@ -162,7 +162,7 @@ def test_soft_values_pull(fitted: SequenceModel) -> None:
 @pytest.mark.parametrize(
     ("evidence", "word"),
     [
-        ({"y": 1.0}, "y"),
+        ({"q": 1.0}, "q"),
         ({"x": Known(torch.zeros(4, 2))}, "expected"),
         ({"x": Within(torch.full((2, 3), 2.0), torch.full((2, 3), 3.0))}, "satisf|impossible"),
     ],
