@@ -403,7 +403,7 @@ def test_a_game_of_ones_own_can_be_dreamt_but_not_played(data: Dataset) -> None:
 def test_files_that_hold_no_player_are_refused(content: str, tmp_path: Path) -> None:
     path = tmp_path / "p.json"
     path.write_text(content)
-    with pytest.raises(RunError, match="as an agent|expected an object, an agent"):
+    with pytest.raises(RunError, match=r"as an agent|expected an object, an agent"):
         TrainedAgent.load(path)
 
 
