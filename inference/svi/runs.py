@@ -1,7 +1,6 @@
 """Run folders: the only thing training leaves behind, and the rules for going on in one.
 
-config.json        the request: the caller's configuration, stages, seed, number of rows; `identity`: a hash of
-                   the data, precision, device, threads and processes
+config.json        the request: configuration, stages, seed, number of rows; `identity`: what a resumed run is held to
 environment.json   where it ran: versions, machine, device, threads, command
 metrics.jsonl      one JSON object per line, appended only; a resumed run repeats some steps, the last record counts
 checkpoints/       see `checkpoints`
