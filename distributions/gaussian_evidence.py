@@ -139,7 +139,6 @@ class ConditionedMixture:
         count = len(self.log_prior)
         if count * len(self.rows) * width > 2**25:
             return self._product
-        # First the most promising components, then all that could still matter beside the best of those.
         upper = torch.where(self._settled, -math.inf, self._upper)
         settled = torch.where(self._settled, self._product, -math.inf)
         # their masses are known, but not which of the rows to begin with
@@ -151,6 +150,7 @@ class ConditionedMixture:
         known = settled.max()
         if bool((self.rows.weight == 1).all()):
             return self._refine_corners(upper, known, log_equal)
+        # First the most promising components, then all that could still matter beside the best of those.
         matter = torch.nonzero(upper > known + 1.5 * _LIVE).squeeze(-1)
         if len(matter) > _FEW:
             best = upper.topk(min(64, count)).indices

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -250,7 +251,6 @@ def test_a_structured_npy_file_has_columns(tmp_path: Path) -> None:
 
 
 def test_data_frames_keep_names_types_and_missing_marks() -> None:
-    pd = pytest.importorskip("pandas", reason="pandas is not among our requirements")
     frame = pd.DataFrame(
         {
             "a": [1.5, 2.5, None, 4.0],

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -158,7 +159,6 @@ def test_columns_that_say_nothing_are_set_aside(tmp_path: Path) -> None:
 
 
 def test_frames_in_files_keep_names_dates_and_missing_entries(tmp_path: Path) -> None:
-    pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame(
         {
             "age (years)": [41.5, None, 29.0],
