@@ -21,7 +21,7 @@ from torch import Tensor
 
 from phlogiston.distributions.gaussian_conditioning import Conditioned, orthogonalise
 from phlogiston.distributions.linear_constraints import RowPlan, Rows
-from phlogiston.distributions.truncated_normal import log_interval_mass
+from phlogiston.distributions.normal_interval import log_interval_mass
 
 _NEAR = 1.5  # standard deviations within which plain draws of one row after the other do well
 _APART = 0.1  # correlations of rows below which plain draws do well at any distance

@@ -1,21 +1,25 @@
 """Gaussian components given their known and soft entries, in closed form.
 
 Rows of evidence R are stacked and `[R F, noise] = L Q` factored with L lower triangular: each equality then fixes one
-more coordinate, and the coordinates left are those of the conditional Gaussian. Run it in float64.
+more coordinate, and the coordinates left are those of the conditional Gaussian. `remoteness` tells how far the evidence
+lies from all components. Run it in float64.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from phlogiston.distributions.linear_constraints import LinearEvidence, Rows
-from phlogiston.distributions.truncated_normal import log_normal_density
+from phlogiston.distributions.normal_interval import log_normal_density
 
 _UNROLL = 4  # up to this many rows plain vector operations beat batched LAPACK
 _MAX_FLOATS = 2**23  # numbers that the tables of the components conditioned at once may hold
+NEGLIGIBLE = -30.0  # log of the share of the prior below which a component is none that the model knows
 
 
 def orthogonalise(matrix: Tensor) -> tuple[Tensor, Tensor]:
@@ -262,3 +266,60 @@ def _condition_full(means: Tensor, factors: Tensor, evidence: LinearEvidence, so
     terms = log_normal_density(eta) - equal.lower.diagonal(dim1=-2, dim2=-1).log()
     mean = equal.mean + (equal.along @ eta.unsqueeze(-1)).squeeze(-1)
     return Conditioned(terms, mean, equal.factor, eta.square().sum(-1))
+
+
+class Remoteness(NamedTuple):
+    """Distances from the nearest component, in its standard deviations; zero where nothing is said.
+
+    Attributes:
+        entries: (D,), of known and soft values, and of the nearer side of boxes.
+        rows: (R,), of the inequalities.
+        together: (), root mean square over all known and soft values, each given the ones before it.
+    """
+
+    entries: Tensor
+    rows: Tensor
+    together: Tensor
+
+
+@torch.no_grad()
+def remoteness(
+    log_prior: Tensor, means: Tensor, factors: Tensor, evidence: LinearEvidence, conditioned: Conditioned
+) -> Remoteness:
+    """Measure evidence against a mixture, whatever its units.
+
+    Args:
+        log_prior: (P,), of the components.
+        means: (P, D).
+        factors: as for `condition`.
+        evidence: all of it.
+        conditioned: what `condition` made of these.
+    """
+    e = evidence
+    live = torch.nonzero(log_prior > log_prior.max() + NEGLIGIBLE).squeeze(-1)
+    means, factors = means[live], factors[live]
+    spread = factors if factors.dim() == 2 else factors.norm(dim=-1)
+    low, high = (torch.where(e.known, e.values, side) for side in (e.lower, e.upper))
+    entries = _nearest_outside((low - means) / spread, (means - high) / spread)
+    if len(e.soft):
+        wide = torch.hypot(spread[:, e.soft], torch.where(e.soft_fraction > 0, 0.0, e.soft_sd))
+        gap = ((e.soft_mean - means[:, e.soft]) / wide).abs().amin(0)
+        entries = entries.index_copy(0, e.soft, torch.maximum(entries[e.soft], gap))
+    rows = means.new_zeros(len(e.rows))
+    if len(e.rows):
+        table = e.rows.coefficients
+        centre = means @ table.T
+        if factors.dim() == 2:
+            scale = (factors.square() @ table.square().T).sqrt()
+        else:
+            scale = torch.stack([(table @ factor).norm(dim=-1) for factor in factors])
+        rows = _nearest_outside((e.rows.lower - centre) / scale, (centre - e.rows.upper) / scale)
+    equalities = conditioned.log_terms.shape[1]
+    nearest = conditioned.square[live].min()
+    together = (nearest / equalities).sqrt() if equalities else means.new_zeros(())
+    return Remoteness(entries, rows, together)
+
+
+def _nearest_outside(below: Tensor, above: Tensor) -> Tensor:
+    """How far outside the nearest of the components is, (P, ...) -> (...)."""
+    return torch.nan_to_num(torch.maximum(below, above).clamp_min(0.0), posinf=math.inf).amin(0)

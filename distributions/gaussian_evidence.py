@@ -25,11 +25,11 @@ import torch
 from torch import Tensor
 
 from phlogiston.distributions.far_corners import Corners, find_corners
-from phlogiston.distributions.gaussian_conditioning import condition
+from phlogiston.distributions.gaussian_conditioning import Remoteness, condition, remoteness
 from phlogiston.distributions.linear_constraints import LinearEvidence, RowPlan, Rows, eliminate, plan, simplify
+from phlogiston.distributions.normal_interval import log_interval_mass
 from phlogiston.distributions.resampling import compact, effective_size, group_sizes, grouped_error, systematic
 from phlogiston.distributions.sequential_draws import draw_rows
-from phlogiston.distributions.truncated_normal import log_interval_mass
 
 _LIVE = math.log(1e-8)  # components whose mass is certain to be this far below the best are left as they are
 _TRIAL = 256  # draws that decide how many candidates each final draw needs
@@ -251,6 +251,10 @@ class ConditionedMixture:
     def log_posterior(self) -> Tensor:
         """Log probabilities of the components given E, (P,): exact when `exact`, else the twist's approximation."""
         return self.log_mass.log_softmax(0)
+
+    def remoteness(self) -> Remoteness:
+        """How far the evidence lies from every component."""
+        return remoteness(self.log_prior, self.means, self.factors, self.evidence, self.conditioned)
 
     # -- drawing ------------------------------------------------------------------------------------------------
 

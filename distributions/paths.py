@@ -19,17 +19,12 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from phlogiston.networks.beam import LOG_2PI, Beam
-from phlogiston.networks.frames import Frame, ShiftFrame
-from phlogiston.networks.path_priors import PathPriorModule
+from phlogiston.networks.frames import Frame, ShiftFrame, compose, path_gaussian
+from phlogiston.networks.path_priors import PathPriorModule, all_paths, log_path_prior
 
 FARTHEST = 1e15
 """Standard deviations from the mean beyond which values are clamped: squares of more would not be finite."""
 ONE = torch.Size()  # the sample shape of a single draw
-
-
-def all_paths(sizes: Sequence[int], device: torch.device | None = None) -> Tensor:
-    """Every component path, last layer fastest: int64 (K_1 ... K_L, L)."""
-    return torch.cartesian_prod(*(torch.arange(k, device=device) for k in sizes)).reshape(-1, len(sizes))
 
 
 class PathPrior(TorchDistribution):
@@ -85,12 +80,8 @@ class PathPrior(TorchDistribution):
         """Log p(z) of paths (..., L): (...)."""
         if self._validate_args:
             self._validate_sample(value)
-        total = torch.zeros((), device=value.device)
-        for l in range(self.depth):
-            row = self.prior.log_conditional(value[..., :l])
-            row = row.expand(*value.shape[:-1], row.shape[-1])
-            total = total + row.gather(-1, value[..., l : l + 1]).squeeze(-1)
-        return total.expand(torch.broadcast_shapes(value.shape[:-1], self.batch_shape))
+        log_prior = log_path_prior(self.prior, value[..., : self.depth])
+        return log_prior.expand(torch.broadcast_shapes(value.shape[:-1], self.batch_shape))
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
         paths = all_paths(self.prior.sizes[: self.depth], next(self.prior.parameters()).device)
@@ -237,45 +228,6 @@ class ResidualNormal(TorchDistribution):
             - log_det
             - (self.scale.log().to(u.dtype) * known).sum(-1)
         )
-
-
-def compose(layers: Sequence[Frame], codes: Tensor, noise: Tensor) -> Tensor:
-    """Push standard-normal noise (..., D) up through a path's frames (..., l): standardised coordinates (..., D)."""
-    depth = codes.shape[-1]
-    last = layers[depth - 1]
-    u = noise * last.noise_log_scale().exp() if isinstance(last, ShiftFrame) else noise
-    for l in reversed(range(depth)):
-        u = layers[l].push(u, codes[..., l])
-    return u
-
-
-def path_gaussian(layers: Sequence[Frame], codes: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and covariance factor of paths, in standardised coordinates.
-
-    Args:
-        layers: the frames.
-        codes: int64 (..., l).
-
-    Returns:
-        Mean (..., D), and `F` with covariance `F F^T`: lower triangular (..., D, D), or its diagonal (..., D) for
-        the diagonal frames.
-    """
-    depth = codes.shape[-1]
-    full = layers[0].full
-    mean = layers[0].mean.new_zeros(*codes.shape[:-1], layers[0].features)
-    factor: Tensor | None = None
-    for l in range(depth):
-        mu = torch.nn.functional.embedding(codes[..., l], layers[l].mean)
-        t = layers[l].factors()[codes[..., l]]
-        if factor is None:
-            mean, factor = mu, t
-        elif full:
-            mean, factor = mean + (factor @ mu.unsqueeze(-1)).squeeze(-1), factor @ t
-        else:
-            mean, factor = mean + factor * mu, factor * t
-    last = layers[depth - 1]
-    assert factor is not None
-    return mean, factor * last.noise_log_scale().exp() if isinstance(last, ShiftFrame) else factor
 
 
 class PathMixture(TorchDistribution):

@@ -17,14 +17,14 @@ from torch import Tensor
 from phlogiston.distributions.far_corners import Corners, turned
 from phlogiston.distributions.gaussian_conditioning import Conditioned, orthogonalise
 from phlogiston.distributions.linear_constraints import RowPlan, Rows
-from phlogiston.distributions.resampling import compact
-from phlogiston.distributions.truncated_normal import (
+from phlogiston.distributions.normal_interval import (
     confine,
     log_interval_mass,
     standard_truncated,
     truncated_mean,
     truncated_with_mass,
 )
+from phlogiston.distributions.resampling import compact
 
 _MAX_FLOATS = 2**22  # numbers that the tables of one pass over the draws may hold
 _MANY = 16  # coordinates from which on they are kept in one table

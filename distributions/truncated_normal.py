@@ -1,13 +1,4 @@
-"""Normals restricted to an interval, safe from the centre to the farthest tail, in single and double precision.
-
-Building blocks on standardised limits `a < b` (either may be infinite), computed in float64 whatever comes in:
-
-- `log_interval_mass(a, b)`  = log(Phi(b) - Phi(a)), differentiable, relative accuracy near rounding everywhere;
-- `standard_truncated(u, a, b)`: the value whose truncated cdf is `u`, differentiable in all three
-  (`truncated_with_mass` gives both at once);
-- `truncated_mean(a, b, log_mass)`: the mean between limits;
-- `confine(z, a, b)`: turns draws of the standard normal into draws of the restricted one, leaving those inside alone;
-- `TruncatedNormal(loc, scale, low, high)`: the torch/Pyro distribution.
+"""The normal restricted to an interval as a distribution, safe from the centre to the farthest tail, in any precision.
 
 `normal_interval` holds the arithmetic and names its hazards.
 """
@@ -25,154 +16,12 @@ from torch.distributions.utils import broadcast_all
 
 from phlogiston.distributions.normal_interval import (
     HALF_LOG_2PI,
-    Sides,
-    log_mass,
-    log_normal_density,
     log_scaled_mass,
     nodes,
-    normal_cdf,
     quantile_offset,
     sides,
     squared,
 )
-
-__all__ = [
-    "TruncatedNormal", "confine", "log_interval_mass", "log_normal_density", "normal_cdf", "standard_truncated",
-    "truncated_mean", "truncated_with_mass",
-]  # fmt: skip
-
-
-class _LogIntervalMass(torch.autograd.Function):
-    """The log mass with its analytic gradient: the densities at the limits over the mass."""
-
-    @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
-        interval = sides(a, b)
-        scaled, c = log_scaled_mass(interval), interval.distance()
-        ctx.save_for_backward(a, b, c, scaled)
-        return torch.addcmul(scaled, c, c, value=-0.5)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
-        a, b, c, scaled = ctx.saved_tensors
-        base = torch.where(torch.isneginf(scaled), math.inf, scaled)  # empty: no gradient rather than a NaN
-        at_a, at_b = (torch.exp(_gain(t, c) - HALF_LOG_2PI - base) for t in (a, b))
-        return -grads[0] * at_a, grads[0] * at_b
-
-
-def _gain(x: Tensor, c: Tensor) -> Tensor:
-    """(c^2 - x^2) / 2 without squaring what may be large; -inf at infinite x."""
-    return torch.where(torch.isinf(x), -math.inf, 0.5 * (c - x.abs()) * (c + x.abs()))
-
-
-def log_interval_mass(a: Tensor, b: Tensor) -> Tensor:
-    """Return log(Phi(b) - Phi(a)), the log probability that a standard normal falls between `a` and `b`.
-
-    Args:
-        a: lower limits, any shape, `-inf` allowed.
-        b: upper limits, broadcastable with `a`, `inf` allowed.
-
-    Returns:
-        Tensor of the broadcast shape in nats, in the dtype of the limits; `-inf` where `a >= b`. Differentiable in
-        both limits.
-    """
-    dtype = torch.promote_types(a.dtype, b.dtype)
-    a, b = torch.broadcast_tensors(a.double(), b.double())
-    if torch.is_grad_enabled() and (a.requires_grad or b.requires_grad):
-        return _LogIntervalMass.apply(a, b).to(dtype)  # type: ignore[no-any-return]
-    return log_mass(sides(a, b)).to(dtype)
-
-
-def _quantile(u: Tensor, a: Tensor, b: Tensor, interval: Sides | None = None) -> Tensor:
-    """Invert the truncated cdf without gradients; results lie in [a, b]. All float64."""
-    interval = interval or sides(a, b)
-    x, _ = quantile_offset(u, interval)
-    return torch.where(interval.mirrored, -x, x).clamp(a, b)
-
-
-class _StandardTruncated(torch.autograd.Function):
-    """The quantile; gradients (1-u) phi(a)/phi(z), u phi(b)/phi(z), mass/phi(z) for a, b, u."""
-
-    @staticmethod
-    def forward(ctx: Any, u: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        interval = sides(a, b)
-        z = _quantile(u, a, b, interval)
-        ctx.save_for_backward(u, a, b, z, log_scaled_mass(interval), interval.distance())
-        return z
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        u, a, b, z, scaled, c = ctx.saved_tensors
-        grad_u = torch.exp(scaled + HALF_LOG_2PI - _gain(z, c))
-        grad_a, grad_b = (1 - u) * torch.exp(_gain(a, z.abs())), u * torch.exp(_gain(b, z.abs()))
-        return grads[0] * grad_u, grads[0] * grad_a, grads[0] * grad_b
-
-
-def standard_truncated(u: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """Map uniforms to draws of a standard normal truncated to [a, b].
-
-    Args:
-        u: uniforms in [0, 1), any shape.
-        a: lower limits, broadcastable with `u`, `-inf` allowed.
-        b: upper limits, broadcastable with `u`, `inf` allowed; `a <= b`.
-
-    Returns:
-        Draws in [a, b] (never outside, not even by rounding), increasing in `u`, in the dtype of the arguments;
-        differentiable in all of them.
-    """
-    dtype = torch.promote_types(u.dtype, torch.promote_types(a.dtype, b.dtype))
-    u, a, b = torch.broadcast_tensors(u.double(), a.double(), b.double())
-    if torch.is_grad_enabled() and (u.requires_grad or a.requires_grad or b.requires_grad):
-        return _StandardTruncated.apply(u, a, b).to(dtype)  # type: ignore[no-any-return]
-    return _quantile(u, a, b).to(dtype)
-
-
-@torch.no_grad()
-def truncated_with_mass(u: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Return `standard_truncated(u, a, b)` and `log_interval_mass(a, b)` at little more than the cost of the first.
-
-    Args:
-        u: uniforms in [0, 1), any shape.
-        a: lower limits of that shape.
-        b: upper limits of that shape, `a <= b`.
-
-    Returns:
-        Draws and log masses in nats, without gradients.
-    """
-    dtype = torch.promote_types(u.dtype, torch.promote_types(a.dtype, b.dtype))
-    u, a, b = u.double(), a.double(), b.double()
-    interval = sides(a, b)
-    return _quantile(u, a, b, interval).to(dtype), log_mass(interval).to(dtype)
-
-
-def truncated_mean(a: Tensor, b: Tensor, log_mass: Tensor) -> Tensor:
-    """Mean of the standard normal between limits, given the log mass between them."""
-    mean = torch.exp(log_normal_density(a) - log_mass) - torch.exp(log_normal_density(b) - log_mass)
-    return torch.nan_to_num(mean).clamp(a, b)
-
-
-@torch.no_grad()
-def confine(z: Tensor, a: Tensor, b: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Turn standard normals into draws of the normal restricted to [a, b].
-
-    A draw that lies inside is one already; only the others are drawn again, which costs little where intervals are
-    wide.
-
-    Args:
-        z: independent standard normals, any shape.
-        a: lower limits of that shape.
-        b: upper limits of that shape, `a <= b`.
-        generator: source of randomness for the replacements.
-
-    Returns:
-        Draws in [a, b], of the shape of `z`; without gradients.
-    """
-    outside = torch.nonzero(((z < a) | (z > b)).reshape(-1)).squeeze(-1)
-    if len(outside) == 0:
-        return z
-    low, high = (t.reshape(-1).index_select(0, outside).double() for t in (a, b))
-    u = torch.rand(len(outside), dtype=torch.double, device=z.device, generator=generator)
-    return z.reshape(-1).index_copy(0, outside, _quantile(u, low, high).to(z.dtype)).reshape(z.shape)
 
 
 class _Reference(NamedTuple):

@@ -26,7 +26,7 @@ from phlogiston.distributions.mixtures.base import normal, take, temper_logits
 from phlogiston.distributions.mixtures.diagonal import DiagMixture
 from phlogiston.distributions.mixtures.joint import JointMixture
 from phlogiston.distributions.mixtures.noise import pick, squeeze, transport
-from phlogiston.distributions.truncated_normal import log_normal_density
+from phlogiston.distributions.normal_interval import log_normal_density
 from phlogiston.errors import ConfigError
 
 TINY = 1e-7  # where the logarithm of a positive column starts

@@ -21,7 +21,7 @@ import torch
 
 from phlogiston import datasets
 from phlogiston.datasets.generated import jumper
-from phlogiston.distributions.paths import path_gaussian
+from phlogiston.networks.frames import path_gaussian
 from phlogiston.systems.drmm import DRMM
 from phlogiston.systems.drmm.panels import flight_evidence, flights
 

@@ -36,15 +36,12 @@ from phlogiston.distributions.paths import (
     PathMixture,
     PathPrior,
     ResidualNormal,
-    all_paths,
-    compose,
-    path_gaussian,
 )
 from phlogiston.distributions.sequential_draws import apply_factors
 from phlogiston.errors import ConfigError, ShapeError, unknown_name
 from phlogiston.networks.beam import Beam, StreamTables, search
-from phlogiston.networks.frames import FRAMES, Frame, FrameName
-from phlogiston.networks.path_priors import AutoregressivePrior, LatentClassPrior
+from phlogiston.networks.frames import FRAMES, Frame, FrameName, compose, path_gaussian
+from phlogiston.networks.path_priors import AutoregressivePrior, LatentClassPrior, all_paths, log_path_prior
 from phlogiston.networks.precision import KeepsFloat64
 
 MAX_TABLE = 4_000_000
@@ -335,8 +332,7 @@ class DRMM(KeepsFloat64):
             diagonals (P, D).
         """
         codes = all_paths(self.sizes[:depth], self.location.device)
-        log_prior = PathPrior(self.prior, (len(codes),), codes.shape[-1]).log_prob(codes)
-        return codes, log_prior, *path_gaussian(self.frames, codes)
+        return codes, log_path_prior(self.prior, codes), *path_gaussian(self.frames, codes)
 
     def log_parameter_prior(self, table_sd: float = 1.0, log_scale_sd: float = 0.5) -> Tensor:
         """MAP penalty: table entries ~ N(0, table_sd), log-scales ~ N(where they started, log_scale_sd). Shape ()."""

@@ -15,7 +15,7 @@ tables hold columns that are almost constant, and a density that grows without b
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, cast
 
 import torch
@@ -334,3 +334,42 @@ FRAMES: dict[str, Callable[[int, int], Frame]] = {
     "diag": DiagonalFrame,
     "tril": TriangularFrame,
 }
+
+
+def compose(layers: Sequence[Frame], codes: Tensor, noise: Tensor) -> Tensor:
+    """Push standard-normal noise (..., D) up through a path's frames (..., l): standardised coordinates (..., D)."""
+    depth = codes.shape[-1]
+    last = layers[depth - 1]
+    u = noise * last.noise_log_scale().exp() if isinstance(last, ShiftFrame) else noise
+    for l in reversed(range(depth)):
+        u = layers[l].push(u, codes[..., l])
+    return u
+
+
+def path_gaussian(layers: Sequence[Frame], codes: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and covariance factor of paths, in standardised coordinates.
+
+    Args:
+        layers: the frames.
+        codes: int64 (..., l).
+
+    Returns:
+        Mean (..., D), and `F` with covariance `F F^T`: lower triangular (..., D, D), or its diagonal (..., D) for
+        the diagonal frames.
+    """
+    depth = codes.shape[-1]
+    full = layers[0].full
+    mean = layers[0].mean.new_zeros(*codes.shape[:-1], layers[0].features)
+    factor: Tensor | None = None
+    for l in range(depth):
+        mu = functional.embedding(codes[..., l], layers[l].mean)
+        t = layers[l].factors()[codes[..., l]]
+        if factor is None:
+            mean, factor = mu, t
+        elif full:
+            mean, factor = mean + (factor @ mu.unsqueeze(-1)).squeeze(-1), factor @ t
+        else:
+            mean, factor = mean + factor * mu, factor * t
+    last = layers[depth - 1]
+    assert factor is not None
+    return mean, factor * last.noise_log_scale().exp() if isinstance(last, ShiftFrame) else factor

@@ -129,3 +129,18 @@ class LatentClassPrior(nn.Module):
 
 
 PathPriorModule = AutoregressivePrior | LatentClassPrior
+
+
+def all_paths(sizes: Sequence[int], device: torch.device | None = None) -> Tensor:
+    """Every component path, last layer fastest: int64 (K_1 ... K_L, L)."""
+    return torch.cartesian_prod(*(torch.arange(k, device=device) for k in sizes)).reshape(-1, len(sizes))
+
+
+def log_path_prior(prior: PathPriorModule, codes: Tensor) -> Tensor:
+    """Log probability of paths (..., l), whole or truncated: (...)."""
+    total = torch.zeros((), device=codes.device)
+    for l in range(codes.shape[-1]):
+        row = prior.log_conditional(codes[..., :l])
+        row = row.expand(*codes.shape[:-1], row.shape[-1])
+        total = total + row.gather(-1, codes[..., l : l + 1]).squeeze(-1)
+    return total

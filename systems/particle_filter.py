@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from phlogiston.distributions.linear_constraints import LinearEvidence
-from phlogiston.distributions.truncated_normal import log_normal_density
+from phlogiston.distributions.normal_interval import log_normal_density
 from phlogiston.distributions.warped import Warped
 from phlogiston.errors import ConfigError, EvidenceError
 from phlogiston.inference.query.answer import FAR, Answer, check_alive, warn_if_far

@@ -14,11 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from phlogiston.distributions.gaussian_conditioning import Equalities, noise_width, solve_lower
+from phlogiston.distributions.gaussian_conditioning import NEGLIGIBLE, Equalities, noise_width, solve_lower
 from phlogiston.distributions.sequential_draws import apply_factors
 
 _MAX_FLOATS = 2**16  # numbers that one table over rows and components may hold: it stays in the processor's cache
-NEGLIGIBLE = -30.0  # log of the share of the prior below which a component is none that the model knows
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,6 +183,38 @@ def _choose(log_mass: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
     index = torch.minimum(index, torch.searchsorted(ends, last))  # however the last end was rounded
     index.clamp_max_(count - 1)  # where there is no mass at all: such rows are refused afterwards
     return index.gather(1, noise.order), (top + last.log()).squeeze(1)
+
+
+@torch.no_grad()
+def remoteness_of_rows(
+    log_prior: Tensor, means: Tensor, spread: Tensor, e: Entries, draws: RowDraws, far: float
+) -> tuple[Tensor, Tensor]:
+    """Measure the known and soft entries of many vectors against their mixtures.
+
+    Args:
+        log_prior: (R, P).
+        means: (P, D), or (R, P, D).
+        spread: standard deviations, like `means`.
+        e: what is known of R vectors.
+        draws: from the mixtures given it.
+        far: entries nearer than this may come out farther than they are, though not farther than `far`.
+
+    Returns:
+        As in `gaussian_conditioning.Remoteness`: entries (R, D), and together (R,).
+    """
+    said = e.sd < math.inf
+    together = (draws.square / said.to(draws.square.dtype).sum(1).clamp_min(1)).sqrt()
+    noise = torch.where(said, e.sd, 0.0)
+    every, index = torch.arange(len(e)), draws.nearest
+    m, s = (means[index], spread[index]) if means.dim() == 2 else (means[every, index], spread[every, index])
+    # no entry is farther from the nearest component than from the one that is nearest to all of them together
+    entries = torch.where(said, ((e.value - m) / torch.hypot(s, noise)).abs(), 0.0)
+    for row in torch.nonzero(entries.amax(1) > far).flatten().tolist():
+        live = torch.nonzero(log_prior[row] > log_prior[row].max() + NEGLIGIBLE).squeeze(-1)
+        m, s = (means, spread) if means.dim() == 2 else (means[row], spread[row])
+        gap = ((e.value[row] - m[live]) / torch.hypot(s[live], noise[row])).abs().amin(0)
+        entries[row] = torch.where(said[row], gap, 0.0)
+    return entries, together
 
 
 # -- independent entries ----------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from phlogiston.distributions.mixtures.base import (
 )
 from phlogiston.distributions.mixtures.joint import Given, JointMixture
 from phlogiston.distributions.mixtures.univariate import log_cell_mass
-from phlogiston.distributions.truncated_normal import log_interval_mass
+from phlogiston.distributions.normal_interval import log_interval_mass
 from phlogiston.errors import ConfigError, ShapeError
 
 

@@ -13,7 +13,7 @@ from torch.distributions import constraints
 from phlogiston.distributions.mixtures.base import HALF_LOG_2PI, positions, take
 from phlogiston.distributions.mixtures.diagonal import DiagMixture
 from phlogiston.distributions.mixtures.joint import Given, JointMixture
-from phlogiston.distributions.truncated_normal import log_interval_mass, standard_truncated
+from phlogiston.distributions.normal_interval import log_interval_mass, standard_truncated
 
 
 class _Open(constraints.interval):  # type: ignore[misc]

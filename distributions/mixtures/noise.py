@@ -12,7 +12,7 @@ from torch import Tensor
 
 from phlogiston.distributions.mixtures.base import temper_logits
 from phlogiston.distributions.mixtures.joint import JointMixture
-from phlogiston.distributions.truncated_normal import normal_cdf
+from phlogiston.distributions.normal_interval import normal_cdf
 from phlogiston.errors import ConfigError
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from phlogiston.distributions.truncated_normal import log_interval_mass, normal_cdf
+from phlogiston.distributions.normal_interval import log_interval_mass, normal_cdf
 
 _NEWTON = 60
 _NODES = 2048  # nodes per mixture when a region is searched, spread over its components, 8 to 48 for each

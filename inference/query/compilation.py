@@ -10,7 +10,7 @@ from torch import Tensor
 
 from phlogiston.distributions.linear_constraints import LinearEvidence, simplify
 from phlogiston.distributions.mixtures.conditioned_rows import Entries
-from phlogiston.distributions.truncated_normal import log_normal_density
+from phlogiston.distributions.normal_interval import log_normal_density
 from phlogiston.errors import EvidenceError, unknown_name
 from phlogiston.inference.query.evidence import Evidence
 from phlogiston.inference.query.kinds.known import Known

@@ -20,7 +20,7 @@ from torch import Tensor
 from phlogiston.distributions.gaussian_conditioning import condition
 from phlogiston.distributions.gaussian_evidence import ConditionedMixture
 from phlogiston.distributions.linear_constraints import LinearEvidence
-from phlogiston.distributions.truncated_normal import log_normal_density
+from phlogiston.distributions.normal_interval import log_normal_density
 from phlogiston.errors import EvidenceError
 
 

@@ -10,8 +10,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from phlogiston.distributions.mixtures.conditioned_rows import draw_given, draw_noise
-from phlogiston.distributions.remoteness import remoteness_of_rows
+from phlogiston.distributions.mixtures.conditioned_rows import draw_given, draw_noise, remoteness_of_rows
 from phlogiston.inference.query.answer import FAR, Answer, check_alive
 from phlogiston.models.drmm import DRMM
 from phlogiston.systems.drmm.paths import Paths

@@ -26,9 +26,9 @@ import numpy as np
 import torch
 
 from phlogiston.datasets.generated import poses
-from phlogiston.distributions.paths import path_gaussian
 from phlogiston.errors import ConfigError, ShapeError, unknown_name
 from phlogiston.inference.query.evidence import Known, Within
+from phlogiston.networks.frames import path_gaussian
 
 if TYPE_CHECKING:
     from phlogiston.inference.query.answer import Answer

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from phlogiston.distributions.gaussian_evidence import ConditionedMixture
-from phlogiston.distributions.paths import path_gaussian
 from phlogiston.distributions.resampling import resample_distinct, student_quantile
 from phlogiston.errors import ConfigError, EvidenceError, unknown_name
 from phlogiston.models.drmm import DRMM
+from phlogiston.networks.frames import path_gaussian
 from phlogiston.systems.drmm.question import Question
 
 _EVEN = 0.2  # share of the chances of prefixes that goes by the square root of their weights, which are guesses

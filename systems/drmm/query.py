@@ -19,7 +19,6 @@ from torch import Tensor
 
 from phlogiston.distributions.gaussian_evidence import ConditionedMixture
 from phlogiston.distributions.linear_constraints import is_feasible, project
-from phlogiston.distributions.remoteness import remoteness
 from phlogiston.distributions.resampling import effective_size, log_mean, replace_dead
 from phlogiston.errors import ConfigError, EvidenceError, unknown_name
 from phlogiston.inference.query.answer import FAR, Answer, check_alive, judge_error, stack, warn_if_far, warn_if_poor
@@ -202,7 +201,7 @@ class DRMMQuery:
 
     def _measure(self, mixture: ConditionedMixture, distances: dict[str, float]) -> None:
         """Note how far the evidence lies from what the model learned, the worst of all rows of evidence."""
-        far = remoteness(mixture)
+        far = mixture.remoteness()
         said = {
             f"column {self.columns[i]!r}": float(d)
             for i, d in zip(self.varying.tolist(), far.entries, strict=True)

@@ -30,9 +30,8 @@ from phlogiston.distributions.mixtures.base import Mixture
 from phlogiston.distributions.mixtures.diagonal import DiagMixture, FactorisedMixture
 from phlogiston.distributions.mixtures.full import BivariateMixture, FullMixture
 from phlogiston.distributions.mixtures.joint import JointMixture
-from phlogiston.distributions.remoteness import remoteness
+from phlogiston.distributions.normal_interval import log_interval_mass, standard_truncated
 from phlogiston.distributions.resampling import effective_size, log_mean, replace_dead, spread_error
-from phlogiston.distributions.truncated_normal import log_interval_mass, standard_truncated
 from phlogiston.errors import ConfigError, EvidenceError, unknown_name
 from phlogiston.inference.query.answer import Answer, check_alive, judge_error, stack, warn_if_far, warn_if_poor
 from phlogiston.inference.query.compilation import asked_sites, compile_vector, count_rows
@@ -189,7 +188,7 @@ class MDNQuery:
 
     def _measure(self, about_x: LinearEvidence, mixture: ConditionedMixture) -> None:
         """Note how far inputs lie outside the training inputs kept, and targets from every component."""
-        by_site = {"y": remoteness(mixture).entries}
+        by_site = {"y": mixture.remoteness().entries}
         if len(self.inputs) > 1:
             kept = self.inputs.double()
             bounded = about_x.known | (about_x.lower > -math.inf) | (about_x.upper < math.inf)

@@ -19,14 +19,13 @@ import torch
 from torch import Tensor
 
 from phlogiston.distributions.linear_constraints import LinearEvidence
+from phlogiston.distributions.normal_interval import log_interval_mass, log_normal_density, standard_truncated
 from phlogiston.distributions.resampling import effective_size, log_mean, replace_dead
-from phlogiston.distributions.truncated_normal import log_interval_mass, log_normal_density, standard_truncated
 from phlogiston.errors import ConfigError, EvidenceError
 from phlogiston.inference.query.answer import Answer, check_alive, judge_weights, stack, warn_if_far, warn_if_poor
 from phlogiston.inference.query.compilation import asked_sites, compile_vector, count_rows
 from phlogiston.inference.query.evidence import Evidence, normalise
-from phlogiston.models.scene import SceneModel
-from phlogiston.models.scene_latents import latent_prior
+from phlogiston.models.scene import SceneModel, latent_prior
 from phlogiston.networks.draw import Context
 from phlogiston.networks.scene_memory import State
 

@@ -19,8 +19,7 @@ from torch.nn import functional
 
 from phlogiston.guides.scene import SceneGuide
 from phlogiston.inference.svi.bounds import MeanField
-from phlogiston.models.scene import SceneModel, unit
-from phlogiston.models.scene_latents import latent_prior, tempered
+from phlogiston.models.scene import SceneModel, latent_prior, tempered, unit
 from phlogiston.networks.draw import Context, DrawDecoder
 
 

@@ -14,8 +14,7 @@ from torch import Tensor
 
 from phlogiston.errors import ShapeError, unknown_name
 from phlogiston.guides.scene import SceneGuide
-from phlogiston.models.scene import SceneModel
-from phlogiston.models.scene_latents import tempered
+from phlogiston.models.scene import SceneModel, tempered
 from phlogiston.networks.scene_memory import State
 
 PICTURES = 512  # painted at once

@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 
 from phlogiston.distributions.linear_constraints import LinearEvidence
+from phlogiston.distributions.normal_interval import truncated_with_mass
 from phlogiston.distributions.resampling import effective_size, log_mean, spread_error
-from phlogiston.distributions.truncated_normal import truncated_with_mass
 from phlogiston.errors import ConfigError, EvidenceError
 from phlogiston.guides.world import WorldGuide
 from phlogiston.inference.query.answer import Answer, check_alive, warn_if_far

@@ -14,8 +14,8 @@ from phlogiston.distributions.far_corners import find_corners
 from phlogiston.distributions.gaussian_conditioning import condition
 from phlogiston.distributions.gaussian_evidence import ConditionedMixture
 from phlogiston.distributions.linear_constraints import LinearEvidence, Rows, plan, simplify
+from phlogiston.distributions.normal_interval import log_interval_mass
 from phlogiston.distributions.resampling import effective_size, log_mean
-from phlogiston.distributions.truncated_normal import log_interval_mass
 
 
 def evidence(low: list[float], high: list[float], table: list[list[float]], offset: list[float]) -> LinearEvidence:

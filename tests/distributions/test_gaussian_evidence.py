@@ -16,8 +16,8 @@ from torch import Tensor
 from phlogiston.distributions.gaussian_conditioning import orthogonalise
 from phlogiston.distributions.gaussian_evidence import _SETTLED, ConditionedMixture, _settled
 from phlogiston.distributions.linear_constraints import LinearEvidence, Rows, is_feasible, plan, project, simplify
+from phlogiston.distributions.normal_interval import log_interval_mass, log_normal_density
 from phlogiston.distributions.resampling import effective_size, log_mean
-from phlogiston.distributions.truncated_normal import log_interval_mass, log_normal_density
 from phlogiston.errors import EvidenceError
 
 INF = math.inf

@@ -12,13 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from phlogiston.distributions.truncated_normal import (
-    TruncatedNormal,
-    confine,
-    log_interval_mass,
-    standard_truncated,
-    truncated_with_mass,
-)
+from phlogiston.distributions.normal_interval import confine, log_interval_mass, standard_truncated, truncated_with_mass
+from phlogiston.distributions.truncated_normal import TruncatedNormal
 
 mpmath.mp.dps = 60
 

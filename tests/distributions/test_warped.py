@@ -11,7 +11,7 @@ from phlogiston.distributions.cells import log_cell
 from phlogiston.distributions.mixtures.diagonal import DiagMixture
 from phlogiston.distributions.mixtures.full import BivariateMixture
 from phlogiston.distributions.mixtures.noise import squeeze, transport
-from phlogiston.distributions.truncated_normal import log_interval_mass, normal_cdf, standard_truncated
+from phlogiston.distributions.normal_interval import log_interval_mass, normal_cdf, standard_truncated
 from phlogiston.distributions.warped import Warped
 from phlogiston.errors import ConfigError
 

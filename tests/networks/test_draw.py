@@ -11,7 +11,7 @@ from torch import Tensor
 
 from phlogiston.distributions.mixed_normals import MixedNormals
 from phlogiston.errors import ConfigError, UnknownNameError
-from phlogiston.models.scene_latents import latent_prior, tempered
+from phlogiston.models.scene import latent_prior, tempered
 from phlogiston.networks import draw_plain
 from phlogiston.networks.draw import DrawDecoder, DrawEncoder
 from phlogiston.networks.latents import HIGH, LOW, bent

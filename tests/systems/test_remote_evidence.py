@@ -12,7 +12,6 @@ import torch
 from phlogiston.distributions.gaussian_evidence import ConditionedMixture
 from phlogiston.distributions.linear_constraints import LinearEvidence
 from phlogiston.distributions.mixtures.diagonal import DiagMixture
-from phlogiston.distributions.remoteness import remoteness
 from phlogiston.errors import QueryWarning
 from phlogiston.inference.query.answer import warn_if_far
 from phlogiston.inference.query.evidence import HalfSpace, Known, Near, Within
@@ -73,7 +72,7 @@ def test_values_that_never_go_together_are_far_although_each_is_ordinary() -> No
         torch.tensor([True, True]), torch.tensor([1.5, -1.5]).double(), nothing.lower, nothing.upper,
         nothing.box_weight, nothing.rows,
     )  # fmt: skip
-    found = remoteness(ConditionedMixture(every.log_prior, torch.zeros(1, 2).double(), factors, e))
+    found = ConditionedMixture(every.log_prior, torch.zeros(1, 2).double(), factors, e).remoteness()
     assert found.entries.max() < 2
     assert found.together.item() == pytest.approx(math.sqrt((1.5**2 + 300.0**2) / 2))
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from phlogiston.distributions.linear_constraints import LinearEvidence, Rows
-from phlogiston.distributions.truncated_normal import log_normal_density
+from phlogiston.distributions.normal_interval import log_normal_density
 from phlogiston.errors import EvidenceError
 
 

@@ -13,7 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from phlogiston.distributions.truncated_normal import TruncatedNormal, log_interval_mass
+from phlogiston.distributions.normal_interval import log_interval_mass
+from phlogiston.distributions.truncated_normal import TruncatedNormal
 from phlogiston.errors import ConfigError, EvidenceError, QueryWarning, UnknownNameError
 from phlogiston.inference.query.answer import Answer, stack
 from phlogiston.inference.query.ask import query
