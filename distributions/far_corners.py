@@ -25,7 +25,8 @@ from phlogiston.distributions.normal_interval import log_interval_mass
 
 _NEAR = 1.5  # standard deviations within which plain draws of one row after the other do well
 _APART = 0.1  # correlations of rows below which plain draws do well at any distance
-_TINY = 1e-9  # slopes below this, relative to the row, are zero
+TINY = 1e-9
+"""Slopes and multipliers below this are zero, for rows of unit length."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +96,7 @@ def find_corners(conditioned: Conditioned, rows: Rows, row_plan: RowPlan) -> Cor
         _nearest(e, a, b)
         for e, a, b in zip(every[outside].numpy(), low[outside].numpy(), high[outside].numpy(), strict=True)
     ])  # fmt: skip
-    signed[np.abs(signed) < _TINY * np.abs(signed).max(-1, keepdims=True)] = 0.0
+    signed[np.abs(signed) < TINY * np.abs(signed).max(-1, keepdims=True)] = 0.0
     multiplier = torch.as_tensor(signed)  # (C, R): positive where the lower limit is met, negative for the upper
     unit = factor[outside] / size[outside].unsqueeze(-1)
     across = (multiplier.unsqueeze(1) @ unit).squeeze(1)
@@ -106,7 +107,7 @@ def find_corners(conditioned: Conditioned, rows: Rows, row_plan: RowPlan) -> Cor
     # in terms of the independent rows: the one that matters most gives way
     parts = (multiplier / size[outside]) @ row_plan.combination * size[outside][:, row_plan.independent]
     dropped = row_plan.independent[parts.abs().argmax(-1)]
-    sound = (length > _TINY) & (begin > _NEAR) & (end > begin)
+    sound = (length > TINY) & (begin > _NEAR) & (end > begin)
     chosen = Corners(across / length.unsqueeze(-1), begin, end, torch.where(sound, dropped, -1))
     return found.with_rows(outside, chosen)
 
@@ -133,11 +134,13 @@ def turned(
     """Rows with the direction of the corner in front, for components that drop the same row.
 
     Returns:
-        Lower and upper limits less the centres (S, R + 1), factors (S, R + 1, W), and which rows are independent (k,).
+        Lower and upper limits less the centres (S, R + 1), factors (S, R + 1, W), all in standard deviations of their
+        rows, and which rows are independent (k,).
     """
     centre, factor = conditioned.row_factors(rows)
-    low = torch.cat([corners.low.unsqueeze(1), rows.lower - centre], 1)
-    high = torch.cat([corners.high.unsqueeze(1), rows.upper - centre], 1)
-    factor = torch.cat([corners.direction.unsqueeze(1), factor], 1)
+    size = factor.norm(dim=-1)
+    low = torch.cat([corners.low.unsqueeze(1), (rows.lower - centre) / size], 1)
+    high = torch.cat([corners.high.unsqueeze(1), (rows.upper - centre) / size], 1)
+    factor = torch.cat([corners.direction.unsqueeze(1), factor / size.unsqueeze(-1)], 1)
     left = row_plan.independent[row_plan.independent != dropped] + 1
     return low, high, factor, torch.cat([left.new_zeros(1), left])

@@ -41,6 +41,7 @@ _CLOSER = 8  # times as many draws for components that hold a share of the mass
 _DEFENCE = (0.85, 0.10, 0.05)  # shares of draws by the pilot, by upper bounds, by the twist
 _SPARE = 0.03  # share of draws that may be wasted on components with a bound in the place of a mass
 _FEW = 256  # so many components are refined at once, without first finding the best of them
+_TURNED = 4096  # so many components of known mass are turned at once
 _SETTLED = 0.1  # components whose mass is known this well (nats) whatever their correlations need no pilot
 
 
@@ -141,8 +142,10 @@ class ConditionedMixture:
             return self._product
         upper = torch.where(self._settled, -math.inf, self._upper)
         settled = torch.where(self._settled, self._product, -math.inf)
-        # their masses are known, but not which of the rows to begin with
-        self._turn(torch.nonzero(settled > settled.max() + _LIVE).squeeze(-1))
+        # Their masses are known, but not which of the rows to begin with: none that matters may be left out, so their
+        # number has no limit but the one above. A nearest point takes some 40 microseconds, a block a bounded memory.
+        for block in torch.nonzero(settled > settled.max() + _LIVE).squeeze(-1).split(_TURNED):
+            self._turn(block)
         if float(torch.logsumexp(upper, 0) - torch.logsumexp(settled, 0)) < math.log(_SPARE):
             # proposing the others by upper bounds wastes a few draws, and none of those can weigh much
             self._bounded = True

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from phlogiston.distributions.far_corners import Corners, turned
+from phlogiston.distributions.far_corners import TINY, Corners, turned
 from phlogiston.distributions.gaussian_conditioning import Conditioned, orthogonalise
 from phlogiston.distributions.linear_constraints import RowPlan, Rows
 from phlogiston.distributions.normal_interval import (
@@ -28,7 +28,6 @@ from phlogiston.distributions.resampling import compact
 
 _MAX_FLOATS = 2**22  # numbers that the tables of one pass over the draws may hold
 _MANY = 16  # coordinates from which on they are kept in one table
-_TINY = 1e-9  # slopes below this are zero
 _MAX_GATHERED = 2**20  # above this many numbers factors are applied component by component
 
 
@@ -273,7 +272,7 @@ def _limits(
         low, high, factor, independent = turned(corners, int(corners.dropped[component]), conditioned, rows, row_plan)
         _, q = orthogonalise(factor.index_select(1, independent))
         slopes = factor @ q.mT
-        used = (slopes.abs() > _TINY * factor.norm(dim=-1, keepdim=True)).any(0)
+        used = (slopes.abs() > TINY).any(0)
         own = tuple(independent.tolist())
         last = [own.index(r) if r in own else int(used[r].nonzero()[-1]) for r in range(len(used))]
         groups = tuple(
@@ -334,8 +333,8 @@ def _sequence(
                 if rest is not None:
                     start, end = start - rest, end - rest
             if limits.uneven and r != limits.own[k]:
-                flat = slope.abs() < _TINY
-                holds = (start <= _TINY) & (end >= -_TINY)
+                flat = slope.abs() < TINY
+                holds = (start <= TINY) & (end >= -TINY)
                 steep = torch.where(flat, 1.0, slope)
                 # a row without a slope leaves everything, or a single point, which has no mass
                 start = torch.where(flat, torch.where(holds, -math.inf, 0.0), start / steep)

@@ -129,3 +129,17 @@ def test_a_known_mass_is_drawn_from_its_own_hard_row() -> None:
     truth = float((prior + masses(means, factors, e)).logsumexp(0))
     assert float(log_mean(draws.log_weights)) == pytest.approx(truth, abs=0.02)
     assert float(effective_size(draws.log_weights)) > 900
+
+
+def test_small_units_change_nothing_of_a_corner_of_dependent_rows() -> None:
+    factor = torch.tensor([[[1.0, 0.0], [0.8, 0.6]]], dtype=torch.float64)
+    found = []
+    for unit in (1.0, 1e-10):
+        table = [[1.0, 0.2], [0.2, 1.0], [1.0, 1.3]]
+        e = evidence([-math.inf] * 2, [math.inf] * 2, table, [-3.0 * unit, -3.0 * unit, -5.0 * unit])
+        mixture = ConditionedMixture(torch.zeros(1).double(), torch.zeros(1, 2).double(), unit * factor, e)
+        draws = mixture.sample(500, generator=torch.Generator().manual_seed(0))
+        assert bool(e.rows.violation(draws.x).max() < 1e-9 * unit)
+        found.append(draws)
+    assert torch.allclose(found[0].log_weights, found[1].log_weights)
+    assert torch.allclose(found[0].x, found[1].x / 1e-10)
