@@ -28,7 +28,9 @@ from torch import Tensor, nn
 
 from phlogiston.errors import ConfigError, ShapeError
 from phlogiston.models.drawing import Drawing
+from phlogiston.models.handwriting_scan import HIGHEST, LOWEST, Scanned, scan
 from phlogiston.models.stepwise import Prediction, valid_steps
+from phlogiston.networks.host import one_hot, require
 from phlogiston.networks.recurrent import Recurrent
 
 FEATURES = 7
@@ -124,20 +126,35 @@ class Handwriting(Drawing):
         Raises:
             ShapeError: codes beyond the alphabet, or a row without a character.
         """
-        if text.dim() != 2 or int(text.max()) >= self.characters or bool((text < 0).all(1).any()):
-            raise ShapeError(
+
+        def error() -> ShapeError:
+            return ShapeError(
                 f"text has shape {tuple(text.shape)} and codes up to {int(text.max())}; expected (rows, characters) "
                 f"with codes below {self.characters} and at least one in every row"
             )
+
+        if text.dim() != 2:
+            raise error()
+        require((text < self.characters).all() & (text >= 0).any(1).all(), error)
         longer = torch.cat([text, torch.full_like(text[:, :1], -1)], 1)
         ends = torch.arange(longer.shape[1], device=text.device) == (text >= 0).sum(1, keepdim=True)
         signs = torch.where(ends, self.characters, longer)
-        hot = torch.nn.functional.one_hot(signs.clamp_min(0), self.characters + 1).to(self.unit.dtype)
-        return hot * (signs >= 0).unsqueeze(-1)
+        return one_hot(signs, self.characters + 1, self.unit.dtype)
+
+    def first_layer(self, entered: Tensor, state: WritingState) -> Scanned:
+        """Run the first layer and the window over known steps; `entered` is (rows, steps, 4 hidden)."""
+        h, c = state.first.unbind(1)
+        if entered.shape[1] > 1:
+            start = (h, c, state.window, state.kappa)
+            return scan(entered, self.recur.weight, self.slide, state.text, start)
+        index = torch.arange(state.text.shape[1], dtype=h.dtype, device=h.device)
+        h, c = self._advance(entered[:, 0], state.window, h, c)
+        window, phi, kappa = self._look(h, state.kappa, state.text, index)
+        return Scanned(h.unsqueeze(1), window.unsqueeze(1), phi.unsqueeze(1), c, kappa)
 
     def _look(self, h: Tensor, kappa: Tensor, text: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Move the windows and look: (window, phi, kappa)."""
-        a, b, k = self.slide(h).clamp(-8.0, 4.0).exp().chunk(3, -1)
+        a, b, k = self.slide(h).clamp(LOWEST, HIGHEST).exp().chunk(3, -1)
         kappa = kappa + k
         phi = (a.unsqueeze(-1) * torch.exp(-b.unsqueeze(-1) * (kappa.unsqueeze(-1) - index).square())).sum(1)
         return torch.bmm(phi.unsqueeze(1), text).squeeze(1), phi, kappa
@@ -191,23 +208,19 @@ class Handwriting(Drawing):
         count = state.seen.unsqueeze(-1) + torch.arange(steps, device=x.device)
         features = self._features(x, state.height.unsqueeze(-1) + rise, count)
         entered = self.enter(features)
-        h, c = state.first.unbind(1)
-        window, kappa, phi = state.window, state.kappa, state.phi
-        index = torch.arange(state.text.shape[1], dtype=x.dtype, device=x.device)
-        outputs, views, looks = [], [], []
-        for t in range(steps):
-            h, c = self._advance(entered[:, t], window, h, c)
-            window, phi, kappa = self._look(h, kappa, state.text, index)
-            outputs.append(h)
-            views.append(window)
-            looks.append(phi)
-        first, seen = torch.stack(outputs, 1), torch.cat([features, torch.stack(views, 1)], -1)
+        first, window, phi, c, kappa = self.first_layer(entered, state)
+        seen = torch.cat([features, window], -1)
         second, after_second = self.second(torch.cat([seen, first], -1), state.second)
         third, after_third = self.third(torch.cat([seen, second], -1), state.third)
         new = state._replace(
-            first=torch.stack([h, c], 1), second=after_second, third=after_third, kappa=kappa, window=window, phi=phi
+            first=torch.stack([first[:, -1], c], 1),
+            second=after_second,
+            third=after_third,
+            kappa=kappa,
+            window=window[:, -1],
+            phi=phi[:, -1],
         )
-        return torch.cat([first, second, third], -1), torch.stack(looks, 1), new
+        return torch.cat([first, second, third], -1), phi, new
 
     def predict(self, state: WritingState) -> tuple[Prediction, WritingState]:
         """See `Stepwise.predict`."""

@@ -31,6 +31,8 @@ import torch
 from torch import Tensor
 
 from phlogiston import systems
+from phlogiston.counting import OperationCounts as OperationCounts
+from phlogiston.counting import StepCounts as StepCounts
 from phlogiston.datasets.base import Dataset, Split
 from phlogiston.errors import PhlogistonError, QueryWarning, UnknownNameError
 from phlogiston.evaluate.metric import Metric
