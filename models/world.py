@@ -30,10 +30,11 @@ from torch.distributions import constraints
 
 from phlogiston.distributions.mixtures.base import Mixture
 from phlogiston.distributions.mixtures.from_head import mixture
-from phlogiston.errors import ConfigError
+from phlogiston.errors import ConfigError, ShapeError
 from phlogiston.models.stage_program import StageProgram
 from phlogiston.networks.frame_decoder import FrameDecoder
 from phlogiston.networks.frame_encoder import pixels
+from phlogiston.networks.host import one_hot, require
 from phlogiston.networks.mixture_heads import check, initial_outputs, mixture_parameters, num_outputs
 from phlogiston.networks.recurrent import Recurrent
 
@@ -147,7 +148,13 @@ class World(nn.Module):
         return token
 
     def _input(self, code: Tensor, action: Tensor) -> Tensor:
-        done = nn.functional.one_hot(action, self.actions).to(code.dtype)
+        require(
+            ((action >= 0) & (action < self.actions)).all(),
+            lambda: ShapeError(
+                f"actions run from {int(action.min())} to {int(action.max())}; there are {self.actions}."
+            ),
+        )
+        done = one_hot(action, self.actions, code.dtype)
         return torch.cat([code, done, code.new_zeros(*code.shape[:-1], 1)], -1)
 
     def _prediction(self, out: Tensor, last: Tensor, later: Tensor) -> Prediction:

@@ -90,7 +90,7 @@ class SceneGrid:
         import torch
 
         possible = [side for side in self.sides if len(index) % side**2 == 0] or [1]
-        side = possible[int(torch.randint(len(possible), ()))]
+        side = possible[int(torch.randint(len(possible), ()).numpy())]
         rows = index[:, None]
         chosen = torch.rand(len(index), self.images.shape[1]).argsort(1)
         seen = chosen[:, : self.context]

@@ -40,6 +40,7 @@ class Sequences:
     ) -> None:
         self.tensors, self.timed, self.change = dict(tensors), timed, change
         length = self.tensors["length"]
+        self._lengths = length.numpy()  # decides on shapes: read on the host
         if not len(length):
             raise DataError("there is no sequence in the data.")
         if int(length.max()) > self.tensors["x"].shape[1] or int(length.min()) < 1:
@@ -53,7 +54,7 @@ class Sequences:
 
     def __getitem__(self, index: Tensor) -> Batch:
         batch = {name: value[index] for name, value in self.tensors.items()}
-        longest = int(batch["length"].max()) if len(index) else 0
+        longest = int(self._lengths[index.numpy()].max()) if len(index) else 0
         for name in self.timed:
             if name in batch:
                 batch[name] = batch[name][:, :longest]

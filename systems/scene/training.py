@@ -98,7 +98,7 @@ class SceneObjective(nn.Module):
         shape = batch["query_poses"].shape[:2]
         mask = batch.get("query_mask")
         queries = shape.numel() if mask is None else int(mask.sum())
-        scenes = shape[0] * int(batch["side"].reshape(-1)[0]) ** 2
+        scenes = shape[0] * batch["side"].reshape(-1)[0].square()
         with model.shared.held():
             loss: Any = 0.0
             if self.latents or not self.training:

@@ -15,6 +15,7 @@ from phlogiston.inference.svi.callbacks import State
 from phlogiston.models.dreaming import num_weights
 from phlogiston.models.world import World
 from phlogiston.networks.frame_encoder import pixels
+from phlogiston.networks.host import whole_number
 from phlogiston.systems.world.evolution import CMAES
 
 
@@ -84,7 +85,7 @@ class DrawCodes:
         if rows not in self._encoded:
             self._encoded[rows] = self._encode(rows, index.device)
         loc, scale = self._encoded[rows]
-        longest = int(batch["length"].max())
+        longest = whole_number(batch["length"].max())
         mean, spread = loc[index, :longest], scale[index, :longest]
         return {
             "code": mean + spread * torch.randn_like(mean),

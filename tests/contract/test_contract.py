@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from phlogiston import datasets, systems
-from phlogiston.testing import CLAUSES, Fitted
+from phlogiston.testing import CLAUSES, Fitted, StepCounts
 
 # data and options: small enough that a fit takes a second or two; the clauses ask nothing of its quality
 SMALL: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
@@ -40,7 +40,7 @@ SMALL: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "sqair": (
         "moving_digits",
         {"sizes": (16, 4, 6)},
-        {"steps": 3, "lengths": (2, 3), "shares": (0.5, 0.5), "batch_size": 4, "hidden": 32, "memory": 16},
+        {"steps": 4, "lengths": (2, 3), "shares": (0.5, 0.5), "batch_size": 4, "hidden": 32, "memory": 16},
     ),
     "vdsm": (
         "figures",
@@ -70,15 +70,28 @@ SMALL: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     ),
 }  # fmt: skip
 
+COUNTS: dict[str, StepCounts] = {}
+
 
 @cache
 def fitted(name: str) -> Fitted:
     data, loading, options = SMALL[name]
-    return Fitted.of(name, datasets.load(data, **loading), options)
+    counts = COUNTS[name] = StepCounts()
+    rows = datasets.load(data, **loading)
+    system = systems.get(name)(dict(options)).fit(rows, seed=0, progress="off", callbacks=[counts])
+    return Fitted(system, rows, dict(options))
 
 
 def test_every_system_is_held_to_the_contract() -> None:
     assert sorted(SMALL) == list(systems.names())
+
+
+@pytest.mark.parametrize("name", sorted(set(SMALL) - {"sqair"}))
+def test_a_step_of_training_waits_for_loss_and_gradient_and_nothing_else(name: str) -> None:
+    fitted(name)
+    assert COUNTS[name].stages
+    for stage, count in COUNTS[name].stages.items():
+        assert sum(count.waits.values()) <= 2, f"stage {stage!r} reads numbers of tensors: {dict(count.waits)}"
 
 
 @pytest.mark.parametrize("clause", sorted(CLAUSES))
