@@ -50,30 +50,6 @@ def linear_probe(
     }
 
 
-def probe_table(
-    codes: Mapping[str, tuple[Any, Any]], labels: Mapping[str, tuple[Any, Any]], **options: Any
-) -> list[dict[str, Any]]:
-    """Probe every code for every factor: rows of a table for `Report.section(tables=...)`.
-
-    Args:
-        codes: name -> (training codes, test codes).
-        labels: factor -> (training labels, test labels).
-        **options: of `linear_probe`.
-
-    Returns:
-        One row per code with the accuracy of each factor, and a last row with the chance levels.
-    """
-    rows: list[dict[str, Any]] = []
-    chance: dict[str, Any] = {"code": "chance"}
-    for name, (train, test) in codes.items():
-        row: dict[str, Any] = {"code": name}
-        for factor, (train_labels, test_labels) in labels.items():
-            result = linear_probe(train, train_labels, test, test_labels, **options)
-            row[factor], chance[factor] = result["accuracy"], result["chance"]
-        rows.append(row)
-    return [*rows, chance]
-
-
 def _pair(codes: Any, labels: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
     x, y = (np.asarray(v.detach().cpu() if hasattr(v, "detach") else v) for v in (codes, labels))
     if x.ndim != 2 or y.shape != (len(x),):

@@ -30,12 +30,6 @@ def shift_of(where: Tensor) -> Tensor:
     return torch.tanh(where[..., 2:])
 
 
-def where_of(scale: Tensor, shift: Tensor) -> Tensor:
-    """The box with given scale and shift, (..., 4); scale within 0.011 .. 0.989 and shift within -0.999 .. 0.999."""
-    share = ((scale - _LEAST) / (1.0 - 2.0 * _LEAST)).clamp(1e-3, 1.0 - 1e-3)
-    return torch.cat([torch.logit(share), torch.atanh(shift.clamp(-0.999, 0.999))], -1)
-
-
 def pixel_boxes(where: Tensor, height: int, width: int) -> Tensor:
     """Boxes in pixels, (..., 4) as x, y (of the upper left corner), width, height."""
     size = torch.tensor([width - 1.0, height - 1.0], dtype=where.dtype, device=where.device)

@@ -12,7 +12,7 @@ from scipy.stats import kstest, norm
 from phlogiston.errors import ConfigError, DataError, ShapeError
 from phlogiston.evaluate.calibration import calibration, coverage, crps, pit
 from phlogiston.evaluate.image_error import image_error
-from phlogiston.evaluate.probe import linear_probe, probe_table
+from phlogiston.evaluate.probe import linear_probe
 
 RANDOM = np.random.default_rng(0)
 
@@ -150,12 +150,6 @@ def test_a_linear_probe_reads_what_is_there_and_only_that() -> None:
     noise = RANDOM.normal(size=(900, 3))
     empty = linear_probe(noise[:600], labels[:600], noise[600:], labels[600:])
     assert abs(empty["accuracy"].value - empty["chance"].value) < 0.1
-    table = probe_table(
-        {"signal": (codes[:600], codes[600:]), "noise": (noise[:600], noise[600:])},
-        {"class": (labels[:600], labels[600:])},
-    )
-    assert [row["code"] for row in table] == ["signal", "noise", "chance"]
-    assert table[0]["class"].value > table[1]["class"].value + 0.4
 
 
 def test_malformed_probes_are_refused() -> None:

@@ -19,8 +19,13 @@ from phlogiston.networks.spatial import (
     pixel_boxes,
     scale_of,
     shift_of,
-    where_of,
 )
+
+
+def where_of(scale: Tensor, shift: Tensor) -> Tensor:
+    """The box with given scale and shift: `scale_of` and `shift_of` turned round, (..., 4)."""
+    low, high = scale_of(torch.tensor([-1e6, 1e6], dtype=scale.dtype))
+    return torch.cat([torch.logit((scale - low) / (high - low)), torch.atanh(shift)], -1)
 
 
 def grid(scale: Tensor, shift: Tensor, size: tuple[int, int]) -> Tensor:
