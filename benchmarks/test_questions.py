@@ -13,7 +13,9 @@ import torch
 
 from phlogiston.inference.query.evidence import Known
 from phlogiston.models.drmm import DRMM
+from phlogiston.models.mdn import MDN
 from phlogiston.systems.drmm.query import DRMMQuery
+from phlogiston.systems.mdn.query import MDNQuery
 
 from .rows import Rows, cpu_seconds, shown
 
@@ -41,6 +43,29 @@ def test_fifty_questions_in_one_call(row: Rows, frame: str, features: int) -> No
     row(
         f"questions/drmm-{frame}-{features}",
         work=f"50 questions of one form to a DRMM, `{frame}` 3x16, {features} columns, one sample each",
+        ours=together,
+        alternative=each,
+        against="50 calls",
+        bar=0.1,
+        rounds=7,
+    )
+
+
+@pytest.mark.parametrize(("kind", "targets"), [("diag", 2), ("full", 4)])
+def test_fifty_questions_to_a_network_in_one_call(row: Rows, kind: str, targets: int) -> None:
+    torch.manual_seed(0)
+    model = MDN(8, targets, 5, kind).eval().requires_grad_(False)
+    x = torch.randn(50, 8, generator=torch.Generator().manual_seed(2))
+    query = MDNQuery(model.likelihood, 8, targets, x)
+
+    def ask(question: dict[str, Known], **options: Any) -> Any:
+        rows = x if len(question["y"].value) == 50 else x[0]
+        return query.ask({"x": Known(rows), **question}, **options)
+
+    together, each = fifty(ask, targets, "y")
+    row(
+        f"questions/mdn-{kind}-{targets}",
+        work=f"50 questions of one form to an MDN, `{kind}`, 5 components, {targets} targets of which half are known",
         ours=together,
         alternative=each,
         against="50 calls",

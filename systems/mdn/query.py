@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -27,15 +26,16 @@ from torch import Tensor
 from phlogiston.distributions.gaussian_evidence import ConditionedMixture
 from phlogiston.distributions.linear_constraints import LinearEvidence, project
 from phlogiston.distributions.mixtures.base import Mixture
+from phlogiston.distributions.mixtures.conditioned_rows import draw_given, draw_noise, remoteness_of_rows
 from phlogiston.distributions.mixtures.diagonal import DiagMixture, FactorisedMixture
 from phlogiston.distributions.mixtures.full import BivariateMixture, FullMixture
 from phlogiston.distributions.mixtures.joint import JointMixture
 from phlogiston.distributions.normal_interval import log_interval_mass, standard_truncated
 from phlogiston.distributions.resampling import effective_size, log_mean, replace_dead, spread_error
 from phlogiston.errors import ConfigError, EvidenceError, unknown_name
-from phlogiston.inference.query.answer import Answer, check_alive, judge_error, stack, warn_if_far, warn_if_poor
-from phlogiston.inference.query.compilation import asked_sites, compile_vector, count_rows
-from phlogiston.inference.query.evidence import normalise
+from phlogiston.inference.query.answer import FAR, Answer, check_alive, judge_error, stack, warn_if_far, warn_if_poor
+from phlogiston.inference.query.compilation import asked_sites, compile_entries, compile_vector, count_rows
+from phlogiston.inference.query.evidence import Evidence, normalise
 
 SITES = ("x", "y")
 METHODS = ("auto", "exact")
@@ -108,8 +108,12 @@ class MDNQuery:
         requested = asked_sites(ask, SITES)
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         rows = count_rows(question, SITES)
-        answers = []
         self._distances = {}
+        plain = self._ask_entries(question, rows or 1, num_samples, generator)
+        if plain is not None:
+            warn_if_far(self._distances)
+            return (plain if rows is not None else plain.row(0)).only(requested)
+        answers = []
         for row in range(rows or 1):
             about_x, constant_x = compile_vector("x", question.get("x", ()), self.features, row)
             about_y, constant_y = compile_vector("y", question.get("y", ()), self.targets, row, equalities=True)
@@ -123,7 +127,43 @@ class MDNQuery:
         warn_if_far(self._distances)
         answer = answers[0] if rows is None else stack(answers)
         warn_if_poor(answer.ess, num_samples, f"query ({answer.method})")
-        return replace(answer, samples={name: answer.samples[name] for name in requested})
+        return answer.only(requested)
+
+    def _ask_entries(
+        self, question: Mapping[str, tuple[Evidence, ...]], rows: int, n: int, generator: torch.Generator | None
+    ) -> Answer | None:
+        """Answer all rows at once where inputs are known, and targets known, soft or free one by one; else None."""
+        about_x = compile_entries(question.get("x", ()), self.features, rows)
+        about_y = compile_entries(question.get("y", ()), self.targets, rows)
+        if self.members > 1 or about_x is None or about_y is None or not bool(about_x.known.all()):
+            return None
+        predicted = _gaussians(self.predict(about_x.value))
+        log_prior, means = predicted.logits.log_softmax(-1).double(), predicted.loc.double()
+        correlated = isinstance(predicted, FullMixture | BivariateMixture)
+        factors = (predicted.factors() if correlated else predicted.component_scales()).double()
+        spread = factors.norm(dim=-1) if correlated else factors
+        noise, _ = draw_noise(about_y, n, not correlated, True, generator)
+        y = torch.empty(rows, n, self.targets, dtype=torch.float64)
+        component = torch.empty(rows, n, dtype=torch.long)
+        log_evidence = torch.empty(rows, dtype=torch.float64)
+        far = torch.zeros(self.targets, dtype=torch.float64)
+        for index, draws in draw_given(log_prior, means, factors, about_y, noise):
+            y[index], component[index], log_evidence[index] = draws.x, draws.component, draws.log_evidence
+            distance, _ = remoteness_of_rows(log_prior[index], means[index], spread[index], about_y[index], draws, FAR)
+            far = torch.maximum(far, distance.amax(0))
+        check_alive(log_evidence.unsqueeze(0).expand(n, -1), "query")
+        self._note("y", far)
+        if len(self.inputs) > 1:
+            self._note("x", self._outside(about_x.value, about_x.value).amax(0))
+        return Answer(
+            {"x": about_x.value.expand(n, -1, -1), "y": y.transpose(0, 1).contiguous()},
+            log_evidence.expand(n, -1),
+            log_evidence,
+            torch.zeros(rows, dtype=torch.float64),
+            "exact",
+            torch.full((rows,), float(n), dtype=torch.float64),
+            {"component": component.T},
+        )
 
     def _answer(
         self,
@@ -144,7 +184,7 @@ class MDNQuery:
         factors = predicted.factors() if correlated else predicted.component_scales()
         # Shuffled: draws are taken at equal steps through the components; with inputs of equal weight in their order
         # every input would contribute the same of its components.
-        order = torch.randperm(count * k, generator=generator)
+        order = torch.randperm(count * k, generator=generator) if count * self.members > 1 else torch.arange(k)
         mixture = ConditionedMixture(
             log_prior.reshape(-1)[order],
             predicted.loc.double().reshape(-1, self.targets)[order],
@@ -188,22 +228,28 @@ class MDNQuery:
 
     def _measure(self, about_x: LinearEvidence, mixture: ConditionedMixture) -> None:
         """Note how far inputs lie outside the training inputs kept, and targets from every component."""
-        by_site = {"y": mixture.remoteness().entries}
+        self._note("y", mixture.remoteness().entries)
         if len(self.inputs) > 1:
-            kept = self.inputs.double()
             bounded = about_x.known | (about_x.lower > -math.inf) | (about_x.upper < math.inf)
             low, high = (torch.where(about_x.known, about_x.values, v) for v in (about_x.lower, about_x.upper))
             low, high = low.clone(), high.clone()
             for i, mean, sd in zip(about_x.soft.tolist(), about_x.soft_mean, about_x.soft_sd, strict=True):
                 bounded[i] = True
                 low[i], high[i] = torch.maximum(low[i], mean - 2 * sd), torch.minimum(high[i], mean + 2 * sd)
-            spread = kept.std(0).clamp_min(1e-300)
-            gap = torch.maximum(low - kept.amax(0), kept.amin(0) - high).clamp_min(0.0) / spread
-            by_site["x"] = torch.where(bounded & (kept.std(0) > 0), gap, 0.0)
-        for site, distances in by_site.items():
-            for name, distance in zip(self.names[site], distances.tolist(), strict=True):
-                what = f"{'input' if site == 'x' else 'target'} {name!r}"
-                self._distances[what] = max(distance, self._distances.get(what, 0.0))
+            self._note("x", torch.where(bounded, self._outside(low, high), 0.0))
+
+    def _outside(self, low: Tensor, high: Tensor) -> Tensor:
+        """How far intervals (..., features) lie outside the training inputs kept, in standard deviations of these."""
+        kept = self.inputs.double()
+        spread = kept.std(0)
+        gap = torch.maximum(low - kept.amax(0), kept.amin(0) - high).clamp_min(0.0) / spread.clamp_min(1e-300)
+        return torch.where(spread > 0, gap, 0.0)
+
+    def _note(self, site: str, distances: Tensor) -> None:
+        """Keep the largest distance of each entry of a site for the warning."""
+        for name, distance in zip(self.names[site], distances.tolist(), strict=True):
+            what = f"{'input' if site == 'x' else 'target'} {name!r}"
+            self._distances[what] = max(distance, self._distances.get(what, 0.0))
 
     def _inputs(self, about: LinearEvidence, count: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         """Draw inputs from the distribution the evidence gives them: (count, features), and log weights (count,)."""
@@ -211,6 +257,8 @@ class MDNQuery:
             raise EvidenceError(
                 "evidence for 'x': half-spaces define no distribution of the inputs; use Known, Near or Within"
             )
+        if bool(about.known.all()):
+            return about.values.expand(count, -1), torch.zeros(count, dtype=torch.float64)
         given = about.known.clone()
         given[about.soft] = True
         boxed = torch.isfinite(about.lower) & torch.isfinite(about.upper)
