@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias
 
 import numpy as np
 
+from phlogiston.datasets import dataset_card
 from phlogiston.errors import DataError, ShapeError, unknown_name
 
 if TYPE_CHECKING:
@@ -182,6 +183,9 @@ class Split:
         inside = ", ".join(f"{name}: {tuple(t.shape)} {str(t.dtype)[6:]}" for name, t in self.tensors.items())
         return f"Split({len(self)} rows; {inside})"
 
+    def _repr_html_(self) -> str:
+        return dataset_card.of_split(self)
+
     def numpy(self, name: str = "x") -> Array:
         """Return one tensor as a numpy array that shares its memory."""
         if name not in self.tensors:
@@ -252,6 +256,9 @@ class Dataset:
 
     def __repr__(self) -> str:
         return f"Dataset({self.meta.name!r}: {len(self.train)} / {len(self.valid)} / {len(self.test)} rows)"
+
+    def _repr_html_(self) -> str:
+        return dataset_card.of_dataset(self)
 
 
 def recorded(*without: str) -> Callable[[Callable[_Arguments, Dataset]], Callable[_Arguments, Dataset]]:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from phlogiston import cards
 from phlogiston.errors import ConfigError, DataError
 
 Kind = Literal["exact", "lower bound", "upper bound", "estimate"]
@@ -61,6 +62,9 @@ class Metric:
     def __str__(self) -> str:
         return f"{self.text()} (n = {self.n}, {self.kind})"
 
+    def _repr_html_(self) -> str:
+        return cards.card(self.text(), f"n = {self.n:,}, {self.kind}", as_table({"": self}))
+
     def text(self) -> str:
         """Return `value ± std_error` with as many digits as the error bar justifies."""
         if not math.isfinite(self.value):
@@ -109,6 +113,21 @@ class Metric:
             )
         except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
             raise DataError(f"not a metric: {reprlib.repr(content)} ({error})") from error
+
+
+def as_table(metrics: Mapping[str, Metric]) -> str:
+    """Figures of merit as a table for notebooks."""
+    better = {True: "higher is better", False: "lower is better", None: ""}
+    rows = [
+        [name.replace("_", " "), m.text(), f"{m.n:,}", m.kind, better[m.higher_is_better], _told(m.detail)]
+        for name, m in metrics.items()
+    ]
+    head = ["figure", "value ± standard error", "n", "kind", "", "detail"]
+    return cards.table(head, rows, head[1:3])
+
+
+def _told(detail: Mapping[str, Any]) -> str:
+    return "; ".join(f"{key.replace('_', ' ')}: {reprlib.repr(value).strip(chr(39))}" for key, value in detail.items())
 
 
 def share_error(share: float, n: int) -> float:

@@ -268,10 +268,15 @@ _THEMES = (
 )
 
 
-def svg(figure: Figure) -> bytes:
+def svg(figure: Figure, themes: bool = True) -> bytes:
     """Write a figure as SVG that follows light and dark: what is black becomes the text colour, what is white stays.
 
     The ground is transparent. Other colours must be legible on both grounds, as those of `evaluate.figures` are.
+
+    Args:
+        figure: what to write.
+        themes: whether it says itself what the text colour is in light and in dark; else that is for the page it
+            stands in.
     """
     white = [axes for axes in figure.axes if axes.get_facecolor() == (1.0, 1.0, 1.0, 1.0)]
     for axes in white:
@@ -282,4 +287,4 @@ def svg(figure: Figure) -> bytes:
         axes.set_facecolor("white")
     text = buffer.getvalue().decode()
     start = text.index(">", text.index("<svg")) + 1  # black fills carry no colour of their own, black lines do
-    return (text[:start] + _THEMES + text[start:].replace("stroke: #000000", "stroke: currentColor")).encode()
+    return (text[:start] + _THEMES * themes + text[start:].replace("stroke: #000000", "stroke: currentColor")).encode()

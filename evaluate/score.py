@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from phlogiston import cards
 from phlogiston.datasets.frames import Framed
 from phlogiston.errors import ConfigError, DataError, ShapeError
 from phlogiston.evaluate.metric import Metric, from_rows
@@ -71,6 +72,12 @@ class Score(Framed):
 
     def __len__(self) -> int:
         return len(self.value)
+
+    def _repr_html_(self) -> str:
+        shown = cards.histogram(self.value.detach().cpu(), label="log densities of the rows") if len(self) else ""
+        told = [("mean", f"{self.mean()} nats per row")] if len(self) else []
+        told += [("rows", shown)] if shown else []
+        return cards.card("Score", f"{len(self):,} rows, {self.kind}", cards.facts(told))
 
     def mean(self) -> Metric:
         """Average over rows, by their weights where they have some.

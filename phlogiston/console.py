@@ -39,6 +39,12 @@ def is_terminal(stream: TextIO | None) -> bool:
         return False
 
 
+def in_notebook() -> bool:
+    """Say whether what is shown goes to a notebook: this process is the kernel of one."""
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
+
+
 def terminal() -> Console:
     """Return a rich console on stderr that goes quiet where its reader has left; rich's own would end the process."""
     from rich.console import Console

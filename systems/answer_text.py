@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+from phlogiston.cards import apart
 
 if TYPE_CHECKING:
     from phlogiston.inference.query.answer import Answer
@@ -39,12 +40,6 @@ def describe(answer: Answer, columns: Names, categories: Names) -> tuple[dict[st
             share = answer.weights.new_zeros(len(labels)).index_add_(0, answer.samples[site], answer.weights)
             lines.append(f"{site}: " + ", ".join(f"{v} {p:.3f}" for v, p in zip(labels, share.tolist(), strict=True)))
     return summary, "\n".join(lines)
-
-
-def apart(value: float, width: float) -> str:
-    """Write a number with the digits that tell it from others of its distribution, `width` apart: 4 or more."""
-    far = abs(value) / width if width > 0 else 1.0
-    return f"{value:.{min(17, 4 + max(0, math.ceil(math.log10(max(far, 1.0)))))}g}"
 
 
 def numbers(value: float | list[float]) -> str:

@@ -33,6 +33,7 @@ from phlogiston.systems.loading import (
     built_from_files,
     identify,
     kept_schema,
+    recorded,
     threads_of_run,
     within_checkpoint,
 )
@@ -59,7 +60,9 @@ class System(InWords, Tabular, Reported):
         schema: what fitting learned about the data's form (JSON); empty before `fit` or `load`.
         model: the generative program, a plain `nn.Module`; None before `fit` or `load`.
         guide: the inference program.
-        history: the engine's `History` of the last `fit`.
+        history: the engine's `History` of the last `fit`, or that of the run folder it was loaded from.
+        trained_on: what it was trained on, in words; "" where a folder does not say.
+        scored: what `evaluate` gave last, or the run folder's `metrics.json` holds; None before.
 
     Raises:
         UnknownNameError: an unknown preset or option.
@@ -82,6 +85,7 @@ class System(InWords, Tabular, Reported):
         self.model: Any = None
         self.guide: Any = None
         self.history: History | None = None
+        self.trained_on = ""
 
     def __repr__(self) -> str:
         default = type(self.config)()
@@ -130,6 +134,10 @@ class System(InWords, Tabular, Reported):
     def step_options(self) -> dict[str, int]:
         """The options that count optimiser steps, stage by stage."""
         return {"steps": self.config.steps}
+
+    def generating(self) -> dict[str, Any]:
+        """The arguments with which `model` generates one row."""
+        return {}
 
     def callbacks(self) -> list[Any]:
         """Engine callbacks the recipe needs."""
@@ -273,6 +281,7 @@ class System(InWords, Tabular, Reported):
         known = in_memory(train)
         self.schema = self.describe(known, meta)
         self.schema |= kept(meta)
+        self.trained_on = _told(train, valid, meta)
         if out is not None and resume == "force":
             self.schema = kept_schema(Path(out), self.schema)
         with torch.random.fork_rng():
@@ -396,4 +405,13 @@ class System(InWords, Tabular, Reported):
         saved = Path(folder) / PARAMETERS
         state = checkpoints.load_parameters(saved if saved.is_file() else folder, model, guide)
         warn_if_unfinished(Path(folder), state)
+        system.trained_on = str((own.get("data") or {}).get("name") or "")
+        system.history, system.scored = recorded(Path(folder), state)
         return system
+
+
+def _told(train: Any, valid: Split | None, meta: Meta | None) -> str:
+    """What a system is trained on, in words."""
+    name = "data given in memory" if meta is None else meta.title or meta.name
+    beside = f", {len(valid):,} for validation" if valid is not None and len(valid) else ""
+    return f"{name}: {len(train):,} rows{beside}"

@@ -26,6 +26,7 @@ from phlogiston.datasets.base import Dataset, Split
 from phlogiston.errors import unknown_name
 from phlogiston.evaluate.held_out import held_out
 from phlogiston.evaluate.metric import Metric
+from phlogiston.evaluate.shown import Figures, Metrics
 from phlogiston.inference.svi.isolation import OnThreads
 from phlogiston.systems.tables.alignment import aligned
 
@@ -102,6 +103,7 @@ class Reported(OnThreads):
 
     name: ClassVar[str]
     schema: dict[str, Any]
+    scored: Mapping[str, Metric] | None = None  # what `evaluate` gave last
 
     if TYPE_CHECKING:
 
@@ -123,7 +125,7 @@ class Reported(OnThreads):
         own = cls._table("METRICS")  # a common group that is listed there too keeps its position in that list
         return {**{name: compute for name, compute in COMMON_METRICS.items() if name not in own}, **own}
 
-    def evaluate(self, data: Any, metrics: Sequence[str] | None = None) -> dict[str, Metric]:
+    def evaluate(self, data: Any, metrics: Sequence[str] | None = None) -> Metrics:
         """Score the trained system on held-out rows.
 
         Args:
@@ -143,14 +145,15 @@ class Reported(OnThreads):
             if name not in table:
                 raise unknown_name(f"metric of {self.name}", name, table)
         evaluation = self._evaluation(data, metrics or ())
-        results: dict[str, Metric] = {}
+        results = Metrics()
         for name, compute in table.items():
             if name in metrics if metrics else name not in self._table("ON_REQUEST"):
                 results.update(compute(evaluation))
+        self.scored = results
         return results
 
-    def figures(self, data: Any, *, names: Sequence[str] | None = None) -> dict[str, Figure]:
-        """Draw the pictures that explain what was learned: name -> figure.
+    def figures(self, data: Any, *, names: Sequence[str] | None = None) -> Figures:
+        """Draw the pictures that explain what was learned: name -> figure. A notebook shows them with their captions.
 
         Args:
             data: as for `evaluate`.
@@ -166,7 +169,8 @@ class Reported(OnThreads):
                 raise unknown_name(f"picture of {self.name}", name, table)
         evaluation = self._evaluation(data)
         drawn = {name: draw(evaluation) for name, draw in table.items() if names is None or name in names}
-        return {name: figure for name, figure in drawn.items() if figure is not None}  # None: does not apply
+        kept = {name: figure for name, figure in drawn.items() if figure is not None}  # None: does not apply
+        return Figures(kept, self.captions())
 
     @classmethod
     def captions(cls) -> dict[str, str]:
@@ -194,10 +198,10 @@ class Reported(OnThreads):
         evaluation = self._evaluation(data)
         return [question(evaluation) for question in self._table("EXAMPLE_QUERIES")]
 
-    def baselines(self, data: Any) -> dict[str, Metric]:
+    def baselines(self, data: Any) -> Metrics:
         """What simpler methods reach on held-out data, for the figures of merit that `evaluate` leaves alone."""
         evaluation = self._evaluation(data)
-        return {k: v for compute in self._table("BASELINES").values() for k, v in compute(evaluation).items()}
+        return Metrics({k: v for compute in self._table("BASELINES").values() for k, v in compute(evaluation).items()})
 
     def _evaluation(self, data: Any, requested: Sequence[str] = ()) -> Evaluation[Self]:
         data = aligned(self.schema, data) if isinstance(data, Dataset) else data

@@ -16,7 +16,11 @@ from torch.overrides import TorchFunctionMode
 
 from phlogiston import systems
 from phlogiston.errors import CheckpointError, ConfigError, PhlogistonError, RunError
+from phlogiston.evaluate import report
+from phlogiston.evaluate.shown import Metrics
 from phlogiston.inference.svi.checkpoints import FOLDER, find, list_files
+from phlogiston.inference.svi.history import History
+from phlogiston.inference.svi.run_folder.metrics import NAME, read_metrics
 
 PARAMETERS = "parameters.safetensors"
 _LARGEST_SIZE = 10**7
@@ -196,3 +200,15 @@ def threads_of_run(folder: str | Path) -> int | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return threads if isinstance(threads, int) and threads > 0 else None
+
+
+def recorded(folder: Path, state: Mapping[str, Any]) -> tuple[History | None, Metrics | None]:
+    """What a run folder says of its training, given the JSON part of its checkpoint, and of its last evaluation."""
+    records = read_metrics(folder / NAME)
+    history = None
+    if records:
+        seconds = float(records[-1].get("seconds") or 0.0)
+        history = History(records, seconds, run=folder, finished=state.get("finished") is True)
+    with suppress(PhlogistonError):
+        return history, Metrics(report.read_metrics(folder))
+    return history, None  # not evaluated, or whatever lies there is no such file

@@ -40,6 +40,10 @@ class StepwiseSystem(System):
         """Steps of a sequence where a question names no number."""
         raise NotImplementedError(f"{type(self).__name__} must define typical_steps()")
 
+    def generating(self) -> dict[str, Any]:
+        """The arguments with which `model` generates one row, of two steps: all others have the same sites."""
+        return {"steps": 2}
+
     def read_rows(self, data: Any) -> Split:
         """Read rows to score: also one sequence, a list of them, or a padded array; see `sequences`."""
         if isinstance(data, Split | Mapping):

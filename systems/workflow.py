@@ -26,7 +26,6 @@ from phlogiston.inference.query.answer import Answer
 from phlogiston.inference.svi.history import History
 from phlogiston.inference.svi.parallel import Processes
 from phlogiston.inference.svi.run_folder.loggers import callbacks, check_logger
-from phlogiston.inference.svi.run_folder.metrics import NAME, read_metrics
 from phlogiston.inference.svi.run_folder.readers import progress_of
 from phlogiston.systems.answer_text import describe
 from phlogiston.systems.base import System
@@ -271,7 +270,7 @@ def evaluate(
     report = Report(title, f"Run {path.name}{unfinished}; {scored}.", made)
     report.section("Figures of merit", metrics=found)
     if metrics is None:
-        report.section("What was learned", **_pictures(system, path, rows))
+        report.section("What was learned", **_pictures(system, rows))
     about: dict[str, Any] = {"run": str(run), "data": rows.meta.name}
     if part != "test":
         about["rows"] = part
@@ -292,10 +291,8 @@ def evaluate(
     return {**about, **told, "metrics": _brief(found)}
 
 
-def _pictures(system: System, run: Path, rows: Dataset) -> dict[str, Any]:
+def _pictures(system: System, rows: Dataset) -> dict[str, Any]:
     """Pictures and captions as `Report.section` takes them; figures of merit are kept if they fail."""
-    if system.history is None:
-        system.history = History(read_metrics(run / NAME))  # so that the loss is drawn
     try:
         return {"figures": system.figures(rows), "captions": system.captions()}
     except Exception as error:

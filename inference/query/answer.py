@@ -18,6 +18,7 @@ from phlogiston.datasets.frames import Framed, Names
 from phlogiston.distributions.resampling import effective_size, group_sizes, grouped_error, systematic, tail_error
 from phlogiston.errors import EvidenceError, QueryWarning, ShapeError, unknown_name
 from phlogiston.files import write_bytes
+from phlogiston.inference.query import answer_card
 
 FAR = 10.0
 """Standard deviations from everything a model knows from which on its answer is extrapolation."""
@@ -78,6 +79,9 @@ class Answer(Framed):
         evidence = "" if self.log_evidence is None else f", log evidence {self.log_evidence.mean().item():.4g}"
         ess = f"ESS {self.ess.min().item():.4g} of {self.num_samples}"
         return f"Answer({', '.join(parts)}; {self.method}; {ess}{evidence})"
+
+    def _repr_html_(self) -> str:
+        return answer_card.html(self)
 
     @property
     def num_samples(self) -> int:
@@ -200,6 +204,7 @@ class Answer(Framed):
             self.method,
             self.ess[r],
             {name: pick(value) for name, value in self.details.items()},
+            self.names,
         )
 
     def sorted(self, by: str = "log_prob", keep: float = 1.0) -> Answer:

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from phlogiston import cards
+
 
 @dataclass
 class Interval:
@@ -87,3 +89,34 @@ class History:
     def steps(self) -> npt.NDArray[np.int64]:
         """Steps done at each record."""
         return np.array([r["step"] for r in self.records], dtype=np.int64)
+
+    def _repr_html_(self) -> str:
+        steps = int(self.steps[-1]) if len(self) else 0
+        state = "finished" if self.finished else "ended by a callback" if self.interrupted else "not finished"
+        told: list[tuple[str, Any]] = [("steps", f"{steps:,}, {state}"), ("time", f"{self.seconds:,.1f} s")]
+        if len(self):
+            told += [
+                (name.replace("_", " "), f"{value:.4g} nats per data point") for name, value in self.last().items()
+            ]
+        if self.skipped or self.rollbacks:
+            told.append(("not finite", f"{self.skipped} steps left out, {self.rollbacks} returns to an earlier state"))
+        if self.run is not None:
+            told.append(("run folder", str(self.run)))
+        return cards.card("History", "", cards.facts(told), self.curve())
+
+    def last(self) -> dict[str, float]:
+        """Return `loss`, and `valid_loss` where there is one, of the last record, nats per data point."""
+        record = self.records[-1]
+        return {name: float(record[name]) for name in ("loss", "valid_loss") if record.get(name) is not None}
+
+    def curve(self) -> str:
+        """Return the loss over the steps as a small picture for notebooks, SVG; "" where there is no line to draw."""
+        parts: dict[str, float] = {}
+        for record in self.records:
+            parts.setdefault(str(record.get("stage", "")), float(record["step"]))
+        lines = [(self.steps, self.loss)]
+        valid = self.column("valid_loss")
+        if np.isfinite(valid).any():
+            lines.append((self.steps, valid))
+        label = "loss over the steps" + ("; orange: of validation rows" if len(lines) > 1 else "")
+        return cards.curve(lines, parts.items(), label)

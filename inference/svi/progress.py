@@ -1,4 +1,4 @@
-"""Progress: a bar on a terminal, JSON lines for machines, nothing otherwise. Always on stderr.
+"""Progress: a bar on a terminal or in a notebook, JSON lines for machines, nothing otherwise. Always on stderr.
 
 Whoever reads it may leave, and the disk that keeps it may be full: then nothing more is shown, and training goes on.
 """
@@ -6,12 +6,13 @@ Whoever reads it may leave, and the disk that keeps it may be full: then nothing
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import sys
 import time
 from typing import Any
 
-from phlogiston.console import is_terminal, tell, terminal, visible
+from phlogiston.console import in_notebook, is_terminal, tell, terminal, visible
 from phlogiston.errors import unknown_name
 
 STYLES = ("auto", "bar", "json", "off")
@@ -21,8 +22,8 @@ def make(style: str, total: int) -> Progress:
     """Make the progress display.
 
     Args:
-        style: `"bar"`, `"json"` (one line per logging interval), `"off"`, or `"auto"`: a bar if both stdout and stderr
-            are terminals, else off.
+        style: `"bar"`, `"json"` (one line per logging interval), `"off"`, or `"auto"`: a bar in a notebook, and
+            where both stdout and stderr are terminals, else off.
         total: number of steps.
 
     Raises:
@@ -31,10 +32,12 @@ def make(style: str, total: int) -> Progress:
     if style not in STYLES:
         raise unknown_name("progress style", style, STYLES)
     if style == "auto":
-        style = "bar" if is_terminal(sys.stdout) and is_terminal(sys.stderr) else "off"
+        style = "bar" if in_notebook() or (is_terminal(sys.stdout) and is_terminal(sys.stderr)) else "off"
     if style == "json":
         return _Lines()
-    return _Bar(total) if style == "bar" else Progress()
+    if style == "off":
+        return Progress()
+    return _Cell(total) if in_notebook() else _Bar(total)
 
 
 class Progress:
@@ -87,7 +90,10 @@ class _Bar(Progress):
         self._rate: float | None = None
         self._last: tuple[int, float] | None = None
         with _unheard():
-            self._bar.start()
+            self._begin()
+
+    def _begin(self) -> None:
+        self._bar.start()
 
     def update(self, step: int, stage: str, loss: float) -> None:
         now = time.perf_counter()
@@ -106,6 +112,26 @@ class _Bar(Progress):
     def close(self) -> None:
         with _unheard():
             self._bar.stop()
+
+
+class _Cell(_Bar):
+    """The bar in the output of a notebook's cell, drawn anew in its place: rich's own way needs ipywidgets."""
+
+    every = 0.25
+
+    def _begin(self) -> None:
+        show = importlib.import_module("IPython.display").display  # there, where this is the kernel of a notebook
+        self._handle = show(self._bar, display_id=True)
+
+    def update(self, step: int, stage: str, loss: float) -> None:
+        super().update(step, stage, loss)
+        self._handle.update(self._bar)
+
+    def say(self, text: str) -> None:
+        tell(text)
+
+    def close(self) -> None:
+        self._handle.update(self._bar)
 
 
 def _unheard() -> contextlib.AbstractContextManager[None]:

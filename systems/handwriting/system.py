@@ -82,6 +82,10 @@ class HandwritingModel(StepwiseSystem):
         pace = float(length.sum()) / float((text >= 0).sum())
         return {**self.schema, "alphabet": alphabet, "points_per_character": pace}
 
+    def generating(self) -> dict[str, Any]:
+        """The arguments with which `model` generates one row: two steps of a letter."""
+        return {**super().generating(), "text": torch.zeros(1, 1, dtype=torch.long)}
+
     def prepare(self, split: Split, role: Role = "train") -> Any:
         """Lines in batches of like length."""
         x, length = self.sequences(split.tensors["x"], split.tensors.get("length"))

@@ -137,6 +137,10 @@ class MDN(Imputes, System):
         self.schema["kept"] = len(kept)
         self.network.inputs = kept.double()
 
+    def generating(self) -> dict[str, Any]:
+        """The arguments with which `model` generates one row: it has no distribution of inputs."""
+        return {"x": torch.zeros(1, len(self.schema["x"]["location"]))}
+
     def step_options(self) -> dict[str, int]:
         """The options that count optimiser steps, stage by stage."""
         posterior = {} if self.config.weights == "point" else {"posterior_steps": self.config.posterior_steps}

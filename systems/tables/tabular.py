@@ -10,6 +10,8 @@ import numpy as np
 from phlogiston.datasets.containers import Plain, frame_columns, frame_kind, is_frame, plain
 from phlogiston.datasets.frames import Names, labels_as_they_are, make_frame
 from phlogiston.errors import DataError, ShapeError, unknown_name
+from phlogiston.systems.about import summary
+from phlogiston.systems.about.summary import Summary
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,33 +55,15 @@ class Tabular:
         modules = [module for module in self.training_pair() if module is not None]
         return sum({id(p): p.numel() for module in modules for p in module.parameters()}.values())
 
-    def summary(self: Any) -> str:
-        """What this system is, in lines: parameters, columns, categories, options, training."""
-        from phlogiston import systems
-
+    def summary(self: Any) -> Summary:
+        """What this system is, in lines: parameters, columns, categories, sites with their plates, data, stages, last
+        figures. A notebook shows it as tables.
+        """
         self._need_fit()
-        names = self.names()
-        lines = [
-            ("system", f"{self.name}: {systems.summary(self.name)}"),
-            ("parameters", f"{self.count_parameters():,}"),
-        ]
-        for site, own in names.columns.items():
-            if own:
-                told = [f"{n} [{names.units[n]}]" if n in names.units else n for n in own[:12]]
-                lines.append((f"columns of {site}", f"{len(own)}: {', '.join(told)}{' ...' * (len(own) > 12)}"))
-        for name, labels in names.categories.items():
-            lines.append(
-                (f"categories of {name}", f"{len(labels)}: {', '.join(labels[:12])}{' ...' * (len(labels) > 12)}")
-            )
-        for stage in self.stages():
-            lines.append((f"stage {stage.name}", f"{stage.steps:,} steps"))
-        if self.history is not None and self.history.records:
-            last = self.history.records[-1]
-            lines.append(
-                ("trained", f"{last.get('step', 0):,} steps, loss {last.get('loss', float('nan')):.4f} nats a row")
-            )
-        width = max(len(key) for key, _ in lines)
-        return "\n".join(f"{key:{width}}  {value}" for key, value in lines)
+        return summary.of(self)
+
+    def _repr_html_(self: Any) -> str:
+        return summary.card(self)
 
 
 class Imputes:

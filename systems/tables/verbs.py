@@ -14,7 +14,6 @@ from phlogiston.datasets.readers.csv_tables import raw_columns, read_csv
 from phlogiston.datasets.readers.frame_files import FRAMES, read_frame
 from phlogiston.datasets.readers.number_text import number
 from phlogiston.errors import ConfigError, DataError, unknown_name
-from phlogiston.inference.svi.run_folder.metrics import read_metrics
 from phlogiston.inference.svi.run_folder.readers import progress_of
 from phlogiston.systems.tables.tabular import How, Imputes
 
@@ -129,8 +128,6 @@ def summary(run: str | Path) -> tuple[dict[str, Any], str]:
     content = systems.read_config(run)
     own = content.get("config", content)
     progress = progress_of(Path(run))
-    records = read_metrics(Path(run) / "metrics.jsonl")
-    loss = records[-1].get("loss") if records else None
     told = {
         "run": str(run),
         "system": system.name,
@@ -141,11 +138,9 @@ def summary(run: str | Path) -> tuple[dict[str, Any], str]:
         "categorical": {name: list(labels) for name, labels in system.vocabulary()[1].items()},
         "steps": None if progress is None else progress.step,
         "finished": progress is not None and progress.finished,
-        "loss": loss,
+        "loss": None if system.history is None else system.history.records[-1].get("loss"),
     }
-    lines = [system.summary(), f"data: {told['data'] or 'given in memory'}"]
+    lines = [str(system.summary())]
     if progress is not None:
         lines.append(f"steps: {'finished, ' if progress.finished else ''}{progress.step:,} of {progress.steps:,}")
-    if loss is not None:
-        lines.append(f"loss: {loss:.4f} nats a row")
     return told, "\n".join(lines)

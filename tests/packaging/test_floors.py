@@ -23,7 +23,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "systems": GROUND | {"models", "guides", "inference", "evaluate"},
     "cli": GROUND | {"models", "guides", "inference", "evaluate", "systems"},
 }
-SHARED = {"console", "errors", "files", "lazy", "__version__"}  # of phlogiston itself; they import no package
+SHARED = {"cards", "console", "errors", "files", "lazy", "__version__"}  # of phlogiston itself; they import no package
 NO_PYRO = {"networks", "datasets", "cli"}
 
 

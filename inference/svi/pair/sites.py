@@ -120,7 +120,7 @@ def inspect(
                     depth=depth,
                     auxiliary=bool(infer.get("is_auxiliary")),
                     enumerated=infer.get("enumerate"),
-                    kind=type(_innermost(site["fn"])).__name__,
+                    kind=type(innermost(site["fn"])).__name__,
                     subsampled=partial is not None,
                 )
             )
@@ -203,7 +203,7 @@ def check_parameters(own: Iterable[nn.Parameter], traces: Iterable[Any] = ()) ->
     return len(stored)
 
 
-def _innermost(fn: Any) -> Any:
+def innermost(fn: Any) -> Any:
     """Return the distribution inside the wrappers that plates, masks and `to_event` put around it."""
     while isinstance(fn, dist.Independent | dist.MaskedDistribution | ExpandedDistribution):
         fn = fn.base_dist
@@ -215,7 +215,7 @@ def _reparameterised(site: Any) -> bool:
     fn = site["fn"]
     if not getattr(fn, "has_rsample", False):
         return False
-    own = getattr(type(_innermost(fn)), "score_parts", TorchDistributionMixin.score_parts)
+    own = getattr(type(innermost(fn)), "score_parts", TorchDistributionMixin.score_parts)
     if own is TorchDistributionMixin.score_parts:
         return True
     with torch.no_grad():  # a sampler with rejections: partly reparameterised
