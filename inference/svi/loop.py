@@ -177,6 +177,7 @@ class Loop:
     def _take_up(self, saved: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
         self.step = int(saved["step"])
+        self._preload()
         self._begin(int(saved["stage_index"]))
         if not self.forced:
             check_precision(checkpoints.named_tensors(self.stepper.active.modules), self.good[0])
@@ -189,6 +190,18 @@ class Loop:
         if self.history.run is not None:
             self.history.records = read_metrics(self.history.run / "metrics.jsonl")
             self._forget()
+
+    def _preload(self) -> None:
+        """Give the pair the parameters of the checkpoint, as far as it has them before its first call.
+
+        A stage is looked at when it begins, and its transform may keep what it computes with the pair: the codes of an
+        encoder that was trained in an earlier stage.
+        """
+        named = checkpoints.named_tensors({"model": self.state.model, "guide": self.state.guide})
+        saved = self.good[0]
+        for name, value in named.items():
+            if not is_lazy(value) and name in saved and saved[name].shape == value.shape:
+                value.data.copy_(saved[name])
 
     def _begin(self, index: int) -> None:
         """Make stage `index` the current one."""

@@ -78,6 +78,37 @@ def test_training_in_another_thread_leaves_signals_alone() -> None:
     assert ended == [True]
 
 
+class Shift:
+    """A transform that keeps what it computes with the pair when it is first called, as codes of a frozen encoder."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self.model = model
+        self.kept: torch.Tensor | None = None
+
+    def __call__(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        if self.kept is None:
+            self.kept = flat(self.model).mean().detach()
+        return {name: value + self.kept for name, value in batch.items()}
+
+
+def test_a_transform_that_reads_the_pair_when_a_run_is_gone_on_with_sees_what_was_trained(tmp_path: Path) -> None:
+    def train(name: str, callbacks: Any = ()) -> tuple[torch.Tensor, torch.Tensor | None]:
+        model, guide = pair()
+        shift = Shift(model)
+        first = Stage("first", 6, batch_size=16, learning_rate=0.1)
+        second = Stage("second", 6, batch_size=16, trainable="guide.*", transform=shift)
+        fit(model, guide, rows(), stages=[first, second], out=tmp_path / name, callbacks=callbacks, checkpoint_every=2)
+        return flat(model, guide), shift.kept
+
+    with pytest.raises(KeyboardInterrupt):
+        train("killed", [Send(9, signal.SIGINT)])
+    (whole, kept), (resumed, kept_again) = train("whole"), train("killed")
+    assert kept is not None
+    assert kept_again is not None
+    assert torch.equal(kept, kept_again)
+    assert torch.equal(whole, resumed)
+
+
 def test_callbacks_remember_across_a_resume(tmp_path: Path) -> None:
     class Stop:
         def on_step(self, state: Any) -> None:
