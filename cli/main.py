@@ -31,6 +31,7 @@ from phlogiston.cli import (
     sample,
     show,
     summary,
+    sweep,
     systems,
     train,
 )
@@ -80,6 +81,7 @@ def top(
 app.command("demo")(demo.demo)
 app.command("systems")(systems.systems)
 app.command("train")(train.train)
+app.command("sweep")(sweep.sweep)
 app.command("sample")(sample.sample)
 app.command("show")(show.show)
 app.command("query")(query.query)

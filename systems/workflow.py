@@ -92,10 +92,10 @@ def train(
     kind = systems.get(system)
     if logger is not None:
         check_logger(logger)
-    chosen = _options(system, preset, sets or {})
+    chosen = merged_options(system, preset, sets or {})
     stored = stored_run(out, system, resume or force_resume, lr_resume)
     given = {**stored["options"], **chosen}
-    name, options = (data, {}) if data is not None else _default_data(kind, stored["data"])
+    name, options = (data, {}) if data is not None else default_data(kind, stored["data"])
     options = {**options, **datasets.read_options(name, data_options or {})}
     configured = configured_system(kind, given, steps, progress != "off")  # options are checked before anything slow
     rows = datasets.load(name, **options)
@@ -360,7 +360,7 @@ def _summary(history: History) -> dict[str, Any]:
     return {"steps": last.get("step", 0), "seconds": history.seconds, "loss": last.get("loss")}
 
 
-def _options(system: str, preset: str | None, sets: Mapping[str, str]) -> dict[str, Any]:
+def merged_options(system: str, preset: str | None, sets: Mapping[str, str]) -> dict[str, Any]:
     """Merge a preset and options written as text."""
     given = preset_options(system, preset)
     given.update({key: _value(text) for key, text in sets.items()})
@@ -393,7 +393,7 @@ def _call_options(system: System, sets: Mapping[str, str], verb: str = "sample")
     return options
 
 
-def _default_data(kind: type[System], stored: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+def default_data(kind: type[System], stored: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """Return the data of a resumed run, or those of a system's first demo recipe, and their options."""
     if stored.get("name") is not None:
         return str(stored["name"]), dict(stored.get("options") or {})

@@ -76,6 +76,32 @@ def test_kills_inside_the_writing_of_a_checkpoint_and_at_a_random_moment(server:
     kills(server, "drmm", 3, inside=2)
 
 
+def test_a_killed_search_goes_on_with_the_trial_it_was_at(
+    server: Any, observed: Callable[[str, str, str, str], None]
+) -> None:
+    pytest.importorskip("optuna", reason="a search needs the extra phlogiston[sweep]")
+    (server.folder / "space.toml").write_text("learning_rate = { low = 1e-3, high = 1e-1, log = true }\n")
+    words = ["sweep", "drmm", "--data", "swissroll", "--data-set", "n=300", "--set", "num_components=4"]
+    words += ["--steps", "300", "--trials", "2", "--space", "space.toml", "--out"]
+    assert server(argv=[*words, "whole-search"]).code == 0
+    assert server(argv=[*words, "search"], step={"at": 250, "do": "kill"}).code == -9
+    done = server(argv=["sweep", "drmm", "--resume", "--trials", "2", "--out", "search"])
+    assert done.code == 0, done.err
+    folders = [server.folder / "whole-search", server.folder / "search"]
+    first, again = (json.loads((folder / "result.json").read_text()) for folder in folders)
+    assert (again["complete"], again["failed"]) == (2, 0)
+    assert again["trials"][0] == first["trials"][0]
+    (whole, records), (resumed, again_records) = (ending(folder / "trials" / "0000") for folder in folders)
+    assert [name for name, tensor in whole.items() if not torch.equal(tensor, resumed[name])] == []
+    assert records == again_records
+    observed(
+        "kill/sweep",
+        "`sweep` is killed (SIGKILL) at step 250 of a trial",
+        "`--resume` goes on with that trial from its newest checkpoint",
+        "resumed, exit 0; the trial's parameters, optimiser and records equal bit for bit",
+    )
+
+
 @pytest.mark.faults
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("name", SYSTEMS)

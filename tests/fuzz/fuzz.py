@@ -1,20 +1,24 @@
 """Feed damaged files to every reader and report what gets out: `make fuzz`, or
 
-    python -P tests/fuzz/fuzz.py --inputs 100000 --seed 1 --jobs 2
+    python -P tests/fuzz/fuzz.py --inputs 100000 --seed 1
     python -P tests/fuzz/fuzz.py --replay "array npz:17"
+    python -P tests/fuzz/fuzz.py --inputs 50000 --seed 1 --record docs/results/fuzz.json
 
 Each input is known by seed, reader and number. Inputs are read in forked workers that may take 1 GiB more memory than
 they start with and five seconds of processor time per input. An input is a fault where a reader raises anything but an
 error of ours, runs out of memory (also where that became an error of ours on the way), takes too long, ends the
-process, or starts another program, opens a connection or unpickles.
+process, or starts another program, opens a connection or unpickles. `--record` puts what came of a seed into a file of
+results, in the place of what an earlier reading of that seed found, and sums over all seeds there.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import mmap
 import os
+import platform
 import random
 import resource
 import shutil
@@ -55,6 +59,8 @@ class Report:
         faults: kind -> how many.
         examples: kind -> reader and number of the first.
         by_target: reader -> inputs.
+        slowest: processor seconds of the input that took longest.
+        largest: bytes of memory that a chunk of inputs took beyond what the process starts with, at most.
     """
 
     inputs: int = 0
@@ -62,6 +68,8 @@ class Report:
     faults: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
     by_target: Counter[str] = field(default_factory=Counter)
+    slowest: float = 0.0
+    largest: int = 0
 
     def add(self, target: str, number: int, kind: str) -> None:
         self.faults[kind] += 1
@@ -141,21 +149,25 @@ def worker(target: Any, seed: int, numbers: range, shared: mmap.mmap, out: int) 
     os.dup2(quiet, 1)
     os.dup2(quiet, 2)
     warnings.simplefilter("ignore")
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MEMORY,) * 2)
+    begun = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (begun + MEMORY,) * 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     place = tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
     try:
         folder = Path(place)
         lay_out(target, folder)
-        count = 0
+        count, slowest = 0, 0.0
         for number in numbers:
             shared[:8] = struct.pack("<q", number)
-            done, kind = read_one(target, folder, content_of(target, seed, number), ran)
+            content = content_of(target, seed, number)
+            since = time.process_time()
+            done, kind = read_one(target, folder, content, ran)
+            slowest = max(slowest, time.process_time() - since)
             count += done
             if kind:
                 os.write(out, (json.dumps([number, kind[:2000]]) + "\n").encode())
-        shared[:16] = struct.pack("<qq", -1, count)
+        peak = Path("/proc/self/status").read_text().split("VmPeak:")[1].split()[0]
+        shared[:] = struct.pack("<qqdq", -1, count, slowest, 1024 * int(peak) - begun)
     finally:
         shutil.rmtree(place, ignore_errors=True)
 
@@ -163,7 +175,7 @@ def worker(target: Any, seed: int, numbers: range, shared: mmap.mmap, out: int) 
 def run_chunk(target: Any, seed: int, numbers: range, report: Report) -> None:
     """Read inputs in a child; go on behind one that ends the child."""
     while numbers:
-        shared = mmap.mmap(-1, 16)
+        shared = mmap.mmap(-1, 32)
         shared[:8] = struct.pack("<q", numbers.start)
         ours, theirs = os.pipe()
         child = os.fork()
@@ -194,11 +206,12 @@ def run_chunk(target: Any, seed: int, numbers: range, report: Report) -> None:
         for line in text.decode().splitlines():
             number, kind = json.loads(line)
             report.add(target.name, number, kind)
-        end, read = struct.unpack("<qq", shared[:16])
+        end, read, slowest, largest = struct.unpack("<qqdq", shared[:])
         finished = numbers if end == -1 else range(numbers.start, end + 1)
         report.inputs += len(finished)
         report.by_target[target.name] += len(finished)
         report.read += read
+        report.slowest, report.largest = max(report.slowest, slowest), max(report.largest, largest)
         if end == -1:
             return
         why = f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else "an exit"
@@ -282,6 +295,32 @@ def shown(report: Report) -> str:
     return "\n".join(lines) + "\n"
 
 
+def record(report: Report, seed: int, path: Path) -> None:
+    """Put what came of a seed into a file of results, beside the other seeds, and sum over them."""
+    held = json.loads(path.read_text())["entries"][0]["chunks"] if path.is_file() else {}
+    held[str(seed)] = {
+        "inputs": report.inputs,
+        "read": report.read,
+        "readers": len(report.by_target),
+        "faults": report.faults.total(),
+        "slowest": round(report.slowest, 3),
+        "largest_mib": report.largest >> 20,
+    }
+    summed = {name: sum(chunk[name] for chunk in held.values()) for name in ("inputs", "read", "faults")}
+    most = {name: max(chunk[name] for chunk in held.values()) for name in ("readers", "slowest", "largest_mib")}
+    entry = {
+        "name": "campaign",
+        "title": "damaged files",
+        **summed,
+        **most,
+        "machine": f"{os.cpu_count()}-core {platform.machine()} CPU",
+        "date": datetime.date.today().isoformat(),
+        "command": "make fuzz",
+        "chunks": dict(sorted(held.items(), key=lambda item: int(item[0]))),
+    }
+    path.write_text(json.dumps({"system": "fuzz", "entries": [entry]}, indent=2) + "\n")
+
+
 def replay(what: str, seed: int) -> None:
     """Read one input without a net."""
     import targets as table
@@ -310,6 +349,7 @@ def main() -> None:
     parser.add_argument("--only", action="append", default=[], help="a reader; may be repeated")
     parser.add_argument("--seconds", type=float, default=0.0, help="of processor time")
     parser.add_argument("--log", type=Path, help="file for the report, written as it grows")
+    parser.add_argument("--record", type=Path, help="file of results that the seed's report is put into")
     parser.add_argument("--replay", help="READER:NUMBER, one input without a net")
     given = parser.parse_args()
     if given.replay:
@@ -317,6 +357,8 @@ def main() -> None:
         return
     report = fuzz(given.inputs, given.seed, given.only, given.seconds, given.start, given.log)
     print(shown(report), end="")
+    if given.record is not None:
+        record(report, given.seed, given.record)
     raise SystemExit(bool(report.faults))
 
 
