@@ -12,7 +12,7 @@ from phlogiston.evaluate.metric import Metric
 from phlogiston.systems import demo
 from phlogiston.systems.commands import train_command
 from phlogiston.systems.options import validate_options
-from phlogiston.systems.workflow import _options
+from phlogiston.systems.workflow import merged_options
 
 RECIPES = [
     pytest.param(name, recipe, id=f"{name}-{recipe['title']}-{'quick' if quick else 'full'}")
@@ -31,7 +31,8 @@ def test_the_command_of_a_section_says_data_and_options_of_its_run(name: str, re
     given: dict[str, dict[str, str]] = {"--set": {}, "--data-set": {}}
     for flag, (key, text) in zip(flags, texts, strict=True):
         given[flag][key] = text
-    assert validate_options(name, _options(name, None, given["--set"])) == validate_options(name, recipe["options"])
+    chosen = merged_options(name, None, given["--set"])
+    assert validate_options(name, chosen) == validate_options(name, recipe["options"])
     read = datasets.read_options(recipe["data"], given["--data-set"])
     usual = datasets.info(recipe["data"]).options
     assert {**usual, **read} == {**usual, **recipe["data_options"]}
