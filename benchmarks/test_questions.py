@@ -14,8 +14,10 @@ import torch
 from phlogiston.inference.query.evidence import Known
 from phlogiston.models.drmm import DRMM
 from phlogiston.models.mdn import MDN
+from phlogiston.models.sequence import MDNRNN
 from phlogiston.systems.drmm.query import DRMMQuery
 from phlogiston.systems.mdn.query import MDNQuery
+from phlogiston.systems.particle_filter import filter_particles
 
 from .rows import Rows, cpu_seconds, shown
 
@@ -93,3 +95,23 @@ def test_filling_in_a_table(row: Rows) -> None:
         "questions/impute", "filling in 10,000 rows of 20 columns, 30 % missing at random, DRMM `diag` 3x16",
         seconds / 5, 1.0, shown(seconds), "5 s",
     )  # fmt: skip
+
+
+def test_fifty_questions_to_a_sequence_in_one_call(row: Rows) -> None:
+    torch.manual_seed(0)
+    model = MDNRNN(2, num_components=5).eval().requires_grad_(False)
+    values = torch.randn(50, 10, 2, generator=torch.Generator().manual_seed(1))
+    mask = (torch.arange(20) % 4 < 2).reshape(10, 2)  # every other step is known
+
+    def ask(value: torch.Tensor, known: torch.Tensor) -> Any:
+        return filter_particles(model, {"x": Known(value, known)}, None, 20, None, 10, 0)
+
+    row(
+        "questions/sequence",
+        work="50 questions of one form to a sequence model of 10 steps, 20 particles each",
+        ours=lambda: ask(values, mask.expand(50, -1, -1)),
+        alternative=lambda: [ask(value, mask) for value in values],
+        against="50 calls",
+        bar=0.1,
+        rounds=5,
+    )

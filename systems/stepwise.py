@@ -130,15 +130,16 @@ class StepwiseSystem(System):
         (steps x columns). Where the end is learned, the pen is 2 at the step that ends the sequence.
 
         Args:
-            evidence: about `x`, each (steps, columns) or flat; see `inference.query.evidence`.
+            evidence: about `x`, each (steps, columns) or flat, or (rows, steps, columns) for as many questions; see
+                `inference.query.evidence`.
             ask: `["x"]`.
-            num_samples: particles, and samples.
+            num_samples: particles, and samples, of each row.
             method: `"particle filter"`, which is what `"auto"` takes.
             seed: of this call; None draws one from torch's generator.
             steps: length of the sequence; that of the evidence by default.
 
         Returns:
-            The answer; `x` has shape (samples, steps, columns).
+            The answer; `x` has shape (samples, steps, columns), or (samples, rows, steps, columns).
 
         Raises:
             EvidenceError: malformed or impossible evidence.

@@ -290,7 +290,8 @@ class HandwritingModel(StepwiseSystem):
         """Sample lines given any of their entries, by a particle filter; see `StepwiseSystem.query`.
 
         Args:
-            evidence: about `x`, each (steps, 3) or flat; see `inference.query.evidence`.
+            evidence: about `x`, each (steps, 3) or flat, or (rows, steps, 3) for as many questions; see
+                `inference.query.evidence`.
             ask: `["x"]`.
             num_samples: particles, and samples.
             method: `"particle filter"`, which is what `"auto"` takes.

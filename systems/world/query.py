@@ -87,7 +87,7 @@ def filter_games(
         free = samples["frames"].double()
         free = free.maximum(pixels.lower.reshape(exact.shape)).minimum(pixels.upper.reshape(exact.shape))  # of rounding
         samples["frames"] = free.where(~pixels.known.reshape(exact.shape), exact)
-    return islands.answer(samples, constant)
+    return islands.answers(samples, constant)[0]
 
 
 class _ParticleFilter:
@@ -131,7 +131,7 @@ class _ParticleFilter:
             "code": torch.zeros(n, steps, self.world.code),
         }
         islands = Islands(n, self.generator)
-        islands.random = True  # codes are drawn whatever is known
+        islands.random[:] = True  # codes are drawn whatever is known
         ended = torch.zeros(n, dtype=torch.bool)
         for t in range(steps):
             code, frame, end, gain = self._frame(state, t)

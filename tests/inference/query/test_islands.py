@@ -12,7 +12,7 @@ from torch import Tensor
 
 from phlogiston.distributions.mixtures.diagonal import DiagMixture
 from phlogiston.distributions.warped import Warped
-from phlogiston.errors import QueryWarning
+from phlogiston.errors import EvidenceError, QueryWarning
 from phlogiston.inference.query.evidence import Known, Near, Within
 from phlogiston.inference.query.islands import Islands
 from phlogiston.models.stepwise import Prediction, Stepwise
@@ -157,3 +157,42 @@ def test_a_step_far_from_anything_particles_expect_is_named() -> None:
     value[2] = 1e9
     with pytest.warns(QueryWarning, match=r"column 'pace' of step 2"):
         filter_particles(Walk(), {"x": Known(value, MASK)}, None, 200, STEPS, STEPS, 0, columns=["pace"])
+
+
+def test_rows_are_as_many_questions_each_with_an_evidence_and_error_of_its_own() -> None:
+    """Row 0 knows two steps, row 1 nothing, row 2 everything, row 3 a box; rows stand in one walk."""
+    masks = torch.stack([MASK, torch.zeros_like(MASK), torch.ones_like(MASK), torch.zeros_like(MASK)])
+    low = torch.full((4, STEPS, 1), -INF, dtype=torch.float64)
+    low[3, 2] = 0.0
+    answer = ask([Known(VALUE.expand(4, -1, -1), masks), Within(low, INF)], n=2000)
+    assert answer.samples["x"].shape == (2000, 4, STEPS, 1)
+    log_density, mean, sd = exact_known()
+    step = torch.distributions.Normal(0.0, NOISE)
+    gaps = VALUE[:, 0] - PULL * torch.cat([torch.zeros(1).double(), VALUE[:-1, 0]])
+    exact = torch.tensor([log_density, 0.0, float(step.log_prob(gaps).sum()), math.log(0.5)])
+    errors = [answer.row(r).log_evidence_error for r in range(4)]
+    assert [float(errors[r]) for r in (1, 2)] == [pytest.approx(0.0, abs=1e-12)] * 2
+    assert bool(((answer.log_evidence - exact).abs() <= 5 * torch.stack(errors) + 1e-4).all())
+    left = MASK[:, 0] == 0
+    spread = 5 * sd / answer.row(0).ess.sqrt()
+    assert bool(((answer.mean("x")[0, left, 0] - mean).abs() <= spread).all())
+    assert bool((answer.samples["x"][:, 3, 2] >= 0).all())
+    assert bool((answer.samples["x"][:, 2] == VALUE).all())
+    free = answer.samples["x"][:, 1, :, 0]
+    assert torch.allclose(free.var(0), covariance().diagonal(), rtol=0.2)
+
+
+def test_many_rows_walk_in_parts_and_an_impossible_one_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from phlogiston.systems import particle_filter
+
+    monkeypatch.setattr(particle_filter, "_TOGETHER", 600)  # three rows of 200 at once
+    offset = torch.arange(7.0).double().reshape(7, 1, 1) / 10
+    answer = ask(Known(VALUE + offset, MASK), n=200)
+    assert answer.log_evidence.shape == (7,)
+    for r in range(7):
+        alone = ask(Known(VALUE + offset[r], MASK), n=2000)
+        assert float(alone.log_evidence) == pytest.approx(float(answer.log_evidence[r]), abs=0.3)
+    with pytest.raises(EvidenceError, match="step 0: none of 200 draws"):
+        ask(Within(torch.tensor([-INF, 1e5]).double().reshape(2, 1, 1).expand(2, STEPS, 1), INF), n=200)
+    with pytest.raises(EvidenceError, match=r"expected \(steps, 1\) or \(rows, steps, 1\)"):
+        ask(Known(torch.zeros(2, 2, STEPS, 1)), n=200)
