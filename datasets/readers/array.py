@@ -3,6 +3,7 @@
     datasets.load("measurements.csv", categorical=("grade",), weight="count")
     datasets.load(numpy_array)
     datasets.load({"x": x, "label": labels})
+    datasets.load(hugging_face_data_set)           with its features: see `hub`
 
 Numbers make up `x`, text and what `categorical` names become streams of codes. Missing entries (an empty field, `?`,
 `NA`, NaN) are marked in `mask` and hold 0.0 in `x`; missing categories are -1. A folder may hold train, valid and test
@@ -24,7 +25,7 @@ from phlogiston.datasets import pictures
 from phlogiston.datasets.base import Array, Dataset, Decision, Info, Meta, Split, part_rows, recorded, stream
 from phlogiston.datasets.labels import codes_of
 from phlogiston.datasets.pixels import as_range
-from phlogiston.datasets.readers import tables
+from phlogiston.datasets.readers import hub, tables
 from phlogiston.datasets.readers.aside import columns_aside, tell_aside, without
 from phlogiston.datasets.readers.tables import RESERVED, Table
 from phlogiston.datasets.standardise import wild_cells
@@ -283,7 +284,11 @@ class _Reader:
 
     def parts(self, data: Any, valid_data: Any, test_data: Any) -> tuple[Table, Table | None, Table | None]:
         """Read train rows, and valid and test rows where they are given or a folder brings them."""
-        train, valid, test = self._parts(data)
+        if hub.is_parts(data):
+            read = {part: self.table(rows) for part, rows in hub.parts_of(data).items()}
+            train, valid, test = read["train"], read.get("valid"), read.get("test")
+        else:
+            train, valid, test = self._parts(data)
         valid = valid if valid_data is None else self.table(valid_data)
         return train, valid, test if test_data is None else self.table(test_data)
 
@@ -308,7 +313,9 @@ class _Reader:
                 raise DataError(f"size is for folders of pictures; {str(path)!r} is a file.")
             table = pictures.read_folder(path, size, white) if path.is_dir() else tables.read(path, **options)
         else:
-            table = tables.from_memory(data, value_range=white)
+            chosen = self.options["columns"]  # a categorical column is chosen along
+            chosen = None if chosen is None else {*chosen, *self.options["categorical"]}
+            table = tables.from_memory(data, value_range=white, columns=chosen)
         if self.names is not None:
             if len(self.names) != len(table.names):
                 raise ShapeError(f"names has {len(self.names)} entries for {len(table.names)} columns: {table.names}.")
@@ -378,6 +385,9 @@ def _labels(parts: Sequence[Table]) -> dict[str, tuple[str, ...]]:
             raise DataError(
                 f"{parts[0].source}: {name!r} is -1 in every row, which marks missing labels. Leave it out."
             )
+        if all(name in part.categories for part in parts):
+            labels[name] = parts[0].categories[name]
+            continue
         if not seen:
             raise DataError(f"{parts[0].source}: column {name!r} has no known entry. Leave it out with columns=(...).")
         numbers = all(re.fullmatch(r"[-+]?\d+(\.\d*)?", entry) for entry in seen)

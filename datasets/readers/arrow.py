@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from phlogiston.datasets.base import Array
+from phlogiston.datasets.readers import hub
 from phlogiston.errors import DataError, ShapeError
 from phlogiston.files import cache_folder
 
@@ -25,9 +26,9 @@ _PIECE = 1 << 16  # rows
 
 
 def is_arrow(data: Any, large: int) -> bool:
-    """Say whether an object is a Hugging Face data set, or an Arrow table of so many bytes."""
-    if hasattr(data, "column_names") and hasattr(data, "with_format"):
-        return True
+    """Say whether an object is a Hugging Face data set, or an Arrow table, of so many bytes."""
+    if hub.is_hub(data):
+        return 8 * len(data) * len(hub.number_columns(data)) >= large
     return hasattr(data, "column_names") and hasattr(data, "to_batches") and data.nbytes >= large
 
 
@@ -58,8 +59,9 @@ def as_npy(data: Any) -> tuple[Path, tuple[str, ...], tuple[str, ...]]:
         DataError: no numbers, too little room on the disk, or a file that cannot be read.
     """
     rows, schema, pieces, key = _opened(data)
-    names = [field.name for field in schema if _is_number(field.type)]
-    left_out = tuple(field.name for field in schema if not _is_number(field.type))
+    numbers = hub.number_columns(data) if hub.is_hub(data) else schema.names
+    names = [field.name for field in schema if field.name in numbers and _is_number(field.type)]
+    left_out = tuple(field.name for field in schema if field.name not in names)
     if not names or not rows:
         raise DataError(f"{_name(data)} has {rows} rows and the columns {', '.join(schema.names)}; expected numbers.")
     narrow = all(str(schema.field(name).type) in ("float", "halffloat") for name in names)
@@ -116,7 +118,7 @@ def _opened(data: Any) -> tuple[int, Any, Iterator[Any], tuple[Any, ...]]:
             return file.metadata.num_rows, file.schema_arrow, file.iter_batches(_PIECE), key
         table = _pyarrow("feather").read_table(data, memory_map=True)
         return table.num_rows, table.schema, iter(table.to_batches(_PIECE)), key
-    if hasattr(data, "with_format"):
+    if hub.is_hub(data):
         shown = data.with_format("arrow")
         return len(data), data.features.arrow_schema, shown.iter(batch_size=_PIECE), ("hub", data._fingerprint)
     digest = hashlib.sha256()

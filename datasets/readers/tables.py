@@ -17,6 +17,7 @@ import numpy as np
 from phlogiston.datasets.base import Array, Decision
 from phlogiston.datasets.containers import Plain, frame_columns, frame_kind, is_frame, plain
 from phlogiston.datasets.labels import as_labels
+from phlogiston.datasets.readers import hub
 from phlogiston.datasets.readers.csv_tables import read_csv
 from phlogiston.datasets.readers.frame_files import FRAMES, read_frame
 from phlogiston.datasets.readers.picture_arrays import as_pictures
@@ -47,6 +48,7 @@ class Table:
         decisions: what was decided about the data, for people.
         whole: names in `text` whose entries came as whole numbers.
         precision: the number format of `x` as it came, `"float64"` or `"float32"`.
+        categories: name in `text` -> its categories in the order of their codes, where the container says them.
     """
 
     source: str
@@ -61,6 +63,7 @@ class Table:
     decisions: list[Decision] = field(default_factory=list)
     whole: set[str] = field(default_factory=set)
     precision: str = "float64"
+    categories: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def rows(self) -> int:
@@ -160,11 +163,25 @@ def named(data: Any) -> bool:
     """Whether data in memory have columns with names: a data frame, a structured array, or a mapping of columns."""
     if isinstance(data, Mapping):
         return "x" not in data and all(np.ndim(value) == 1 for value in data.values())
-    return is_frame(data)
+    return is_frame(data) and not (hub.is_hub(data) and hub.has_pictures(data))
 
 
-def from_memory(data: Any, numeric: Collection[str] = (), value_range: tuple[float, float] | None = None) -> Table:
-    """Read an array, a mapping of arrays, a data frame or a structured array; see `from_arrays`."""
+def from_memory(
+    data: Any,
+    numeric: Collection[str] = (),
+    value_range: tuple[float, float] | None = None,
+    columns: Collection[str] | None = None,
+) -> Table:
+    """Read an array, a mapping of arrays, a data frame, a structured array or a Hugging Face data set.
+
+    Args:
+        data: any of these.
+        numeric: companions of `x` that are numbers, whatever they look like.
+        value_range: values of black and white, where `x` holds pictures; found out by default.
+        columns: of a Hugging Face data set, those to read; all by default.
+    """
+    if hub.is_hub(data):
+        return _from_hub(data, numeric, value_range, columns)
     if isinstance(data, Mapping):
         return from_arrays(data, "the arrays given", value_range, numeric)
     if is_frame(data):
@@ -174,6 +191,28 @@ def from_memory(data: Any, numeric: Collection[str] = (), value_range: tuple[flo
             raise DataError(f"{source} has no columns.")
         return replace(from_columns(columns, source), frame=frame_kind(data))
     return from_arrays({"x": data}, "the array given", value_range, numeric)
+
+
+def _from_hub(
+    data: Any,
+    numeric: Collection[str],
+    value_range: tuple[float, float] | None,
+    columns: Collection[str] | None,
+) -> Table:
+    """Read a Hugging Face data set as its features say."""
+    found = hub.read(data, columns)
+    if found.pictures:
+        white = (0.0, 255.0) if found.bytes and value_range is None else value_range
+        table = from_arrays(found.arrays, hub.SOURCE, white, numeric)
+        table.decisions.append(Decision("pictures", f"column {found.pictures!r} is x", "columns=..."))
+    else:
+        table = from_columns({n: plain(n, v, hub.SOURCE) for n, v in found.arrays.items()}, hub.SOURCE)
+    for name, entries in found.labels.items():
+        table.text[name] = entries
+        table.decisions.append(
+            Decision("labels", f"column {name!r}: {len(found.categories[name])} categories, as told")
+        )
+    return replace(table, categories=found.categories)
 
 
 def _name_of_x(given: Mapping[str, Plain], source: str) -> str:

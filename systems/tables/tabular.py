@@ -9,6 +9,7 @@ import numpy as np
 
 from phlogiston.datasets.containers import Plain, frame_columns, frame_kind, is_frame, plain
 from phlogiston.datasets.frames import Names, labels_as_they_are, make_frame
+from phlogiston.datasets.readers import hub
 from phlogiston.errors import DataError, ShapeError, unknown_name
 from phlogiston.systems.about import summary
 from phlogiston.systems.about.summary import Summary
@@ -75,14 +76,15 @@ class Imputes:
         Known entries, columns that the system does not know, names and their order come back as they were.
 
         Args:
-            data: a data frame, a mapping of columns, or an array (rows, columns) with NaN where missing.
+            data: a data frame, a mapping of columns, an array (rows, columns) with NaN where missing, or a Hugging
+                Face data set.
             how: `"mean"` fills in the mean of a number and the most probable category; `"draw"` one draw of the joint
                 distribution, for multiple imputation under several seeds.
             num_samples: draws per row behind a mean.
             seed: equal seeds give equal tables.
 
         Returns:
-            The same kind of container.
+            The same kind of container; an Arrow table for a Hugging Face data set.
 
         Raises:
             DataError: no column of it is known to the system.
@@ -91,6 +93,7 @@ class Imputes:
         if how not in ("mean", "draw"):
             raise unknown_name("way to impute", how, ("mean", "draw"))
         names = self.names()
+        data = hub.as_table(data) if hub.is_hub(data) else data
         columns = _columns(data, names)
         known = {name: value for name, value in columns.items() if _known(name, names)}
         if not known:
@@ -140,8 +143,13 @@ def _given(name: str, value: Any, names: Names) -> Array:
     """One column as evidence by row: numbers with NaN, or labels with None."""
     found: Plain = plain(name, value, "the data")
     if name in names.categories:
-        return np.array(found.entries(), dtype=object)
+        own, labels = _entries(value), set(names.categories[name])  # a category may be called NA
+        return np.array([o if o in labels else e for o, e in zip(own, found.entries(), strict=True)], dtype=object)
     return found.numbers(name, "the data")
+
+
+def _entries(value: Any) -> list[Any]:
+    return list(value.to_pylist() if hasattr(value, "to_pylist") else value)
 
 
 def _estimate(answer: Any, name: str, names: Names, rows: int, how: How) -> Array:
@@ -187,7 +195,7 @@ def _put_back(data: Any, columns: Mapping[str, Any], filled: Mapping[str, tuple[
 def _merged(original: Any, values: Array, gaps: Array, name: str, names: Names) -> Any:
     """One column, its known entries as they came and the others as they were filled in."""
     if name in names.categories:
-        own = original.to_pylist() if hasattr(original, "to_pylist") else list(original)
+        own = _entries(original)
         new = labels_as_they_are(values.tolist(), names.categories[name])
         return [filler if gap else entry for entry, filler, gap in zip(own, new, gaps.tolist(), strict=True)]
     if name in names.units:
