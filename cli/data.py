@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from phlogiston.cli import complete
+from phlogiston.cli import complete, record
 from phlogiston.cli.output import columns, emit, pairs, plain, progress, refuse_existing, say, write_whole
 
 if TYPE_CHECKING:
@@ -19,6 +19,8 @@ app = typer.Typer(
     help="List, describe, fetch and draw data sets.\n\n\b\nExamples:\n  phlogiston data list\n"
     "  phlogiston data preview digits",
 )
+
+app.command("record")(record.record)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Root = Annotated[Path | None, typer.Option(help="Folder of fetched files, instead of the cache folder.")]

@@ -4,6 +4,7 @@
 
     data = datasets.load("swissroll", seed=1)      # a registered name ...
     data = datasets.load("measurements.csv")       # ... or a file or folder of your own
+    data = datasets.record("CartPole-v1", "games")  # ... or games of a Gymnasium environment, played now
     data.train[:128]["x"]                          # a batch: float32 (128, features)
 
 A source is a module that has a constant `INFO` (what it says about itself) and a function
@@ -32,13 +33,16 @@ import numpy as np
 
 from phlogiston.datasets.base import Dataset, Decision, Info, Meta, Split
 from phlogiston.datasets.fetch import cache_folder
+from phlogiston.datasets.recording.record import record
 from phlogiston.datasets.untrusted.guard import reading
 from phlogiston.errors import ConfigError, DataError, PluginWarning, unknown_name
 
-FOLDERS = ("generated", "fetched", "readers")
+FOLDERS = ("generated", "fetched", "readers", "recording")
 GROUP = "phlogiston.datasets"  # entry points of packages that bring sources of their own: name = "package.module"
 
-__all__ = ["Dataset", "Decision", "Info", "Meta", "Split", "get", "info", "load", "names", "read_options", "reader"]
+__all__ = [
+    "Dataset", "Decision", "Info", "Meta", "Split", "get", "info", "load", "names", "read_options", "reader", "record",
+]  # fmt: skip
 
 
 @cache

@@ -117,6 +117,7 @@ class Streamed:
     """
 
     sequences: frozenset[str] = frozenset()
+    by_batch: bool = True  # whether systems prepare its rows batch by batch, rather than all at once
 
     def __init__(
         self,

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Literal
 
 from phlogiston.datasets.base import Dataset, Split
+from phlogiston.datasets.streamed import in_memory
 from phlogiston.errors import DataError, unknown_name
 
 
@@ -34,7 +35,7 @@ def scored_on(data: Dataset, split: str) -> Dataset:
     """
     if split not in SPLITS:
         raise unknown_name("split", split, SPLITS)
-    parts = [data.train, data.valid, data.test]
+    parts = [in_memory(data.train), data.valid, data.test]  # of rows that stay on disk a sample
     if split != "all":
         chosen = parts[SPLITS.index(split)]
         if not len(chosen):
@@ -42,7 +43,7 @@ def scored_on(data: Dataset, split: str) -> Dataset:
         return replace(data, test=chosen)
     import torch
 
-    tensors = {name: torch.cat([part.tensors[name] for part in parts]) for name in data.train.tensors}
+    tensors = {name: torch.cat([part.tensors[name] for part in parts]) for name in parts[0].tensors}
     return replace(data, test=Split(tensors, data.train.sequences, double=data.train.double))
 
 

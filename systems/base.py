@@ -290,7 +290,7 @@ class System(InWords, Tabular, Reported):
                 self.build()
             rows = self.prepare(known, "train")
             self.initialise(rows, seed)
-        if isinstance(train, Streamed):
+        if isinstance(train, Streamed) and train.by_batch:
             rows = Prepared(train, lambda part: self.prepare(part, "train"))
         model, guide = self.training_pair()
         self.history = fit(
