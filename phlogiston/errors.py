@@ -45,6 +45,10 @@ class TrainingError(PhlogistonError, RuntimeError):
     """Training cannot go on: parameters without gradients, or losses that stay non-finite."""
 
 
+class ProcessLostError(TrainingError):
+    """Another process of a run has gone: the others cannot go on without it."""
+
+
 class EvidenceError(PhlogistonError, ValueError):
     """Evidence that is malformed, or that has no probability under the model."""
 

@@ -12,6 +12,7 @@ from phlogiston import systems
 from phlogiston.console import tell
 from phlogiston.errors import ConfigError, RunError
 from phlogiston.inference.svi.parallel import make_fabric
+from phlogiston.inference.svi.processes.launchers import check_nodes, checked, launched
 from phlogiston.inference.svi.runs import never_begun
 from phlogiston.systems.base import System
 from phlogiston.systems.options import shared_steps
@@ -38,19 +39,35 @@ def stored_run(run: Path | None, system: str, resume: bool, lr_resume: float | N
     return {"options": own.get("options") or {}, "data": own.get("data") or {}, "seed": seed}
 
 
-def started_fabric(devices: str, nodes: int, precision: str, accelerator: str) -> Any:
-    """Start the processes asked for; None for the plain case, which spares the seconds Fabric takes to load."""
+def check_processes(devices: str, nodes: int) -> int | str:
+    """Refuse a number of processes that nothing will start, before any work is done.
+
+    Returns:
+        Devices per machine, or "auto".
+
+    Raises:
+        ConfigError: so many cannot be; a launcher is missing, or has started another number of them.
+    """
     if devices != "auto" and not re.fullmatch(r"[1-9]\d*", devices):
         raise ConfigError(f"--devices {devices!r}: expected a number from 1 on, or auto.")
-    many = int(devices) if devices != "auto" else devices
-    if accelerator == "auto" and many == 1 and nodes == 1 and precision == "32-true":
+    check_nodes(nodes, devices)
+    launch = launched()
+    if launch is not None:
+        checked(launch, devices)
+    return int(devices) if devices != "auto" else devices
+
+
+def started_fabric(devices: int | str, nodes: int, precision: str, accelerator: str) -> Any:
+    """Start the processes requested; None for the plain case, which spares the seconds Fabric takes to load."""
+    plain = devices == 1 and nodes == 1 and precision == "32-true" and launched() is None
+    if accelerator == "auto" and plain:
         import torch
 
         if not torch.cuda.is_available():
             return None
-    elif accelerator == "cpu" and many == 1 and nodes == 1 and precision == "32-true":
+    elif accelerator == "cpu" and plain:
         return None
-    return make_fabric(many, nodes, precision, accelerator)
+    return make_fabric(devices, nodes, precision, accelerator)
 
 
 def run_folder(out: Path | None, system: str, data: str, resume: bool) -> str:

@@ -33,7 +33,14 @@ from phlogiston.systems.commands import commands_behind
 from phlogiston.systems.export import Samples
 from phlogiston.systems.options import preset_options, validate_options
 from phlogiston.systems.run_data import data_of, is_other
-from phlogiston.systems.run_setup import configured_system, removed_if_empty, run_folder, started_fabric, stored_run
+from phlogiston.systems.run_setup import (
+    check_processes,
+    configured_system,
+    removed_if_empty,
+    run_folder,
+    started_fabric,
+    stored_run,
+)
 from phlogiston.systems.tables.alignment import aligned
 
 
@@ -92,6 +99,7 @@ def train(
     kind = systems.get(system)
     if logger is not None:
         check_logger(logger)
+    many = check_processes(devices, nodes)
     chosen = merged_options(system, preset, sets or {})
     stored = stored_run(out, system, resume or force_resume, lr_resume)
     given = {**stored["options"], **chosen}
@@ -99,7 +107,7 @@ def train(
     options = {**options, **datasets.read_options(name, data_options or {})}
     configured = configured_system(kind, given, steps, progress != "off")  # options are checked before anything slow
     rows = datasets.load(name, **options)
-    fabric = started_fabric(devices, nodes, precision, accelerator)
+    fabric = started_fabric(many, nodes, precision, accelerator)
     processes = Processes(fabric)
     folder = Path(processes.together(lambda: run_folder(out, system, rows.meta.name, resume or force_resume)))
     with removed_if_empty(folder if out is None and processes.leader else None):

@@ -39,7 +39,7 @@ from phlogiston.inference.svi.batches import as_rows
 from phlogiston.inference.svi.callbacks import Callbacks, EarlyStopping, State
 from phlogiston.inference.svi.history import History
 from phlogiston.inference.svi.isolation import isolated, on_threads, preserved_modes, sole_training
-from phlogiston.inference.svi.loop import Loop, check_arguments
+from phlogiston.inference.svi.loop import Loop
 from phlogiston.inference.svi.parallel import Processes
 from phlogiston.inference.svi.progress import make as make_progress
 from phlogiston.inference.svi.stages import Stage
@@ -105,7 +105,7 @@ def fit(
     """
     recipe = [stages] if isinstance(stages, Stage) else list(stages)
     guide = _NoGuide() if guide is None else guide
-    check_arguments(model, guide, recipe, checkpoint_every, log_every)
+    _check_arguments(model, guide, recipe, checkpoint_every, log_every)
     _check_resume(resume, lr_resume, out)
     own_parameters(model, guide)
     processes = Processes(fabric)
@@ -127,6 +127,24 @@ def fit(
             lr_resume=float(lr_resume),
             source=source,
         ).train(out, resume, dict(config or {}))
+
+
+def _check_arguments(
+    model: Any, guide: Any, stages: Sequence[Any], checkpoint_every: int | None, log_every: int
+) -> None:
+    """Refuse arguments of `fit` that cannot work.
+
+    Raises:
+        ConfigError: naming the argument, what was given and what is expected.
+    """
+    for name, module in (("model", model), ("guide", guide)):
+        if not isinstance(module, nn.Module):
+            raise ConfigError(f"{name}: a {type(module).__name__} was given; a torch.nn.Module is expected.")
+    if not stages or not all(isinstance(stage, Stage) for stage in stages):
+        raise ConfigError("stages: give at least one Stage.")
+    for name, value in (("checkpoint_every", checkpoint_every), ("log_every", log_every)):
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise ConfigError(f"{name}={value!r}: an integer of at least 1 is expected.")
 
 
 def _check_resume(resume: bool | str, lr_resume: float, out: str | Path | None) -> None:

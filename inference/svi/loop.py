@@ -14,7 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from phlogiston.errors import CheckpointError, ConfigError, PhlogistonError, TrainingError, TrainingWarning
+from phlogiston.errors import (
+    CheckpointError,
+    PhlogistonError,
+    ProcessLostError,
+    TrainingError,
+    TrainingWarning,
+)
 from phlogiston.inference.svi import checkpoints, runs
 from phlogiston.inference.svi.callbacks import Callbacks, State
 from phlogiston.inference.svi.history import History, Interval
@@ -95,6 +101,7 @@ class Loop:
         self.owed = False  # a checkpoint was due at a bad step, and waits for a good one
         self.shown = 0.0
         self.store: Store | None = None  # on the process that writes
+        self.settings: dict[str, Any] = {}  # of the run folder
         self.unwritten = ""  # why the last checkpoint could not be written
         self.good: tuple[dict[str, Tensor], dict[str, Any]] = ({}, {})  # the last good state, on the CPU
 
@@ -109,12 +116,14 @@ class Loop:
                 with self.signals.watched():
                     self._stages()
             return self.history
+        except ProcessLostError as error:
+            raise ProcessLostError(f"{error} {self._salvage()}") from error
         finally:
             if hasattr(self.stepper, "active"):
                 self.stepper.active.close()
             self.progress.close()
             if self.store is not None:
-                self.store.run.close()
+                self.store.close()
 
     def _open(self, out: Any, resume: bool | str, config: dict[str, Any]) -> None:
         first = next(self.state.model.parameters(), torch.empty(0))
@@ -124,6 +133,7 @@ class Loop:
             return
         described = [stage.describe() for stage in self.stages]
         settings = {"config": config, "stages": described, "seed": self.seed, "rows": len(self.data)}
+        self.settings = settings
 
         def action() -> None:
             require_room(Path(out), self._size())
@@ -155,7 +165,7 @@ class Loop:
             self._begin(0)
             self.stepper.foresee(self.stages[1:])
             self.processes.align(list(self.stepper.active.modules.values()))
-            self._keep(None, finished=False)
+            self._keep(None, finished=False, wait=True)
             return
         self.good = self.processes.share(tensors, state)
         saved = self.good[1]
@@ -303,7 +313,7 @@ class Loop:
             if not self.stepper.sound():
                 self._go_back(giving_up=self.policy.unsound() == "stop")
                 return False
-            over = self._checkpoint(over)
+            over = self._checkpoint(over, leaving=number is not None)
             if over:
                 self._log(rate)  # a callback may have ended training just now; otherwise there is nothing left to log
         if self.progress.every < float("inf"):
@@ -357,8 +367,13 @@ class Loop:
 
     # ---- checkpoints -------------------------------------------------------------------------------------------------
 
-    def _checkpoint(self, over: bool) -> bool:
-        """Validate, call back, write; return whether training is over now."""
+    def _checkpoint(self, over: bool, leaving: bool = False) -> bool:
+        """Validate, call back, write; return whether training is over now.
+
+        Args:
+            over: whether it was before.
+            leaving: whether the process ends next.
+        """
         self.owed = False
         self.policy.checkpoint()
         if self.valid is not None:
@@ -367,12 +382,32 @@ class Loop:
         self.callbacks("on_checkpoint", self.state)
         over = over or (self.state.stop_requested and self.processes.size == 1)
         score = self.state.valid_loss
-        self._keep(self.stretch.loss if score is None and self.stretch.rows else score, over)
+        self._keep(self.stretch.loss if score is None and self.stretch.rows else score, over, over or leaving)
         self.stretch = Interval()
         return over
 
-    def _keep(self, score: float | None, finished: bool) -> None:
-        """Remember the present state as the last good one, and write it."""
+    def _keep(self, score: float | None, finished: bool, wait: bool) -> None:
+        """Remember the present state as the last good one, and write it: while training goes on, unless `wait`."""
+        if self.store is not None:
+            self.store.wait()  # for the memory of the last good state, which is written over
+        self.good = tensors, state = self._snapshot(score, finished)
+        if self.history.run is None:
+            return
+        store, records = self.store, self.history.records
+
+        def action() -> str:
+            if store is None:
+                return ""
+            told = store.saved()
+            if wait:
+                return store.save(tensors, state, records)
+            store.begin_saving(tensors, state, records)
+            return told
+
+        self.unwritten = self.processes.together(action)
+
+    def _snapshot(self, score: float | None, finished: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Copy the present state to the CPU."""
         active = self.stepper.active
         moments, numbers = checkpoints.optimizer_tensors(active.optimizer, active.optimizer_names)
         named = checkpoints.named_tensors(active.modules)
@@ -402,10 +437,32 @@ class Loop:
             "objective": remembered,
             "callbacks": self.callbacks.state_dict(),
         }
-        self.good = (tensors, state)
-        if self.history.run is not None:
-            store, records = self.store, self.history.records
-            self.unwritten = self.processes.together(lambda: store.save(tensors, state, records) if store else "")
+        return tensors, state
+
+    def _salvage(self) -> str:
+        """Write the state of the last whole step after another process has gone, and say where the run stands.
+
+        Where the process that writes is the one that has gone, one of the others takes over, if it can get at the
+        folder.
+        """
+        run = self.history.run
+        if run is None:
+            return "Nothing is kept without a run folder."
+        kept = "the newest checkpoint"
+        try:
+            if self.store is None:
+                self.store = Store(runs.Run(run, self.settings, resume=True), str(self.state.device), self.seed)
+                known = {record["step"] for record in read_metrics(run / "metrics.jsonl")}
+                for record in self.history.records:
+                    if record["step"] not in known:
+                        self._write(record)
+            self.store.wait()
+            if self.step > self.good[1]["step"] and self.stepper.sound():
+                self.store.save(*self._snapshot(None, finished=False), self.history.records)
+                kept = f"step {self.step}"
+        except (PhlogistonError, OSError, KeyError):  # another one has it, or it is on another machine
+            pass
+        return f"Start the same command again (with --resume): it continues from {kept} in {run}."
 
     def _restore(self) -> None:
         """Put modules, optimiser, callbacks and step back to the last good state; what the policy counted stays."""
@@ -432,21 +489,3 @@ class Loop:
         self.state.valid_loss = state["valid_loss"]
         self.state.metrics = dict(state["metrics"])
         self.callbacks.load_state_dict(state["callbacks"])
-
-
-def check_arguments(
-    model: Any, guide: Any, stages: Sequence[Any], checkpoint_every: int | None, log_every: int
-) -> None:
-    """Refuse arguments of `fit` that cannot work.
-
-    Raises:
-        ConfigError: naming the argument, what was given and what is expected.
-    """
-    for name, module in (("model", model), ("guide", guide)):
-        if not isinstance(module, nn.Module):
-            raise ConfigError(f"{name}: a {type(module).__name__} was given; a torch.nn.Module is expected.")
-    if not stages or not all(isinstance(stage, Stage) for stage in stages):
-        raise ConfigError("stages: give at least one Stage.")
-    for name, value in (("checkpoint_every", checkpoint_every), ("log_every", log_every)):
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise ConfigError(f"{name}={value!r}: an integer of at least 1 is expected.")

@@ -1,9 +1,8 @@
-"""Several processes as one: shards summed by a single all-reduce per step, decisions taken together.
+"""Several processes as one: gradients of shards are summed, decisions taken together.
 
-There is no wrapper around the modules. Every process computes the gradient of the loss summed over its own rows; one
-flat buffer carries all gradients, one flag per parameter that has a gradient, and a few numbers of the step (loss,
-rows, failures, flags to stop) through one sum. What comes out is the same on every process, so every decision made
-from it is too. With one process nothing here runs.
+Every process computes the gradient of the loss summed over its own rows; `processes.exchange` adds them up, with a few
+numbers of the step (loss, rows, failures, flags to stop). What comes out is the same on every process, so every
+decision made from it is too. With one process nothing here runs.
 """
 
 from __future__ import annotations
@@ -16,7 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from phlogiston import errors
-from phlogiston.errors import ConfigError, PhlogistonError, RunError, TrainingError
+from phlogiston.errors import ConfigError, PhlogistonError, RunError
+from phlogiston.inference.svi.processes.exchange import all_reduce, peers
+from phlogiston.inference.svi.processes.launchers import check_nodes, checked, environment_of, launched, start_others
 
 PRECISIONS = ("32-true", "64-true", "bf16-mixed")
 """What the engine can compute in: float32, float64, or networks in bfloat16 with everything else in float32."""
@@ -30,6 +31,9 @@ def make_fabric(
 ) -> Any:
     """Start the processes of a run and return the Lightning Fabric that manages them.
 
+    Where a launcher has started this process (torchrun, srun, Ray), or the caller has made a process group, the numbers
+    of that count: `devices` may be left out, and `nodes` is not read.
+
     Args:
         devices: processes (CPU) or accelerators per machine; `"auto"` takes all there are.
         nodes: number of machines; start one launcher per machine (torchrun, srun) if there is more than one.
@@ -40,30 +44,38 @@ def make_fabric(
         A launched `lightning_fabric.Fabric`.
 
     Raises:
-        ConfigError: for a precision the engine does not offer, or a device this machine does not have.
+        ConfigError: for a precision the engine does not offer, a device this machine does not have, several machines
+            without a launcher, or another number of devices than the launcher's.
     """
     if precision not in PRECISIONS:
         raise ConfigError(
             f"precision={precision!r}: choose one of {', '.join(PRECISIONS)} (16-mixed needs loss scaling, which the "
             "densities of these models do not survive; bf16-mixed does not)."
         )
+    check_nodes(nodes, devices)
+    launch = launched()
+    if launch is not None:
+        devices, nodes = checked(launch, devices).per_node, launch.nodes
     from lightning_fabric import Fabric  # takes seconds to import: only runs that use it pay
 
-    many = nodes > 1 or devices not in (1, "1")
+    many = launch is not None or nodes > 1 or devices not in (1, "1")
     try:
         fabric = Fabric(
             accelerator=accelerator,
             devices=devices,
             num_nodes=nodes,
             precision=precision,  # type: ignore[arg-type]
-            strategy="ddp" if many else "auto",  # only for its process group: modules are never wrapped
+            strategy="ddp" if many else "auto",  # for its process group; the engine wraps the loss of each stage
+            plugins=[] if launch is None else [environment_of(launch)],
         )
+        if launch is None and fabric.world_size > 1:
+            start_others(fabric.world_size // nodes, nodes)
+        if many and fabric.device.type == "cpu" and torch.get_num_threads() > 1:
+            cores = torch.get_num_threads()
+            torch.set_num_threads(max(1, cores // (fabric.world_size // nodes)))
+        fabric.launch()
     except (RuntimeError, ValueError) as error:
         raise ConfigError(f"devices={devices}, nodes={nodes}, accelerator={accelerator!r}: {error}") from error
-    if many and fabric.device.type == "cpu" and torch.get_num_threads() > 1:
-        cores = torch.get_num_threads()
-        torch.set_num_threads(max(1, cores // (fabric.world_size // nodes)))
-    fabric.launch()
     return fabric
 
 
@@ -105,7 +117,8 @@ class Processes:
     def barrier(self) -> None:
         """Wait until every process has come here."""
         if self.size > 1:
-            self.fabric.barrier()
+            with peers():
+                self.fabric.barrier()
 
     def together(self, action: Callable[[], Any]) -> Any:
         """Run `action` on rank 0 and return its (JSON-able) result everywhere; its error is raised everywhere."""
@@ -120,7 +133,8 @@ class Processes:
                 failure, outcome = error, {"error": str(error), "kind": type(error).__name__}
             except OSError as error:
                 failure, outcome = RunError(str(error)), {"error": str(error)}
-        text = self.fabric.broadcast(json.dumps(outcome), src=0)
+        with peers():
+            text = self.fabric.broadcast(json.dumps(outcome), src=0)
         if failure is not None:
             raise failure
         outcome = json.loads(text)
@@ -133,13 +147,15 @@ class Processes:
         if self.size == 1:
             return tensors or {}, state
         shapes = {k: [str(v.dtype).removeprefix("torch."), list(v.shape)] for k, v in (tensors or {}).items()}
-        shapes, state = json.loads(self.fabric.broadcast(json.dumps([shapes, state]), src=0))
+        with peers():
+            shapes, state = json.loads(self.fabric.broadcast(json.dumps([shapes, state]), src=0))
         out: dict[str, Tensor] = {}
         for name, (dtype, shape) in shapes.items():
             value = tensors[name] if self.leader and tensors else torch.empty(shape, dtype=getattr(torch, dtype))
             raw = value.contiguous().reshape(-1).view(torch.uint8).to(self.device)
             if raw.numel():
-                torch.distributed.broadcast(raw, src=0)
+                with peers():
+                    torch.distributed.broadcast(raw, src=0)
             out[name] = raw.cpu().view(getattr(torch, dtype)).reshape(shape)
         return out, state
 
@@ -147,7 +163,7 @@ class Processes:
         """Give every process the parameters and buffers of rank 0."""
         if self.size == 1:
             return
-        with torch.no_grad():
+        with torch.no_grad(), peers():
             for module in modules:
                 for value in module.state_dict(keep_vars=True).values():
                     if isinstance(value, Tensor) and value.numel():
@@ -160,60 +176,5 @@ class Processes:
         if self.size == 1:
             return list(values)
         buffer = torch.tensor(values, dtype=torch.float64, device=self.device)
-        _all_reduce(buffer)
+        all_reduce(buffer)
         return buffer.tolist()
-
-
-class Reducer:
-    """Sums gradients and step numbers over processes, in one flat buffer.
-
-    Args:
-        parameters: the trainable parameters, in the same order on every process.
-        extras: how many numbers travel along.
-    """
-
-    def __init__(self, parameters: Sequence[nn.Parameter], extras: int) -> None:
-        self.parameters = list(parameters)
-        dtype = torch.float64 if any(p.dtype == torch.float64 for p in self.parameters) else torch.float32
-        sizes = [p.numel() for p in self.parameters]
-        device = self.parameters[0].device
-        self.buffer = torch.zeros(sum(sizes) + len(sizes) + extras, dtype=dtype, device=device)
-        self._views = [
-            view.view(p.shape) for view, p in zip(self.buffer[: sum(sizes)].split(sizes), self.parameters, strict=True)
-        ]
-        self._flags = self.buffer[sum(sizes) : sum(sizes) + len(sizes)]
-        self._extras = self.buffer[sum(sizes) + len(sizes) :]
-
-    def reduce(self, extras: Sequence[float]) -> list[float]:
-        """Sum over all processes; gradients are replaced by their sums.
-
-        Returns:
-            The summed extras. A parameter keeps no gradient only if no process has one for it.
-
-        Raises:
-            TrainingError: if another process has gone.
-        """
-        for parameter, view in zip(self.parameters, self._views, strict=True):
-            if parameter.grad is None:
-                view.zero_()
-            else:
-                view.copy_(parameter.grad)
-        has = [0.0 if p.grad is None else 1.0 for p in self.parameters]
-        tail = torch.tensor([*has, *extras], dtype=self.buffer.dtype)
-        self.buffer[-len(tail) :].copy_(tail)
-        _all_reduce(self.buffer)
-        numbers = self.buffer[-len(tail) :].tolist()
-        present = [n > 0 for n in numbers[: len(has)]]
-        for parameter, view, flag in zip(self.parameters, self._views, present, strict=True):
-            parameter.grad = view.to(parameter.dtype) if flag else None
-        return numbers[len(has) :]
-
-
-def _all_reduce(buffer: Tensor) -> None:
-    try:
-        torch.distributed.all_reduce(buffer)
-    except RuntimeError as error:
-        raise TrainingError(
-            f"another process of this run has gone, or the connection to it broke ({str(error).splitlines()[0][:200]})."
-            " Start the same command again: it continues from the newest checkpoint."
-        ) from error

@@ -18,10 +18,12 @@ from phlogiston.inference.svi import objectives
 from phlogiston.inference.svi.batches import Order, mix, prepare
 from phlogiston.inference.svi.pair import per_row, sites, validity
 from phlogiston.inference.svi.pair.gradients import Received
-from phlogiston.inference.svi.parallel import Processes, Reducer
+from phlogiston.inference.svi.parallel import Processes
 from phlogiston.inference.svi.policy import first_bad_gradient, first_bad_site
+from phlogiston.inference.svi.processes.exchange import Bucketed, Flat
 from phlogiston.inference.svi.stages import Active, Stage, named_parameters
 
+_NUMBERS = 6  # of a step, that go round with the gradients: loss, failures, rows, three flags
 _START, _VALIDATION = -1, -2  # where a step number stands in a seed, for noise that belongs to no step
 
 
@@ -97,7 +99,11 @@ class Stepper:
         self._sites = result
         self.active = Active(stage, index, start, self.model, self.guide, result, processes.device)
         self.parameters = list(self.active.parameters.values())
-        self._reducer = Reducer(self.parameters, extras=6) if processes.size > 1 else None
+        self._exchange: Bucketed | Flat | None = None
+        if processes.size > 1:
+            flat = self.active.bound.own_backward
+            named = self.active.parameters
+            self._exchange = Flat(self.parameters, _NUMBERS) if flat else Bucketed(named, _NUMBERS)
         self.received = Received(f"stage {stage.name!r}", self.active.parameters, self._order.per_epoch)
         self._validating = True
         if arrange is None:
@@ -181,27 +187,37 @@ class Stepper:
                 return self.active.bound.module(**batch)
         return self.active.bound.module(**batch)
 
-    def _local(self, rows: int, share: int) -> tuple[Any, bool]:
-        """Compute loss and gradients, divided by `share`; say whether that failed on non-finite numbers."""
-        active, batch = self.active, self._batch
-        if active.per_datum is not None:
-            active.per_datum.weight = rows / len(self.data)
+    def _compute(self, rows: int) -> tuple[Any, bool]:
+        """Compute the loss summed over this process's rows; say whether that failed on non-finite numbers."""
+        if not rows:
+            return 0.0, False
+        if self.active.per_datum is not None:
+            self.active.per_datum.weight = rows / len(self.data)
         try:
-            loss = self._loss(batch)
-            if active.bound.own_backward:
-                grads = [p.grad for p in self.parameters if p.grad is not None]
-                if share != 1 and grads:
-                    torch._foreach_div_(grads, share)
-                return loss / share, False
-            if not getattr(loss, "requires_grad", False):  # nothing to learn from these rows; see `Received`
-                return loss / share, False
-            loss.backward(torch.full_like(loss, 1.0 / share))  # cheaper than dividing the loss
-            return loss.detach() / share, False
+            return self._loss(self._batch), False
         except (ValueError, RuntimeError) as error:
             # Distributions refuse NaN parameters, sampling may too: that is a non-finite step, anything else an error.
             if isinstance(error, PhlogistonError) or self.first_bad() is None:
                 raise
             return float("nan"), True
+
+    def _alone(self, rows: int) -> tuple[Any, bool]:
+        """Compute loss and gradients on one process, per datum; say whether that failed on non-finite numbers."""
+        loss, failed = self._compute(rows)
+        if self.active.bound.own_backward:
+            grads = [p.grad for p in self.parameters if p.grad is not None]
+            if rows != 1 and grads:
+                torch._foreach_div_(grads, rows)
+            return loss / rows, failed
+        if not getattr(loss, "requires_grad", False):  # nothing to learn from these rows; see `Received`
+            return loss / rows, failed
+        try:
+            loss.backward(torch.full_like(loss, 1.0 / rows))  # cheaper than dividing the loss
+        except (ValueError, RuntimeError):
+            if self.first_bad() is None:
+                raise
+            return float("nan"), True
+        return loss.detach() / rows, failed
 
     def gradients(self, step: int, rollbacks: int, stop: bool, number: int | None) -> Outcome:
         """Compute the gradient of one step, summed over processes and divided by the rows of the whole batch.
@@ -225,19 +241,18 @@ class Stepper:
         for parameter in self.parameters:
             parameter.grad = None
         self._batch = {}
-        loss: Any = 0.0
-        failed = False
         if rows:
             self._batch = self._rows(index, self.active.stage)
-            # with several processes the sums are divided after they are added
-            loss, failed = self._local(rows, size if self._reducer is None else 1)
-        if self._reducer is not None:
+        loss: Any
+        if self._exchange is None:
+            loss, failed = self._alone(rows)
+        else:
             flags = [float(stop), float(number == signal.SIGINT), float(number == signal.SIGTERM)]
-            sums = self._reducer.reduce([float(loss), float(rows), float(failed), *flags])
-            loss, failed, stop = sums[0] / sums[1], sums[2] > 0, sums[3] > 0
+            sums = self._exchange(lambda: self._compute(rows), [0.0, float(rows), *flags])
+            loss, failed, stop = sums[0] / sums[2], sums[1] > 0, sums[3] > 0
             number = signal.SIGINT if sums[4] > 0 else signal.SIGTERM if sums[5] > 0 else None
         self.grads = [p.grad for p in self.parameters if p.grad is not None]
-        if self._reducer is not None and self.grads:
+        if self._exchange is not None and self.grads:  # divided after they are added
             torch._foreach_div_(self.grads, size)
         if len(pyro.get_param_store()) != self._stored:  # a pyro.param that the first look did not come across
             self._stored = sites.check_parameters(named_parameters(self.active.modules).values())

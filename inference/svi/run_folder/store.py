@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,7 +33,52 @@ class Store:
         self.run = run
         self.keeper = Keeper(run.path / FOLDER)
         self._device, self._seed = device, seed
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
         run.describe_environment(device, seed)
+
+    def begin_saving(
+        self, tensors: Mapping[str, Tensor], state: Mapping[str, Any], records: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Write a checkpoint while training goes on; `saved` tells what came of it. Arguments as of `save`.
+
+        The tensors must not change until then.
+
+        Raises:
+            RunError: the folder was lost meanwhile, as `save` has it.
+        """
+        if self.run.missing():
+            self._rescue(tensors, state, records)
+        arguments = tensors, copy.deepcopy(dict(state))
+
+        def work() -> None:
+            try:
+                self.keeper.save(*arguments)
+            except BaseException as error:  # raised where it can be heard
+                self._error = error
+
+        self._thread = threading.Thread(target=work, name="phlogiston-checkpoint")
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Wait for the checkpoint that is being written."""
+        if self._thread is not None:
+            self._thread.join()
+
+    def saved(self) -> str:
+        """Wait for the checkpoint that is being written, and say why it was not written, "" if it was."""
+        if self._thread is None:
+            return ""
+        self._thread.join()
+        self._thread, error, self._error = None, self._error, None
+        if error is not None:
+            raise error
+        return self.keeper.failure
+
+    def close(self) -> None:
+        """Let go of the folder, once the checkpoint that is being written is there."""
+        self.wait()
+        self.run.close()
 
     def save(
         self, tensors: Mapping[str, Tensor], state: Mapping[str, Any], records: Sequence[Mapping[str, Any]]

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,36 +16,43 @@ from phlogiston.errors import ConfigError
 from phlogiston.inference.svi.checkpoints import load_parameters
 from phlogiston.inference.svi.engine import Stage, fit
 from phlogiston.inference.svi.parallel import make_fabric
+from phlogiston.inference.svi.processes.launchers import Launched, checked, launched
+from phlogiston.inference.svi.run_folder.metrics import read_metrics
 
-
-def launch(folder: Path, what: str, timeout: float = 150) -> tuple[int, str]:
-    """Start the script, which starts its own second process; kill what is left of both if it takes too long."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "MASTER_ADDR": "127.0.0.1"}
-    command = [sys.executable, "-P", str(Path(drive_two.__file__)), str(folder), what]
-    process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
-    try:
-        output, _ = process.communicate(timeout=timeout)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # the session we started, and nothing else
-    return process.returncode, output
+Results = dict[str, tuple[dict[str, Any], ...]]
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], dict[str, Any]]:
-    """One launch of two processes that tries everything; each test looks at one part of what came of it."""
+def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Results, dict[str, list[int]]]:
+    """One start of the script that tries everything; each test looks at one part of what came of it."""
     folder = tmp_path_factory.mktemp("two")
-    code, output = launch(folder, "equal")
-    assert code == 0, output
-    results = [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(2)]
-    return folder, results[0], results[1]
+    command = [sys.executable, "-P", str(Path(drive_two.__file__)), str(folder)]
+    process = subprocess.Popen(
+        command,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        output, _ = process.communicate(timeout=400)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # the session we started, and nothing else
+    assert process.returncode == 0, output
+    assert "Traceback" not in output, output
+    codes = json.loads((folder / "codes.json").read_text())
+    results: Results = {}
+    for path in sorted(folder.glob("*-[0-9].json")):
+        name = path.stem[:-2]
+        results[name] = (*results.get(name, ()), json.loads(path.read_text()))
+    return folder, results, codes
 
 
 @pytest.mark.parametrize("case", drive_two.CASES)
 def test_two_processes_equal_one(case: str, two: Any) -> None:
-    _, first, second = two
+    first, second = two[1]["cases"]
     model, guide, history = drive_two.train(case)
     assert first[case]["digest"] == second[case]["digest"]
     torch.testing.assert_close(torch.tensor(first[case]["end"]), flat(model, guide), rtol=1e-5, atol=1e-6)
@@ -55,59 +61,125 @@ def test_two_processes_equal_one(case: str, two: Any) -> None:
     assert (flat(model, guide) - start).abs().max() > 0.02  # and they went somewhere
 
 
+def test_buckets_and_one_piece_end_with_the_same_parameters(two: Any) -> None:
+    first, second = two[1]["roads"]
+    assert first == second
+    for (ours, ended), (foreign, ended_too) in first.values():
+        assert (ours, foreign) == (["Bucketed"], ["Flat"])
+        assert ended == ended_too
+
+
+@pytest.mark.parametrize("name", drive_two.SYSTEMS)
+def test_two_processes_equal_their_shards_and_seeds_one_after_the_other(name: str, two: Any) -> None:
+    first, second = two[1]["shards"]
+    assert first[name] == second[name]
+    for there, here in zip(first[name], two[1]["turn"][0][name], strict=True):
+        torch.testing.assert_close(torch.tensor(there), torch.tensor(here), rtol=1e-6, atol=1e-6)
+
+
 def test_processes_end_alike_with_sampled_noise_and_different_beginnings(two: Any) -> None:
-    _, first, second = two
+    first, second = two[1]["noise"]
     assert first["sampled"] == second["sampled"]
 
 
-def test_numbers_that_go_bad_on_one_process_are_skipped_on_both(two: Any) -> None:
-    _, first, second = two
-    assert first["poisoned"] == second["poisoned"]
-    assert first["poisoned"]["skipped"] == 2
-    assert first["poisoned"]["rollbacks"] == 0
+@pytest.mark.parametrize("kind", ["Poisoned", "Refusing"])
+def test_numbers_that_go_bad_on_one_process_are_skipped_on_both(kind: str, two: Any) -> None:
+    first, second = two[1]["noise"]
+    assert first[kind] == second[kind]
+    assert first[kind]["skipped"] == 2
+    assert first[kind]["rollbacks"] == 0
 
 
 def test_a_signal_to_one_process_stops_both_and_the_run_goes_on_exactly(two: Any) -> None:
-    _, first, second = two
+    first, second = two[1]["decisions"]
     assert first["signal"] == second["signal"] == 143
-    assert first["continued"] == second["continued"] == first["elbo"]["end"]
+    assert first["continued"] == second["continued"] == two[1]["cases"][0]["elbo"]["end"]
 
 
 def test_an_error_on_the_writing_process_is_raised_on_both(two: Any) -> None:
-    _, first, second = two
+    first, second = two[1]["decisions"]
     assert first["refused"] == second["refused"]
     assert first["refused"].startswith("RunMismatchError")
     assert "another configuration" in first["refused"]
 
 
 def test_validation_is_divided_and_added_up(two: Any) -> None:
-    _, first, second = two
+    first, second = two[1]["decisions"]
     _, _, history = drive_two.train("elbo", valid=rows("point", 11, seed=5), checkpoint_every=25)
     assert first["valid_loss"] == second["valid_loss"] == pytest.approx(history.records[-1]["valid_loss"], rel=1e-5)
 
 
 def test_a_checkpoint_of_two_processes_loads_on_one(two: Any) -> None:
-    folder, first, _ = two
+    folder, results, _ = two
     model, guide = pair("point", seed=5)
     state = load_parameters(folder / "elbo", model, guide)
     assert state["processes"] == 2
-    assert flat(model, guide).tolist() == first["elbo"]["end"]
+    assert flat(model, guide).tolist() == results["cases"][0]["elbo"]["end"]
     again, _, history = drive_two.train("elbo", out=folder / "elbo")  # finished there, so finished here
     assert torch.equal(flat(again), flat(model))
     assert len(history) == 5
 
 
-def test_when_one_process_is_killed_the_other_ends_soon_with_a_clear_error(tmp_path: Path) -> None:
-    began = time.monotonic()
-    code, output = launch(tmp_path, "kill", timeout=100)
-    assert code != 0, output
-    assert time.monotonic() - began < 90
-    assert "another process of this run has gone" in (tmp_path / "error.txt").read_text()
-    model, guide = pair("point")
-    assert load_parameters(tmp_path / "killed", model, guide)["step"] == 4
-    again, _, history = drive_two.train("elbo", out=tmp_path / "killed", checkpoint_every=2)  # one process goes on
+@pytest.mark.parametrize("rank", [0, 1])
+def test_when_either_process_is_killed_the_other_keeps_the_last_step_and_ends_soon(rank: int, two: Any) -> None:
+    folder, results, codes = two
+    assert codes[f"killed-{rank}"][rank] == -signal.SIGKILL
+    assert codes[f"killed-{rank}"][1 - rank] == 0
+    (told,) = results[f"killed-{rank}"]
+    assert "another process of this run has gone" in told["error"]
+    assert "it continues from step" in told["error"]
+    run = folder / f"killed-{rank}"
+    assert load_parameters(run, *pair("point"))["step"] in (14, 15)  # died after its 15th step; checkpoints at 10, 20
+    again, _, history = drive_two.train("elbo", out=run, checkpoint_every=10)  # one process goes on
     assert history.finished
-    assert torch.isfinite(flat(again)).all()
+    whole = two[1]["cases"][0]["elbo"]
+    torch.testing.assert_close(flat(again), torch.tensor(whole["end"])[: len(flat(again))], rtol=1e-5, atol=1e-6)
+    assert history.loss.tolist() == pytest.approx(whole["loss"], rel=1e-5)
+    assert [record["step"] for record in read_metrics(run / "metrics.jsonl")] == [10, 20, 30, 40, 50]
+
+
+def test_a_run_goes_on_with_one_process_and_with_two_again(two: Any) -> None:
+    folder, results, codes = two
+    assert [codes[name] for name in ("elastic-2", "elastic-1", "elastic-end")] == [[143, 143], [143], [0, 0]]
+    first, second = results["elastic-end"]
+    assert first == second
+    whole = results["cases"][0]["elbo"]
+    torch.testing.assert_close(torch.tensor(first["end"]), torch.tensor(whole["end"]), rtol=1e-5, atol=1e-6)
+    assert first["loss"] == pytest.approx(whole["loss"], rel=1e-5)
+    events = [json.loads(line) for line in (folder / "elastic" / "metrics.jsonl").read_text().splitlines()]
+    resumed = [(e["step"], e["processes"]) for e in events if e.get("event") == "resume"]
+    assert resumed == [(17, 1), (37, 2)]
+
+
+def test_several_machines_without_a_launcher_are_refused_at_once_with_the_commands(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("NODE_RANK", raising=False)
+    with pytest.raises(ConfigError, match=r"torchrun --nnodes 3 --nproc-per-node 2 .* srun --nodes 3"):
+        make_fabric(devices=2, nodes=3, accelerator="cpu")
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, None),
+        ({"TORCHELASTIC_RUN_ID": "a", "WORLD_SIZE": "6", "LOCAL_WORLD_SIZE": "2"}, Launched("torchrun", 2, 3)),
+        ({"TORCHELASTIC_RUN_ID": "a", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}, Launched("torchrun", 1, 1)),
+        ({"SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "8", "SLURM_STEP_NUM_NODES": "2"}, Launched("srun", 4, 2)),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_STEP_NUM_TASKS": "1"}, None),  # a shell inside a job
+    ],
+)
+def test_launchers_are_told_by_their_environment(environment: dict[str, str], expected: Launched | None) -> None:
+    assert launched(environment) == expected
+
+
+def test_numbers_that_contradict_the_launcher_are_refused() -> None:
+    with pytest.raises(ConfigError, match="devices=3, but torchrun has started 2 processes per machine"):
+        checked(Launched("torchrun", 2, 3), 3)
+    assert checked(Launched("torchrun", 2, 3), 1).size == 6
+    uneven = {"TORCHELASTIC_RUN_ID": "a", "WORLD_SIZE": "3", "LOCAL_WORLD_SIZE": "2"}
+    with pytest.raises(ConfigError, match="start equally many"):
+        launched(uneven)
 
 
 def test_precisions_we_do_not_offer_are_refused_before_anything_starts() -> None:
