@@ -44,14 +44,22 @@ def train(
         bool,
         typer.Option("--force-resume", help="--resume on other data, in another precision or on other threads."),
     ] = False,
+    auto_resume: Annotated[
+        bool,
+        typer.Option(
+            "--auto-resume", help="Go on with the run in --out if there is one, else begin it: for launchers."
+        ),
+    ] = False,
     lr_resume: Annotated[
         float | None, typer.Option("--lr-resume", metavar="FACTOR", help="Learning rates times this, with --resume.")
     ] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads to compute on; the system's own number by default.")
     ] = None,
-    devices: Annotated[str, typer.Option(help="Processes or accelerators per machine: a number, or auto.")] = "1",
-    nodes: Annotated[int, typer.Option(min=1, help="Number of machines.")] = 1,
+    devices: Annotated[
+        str, typer.Option(help="Processes or accelerators per machine: a number, or auto; a launcher's.")
+    ] = "1",
+    nodes: Annotated[int, typer.Option(min=1, help="Number of machines; each needs a launcher.")] = 1,
     precision: Annotated[str, typer.Option(help="32-true, 64-true or bf16-mixed.")] = "32-true",
     accelerator: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
     logger: Annotated[
@@ -83,6 +91,7 @@ def train(
         out=out,
         resume=resume,
         force_resume=force_resume,
+        auto_resume=auto_resume,
         lr_resume=lr_resume,
         threads=threads,
         devices=devices,

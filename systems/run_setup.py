@@ -18,6 +18,13 @@ from phlogiston.systems.base import System
 from phlogiston.systems.options import shared_steps
 
 
+def holds_run(out: Path | None) -> bool:
+    """Say whether there is a run in the folder to go on with; for a command that is to begin it otherwise."""
+    if out is None:
+        raise ConfigError("--auto-resume needs --out: the run folder to go on with, or to begin.")
+    return (out / "config.json").is_file() and not never_begun(out)
+
+
 def stored_run(run: Path | None, system: str, resume: bool, lr_resume: float | None) -> dict[str, Any]:
     """Return options, data and seed of a run to resume; empty ones for a new run."""
     if not resume:

@@ -36,6 +36,7 @@ from phlogiston.systems.run_data import data_of, is_other
 from phlogiston.systems.run_setup import (
     check_processes,
     configured_system,
+    holds_run,
     removed_if_empty,
     run_folder,
     started_fabric,
@@ -56,6 +57,7 @@ def train(
     out: Path | None = None,
     resume: bool = False,
     force_resume: bool = False,
+    auto_resume: bool = False,
     lr_resume: float | None = None,
     threads: int | None = None,
     devices: str = "1",
@@ -78,6 +80,7 @@ def train(
         out: run folder; `runs/<system>-<data>-<n>` with the first free n by default.
         resume: go on with the run in `out`; whatever is not given is taken from its config.json.
         force_resume: like `resume`, also where data, precision, device or threads are others than those of the run.
+        auto_resume: `resume` where `out` holds a run, else a new run in it.
         lr_resume: factor on the learning rates from here on; only with `resume`.
         threads: to compute on; those of a resumed run, or the system's own number, by default.
         devices: processes (CPU) or accelerators per machine, a number or "auto".
@@ -101,7 +104,8 @@ def train(
         check_logger(logger)
     many = check_processes(devices, nodes)
     chosen = merged_options(system, preset, sets or {})
-    stored = stored_run(out, system, resume or force_resume, lr_resume)
+    resume = resume or force_resume or (auto_resume and holds_run(out))
+    stored = stored_run(out, system, resume, lr_resume)
     given = {**stored["options"], **chosen}
     name, options = (data, {}) if data is not None else default_data(kind, stored["data"])
     options = {**options, **datasets.read_options(name, data_options or {})}
@@ -109,7 +113,7 @@ def train(
     rows = datasets.load(name, **options)
     fabric = started_fabric(many, nodes, precision, accelerator)
     processes = Processes(fabric)
-    folder = Path(processes.together(lambda: run_folder(out, system, rows.meta.name, resume or force_resume)))
+    folder = Path(processes.together(lambda: run_folder(out, system, rows.meta.name, resume)))
     with removed_if_empty(folder if out is None and processes.leader else None):
         configured.fit(
             rows,

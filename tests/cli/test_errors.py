@@ -35,6 +35,8 @@ Command = Callable[..., Any]
         (["train", "drmm", "--data-set", "noise=1"], "Did you mean 'noise_sd'"),
         (["train", "drmm", "--data-set", "n=many"], "'many' is no"),
         (["train", "drmm", "--devices", "none"], "a number from 1 on"),
+        (["train", "drmm", "--nodes", "2"], "torchrun --nnodes 2 --nproc-per-node 1"),
+        (["train", "drmm", "--auto-resume"], "--auto-resume needs --out"),
         (["train", "drmm", "--precision", "16-mixed"], "32-true"),
         (["train", "drmm", "--resume"], "--resume needs --out"),
         (["train", "drmm", "--lr-resume", "0.5"], "needs --resume"),

@@ -194,31 +194,6 @@ def test_a_csv_of_the_users_is_trained_on_and_found_again_from_elsewhere(
     assert "--data" in gone.err
 
 
-@pytest.mark.slow
-def test_two_processes_end_with_the_parameters_of_one(tmp_path: Path) -> None:
-    (tmp_path / "start.py").write_text("from phlogiston.__main__ import main; main()")
-    # 320 rows in batches of 127: ragged over two processes, and ragged at the end of each epoch
-    data = ["--data-set", "sizes=[320, 0, 20]", "--set", "batch_size=127", "--set", "num_components=4"]
-    arguments = ["train", "drmm", "--data", "swissroll", *data, "--steps", "50", "--accelerator", "cpu", "--json"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    parameters = []
-    for devices in (1, 2):
-        done = subprocess.run(
-            [sys.executable, "-P", "start.py", *arguments, "--devices", str(devices), "--out", f"runs/{devices}"],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=240,
-        )
-        assert done.returncode == 0, done.stderr
-        assert json.loads(done.stdout)["run"] == f"runs/{devices}"
-        parameters.append(list(systems.load(tmp_path / "runs" / str(devices)).model.parameters()))
-    for one, two in zip(*parameters, strict=True):
-        torch.testing.assert_close(two, one, rtol=1e-5, atol=1e-6)
-    assert sorted(os.listdir(tmp_path / "runs")) == ["1", "2"]
-
-
 # ---- sample
 
 

@@ -163,7 +163,7 @@ class _Sum(nn.Module):
         return loss + term if isinstance(loss, Tensor) and loss.requires_grad else term
 
 
-def _added_up(group: Any, bucket: torch.distributed.GradBucket) -> torch.futures.Future[Tensor]:
+def _added_up(group: Any, bucket: Any) -> torch.futures.Future[Tensor]:
     """Add a bucket up over processes; torch's own hook would divide it by their number."""
     work = torch.distributed.all_reduce(bucket.buffer(), group=group, async_op=True)
     future: torch.futures.Future[Tensor] = work.get_future().then(lambda done: done.value()[0])

@@ -105,7 +105,8 @@ def checked(launch: Launched, devices: int | str) -> Launched:
 
 def environment_of(launch: Launched) -> Any:
     """Return the Lightning `ClusterEnvironment` of a launch."""
-    from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+    from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+    from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
     if launch.by == "torchrun":
         return TorchElasticEnvironment()
@@ -117,7 +118,7 @@ def environment_of(launch: Launched) -> Any:
 
 def _joined() -> Any:
     import torch
-    from lightning_fabric.plugins.environments import ClusterEnvironment
+    from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
 
     class Joined(ClusterEnvironment):
         """A process group that exists already."""
