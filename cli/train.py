@@ -18,6 +18,9 @@ _SET = typer.Option(
 )
 _DATA_SET = typer.Option("--data-set", metavar="KEY=VALUE", help="An option of the data; may be repeated.")
 
+_FORCE = typer.Option("--force-resume", help="--resume on other data, in another precision or on other threads.")
+_AUTO = typer.Option("--auto-resume", help="Go on with the run in --out if there is one, else begin it.")
+
 
 def train(
     system: Annotated[
@@ -40,16 +43,8 @@ def train(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; a fresh one below runs/ by default.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, with its settings.")] = False,
-    force_resume: Annotated[
-        bool,
-        typer.Option("--force-resume", help="--resume on other data, in another precision or on other threads."),
-    ] = False,
-    auto_resume: Annotated[
-        bool,
-        typer.Option(
-            "--auto-resume", help="Go on with the run in --out if there is one, else begin it: for launchers."
-        ),
-    ] = False,
+    force_resume: Annotated[bool, _FORCE] = False,
+    auto_resume: Annotated[bool, _AUTO] = False,
     lr_resume: Annotated[
         float | None, typer.Option("--lr-resume", metavar="FACTOR", help="Learning rates times this, with --resume.")
     ] = None,
@@ -89,9 +84,7 @@ def train(
         steps=steps,
         seed=seed,
         out=out,
-        resume=resume,
-        force_resume=force_resume,
-        auto_resume=auto_resume,
+        resume="force" if force_resume else "auto" if auto_resume else resume,
         lr_resume=lr_resume,
         threads=threads,
         devices=devices,

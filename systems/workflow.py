@@ -55,9 +55,7 @@ def train(
     steps: int | None = None,
     seed: int | None = None,
     out: Path | None = None,
-    resume: bool = False,
-    force_resume: bool = False,
-    auto_resume: bool = False,
+    resume: bool | str = False,
     lr_resume: float | None = None,
     threads: int | None = None,
     devices: str = "1",
@@ -78,9 +76,8 @@ def train(
         steps: optimiser steps of all stages together, shared out as the configuration's; see `System.step_options`.
         seed: 0 by default.
         out: run folder; `runs/<system>-<data>-<n>` with the first free n by default.
-        resume: go on with the run in `out`; whatever is not given is taken from its config.json.
-        force_resume: like `resume`, also where data, precision, device or threads are others than those of the run.
-        auto_resume: `resume` where `out` holds a run, else a new run in it.
+        resume: True goes on with the run in `out`, whatever is not given taken from its config.json; "force" also where
+            data, precision, device or threads are others than its own; "auto" begins it where there is none.
         lr_resume: factor on the learning rates from here on; only with `resume`.
         threads: to compute on; those of a resumed run, or the system's own number, by default.
         devices: processes (CPU) or accelerators per machine, a number or "auto".
@@ -100,12 +97,11 @@ def train(
         RunError: a folder that holds something else.
     """
     kind = systems.get(system)
-    if logger is not None:
-        check_logger(logger)
+    check_logger(logger)
     many = check_processes(devices, nodes)
     chosen = merged_options(system, preset, sets or {})
-    resume = resume or force_resume or (auto_resume and holds_run(out))
-    stored = stored_run(out, system, resume, lr_resume)
+    go_on = holds_run(out) if resume == "auto" else bool(resume)
+    stored = stored_run(out, system, go_on, lr_resume)
     given = {**stored["options"], **chosen}
     name, options = (data, {}) if data is not None else default_data(kind, stored["data"])
     options = {**options, **datasets.read_options(name, data_options or {})}
@@ -113,13 +109,13 @@ def train(
     rows = datasets.load(name, **options)
     fabric = started_fabric(many, nodes, precision, accelerator)
     processes = Processes(fabric)
-    folder = Path(processes.together(lambda: run_folder(out, system, rows.meta.name, resume)))
+    folder = Path(processes.together(lambda: run_folder(out, system, rows.meta.name, go_on)))
     with removed_if_empty(folder if out is None and processes.leader else None):
         configured.fit(
             rows,
             out=folder,
             seed=stored["seed"] if seed is None else seed,
-            resume="force" if force_resume else "auto",  # who may resume is settled above, alike on every process
+            resume="force" if resume == "force" else "auto",  # who may resume is settled above, alike on every process
             fabric=fabric,
             callbacks=callbacks(logger, folder, {"system": system, "data": rows.meta.name, **given}),
             progress=progress,

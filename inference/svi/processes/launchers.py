@@ -177,9 +177,7 @@ def start_others(count: int, nodes: int) -> None:
 
 def _command() -> Sequence[str]:
     """The command line of this process."""
-    import __main__
-
-    spec = getattr(__main__, "__spec__", None)
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
     if spec is None:
         return [sys.executable, *_flags(), os.path.abspath(sys.argv[0]), *sys.argv[1:]]
     return [sys.executable, *_flags(), "-m", spec.name.removesuffix(".__main__"), *sys.argv[1:]]

@@ -14,13 +14,15 @@ LOGGERS = ("csv", "tensorboard", "wandb", "mlflow")
 _NEEDS = {"tensorboard": ("tensorboard",), "wandb": ("lightning", "wandb"), "mlflow": ("lightning", "mlflow")}
 
 
-def check_logger(kind: str) -> None:
-    """Refuse a logger before any work is done for it.
+def check_logger(kind: str | None) -> None:
+    """Refuse a logger before any work is done for it; None is none.
 
     Raises:
         UnknownNameError: no such logger.
         ConfigError: what it needs is not installed.
     """
+    if kind is None:
+        return
     if kind not in LOGGERS:
         raise unknown_name("logger", kind, LOGGERS)
     for package in _NEEDS.get(kind, ()):
