@@ -11,7 +11,7 @@ from phlogiston import datasets, systems
 from phlogiston.errors import ConfigError, DataError, DataWarning, ShapeError, UnknownNameError
 from phlogiston.inference.query.evidence import Known
 from phlogiston.systems.sqair import pictures as sqair_pictures
-from phlogiston.systems.sqair.report import crossings
+from phlogiston.systems.sqair.report import crossings, whole_videos
 from phlogiston.systems.sqair.system import SQAIR
 
 TINY: dict[str, Any] = {
@@ -290,3 +290,10 @@ def test_more_objects_than_places_are_told_of() -> None:
     crowd = datasets.load("moving_digits", sizes=(8, 4, 4), counts=(3,))
     with pytest.warns(DataWarning, match="up to 3 objects"):
         SQAIR({**TINY, "slots": 2}).fit(crowd, tensorboard=False, progress="off")
+
+
+def test_the_median_of_connected_components_is_the_ordinary_one() -> None:
+    counted = torch.tensor([[1, 2, 2, 1], [1, 1, 3, 1], [2, 2, 3, 1]])  # medians 1.5, 1 and 2
+    median, maximum = whole_videos(counted)
+    assert median.tolist() == [[2] * 4, [1] * 4, [2] * 4], "torch's own median would take the lower of the two: 1"
+    assert maximum.tolist() == [[2] * 4, [3] * 4, [3] * 4]
