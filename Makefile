@@ -3,10 +3,12 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 SYSTEM ?=
+REPORT ?=
+BASE   ?= python:3.11-slim
 INPUTS ?= 100000
 SEED   ?= 0
 
-.PHONY: help setup dev demo test check format faults bench fuzz learn docs tables pictures clean
+.PHONY: help setup dev demo test check format faults bench fuzz learn docs browse image tables pictures clean
 
 help:            ## list the targets
 	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -57,9 +59,19 @@ learn: dev       ## the full CPU recipes (SYSTEM=drmm selects one); rewrites doc
 	$(BIN)/python -P -m pytest tests/learn -m learn --timeout 0 -s $(if $(SYSTEM),-k $(SYSTEM)); \
 	reached=$$?; $(BIN)/python docs/tables.py && exit $$reached
 
-docs: dev        ## the documentation site, build/site/docs/index.html; warnings are errors
+docs: dev        ## the documentation site, build/site/index.html; warnings are errors
 	$(BIN)/python -m pip install --quiet -r requirements-docs.txt
 	$(BIN)/python -P -m sphinx -q -W --keep-going -b html -c docs . build/site
+
+browse:          ## the site (and REPORT=runs/x/report.html) in headless Chromium: console, layout, accessibility
+	$(BIN)/python -m pip install --quiet -r requirements-browse.txt
+	$(BIN)/python -P docs/check_site.py build/site $(REPORT)
+
+image:           ## the Docker image that runs the demo, where docker and its base image can be had
+	@if ! docker info >/dev/null 2>&1; then echo "image not built: no docker daemon here"; \
+	elif ! docker image inspect $(BASE) >/dev/null 2>&1 && ! docker pull --quiet $(BASE); then \
+	  echo "image not built: $(BASE) is not here and cannot be pulled"; \
+	else docker build --tag phlogiston . && docker run --rm phlogiston phlogiston systems; fi
 
 tables: setup    ## rewrite the tables of README and docs from docs/results, the checklist, the ways through the code
 	$(BIN)/python docs/tables.py

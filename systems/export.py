@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from phlogiston.datasets.base import Array
+from phlogiston.datasets.untrusted.media import need_av
 from phlogiston.errors import ConfigError, unknown_name
 from phlogiston.systems import export_sequences
 
@@ -42,9 +43,12 @@ def check_suffix(path: Path) -> None:
 
     Raises:
         UnknownNameError: the suffix is none of `SUFFIXES`.
+        DataError: what writes films is not installed.
     """
     if path.suffix.lower() not in SUFFIXES:
         raise unknown_name("kind of sample file", path.suffix or path.name, SUFFIXES)
+    if path.suffix.lower() == ".mp4":
+        need_av(path)
 
 
 def write(path: Path, samples: Samples) -> None:

@@ -115,11 +115,14 @@ def video_frames(path: str | PathLike[str]) -> Iterator[Array]:
     """Yield the frames of a video or of a moving GIF, uint8 (height, width, 3) or (height, width, 1), in order.
 
     Raises:
-        DataError: it is no video, is damaged, or unpacks to too much.
+        DataError: it is no video, is damaged, unpacks to too much, or what reads it is not installed.
     """
     file = Path(path)
     size, total = file.stat().st_size, 0
-    frames = _gif(file) if file.suffix.lower() == ".gif" else _decoded(file, size)
+    gif = file.suffix.lower() == ".gif"
+    if not gif:
+        need_av(file)
+    frames = _gif(file) if gif else _decoded(file, size)
     with reading(path, "a video"):
         for frame in frames:
             total += frame.nbytes
@@ -146,6 +149,21 @@ def _gif(path: Path) -> Iterator[Array]:
             grey = grey and frame.mode == "L"
             shown = np.asarray(frame.convert("L" if grey else "RGB"))
             yield shown[..., None] if grey else shown
+
+
+def need_av(path: Path) -> None:
+    """Check that what reads and writes films is installed.
+
+    Raises:
+        DataError: it is not.
+    """
+    try:
+        import av  # noqa: F401
+    except ImportError:
+        raise DataError(
+            f'{str(path)!r}: {path.suffix} needs PyAV, which is an extra: pip install "phlogiston[video]". '
+            ".gif, .npz and folders of pictures need nothing."
+        ) from None
 
 
 def _decoded(path: Path, size: int) -> Iterator[Array]:

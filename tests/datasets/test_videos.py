@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import imageio.v3 as iio
@@ -11,7 +12,9 @@ import pytest
 
 from phlogiston import datasets
 from phlogiston.datasets.fetched import mug
+from phlogiston.datasets.untrusted.media import read_video
 from phlogiston.errors import DataError, ShapeError
+from phlogiston.systems import export
 
 
 def clips(rows: int = 10, length: int = 4, side: int = 8, channels: int = 3) -> np.ndarray:
@@ -195,3 +198,17 @@ def test_what_stands_beside_films_is_kept_as_labels_and_never_a_film(tmp_path: P
     np.savez(tmp_path / "unnamed.npz", clips_of_mine=films, boxes=boxes)
     other = datasets.load("video_folder", **{**options, "data": tmp_path / "unnamed.npz"})
     assert other.train.tensors["x"].shape == (10, 4, 12, 12)
+
+
+def test_films_without_what_reads_them_are_refused_with_the_extra_that_brings_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = np.zeros((3, 16, 16, 3), dtype=np.uint8)
+    iio.imwrite(tmp_path / "a.mp4", frames, plugin="pyav", codec="libx264", fps=4)
+    iio.imwrite(tmp_path / "a.gif", frames)
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(DataError, match=r"phlogiston\[video\]"):
+        read_video(tmp_path / "a.mp4")
+    assert read_video(tmp_path / "a.gif").shape[1:3] == (16, 16)
+    with pytest.raises(DataError, match=r"phlogiston\[video\]"):
+        export.check_suffix(tmp_path / "b.mp4")

@@ -112,6 +112,17 @@ def test_the_sdist_can_be_built_without_links(built: Path) -> None:
     assert {"pyproject.toml", "README.md", "LICENSE", "phlogiston/datasets/__init__.py"} <= set(members)
 
 
+def test_the_sdist_is_the_repository(built: Path, own_files: list[Path], root: Path) -> None:
+    """Documentation, examples, tests, the Makefile and its requirements: all but what only git and CI look at."""
+    (archive,) = built.glob("*.tar.gz")
+    with tarfile.open(archive) as opened:
+        names = {name.split("/", 1)[-1] for name in opened.getnames()}
+    ours = [path.relative_to(root) for path in own_files if not path.is_symlink()]
+    moved = {f"phlogiston/{path}" if path.parts[0] in PACKAGES else str(path) for path in ours}
+    assert not sorted(moved - names - {".gitignore"})
+    assert not [name for name in names if name.startswith(("docs/api/", "docs/_build/", "build/", "runs/"))]
+
+
 def test_the_wheel_installs_into_an_empty_environment_and_lists_the_systems(
     built: Path, environment: Environment, tmp_path: Path
 ) -> None:
