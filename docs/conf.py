@@ -1,8 +1,10 @@
 """The documentation site: the pages of `docs/` and the front matter as they are, and a reference made of docstrings.
 
-    make docs        build/site/docs/index.html; warnings are errors
+    make docs        build/site/index.html; warnings are errors
 
-The source folder is the repository's, so that links between pages read the same here and in the repository.
+The source folder is the repository's, so that links between pages read the same here and in the repository. Snippets
+and notebooks run while the site is built; what they gave is kept below `build/` and reused while nothing they need
+changes.
 """
 
 from __future__ import annotations
@@ -16,22 +18,43 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "docs"))
 
 from api_pages import write_pages  # noqa: E402
+from site_files import write_front, write_llms  # noqa: E402
+
+from phlogiston import __version__  # noqa: E402
 
 project = "phlogiston"
 author = "the phlogiston developers"
 copyright = "the phlogiston developers, Apache-2.0"
+version = release = __version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "executed"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "executed", "mathml"]
 root_doc = "docs/index"
-include_patterns = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/**.md", "docs/api/*.rst"]
-exclude_patterns = ["build", ".venv", "runs"]
+include_patterns = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "docs/**.md",
+    "docs/notebooks/*.ipynb",
+    "docs/api/*.rst",
+]
+exclude_patterns = ["build", ".venv", "runs", "**.ipynb_checkpoints"]
 
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 4
+html_math_renderer = "mathml"
+
+nb_execution_mode = "cache"  # a notebook runs again only when its code cells change; `make clean` forgets all
+nb_execution_cache_path = str(ROOT / "build" / "notebooks")
+nb_execution_timeout = 600
+nb_execution_raise_on_error = True
+nb_execution_in_temp = True
+nb_merge_streams = True
 
 autodoc_member_order = "bysource"
-autodoc_typehints = "none"  # signatures of this house are long; the docstrings say shapes and units
+autodoc_typehints = "description"  # in the lists of arguments, linked; signatures of this house are long enough
+autodoc_typehints_description_target = "documented"
 autodoc_default_options = {"members": True, "show-inheritance": True}
+python_maximum_signature_line_length = 90
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
@@ -39,7 +62,17 @@ default_role = "code"
 suppress_warnings = ["ref.python"]  # attributes of equal name in several classes
 
 html_theme = "furo"
-html_title = "phlogiston"
+html_title = f"phlogiston {version}"
+html_static_path = ["static"]
+html_css_files = ["site.css"]
+pygments_style = (
+    "a11y-high-contrast-light"  # of accessible-pygments, which furo brings: every colour is readable on its ground
+)
+pygments_dark_style = "a11y-high-contrast-dark"
+html_theme_options = {
+    "light_css_variables": {"color-api-keyword": "#4a5568", "color-foreground-muted": "#51596b"},
+    "dark_css_variables": {"color-foreground-muted": "#a9afbb", "color-api-keyword": "#a9afbb"},
+}
 
 write_pages(ROOT)
 
@@ -59,32 +92,35 @@ def plain_characters(app: Any, what: str, name: str, obj: Any, options: Any, lin
 
 STARRED = re.compile(r"\s*\*{1,2}\w+( \(.*\))?:")  # an argument's name, which the Google style knows
 
+CHAPTERS = {
+    "First steps": ["/README", "cheatsheet", "gallery", "your-data"],
+    "Tutorials": sorted(f"notebooks/{path.stem}" for path in (ROOT / "docs" / "notebooks").glob("*.ipynb")),
+    "Systems": ["drmm", "drmm-queries", "mdn", "sequences", "sqair", "vdsm", "scene", "world"],
+    "Anybody's models": ["how-far-to-trust-an-answer", "bring-your-own-pair", "own-system", "engine", "evaluation"],
+    "Figures": ["speed", "comparison", "checklist", "results/README"],
+    "Project": ["design", "api/index", "/CONTRIBUTING", "/CHANGELOG", "citing"],
+}
+
 
 def contents(app: Any, name: str, source: list[str]) -> None:
     """Give the start page the site's table of contents; read as a file it has none, its tables do that."""
     if name != root_doc:
         return
-    first = ["/README", "drmm", "drmm-queries"]
-    last = [
-        "own-system",
-        "bring-your-own-pair",
-        "how-far-to-trust-an-answer",
-        "engine",
-        "evaluation",
-        "checklist",
-        "design",
-        "api/index",
-        "results/README",
-        "/CONTRIBUTING",
-        "/CHANGELOG",
-    ]
-    known = {Path(page).name for page in [*first, *last]}
-    others = sorted(p.stem for p in (ROOT / "docs").glob("*.md") if p.stem not in {*known, "index"})
-    pages = "\n".join([*first, *others, *last])
-    source[0] += f"\n```{{toctree}}\n:hidden:\n\n{pages}\n```\n"
+    for chapter, pages in CHAPTERS.items():
+        if pages:
+            listed = "\n".join(pages)
+            source[0] += f"\n```{{toctree}}\n:hidden:\n:caption: {chapter}\n\n{listed}\n```\n"
+
+
+def finish(app: Any, error: Exception | None) -> None:
+    """Write what is not a page: the way in at the top, and `llms.txt`."""
+    if error is None and app.builder.name == "html":
+        write_front(Path(app.outdir), root_doc)
+        write_llms(Path(app.outdir), ROOT, CHAPTERS, version)
 
 
 def setup(app: Any) -> None:
     """Called by Sphinx."""
     app.connect("source-read", contents)
     app.connect("autodoc-process-docstring", plain_characters, priority=400)
+    app.connect("build-finished", finish)

@@ -4,11 +4,15 @@ The `python` blocks of a page run one after the other in an empty folder, in an 
 block the site shows what it printed. A block that fails fails the build. Blocks that begin with `# file: NAME` are
 files of a package: it is built and installed into a folder of its own, and the page's other blocks run with it.
 
-Pages run side by side, as many as there are cores. `-D execute_snippets=0` leaves all of it out.
+Pages run side by side, as many as there are cores. What a page printed is kept below `build/snippets`, and shown again
+without running it as long as the page's blocks, the code of the package and the libraries are the same.
+`-D execute_snippets=0` leaves all of it out.
 """
 
 from __future__ import annotations
 
+import hashlib
+import importlib.metadata
 import json
 import os
 import re
@@ -16,6 +20,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,6 +28,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 FENCED = re.compile(r"^```(python|bash|toml)\n(.*?)^```$", flags=re.S | re.M)
 FILE = re.compile(r"# file: (\S+)\n(.*)", flags=re.S)
+CACHE = ROOT / "build" / "snippets"
 MOST = 24  # lines of output shown below a block
 
 # Runs in the child: snippets in, what each printed out. Progress is silent off a terminal, warnings are not shown.
@@ -113,10 +119,46 @@ def shown(text: str, printed: list[str]) -> str:
     return FENCED.sub(below, text)
 
 
+PACKAGES = ("networks", "distributions", "datasets", "models", "guides", "inference", "evaluate", "systems", "cli")
+
+
+def state_of_the_code(root: Path) -> str:
+    """Return a digest of every source file of the package and of the versions of what it stands on."""
+    digest = hashlib.sha256()
+    for folder in (*PACKAGES, "phlogiston"):
+        for path in sorted((root / folder).rglob("*.py")):
+            digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
+    for name in ("torch", "pyro-ppl", "numpy", "pandas", "scipy"):
+        digest.update(f"{name} {importlib.metadata.version(name)}".encode())
+    return digest.hexdigest()
+
+
+def kept(text: str, name: str, state: str, folder: Path, run: Callable[[str, str], list[str]] = run) -> list[str]:
+    """Return what the blocks of a page print: from the cache, or by running them and remembering it.
+
+    A page that fails is not remembered. Files that cannot be read as they were written are run again.
+    """
+    key = hashlib.sha256(json.dumps([FENCED.findall(text), state]).encode()).hexdigest()
+    path = folder / f"{key}.json"
+    try:
+        printed = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(printed, list) and all(isinstance(said, str) for said in printed):
+            return printed
+    except (OSError, ValueError):
+        pass
+    printed = run(text, name)
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(f".{os.getpid()}")
+    temporary.write_text(json.dumps(printed), encoding="utf-8")
+    temporary.replace(path)
+    return printed
+
+
 def _run_pages(app: Any, env: Any, names: list[str]) -> None:
     """Start to run the pages that are about to be read; reading goes on meanwhile."""
     app.printed = {}
     pool = ThreadPoolExecutor(max(1, min(4, os.cpu_count() or 1)))
+    state = state_of_the_code(ROOT)
     for name in names:
         path = ROOT / f"{name}.md"
         if (
@@ -124,7 +166,7 @@ def _run_pages(app: Any, env: Any, names: list[str]) -> None:
             and path.is_file()
             and any(k == "python" for k, _ in FENCED.findall(_read(path)))
         ):
-            app.printed[name] = pool.submit(run, _read(path), name)
+            app.printed[name] = pool.submit(kept, _read(path), name, state, CACHE)
 
 
 def _read(path: Path) -> str:

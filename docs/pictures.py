@@ -20,7 +20,12 @@ if TYPE_CHECKING:
 
     from phlogiston.datasets.base import Dataset
     from phlogiston.systems.scene.system import Scene
+    from phlogiston.systems.sqair.system import SQAIR
     from phlogiston.systems.world.system import WorldModel
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import readme_pictures
 
 IMAGES = Path(__file__).resolve().parent / "images"
 
@@ -143,15 +148,22 @@ def mdn_ignorance() -> Figure:
 
 
 @cache
-def _followed() -> dict[str, Figure]:
-    """Pictures of moving digits that were followed, after four minutes of training."""
+def _digits_followed() -> tuple[SQAIR, Dataset]:
+    """Moving digits, after four minutes of training."""
     from phlogiston import datasets
-    from phlogiston.systems.sqair.pictures import interesting
     from phlogiston.systems.sqair.system import SQAIR
 
-    shown = example("sqair_moving_digits")
     data = datasets.load("moving_digits")
-    system = SQAIR(preset="cpu").fit(data)
+    return SQAIR(preset="cpu").fit(data), data
+
+
+@cache
+def _followed() -> dict[str, Figure]:
+    """Pictures of moving digits that were followed."""
+    from phlogiston.systems.sqair.pictures import interesting
+
+    shown = example("sqair_moving_digits")
+    system, data = _digits_followed()
     videos = data.test.tensors["x"]
     crowded = videos[interesting(system, videos, 3)]
     edits, gaps = shown.what_if(system, crowded[:1]), shown.hidden(system, crowded)
@@ -310,6 +322,44 @@ def world_player() -> Figure:
     return agent_figure(_dodge()[0])
 
 
+def readme_questions() -> Figure:
+    """The Swiss roll without a question, in a box, and under two inequalities."""
+    return readme_pictures.questions(queries())
+
+
+def readme_poses() -> Figure:
+    """Bodies that reach for targets."""
+    return readme_pictures.kept_poses(kinematics())
+
+
+def readme_answers() -> Figure:
+    """One answer by squared error, and draws from a mixture."""
+    return readme_pictures.several_answers(mdn_answers())
+
+
+def readme_completed() -> Figure:
+    """Held-out digits, their upper halves, and two samples of the rest."""
+    from phlogiston import datasets
+
+    shown, data = example("drmm_completion"), datasets.load("digits", valid=0)
+    return readme_pictures.completed(shown.fit(data), data, shown)
+
+
+def readme_survival() -> Figure:
+    """How long an agent from the dream lasts in the game itself."""
+    return readme_pictures.survival(world_player())
+
+
+def readme_tracks(path: Path) -> None:
+    """Two videos of two digits each, followed, above what is rendered; moving."""
+    from phlogiston.systems.sqair.pictures import interesting
+
+    system, data = _digits_followed()
+    videos = data.test.tensors["x"]
+    readme_pictures.tracks(path, system, videos[interesting(system, videos[:48], 4)[2:]])
+
+
+MOVING: dict[str, Callable[[Path], None]] = {"readme-tracks": readme_tracks}
 PICTURES: dict[str, Callable[[], Figure]] = {
     draw.__name__.replace("_", "-"): draw
     for draw in (
@@ -321,23 +371,29 @@ PICTURES: dict[str, Callable[[], Figure]] = {
         *(touch_music, sketch_drawings, sketch_reconstructions, sketch_interpolations),
         *(handwriting_biases, handwriting_hands, handwriting_window),
         *(world_dream, world_player),
+        *(readme_questions, readme_poses, readme_answers, readme_completed, readme_survival),
     )
 }
 
 
 def main(names: list[str]) -> None:
     """Draw the named pictures, or all."""
-    unknown = [name for name in names if name not in PICTURES]
+    known = [*PICTURES, *MOVING]
+    unknown = [name for name in names if name not in known]
     if unknown:
-        sys.exit(f"unknown picture {unknown[0]!r}; choose from {', '.join(PICTURES)}")
+        sys.exit(f"unknown picture {unknown[0]!r}; choose from {', '.join(known)}")
     IMAGES.mkdir(exist_ok=True)
-    for name in names or PICTURES:
+    for name in names or known:
+        path = IMAGES / f"{name}.{'gif' if name in MOVING else 'png'}"
         try:
-            PICTURES[name]().savefig(IMAGES / f"{name}.png", dpi=110)
+            if name in MOVING:
+                MOVING[name](path)
+            else:
+                PICTURES[name]().savefig(path, dpi=200 if name.startswith("readme") else 110)
         except DataError as error:  # data that may not be passed on, and are not here
             print(f"{name}: {error}", file=sys.stderr)
             continue
-        print(IMAGES / f"{name}.png")
+        print(path)
 
 
 if __name__ == "__main__":

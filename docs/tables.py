@@ -23,6 +23,9 @@ A single figure stands inside a line, in a sentence or in a cell of a table writ
 
 A figure nobody has recorded yet reads "not measured yet": its recipe under tests/learn puts it there.
 
+README.md is made as a whole from docs/readme.md.jinja, so that its source is as clean as what readers see. There a
+figure is `{{ figure("drmm/classify/digits percent=yes") }}`, and `{{ missed() }}` lists the entries below their bars.
+
 Markers inside fenced code blocks are left alone. docs/results/README.md describes the fields.
 
     python docs/tables.py            rewrite every page that is out of date
@@ -55,6 +58,8 @@ HEADINGS = {
     "seeds": "seeds",
     "verdict": "verdict",
 }
+SPOKEN = {"drmm": "DRMM", "drmm_queries": "DRMM", "mdn": "MDN", "sqair": "SQAIR", "vdsm": "VDSM", "bench": "speed"}
+TEMPLATE = "readme.md.jinja"  # in docs/
 TABLE = re.compile(r"^\s*<!-- table: (?P<what>.+?) -->\s*$")
 END = re.compile(r"^\s*<!-- end table -->\s*$")
 FIGURE = re.compile(r"<!-- figure: (?P<what>[^>]+?) -->.*?<!-- end figure -->")
@@ -247,12 +252,41 @@ def figure(text: str, folder: Path) -> str:
     if percent:
         parts = {"mean", "std_error", "must", "aim", options["field"]}
         entry |= {part: 100 * entry[part] for part in parts if isinstance(entry.get(part), int | float)}
+        head, _, key = options["field"].partition(".")
+        if key and isinstance(entry.get(head), Mapping) and key in entry[head]:
+            entry[head] = {key: 100 * entry[head][key]}
     if options.get("error") == "no":
         entry.pop("std_error", None)
     shown = cell(entry, options["field"], digits_of(entry, digits))
     if not shown:
         raise TableError(f"{name} has no field {options['field']!r}")
     return f"{shown} %" if percent else shown
+
+
+def missed(folder: Path) -> str:
+    """Name the entries that do not reach what they must, by system, in one sentence's worth of words."""
+    lines = []
+    for path in sorted(folder.glob("*.json")):
+        titles = [e["title"].replace("`", "") for e in load(path.stem, folder) or [] if "missed" in verdict(e)]
+        if titles:
+            lines.append(f"{'; '.join(titles)} ({SPOKEN.get(path.stem, path.stem)})")
+    return "; ".join(lines) or "none"
+
+
+def fill(template: str, folder: Path) -> str:
+    """Return the README made from its template.
+
+    Raises:
+        TableError: for a figure that cannot be read, or a template that is wrong.
+    """
+    import jinja2
+
+    known = {"figure": lambda words: figure(words, folder), "missed": lambda: missed(folder)}
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False)
+    try:
+        return environment.from_string(template).render(known)
+    except jinja2.TemplateError as error:
+        raise TableError(f"the template is wrong: {error}") from error
 
 
 def rewrite(text: str, folder: Path) -> str:
@@ -324,8 +358,13 @@ def main(arguments: list[str] | None = None) -> int:
     for path in pages(options.root):
         with path.open(encoding="utf-8", newline="") as file:
             old = file.read()
+        template = options.root / "docs" / TEMPLATE
+        results = options.root / "docs" / "results"
         try:
-            new = rewrite(old, options.root / "docs" / "results")
+            if path == options.root / "README.md" and template.is_file():
+                new = fill(template.read_text(encoding="utf-8"), results)
+            else:
+                new = rewrite(old, results)
         except TableError as error:
             print(f"{path.relative_to(options.root)}: {error}", file=sys.stderr)
             return 2
