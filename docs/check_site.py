@@ -83,7 +83,7 @@ def pages_of(path: Path) -> list[str]:
     return [name for name in found if not name.startswith(("_modules/", "_static/"))]
 
 
-def judge(page: Any, axe: str, url: str, width: int, accessibility: bool) -> list[str]:
+def judge(page: Any, axe: str, width: int, accessibility: bool) -> list[str]:
     """Return the faults of the page that is open, in words."""
     faults = []
     layout = page.evaluate(LAYOUT)
@@ -104,24 +104,47 @@ def judge(page: Any, axe: str, url: str, width: int, accessibility: bool) -> lis
     return faults
 
 
+class Listener:
+    """Hears what a page complains about: console, missing files, and anything it asks the network for."""
+
+    def __init__(self, page: Any, base: str) -> None:
+        self.base, self.heard = base, list[str]()
+        page.on("console", self.console)
+        page.on("pageerror", lambda error: self.heard.append(str(error)))
+        page.on("response", self.response)
+        page.route("**/*", self.here_only)
+
+    def console(self, message: Any) -> None:
+        """Note errors."""
+        if message.type == "error":
+            self.heard.append(message.text)
+
+    def response(self, response: Any) -> None:
+        """Note what is not there."""
+        if response.status >= 400:
+            self.heard.append(f"{response.status} {response.url}")
+
+    def here_only(self, route: Any) -> None:
+        """Let through what this machine serves, note and stop the rest."""
+        if route.request.url.startswith((self.base, "data:", "blob:")):
+            route.continue_()
+        else:
+            self.heard.append(f"asks the network for {route.request.url}")
+            route.abort()
+
+    def said(self) -> list[str]:
+        """Return what was heard since the last time."""
+        heard, self.heard = self.heard, []
+        return heard
+
+
 def look(browser: Any, axe: str, base: str, names: Sequence[str], folder: Path) -> dict[str, list[str]]:
     """Open pages at every width and in both schemes; return the faults of each."""
     faults: dict[str, list[str]] = {}
     for scheme in SCHEMES:
         context = browser.new_context(color_scheme=scheme)
         page = context.new_page()
-        heard: list[str] = []
-        page.on("console", lambda message, heard=heard: message.type == "error" and heard.append(message.text))
-        page.on("pageerror", lambda error, heard=heard: heard.append(str(error)))
-        page.on("response", lambda r, heard=heard: r.status >= 400 and heard.append(f"{r.status} {r.url}"))
-
-        def here_only(route: Any, heard: list[str] = heard) -> None:
-            inside = route.request.url.startswith((base, "data:", "blob:"))
-            if not inside:
-                heard.append(f"asks the network for {route.request.url}")
-            route.continue_() if inside else route.abort()
-
-        page.route("**/*", here_only)
+        listener = Listener(page, base)
         for name in names:
             small = (folder / name).stat().st_size < LARGE
             for width in WIDTHS:
@@ -129,10 +152,9 @@ def look(browser: Any, axe: str, base: str, names: Sequence[str], folder: Path) 
                 if width == WIDTHS[0]:
                     page.goto(f"{base}/{name}", wait_until="load")
                 # colours do not depend on the width: the narrow and the wide layout are judged
-                found = judge(page, axe, name, width, accessibility=small and width != WIDTHS[1])
+                found = judge(page, axe, width, accessibility=small and width != WIDTHS[1])
                 faults.setdefault(name, []).extend(f"{width} px, {scheme}: {fault}" for fault in found)
-            faults[name].extend(f"{scheme}: {words}" for words in heard)
-            heard.clear()
+            faults[name].extend(f"{scheme}: {words}" for words in listener.said())
         context.close()
     return faults
 

@@ -264,12 +264,12 @@ def figure(text: str, folder: Path) -> str:
 
 
 def missed(folder: Path) -> str:
-    """Name the entries that do not reach what they must, by system, in one sentence's worth of words."""
+    """Name the entries that do not reach what they must, by system, in words for a sentence."""
     lines = []
     for path in sorted(folder.glob("*.json")):
         titles = [e["title"].replace("`", "") for e in load(path.stem, folder) or [] if "missed" in verdict(e)]
         if titles:
-            lines.append(f"{'; '.join(titles)} ({SPOKEN.get(path.stem, path.stem)})")
+            lines.append(f"{SPOKEN.get(path.stem, path.stem)}: {', '.join(titles)}")
     return "; ".join(lines) or "none"
 
 
