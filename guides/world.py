@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from phlogiston.models.stage_program import StageProgram
 from phlogiston.models.world import World, valid_steps
 from phlogiston.networks.frame_encoder import FrameEncoder, pixels
+from phlogiston.networks.vector_codec import VectorEncoder
 
 FLOOR = 1e-4  # smallest scale
 
@@ -33,7 +34,11 @@ class WorldGuide(nn.Module):
 
     def __init__(self, model: World, widths: Sequence[int] = (16, 32), features: int = 256) -> None:
         super().__init__()
-        self.encoder = FrameEncoder(model.channels, model.size, widths, features, "strided")
+        self.encoder: FrameEncoder | VectorEncoder
+        if model.vector:
+            self.encoder = VectorEncoder(model.vector, features)
+        else:
+            self.encoder = FrameEncoder(model.channels, model.size, widths, features, "strided")
         self.read = nn.Linear(features, 2 * model.code)
         with torch.no_grad():
             self.read.bias[model.code :].fill_(-2.0)

@@ -3,7 +3,7 @@
     a_t = argmax W [z_t, h_t] + b                                      C of Ha and Schmidhuber, "World models", 2018
 
 Everything runs side by side: P agents in n rollouts each are the P * n rows of one batch, step after step. A rollout's
-score is the number of steps it lasted.
+score is the sum of its rewards, by default the number of steps it lasted.
 """
 
 from __future__ import annotations
@@ -76,6 +76,12 @@ class Linear:
         self._rows = value.shape[1]
         return value.argmax(-1).flatten()
 
+    def spread(self, rows: int) -> Linear:
+        """The same controllers in charge of so many rows in all, before they have acted."""
+        some = copy.copy(self)
+        some._rows = rows // len(self.weight)
+        return some
+
     def select(self, index: Tensor) -> Linear:
         """See `Agent.select`."""
         controller = index // self._rows
@@ -85,15 +91,16 @@ class Linear:
 
 
 class Random:
-    """Acts at random: the last action again, or any.
+    """Acts at random: the last action again, or any; or whatever followed the last one how often.
 
     Args:
         actions: how many there are.
         keep: probability of the last one.
+        moves: (actions, actions), probabilities of the next action given the last, instead of `keep`.
     """
 
-    def __init__(self, actions: int, keep: float = 0.0) -> None:
-        self.actions, self.keep = actions, keep
+    def __init__(self, actions: int, keep: float = 0.0, moves: Tensor | None = None) -> None:
+        self.actions, self.keep, self.moves = actions, keep, moves
         self._last: Tensor | None = None  # unknown before the first step
 
     def act(self, code: Tensor, out: Tensor, generator: torch.Generator) -> Tensor:
@@ -101,14 +108,22 @@ class Random:
         fresh = torch.randint(self.actions, (len(code),), generator=generator)
         again = torch.rand(len(code), generator=generator) < self.keep
         last = self._last if self._last is not None and len(self._last) == len(code) else None
+        if last is not None and self.moves is not None:
+            again = torch.ones_like(again)
+            last = torch.multinomial(self.moves[last], 1, generator=generator).squeeze(1)
         self._last = fresh if last is None else torch.where(again, last, fresh)
         return self._last
 
     def select(self, index: Tensor) -> Random:
         """See `Agent.select`."""
-        some = Random(self.actions, self.keep)
+        some = Random(self.actions, self.keep, self.moves)
         some._last = None if self._last is None else self._last[index]
         return some
+
+
+def rows_of(state: Any, index: Tensor) -> Any:
+    """Some rows of a state: a named tuple of tensors, or of further ones."""
+    return type(state)(*(rows_of(part, index) if isinstance(part, tuple) else part[index] for part in state))
 
 
 def num_weights(world: World, looks: str) -> int:
@@ -128,8 +143,9 @@ class Rollouts:
     """Outcome of rollouts.
 
     Attributes:
-        score: float (rows,), steps each rollout lasted.
+        score: float (rows,), the sum of rewards; where a step is worth 1, the steps each rollout lasted.
         ended: bool (rows,), whether it came to an end, rather than to the limit.
+        length: int64 (rows,), frames that count.
         code: (rows, T + 1, Z), or None if not kept.
         action: int64 (rows, T), or None.
         frames: (rows, T + 1, C, H, W) of a game outside, or None.
@@ -137,14 +153,10 @@ class Rollouts:
 
     score: Tensor
     ended: Tensor
+    length: Tensor
     code: Tensor | None = None
     action: Tensor | None = None
     frames: Tensor | None = None
-
-    @property
-    def length(self) -> Tensor:
-        """Frames that count, int64 (rows,)."""
-        return self.score.long() + 1
 
 
 @torch.no_grad()
@@ -190,6 +202,7 @@ def dream(
     present = torch.arange(rows)  # rollouts the rows are about: those that ended leave
     alive = torch.ones(rows, dtype=torch.bool)
     score = torch.zeros(rows)
+    length = torch.ones(rows, dtype=torch.long)
     codes: list[Tensor] = []
     done: list[Tensor] = []
     for t in range(steps + 1):
@@ -198,7 +211,8 @@ def dream(
         if t:
             chance = torch.rand(len(code), generator=generator)
             end = chance < prediction.end.sigmoid() if ends == "sampled" else prediction.end + shift > 0
-            score[present] += alive[present].to(score.dtype)
+            score[present] += world.gained(state, code) * alive[present]
+            length[present] += alive[present]
             alive[present] &= ~end
         if keep:
             codes.append(code)
@@ -214,8 +228,8 @@ def dream(
             done.append(action)
         state = world.observe(state, code, action)
     if not keep:
-        return Rollouts(score, ~alive)
-    return Rollouts(score, ~alive, torch.stack(codes, 1), torch.stack(done, 1))
+        return Rollouts(score, ~alive, length)
+    return Rollouts(score, ~alive, length, torch.stack(codes, 1), torch.stack(done, 1))
 
 
 @torch.no_grad()
@@ -229,6 +243,7 @@ def play(
     *,
     seed: int = 0,
     keep: bool = False,
+    generator: torch.Generator | None = None,
 ) -> Rollouts:
     """Act in a game outside, seen through the encoder and the memory.
 
@@ -241,18 +256,19 @@ def play(
         steps: longest rollout.
         seed: of the games, and of the agent's draws.
         keep: keep codes, actions and frames.
+        generator: of the agent's draws; one of the seed by default.
 
     Raises:
         ConfigError: no steps.
     """
     if steps < 1:
         raise ConfigError(f"steps is {steps}; it must be at least 1")
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed) if generator is None else generator
     outside = game.reset(games, seed)
     state = world.start(len(games))
     present = torch.arange(len(games))
     alive = torch.ones(len(games), dtype=torch.bool)
-    score = torch.zeros(len(games))
+    score, length = torch.zeros(len(games)), torch.ones(len(games), dtype=torch.long)
     codes: list[Tensor] = []
     seen: list[Tensor] = []
     done: list[Tensor] = []
@@ -261,7 +277,7 @@ def play(
         if t and not keep and int(stay.sum()) < SHARE * len(present):
             index = stay.nonzero().squeeze(-1)
             present, agent = present[index], agent.select(index)
-            state, outside = (type(s)(*(part[index] for part in s)) for s in (state, outside))
+            state, outside = rows_of(state, index), rows_of(outside, index)
         if not len(present):
             break
         frame = game.render(outside)
@@ -276,77 +292,10 @@ def play(
             done.append(action)
         outside, reward, over = game.step(outside, action)
         score[present] += reward * alive[present]
+        length[present] += alive[present]
         alive[present] &= ~over
         state = world.observe(state, code, action)
-    outcome = Rollouts(score, ~alive)
+    outcome = Rollouts(score, ~alive, length)
     if not keep:
         return outcome
     return replace(outcome, code=torch.stack(codes, 1), action=torch.stack(done, 1), frames=torch.stack(seen, 1))
-
-
-@dataclass(frozen=True)
-class Moment:
-    """State of dreams.
-
-    Attributes:
-        memory: the state before the present frame.
-        code: (rows, Z), of the present frame.
-        over: bool (rows,), whether it is the end.
-    """
-
-    memory: State
-    code: Tensor
-    over: Tensor
-
-
-class DreamGame:
-    """The dream as a game, with the verbs of a game outside.
-
-    Args:
-        world: whose memory.
-        tau: as in `dream`.
-        ends: as in `dream`.
-    """
-
-    def __init__(self, world: World, tau: float = 1.0, ends: Ends = "sampled") -> None:
-        if ends not in ENDS:
-            raise unknown_name("rule for the end", ends, ENDS)
-        if not tau > 0:
-            raise ConfigError(f"tau is {tau}; it must be positive")
-        self.world, self.tau, self.ends = world, tau, ends
-        self._generator = torch.Generator()
-
-    @torch.no_grad()
-    def reset(self, games: Tensor | int, seed: int = 0) -> Moment:
-        """Begin so many dreams."""
-        rows = games if isinstance(games, int) else len(games)
-        self._generator.manual_seed(seed)
-        state = self.world.start(rows)
-        return Moment(state, self._draw(state)[0], torch.zeros(rows, dtype=torch.bool))
-
-    @torch.no_grad()
-    def step(self, state: Moment, action: Tensor) -> tuple[Moment, Tensor, Tensor]:
-        """Take one step in every dream; those that are over stay as they are."""
-        going = ~state.over
-        after = self.world.observe(state.memory, state.code, action)
-        code, end = self._draw(after)
-        memory = State(*(_where(going, new, old) for new, old in zip(after, state.memory, strict=True)))
-        moment = Moment(memory, _where(going, code, state.code), state.over | end)
-        return moment, going.float(), moment.over
-
-    @torch.no_grad()
-    def render(self, state: Moment) -> Tensor:
-        """Frames (rows, C, H, W) in [0, 1]."""
-        return self.world.picture(state.code)
-
-    def _draw(self, state: State) -> tuple[Tensor, Tensor]:
-        prediction = self.world.predict(state)
-        code = prediction.code.draw(pi_temperature=self.tau, sigma_temperature=self.tau, generator=self._generator)
-        chance = torch.rand(len(code), generator=self._generator)
-        if self.ends == "sampled":
-            return code, chance < prediction.end.sigmoid()
-        return code, prediction.end + torch.tensor(self.world.end_weight).log() > 0
-
-
-def _where(mask: Tensor, new: Tensor, old: Tensor) -> Tensor:
-    return torch.where(mask.reshape(-1, *[1] * (new.dim() - 1)), new, old)

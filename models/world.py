@@ -9,6 +9,10 @@ each a program of its own that shares the parameters: `FrameModel`, a variationa
 z ~ N(0, I), and `MemoryModel`, the memory alone, given codes. The memory predicts the first code, too, from a token
 that stands for the beginning; so dreams need no real frame to begin with.
 
+Where a game has rewards that say more than how long it lasts, a third head predicts what comes with the next frame:
+
+    r_t | past, z_t ~ Normal(head(h_t, z_{t-1}, z_t), scale)
+
 The end is rare. Its cost counts `end_weight` times, as in the paper; the bias that this causes is known and corrected:
 with `l` the logit of the model's own probability, the weighted cost is computed from `l + log w`, so that `l` itself
 stays calibrated. (The paper samples from the weighted probability, or compares it with one half.)
@@ -37,6 +41,7 @@ from phlogiston.networks.frame_encoder import pixels
 from phlogiston.networks.host import one_hot, require
 from phlogiston.networks.mixture_heads import check, initial_outputs, mixture_parameters, num_outputs
 from phlogiston.networks.recurrent import Recurrent
+from phlogiston.networks.vector_codec import VectorDecoder
 
 KINDS = ("factorised", "diag")
 
@@ -69,6 +74,20 @@ class Prediction(NamedTuple):
     end: Tensor
 
 
+class Before(NamedTuple):
+    """What came before the first frame of sequences that are parts of games.
+
+    Attributes:
+        code: (rows, Z), of the frame before; what it holds at the beginning of a game does not matter.
+        action: int64 (rows,), what was done there.
+        begun: bool (rows,), False at the beginning of a game.
+    """
+
+    code: Tensor
+    action: Tensor
+    begun: Tensor
+
+
 class World(nn.Module):
     """The generative program.
 
@@ -77,6 +96,9 @@ class World(nn.Module):
         size: of a frame, pixels.
         actions: how many there are.
         widths: channels of the decoder before each doubling.
+        vector: entries of frames that are vectors, (1, 1, entries); 0 for pictures.
+        each: reward of a step, where all are alike.
+        rewards: mean and standard deviation of rewards that are predicted; None where all steps are alike.
 
     The other arguments are options of `systems.world.config.Config`, described there.
     """
@@ -96,6 +118,9 @@ class World(nn.Module):
         noise: float = 0.05,
         min_scale: float = 0.01,
         end_weight: float = 10.0,
+        vector: int = 0,
+        each: float = 1.0,
+        rewards: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         check(kind, num_components, code)
@@ -106,7 +131,11 @@ class World(nn.Module):
         self.channels, self.size, self.actions, self.code = channels, size, actions, code
         self.num_components, self.kind, self.min_scale = num_components, kind, min_scale
         self.noise, self.end_weight, self.hidden = noise, end_weight, hidden
-        self.decoder = FrameDecoder(code, channels, size, widths, features)
+        self.decoder: FrameDecoder | VectorDecoder
+        if vector:
+            self.decoder = VectorDecoder(code, vector, features)
+        else:
+            self.decoder = FrameDecoder(code, channels, size, widths, features)
         self.enter = nn.Sequential(nn.Linear(code + actions + 1, hidden), nn.SiLU())
         self.rnn = Recurrent(hidden, hidden, layers)
         outputs = num_outputs(kind, num_components, code) + 1
@@ -114,6 +143,11 @@ class World(nn.Module):
         self.zero: Tensor
         self.register_buffer("zero", torch.zeros(()), persistent=False)
         self._initialise()
+        self.vector, self.each = vector, float(each)
+        self.rewards = None if rewards is None else (float(rewards[0]), float(rewards[1]))
+        if rewards is not None:
+            self.gain = nn.Sequential(nn.Linear(hidden + 2 * code, hidden), nn.SiLU(), nn.Linear(hidden, 1))
+            self.gain_scale = nn.Parameter(torch.zeros(()))  # logarithm of the standard deviation, of standardised ones
 
     # ----- frames -------------------------------------------------------------------------------------------------
 
@@ -135,6 +169,26 @@ class World(nn.Module):
     def predict(self, state: State) -> Prediction:
         """Predict the next code and whether it is the end."""
         return self._prediction(state.out, state.code, state.seen > 0)
+
+    def reward(self, out: Tensor, last: Tensor, code: Tensor) -> dist.Normal:
+        """Distribution of what comes with frames, (...).
+
+        Args:
+            out: (..., hidden), the memory's output before them.
+            last: (..., Z), codes of the frames before; 0 at the beginning of a game.
+            code: (..., Z), their own codes.
+        """
+        if self.rewards is None:
+            raise ConfigError("these games have no rewards beyond how long they last; there is nothing to predict")
+        mean, spread = self.rewards
+        value = self.gain(torch.cat([out, last, code], -1)).squeeze(-1)
+        return dist.Normal(mean + spread * value, spread * self.gain_scale.exp(), validate_args=False)
+
+    def gained(self, state: State, code: Tensor) -> Tensor:
+        """Expected reward (rows,) of a step from a state to a frame of this code."""
+        if self.rewards is None:
+            return self.zero.new_full((len(code),), self.each)
+        return self.reward(state.out, state.code, code).mean
 
     def observe(self, state: State, code: Tensor, action: Tensor) -> State:
         """The state after a frame of this code (rows, Z), at which this was done, int64 (rows,)."""
@@ -169,12 +223,14 @@ class World(nn.Module):
 
     # ----- memory, all steps at once ------------------------------------------------------------------------------
 
-    def predict_all(self, code: Tensor, action: Tensor) -> tuple[Prediction, Tensor]:
+    def predict_all(self, code: Tensor, action: Tensor, before: Before | None = None) -> tuple[Prediction, Tensor]:
         """Predict every step of known sequences.
 
         Args:
             code: (..., T, Z).
             action: int64 (..., T), what was done at each frame; the last is not used.
+            before: of sequences (rows, T, Z) that do not begin with their games; the memory begins there, too, and
+                needs some steps to know what it is about.
 
         Returns:
             Predictions, batch (..., T), each given what came before; and the memory's outputs (..., T, hidden).
@@ -182,10 +238,16 @@ class World(nn.Module):
         shape = code.shape[:-1]
         flat = code.reshape(-1, *code.shape[-2:])
         did = action.expand(shape).reshape(-1, shape[-1])
-        inputs = torch.cat([self._token(len(flat)), self._input(flat[:, :-1], did[:, :-1])], 1)
-        out, _ = self.rnn(self.enter(inputs), self.rnn.start(len(flat)))
-        last = torch.cat([torch.zeros_like(flat[:, :1]), flat[:, :-1]], 1)
+        first, none = self._token(len(flat)), torch.zeros_like(flat[:, :1])
         later = torch.arange(shape[-1], device=code.device) > 0
+        if before is not None:
+            begun = before.begun[:, None, None]
+            first = torch.where(begun, self._input(before.code, before.action).unsqueeze(1), first)
+            none = torch.where(begun, before.code.unsqueeze(1), none)
+            later = later | before.begun.unsqueeze(1)
+        inputs = torch.cat([first, self._input(flat[:, :-1], did[:, :-1])], 1)
+        out, _ = self.rnn(self.enter(inputs), self.rnn.start(len(flat)))
+        last = torch.cat([none, flat[:, :-1]], 1)
         out, last = out.reshape(*shape, -1), last.reshape(code.shape)
         return self._prediction(out, last, later), out
 
@@ -212,6 +274,7 @@ class World(nn.Module):
         action: Tensor | None = None,
         done: Tensor | None = None,
         length: Tensor | None = None,
+        reward: Tensor | None = None,
         *,
         rows: int = 1,
         steps: int = 16,
@@ -223,6 +286,7 @@ class World(nn.Module):
             action: int64 (rows, T), what was done: a covariate. None draws them, all alike.
             done: bool or float (rows, T), whether a frame is the end; None draws it.
             length: (rows,), frames that count; None for all.
+            reward: (rows, T), what came with each frame, where rewards are predicted; None draws it.
             rows: how many, where nothing is given.
             steps: how many, where nothing is given.
 
@@ -238,10 +302,14 @@ class World(nn.Module):
                 even = self.zero.expand(rows, steps, self.actions)
                 action = pyro.sample("action", dist.Categorical(logits=even).to_event(1))
             code = pyro.sample("code", CodePath(self, action, valid))
-            prediction, _ = self.predict_all(code, action)
+            prediction, out = self.predict_all(code, action)
             ends = dist.Bernoulli(logits=prediction.end, validate_args=False)
             follows = valid & (torch.arange(steps, device=valid.device) > 0)  # nothing has ended at the first frame
             pyro.sample("done", ends.mask(follows).to_event(1), obs=None if done is None else done.to(code.dtype))
+            if self.rewards is not None:
+                last = torch.cat([torch.zeros_like(code[..., :1, :]), code[..., :-1, :]], -2)
+                gain = self.reward(out, last, code)
+                pyro.sample("reward", gain.mask(follows).to_event(1), obs=reward)
             picture = self.picture(code)
             pixel = dist.Normal(picture, self.noise, validate_args=False).to_event(3).mask(valid).to_event(1)
             pyro.sample("frames", pixel, obs=pixels(frames))
@@ -311,14 +379,32 @@ class FrameModel(StageProgram[World]):
 class MemoryModel(StageProgram[World]):
     """Stage M: sequences of codes, given what was done."""
 
-    def forward(self, code: Tensor, action: Tensor, done: Tensor, length: Tensor) -> None:
-        """Take codes (rows, T, Z), actions and ends (rows, T) and lengths (rows,)."""
+    def forward(
+        self,
+        code: Tensor,
+        action: Tensor,
+        done: Tensor,
+        length: Tensor,
+        reward: Tensor | None = None,
+        counts: Tensor | None = None,
+        before: Before | None = None,
+    ) -> None:
+        """Take codes (rows, T, Z), actions, ends and rewards (rows, T) and lengths (rows,).
+
+        Of parts of games, `before` says what came before them, and `counts`, bool (rows, T), which frames count.
+        """
         rows, steps = code.shape[:2]
         whole = self.whole
         valid = valid_steps(length, rows, steps, code.device)
-        prediction, _ = whole.predict_all(code, action)
+        prediction, out = whole.predict_all(code, action, before)
         weight = torch.where(done > 0.5, whole.end_weight, 1.0)
-        follows = valid & (torch.arange(steps, device=code.device) > 0)
+        later = torch.arange(steps, device=code.device) > 0
+        last = torch.cat([torch.zeros_like(code[:, :1]), code[:, :-1]], 1)
+        if before is not None:
+            later = later | before.begun.unsqueeze(1)
+            last[:, 0] = torch.where(before.begun.unsqueeze(1), before.code, last[:, 0])
+        valid = valid if counts is None else valid & counts
+        follows = valid & later
         with pyro.plate("data", rows, dim=-2), pyro.plate("time", steps, dim=-1):
             with poutine.mask(mask=cast(torch.BoolTensor, valid)):
                 pyro.sample("code", prediction.code, obs=code)
@@ -326,6 +412,9 @@ class MemoryModel(StageProgram[World]):
                 # the weight shifts the best logit by its logarithm
                 shifted = prediction.end + math.log(whole.end_weight)
                 pyro.sample("done", dist.Bernoulli(logits=shifted, validate_args=False), obs=done)
+            if whole.rewards is not None:
+                with poutine.mask(mask=cast(torch.BoolTensor, follows)):
+                    pyro.sample("reward", whole.reward(out, last, code), obs=reward)
 
 
 def valid_steps(length: Tensor | None, rows: int, steps: int, device: torch.device) -> Tensor:

@@ -20,7 +20,7 @@ def fit_frames(frames: Tensor, schema: Mapping[str, Any] | None = None) -> Tenso
         DataError: values outside [0, 1].
     """
     if schema is not None:
-        want = (schema["channels"], schema["size"], schema["size"])
+        want = tuple(schema.get("shape") or (schema["channels"], schema["size"], schema["size"]))
         if tuple(frames.shape[-3:]) != want:
             raise ShapeError(f"frames are {tuple(frames.shape[-3:])} (C, H, W); this model was trained on {want}")
     if frames.dtype == torch.uint8:

@@ -82,16 +82,19 @@ class Environment:
     Args:
         env: a Gymnasium environment, not a vector of them.
         spec: how it is played.
+
+    Attributes:
+        over: whether the present game is.
     """
 
     def __init__(self, env: Any, spec: GameSpec) -> None:
-        self.env, self.spec = env, spec
+        self.env, self.spec, self.over = env, spec, False
         self._ticks, self._last = 0, np.zeros(0, dtype=np.uint8)
 
     def reset(self, seed: int) -> Array:
         """Begin a game; return its first frame."""
         observation, _ = self.env.reset(seed=seed)
-        self._ticks = 0
+        self._ticks, self.over = 0, False
         self._last = self.spec.view.frame(observation, self.env)
         return self._last
 
@@ -112,7 +115,7 @@ class Environment:
             truncated = truncated or (self._ticks == self.spec.cap and not terminated)
             if terminated or truncated:
                 break
-        over = bool(terminated or truncated)
+        self.over = over = bool(terminated or truncated)
         frame = self.spec.view.frame(observation, self.env)
         # with the game its picture may be gone: the last one is what there was to see
         if over and not self.spec.view.vector and not frame.any() and self._last.any():
@@ -136,7 +139,7 @@ def make(env: Any, options: Mapping[str, Any] | None = None) -> Any:
     Raises:
         ConfigError: there is no such environment, or what it needs is not installed.
     """
-    if hasattr(env, "reset") and hasattr(env, "step"):
+    if not isinstance(env, type) and hasattr(env, "reset") and hasattr(env, "step"):
         if options:
             raise ConfigError("options are for environments that are made here; this one is made already")
         return env

@@ -25,7 +25,7 @@ def aligned(schema: Mapping[str, Any], data: Dataset) -> Dataset:
     meta = data.meta
     columns = list(schema.get("columns") or ())
     known: Mapping[str, Sequence[str]] = schema.get("categorical") or {}
-    x = data.train.tensors.get("x")
+    x = data.train.tensors.get("x") if isinstance(data.train, Split) else None  # rows on disk keep their order
     if meta.kind != "yours" or meta.image_shape is not None or x is None or x.ndim != 2:
         return data
     order = _order(columns, meta.columns, meta.name) if len(meta.columns) == x.shape[1] and columns else None

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from phlogiston.datasets.untrusted.documents import read_object
 from phlogiston.datasets.untrusted.guard import reading
-from phlogiston.errors import ConfigError, RunError
-from phlogiston.files import write_json
+from phlogiston.errors import ConfigError, RunError, ShapeError
+from phlogiston.files import write_bytes, write_json
 from phlogiston.models.dreaming import LOOKS
 
 # the first line of the format, and the folder and names of the files, are older than the word "agent"
@@ -49,6 +51,29 @@ class TrainedAgent:
         if target.exists():
             raise RunError(f"{target} exists already; choose another name, nothing was written")
         return write_json(target, {"format": FORMAT, **asdict(self), "weights": self.weights.tolist()})
+
+    def export(self, path: str | Path, actions: int) -> Path:
+        """Write the controller as plain arrays, for programs that have none of this: a = argmax(weight @ x + bias).
+
+        `x` is the code, the memory's output, or both, as `looks` says; `weight` (actions, inputs), `bias` (actions,).
+
+        Args:
+            path: a new npz file.
+            actions: how many there are.
+
+        Raises:
+            RunError: the file exists; nothing is touched.
+            ShapeError: weights that do not belong to so many actions.
+        """
+        target = Path(path)
+        if target.exists():
+            raise RunError(f"{target} exists already; choose another name, nothing was written")
+        if actions < 1 or len(self.weights) % actions:
+            raise ShapeError(f"the agent has {len(self.weights)} weights, which are not those of {actions} actions")
+        table = self.weights.reshape(actions, -1).numpy()
+        held = io.BytesIO()
+        np.savez(held, weight=table[:, :-1], bias=table[:, -1], looks=np.array(self.looks))
+        return write_bytes(target, held.getvalue())
 
     @classmethod
     def load(cls, path: str | Path) -> TrainedAgent:

@@ -12,12 +12,15 @@ from torch import Tensor
 
 from phlogiston.datasets.generated.games.dodge import DodgeEnv
 from phlogiston.errors import ConfigError, RunError, unknown_name
-from phlogiston.models.dreaming import Agent, DreamGame, Ends, Linear, Random, Rollouts, dream, play
+from phlogiston.models.dream_game import DreamGame
+from phlogiston.models.dreaming import Agent, Ends, Linear, Random, Rollouts, dream
 from phlogiston.systems.base import System
 from phlogiston.systems.calls import at_least, evaluating
 from phlogiston.systems.world.agent import TrainedAgent, free_path
 from phlogiston.systems.world.config import Config as WorldConfig
-from phlogiston.systems.world.training import search
+from phlogiston.systems.world.outside import as_game
+from phlogiston.systems.world.playing import play_all
+from phlogiston.systems.world.training import Searches, search
 
 FIRST_GAME = 1 << 40  # games that agents are trained and scored in; none of the data's
 
@@ -50,13 +53,16 @@ class AgentVerbs(System):
         self,
         *,
         looks: str | None = None,
-        inside: Literal["dream", "game"] = "dream",
+        inside: Any = "dream",
         tau: float | None = None,
         ends: Ends | None = None,
         generations: int | None = None,
         population: int | None = None,
         rollouts: int | None = None,
         spread: float | None = None,
+        start: Any = None,
+        bounds: float | None = None,
+        method: Searches | None = None,
         max_steps: int | None = None,
         seed: int = 0,
         out: str | Path | None = None,
@@ -65,13 +71,18 @@ class AgentVerbs(System):
 
         Args:
             looks: its inputs: "z" the code, "h" the memory, "zh" both.
-            inside: "dream", the memory's; "game", the game itself, where the data say which it is.
+            inside: "dream", the memory's; "game", the game itself, where the data say which it is; or a Gymnasium
+                environment, the id of one or a function that makes one.
             tau: temperature of the dream.
             ends: how dreams end, "sampled" or "rule".
             generations: how many.
             population: controllers in each.
             rollouts: of each controller.
             spread: standard deviation their weights begin with.
+            start: an agent, the file of one or weights (F,) to begin at; 0 by default.
+            bounds: largest absolute value of a weight; None for none. Needs the method "cmaes".
+            method: "own", our CMA-ES, or "cmaes", that of the library cmaes (an extra: phlogiston[games]); by default
+                the library's where there are bounds, else our own.
             max_steps: longest rollout.
             seed: of the search and of everything drawn.
             out: file to keep the agent in, JSON; None keeps it in memory.
@@ -84,8 +95,6 @@ class AgentVerbs(System):
         c = self.config
         if out is not None and Path(out).exists():
             raise RunError(f"{out} exists already; choose another name, nothing was written")
-        if inside not in ("dream", "game"):
-            raise unknown_name("value of inside", inside, ("dream", "game"))
         looks = c.looks if looks is None else looks
         tau = float(c.tau if tau is None else tau)
         ends = c.ends if ends is None else ends
@@ -93,9 +102,12 @@ class AgentVerbs(System):
         population = at_least("population", c.population if population is None else population, 4)
         rollouts = at_least("rollouts", c.rollouts if rollouts is None else rollouts, 1)
         spread = float(c.spread if spread is None else spread)
+        method = method or ("own" if bounds is None else "cmaes")
+        begin = None if start is None else self._weights(start)
         score = self._score(looks, inside, tau, ends, rollouts, max_steps or self.longest)
-        result = search(score, self.model, looks, generations, population, spread, seed)
-        agent = TrainedAgent(result.weights, looks, inside, tau, ends, result.curve)
+        result = search(score, self.model, looks, generations, population, spread, seed, begin, bounds, method)
+        place = "dream" if inside == "dream" else "game"
+        agent = TrainedAgent(result.weights, looks, place, tau, ends, result.curve)
         if out is not None:
             agent.save(out)
         return agent
@@ -114,13 +126,18 @@ class AgentVerbs(System):
         path = free_path(run) if out is None else Path(out)
         return self.train_agent(seed=seed, out=path, **options), path
 
+    def _weights(self, start: Any) -> Tensor:
+        if isinstance(start, str | Path):
+            start = TrainedAgent.load(start)
+        return start.weights if isinstance(start, TrainedAgent) else torch.as_tensor(start, dtype=torch.float32)
+
     def _score(
-        self, looks: str, inside: str, tau: float, ends: Ends, rollouts: int, steps: int
+        self, looks: str, inside: Any, tau: float, ends: Ends, rollouts: int, steps: int
     ) -> Callable[[Tensor, int], Tensor]:
-        """What `search` maximises: controllers (P, F) and a seed -> mean steps they last (P,)."""
+        """What `search` maximises: controllers (P, F) and a seed -> their mean scores (P,)."""
         world = copy.deepcopy(self.model).to("cpu").eval()
         encode = copy.deepcopy(self.guide).to("cpu").eval().encode
-        game = self._game() if inside == "game" else None
+        game = None if isinstance(inside, str) and inside == "dream" else self._place(inside)
 
         def score(points: Tensor, number: int) -> Tensor:
             controllers, rows = Linear(points, world, looks), len(points) * rollouts
@@ -128,10 +145,25 @@ class AgentVerbs(System):
                 outcome = dream(world, controllers, rows, steps, tau=tau, ends=ends, seed=number)
             else:  # the same games for all, so that luck does not choose
                 games = (FIRST_GAME + number * rollouts + torch.arange(rollouts)).repeat(len(points))
-                outcome = play(world, encode, controllers, game, games, steps)
+                outcome = play_all(world, encode, controllers, game, games, steps)
             return outcome.score.unflatten(0, (len(points), rollouts)).mean(1)
 
         return score
+
+    def _place(self, inside: Any) -> Any:
+        """The game outside that an agent is trained in.
+
+        Raises:
+            UnknownNameError: a text that is neither "dream", "game" nor the id of an environment.
+        """
+        if not isinstance(inside, str):
+            return as_game(inside, self.schema)
+        if inside == "game":
+            return self._game()
+        try:
+            return as_game(inside, self.schema)
+        except ConfigError as error:
+            raise unknown_name("value of inside, nor environment,", inside, ("dream", "game")) from error
 
     @property
     def longest(self) -> int:
@@ -140,9 +172,17 @@ class AgentVerbs(System):
         return int(self.config.max_steps or self.schema["longest"])
 
     def _game(self) -> Any:
-        if self.schema["game"] is None:
+        if self.schema["game"] is not None:
+            return DodgeEnv(**self.schema["game"])
+        if self.schema.get("env") is None:
             raise ConfigError("the game these data come from cannot be played here; pass one: play(..., game=...)")
-        return DodgeEnv(**self.schema["game"])
+        return as_game(None, self.schema)
+
+    @property
+    def playable(self) -> bool:
+        """Whether the game of the data can be played without being passed."""
+        self._need_fit()
+        return self.schema["game"] is not None or bool((self.schema.get("env") or {}).get("env"))
 
     def _agent(self, policy: Any, looks: str | None) -> tuple[Agent, int]:
         """The agent of a policy, and how many controllers it has."""
@@ -151,7 +191,9 @@ class AgentVerbs(System):
         if isinstance(policy, str | Path) and str(policy) != "random":
             policy = TrainedAgent.load(policy)
         if isinstance(policy, str):
-            return Random(self.schema["actions"], self.schema["keep"]), 1
+            moves = self.schema.get("moves")
+            table = None if moves is None else torch.tensor(moves)
+            return Random(self.schema["actions"], self.schema.get("keep", 0.0), table), 1
         if isinstance(policy, TrainedAgent):
             policy, looks = policy.weights, policy.looks
         weights = torch.as_tensor(policy, dtype=torch.float32)
@@ -209,30 +251,70 @@ class AgentVerbs(System):
         looks: str | None = None,
         seed: int = 0,
         keep: bool = False,
+        blindfold: bool = False,
     ) -> Rollouts:
         """Let agents play the game itself, which they see through encoder and memory.
 
         Args:
             policy: as in `dream`.
             num_games: games of each controller, the same for all of them.
-            game: where to play: an object with `reset`, `step` and `render` (`models.dreaming.Game`); the one the data
-                come from by default.
+            game: where to play: a Gymnasium environment, the id of one or a function that makes one, seen and played as
+                recorded; or an object with `reset`, `step` and `render` (`models.dreaming.Game`). By default the game
+                the data come from.
             max_steps: longest game.
             looks: as in `dream`.
             seed: of the games.
             keep: keep codes, actions and frames.
+            blindfold: show every agent what happens in another game than the one it plays: what it scores then, it
+                scores without sight.
         """
         self._need_fit()
         agent, count = self._agent(policy, looks)
         games = (2 * FIRST_GAME + torch.arange(at_least("num_games", num_games, 1))).repeat(count)
+        place = self._game() if game is None else as_game(game, self.schema)
         with evaluating(self.model, self.guide):
-            return play(
-                self.model, self.guide.encode, agent, self._game() if game is None else game, games,
-                max_steps or self.longest, seed=seed, keep=keep,
-            )  # fmt: skip
+            try:
+                return play_all(
+                    self.model, self.guide.encode, agent, place, games, max_steps or self.longest, seed=seed,
+                    keep=keep, blindfold=blindfold,
+                )  # fmt: skip
+            finally:
+                if place is not game and hasattr(place, "close"):
+                    place.close()
 
     def dream_game(self, tau: float = 1.0, ends: Ends = "sampled") -> DreamGame:
         """The dream as a game with `reset`, `step` and `render`, for agents of your own."""
         self._need_fit()
         self.model.eval()
         return DreamGame(self.model, tau, ends)
+
+    def as_env(
+        self,
+        *,
+        observe: Literal["state", "frames"] = "state",
+        tau: float = 1.0,
+        ends: Ends = "sampled",
+        max_steps: int | None = None,
+        num_envs: int | None = None,
+        render_mode: str | None = None,
+    ) -> Any:
+        """The dream as a Gymnasium environment, for agents of any library.
+
+        Args:
+            observe: "state", the code of the frame and the memory, (Z + hidden,); or "frames".
+            tau: temperature, as in `dream`.
+            ends: "sampled" or "rule".
+            max_steps: longest dream, then it is truncated; the longest game by default.
+            num_envs: so many dreams in one vectorised environment; None for a single one.
+            render_mode: "rgb_array" or None.
+
+        Raises:
+            ConfigError: gymnasium is not installed, or there is no such observation.
+        """
+        from phlogiston.systems.world.dream_env import DreamEnv, DreamVectorEnv
+
+        game = self.dream_game(tau, ends)
+        steps = max_steps or self.longest
+        if num_envs is None:
+            return DreamEnv(game, observe, steps, render_mode)
+        return DreamVectorEnv(game, at_least("num_envs", num_envs, 1), observe, steps)

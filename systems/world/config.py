@@ -34,7 +34,8 @@ class Config:
         frames_per_game: frames taken from each.
         frame_learning_rate: peak of its schedule (a linear rise, then a cosine to nearly zero).
         steps: optimiser steps of the second stage, on sequences of codes.
-        batch_size: games per step of the second stage.
+        batch_size: games, or windows of long ones, per step of the second stage.
+        window: frames of a window; 0 for whole games of up to 256 frames, and windows of 128 of longer ones.
         learning_rate: peak of its schedule.
         warmup: share of a stage's steps the rise takes.
         clip: largest gradient norm.
@@ -66,6 +67,7 @@ class Config:
     frame_learning_rate: float = 0.004
     steps: int = 1_200
     batch_size: int = 32
+    window: int = 0
     learning_rate: float = 0.004
     warmup: float = 0.05
     clip: float = 10.0
@@ -87,7 +89,7 @@ class Config:
             self, "noise", "min_scale", "end_weight", "end_share", "frame_learning_rate", "learning_rate", "clip",
             "spread", "tau",
         )  # fmt: skip
-        at_least(self, 0, "free_bits", "generations", "max_steps")
+        at_least(self, 0, "free_bits", "generations", "max_steps", "window")
         at_least(self, 4, "population")
         share(self, "warmup")
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -168,3 +169,47 @@ class CMAES:
     def describe(self) -> dict[str, Any]:
         """Where the search stands, in numbers for a log."""
         return {"generation": self.generation, "step": self.step, "best_cost": self.best_cost}
+
+
+class LibraryCMAES:
+    """The same by the library `cmaes` (an extra), which knows bounds: what is drawn outside of them is drawn again.
+
+    Args:
+        mean: (n,), where to begin.
+        step: standard deviation to begin with, positive.
+        population: points per generation.
+        seed: of the draws.
+        diagonal: adapt the diagonal of the covariance only.
+        bounds: largest absolute value of an entry; None for none.
+
+    Raises:
+        ConfigError: the library is not installed, or the bounds leave out the beginning.
+    """
+
+    def __init__(
+        self, mean: Tensor, step: float, population: int, seed: int, diagonal: bool, bounds: float | None = None
+    ) -> None:
+        try:
+            import cmaes
+        except ImportError as error:
+            raise ConfigError("method 'cmaes' is a library: pip install 'phlogiston[games]'") from error
+        if bounds is not None and not float(mean.abs().max()) < bounds:
+            raise ConfigError(f"bounds is {bounds}; it must be positive, and the start lie within")
+        box = None if bounds is None else np.tile(np.array([-bounds, bounds]), (len(mean), 1))
+        kind = cmaes.SepCMA if diagonal else cmaes.CMA
+        start = mean.detach().double().numpy()
+        self._search = kind(mean=start, sigma=step, bounds=box, population_size=population, seed=seed)
+        self.population = population
+
+    @property
+    def mean(self) -> Tensor:
+        """(n,), float64."""
+        return torch.from_numpy(np.array(self._search.mean))
+
+    def ask(self) -> Tensor:
+        """Draw points to try, float64 (population, n)."""
+        return torch.from_numpy(np.stack([self._search.ask() for _ in range(self.population)]))
+
+    def tell(self, points: Tensor, costs: Tensor) -> None:
+        """Learn from points and what they cost."""
+        self._search.tell([(p, float(c)) for p, c in zip(points.numpy(), costs.tolist(), strict=True)])

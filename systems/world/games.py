@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from phlogiston.datasets.recording.store import RecordedGames
 from phlogiston.errors import DataError, ShapeError
 from phlogiston.systems.frames import fit_frames
 
@@ -32,10 +34,12 @@ def check_games(tensors: Mapping[str, Any], schema: Mapping[str, Any] | None = N
     action = torch.as_tensor(tensors["action"])
     done = torch.as_tensor(tensors.get("done", torch.zeros(rows, steps, dtype=torch.bool)))
     length = torch.as_tensor(tensors.get("length", torch.full((rows,), steps)))
+    reward = torch.as_tensor(tensors["reward"]) if "reward" in tensors else None
     for name, value, shape in (
         ("action", action, (rows, steps)),
         ("done", done, (rows, steps)),
         ("length", length, (rows,)),
+        ("reward", done if reward is None else reward, (rows, steps)),
     ):
         if tuple(value.shape) != shape:
             raise ShapeError(f"{name} has shape {tuple(value.shape)}; expected {shape}")
@@ -51,8 +55,46 @@ def check_games(tensors: Mapping[str, Any], schema: Mapping[str, Any] | None = N
     if bool(early.any()):
         row = int(early.any(1).nonzero()[0])
         raise DataError(f"game {row} goes on after its end: 'done' may be True at the last frame only")
-    encoded = frames if frames.dtype == torch.uint8 else (frames * 255.0).round().to(torch.uint8)
-    return {"frames": encoded, "action": action.long(), "done": done, "length": length.long()}
+    vector = frames.shape[-3:-1] == (1, 1) or frames.dtype == torch.uint8
+    encoded = frames if vector else (frames * 255.0).round().to(torch.uint8)
+    found = {"frames": encoded, "action": action.long(), "done": done, "length": length.long()}
+    return found if reward is None else {**found, "reward": reward.float()}
+
+
+def describe_rewards(reward: Tensor, length: Tensor) -> dict[str, Any]:
+    """What must be known of rewards: `each`, where every step is worth the same; else `rewards`, mean and deviation.
+
+    The last step of a game may bring less: an action that is repeated is cut short by the end.
+
+    Args:
+        reward: (rows, T), what came with each frame; the first frame's counts for nothing.
+        length: (rows,).
+
+    Returns:
+        {} where there are none at all.
+    """
+    step = torch.arange(reward.shape[1])
+    last = length.unsqueeze(1) - 1
+    counts = reward[(step > 0) & (step <= last)].double()
+    inner = reward[(step > 0) & (step < last)].double()
+    ends = reward[step == last].double()
+    if not bool((counts != 0).any()):
+        return {}
+    usual = float(inner[0]) if len(inner) else float(ends[0])
+    alike = bool((inner == usual).all()) and usual != 0
+    if alike and bool((ends.abs() <= abs(usual)).all()) and bool((ends * usual >= 0).all()):
+        return {"each": usual}
+    return {"rewards": [float(counts.mean()), max(float(counts.std(unbiased=False)), 1e-6)]}
+
+
+def first_moves(action: Tensor, length: Tensor, actions: int) -> list[list[float]]:
+    """How often each action followed each, (actions, actions); every action is a little likely."""
+    step = torch.arange(1, action.shape[1])
+    follows = step < length.unsqueeze(1) - 1
+    pairs = action[:, :-1][follows] * actions + action[:, 1:][follows]
+    counts = torch.bincount(pairs, minlength=actions**2).double().reshape(actions, actions) + 1.0 / actions
+    shares: list[list[float]] = (counts / counts.sum(1, keepdim=True)).tolist()
+    return shares
 
 
 def check_frames(frames: Tensor, schema: Mapping[str, Any] | None = None) -> Tensor:
@@ -71,3 +113,22 @@ def check_frames(frames: Tensor, schema: Mapping[str, Any] | None = None) -> Ten
     if min(frames.shape) < 1:
         raise DataError(f"frames have shape {tuple(frames.shape)}; at least one frame is needed")
     return fit_frames(frames, schema)
+
+
+def describe_recording(games: RecordedGames) -> dict[str, Any]:
+    """What must be known of a recording: all its games count, though only some are in memory."""
+    actions, longest = len(games.spec.actions), int(games.lengths.max())
+    length = torch.from_numpy(games.lengths)
+    rows = np.arange(len(games))
+    action, reward, _ = (torch.from_numpy(part) for part in games.labels(rows, np.zeros_like(rows), longest))
+    about = games.recordings[0].about
+    keep = about.get("keep")
+    played = {"keep": float(keep)} if isinstance(keep, int | float) else {"moves": first_moves(action, length, actions)}
+    return {
+        "actions": actions,
+        "longest": longest - 1,
+        "env": games.spec.describe(),
+        "recorded_score": float(reward.double().sum(1).mean()),
+        **played,
+        **describe_rewards(reward, length),
+    }

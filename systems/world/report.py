@@ -2,7 +2,8 @@
 
 Groups of metrics, and what they give:
 
-    survival          survival, survival_random (where the game is at hand), survival_dreamt: steps an agent lasts
+    survival          survival, survival_random (where the game is at hand), survival_dreamt: what an agent scores, by
+                      default the steps it lasts
     frames            frame_error: squared error per frame, summed over pixels, beside that of the mean frame
     memory            code_nats_per_step; end_auc, where some frames are ends and some are not
     log_likelihood    log_likelihood, nats per game; on request
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PLAYED = 128  # games, or dreams, behind a figure
+OUTSIDE = 16  # the same of games that are played one by one in an environment
 SHOWN = 12  # frames in a strip
 
 
@@ -38,14 +40,15 @@ SHOWN = 12  # frames in a strip
 
 
 def survival(e: Evaluation[WorldModel]) -> dict[str, Metric]:
-    """Steps that agents last, in the game itself and in the dream."""
+    """What agents score, in the game itself and in the dream: steps they last, or the sum of rewards."""
     system = e.system
     results = {}
-    unit = {"unit": "steps", "longest": system.longest}
-    if system.schema["game"] is not None:
+    unit = {"unit": "steps" if system.model.each == 1 and system.model.rewards is None else "reward",
+            "longest": system.longest}  # fmt: skip
+    if system.playable:
         for name, policy in (("survival", None), ("survival_random", "random")):
             if policy or system.agent is not None:
-                score = system.play(policy, PLAYED).score.double()
+                score = system.play(policy, _played(system)).score.double()
                 results[name] = from_rows(score, "estimate", higher_is_better=None if policy else True, detail=unit)
     if system.agent is not None:
         detail = {**unit, "tau": system.config.tau}
@@ -87,6 +90,10 @@ def memory(e: Evaluation[WorldModel]) -> dict[str, Metric]:
         shares = {"share of ends": float(truth.mean()), "share predicted": float(end.mean())}
         results["end_auc"] = Metric(float(roc_auc_score(truth, end)), None, int(truth.sum()), "exact", True, shares)
     return results
+
+
+def _played(system: WorldModel) -> int:
+    return PLAYED if system.schema["game"] is not None else OUTSIDE
 
 
 def _games(e: Evaluation[WorldModel]) -> dict[str, Tensor]:
@@ -185,7 +192,7 @@ def agent_figure(system: WorldModel) -> Figure:
     """Left: how long agents lasted in the dream, by generation. Right: how long the last one does in the game."""
     agent = system.agent
     assert agent is not None
-    playable = system.schema["game"] is not None
+    playable = system.playable
     alt = "survival of agents over generations of evolution in the dream, and of the last one in the game itself"
     figure = new_figure(7.5 if playable else 4.5, 3.0, alt)
     panels = figure.subplots(1, 2 if playable else 1, squeeze=False)[0]
@@ -198,7 +205,7 @@ def agent_figure(system: WorldModel) -> Figure:
     panels[0].xaxis.get_major_locator().set_params(integer=True)
     if playable:
         for policy, colour, label in (("random", SOFT, "at random"), (None, INK, "agent from the dream")):
-            score = system.play(policy, PLAYED).score.numpy()
+            score = system.play(policy, _played(system)).length.numpy() - 1
             time = np.arange(system.longest)
             left = (score[:, None] > time).mean(0)  # whoever lasts to the limit never leaves
             name = f"{label}: mean {score.mean():.0f}"

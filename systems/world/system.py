@@ -13,6 +13,7 @@ Reference: Ha and Schmidhuber, "World models", arXiv 1803.10122.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -21,7 +22,8 @@ from torch import Tensor, nn
 
 from phlogiston.datasets.base import Dataset, Meta, Split
 from phlogiston.datasets.generated.games.dodge import ACTIONS
-from phlogiston.errors import ShapeError, unknown_name
+from phlogiston.datasets.recording.store import SampledGames
+from phlogiston.errors import DataWarning, ShapeError, unknown_name
 from phlogiston.evaluate.score import Score
 from phlogiston.guides.world import FrameGuide, NoGuide, WorldGuide
 from phlogiston.inference.svi import objectives
@@ -39,23 +41,25 @@ from phlogiston.systems.words import in_words
 from phlogiston.systems.world.agent_training import AgentVerbs
 from phlogiston.systems.world.config import PRESETS
 from phlogiston.systems.world.config import Config as WorldConfig
-from phlogiston.systems.world.games import check_frames, check_games
+from phlogiston.systems.world.games import check_frames, check_games, describe_recording, describe_rewards
 from phlogiston.systems.world.query import METHODS, filter_games, log_likelihood
-from phlogiston.systems.world.training import DrawCodes, DrawFrames, GameRows, TrainAgent
+from phlogiston.systems.world.rows import GameRows, RecordedRows
+from phlogiston.systems.world.training import DrawCodes, DrawFrames, TrainAgent
 
 if TYPE_CHECKING:
     from phlogiston.inference.query.answer import Answer
 
 VISION = ("model.decoder.*", "guide.*")  # what stage V trains
 MEMORY = ("model.enter.*", "model.rnn.*", "model.head.*")  # what stage M trains
-CHUNK = 64  # games encoded or rendered at once
+CHUNK = 64  # games scored at once
 
 
 class WorldModel(AgentVerbs):
     """World model; options in `systems.world.config.Config`.
 
     Data hold `frames` uint8 (rows, T, C, H, W) or floats in [0, 1], `action` int64 (rows, T), what was done at each
-    frame, `done` bool (rows, T), True at a frame where the game is over, and `length` int64 (rows,), frames that count.
+    frame, `done` bool (rows, T), True at a frame where the game is over, and `length` int64 (rows,), frames that count;
+    perhaps `reward` (rows, T), what came with each frame. Recordings of `datasets.record` hold all of these.
 
     Example:
         >>> from phlogiston import datasets
@@ -75,16 +79,18 @@ class WorldModel(AgentVerbs):
     def describe(self, train: Split, meta: Meta | None) -> dict[str, Any]:
         """Form of the frames, number of actions, longest game, and which game it is, if it can be played."""
         games = check_games(train.tensors)
+        recorded = train.whole if isinstance(train, SampledGames) else None
         refuse_zeros_and_ones(torch.as_tensor(train.tensors["frames"]), "frames")
         channels, height, width = games["frames"].shape[2:]
-        if height != width:
+        vector = width if (channels, height) == (1, 1) else 0
+        if height != width and not vector:
             raise ShapeError(
                 f"frames have {height} x {width} pixels; this model takes square ones. Crop or resize them"
             )
         own = None
         if meta is not None and meta.name == "dodge":
             own = {name: meta.options[name] for name in ("size", "balls", "limit", "drift")}
-        return {
+        about: dict[str, Any] = {
             "channels": int(channels),
             "size": int(height),
             "actions": len(ACTIONS) if own else int(games["action"].max()) + 1,
@@ -94,9 +100,26 @@ class WorldModel(AgentVerbs):
             "game": own,
             "mean": mean_colour(games["frames"][:, :1]),
         }
+        if vector:
+            about |= {"shape": [1, 1, int(vector)], "vector": int(vector)}
+        if recorded is not None:
+            about |= describe_recording(recorded)
+        elif "reward" in games:
+            about |= describe_rewards(games["reward"], games["length"])
+        ends = bool(games["done"].any()) if recorded is None else bool(recorded.ended.any())
+        if not ends and "rewards" not in about and self.config.generations:
+            warnings.warn(
+                "no game ends, and rewards say nothing either: all agents would score alike in the dream, so that "
+                "none can be trained there. generations=0 spares the search",
+                DataWarning,
+                stacklevel=3,
+            )
+        return about
 
     def prepare(self, split: Split, role: Role = "train") -> GameRows:
-        """The games as the engine reads them."""
+        """The games as the engine reads them; of a recording all of them, which stay on disk."""
+        if role == "train" and isinstance(split, SampledGames):
+            return RecordedRows(split.whole)
         return GameRows(check_games(split.tensors, self.schema))
 
     def games(self, x: Any) -> dict[str, Tensor]:
@@ -125,7 +148,8 @@ class WorldModel(AgentVerbs):
         c, schema = self.config, self.schema
         halvings = max(1, (schema["size"] // 4).bit_length() - 1)
         widths = c.widths or tuple(min(16 * 2**i, 64) for i in range(halvings))
-        data = {name: schema[name] for name in ("channels", "size", "actions")}
+        known = ("channels", "size", "actions", "vector", "each", "rewards")
+        data = {name: schema[name] for name in known if name in schema}
         self.model = from_config(World, c, widths=widths[::-1], **data)
         self.model.decoder.start_at(torch.tensor(schema["mean"]))
         self.guide = from_config(WorldGuide, c, model=self.model, widths=widths)
@@ -142,16 +166,18 @@ class WorldModel(AgentVerbs):
         c = self.config
         rate = warmup(c.warmup, cosine(1.0, 0.02), 0.05)
         vision = objectives.make("free_bits", nats=c.free_bits * c.code, each=True)
+        larger = max(1.0, self.schema["channels"] * self.schema["size"] ** 2 / 256)  # gradients grow with the frame
         return [
             Stage(
                 "frames", c.frame_steps, vision, "adam", c.frame_learning_rate, c.frame_batch, VISION,
-                {"learning_rate": rate}, c.clip * 100.0, programs=frame_programs,
+                {"learning_rate": rate}, c.clip * 100.0 * larger, programs=frame_programs,
                 transform=DrawFrames(c.frames_per_game),
             ),
             Stage(
-                "memory", c.steps, "elbo", "adam", c.learning_rate, c.batch_size, MEMORY,
+                "memory", c.steps, "elbo", "adam", c.learning_rate, c.batch_size,
+                MEMORY if self.model.rewards is None else (*MEMORY, "model.gain*"),
                 {"learning_rate": rate, "scale.done": constant(c.end_share)}, c.clip * 10.0,
-                programs=memory_programs, transform=DrawCodes(self.guide),
+                programs=memory_programs, transform=DrawCodes(self.guide, c.window),
             ),
         ]  # fmt: skip
 
@@ -204,15 +230,19 @@ class WorldModel(AgentVerbs):
         """Mean frames (rows, ..., C, H, W) of codes (rows, ..., Z)."""
         self._need_fit()
         with evaluating(self.model):
-            return torch.cat([self.model.picture(part) for part in code.split(CHUNK)])
+            flat = code.reshape(-1, code.shape[-1])
+            parts = [self.model.picture(part) for part in flat.split(CHUNK * CHUNK)]
+        return torch.cat(parts).unflatten(0, code.shape[:-1])
 
     @torch.no_grad()
     def encode(self, x: Any) -> dict[str, Tensor]:
         """Codes of frames (..., C, H, W), or of games: `code_loc`, `code_scale` (..., Z)."""
         frames = self.frames_of(x)
+        flat = frames.reshape(-1, *frames.shape[-3:])  # a row may be a game of thousands of frames
         with evaluating(self.guide):
-            parts = [self.guide.encode(part) for part in frames.split(CHUNK)]
-        return {"code_loc": torch.cat([a for a, _ in parts]), "code_scale": torch.cat([b for _, b in parts])}
+            parts = [self.guide.encode(part) for part in flat.split(CHUNK * CHUNK)]
+        loc, scale = (torch.cat([part[i] for part in parts]).unflatten(0, frames.shape[:-3]) for i in (0, 1))
+        return {"code_loc": loc, "code_scale": scale}
 
     def reconstruct(self, x: Any) -> Tensor:
         """Frames again from the locations of their codes, (..., C, H, W)."""

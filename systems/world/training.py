@@ -4,46 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
+from phlogiston.errors import ConfigError, ShapeError, unknown_name
 from phlogiston.guides.world import WorldGuide
 from phlogiston.inference.svi.callbacks import State
 from phlogiston.models.dreaming import num_weights
-from phlogiston.models.world import World
+from phlogiston.models.world import Before, World
 from phlogiston.networks.frame_encoder import pixels
-from phlogiston.networks.host import whole_number
-from phlogiston.systems.world.evolution import CMAES
+from phlogiston.systems.world.evolution import CMAES, LibraryCMAES
+from phlogiston.systems.world.rows import WHOLE, GameRows
 
-
-class GameRows:
-    """Rows for the engine: a row is a game.
-
-    Args:
-        tensors: `frames` uint8 (rows, T, C, H, W), `action` int64 and `done` bool (rows, T), `length` int64 (rows,).
-    """
-
-    sequences: tuple[str, ...] = ()
-
-    def __init__(self, tensors: dict[str, Tensor]) -> None:
-        self.tensors = tensors
-
-    def __len__(self) -> int:
-        return len(self.tensors["length"])
-
-    def __getitem__(self, index: Tensor) -> dict[str, Tensor]:
-        return {**{name: value[index] for name, value in self.tensors.items()}, "row": index}
+WINDOW = 128  # frames of a window of a long game
 
 
 class DrawFrames:
-    """Batch of stage V: some frames of each game, drawn at random.
+    """Batch of stage V: some frames of each game, drawn at random; of long games, from all frames alike.
 
     Args:
         count: how many.
     """
+
+    takes_rows = True
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -52,12 +38,15 @@ class DrawFrames:
         """The transform as JSON-able data."""
         return {"transform": "frames of games", "count": self.count}
 
-    def __call__(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        frames, length = batch["frames"], batch["length"]
-        share = torch.rand(len(frames), self.count, device=frames.device)
-        step = (share * length.unsqueeze(1)).long()
-        rows = torch.arange(len(frames), device=frames.device).unsqueeze(1)
-        drawn = pixels(frames[rows, step])
+    def __call__(self, batch: dict[str, Tensor], rows: GameRows) -> dict[str, Tensor]:
+        index, length = batch["row"], batch["length"]
+        if rows.longest > WHOLE:
+            row, step = rows.place(torch.randint(int(rows.starts[-1]), (len(index), self.count)))
+        else:
+            share = torch.rand(len(index), self.count, device=length.device)
+            step = (share * length.unsqueeze(1)).long().cpu()
+            row = index.cpu().unsqueeze(1).expand_as(step)
+        drawn = pixels(rows.frames(row, step).to(index.device))
         assert drawn is not None
         return {"frames": drawn}
 
@@ -65,49 +54,73 @@ class DrawFrames:
 class DrawCodes:
     """Batch of stage M: codes of games, drawn anew each time from the frozen encoder's posterior.
 
+    Games are taken whole, or as windows where they are long. Windows begin anywhere, so that every frame of every game
+    is in one as often as any other: the rate of ends is that of the games. The first eighth of a window only tells the
+    memory what it is about.
+
     Args:
         guide: has the encoder.
-        chunk: games encoded at once.
+        window: frames of a window; 0 for whole games of up to 256 frames, and windows of 128 of longer ones.
     """
 
     takes_rows = True
 
-    def __init__(self, guide: WorldGuide, chunk: int = 32) -> None:
-        self.guide, self.chunk = guide, chunk
+    def __init__(self, guide: WorldGuide, window: int = 0) -> None:
+        self.guide, self.window = guide, window
         self._encoded: WeakKeyDictionary[GameRows, tuple[Tensor, Tensor]] = WeakKeyDictionary()
 
     def describe(self) -> dict[str, Any]:
         """The transform as JSON-able data."""
-        return {"transform": "codes drawn from the frozen encoder's posterior"}
+        found: dict[str, Any] = {"transform": "codes drawn from the frozen encoder's posterior"}
+        return found | ({"window": self.window} if self.window else {})
 
-    def __call__(self, batch: dict[str, Tensor], rows: GameRows) -> dict[str, Tensor]:
-        index = batch["row"]
+    def __call__(self, batch: dict[str, Tensor], rows: GameRows) -> dict[str, Any]:
+        device = batch["row"].device
         if rows not in self._encoded:
-            self._encoded[rows] = self._encode(rows, index.device)
-        loc, scale = self._encoded[rows]
-        longest = whole_number(batch["length"].max())
-        mean, spread = loc[index, :longest], scale[index, :longest]
-        return {
-            "code": mean + spread * torch.randn_like(mean),
-            "action": batch["action"][:, :longest],
-            "done": batch["done"][:, :longest].to(mean.dtype),
-            "length": batch["length"],
-        }
+            self._encoded[rows] = self._encode(rows, device)
+        if self.window or rows.longest > WHOLE:
+            return self._windows(rows, len(batch["row"]), self.window or WINDOW, device)
+        index, longest = batch["row"].cpu(), int(batch["length"].max())
+        first = torch.zeros_like(index)
+        return {"code": self._draw(rows, index, first, longest, device), "length": batch["length"],
+                **self._labels(rows, index, first, longest, device)}  # fmt: skip
+
+    def _windows(self, rows: GameRows, count: int, window: int, device: torch.device) -> dict[str, Any]:
+        """Windows of games; see the class."""
+        ends = (rows.length + window - 1).cumsum(0)  # positions of a window that share a frame with each game
+        at = torch.randint(int(ends[-1]), (count,))
+        row = torch.searchsorted(ends, at, right=True)
+        place = at - torch.where(row > 0, ends[row - 1], 0) - (window - 1)
+        first = place.clamp_min(0)
+        length = torch.minimum(rows.length[row], place + window) - first
+        code = self._draw(rows, row, first - 1, window + 1, device)
+        action, done, reward = rows.labels(row, first - 1, window + 1)
+        counts = first.unsqueeze(1) + torch.arange(window) - place.unsqueeze(1) >= window // 8
+        before = Before(code[:, 0], action[:, 0].to(device), (first > 0).to(device))
+        found = {"code": code[:, 1:], "action": action[:, 1:].to(device), "done": done[:, 1:].to(device, code.dtype),
+                 "length": length.to(device), "counts": counts.to(device), "before": before}  # fmt: skip
+        return found | ({} if reward is None else {"reward": reward[:, 1:].to(device)})
+
+    def _labels(
+        self, rows: GameRows, row: Tensor, first: Tensor, steps: int, device: torch.device
+    ) -> dict[str, Tensor]:
+        action, done, reward = rows.labels(row, first, steps)
+        found = {"action": action.to(device), "done": done.to(device, torch.float32)}
+        return found | ({} if reward is None else {"reward": reward.to(device)})
+
+    def _draw(self, rows: GameRows, row: Tensor, first: Tensor, steps: int, device: torch.device) -> Tensor:
+        """Codes (n, steps, Z) of games (n,), from steps (n,) on; 0 outside of a game."""
+        step = first.unsqueeze(1) + torch.arange(steps)
+        inside = (step >= 0) & (step < rows.length[row].unsqueeze(1))
+        index = torch.where(inside, rows.starts[row].unsqueeze(1) + step, 0).to(device)
+        loc, scale = (torch.where(inside.to(device).unsqueeze(-1), part[index], 0.0) for part in self._encoded[rows])
+        return loc + scale * torch.randn_like(loc)
 
     @torch.no_grad()
     def _encode(self, rows: GameRows, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Locations and scales of all codes, (games, T, Z) each, 0 behind the end."""
-        frames, length = rows.tensors["frames"], rows.tensors["length"]
-        valid = torch.arange(frames.shape[1]) < length.unsqueeze(1)
-        blocks = []
-        for i in range(0, len(frames), self.chunk):
-            counts = valid[i : i + self.chunk]
-            loc, scale = self.guide.encode(frames[i : i + self.chunk][counts].to(device))
-            both = loc.new_zeros(2, *counts.shape, loc.shape[-1])
-            both[:, counts.to(device)] = torch.stack([loc, scale])
-            blocks.append(both)
-        whole = torch.cat(blocks, 1)
-        return whole[0], whole[1]
+        """Locations and scales of the codes of all frames in order, (frames, Z) each."""
+        both = [self.guide.encode(frames.to(device)) for frames in rows.pieces()]
+        return torch.cat([loc for loc, _ in both]), torch.cat([scale for _, scale in both])
 
 
 @dataclass(frozen=True)
@@ -123,6 +136,9 @@ class Search:
     curve: list[tuple[float, float]]
 
 
+Searches = Literal["own", "cmaes"]
+
+
 def search(
     score: Callable[[Tensor, int], Tensor],
     world: World,
@@ -132,6 +148,8 @@ def search(
     spread: float,
     seed: int,
     start: Tensor | None = None,
+    bounds: float | None = None,
+    method: Searches = "own",
 ) -> Search:
     """Search for a controller by evolution.
 
@@ -144,14 +162,31 @@ def search(
         spread: standard deviation to begin with.
         seed: of the search; generation g is scored with a seed of its own, the same for all its controllers.
         start: (F,), where to begin; 0 by default.
+        bounds: largest absolute value of a weight; None for none.
+        method: "own", or "cmaes" for the library of that name.
 
     Returns:
         The mean of the last generation, which averages over the luck of single rollouts.
+
+    Raises:
+        ConfigError: bounds that the method does not know, or no such method or library.
+        ShapeError: a start of another size.
     """
-    begin = torch.zeros(num_weights(world, looks)) if start is None else start
+    size = num_weights(world, looks)
+    begin = torch.zeros(size) if start is None else start
+    if begin.shape != (size,):
+        raise ShapeError(f"start has shape {tuple(begin.shape)}; expected ({size},) for looks={looks!r}")
     # a whole covariance has more entries than so short a search has scores to learn them from
     diagonal = generations * population < len(begin) ** 2
-    evolution = CMAES(begin, spread, population, seed, diagonal)
+    evolution: CMAES | LibraryCMAES
+    if method == "cmaes":
+        evolution = LibraryCMAES(begin, spread, population, seed, diagonal, bounds)
+    elif method != "own":
+        raise unknown_name("method of search", method, ("own", "cmaes"))
+    elif bounds is not None:
+        raise ConfigError("bounds need method='cmaes'; our own search knows none")
+    else:
+        evolution = CMAES(begin, spread, population, seed, diagonal)
     curve = []
     for generation in range(generations):
         points = evolution.ask()

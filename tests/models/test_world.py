@@ -17,7 +17,8 @@ from torch import Tensor
 from phlogiston.errors import ConfigError, ShapeError, UnknownNameError
 from phlogiston.guides.world import FrameGuide, NoGuide, WorldGuide
 from phlogiston.inference.svi.objectives import make
-from phlogiston.models.dreaming import DreamGame, Linear, Random, dream, num_weights, play
+from phlogiston.models.dream_game import DreamGame
+from phlogiston.models.dreaming import Linear, Random, dream, num_weights, play
 from phlogiston.models.world import CodePath, FrameModel, MemoryModel, World
 
 ROWS, STEPS, CODE = 5, 7, 3
