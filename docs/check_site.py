@@ -26,7 +26,7 @@ from typing import Any
 WIDTHS = (400, 800, 1300)
 SCHEMES = ("light", "dark")
 SERIOUS = {"serious", "critical"}
-LARGE = 400_000  # bytes; of pages above it, references and sources of modules, only the layout is judged
+LARGE = 400_000  # bytes; of pages of a site above it, those of the reference, only the layout is judged
 HOST = "127.0.0.1"
 
 # What of the page is wider than its place: the page itself, and blocks of code that must scroll to be read.
@@ -146,7 +146,7 @@ def look(browser: Any, axe: str, base: str, names: Sequence[str], folder: Path) 
         page = context.new_page()
         listener = Listener(page, base)
         for name in names:
-            small = (folder / name).stat().st_size < LARGE
+            small = len(names) == 1 or (folder / name).stat().st_size < LARGE
             for width in WIDTHS:
                 page.set_viewport_size({"width": width, "height": 900})
                 if width == WIDTHS[0]:

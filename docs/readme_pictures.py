@@ -50,9 +50,13 @@ def questions(picture: Figure) -> Figure:
 
 def kept_poses(reaching: Figure) -> Figure:
     """Bodies that reach for two and three targets, the last one under a beam (of systems.drmm.panels)."""
-    figure = keep(reaching, [3, 4, 5], ["hands and feet", "one hand", "and head below"], 1.85)
+    figure = keep(reaching, [3, 4, 5], ["hands and feet", "one hand", "and head below"], 1.45)
     for panel in figure.axes:
         panel.set_xlabel("")
+        for line in panel.lines:
+            line.set_linewidth(0.6 * line.get_linewidth())
+        for targets in panel.collections:
+            targets.set_sizes([22])
     return figure
 
 
