@@ -25,6 +25,7 @@ A figure nobody has recorded yet reads "not measured yet": its recipe under test
 
 README.md is made as a whole from docs/readme.md.jinja, so that its source is as clean as what readers see. There a
 figure is `{{ figure("drmm/classify/digits percent=yes") }}`, and `{{ missed() }}` lists the entries below their bars.
+The same text with whole addresses, for package indexes, is docs/description.txt.
 
 Markers inside fenced code blocks are left alone. docs/results/README.md describes the fields.
 
@@ -43,6 +44,7 @@ import re
 import shlex
 import sys
 import tempfile
+import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -289,6 +291,19 @@ def fill(template: str, folder: Path) -> str:
         raise TableError(f"the template is wrong: {error}") from error
 
 
+def repository(root: Path) -> str:
+    """Return the address of the repository, as pyproject.toml has it."""
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return str(project["urls"]["Repository"])
+
+
+def described(readme: str, repository: str) -> str:
+    """Return the README with whole addresses, for where it is read without the files beside it."""
+    raw = repository.replace("https://github.com/", "https://raw.githubusercontent.com/")
+    text = re.sub(r"(!\[[^\]]*\]\()(?!https?:)", rf"\1{raw}/main/", readme)
+    return re.sub(r"((?<!!)\[[^\]]*\]\()(?!https?:|#)", rf"\1{repository}/blob/main/", text)
+
+
 def rewrite(text: str, folder: Path) -> str:
     """Return a page with the contents of its tables and the figures in its lines renewed.
 
@@ -340,7 +355,7 @@ def write(path: Path, text: str) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, path.stat().st_mode & 0o777)
+        os.chmod(temporary, path.stat().st_mode & 0o777 if path.exists() else 0o644)
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)
@@ -370,6 +385,11 @@ def main(arguments: list[str] | None = None) -> int:
             return 2
         if new != old:
             renewed[path] = (old, new)
+        if path == options.root / "README.md" and template.is_file():
+            copy = options.root / "docs" / "description.txt"
+            told = copy.read_text(encoding="utf-8") if copy.is_file() else ""
+            if told != (text := described(new, repository(options.root))):
+                renewed[copy] = (told, text)
     # nothing is written unless every page could be made
     for path, (old, new) in renewed.items():
         name = str(path.relative_to(options.root))

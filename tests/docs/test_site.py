@@ -132,3 +132,15 @@ def test_the_template_takes_figures_and_missed_marks(script: Callable[[str], Mod
     assert tables.fill(text, tmp_path) == "0.50, 25 %; toy: one\n"
     with pytest.raises(tables.TableError, match="template"):
         tables.fill("{{ nobody }}", tmp_path)
+
+
+def test_the_packaged_description_needs_no_file_beside_it(script: Callable[[str], ModuleType]) -> None:
+    tables = script("docs/tables.py")
+    text = "[a](docs/a.md#b) ![p](docs/images/p.png) [c](https://example.org) [![q](docs/q.gif)](docs/c.md)"
+    told = tables.described(text, "https://github.com/o/r")
+    assert "[a](https://github.com/o/r/blob/main/docs/a.md#b)" in told
+    assert "![p](https://raw.githubusercontent.com/o/r/main/docs/images/p.png)" in told
+    assert "[c](https://example.org)" in told
+    packaged = (ROOT / "docs" / "description.txt").read_text(encoding="utf-8")
+    assert not re.findall(r"\]\((?!https://)[^)]*\)", packaged)
+    assert packaged == tables.described((ROOT / "README.md").read_text(encoding="utf-8"), tables.repository(ROOT))
