@@ -1,6 +1,6 @@
 """Metrics, figures, views and example queries of world models, as tables; see `systems.evaluation`.
 
-Groups of metrics, and what they give:
+Groups of metrics, and what they give::
 
     survival          survival, survival_random (where the game is at hand), survival_dreamt: what an agent scores, by
                       default the steps it lasts
