@@ -65,6 +65,7 @@ html_theme = "furo"
 html_title = f"phlogiston {version}"
 html_static_path = ["static"]
 html_css_files = ["site.css"]
+html_js_files = ["site.js"]
 pygments_style = (
     "a11y-high-contrast-light"  # of accessible-pygments, which furo brings: every colour is readable on its ground
 )

@@ -20,7 +20,7 @@ def displayed(translator: SphinxTranslator, node: Any) -> None:
     """A formula on lines of its own; a wide one scrolls."""
     from docutils import nodes
 
-    translator.body.append(f'<div class="math" tabindex="0">{convert(node.astext(), display="block")}</div>')
+    translator.body.append(f'<div class="math">{convert(node.astext(), display="block")}</div>')
     raise nodes.SkipNode
 
 
