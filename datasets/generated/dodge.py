@@ -36,6 +36,7 @@ def load(
     balls: int = 1,
     limit: int = 200,
     drift: float = 0.5,
+    hidden: int = 0,
     keep: float = 0.7,
     seed: int = 0,
 ) -> Dataset:
@@ -48,6 +49,7 @@ def load(
         balls: 1 to 3.
         limit: steps after which a game ends without a hit.
         drift: largest drift of a ball, units per step.
+        hidden: rows above the player's in which balls cannot be seen.
         keep: probability of an action to be the last one again, else it is any of the three.
         seed: equal seeds give equal bytes; parts have games of their own, and the first games of a part do not depend
             on how many are asked for.
@@ -69,7 +71,7 @@ def load(
         raise DataError(f"keep is {keep}; expected a probability.")
     if seed < 0:
         raise DataError(f"seed is {seed}; it must be 0 or more.")
-    parts = (_play(n, part, DodgeEnv(size, balls, limit, drift), keep, seed) for part, n in enumerate(sizes))
+    parts = (_play(n, part, DodgeEnv(size, balls, limit, drift, hidden), keep, seed) for part, n in enumerate(sizes))
     return Dataset.of(INFO, parts)
 
 

@@ -18,6 +18,7 @@ from phlogiston.systems.base import System
 from phlogiston.systems.calls import at_least, evaluating
 from phlogiston.systems.world.agent import TrainedAgent, free_path
 from phlogiston.systems.world.config import Config as WorldConfig
+from phlogiston.systems.world.judging import Sweep, best_sweep, play_blind
 from phlogiston.systems.world.outside import as_game
 from phlogiston.systems.world.playing import play_all
 from phlogiston.systems.world.training import Searches, search
@@ -281,6 +282,28 @@ class AgentVerbs(System):
             finally:
                 if place is not game and hasattr(place, "close"):
                     place.close()
+
+    def play_blind(
+        self, compared: int = 16, num_games: int = 64, *, game: Any = None, max_steps: int | None = None, seed: int = 0
+    ) -> tuple[Sweep, Rollouts]:
+        """Play without sight as well as can be: the best of some sweeps from one action to another and back.
+
+        Args:
+            compared: games the sweeps are compared in.
+            num_games: other games, which the best one then plays: the same as those of `play`.
+            game: as in `play`.
+            max_steps: longest game.
+            seed: of the games.
+        """
+        self._need_fit()
+        place, steps = self._game() if game is None else as_game(game, self.schema), max_steps or self.longest
+        try:
+            chosen, _ = best_sweep(self.model, place, FIRST_GAME + torch.arange(compared), steps, seed)
+            games = 2 * FIRST_GAME + torch.arange(num_games)
+            return chosen, play_blind(self.model, place, chosen, games, steps, seed)
+        finally:
+            if place is not game and hasattr(place, "close"):
+                place.close()
 
     def dream_game(self, tau: float = 1.0, ends: Ends = "sampled") -> DreamGame:
         """The dream as a game with `reset`, `step` and `render`, for agents of your own."""

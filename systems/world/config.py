@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from phlogiston.errors import ConfigError
 from phlogiston.systems.limits import at_least, positive, share
 
 SUMMARY = "world model: learns a game from recordings, dreams it, and trains an agent inside the dream"
@@ -47,6 +48,13 @@ class Config:
         tau: temperature of the dream they train in. Above 1 it is harder than the game.
         ends: "sampled" draws the end of a dream, "rule" ends where the paper's weighted probability passes one half.
         max_steps: longest dream and longest game; 0 for the longest game in the data.
+        start: run, or what `save` wrote, whose parameters training begins with; what is of another size begins anew.
+        parts: what is trained: "vmc" all, "mc" memory and agent on the frames' codes of `start`. (An agent alone is
+            trained by `train_agent`, or `phlogiston practise`.)
+        rounds: how often the model is trained. After each but the last its agent plays `round_games` games, which are
+            trained on, too; needs a recording that names its environment. Of the rounds before the last a run keeps
+            folders of its own beside its folder.
+        round_games: see above.
     """
 
     code: int = 8
@@ -79,11 +87,15 @@ class Config:
     tau: float = 1.15
     ends: Literal["sampled", "rule"] = "sampled"
     max_steps: int = 0
+    start: str = ""
+    parts: Literal["vmc", "mc"] = "vmc"
+    rounds: int = 1
+    round_games: int = 100
 
     def __post_init__(self) -> None:
         at_least(
             self, 1, "code", "features", "hidden", "layers", "num_components", "frame_steps", "frame_batch",
-            "frames_per_game", "steps", "batch_size", "rollouts",
+            "frames_per_game", "steps", "batch_size", "rollouts", "rounds", "round_games",
         )  # fmt: skip
         positive(
             self, "noise", "min_scale", "end_weight", "end_share", "frame_learning_rate", "learning_rate", "clip",
@@ -92,12 +104,29 @@ class Config:
         at_least(self, 0, "free_bits", "generations", "max_steps", "window")
         at_least(self, 4, "population")
         share(self, "warmup")
+        if "v" not in self.parts and not self.start:
+            raise ConfigError("parts='mc' keeps the encoder of another run: say which, start='runs/world-1'")
+        if self.rounds > 1 and not self.generations:
+            raise ConfigError("rounds are played by the agent: they need generations of at least 1")
 
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "cpu": {"frame_steps": 500, "steps": 250, "generations": 15},
-    # sizes of the paper's models
-    "paper-carracing": {"code": 32, "hidden": 256, "generations": 1_800, "population": 64, "rollouts": 16},
+    # sizes of the paper's models, and searches as long as a CPU can bear; frames of 64 x 64 pixels in colour:
+    #   phlogiston data record CarRacing-v3 --episodes 1000 --policy sticky:0.7 --skip 4 --out racing
+    #   phlogiston train world --preset paper-carracing --data racing
+    "paper-carracing": {
+        "code": 32,
+        "hidden": 256,
+        "noise": 0.1,
+        "frame_steps": 6_000,
+        "frame_learning_rate": 0.001,
+        "steps": 4_000,
+        "learning_rate": 0.001,
+        "generations": 200,
+        "population": 64,
+        "rollouts": 4,
+    },
     "paper-doom": {"code": 64, "hidden": 512, "generations": 200, "population": 64, "rollouts": 16},
 }

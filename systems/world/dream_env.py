@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from phlogiston.datasets.base import Array
 from phlogiston.errors import ConfigError, unknown_name
 from phlogiston.models.dream_game import DreamGame, Moment, pick
+from phlogiston.systems.world.dream_pictures import as_picture, bytes_of
 
 try:
     import gymnasium
@@ -175,16 +175,3 @@ def _next(seed: int, number: int, given: int | None) -> tuple[int, int]:
     if given is not None:
         return given, 0
     return (seed, number + 1) if seed >= 0 else (int(torch.randint(2**31, ())), 0)
-
-
-def bytes_of(frames: Tensor) -> Array:
-    """Frames in [0, 1] as bytes."""
-    found: Array = (255.0 * frames.clamp(0.0, 1.0)).round().to(torch.uint8).numpy()
-    return found
-
-
-def as_picture(frame: Tensor) -> Array:
-    """A frame (C, H, W) in [0, 1] as bytes (H, W, 3); a vector as grey stripes."""
-    if frame.shape[:2] == (1, 1):
-        frame = frame.expand(1, frame.shape[-1], -1)
-    return np.repeat(np.moveaxis(bytes_of(frame), 0, -1), 3 // len(frame), axis=-1)

@@ -7,6 +7,10 @@ Groups of metrics, and what they give::
     frames            frame_error: squared error per frame, summed over pixels, beside that of the mean frame
     memory            code_nats_per_step; end_auc, where some frames are ends and some are not
     log_likelihood    log_likelihood, nats per game; on request
+    bright            bright_recall, of small bright things in frames; on request
+    sight             survival, survival_blindfold, survival_blind (the best blind sweep), survival_random and
+                      survival_recorded: what the agent owes to its eyes; on request
+    temperatures      survival_dreamt_TAU, of the same agent in dreams of several temperatures; on request
 """
 
 from __future__ import annotations
@@ -26,12 +30,14 @@ from phlogiston.inference.query.answer import Answer
 from phlogiston.inference.query.evidence import Known
 from phlogiston.models.dreaming import Rollouts
 from phlogiston.systems.evaluation import Evaluation, MetricFunction, held_out_log_likelihood
+from phlogiston.systems.world import judging, videos
 from phlogiston.systems.world.system import WorldModel
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PLAYED = 128  # games, or dreams, behind a figure
+TAUS = (0.5, 1.0, 1.15, 1.3)
 OUTSIDE = 16  # the same of games that are played one by one in an environment
 SHOWN = 12  # frames in a strip
 
@@ -92,6 +98,57 @@ def memory(e: Evaluation[WorldModel]) -> dict[str, Metric]:
     return results
 
 
+def bright(e: Evaluation[WorldModel]) -> dict[str, Metric]:
+    """How many small bright things, such as balls of fire, are there again in reconstructions, by their size."""
+    games = _games(e)
+    shown = games["frames"][_valid(games)]
+    if e.system.schema.get("vector"):
+        return {}
+    shown = shown[:: max(1, len(shown) // 2048)].float() / 255.0
+    found = judging.small_bright(shown.numpy(), e.system.reconstruct(shown).numpy())
+    results = {}
+    for (low, high), (count, there) in found.items():
+        if count:
+            share = there / count
+            error = (share * (1 - share) / count) ** 0.5
+            detail = {"pixels": f"{low} to {high}", "frames": len(shown)}
+            results[f"bright_recall_{low}_{high}"] = Metric(share, error, count, "estimate", True, detail)
+    return results
+
+
+def sight(e: Evaluation[WorldModel]) -> dict[str, Metric]:
+    """What an agent owes to its eyes: its score beside that of chance, of the best blind sweep, and blindfolded."""
+    system = e.system
+    if not system.playable or system.agent is None:
+        return {}
+    count, steps = _played(system), system.longest
+    results = {}
+    for name, policy, options in (
+        ("survival", None, {}), ("survival_blindfold", None, {"blindfold": True}), ("survival_random", "random", {}),
+    ):  # fmt: skip
+        score = system.play(policy, count, **options).score.double()  # type: ignore[arg-type]
+        results[name] = from_rows(score, "estimate", higher_is_better=None if options or policy else True)
+    sweep, blind = system.play_blind(max(8, count // 4), count)
+    detail = {"actions": list(sweep.actions), "hold": sweep.hold, "longest": steps}
+    results["survival_blind"] = from_rows(blind.score.double(), "estimate", higher_is_better=None, detail=detail)
+    if "recorded_score" in system.schema:
+        recorded = Metric(system.schema["recorded_score"], None, 1, "exact", None, {"of": "the recording's policy"})
+        results["survival_recorded"] = recorded
+    return results
+
+
+def temperatures(e: Evaluation[WorldModel]) -> dict[str, Metric]:
+    """The same agent in dreams of several temperatures."""
+    if e.system.agent is None:
+        return {}
+    return {
+        f"survival_dreamt_{tau:g}": from_rows(
+            e.system.dream(None, PLAYED, tau=tau).score.double(), "estimate", higher_is_better=None
+        )
+        for tau in TAUS
+    }
+
+
 def _played(system: WorldModel) -> int:
     return PLAYED if system.schema["game"] is not None else OUTSIDE
 
@@ -109,8 +166,11 @@ METRICS: dict[str, MetricFunction] = {
     "frames": frames,
     "memory": memory,
     "log_likelihood": held_out_log_likelihood,
+    "bright": bright,
+    "sight": sight,
+    "temperatures": temperatures,
 }
-ON_REQUEST = {"log_likelihood"}
+ON_REQUEST = {"log_likelihood", "bright", "sight", "temperatures"}
 
 
 # ---- views
@@ -138,8 +198,15 @@ def reconstruct(system: WorldModel, split: Split, n: int, seed: int) -> dict[str
     return {"frames": torch.stack([real, system.reconstruct(real)], 1).flatten(0, 1)}
 
 
+def beside(system: WorldModel, split: Split, n: int, seed: int) -> dict[str, Tensor]:
+    """Games the trained agent plays, each beside a dream it plays: the score so far, and above each frame a bar as long
+    as it is probable that this is the end.
+    """
+    return videos.beside(system, n, seed)
+
+
 View = Callable[..., dict[str, Tensor]]
-VIEWS: Mapping[str, View] = {f.__name__: f for f in (dreams, games, foretell, reconstruct)}
+VIEWS: Mapping[str, View] = {f.__name__: f for f in (dreams, games, foretell, reconstruct, beside)}
 
 
 def hold(rollouts: Rollouts) -> Tensor:
@@ -230,7 +297,35 @@ def learning(e: Evaluation[WorldModel]) -> Figure | None:
     return agent_figure(e.system) if agent is not None and agent.curve else None
 
 
+def played(e: Evaluation[WorldModel]) -> Figure | None:
+    """The trained agent in the game itself and in a dream, over its last frames (above each the score so far), and how
+    probable the memory holds it that a frame is the end (bars). The bars should stay low until the end is there.
+    `phlogiston show RUN beside --out beside.gif` shows the whole as a video.
+    """
+    if e.system.agent is None:
+        return None
+    shown = videos.clips(e.system, 1, 3)
+    count = min(SHOWN, *(len(frames) for _, frames, _, _ in shown))
+    alt = "the last frames of a game and of a dream, with bars for the probability of the end"
+    figure = new_figure(0.62 * count + 0.6, 1.25 * len(shown), alt)
+    grid = figure.subplots(2 * len(shown), count, squeeze=False, height_ratios=[3, 1] * len(shown))
+    for row, (name, frames, end, score) in enumerate(shown):
+        for column in range(count):
+            t = len(frames) - count + column
+            picture, bar = grid[2 * row, column], grid[2 * row + 1, column]
+            picture.imshow(frames[t])
+            picture.set_title(f"{score[t]:.0f}", fontsize=7, color=SOFT)
+            bar.bar([0], [end[t]], color=ACCENT)
+            bar.set(xlim=(-0.6, 0.6), ylim=(0, 1))
+            for panel in (picture, bar):
+                panel.set_xticks([])
+                panel.set_yticks([])
+        grid[2 * row, 0].set_ylabel(name, fontsize=8)
+    return figure
+
+
 FIGURES = {
+    "the agent in the game and in a dream": played,
     "a game, and a dream that begins like it": dream,
     "what an agent learned in the dream": learning,
 }

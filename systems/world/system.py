@@ -13,9 +13,12 @@ Reference: Ha and Schmidhuber, "World models", arXiv 1803.10122.
 
 from __future__ import annotations
 
+import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +26,7 @@ from torch import Tensor, nn
 from phlogiston.datasets.base import Dataset, Meta, Split
 from phlogiston.datasets.generated.games.dodge import ACTIONS
 from phlogiston.datasets.recording.store import SampledGames
-from phlogiston.errors import DataWarning, ShapeError, unknown_name
+from phlogiston.errors import ConfigError, DataWarning, ShapeError, unknown_name
 from phlogiston.evaluate.score import Score
 from phlogiston.guides.world import FrameGuide, NoGuide, WorldGuide
 from phlogiston.inference.svi import objectives
@@ -43,6 +46,7 @@ from phlogiston.systems.world.config import PRESETS
 from phlogiston.systems.world.config import Config as WorldConfig
 from phlogiston.systems.world.games import check_frames, check_games, describe_recording, describe_rewards
 from phlogiston.systems.world.query import METHODS, filter_games, log_likelihood
+from phlogiston.systems.world.rounds import check_rounds, play_and_record, together
 from phlogiston.systems.world.rows import GameRows, RecordedRows
 from phlogiston.systems.world.training import DrawCodes, DrawFrames, TrainAgent
 
@@ -90,6 +94,7 @@ class WorldModel(AgentVerbs):
         own = None
         if meta is not None and meta.name == "dodge":
             own = {name: meta.options[name] for name in ("size", "balls", "limit", "drift")}
+            own |= {"hidden": meta.options["hidden"]} if meta.options.get("hidden") else {}
         about: dict[str, Any] = {
             "channels": int(channels),
             "size": int(height),
@@ -157,9 +162,56 @@ class WorldModel(AgentVerbs):
         self.model.register_buffer("player", torch.zeros(num_weights(self.model, c.looks)))
         self.model.register_buffer("curve", torch.zeros(c.generations, 2))
 
+    _before: WorldModel | None = None  # of the round before
+
+    def fit(self, data: Any, *, out: str | Path | None = None, seed: int = 0, **options: Any) -> Self:
+        """Train on games; see `System.fit`. With `rounds` the agent's own games are added to a recording between them.
+
+        Raises:
+            ConfigError: rounds on data that are no recording, or that do not name their environment.
+        """
+        if self.config.rounds == 1:
+            return super().fit(data, out=out, seed=seed, **options)
+        check_rounds(data)
+        with tempfile.TemporaryDirectory() as temporary:
+            for number in range(1, self.config.rounds):
+                folder = None if out is None else Path(f"{out}-round-{number}")
+                own = replace(self.config, rounds=1)
+                before = type(self)(own)
+                before._before = self._before
+                before.fit(data, out=folder, seed=seed + 1_000 * number, **options)
+                games = (Path(temporary) / str(number) if folder is None else folder / "games").absolute()
+                play_and_record(before, check_rounds(data), games, self.config.round_games, seed + number)
+                data, self._before = together(data, games), before
+            try:
+                return super().fit(data, out=out, seed=seed, **options)
+            finally:
+                self._before = None
+
+    def initialise(self, train: Any, seed: int) -> None:
+        """Begin with the parameters of the round before, or of the run `start`, where there is one."""
+        before = self._before
+        if before is None and self.config.start:
+            before = type(self).load(self.config.start)
+        if before is None:
+            return
+        for own, other, part in ((self.model, before.model, "model"), (self.guide, before.guide, "guide")):
+            state, theirs = own.state_dict(), other.state_dict()
+            fits = {name: value for name, value in theirs.items() if name in state}
+            for name, value in list(fits.items()):
+                if state[name].shape != value.shape or name in ("player", "curve"):  # the agent is trained anew
+                    del fits[name]
+            missing = [n for n in state if n not in fits and (part == "guide" or n.startswith("decoder"))]
+            if missing and "v" not in self.config.parts:
+                raise ConfigError(
+                    f"start={self.config.start!r} has an encoder of another size ({missing[0]}); parts='mc' keeps it"
+                )
+            own.load_state_dict({**state, **fits})
+
     def step_options(self) -> dict[str, int]:
         """The options that count optimiser steps, stage by stage."""
-        return {"frame_steps": self.config.frame_steps, "steps": self.config.steps}
+        counts = {"frame_steps": self.config.frame_steps, "steps": self.config.steps}
+        return counts if "v" in self.config.parts else {"steps": self.config.steps}
 
     def stages(self) -> list[Stage]:
         """V on single frames, then M on codes of the frozen encoder."""
@@ -167,7 +219,7 @@ class WorldModel(AgentVerbs):
         rate = warmup(c.warmup, cosine(1.0, 0.02), 0.05)
         vision = objectives.make("free_bits", nats=c.free_bits * c.code, each=True)
         larger = max(1.0, self.schema["channels"] * self.schema["size"] ** 2 / 256)  # gradients grow with the frame
-        return [
+        recipe = [
             Stage(
                 "frames", c.frame_steps, vision, "adam", c.frame_learning_rate, c.frame_batch, VISION,
                 {"learning_rate": rate}, c.clip * 100.0 * larger, programs=frame_programs,
@@ -180,6 +232,7 @@ class WorldModel(AgentVerbs):
                 programs=memory_programs, transform=DrawCodes(self.guide, c.window),
             ),
         ]  # fmt: skip
+        return recipe if "v" in c.parts else recipe[1:]
 
     def callbacks(self) -> list[Any]:
         """Train the agent at the end."""

@@ -65,6 +65,8 @@ class DodgeEnv:
         limit: steps after which a game ends without a hit.
         drift: largest drift of a ball to either side, units per step. The larger, the more an agent gains from several
             frames.
+        hidden: rows of units above the player's in which balls cannot be seen, so that an agent has to remember where
+            they were and how they drifted.
 
     Example:
         >>> game = DodgeEnv()
@@ -79,7 +81,7 @@ class DodgeEnv:
 
     actions = ACTIONS
 
-    def __init__(self, size: int = 16, balls: int = 1, limit: int = 200, drift: float = 0.5) -> None:
+    def __init__(self, size: int = 16, balls: int = 1, limit: int = 200, drift: float = 0.5, hidden: int = 0) -> None:
         if size < 16 or size % 16:
             raise ConfigError(f"size is {size}; a frame's side must be a multiple of 16")
         if not 1 <= balls <= 3:
@@ -88,7 +90,9 @@ class DodgeEnv:
             raise ConfigError(f"limit is {limit}; a game needs at least 1 step")
         if not 0 <= drift <= 1:
             raise ConfigError(f"drift is {drift}; it must lie between 0 and 1")
-        self.size, self.balls, self.limit, self.drift = size, balls, limit, drift
+        if not 0 <= hidden <= 12:
+            raise ConfigError(f"hidden is {hidden}; it must lie between 0 and 12 rows, so that balls are seen at all")
+        self.size, self.balls, self.limit, self.drift, self.hidden = size, balls, limit, drift, hidden
 
     def reset(self, games: Tensor | int, seed: int = 0) -> Games:
         """Begin games.
@@ -157,6 +161,9 @@ class DodgeEnv:
     def render(self, state: Games) -> Tensor:
         """Frames (n, 1, size, size) in [0, 1]; a pixel is as bright as much of it is covered."""
         ball = _covered(state.y, BALL, self.size).unsqueeze(-1) * _covered(state.x, BALL, self.size).unsqueeze(-2)
+        if self.hidden:
+            rows = torch.arange(self.size) * 16 // self.size
+            ball = torch.where(((rows >= 15 - self.hidden) & (rows < 15)).unsqueeze(-1), 0.0, ball)
         bottom = torch.full_like(state.player, 15.0)
         player = _covered(bottom, 1.0, self.size).unsqueeze(-1) * _covered(state.player, PLAYER, self.size).unsqueeze(
             -2

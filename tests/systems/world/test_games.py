@@ -226,6 +226,66 @@ def test_a_run_on_a_recording_is_resumed(folder: Path, tmp_path: Path) -> None:
         assert torch.equal(value, resumed.model.state_dict()[name]), name
 
 
+def test_memory_and_agent_are_trained_anew_on_the_codes_of_another_run(
+    folder: Path, system: WorldModel, tmp_path: Path
+) -> None:
+    run = system.save(tmp_path / "run")
+    options = {**SMALL, "hidden": 20, "generations": 0, "start": str(run), "parts": "mc"}
+    other = WorldModel(options).fit(datasets.load(folder), progress="off")
+    for name, value in system.model.decoder.state_dict().items():
+        assert torch.equal(value, other.model.decoder.state_dict()[name]), name
+    for name, value in system.guide.state_dict().items():
+        assert torch.equal(value, other.guide.state_dict()[name]), name
+    assert other.model.hidden == 20
+    assert next(r["stage"] for r in other.history.records) == "memory"  # type: ignore[union-attr]
+    with pytest.raises(ConfigError, match="another size"):
+        WorldModel({**options, "code": 6}).fit(datasets.load(folder), progress="off")
+    with pytest.raises(ConfigError, match="say which"):
+        WorldModel(parts="mc")
+
+
+def test_further_rounds_are_trained_on_what_the_agent_plays(tmp_path: Path) -> None:
+    data = datasets.record("CartPole-v1", tmp_path / "games", episodes=8)
+    options = {**SMALL, "frame_steps": 4, "steps": 3, "rounds": 2, "round_games": 3, "generations": 1}
+    system = WorldModel(options).fit(data, out=tmp_path / "run", progress="off")
+    again = datasets.load(tmp_path / "run-round-1" / "games", test=0.0).train
+    assert isinstance(again, RecordedGames)
+    assert len(again) == 3
+    first = systems.load(tmp_path / "run-round-1")
+    assert isinstance(first, WorldModel)
+    code = first.play(first.agent, 3, game="CartPole-v1")  # the same agent, in other games
+    assert code.score.shape == (3,)
+    loaded = systems.load(tmp_path / "run")
+    assert torch.equal(loaded.sample(1, seed=0)["frames"], system.sample(1, seed=0)["frames"])
+    from phlogiston.systems.run_data import data_of
+
+    rows = data_of(tmp_path / "run", None, {}, loaded.schema)
+    assert len(rows.train) == 7 + 3
+    with pytest.raises(ConfigError, match="rounds need a recording"):
+        WorldModel(options).fit(datasets.load("dodge", sizes=(4, 0, 1), limit=20))
+    with pytest.raises(ConfigError, match="generations"):
+        WorldModel(rounds=2, generations=0)
+
+
+def test_the_papers_preset_for_carracing_runs_on_frames_of_its_kind(tmp_path: Path) -> None:
+    class Racing(Catch):
+        def _frame(self) -> Any:
+            return np.kron(super()._frame(), np.ones((12, 12, 1), np.uint8))
+
+        def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+            self.observation_space = spaces.Box(0, 255, (96, 96, 3), np.uint8)
+            return super().reset(seed=seed)
+
+    env = Racing()
+    env.observation_space = spaces.Box(0, 255, (96, 96, 3), np.uint8)
+    data = datasets.record(env, tmp_path / "g", episodes=3)
+    short = {"frame_steps": 1, "steps": 1, "frame_batch": 2, "generations": 1, "population": 4, "rollouts": 1}
+    system = WorldModel(preset="paper-carracing", **short).fit(data, progress="off")
+    assert system.schema["size"] == 64
+    assert system.model.rewards is not None
+    assert system.agent is not None
+
+
 # ---- acting
 
 
