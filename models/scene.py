@@ -33,7 +33,6 @@ from phlogiston.distributions.discretized_logistic import DiscretizedLogistic
 from phlogiston.distributions.mixed_normals import MixedNormals
 from phlogiston.errors import ShapeError, unknown_name
 from phlogiston.networks.draw import Context, DrawDecoder, Painting
-from phlogiston.networks.host import whole_number
 from phlogiston.networks.scene_memory import Frame, SceneMemory, State
 
 LIKELIHOODS = ("normal", "normal-learned-sigma", "discretized-logistic")
@@ -130,7 +129,7 @@ class SceneModel(nn.Module):
 
     def frame(self, origin: Tensor, side: Tensor | int) -> Frame:
         """The frame of scenes whose lower left corners are `origin` (B, 2)."""
-        return Frame(origin, whole_number(side.reshape(-1)[0]) if isinstance(side, Tensor) else side, self.width)
+        return Frame.of(origin, side, self.width)
 
     def observe(
         self,

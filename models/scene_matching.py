@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 from phlogiston.errors import ConfigError
 from phlogiston.models.scene import unit
-from phlogiston.networks.host import whole_number
 from phlogiston.networks.query_context import Rays
 from phlogiston.networks.scene_memory import Frame, SceneMemory, keep_variance
 
@@ -68,7 +67,7 @@ class SceneMatching(nn.Module):
         self, images: Tensor, poses: Tensor, query_poses: Tensor, origin: Tensor, side: Tensor | int
     ) -> Tensor:
         """Embeddings of viewpoints: (B, Q, E); arguments as in `models.scene.SceneModel.forward`."""
-        frame = Frame(origin, whole_number(side.reshape(-1)[0]) if isinstance(side, Tensor) else side, self.tile)
+        frame = Frame.of(origin, side, self.tile)
         state = self.memory.observe(unit(images, poses.dtype), poses, None, frame)
         context = self.rays(self.memory.read(state, query_poses), self.memory.local(query_poses, frame))
         pooled = self.pool(context.flatten(0, 1)).flatten(1)

@@ -1,7 +1,7 @@
 """What a program asks of tensors without waiting for the device they are on.
 
-A step of training that reads a number of a tensor makes the host wait until the device has computed it. Shapes are
-decided on the host, though, and input is checked: these functions do it where the tensors are.
+A step of training that reads a number of a tensor makes the host wait until the device has computed it: these functions
+check input and make tables where the tensors are.
 """
 
 from __future__ import annotations
@@ -10,11 +10,6 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-
-
-def whole_number(value: Tensor) -> int:
-    """Read an integer that decides on shapes, of a tensor with one entry: in place on the CPU, else by waiting."""
-    return int(value.numpy()) if value.device.type == "cpu" else int(value)
 
 
 def require(condition: Tensor, error: Callable[[], Exception]) -> None:

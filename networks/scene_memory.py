@@ -40,6 +40,14 @@ class Frame:
     side: int
     width: float
 
+    @classmethod
+    def of(cls, origin: Tensor, side: Tensor | int, width: float) -> Frame:
+        """The frame whose number of tiles along a side is given as it is, or by a tensor that repeats it."""
+        if isinstance(side, Tensor):
+            first = side.reshape(-1)[0]  # on the CPU read in place; elsewhere the host waits, as shapes depend on it
+            side = int(first.numpy()) if first.device.type == "cpu" else int(first)
+        return cls(origin, side, width)
+
     def tiles(self, poses: Tensor) -> tuple[Tensor, Tensor]:
         """Return tile numbers, long (B, V), and positions within tiles from -1 to 1, (B, V, 2)."""
         at = (poses[..., :2] - self.origin[:, None]) / self.width
