@@ -342,11 +342,12 @@ def _as_tensor(name: str, value: Any, double: bool = False) -> Tensor:
     import torch
 
     if not isinstance(value, torch.Tensor):
-        array = np.asarray(value)
+        array = value if isinstance(value, np.memmap) else np.asarray(value)
         if array.dtype.kind not in "fiub":
             raise DataError(
                 f"{name!r} holds {array.dtype} values; expected numbers. Encode text as integer codes first."
             )
+        array = _mapped_anew(array)
         if not array.flags.writeable or any(stride < 0 for stride in array.strides) or not array.dtype.isnative:
             array = array.astype(array.dtype.newbyteorder("="), order="C")
         if array.dtype.kind == "u" and array.dtype.itemsize > 1:
@@ -362,6 +363,19 @@ def _as_tensor(name: str, value: Any, double: bool = False) -> Tensor:
     if tensor.is_floating_point():
         return _to_float32(name, tensor)
     return tensor if tensor.dtype in (torch.bool, torch.uint8) else tensor.to(torch.int64)
+
+
+def _mapped_anew(array: Array) -> Array:
+    """A memory-mapped array that may only be read, mapped so that a tensor may stand on it: nothing is copied.
+
+    A view does not say where in its file it begins, and stays as it is.
+    """
+    given: Any = array
+    mapped = isinstance(given, np.memmap) and given.mode == "r" and type(given.base).__name__ == "mmap"
+    if not mapped or given.filename is None or not given.flags.c_contiguous:
+        return array
+    anew: Array = np.memmap(given.filename, given.dtype, "c", given.offset, given.shape)
+    return anew
 
 
 def _to_float32(name: str, tensor: Tensor) -> Tensor:

@@ -169,6 +169,13 @@ class Streamed:
             )
         return Split(tensors, columns=self.source.columns, double=self.double)
 
+    def expect(self, index: Any) -> None:
+        """Get ready for rows that will be read next; rows of a file are not prepared."""
+
+    def digest(self) -> str | None:
+        """What tells the rows from others without reading them; None where nothing does."""
+        return None
+
     @property
     def row_shapes(self) -> dict[str, tuple[int, ...]]:
         """Name -> shape of one row."""
@@ -199,13 +206,29 @@ class Prepared:
 
     def __init__(self, part: Streamed, prepare: Callable[[Split], Any]) -> None:
         self.part, self._prepare = part, prepare
+        self.sequences = part.sequences
 
     def __len__(self) -> int:
         return len(self.part)
 
     def __getitem__(self, index: Any) -> dict[str, Tensor]:
         rows = self._prepare(self.part.split(index))
-        return dict(rows[slice(None)])
+        batch = dict(rows[slice(None)])
+        if "row" in batch:  # the rows' numbers in this batch
+            batch["row"] = index
+        return batch
+
+    def expect(self, index: Any) -> None:
+        """Get ready for rows that will be read next."""
+        self.part.expect(index)
+
+    def digest(self) -> str | None:
+        """See `Streamed.digest`."""
+        return self.part.digest()
+
+    def sample(self) -> Any:
+        """Prepared rows drawn from the whole part."""
+        return self._prepare(self.part.sample())
 
 
 def in_memory(part: Split | Streamed, rows: int = SAMPLED) -> Split:

@@ -23,7 +23,7 @@ from phlogiston.datasets.base import Dataset, Decision, Info, Split, part_rows
 from phlogiston.datasets.permutation import Permutation
 from phlogiston.datasets.readers import arrow
 from phlogiston.datasets.streamed import SAMPLED, ArrayRows, Rows, Streamed
-from phlogiston.datasets.untrusted.arrays import headers, read_header
+from phlogiston.datasets.untrusted.arrays import headers, map_file
 from phlogiston.datasets.untrusted.guard import reading
 from phlogiston.datasets.untrusted.limits import check_count
 from phlogiston.errors import DataError, DataWarning, ShapeError
@@ -148,7 +148,7 @@ def _source(data: Any, root: str | PathLike[str] | None, names: Sequence[str] | 
         files = (_shards(path) or sorted(path.glob("*.npy"))) if path.is_dir() else [path]
         if not files:
             raise DataError(f"{str(path)!r} holds no npy files.")
-        mapped = [_checked(_mapped(file), repr(str(file))) for file in files]
+        mapped = [_checked(map_file(file), repr(str(file))) for file in files]
         kinds = {(array.shape[1], array.dtype) for array in mapped}
         if len(kinds) > 1:
             shown = ", ".join(f"{width} columns of {dtype}" for width, dtype in sorted(kinds, key=str)[:3])
@@ -162,7 +162,7 @@ def _converted(data: Any, names: Sequence[str] | None) -> ArrayRows:
     if left_out:
         shown = ", ".join(map(repr, left_out[:5])) + " ..." * (len(left_out) > 5)
         warnings.warn(f"columns without numbers are left out of a streamed table: {shown}", DataWarning, stacklevel=4)
-    array = _mapped(path)
+    array = map_file(path)
     source = str(data) if isinstance(data, Path) else f"the {type(data).__name__} given"
     return ArrayRows([array], source, _named(array, names) or columns)
 
@@ -182,18 +182,6 @@ def _shards(folder: Path) -> list[Path]:
     shapes = [next(iter(headers(path).values()), None) for path in files]
     widths = {header.shape[1:] if header is not None else () for header in shapes}
     return files if len(widths) == 1 and len(widths.pop()) == 1 else []
-
-
-def _mapped(path: Path) -> Any:
-    """An npy file, mapped; its header has been compared with its size."""
-    with path.open("rb") as file:
-        header = read_header(file, repr(str(path)))
-        offset = file.tell()
-    size = path.stat().st_size - offset
-    if header.dtype.hasobject or header.size > size:
-        raise DataError(f"{str(path)!r} claims {header.size:,} bytes of {header.dtype} and holds {size:,}.")
-    order: Any = "F" if header.fortran else "C"
-    return np.memmap(path, header.dtype, "r", offset, header.shape, order)
 
 
 def _reopened(data: Any) -> Any:

@@ -20,6 +20,8 @@ import numpy as np
 
 from phlogiston.datasets import axes, pictures
 from phlogiston.datasets.base import Array, Dataset, Decision, Info, Split, recorded
+from phlogiston.datasets.clips.decoder import Form
+from phlogiston.datasets.clips.videos import Plan, finished, sources, streamed, with_colours
 from phlogiston.datasets.pixels import BYTES, Range, Ranges, Values, as_range, range_of
 from phlogiston.datasets.readers.video_labels import Video, common_labels, cut_label, stacked, videos_with_labels
 from phlogiston.datasets.skipped import Skipped
@@ -57,6 +59,9 @@ def load(
     value_range: tuple[float, float] | None = None,
     valid: float = 0.1,
     test: float = 0.1,
+    tensor: Literal["x", "frames"] = "x",
+    stream: bool | None = None,
+    workers: int | None = None,
 ) -> Dataset:
     """Read videos and cut them into clips.
 
@@ -75,9 +80,13 @@ def load(
         value_range: values of black and white of arrays; found out by default.
         valid: share of each video's clips for validation.
         test: share of each video's clips, its last ones, for test.
+        tensor: name of the clips, as the system wants it: `"x"` (sqair), or `"frames"` with an axis of colours (vdsm).
+        stream: decode training clips when they are asked for, and keep them on disk in the cache folder; by default
+            where all frames together have a GiB or more. For videos and pictures, not for arrays.
+        workers: processes that decode then; by default one less than there are cores, 4 at most.
 
     Returns:
-        Splits with `x` uint8 (clips, length, [3,] height, width).
+        Splits with `x` uint8 (clips, length, [3,] height, width), or `frames` (clips, length, colours, height, width).
 
     Raises:
         DataError: no such folder, no videos in it, videos of unlike frames, or too short ones. A video that cannot be
@@ -91,6 +100,10 @@ def load(
     if not path.exists():
         raise DataError(f"no file or folder {str(path)!r}.")
     value_range = as_range(value_range)
+    found = None if stream is False or value_range is not None else sources(path, stream)
+    if found is not None:
+        plan = Plan(length, stride, every, colour, background == "median", contrast, valid, test, tensor)
+        return streamed(INFO, path, found, Form(crop, size), plan, workers)
     videos, told = read_videos(path, layout)
     ranges = _ranges(videos, value_range, told)
     parts: dict[str, list[Array]] = {"train": [], "valid": [], "test": []}
@@ -115,7 +128,7 @@ def load(
         left = f"{short:,} of {len(videos):,} videos shorter than {length} frames"
         told.append(Decision("left out", left, "length=..."))
     _check_clips(path, shapes, len(parts["train"]), length, every)
-    splits, options = _splits(parts, labels, kept, length), {"data": str(path.absolute())}
+    splits, options = _splits(parts, labels, kept, length, tensor), {"data": str(path.absolute())}
     return Dataset.of(INFO, splits, options, title=f"videos of {path.name}", notes="", decisions=tuple(told))
 
 
@@ -140,7 +153,11 @@ def _check_clips(path: Path, shapes: dict[tuple[int, ...], str], count: int, len
 
 
 def _splits(
-    parts: dict[str, list[Array]], labels: dict[str, dict[str, list[Array]]], kept: Sequence[str], length: int
+    parts: dict[str, list[Array]],
+    labels: dict[str, dict[str, list[Array]]],
+    kept: Sequence[str],
+    length: int,
+    tensor: str,
 ) -> list[Split]:
     """Clips and what stands beside them, part by part."""
     empty = np.zeros((0, *parts["train"][0].shape), np.uint8)
@@ -148,7 +165,9 @@ def _splits(
     for part, clips in parts.items():
         beside = {label: stacked(labels[part].get(label, []), labels["train"][label]) for label in kept}
         timed = [label for label, values in beside.items() if values.ndim > 1 and values.shape[1] == length]
-        splits.append(Split({"x": np.stack(clips) if clips else empty, **beside}, sequences=("x", *timed)))
+        whole = np.stack(clips) if clips else empty
+        ready = with_colours(whole) if tensor == "frames" else whole
+        splits.append(Split({tensor: ready, **beside}, sequences=(tensor, *timed)))
     return splits
 
 
@@ -272,20 +291,7 @@ def prepare(
         frames = frames[:, y : y + h, x : x + w]
     if size is not None and tuple(size) != frames.shape[1:3]:
         frames = _scaled(frames, size)
-    if background == "median":
-        frames = np.abs(frames - np.median(frames, 0))
-    if contrast > 0:
-        from scipy.ndimage import uniform_filter
-
-        window = (1, int(contrast), int(contrast), 1)
-        spread = np.sqrt(np.clip(uniform_filter(frames**2, window) - uniform_filter(frames, window) ** 2, 0, None))
-        frames = frames / (spread + 0.1)
-    if not colour:
-        frames = frames.max(-1, keepdims=True) if background == "median" else frames.mean(-1, keepdims=True)
-    elif frames.shape[-1] == 1:
-        frames = np.repeat(frames, 3, -1)
-    pixels = np.round(255 * np.clip(frames, 0, 1)).astype(np.uint8)
-    return np.moveaxis(pixels, -1, 1) if colour else pixels[..., 0]
+    return finished(frames, np.median(frames, 0) if background == "median" else None, colour, contrast)
 
 
 def _scaled(frames: Array, size: tuple[int, int]) -> Array:

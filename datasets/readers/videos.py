@@ -24,6 +24,7 @@ import numpy as np
 
 from phlogiston.datasets import axes, pictures
 from phlogiston.datasets.base import PARTS, Array, Dataset, Decision, Info, Split, part_rows, recorded, stream
+from phlogiston.datasets.clips import mapped
 from phlogiston.datasets.pixels import Ranges, Values, as_range
 from phlogiston.datasets.readers import clip_tables
 from phlogiston.errors import DataError, ShapeError
@@ -103,6 +104,13 @@ def load(
         raise DataError(f"every={every}, length={length}, size={size}; expected 1 or more, 0 or more, 0 or more.")
     options = {"size": size, "length": length, "every": every}
     value_range = as_range(value_range)
+    array = mapped.large(data, root)
+    if array is not None:
+        if by == "group":
+            raise DataError("by='group' needs an npz that says who is who; an array of clips says nothing of it.")
+        told = {"value_range": None if value_range is None else list(value_range)}
+        cut = mapped.Cut(valid, test, size, length, every, seed)
+        return mapped.streamed(INFO, told, array, layout, value_range, cut, scaled)
     name, tables, labels, decisions = clip_tables.read(data, root, layout)
     ranges = _ranges(tables, value_range)
     decisions += ranges.decisions()
@@ -175,20 +183,22 @@ def _tidy(
     for row, clip in enumerate(table["frames"]):
         kept = _kept(np.asarray(clip), every, length)
         ready = scaled(ranges.of(kept).to_bytes(kept), size)
+        ready = np.moveaxis(ready, -1, 1)
         if frames is None:
             frames = np.zeros((len(known), longest, *ready.shape[1:]), dtype=np.uint8)
         if not len(ready):
             raise DataError(f"clip {row} has no frames.")
         if ready.shape[1:] != frames.shape[2:]:
             raise ShapeError(
-                f"clip {row} has frames of {ready.shape[1:]}, clip 0 of {frames.shape[2:]}. Scale them by size=..."
+                f"clip {row} has frames of {ready.shape[1:]} (colours, height, width), clip 0 of {frames.shape[2:]}. "
+                "Scale them by size=..."
             )
         frames[row, : len(ready)] = ready
         known[row, : len(ready)] = True
         if "mask" in table:
             known[row, : len(ready)] &= _kept(table["mask"][row], every, length)[: len(ready)]
     assert frames is not None
-    out = {"frames": np.ascontiguousarray(np.moveaxis(frames, -1, 2))}
+    out: dict[str, Array] = {"frames": frames}
     out.update({key: value for key, value in table.items() if key not in ("frames", "mask")})
     if ragged:
         out["mask"] = known

@@ -156,6 +156,22 @@ def headers(path: str | PathLike[str]) -> dict[str, Header]:
         return {}
 
 
+def map_file(path: Path) -> Any:
+    """Map an npy file for reading; its header has been compared with its size.
+
+    Raises:
+        DataError: it claims more than it holds, or objects.
+    """
+    with path.open("rb") as file:
+        header = read_header(file, repr(str(path)))
+        offset = file.tell()
+    size = path.stat().st_size - offset
+    if header.dtype.hasobject or header.size > size:
+        raise DataError(f"{str(path)!r} claims {header.size:,} bytes of {header.dtype} and holds {size:,}.")
+    order: Any = "F" if header.fortran else "C"
+    return np.memmap(path, header.dtype, "r", offset, header.shape, order)
+
+
 def _content(file: IO[bytes], size: int, what: str, objects: Objects | None) -> Any:
     """The array at whose header a file of so many bytes stands."""
     header = read_header(file, what)

@@ -122,7 +122,7 @@ def video_frames(path: str | PathLike[str]) -> Iterator[Array]:
     gif = file.suffix.lower() == ".gif"
     if not gif:
         need_av(file)
-    frames = _gif(file) if gif else _decoded(file, size)
+    frames = _gif(file) if gif else _decoded(file)
     with reading(path, "a video"):
         for frame in frames:
             total += frame.nbytes
@@ -166,17 +166,32 @@ def need_av(path: Path) -> None:
         ) from None
 
 
-def _decoded(path: Path, size: int) -> Iterator[Array]:
+@contextmanager
+def open_video(path: str | PathLike[str]) -> Iterator[tuple[Any, Any]]:
+    """Open a video of an allowed format and frame size; nothing is decoded yet.
+
+    Returns:
+        The container and its first stream of pictures, of PyAV.
+
+    Raises:
+        DataError: it holds no pictures, or PyAV is not installed.
+    """
+    need_av(Path(path))
     import av
 
     found = limits()
-    most = max(found.picture, found.video_ratio * size) // 3
+    most = max(found.picture, found.video_ratio * Path(path).stat().st_size) // 3
     options = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "file", "max_pixels": str(min(most, 1 << 30))}
     with av.open(str(path), options=options) as container:
         if not container.streams.video:
             raise DataError("it holds no video stream.")
         stream: Any = container.streams.video[0]
         stream.codec_context.options = {"max_pixels": options["max_pixels"]}
+        yield container, stream
+
+
+def _decoded(path: Path) -> Iterator[Array]:
+    with open_video(path) as (container, stream):
         stream.thread_type = "FRAME"
         for frame in container.decode(stream):
             yield frame.to_ndarray(format="rgb24")

@@ -243,6 +243,7 @@ class Stepper:
         self._batch = {}
         if rows:
             self._batch = self._rows(index, self.active.stage)
+            self._foretell(step + 1 - self.active.start)
         loss: Any
         if self._exchange is None:
             loss, failed = self._alone(rows)
@@ -262,6 +263,12 @@ class Stepper:
             self.received.note()
         self._validating = False
         return Outcome(value, norm, size, finite, stop, number)
+
+    def _foretell(self, step: int) -> None:
+        """Let rows that are slow to read know which of them the stage's next step wants, while this one computes."""
+        expect = getattr(self.data, "expect", None)
+        if expect is not None and step < self.active.stage.steps:
+            expect(self._order.batch(step)[0])
 
     def update(self, norm: float) -> None:
         """Clip the gradient where the stage sets it, and let the optimiser step."""

@@ -137,12 +137,12 @@ class Codes:
 
     Args:
         guide: has the encoder.
-        chunk: clips encoded at once.
+        chunk: frames encoded at once.
     """
 
     takes_rows = True
 
-    def __init__(self, guide: VDSMGuide, chunk: int = 64) -> None:
+    def __init__(self, guide: VDSMGuide, chunk: int = 160) -> None:
         self.guide, self.chunk = guide, chunk
         self._codes: WeakKeyDictionary[Clips, Tensor] = WeakKeyDictionary()
 
@@ -153,16 +153,21 @@ class Codes:
     def __call__(self, batch: dict[str, Tensor], clips: Clips) -> dict[str, Tensor]:
         frames = pixels(batch["frames"])
         assert frames is not None
-        out = {"frames": frames, "encoded": self._encoded(clips, frames.device)[batch["row"]]}
+        held = isinstance(clips, Clips)  # of clips on disk, codes are made when they are read
+        encoded = self._encoded(clips, frames.device)[batch["row"]] if held else self._encode(frames)
+        out = {"frames": frames, "encoded": encoded}
         return {**out, "mask": batch["mask"]} if "mask" in batch else out
 
     def _encoded(self, clips: Clips, device: torch.device) -> Tensor:
         """Codes of all clips, (rows, T, 2 Z + 2 K), in full precision wherever they are first needed."""
         if clips not in self._codes:
-            with torch.no_grad(), torch.autocast(device.type, enabled=False):
-                blocks = [self.guide.encode_frames(block.to(device)) for block in clips.frames.split(self.chunk)]
-            self._codes[clips] = torch.cat(blocks)
+            chunk = max(1, self.chunk // clips.frames.shape[1])
+            self._codes[clips] = torch.cat([self._encode(block.to(device)) for block in clips.frames.split(chunk)])
         return self._codes[clips]
+
+    def _encode(self, frames: Tensor) -> Tensor:
+        with torch.no_grad(), torch.autocast(frames.device.type, enabled=False):
+            return self.guide.encode_frames(frames)
 
 
 def plain(batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -185,7 +190,8 @@ class Aggregate:
     def on_checkpoint(self, state: State) -> None:
         """Fit before the last checkpoint is written."""
         if state.step == state.total:
-            model, clips = self.system.model, state.data
+            model = self.system.model
+            clips = state.data if isinstance(state.data, Clips) else state.data.sample()  # of clips on disk, some
             device = next(model.parameters()).device
             codes = self.system.codes_of(clips.frames, clips.mask, device)
             for name, mixture in (("identity", model.identity_codes), ("dynamics", model.dynamics_codes)):

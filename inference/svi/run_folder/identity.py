@@ -29,11 +29,12 @@ def data_hash(rows: Any) -> dict[str, Any]:
 
     Args:
         rows: what the engine trains on: `len(rows)`, `rows[LongTensor] -> dict of tensors`; or `rows.digest()`, a hash
-            of their own.
+            of their own (None where they have none).
     """
     count = len(rows)
-    if hasattr(rows, "digest"):  # rows that know best how to tell themselves from others
-        return {"sha256": rows.digest(), "rows": count, "read": count}
+    own = rows.digest() if hasattr(rows, "digest") else None  # rows that know best how to tell themselves from others
+    if own is not None:
+        return {"sha256": own, "rows": count, "read": count}
     tensors = getattr(rows, "tensors", None)
     if isinstance(tensors, Mapping) and all(isinstance(t, Tensor) and len(t) == count for t in tensors.values()):
         width = sum(t[:1].numel() * t.element_size() for t in tensors.values())
