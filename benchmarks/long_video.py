@@ -77,6 +77,7 @@ def train(path: Path, steps: int, begun: float, held: bool) -> dict[str, float]:
     done = len(watch.times) - 1 - warm
     return {
         "first_step_s": watch.times[0] - begun,
+        "first_step_cpu_s": watch.cpu[0],
         "steps_per_s": done / (watch.times[-1] - watch.times[warm]),
         "cpu_ms_per_step": 1000 * (watch.cpu[-1] - watch.cpu[warm]) / done,
         "rss_mib_early": watch.memory[warm],

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from phlogiston.datasets.base import Array
-from phlogiston.datasets.clips.decoder import Form, Segment, decode, request
+from phlogiston.datasets.clips.decoder import Form, Segment, Videos, decode, request
 from phlogiston.datasets.clips.index import Source
 from phlogiston.datasets.streamed import ArrayRows
 from phlogiston.errors import DataError
@@ -67,6 +67,7 @@ class DecodedFrames:
         table = np.load(self._folder / "frames.npy", mmap_mode="r")
         self._offset = table.offset
         self._rows = ArrayRows([table], name, ("pixels",) * table.shape[1])
+        self._videos = Videos()
         self._pool = Pool(self, workers) if workers else None
 
     def __len__(self) -> int:
@@ -135,7 +136,7 @@ class DecodedFrames:
             self._pool.wait(segments)
             return
         for number in segments:
-            decode(self.segment(number), self.form, self._file, self._offset, self.shape)
+            decode(self.segment(number), self.form, self._file, self._offset, self.shape, self._videos)
             self.mark(number)
 
     def mark(self, segment: int) -> None:

@@ -12,6 +12,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -90,8 +91,11 @@ class Segment:
     times: tuple[int, ...] = ()
     pictures: bool = False
 
-    def frames(self) -> Iterator[tuple[int, Array]]:
+    def frames(self, videos: Videos) -> Iterator[tuple[int, Array]]:
         """Decode; yield each frame with its place in the segment.
+
+        Args:
+            videos: keeps the video open for the next segment.
 
         Raises:
             DataError: a file is damaged, or holds fewer frames than it announces.
@@ -102,7 +106,7 @@ class Segment:
             return
         found: set[int] = set()
         for seek in (True, False) if self.times else (False,):
-            for i, frame in self._decoded(seek):
+            for i, frame in self._decoded(seek, videos):
                 if i not in found:
                     found.add(i)
                     yield i, frame
@@ -110,14 +114,13 @@ class Segment:
                     return
         raise DataError(f"{self.paths[0]!r} announces {self.count - len(found)} frames more than can be decoded.")
 
-    def _decoded(self, seek: bool) -> Iterator[tuple[int, Array]]:
+    def _decoded(self, seek: bool, videos: Videos) -> Iterator[tuple[int, Array]]:
         path = self.paths[0]
         if not self.times:
             yield from enumerate(video_frames(path))
             return
         places = {time: i for i, time in enumerate(self.times)}
-        with reading(path, "a video"), open_video(path) as (container, stream):
-            stream.codec_context.thread_count = 1  # the segments are what is shared out
+        with reading(path, "a video"), videos.opened(path, anew=not seek) as (container, stream):
             if seek:
                 container.seek(self.times[0], stream=stream)
             for frame in container.decode(stream):
@@ -127,7 +130,46 @@ class Segment:
                     return
 
 
-def decode(segment: Segment, form: Form, file: int, offset: int, shape: Sequence[int]) -> None:
+class Videos:
+    """Videos that are open: opening a long one takes longer than decoding a segment of it."""
+
+    MOST = 4
+
+    def __init__(self) -> None:
+        self._open: dict[str, tuple[ExitStack, Any, Any]] = {}
+
+    @contextmanager
+    def opened(self, path: str, anew: bool = False) -> Iterator[tuple[Any, Any]]:
+        """A video's container and stream of pictures; closed if something goes wrong with it.
+
+        Args:
+            path: the video.
+            anew: begin at its beginning.
+        """
+        if anew:
+            self._close(path)
+        if path not in self._open:
+            while len(self._open) >= self.MOST:
+                self._close(next(iter(self._open)))
+            stack = ExitStack()
+            container, stream = stack.enter_context(open_video(path))
+            stream.codec_context.thread_count = 1  # the segments are what is shared out
+            self._open[path] = (stack, container, stream)
+        try:
+            yield self._open[path][1:]
+        except BaseException as error:
+            if not isinstance(error, GeneratorExit):  # whoever has all frames reads no further
+                self._close(path)
+            raise
+
+    def _close(self, path: str) -> None:
+        if path in self._open:
+            self._open.pop(path)[0].close()
+
+
+def decode(
+    segment: Segment, form: Form, file: int, offset: int, shape: Sequence[int], videos: Videos | None = None
+) -> None:
     """Decode a segment into a file of frames.
 
     Args:
@@ -136,12 +178,13 @@ def decode(segment: Segment, form: Form, file: int, offset: int, shape: Sequence
         file: descriptor, open for writing.
         offset: of the first frame in it, bytes.
         shape: that every frame must have.
+        videos: those that are open.
 
     Raises:
         DataError: see `Segment.frames`; or a frame of another shape.
     """
     size = int(np.prod(shape))
-    for i, frame in segment.frames():
+    for i, frame in segment.frames(Videos() if videos is None else videos):
         ready = form.of(frame)
         if ready.shape != tuple(shape):
             path = segment.paths[i if segment.pictures else 0]
@@ -165,13 +208,13 @@ def work() -> None:
     settings = json.loads(sys.stdin.readline())
     kept: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in settings["form"].items()}
     form = Form(**kept)
-    file = os.open(settings["file"], os.O_WRONLY)
+    file, videos = os.open(settings["file"], os.O_WRONLY), Videos()
     for line in sys.stdin:
         asked: dict[str, Any] = json.loads(line)
         segment = Segment(**{**asked, "paths": tuple(asked["paths"]), "times": tuple(asked["times"])})
         said = {}
         try:
-            decode(segment, form, file, settings["offset"], settings["shape"])
+            decode(segment, form, file, settings["offset"], settings["shape"], videos)
         except PhlogistonError as error:
             said["error"] = str(error)
         except OSError as error:

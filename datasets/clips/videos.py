@@ -128,12 +128,17 @@ def streamed(info: Info, path: Path, found: Sequence[Source], form: Form, plan: 
     held = part.some(valid), part.some(test)
     if len(held[0]) < len(valid) or len(held[1]) < len(test):
         told.append(Decision("parts", f"{HELD >> 20} MiB of validation and of test clips at most are used"))
-    if short:
-        left = f"{short:,} of {len(found):,} videos shorter than {plan.length} frames"
-        told.append(Decision("left out", left, "length=..."))
+    told += left_out(short, len(found), plan.length)
     options = {"data": str(path.absolute())}
     title = f"videos of {path.name}"
     return Dataset.of(info, (cast(Split, part), *held), options, title=title, notes="", decisions=tuple(told))
+
+
+def left_out(short: int, videos: int, length: int) -> list[Decision]:
+    """What is told of videos that leave no clip."""
+    if not short:
+        return []
+    return [Decision("left out", f"{short:,} of {videos:,} videos shorter than {length} frames", "length=...")]
 
 
 class Finisher:

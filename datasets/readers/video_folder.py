@@ -21,7 +21,7 @@ import numpy as np
 from phlogiston.datasets import axes, pictures
 from phlogiston.datasets.base import Array, Dataset, Decision, Info, Split, recorded
 from phlogiston.datasets.clips.decoder import Form
-from phlogiston.datasets.clips.videos import Plan, finished, sources, streamed, with_colours
+from phlogiston.datasets.clips.videos import Plan, finished, left_out, sources, streamed, with_colours
 from phlogiston.datasets.pixels import BYTES, Range, Ranges, Values, as_range, range_of
 from phlogiston.datasets.readers.video_labels import Video, common_labels, cut_label, stacked, videos_with_labels
 from phlogiston.datasets.skipped import Skipped
@@ -83,35 +83,30 @@ def load(
         tensor: name of the clips, as the system wants it: `"x"` (sqair), or `"frames"` with an axis of colours (vdsm).
         stream: decode training clips when they are asked for, and keep them on disk in the cache folder; by default
             where all frames together have a GiB or more. For videos and pictures, not for arrays.
-        workers: processes that decode then; by default one less than there are cores, 4 at most.
+        workers: processes that decode; by default one less than there are cores, 4 at most.
 
     Returns:
-        Splits with `x` uint8 (clips, length, [3,] height, width), or `frames` (clips, length, colours, height, width).
+        `x` uint8 (clips, length, [3,] height, width), or `frames` (clips, length, colours, height, width).
 
     Raises:
         DataError: no such folder, no videos in it, videos of unlike frames, or too short ones. A video that cannot be
             read among others that can is left out with a `DataWarning`.
     """
-    if data is None:
-        raise DataError("video_folder reads your own videos: give data=FOLDER.")
     if length < 1 or stride < 1 or every < 1 or valid < 0 or test < 0 or valid + test >= 1:
         raise DataError(f"length={length}, stride={stride}, every={every}, valid={valid}, test={test}: out of range.")
-    path = Path(root or ".") / Path(data).expanduser()
-    if not path.exists():
-        raise DataError(f"no file or folder {str(path)!r}.")
+    path = _existing(root, data)
     value_range = as_range(value_range)
     found = None if stream is False or value_range is not None else sources(path, stream)
     if found is not None:
-        plan = Plan(length, stride, every, colour, background == "median", contrast, valid, test, tensor)
-        return streamed(INFO, path, found, Form(crop, size), plan, workers)
+        cut = Plan(length, stride, every, colour, background == "median", contrast, valid, test, tensor)
+        return streamed(INFO, path, found, Form(crop, size), cut, workers)
     videos, told = read_videos(path, layout)
     ranges = _ranges(videos, value_range, told)
     parts: dict[str, list[Array]] = {"train": [], "valid": [], "test": []}
     shapes: dict[tuple[int, ...], str] = {}
     short = 0
     labels: dict[str, dict[str, list[Array]]] = {part: {} for part in parts}
-    kept, unkept = common_labels(videos, moved=size is not None or crop is not None)
-    told += unkept
+    kept, unkept = common_labels(videos, moved=(size, crop) != (None, None))
     for name, video, about in videos:
         said = ranges.of(video) if Path(name).suffix.lower() in ARRAYS or value_range is not None else BYTES
         ready = prepare(video[::every], size, crop, colour, background, contrast, said)
@@ -124,12 +119,24 @@ def load(
             for label in kept:
                 cuts = [cut_label(about[label], len(video), every, start, length) for start in list(starts)[chosen]]
                 labels[part].setdefault(label, []).extend(cuts)
-    if short:
-        left = f"{short:,} of {len(videos):,} videos shorter than {length} frames"
-        told.append(Decision("left out", left, "length=..."))
+    told += [*unkept, *left_out(short, len(videos), length)]
     _check_clips(path, shapes, len(parts["train"]), length, every)
     splits, options = _splits(parts, labels, kept, length, tensor), {"data": str(path.absolute())}
     return Dataset.of(INFO, splits, options, title=f"videos of {path.name}", notes="", decisions=tuple(told))
+
+
+def _existing(root: str | PathLike[str] | None, data: str | None) -> Path:
+    """The path of the videos.
+
+    Raises:
+        DataError: none was given, or nothing is there.
+    """
+    if data is None:
+        raise DataError("video_folder reads your own videos: give data=FOLDER.")
+    path = Path(root or ".") / Path(data).expanduser()
+    if not path.exists():
+        raise DataError(f"no file or folder {str(path)!r}.")
+    return path
 
 
 def _by_time(count: int, valid: float, test: float) -> tuple[slice, slice, slice]:
