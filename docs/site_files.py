@@ -24,7 +24,7 @@ def first_words(text: str) -> tuple[str, str]:
     title = next(iter(re.findall(r"^# +(.+)$", prose, re.M)), "")
     paragraphs = [part.strip() for part in re.sub(r"^#.*$", "", prose, flags=re.M).split("\n\n")]
     plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", " ".join(next(filter(None, paragraphs), "").split()))
-    return re.sub(r"[*`]", "", title), re.split(r"(?<=[.:])\s", plain.replace("*", ""), maxsplit=1)[0]
+    return re.sub(r"[*`]", "", title), re.split(r"(?<=\.)\s", plain.replace("*", ""), maxsplit=1)[0]
 
 
 def write_llms(site: Path, root: Path, chapters: Mapping[str, Sequence[str]], version: str) -> None:
