@@ -8,11 +8,17 @@ from latex2mathml.converter import convert
 from sphinx.util.docutils import SphinxTranslator
 
 
+def markup(formula: str, display: bool = False) -> str:
+    """Return a formula of LaTeX as MathML."""
+    known = formula.replace("{aligned}", "{align*}")  # the name under which the library knows columns without numbers
+    return str(convert(known, display="block" if display else "inline"))
+
+
 def inline(translator: SphinxTranslator, node: Any) -> None:
     """A formula in a line."""
     from docutils import nodes
 
-    translator.body.append(convert(node.astext()))
+    translator.body.append(markup(node.astext()))
     raise nodes.SkipNode
 
 
@@ -20,7 +26,7 @@ def displayed(translator: SphinxTranslator, node: Any) -> None:
     """A formula on lines of its own; a wide one scrolls."""
     from docutils import nodes
 
-    translator.body.append(f'<div class="math">{convert(node.astext(), display="block")}</div>')
+    translator.body.append(f'<div class="math">{markup(node.astext(), display=True)}</div>')
     raise nodes.SkipNode
 
 
