@@ -39,7 +39,7 @@ SMALL: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     ),
     "sqair": (
         "moving_digits",
-        {"sizes": (16, 4, 6)},
+        {"sizes": (16, 4, 3), "frames": 4},
         {"steps": 4, "lengths": (2, 3), "shares": (0.5, 0.5), "batch_size": 4, "hidden": 32, "memory": 16},
     ),
     "vdsm": (
