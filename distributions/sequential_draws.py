@@ -182,16 +182,12 @@ def apply_factors(factor: Tensor, component: Tensor, eps: Tensor) -> Tensor:
         return factor.index_select(0, component) * eps
     _, u, w = factor.shape
     if u * w <= 16:
-        # columns as contiguous vectors: many times faster than a batch of tiny matrix products
-        columns = factor.reshape(-1, u * w).T.contiguous().index_select(1, component)
-        noise = eps.T.contiguous()
-        parts = []
-        for i in range(u):
-            total = columns[i * w] * noise[0]
-            for j in range(1, w):
-                total = total.addcmul_(columns[i * w + j], noise[j])
-            parts.append(total)
-        return torch.stack(parts, 1)
+        # column by column: faster than a batch of tiny matrix products
+        rows = factor.reshape(-1, u * w).index_select(0, component)
+        total = rows[:, ::w] * eps[:, :1]
+        for j in range(1, w):
+            total.addcmul_(rows[:, j::w], eps[:, j : j + 1])
+        return total
     if len(component) * u * w <= _MAX_GATHERED:
         return (factor.index_select(0, component) @ eps.unsqueeze(-1)).squeeze(-1)
     product = eps.new_empty(len(component), u)  # component by component: a factor for every draw would fill the memory

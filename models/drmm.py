@@ -19,7 +19,7 @@ frames beside the paper's shifts, and the path summed out instead of sampled in 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, cast
 
@@ -44,6 +44,9 @@ from phlogiston.networks.frames import FRAMES, Frame, FrameName, compose, path_g
 from phlogiston.networks.path_priors import AutoregressivePrior, LatentClassPrior, all_paths, log_path_prior
 from phlogiston.networks.precision import KeepsFloat64
 
+SMALL_BLOCK = 16_000
+"""Floats that `generate` gathers at once for small factors: blocks below 128 KiB, which the allocator keeps and uses
+again, while larger ones may be fetched from the system, and cleared, every time."""
 MAX_TABLE = 4_000_000
 """Floats of the covariance factors up to which `generate` keeps every path's Gaussian at hand."""
 
@@ -297,16 +300,29 @@ class DRMM(KeepsFloat64):
         Returns:
             codes int64 (n, depth) and rows (n, D) in the data's units.
         """
+        parts = list(self.generate_parts(n, depth, noise=noise))
+        return torch.cat([codes for codes, _ in parts]), torch.cat([x for _, x in parts])
+
+    def generate_parts(
+        self, n: int, depth: int | None = None, *, noise: bool = True
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """The same some rows at a time, so that all that lies between stays in the cache."""
         if math.prod(self.sizes[:depth]) * self.features**2 > MAX_TABLE:
             codes = self.draw_paths(n, depth)
-            return codes, self.draw(codes, noise=noise)
+            yield codes, self.draw(codes, noise=noise)
+            return
         every, ends, means, factors = self._table(depth)
-        slot = _pick(ends, torch.rand(n, dtype=torch.float64, device=ends.device))
-        x = means.index_select(0, slot)
-        if noise:
-            eps = torch.randn(n, self.features, dtype=self.frames[0].mean.dtype, device=x.device)
-            x = x + apply_factors(factors, slot, eps.to(factors.dtype))
-        return every.index_select(0, slot), x
+        grid = _even_grid(ends) if n >= len(ends) else None
+        size = factors[0].numel()
+        together = SMALL_BLOCK // size if size <= 16 else n
+        for start in range(0, n, together):
+            rows = min(together, n - start)
+            slot = _pick(ends, grid, torch.rand(rows, dtype=torch.float64, device=ends.device))
+            x = means.index_select(0, slot)
+            if noise:
+                eps = torch.randn(rows, self.features, dtype=self.frames[0].mean.dtype, device=x.device)
+                x += apply_factors(factors, slot, eps.to(factors.dtype))
+            yield every.index_select(0, slot), x
 
     @torch.no_grad()
     def _table(self, depth: int | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -345,17 +361,21 @@ class DRMM(KeepsFloat64):
         return total
 
 
-def _pick(ends: Tensor, uniform: Tensor) -> Tensor:
+def _even_grid(ends: Tensor) -> Tensor:
+    """Where the beginnings of equal intervals of [0, 1), at least four per probability, fall among cumulative ones."""
+    size = 2 ** math.ceil(math.log2(4 * len(ends)))  # products with a power of two are exact
+    return torch.searchsorted(ends, torch.arange(size, dtype=ends.dtype, device=ends.device) / size)
+
+
+def _pick(ends: Tensor, grid: Tensor | None, uniform: Tensor) -> Tensor:
     """Where numbers in [0, 1) fall among cumulative probabilities (P,), of which the last is 1: int64, like `uniform`.
 
-    The first probability that is no less, as `searchsorted` finds it. Of many numbers each begins at the first one of
-    its interval on an even grid, where nearly all are within two steps of their own.
+    The first probability that is no less, as `searchsorted` finds it. With an even grid each number begins at the first
+    one of its interval, where nearly all are within two steps of their own.
     """
-    if len(uniform) < len(ends):
+    if grid is None:
         return torch.searchsorted(ends, uniform)
-    size = 2 ** math.ceil(math.log2(4 * len(ends)))  # products with a power of two are exact
-    first = torch.searchsorted(ends, torch.arange(size, dtype=ends.dtype, device=ends.device) / size)
-    slot = first.index_select(0, (uniform * size).long())
+    slot = grid.index_select(0, (uniform * len(grid)).long())
     for _ in range(2):
         slot += ends.index_select(0, slot) < uniform
     far = torch.nonzero(ends.index_select(0, slot) < uniform).squeeze(-1)

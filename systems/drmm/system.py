@@ -234,12 +234,17 @@ class DRMM(Imputes, System):
         with torch.random.fork_rng(enabled=seed is not None), torch.no_grad():
             if seed is not None:
                 torch.manual_seed(seed)
-            codes, x = self.model.generate(n, depth, noise=noise == "model")
             # dtype in, dtype out; models from before it was written down had seen float32
-            out = {"x": self._insert(x).to(getattr(torch, self.schema.get("precision", "float32")))}
-            for name in self.schema["categorical"]:
-                probs = self.model.stream_logits(name, codes).softmax(-1)
-                out[name] = torch.multinomial(probs, 1).squeeze(-1)
+            precision = getattr(torch, self.schema.get("precision", "float32"))
+            out = {"x": torch.empty(n, len(self.schema["columns"]), dtype=precision)}
+            out |= {name: torch.empty(n, dtype=torch.int64) for name in self.schema["categorical"]}
+            start = 0
+            for codes, x in self.model.generate_parts(n, depth, noise=noise == "model"):
+                rows = slice(start, start := start + len(x))
+                out["x"][rows] = self._insert(x)
+                for name in self.schema["categorical"]:
+                    probs = self.model.stream_logits(name, codes).softmax(-1)
+                    out[name][rows] = torch.multinomial(probs, 1).squeeze(-1)
         return Rows(out, self.names())
 
     def log_prob(
