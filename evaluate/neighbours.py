@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -48,12 +48,9 @@ def precision_recall(real: Any, generated: Any, k: int = 3) -> dict[str, Metric]
         ConfigError: k below 1.
     """
     real, generated = _prepare(real, generated, k)
-    inside, _, _ = _counts(generated, real, _radii(real, k))
-    recalled, _, _ = _counts(real, generated, _radii(generated, k))
-    detail = _detail(real, generated, k)
-    precision = _share(inside > 0, detail)
-    recall = _share(recalled > 0, detail)
-    return {"precision": precision, "recall": recall, "f1": _harmonic(precision, recall)}
+    return _precision_recall(
+        _compare(generated, real, _radii(real, k), _radii(generated, k)), _detail(real, generated, k)
+    )
 
 
 def density_coverage(real: Any, generated: Any, k: int = 5) -> dict[str, Metric]:
@@ -65,17 +62,30 @@ def density_coverage(real: Any, generated: Any, k: int = 5) -> dict[str, Metric]
         `density` (1 when the sets have one distribution; may exceed it) and `coverage` in [0, 1], higher is better.
     """
     real, generated = _prepare(real, generated, k)
-    inside, nearest, radii = _counts(generated, real, _radii(real, k))
-    detail = _detail(real, generated, k)
-    return {
-        "density": from_rows(inside.double() / k, "estimate", True, detail),
-        "coverage": _share(nearest <= radii, detail),
-    }
+    return _density_coverage(_compare(generated, real, _radii(real, k)), _detail(real, generated, k))
 
 
 def all_four(real: Any, generated: Any, k: int = 5) -> dict[str, Metric]:
-    """Measure precision, recall, density and coverage (and F1) with one k, as sample-quality tables do."""
-    return {**precision_recall(real, generated, k), **density_coverage(real, generated, k)}
+    """Measure precision, recall, density and coverage (and F1) with one k, as sample-quality tables do.
+
+    Distances within each set and between the two are taken once for all of them.
+    """
+    real, generated = _prepare(real, generated, k)
+    found = _compare(generated, real, _radii(real, k), _radii(generated, k))
+    detail = _detail(real, generated, k)
+    return {**_precision_recall(found, detail), **_density_coverage(found, detail)}
+
+
+def _precision_recall(found: _Comparison, detail: dict[str, Any]) -> dict[str, Metric]:
+    precision, recall = _share(found.inside > 0, detail), _share(found.reached, detail)
+    return {"precision": precision, "recall": recall, "f1": _harmonic(precision, recall)}
+
+
+def _density_coverage(found: _Comparison, detail: dict[str, Any]) -> dict[str, Metric]:
+    return {
+        "density": from_rows(found.inside.double() / detail["k"], "estimate", True, detail),
+        "coverage": _share(found.covered, detail),
+    }
 
 
 def _detail(real: Tensor, generated: Tensor, k: int) -> dict[str, Any]:
@@ -130,14 +140,31 @@ def _radii(points: Tensor, k: int) -> Tensor:
     return radii
 
 
-def _counts(points: Tensor, centres: Tensor, radii: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the balls each point lies in (n,), each centre's nearest point (m,), and the radii (m,)."""
+class _Comparison(NamedTuple):
+    """What one pass over the distances between points and centres tells.
+
+    Attributes:
+        inside: int64 (n,), the centres' balls that each point lies in.
+        covered: bool (m,), centres whose own ball holds a point.
+        reached: bool (m,), centres that lie in a point's ball.
+    """
+
+    inside: Tensor
+    covered: Tensor
+    reached: Tensor
+
+
+def _compare(points: Tensor, centres: Tensor, radii: Tensor, own_radii: Tensor | None = None) -> _Comparison:
+    """Compare points (n, d) with centres (m, d) and their balls' radii (m,), and the points' own (n,) if any."""
     inside = torch.empty(len(points), dtype=torch.long, device=points.device)
-    nearest = torch.full_like(radii, math.inf)
+    covered, reached = (torch.zeros(len(centres), dtype=torch.bool, device=points.device) for _ in range(2))
     for block, distances in _distances(points, centres):
-        inside[block] = (distances <= radii).sum(1)
-        nearest = torch.minimum(nearest, distances.min(0).values)
-    return inside, nearest, radii
+        within = distances <= radii
+        inside[block] = within.sum(1)
+        covered |= within.any(0)
+        if own_radii is not None:
+            reached |= (distances <= own_radii[block].unsqueeze(1)).any(0)
+    return _Comparison(inside, covered, reached)
 
 
 def _share(hits: Tensor, detail: dict[str, Any]) -> Metric:
