@@ -12,7 +12,9 @@ from torch import Tensor
 from phlogiston import datasets
 from phlogiston.models.handwriting import Handwriting, WritingState
 from phlogiston.models.handwriting_scan import Scanned
+from phlogiston.networks.occupied import Occupied
 from phlogiston.systems.handwriting.system import HandwritingModel
+from phlogiston.systems.sqair.system import SQAIR
 from phlogiston.testing import StepCounts
 
 from .rows import Rows
@@ -52,5 +54,28 @@ def test_a_step_of_handwriting(row: Rows, monkeypatch: pytest.MonkeyPatch) -> No
         0.286,
         f"{ours:,} operations, {waits} waits",
         f"one step after the other: {plain:,} operations",
+        figure=OPERATIONS,
+    )
+
+
+@pytest.mark.parametrize(("frames", "before", "bar"), [(3, 7_986, 3_000), (10, 24_103, 9_000)])
+def test_a_step_of_sqair(row: Rows, monkeypatch: pytest.MonkeyPatch, frames: int, before: int, bar: int) -> None:
+    data = datasets.load("moving_digits", sizes=(64, 1, 1))
+    found = []
+    for gathers in (True, False):  # on a CPU, and as accelerators do it
+        monkeypatch.setattr(Occupied, "gathers", gathers)
+        counts = StepCounts()
+        system = SQAIR(lengths=(frames,), shares=(1.0,), decay_to=1.0, steps=2)
+        system.fit(data, seed=0, progress="off", callbacks=[counts])
+        ((_, count),) = counts.stages.items()
+        found.append((sum(count.operations.values()), sum(count.waits.values())))
+    (ours, _), (dense, waits) = found
+    row.figure(
+        f"steps/sqair-{frames}",
+        f"a training step of SQAIR `cpu`, {frames} frames",
+        ours / before,
+        bar / before,
+        f"{ours:,} operations; on an accelerator {dense:,}, {waits} waits",
+        f"each slot and density by itself: {before:,} operations",
         figure=OPERATIONS,
     )

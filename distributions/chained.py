@@ -10,6 +10,7 @@ from pyro.distributions import constraints
 from torch import Tensor
 
 from phlogiston.distributions.masked import MaskedNormal, MaskedReals
+from phlogiston.distributions.shapes import joint_shape
 
 Link = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -33,7 +34,7 @@ class ChainedNormal(MaskedReals):
         self, start: Tensor, context: Tensor, link: Link, mask: Tensor, validate_args: bool | None = None
     ) -> None:
         self.start, self.context, self.link, self.mask_of_entries = start, context, link, mask
-        shape = torch.broadcast_shapes(context.shape[:-1], mask.shape[:-2])
+        shape = joint_shape(context.shape[:-1], mask.shape[:-2])
         super().__init__(shape, torch.Size([mask.shape[-2], len(start)]), validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> ChainedNormal:
@@ -62,7 +63,7 @@ class ChainedNormal(MaskedReals):
         value = torch.where(self.mask_of_entries, value, 0.0)
         if self._validate_args:
             self._validate_sample(value)
-        value = value.expand(torch.broadcast_shapes(value.shape, self.batch_shape + self.event_shape))
+        value = value.expand(joint_shape(value.shape, self.batch_shape + self.event_shape))
         first = self.start.expand(*value.shape[:-2], 1, -1)
         previous = torch.cat([first, value[..., :-1, :]], -2)
         context = self.context.unsqueeze(-2).expand(*value.shape[:-1], -1)

@@ -18,6 +18,8 @@ from torch import Tensor
 from torch.distributions import constraints, kl_divergence, register_kl
 from torch.distributions.normal import Normal
 
+from phlogiston.distributions.shapes import joint_shape
+
 Step = Callable[[Tensor, slice], tuple[Tensor, Tensor]]
 
 
@@ -58,9 +60,9 @@ class GaussianChain(TorchDistribution):
         self.first, self.step, self.length, self.active = first, step, length, active
         size = first[0].shape[-1]
         if batch_shape is None:
-            batch_shape = torch.broadcast_shapes(first[0].shape, first[1].shape)[:-1]
+            batch_shape = joint_shape(first[0].shape, first[1].shape)[:-1]
             if active is not None:
-                batch_shape = torch.broadcast_shapes(batch_shape, active.shape[:-1])
+                batch_shape = joint_shape(batch_shape, active.shape[:-1])
         self._drawn: tuple[Tensor, Tensor, Tensor] | None = None
         super().__init__(batch_shape, torch.Size((length, size)), validate_args=validate_args)
 
@@ -136,7 +138,7 @@ class GaussianChain(TorchDistribution):
         """Log density of the steps that count, (...), in nats."""
         if self._validate_args:
             self._validate_sample(value if self.active is None else torch.where(self.active.unsqueeze(-1), value, 0.0))
-        shape = torch.broadcast_shapes(value.shape, self.batch_shape + self.event_shape)
+        shape = joint_shape(value.shape, self.batch_shape + self.event_shape)
         if value.shape != shape:
             value = value.expand(shape)
         loc, scale = self.moments(value)

@@ -8,6 +8,8 @@ replaced before anything is computed with them.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -16,6 +18,7 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from phlogiston.distributions.shapes import joint_shape
 from phlogiston.errors import ShapeError
 
 _HALF_LOG_TWO_PI = 0.5 * math.log(2.0 * math.pi)
@@ -67,17 +70,42 @@ class MaskedNormal(MaskedReals):
         event_dim: int = 1,
         validate_args: bool | None = None,
     ) -> None:
-        shape = _joint(loc.shape, scale.shape, torch.Size() if mask is None else mask.shape)
+        shape = joint_shape(loc.shape, scale.shape, torch.Size() if mask is None else mask.shape)
         if len(shape) < event_dim:
             raise ShapeError(f"loc has shape {tuple(loc.shape)}; at least {event_dim} axes are expected.")
-        if mask is not None:
-            loc = torch.where(mask, loc, 0.0)
-            scale = torch.where(mask, scale, 1.0)
-        self.loc = loc
-        self.scale = scale
+        self._raw = (loc, scale)
         self.mask_of_entries = mask
         cut = len(shape) - event_dim
         super().__init__(shape[:cut], shape[cut:], validate_args=validate_args)
+
+    @cached_property
+    def loc(self) -> Tensor:
+        """The location, zero where masked out; may lack axes over which it is the same."""
+        mask = self.mask_of_entries
+        return self._raw[0] if mask is None else torch.where(mask, self._raw[0], 0.0)
+
+    @cached_property
+    def scale(self) -> Tensor:
+        """The scale, one where masked out; may lack axes over which it is the same."""
+        mask = self.mask_of_entries
+        return self._raw[1] if mask is None else torch.where(mask, self._raw[1], 1.0)
+
+    @classmethod
+    def stack(cls, parts: Sequence[MaskedNormal]) -> MaskedNormal | None:
+        """One distribution with a new first batch axis for several of the same shapes; None where they differ."""
+        axes = {(part.batch_shape, part.event_shape) for part in parts}
+        if len(axes) > 1:
+            return None
+        batch, event = axes.pop()
+        rank = len(batch) + len(event)
+        loc, scale = (stacked([part._raw[i] for part in parts], rank) for i in (0, 1))
+        masks = [part.mask_of_entries for part in parts]
+        known = [mask for mask in masks if mask is not None]
+        mask = stacked(known, rank) if len(known) == len(masks) else None
+        if loc is None or scale is None or (mask is None and known):
+            return None
+        whole = cls(loc, scale, mask, len(event), validate_args=False)
+        return whole.expand(torch.Size([len(parts), *batch]))
 
     @property
     def mean(self) -> Tensor:
@@ -98,7 +126,7 @@ class MaskedNormal(MaskedReals):
     def expand(self, batch_shape: Any, _instance: Any = None) -> MaskedNormal:
         """Repeat over new batch axes; parameters are not copied."""
         new = MaskedNormal.__new__(MaskedNormal)
-        new.loc, new.scale, new.mask_of_entries = self.loc, self.scale, self.mask_of_entries
+        new._raw, new.mask_of_entries = self._raw, self.mask_of_entries
         TorchDistribution.__init__(new, torch.Size(batch_shape), self.event_shape, validate_args=False)
         new._validate_args = self._validate_args
         return new
@@ -116,7 +144,7 @@ class MaskedNormal(MaskedReals):
         terms = -0.5 * ((value - self.loc) / self.scale).square() - self.scale.log() - _HALF_LOG_TWO_PI
         if self.mask_of_entries is not None:
             terms = torch.where(self.mask_of_entries, terms, 0.0)
-        return terms.expand(_joint(terms.shape, self.event_shape))
+        return terms.expand(joint_shape(terms.shape, self.event_shape))
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log density of the entries that count, in nats, summed over the event axes."""
@@ -130,7 +158,7 @@ class MaskedNormal(MaskedReals):
             out = -0.5 * ((value - self.loc) / scale).square().sum(axes) - constant
         else:
             out = self.entry_log_prob(value).sum(axes)
-        return out.expand(_joint(out.shape, self.batch_shape))
+        return out.expand(joint_shape(out.shape, self.batch_shape))
 
 
 class MaskedBernoulli(TorchDistribution):
@@ -146,10 +174,20 @@ class MaskedBernoulli(TorchDistribution):
     has_empty_entries: ClassVar[bool] = True
 
     def __init__(self, logits: Tensor, mask: Tensor, validate_args: bool | None = None) -> None:
-        shape = _joint(logits.shape, mask.shape)
+        shape = joint_shape(logits.shape, mask.shape)
         self.logits = torch.where(mask, logits, 0.0)
         self.mask_of_entries = mask
         super().__init__(shape[:-1], shape[-1:], validate_args=validate_args)
+
+    @classmethod
+    def stack(cls, parts: Sequence[MaskedBernoulli]) -> MaskedBernoulli | None:
+        """One distribution with a new first batch axis for several of the same shapes; None where they differ."""
+        rank = len(parts[0].batch_shape) + 1
+        logits = stacked([part.logits for part in parts], rank)
+        mask = stacked([part.mask_of_entries for part in parts], rank)
+        if logits is None or mask is None or len({(part.batch_shape, part.event_shape) for part in parts}) > 1:
+            return None
+        return cls(logits, mask, validate_args=False).expand(torch.Size([len(parts), *parts[0].batch_shape]))
 
     @property
     def support(self) -> Any:
@@ -184,16 +222,22 @@ class MaskedBernoulli(TorchDistribution):
         """Log probability of the coins that are thrown, summed over them; tails is the only way for the others."""
         if self._validate_args:
             self._validate_sample(value)
-        shape = _joint(self.logits.shape, value.shape)
+        shape = joint_shape(self.logits.shape, value.shape)
         terms = -binary_cross_entropy_with_logits(self.logits.expand(shape), value.expand(shape), reduction="none")
         impossible = torch.where(value == 0, 0.0, -math.inf)
         out = torch.where(self.mask_of_entries, terms, impossible).sum(-1)
-        return out.expand(_joint(out.shape, self.batch_shape))
+        return out.expand(joint_shape(out.shape, self.batch_shape))
 
 
-def _joint(*shapes: torch.Size) -> torch.Size:
-    """The shape several broadcast to; torch's own function takes a tenth of a millisecond, equal shapes are common."""
-    first = shapes[0]
-    if all(len(shape) == 0 or shape == first for shape in shapes):
+def stacked(parts: Sequence[Tensor], rank: int) -> Tensor | None:
+    """Stack tensors of one shape, to broadcast as they do against `rank` axes; None for several shapes.
+
+    A tensor that stands for all is returned as it is.
+    """
+    first = parts[0]
+    if all(part is first for part in parts):
         return first
-    return torch.broadcast_shapes(*shapes)
+    if any(part.shape != first.shape for part in parts):
+        return None
+    whole = torch.stack(list(parts))
+    return whole.reshape(len(parts), *[1] * (rank - first.dim()), *first.shape) if first.dim() < rank else whole

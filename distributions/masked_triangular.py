@@ -10,6 +10,7 @@ from pyro.distributions import constraints
 from torch import Tensor
 
 from phlogiston.distributions.masked import MaskedReals
+from phlogiston.distributions.shapes import joint_shape
 
 
 class MaskedTriangular(MaskedReals):
@@ -31,7 +32,7 @@ class MaskedTriangular(MaskedReals):
         self.mask_of_entries = mask
         self.loc = torch.where(mask, loc, 0.0)
         self.scale_tril = torch.where(mask.unsqueeze(-1), scale_tril, identity)
-        batch = torch.broadcast_shapes(self.loc.shape[:-2], self.scale_tril.shape[:-3])
+        batch = joint_shape(self.loc.shape[:-2], self.scale_tril.shape[:-3])
         super().__init__(batch, self.loc.shape[-2:], validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> MaskedTriangular:

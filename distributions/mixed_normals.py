@@ -13,6 +13,8 @@ from pyro.distributions import constraints
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 
+from phlogiston.distributions.shapes import joint_shape
+
 
 class MixedNormals(TorchDistribution):
     """The density is sum_k w_k N(x; mean_k, diag sd_k^2).
@@ -37,7 +39,7 @@ class MixedNormals(TorchDistribution):
         self, logits: Tensor, means: Tensor, deviations: Tensor, trailing: int = 0, validate_args: Any = None
     ) -> None:
         self.logits, self.means, self.deviations, self.trailing = logits, means, deviations, trailing
-        batch = torch.broadcast_shapes(logits.shape[:-1], means.shape[:-2], deviations.shape[:-2])
+        batch = joint_shape(logits.shape[:-1], means.shape[:-2], deviations.shape[:-2])
         super().__init__(batch, torch.Size([means.shape[-1], *[1] * trailing]), validate_args=validate_args)
 
     @constraints.dependent_property  # type: ignore[untyped-decorator]
@@ -87,7 +89,7 @@ class MixedNormals(TorchDistribution):
         terms = -0.5 * ((x - self.means) / self.deviations).square() - self.deviations.log()
         parts = terms.sum(-1) + torch.log_softmax(self.logits, -1)
         result: Tensor = torch.logsumexp(parts, -1) - 0.5 * math.log(2.0 * math.pi) * self.means.shape[-1]
-        return result.expand(torch.broadcast_shapes(result.shape, self.batch_shape))
+        return result.expand(joint_shape(result.shape, self.batch_shape))
 
     def tempered(self, temperature: float) -> MixedNormals:
         """The same mixture with all deviations multiplied."""

@@ -18,6 +18,7 @@ from pyro.distributions import Categorical, TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
+from phlogiston.distributions.shapes import joint_shape
 from phlogiston.networks.beam import LOG_2PI, Beam
 from phlogiston.networks.frames import Frame, ShiftFrame, compose, path_gaussian
 from phlogiston.networks.path_priors import PathPriorModule, all_paths, log_path_prior
@@ -81,7 +82,7 @@ class PathPrior(TorchDistribution):
         if self._validate_args:
             self._validate_sample(value)
         log_prior = log_path_prior(self.prior, value[..., : self.depth])
-        return log_prior.expand(torch.broadcast_shapes(value.shape[:-1], self.batch_shape))
+        return log_prior.expand(joint_shape(value.shape[:-1], self.batch_shape))
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
         paths = all_paths(self.prior.sizes[: self.depth], next(self.prior.parameters()).device)
@@ -107,7 +108,7 @@ class PathPosterior(TorchDistribution):
     def __init__(self, codes: Tensor, logits: Tensor, validate_args: bool | None = None) -> None:
         batch = logits.shape[:-1]
         if codes.shape[:-2] != batch:
-            batch = torch.broadcast_shapes(codes.shape[:-2], batch)
+            batch = joint_shape(codes.shape[:-2], batch)
             codes, logits = codes.expand(*batch, *codes.shape[-2:]), logits.expand(*batch, logits.shape[-1])
         self.codes, self.log_probs = codes, logits.log_softmax(-1)
         super().__init__(batch, codes.shape[-1:], validate_args=validate_args)
@@ -173,7 +174,7 @@ class ResidualNormal(TorchDistribution):
         validate_args: bool | None = None,
     ) -> None:
         self.layers, self.codes, self.location, self.scale, self.known = layers, codes, location, scale, mask
-        batch = codes.shape[:-1] if mask is None else torch.broadcast_shapes(codes.shape[:-1], mask.shape[:-1])
+        batch = codes.shape[:-1] if mask is None else joint_shape(codes.shape[:-1], mask.shape[:-1])
         super().__init__(batch, location.shape, validate_args=validate_args)
 
     def expand(self, batch_shape: torch.Size | list[int] | tuple[int, ...], _instance: object = None) -> ResidualNormal:
@@ -220,7 +221,7 @@ class ResidualNormal(TorchDistribution):
         rows = factor * known.unsqueeze(-1)
         cholesky = torch.linalg.cholesky(rows @ rows.transpose(-1, -2) + torch.diag_embed(1 - known))
         gap = ((u - mean) * known).unsqueeze(-1)
-        gap = gap.expand(*torch.broadcast_shapes(gap.shape[:-2], cholesky.shape[:-2]), *gap.shape[-2:])
+        gap = gap.expand(*joint_shape(gap.shape[:-2], cholesky.shape[:-2]), *gap.shape[-2:])
         eta = torch.linalg.solve_triangular(cholesky, gap, upper=False).squeeze(-1)
         log_det = cholesky.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         return (
@@ -286,7 +287,7 @@ class PathMixture(TorchDistribution):
         if self._validate_args:
             self._validate_sample(value)
         result = self.beam(value).nested[..., -1] + self._log_jacobian
-        return result.expand(torch.broadcast_shapes(value.shape[:-1], self.batch_shape))
+        return result.expand(joint_shape(value.shape[:-1], self.batch_shape))
 
     def nested_log_prob(self, value: Tensor) -> Tensor:
         """Log density after each depth: (N, L)."""

@@ -14,6 +14,7 @@ reparameterised.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -61,6 +62,15 @@ class PreSampled(TorchDistribution):
         super().__init__(base.batch_shape, base.event_shape, validate_args=validate_args)
         if self._validate_args:
             self._validate_sample(value)
+
+    @classmethod
+    def stack(cls, parts: Sequence[PreSampled]) -> Any:
+        """What the bases make of themselves: densities are theirs."""
+        bases = [part.base for part in parts]
+        make = getattr(type(bases[0]), "stack", None)
+        if make is None or any(type(base) is not type(bases[0]) for base in bases):
+            return None
+        return make(bases)
 
     @property
     def support(self) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -9,6 +10,9 @@ from pyro.distributions import constraints
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 from torch.nn.functional import logsigmoid
+
+from phlogiston.distributions.masked import stacked
+from phlogiston.distributions.shapes import joint_shape
 
 
 class StickCount(TorchDistribution):
@@ -36,9 +40,20 @@ class StickCount(TorchDistribution):
         self.capacity = capacity
         reachable = torch.arange(self.steps, device=logits.device) < capacity.unsqueeze(-1)
         self.logits = torch.where(reachable, logits, 0.0)
-        super().__init__(torch.broadcast_shapes(logits.shape[:-1], capacity.shape), validate_args=validate_args)
+        super().__init__(joint_shape(logits.shape[:-1], capacity.shape), validate_args=validate_args)
         if self._validate_args and not bool(((capacity >= 0) & (capacity <= self.steps)).all()):
             raise ValueError(f"capacity lies outside 0 ... {self.steps}, the number of steps with logits")
+
+    @classmethod
+    def stack(cls, parts: Sequence[StickCount]) -> StickCount | None:
+        """One distribution with a new first batch axis for several of the same shapes; None where they differ."""
+        rank = len(parts[0].batch_shape)
+        logits = stacked([part.logits for part in parts], rank + 1)
+        capacity = stacked([part.capacity for part in parts], rank)
+        if logits is None or capacity is None or len({part.batch_shape for part in parts}) > 1:
+            return None
+        whole = cls(logits, capacity, validate_args=False)
+        return whole.expand(torch.Size([len(parts), *parts[0].batch_shape]))
 
     @property
     def support(self) -> Any:
@@ -86,7 +101,7 @@ class StickCount(TorchDistribution):
         if self._validate_args:
             self._validate_sample(value)
         table = self.log_probs()
-        shape = torch.broadcast_shapes(table.shape[:-1], value.shape)
+        shape = joint_shape(table.shape[:-1], value.shape)
         possible = (value >= 0) & (value <= self.steps) & (value == value.floor())
         chosen = torch.where(possible, value, 0).long().expand(shape).unsqueeze(-1)
         result = table.expand(*shape, self.steps + 1).gather(-1, chosen).squeeze(-1)

@@ -27,6 +27,7 @@ from phlogiston.distributions.mixtures.diagonal import DiagMixture
 from phlogiston.distributions.mixtures.joint import JointMixture
 from phlogiston.distributions.mixtures.noise import pick, squeeze, transport
 from phlogiston.distributions.normal_interval import log_normal_density
+from phlogiston.distributions.shapes import joint_shape
 from phlogiston.errors import ConfigError
 
 TINY = 1e-7  # where the logarithm of a positive column starts
@@ -94,9 +95,9 @@ class Warped(TorchDistribution):
             raise ConfigError("pitches are those of columns with bounds, and need the logits of choices")
         self.base, self.shift, self.unit, self.positive, self.grid = base, shift, unit, positive, grid
         self.bounds, self.pitches, self.choices = bounds, tuple(pitches), choices
-        batch = torch.broadcast_shapes(base.batch_shape, shift.shape[:-1])
+        batch = joint_shape(base.batch_shape, shift.shape[:-1])
         if choices is not None:
-            batch = torch.broadcast_shapes(batch, choices.shape[:-1])
+            batch = joint_shape(batch, choices.shape[:-1])
         super().__init__(batch, base.event_shape, validate_args=validate_args)
         if self._validate_args and grid is not None and not grid > 0:
             raise ValueError(f"grid is {grid}; the width of a cell is positive")

@@ -19,9 +19,10 @@ from torch.nn.functional import adaptive_avg_pool2d, softplus
 from phlogiston.distributions.masked import MaskedNormal
 from phlogiston.guides.sqair_parts import Born, Frame, Kept
 from phlogiston.models.sqair import LEAST, SQAIRModel
+from phlogiston.models.sqair_state import Dynamics
 from phlogiston.networks.occupied import Occupied
 from phlogiston.networks.perceptron import perceptron
-from phlogiston.networks.spatial import cover, crop, displacement, enlarged, moved, paste, scale_of
+from phlogiston.networks.spatial import cover, crop, displacement, enlarged, moved, paste, placing, scale_of
 
 GRID, FINE = 13, 25  # positions where births may start, and pixels the search looks at, per axis
 
@@ -40,6 +41,10 @@ class ResidualParts(nn.Module):
     first_memory = None
     propagation = ("follow.", "mix.", "stay.")
     threshold: Tensor
+    gains: Tensor
+    grid: Tensor
+    far: Tensor
+    floor: Tensor
 
     def __init__(
         self,
@@ -73,6 +78,11 @@ class ResidualParts(nn.Module):
         self.aim = perceptron([pixels, hidden, 8], _BOX, flat=True)
         self.birth = perceptron([size + 3, hidden // 2, 1], flat=True)
         self.register_buffer("threshold", torch.tensor(100.0))
+        grid, far = _grid()
+        for name, value in (("grid", grid), ("far", far), ("floor", torch.tensor(_FLOOR))):
+            self.register_buffer(name, value, persistent=False)
+        # how the gain in nats is shown to the network that decides on staying
+        self.register_buffer("gains", torch.tensor([1 / 50.0, 1 / 300.0]), persistent=False)
 
     @property
     def model(self) -> SQAIRModel:
@@ -98,55 +108,89 @@ class ResidualParts(nn.Module):
         model, before, prior = self.model, frame.before, frame.dynamics
         assert before is not None
         assert prior is not None
-        occupied = Occupied((before.presence > 0).expand(*frame.lead, -1))
+        occupied, rows = self._objects(frame)
         parent = occupied.parent
         noise = occupied.take(frame.noise[..., : model.slots, :])
-        memory = occupied.take(prior.memory)
         what_before = occupied.take(before.what)
-        predicted = occupied.take(prior.where_loc)
-        others, matched = self._others(frame, occupied, occupied.take(before.glimpse), predicted)
+        others, matched = self._others(frame, occupied, occupied.take(before.glimpse), rows.where_loc)
         glance = self.look(others, enlarged(matched, 1.0 if self.matching else 1.5))
-        loc, spread = self.follow(torch.cat([glance, matched, memory], -1)).chunk(2, -1)
-        base = matched if self.matching else predicted
+        loc, spread = self.follow(torch.cat([glance, matched, rows.memory], -1)).chunk(2, -1)
+        base = matched if self.matching else rows.where_loc
         where_params = (base + loc, softplus(spread) + LEAST)
         if frame.seen is not None:
             seen = frame.seen[parent].unsqueeze(-1)
             where_params = (
-                torch.where(seen, where_params[0], predicted),
-                torch.where(seen, where_params[1], occupied.take(prior.where_scale)),
+                torch.where(seen, where_params[0], rows.where_loc),
+                torch.where(seen, where_params[1], rows.where_scale),
             )
-        where = where_params[0] + where_params[1] * noise[:, 1:5]
+        where = torch.addcmul(where_params[0], where_params[1], noise[:, 1:5])
         code, spread = self.encoder(self.look(others, where)).chunk(2, -1)
-        gate, narrow = self.mix(torch.cat([code, what_before, memory], -1)).chunk(2, -1)
-        gate = torch.sigmoid(gate - 2.0)
-        what_params = (what_before + gate * (code - what_before), softplus(spread + narrow - 1.5) + LEAST)
+        gate, narrow = self.mix(torch.cat([code, what_before, rows.memory], -1)).chunk(2, -1)
+        what_params = (
+            torch.lerp(what_before, code, torch.sigmoid(gate - 2.0)),
+            softplus(spread + narrow - 1.5) + LEAST,
+        )
         if frame.seen is not None:
             what_params = (
-                torch.where(seen, what_params[0], occupied.take(prior.what_loc)),
-                torch.where(seen, what_params[1], occupied.take(prior.what_scale)),
+                torch.where(seen, what_params[0], rows.what_loc),
+                torch.where(seen, what_params[1], rows.what_scale),
             )
-        what = what_params[0] + what_params[1] * noise[:, 5:]
+        what = torch.addcmul(what_params[0], what_params[1], noise[:, 5:])
         glimpse = model.decode(what)
         layers = paste(glimpse[:, : model.shape[0]], where, *model.shape[1:])
         gain = self._gain(layers, others)
-        features = torch.stack([torch.tanh(gain / 50.0), torch.tanh(gain / 300.0)], -1)
+        features = torch.tanh(gain.unsqueeze(-1) * self.gains)
         free = self.stay(torch.cat([what, what_before, features, where[:, :2]], -1)).squeeze(-1)
-        logits = self.survival_bias + (gain / 20.0).clamp(-7.0, 6.0) + self.freedom * torch.tanh(free)
+        logits = (gain / 20.0).clamp(-7.0, 6.0).add(self.survival_bias).add(torch.tanh(free), alpha=self.freedom)
         if frame.seen is not None:
-            logits = torch.where(seen.squeeze(-1), logits, occupied.take(prior.presence))
-        stays = _coin(noise[:, 0], logits)
-        canvas = layers.new_zeros(frame.pixels.shape).index_add(0, parent, layers * stays[:, None, None, None])
-        there = stays.unsqueeze(-1)
+            logits = torch.where(seen.squeeze(-1), logits, rows.presence)
+        stays = occupied.counting(_coin(noise[:, 0], logits))
+        there, shown = stays.unsqueeze(-1), stays[:, None, None, None]
+        canvas = layers.new_zeros(frame.pixels.shape).index_add(0, parent, layers * shown)
+        drawn = torch.cat([where, what], -1) * there
+        packed = occupied.put(torch.cat([there, drawn, logits.unsqueeze(-1), *where_params, *what_params], -1))
+        size = model.features
+        presence, where, what, logits, *params = packed.split((1, 4, size, 1, 4, 4, size, size), -1)
         return Kept(
-            occupied.put(stays),
-            occupied.put(where * there),
-            occupied.put(what * there),
-            occupied.put(logits),
-            (occupied.put(where_params[0]), occupied.put(where_params[1])),
-            (occupied.put(what_params[0]), occupied.put(what_params[1])),
-            occupied.put(glimpse * stays[:, None, None, None]),
+            presence.squeeze(-1),
+            where,
+            what,
+            logits.squeeze(-1),
+            (params[0], params[1]),
+            (params[2], params[3]),
+            occupied.put(glimpse * shown),
             canvas,
         )
+
+    def _objects(self, frame: Frame) -> tuple[Occupied, Dynamics]:
+        """The slots that hold something, and the prior's step for these."""
+        before, prior = frame.before, frame.dynamics
+        assert before is not None
+        assert prior is not None
+        shape = torch.Size([*frame.lead, self.model.slots])
+        if prior.occupied is not None and prior.rows is not None and prior.occupied.shape == shape:
+            return prior.occupied, prior.rows
+        occupied = Occupied((before.presence > 0).expand(shape))
+
+        def rows(part: Tensor) -> Tensor:
+            return occupied.take(part.expand(*shape, *part.shape[before.presence.dim() :]))
+
+        return occupied, Dynamics(
+            rows(prior.presence),
+            rows(prior.where_loc),
+            rows(prior.where_scale),
+            rows(prior.what_loc),
+            rows(prior.what_scale),
+            rows(prior.memory),
+        )
+
+    @property
+    def precision(self) -> Tensor:
+        """One over the variance of a pixel, without gradient."""
+        with torch.no_grad():
+            spread = self.model.pixel_spread
+            result: Tensor = self.model.shared("precision", (spread,), lambda: self.model.std.square().reciprocal())
+            return result
 
     @torch.no_grad()
     def _others(self, frame: Frame, occupied: Occupied, glimpse: Tensor, predicted: Tensor) -> tuple[Tensor, Tensor]:
@@ -160,7 +204,7 @@ class ResidualParts(nn.Module):
         for turn in range(self.passes if self.matching else 0):
             own = paste(pictures, where, height, width)
             residual = ground - self._rest(own, parent, frame)
-            nats = self.temperature * float(model.std) ** 2
+            nats = self.temperature / self.precision
             where = moved(where, displacement(own, residual, self.reach, nats), height, width)
             del turn
         own = paste(pictures, where, height, width)
@@ -175,7 +219,7 @@ class ResidualParts(nn.Module):
     @torch.no_grad()
     def _gain(self, layers: Tensor, residual: Tensor) -> Tensor:
         """By how many nats a picture makes the residual more probable, (rows,)."""
-        return (layers * (residual - 0.5 * layers)).sum((1, 2, 3)) / self.model.std.square()
+        return (layers * torch.sub(residual, layers, alpha=0.5)).sum((1, 2, 3)) * self.precision
 
     # ----- discovery ----------------------------------------------------------------------------------------------
 
@@ -184,50 +228,50 @@ class ResidualParts(nn.Module):
         model = self.model
         rows = len(frame.pixels)
         flat = capacity.reshape(-1)
+        size = model.features
         canvas = frame.pixels.new_zeros(frame.pixels.shape) if kept is None else kept.canvas
         covered = self._covered(frame, kept)
         births = torch.zeros(rows, dtype=torch.long, device=flat.device)
-        parts: list[tuple[Tensor, ...]] = []
+        parts: list[tuple[Tensor, Tensor]] = []
         for k in range(most):
             noise = frame.noise[..., model.slots + k, :].reshape(rows, -1)
-            possible = Occupied((births == k) & (flat > k))
-            promising = self._promising(frame, canvas, covered, possible)
+            possible = (births == k) & (flat > k)
+            residual = frame.pixels - canvas
+            if model.background == "static":
+                residual = residual - model.picture
+            energy = self._uncovered(residual, covered)
+            promising = possible & self._strong(energy, frame.seen)
             # where nothing is to be seen a birth is as good as excluded, and nothing needs to be computed
-            alive = Occupied(promising | (possible.put(_coin(possible.take(noise[:, 0]), _FLOOR)) > 0))
+            alive = Occupied(promising | (possible & (_coin(noise[:, 0], self.floor) > 0)))
             if frame.before is not None and not len(alive):
                 parts.append(self._nothing(rows, canvas))
                 continue
-            residual = alive.take(frame.pixels) - alive.take(canvas)
-            if model.background == "static":
-                residual = residual - model.picture
             hidden = None if frame.seen is None else alive.take(frame.seen)
-            drawn = self._candidate(residual, alive.take(covered), alive.take(noise), hidden, alive.take(promising))
-            new, where, what, logit, glimpse = drawn[:5]
-            layers = paste(glimpse[:, : model.shape[0]], where, *model.shape[1:])
-            canvas = canvas.index_add(0, alive.index, layers * new[:, None, None, None])
+            new, packed, glimpse, layers, weights = self._candidate(
+                alive.take(residual), alive.take(energy), alive.take(noise), alive.take(promising), hidden
+            )
+            new = alive.counting(new)
+            shown = new[:, None, None, None]
+            canvas = canvas.index_add(0, alive.index, layers * shown)
             births = births.index_add(0, alive.index, new.long())
             if k + 1 < most:
                 with torch.no_grad():
-                    box = cover(where, *model.shape[1:], model.glimpse) * new[:, None, None]
-                    covered = covered.index_add(0, alive.index, box)
-            there = new.unsqueeze(-1)
-            rest = (where * there, what * there, *drawn[5:], glimpse * new[:, None, None, None])
-            logits = (logit.new_full((rows,), _FLOOR)).index_copy(0, alive.index, logit)
-            parts.append((logits, *(alive.put(part) for part in rest)))
-        stacked = [torch.stack(column, 1) for column in zip(*parts, strict=True)]
-
-        def shaped(part: Tensor) -> Tensor:
-            return part.reshape(*frame.lead, *part.shape[1:])
-
-        logits, where, what, where_loc, where_scale, what_loc, what_scale, glimpse = map(shaped, stacked)
+                    covered = covered.index_add(0, alive.index, _box(weights) * shown.squeeze(1))
+            drawn = packed[:, -(5 + size) : -1] * new.unsqueeze(-1)
+            logits = alive.put(packed[:, -1:] - _FLOOR) + _FLOOR
+            told = alive.put(torch.cat([packed[:, : -(5 + size)], drawn], -1))
+            parts.append((torch.cat([told, logits], -1), alive.put(glimpse * shown)))
+        whole, glimpse = (torch.stack(column, 1) for column in zip(*parts, strict=True))
+        whole = whole.reshape(*frame.lead, *whole.shape[1:])
+        *params, where, what, logits = whole.split((4, 4, size, size, 4, size, 1), -1)
         return Born(
             births.reshape(frame.lead),
-            logits,
+            logits.squeeze(-1),
             where,
             what,
-            (where_loc, where_scale),
-            (what_loc, what_scale),
-            glimpse,
+            (params[0], params[1]),
+            (params[2], params[3]),
+            glimpse.reshape(*frame.lead, *glimpse.shape[1:]),
             canvas,
         )
 
@@ -239,114 +283,121 @@ class ResidualParts(nn.Module):
         if kept is None:
             return out
         occupied = Occupied(kept.presence > 0)
-        return out.index_add(0, occupied.parent, cover(occupied.take(kept.where), height, width, self.model.glimpse))
+        boxes = cover(occupied.take(kept.where), height, width, self.model.glimpse)
+        return out.index_add(0, occupied.parent, occupied.counting(boxes))
 
-    def _nothing(self, rows: int, like: Tensor) -> tuple[Tensor, ...]:
+    def _nothing(self, rows: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """What is said of a birth that is looked for nowhere."""
         model = self.model
-        size = model.features
-        widths = (4, size, 4, 4, size, size)
-        glimpse = like.new_zeros(rows, model.planes, *model.glimpse)
-        return (like.new_full((rows,), _FLOOR), *(like.new_zeros(rows, n) for n in widths), glimpse)
+        packed = like.new_zeros(rows, 12 + 3 * model.features + 1)
+        packed[:, -1] = _FLOOR
+        return packed, like.new_zeros(rows, model.planes, *model.glimpse)
 
     @torch.no_grad()
-    def _promising(self, frame: Frame, canvas: Tensor, covered: Tensor, possible: Occupied) -> Tensor:
+    def _strong(self, energy: Tensor, seen: Tensor | None) -> Tensor:
         """Rows where something might be born: some window holds energy to speak of, or the frame is hidden."""
         if self.births != "energy":
-            return possible.put(torch.ones(len(possible), dtype=torch.bool, device=canvas.device))
-        residual = possible.take(frame.pixels) - possible.take(canvas)
-        if self.model.background == "static":
-            residual = residual - self.model.picture
-        energy = self._uncovered(residual, possible.take(covered))
-        rows, columns = self._windows(energy, _wide)
+            return torch.ones(len(energy), dtype=torch.bool, device=energy.device)
+        rows, columns = self._windows("wide", _wide)
         strong = (rows @ energy @ columns.T).flatten(1).amax(1) > _SLIGHT * self.threshold
-        if frame.seen is not None:
-            strong = strong | ~possible.take(frame.seen)
-        return possible.put(strong)
+        return strong if seen is None else strong | ~seen
 
+    @torch.no_grad()
     def _uncovered(self, residual: Tensor, covered: Tensor) -> Tensor:
         """Energy of each pixel in nats, as far as no box covers it, (rows, height, width)."""
         energy = residual.square().sum(1)
-        return energy * (1.0 - covered).clamp_(min=0.0) / (2.0 * self.model.std.square())
+        return energy * (1.0 - covered).clamp_(min=0.0) * (0.5 * self.precision)
 
     def _candidate(
-        self, residual: Tensor, covered: Tensor, noise: Tensor, seen: Tensor | None, promising: Tensor
-    ) -> tuple[Tensor, ...]:
+        self, residual: Tensor, energy: Tensor, noise: Tensor, promising: Tensor, seen: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]:
         """Draw a box and an appearance for something new, and whether it is there.
 
         Returns:
-            Birth (rows,), where, what, logit, glimpse, and loc and scale of where and of what.
+            Birth (rows,); loc and scale of where and of what, where, what and logit side by side; glimpse; the glimpse
+            in an empty picture; and the weights it is pasted with.
         """
         model = self.model
-        peak = self._peak(residual, covered)
+        peak = self._peak(residual, energy)
         start = torch.cat([model.where_loc.detach()[:2].expand(len(peak), 2), torch.atanh(peak)], -1)
         loc, spread = self.aim(self.look(residual, enlarged(start, 1.2))).chunk(2, -1)
         where_params = (start + loc, softplus(spread) + LEAST)
-        prior = (model.where_loc, softplus(model.where_spread) + LEAST)
         if seen is not None:
             there = seen.unsqueeze(-1)
+            prior = (model.where_loc, softplus(model.where_spread) + LEAST)
             where_params = (
                 torch.where(there, where_params[0], prior[0]),
                 torch.where(there, where_params[1], prior[1]),
             )
-        where = where_params[0] + where_params[1] * noise[:, 1:5]
+        where = torch.addcmul(where_params[0], where_params[1], noise[:, 1:5])
         code, spread = self.encoder(self.look(residual, where)).chunk(2, -1)
         what_params = (code, softplus(spread) + LEAST)
         if seen is not None:
             what_params = (torch.where(there, code, 0.0), torch.where(there, what_params[1], 1.0))
-        what = what_params[0] + what_params[1] * noise[:, 5:]
+        what = torch.addcmul(what_params[0], what_params[1], noise[:, 5:])
         glimpse = model.decode(what)
-        evidence = self._evidence(residual, covered, where)
-        features = torch.cat([torch.stack([torch.tanh(evidence - 1.0), torch.tanh(evidence / 4)], -1)], -1)
+        weights = placing(where, *model.shape[1:], model.glimpse)
+        layers = paste(glimpse[:, : model.shape[0]], where, *model.shape[1:], weights)
+        with torch.no_grad():  # energy in the box that no other box covers, as a share of the least of an object
+            evidence = (energy * _box(weights)).sum((1, 2)) / self.threshold
+            features = torch.tanh(torch.stack([evidence - 1.0, evidence / 4], -1))
         free = self.birth(torch.cat([what, features, where[:, :1]], -1)).squeeze(-1)
         if self.births == "energy":
-            logit = (5.0 * (evidence - 1.0)).clamp(-5.0, 6.0) + self.freedom * torch.tanh(free)
+            logit = (5.0 * (evidence - 1.0)).clamp(-5.0, 6.0).add(torch.tanh(free), alpha=self.freedom)
         else:
             logit = free + 1.0
         if seen is not None:
             logit = torch.where(seen, logit, self._hidden_logit())
-        logit = torch.where(promising, logit, _FLOOR)
-        return (_coin(noise[:, 0], logit), where, what, logit, glimpse, *where_params, *what_params)
+        logit = torch.where(promising, logit, self.floor)
+        packed = torch.cat([*where_params, *what_params, where, what, logit.unsqueeze(-1)], -1)
+        return _coin(noise[:, 0], logit), packed, glimpse, layers, weights
 
     def _hidden_logit(self) -> Tensor:
         """Logit of a birth that cannot be seen: the prior's."""
         chance = torch.softmax(self.model.later_logits, -1)
         return torch.logit(1.0 - chance[0], eps=1e-6)
 
-    @torch.no_grad()
-    def _evidence(self, residual: Tensor, covered: Tensor, where: Tensor) -> Tensor:
-        """Energy in the box that no other box covers, as a share of the least energy of an object, (rows,)."""
-        model = self.model
-        box = cover(where, *model.shape[1:], model.glimpse)
-        return (self._uncovered(residual, covered) * box).sum((1, 2)) / self.threshold
-
-    def _peak(self, residual: Tensor, covered: Tensor) -> Tensor:
+    def _peak(self, residual: Tensor, energy: Tensor) -> Tensor:
         """Where to look: mean of a softmax around the highest peak, (rows, 2) as (x, y) in -0.98 .. 0.98."""
         coarse = adaptive_avg_pool2d(residual.detach(), FINE)
         with torch.no_grad():
-            rows, columns = self._windows(residual, _triangle)
-            blurred = rows @ self._uncovered(residual, covered) @ columns.T
+            rows, columns = self._windows("triangle", _triangle)
+            blurred = rows @ energy @ columns.T
         score = blurred / (0.2 * self.threshold) + self.search(coarse).squeeze(1)
         flat = score.flatten(1)
         best = flat.detach().argmax(1)
-        steps = torch.linspace(-1.0, 1.0, GRID, device=residual.device, dtype=residual.dtype)
-        ticks = torch.arange(GRID, device=residual.device)
-        near_row = (ticks - torch.div(best, GRID, rounding_mode="floor").unsqueeze(1)).abs() <= 2
-        near_column = (ticks - (best % GRID).unsqueeze(1)).abs() <= 2
-        near = (near_row.unsqueeze(2) & near_column.unsqueeze(1)).flatten(1)
-        chance = torch.softmax(torch.where(near, flat, -torch.inf), -1).reshape(score.shape)
-        centre = torch.stack([chance.sum(1) @ steps, chance.sum(2) @ steps], -1)
-        return centre.clamp(-0.98, 0.98)
+        far = self.far.index_select(0, best)
+        chance = torch.softmax(flat.masked_fill(far, -torch.inf), -1)
+        return (chance @ self.grid).clamp(-0.98, 0.98)
 
-    def _windows(self, like: Tensor, shape: Callable[[Tensor], Tensor]) -> list[Tensor]:
+    def _windows(self, name: str, shape: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
         """Weights (GRID, height) and (GRID, width) of windows of an object's size around the points of the grid."""
-        extent = scale_of(self.model.where_loc.detach())  # (x, y) as shares of the picture
-        centres = torch.linspace(-1.0, 1.0, GRID, device=like.device, dtype=like.dtype).unsqueeze(1)
-        out = []
-        for axis, size in ((1, self.model.shape[1]), (0, self.model.shape[2])):
-            pixels = torch.linspace(-1.0, 1.0, size, device=like.device, dtype=like.dtype)
-            out.append(shape((centres - pixels).abs() / extent[axis]))
-        return out
+        loc = self.model.where_loc
+
+        def compute() -> tuple[Tensor, Tensor]:
+            extent = scale_of(loc.detach())  # (x, y) as shares of the picture
+            centres = torch.linspace(-1.0, 1.0, GRID, device=loc.device, dtype=loc.dtype).unsqueeze(1)
+            pixels = (torch.linspace(-1.0, 1.0, n, device=loc.device, dtype=loc.dtype) for n in self.model.shape[1:])
+            rows, columns = (shape((centres - p).abs() / extent[i]) for p, i in zip(pixels, (1, 0), strict=True))
+            return rows, columns
+
+        result: tuple[Tensor, Tensor] = self.model.shared(f"windows {name}", (loc,), compute)
+        return result
+
+
+def _grid() -> tuple[Tensor, Tensor]:
+    """Points of the grid, (GRID^2, 2) as (x, y), and which lie more than two steps from each, (GRID^2, GRID^2)."""
+    steps, ticks = torch.linspace(-1.0, 1.0, GRID), torch.arange(GRID)
+    far = (ticks - ticks.unsqueeze(1)).abs() > 2
+    apart = far[:, None, :, None] | far[None, :, None, :]
+    points = torch.stack([steps.expand(GRID, GRID), steps.unsqueeze(1).expand(GRID, GRID)], -1)
+    return points.reshape(-1, 2), apart.reshape(GRID * GRID, GRID * GRID)
+
+
+def _box(weights: tuple[Tensor, Tensor]) -> Tensor:
+    """How much of each pixel lies in a box, (rows, height, width), from the weights a glimpse is pasted with."""
+    rows, columns = weights
+    return rows.sum(-1).unsqueeze(-1) * columns.sum(-1).unsqueeze(-2)
 
 
 def _triangle(apart: Tensor) -> Tensor:
@@ -362,8 +413,7 @@ _SLIGHT = 0.35  # share of the least energy of an object below which nothing is 
 _BOX = [0.0] * 4 + [-3.0] * 4
 
 
-def _coin(noise: Tensor, logits: Tensor | float) -> Tensor:
+def _coin(noise: Tensor, logits: Tensor) -> Tensor:
     """Heads (1.0) with probability sigma(logits), from standard normal noise."""
     with torch.no_grad():
-        chance = torch.sigmoid(torch.as_tensor(logits, dtype=noise.dtype, device=noise.device))
-        return (torch.special.ndtr(noise) < chance).to(noise.dtype)
+        return (torch.special.ndtr(noise) < torch.sigmoid(logits)).to(noise.dtype)

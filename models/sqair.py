@@ -27,6 +27,7 @@ from torch.nn.functional import softplus
 
 from phlogiston.distributions.chained import ChainedNormal
 from phlogiston.distributions.masked import MaskedBernoulli, MaskedNormal
+from phlogiston.distributions.shapes import joint_shape
 from phlogiston.models.sqair_state import Dynamics, State, counted, pixel_mask
 from phlogiston.networks.occupied import Occupied
 from phlogiston.networks.perceptron import linear, perceptron
@@ -156,15 +157,18 @@ class SQAIRModel(nn.Module):
         memory = self.cell(torch.cat(inputs, -1), occupied.take(state.memory))
         read = self.readout(memory)
         size = 4 + self.features
+        widths = (4, self.features, 4, self.features, memory.shape[1], 1)
         loc, spread = read[:, :size], softplus(read[:, size : 2 * size]) + LEAST
-        where_loc, what_loc = loc[:, :4], loc[:, 4:]
         if self.location != "absolute":
-            where_loc, what_loc = where_loc + where, what_loc + what
-        if self.location == "velocity":
-            where_loc = where_loc + step
-        stays = read[:, -1] if self.presence == "learned" else self.survival.expand(len(read))
-        parts = (stays, where_loc, spread[:, :4], what_loc, spread[:, 4:], memory)
-        return Dynamics(*(occupied.put(part) for part in parts))
+            loc = loc + torch.cat([where + step if self.location == "velocity" else where, what], -1)
+        stays = read[:, -1:] if self.presence == "learned" else self.survival.expand(len(read), 1)
+        packed = torch.cat([loc, spread, memory, stays], -1)
+
+        def parts(whole: Tensor, **more: Any) -> Dynamics:
+            where_loc, what_loc, where_scale, what_scale, memory, stays = whole.split(widths, -1)
+            return Dynamics(stays.squeeze(-1), where_loc, where_scale, what_loc, what_scale, memory, **more)
+
+        return parts(occupied.put(packed), occupied=occupied, rows=parts(packed))
 
     def count_logits(self, before: Dynamics | None, state: State | None, capacity: Tensor, context: Any) -> Tensor:
         """Logits of the number of births, minus infinity beyond the capacity: (..., most + 1)."""
@@ -201,7 +205,7 @@ class SQAIRModel(nn.Module):
             return MaskedNormal(self.where_loc, softplus(self.where_spread) + LEAST, mask, 2)
         assert context is not None
         assert expected is not None
-        lead = torch.broadcast_shapes(births.shape, context.shape[:-1])
+        lead = joint_shape(births.shape, context.shape[:-1])
         parts = [part.expand(*lead, part.shape[-1]) for part in (self.chain_state, context, expected)]
         inside = torch.nn.functional.elu(self.chain_context(torch.cat(parts, -1)))
         return ChainedNormal(self.chain_start, inside, self._link, mask)
@@ -240,7 +244,9 @@ class SQAIRModel(nn.Module):
 
     def paint(self, layers: Tensor, occupied: Occupied, lead: torch.Size) -> Tensor:
         """Add up what objects look like: layers (rows, channels, height, width) to (*lead, channels, height, width)."""
-        flat = layers.new_zeros((lead.numel(), *layers.shape[1:])).index_add(0, occupied.parent, layers)
+        flat = layers.new_zeros((lead.numel(), *layers.shape[1:])).index_add(
+            0, occupied.parent, occupied.counting(layers)
+        )
         return flat.reshape(*lead, *layers.shape[1:])
 
     def render(self, presence: Tensor, where: Tensor, glimpse: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -10,6 +10,8 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from phlogiston.networks.occupied import Occupied
+
 
 @dataclass
 class State:
@@ -56,6 +58,8 @@ class Dynamics:
         where_loc, where_scale: (..., slots, 4).
         what_loc, what_scale: (..., slots, features).
         memory: (..., slots, memory), after the step.
+        occupied: the slots that hold something.
+        rows: the same for these alone, without leading axes.
     """
 
     presence: Tensor
@@ -64,6 +68,8 @@ class Dynamics:
     what_loc: Tensor
     what_scale: Tensor
     memory: Tensor
+    occupied: Occupied | None = None
+    rows: Dynamics | None = None
 
 
 def pixel_mask(mask: Tensor | None, lengths: Tensor | None, rows: int, frames: int) -> Tensor | None:

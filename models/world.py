@@ -34,6 +34,7 @@ from torch.distributions import constraints
 
 from phlogiston.distributions.mixtures.base import Mixture
 from phlogiston.distributions.mixtures.from_head import mixture
+from phlogiston.distributions.shapes import joint_shape
 from phlogiston.errors import ConfigError, ShapeError
 from phlogiston.models.stage_program import StageProgram
 from phlogiston.networks.frame_decoder import FrameDecoder
@@ -331,7 +332,7 @@ class CodePath(TorchDistribution):
 
     def __init__(self, world: World, action: Tensor, valid: Tensor, validate_args: bool | None = None) -> None:
         self.world = world
-        shape = torch.broadcast_shapes(action.shape, valid.shape)
+        shape = joint_shape(action.shape, valid.shape)
         self.action, self.valid = action.expand(shape), valid.expand(shape)
         super().__init__(shape[:-1], torch.Size([shape[-1], world.code]), validate_args=validate_args)
 

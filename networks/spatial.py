@@ -11,6 +11,8 @@ weights, which is several times faster than gathering four neighbours of every p
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -18,6 +20,18 @@ import torch
 from torch import Tensor
 
 _LEAST = 0.01
+
+
+def _constant(make: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a constant once; one that is made under `torch.inference_mode` can be used outside it."""
+
+    @cache
+    @functools.wraps(make)
+    def made(*arguments: Any) -> Any:
+        with torch.inference_mode(False):
+            return make(*arguments)
+
+    return made
 
 
 def scale_of(where: Tensor) -> Tensor:
@@ -32,7 +46,7 @@ def shift_of(where: Tensor) -> Tensor:
 
 def pixel_boxes(where: Tensor, height: int, width: int) -> Tensor:
     """Boxes in pixels, (..., 4) as x, y (of the upper left corner), width, height."""
-    size = torch.tensor([width - 1.0, height - 1.0], dtype=where.dtype, device=where.device)
+    size = _extent(height, width, where.dtype, where.device)
     extent = scale_of(where) * size
     centre = (shift_of(where) + 1.0) / 2.0 * size
     return torch.cat([centre - extent / 2.0, extent], -1)
@@ -48,41 +62,85 @@ def enlarged(where: Tensor, factor: float) -> Tensor:
 
 def moved(where: Tensor, pixels: Tensor, height: int, width: int) -> Tensor:
     """The box moved by pixels (..., 2) as (x, y)."""
-    step = 2.0 * pixels / torch.tensor([width - 1.0, height - 1.0], dtype=where.dtype, device=where.device)
+    step = 2.0 * pixels / _extent(height, width, where.dtype, where.device)
     shift = (shift_of(where) + step).clamp(-0.999, 0.999)
     return torch.cat([where[..., :2], torch.atanh(shift)], -1)
 
 
-@cache
+@_constant
+def _extent(height: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.tensor([width - 1.0, height - 1.0], dtype=dtype, device=device)
+
+
+@_constant
 def _ticks(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    return torch.arange(size, dtype=dtype, device=device)
+    """Entries of an axis, counted from its middle."""
+    return torch.arange(size, dtype=dtype, device=device) - (size - 1) / 2.0
 
 
-@cache
+@_constant
 def _points(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.linspace(-1.0, 1.0, size, dtype=dtype, device=device)
 
 
-class _Hats(torch.autograd.Function):
-    """relu(1 - |at - p|) for p = 0 .. size - 1: in fewer passes over memory than its parts would take."""
+class _Weights(torch.autograd.Function):
+    """Hat functions relu(1 - |at - p|), p = 0 .. size - 1, at points that boxes put on an axis or two.
+
+    Forward and backward are written out: autograd would make three times as many operations of it.
+
+    Args:
+        where: (rows, 2 axes), logits of scales, then of shifts.
+        points: of the window, -1 .. 1.
+        size: entries of what the points fall on.
+        inverse: whether the window is the picture (pasting) or the glimpse (cropping).
+
+    Returns:
+        (rows, axes, points, size).
+    """
 
     @staticmethod
-    def forward(ctx: Any, at: Tensor, size: int) -> Tensor:
-        apart = at.unsqueeze(-1) - _ticks(size, at.dtype, at.device)
-        weights = apart.abs().neg_().add_(1.0).clamp_(min=0.0)
-        ctx.save_for_backward(apart, weights)
+    def forward(ctx: Any, where: Tensor, points: Tensor, size: int, inverse: bool) -> Tensor:
+        half = (size - 1) / 2.0
+        raw, moves = where.chunk(2, 1)
+        share, shift = torch.sigmoid(raw), torch.tanh(moves)
+        scale = (share * (1.0 - 2.0 * _LEAST)).add_(_LEAST)
+        if inverse:
+            at = (points - shift.unsqueeze(2)).mul_(half).div_(scale.unsqueeze(2))
+        else:
+            at = torch.addcmul(shift.unsqueeze(2), scale.unsqueeze(2), points).mul_(half)
+        apart = at.unsqueeze(3) - _ticks(size, at.dtype, at.device)
+        weights = torch.rsub(apart.abs(), 1.0).clamp_(min=0.0)
+        ctx.half, ctx.inverse = half, inverse
+        ctx.save_for_backward(share, shift, scale, points, at, apart, weights)
         return weights
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        apart, weights = ctx.saved_tensors
-        slope = torch.sign(apart).mul_(weights > 0).mul_(gradient)
-        return slope.sum(-1).neg_(), None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+        share, shift, scale, points, at, apart, weights = ctx.saved_tensors
+        slope = torch.sign(apart).mul_(weights > 0).mul_(gradient).sum(3)  # minus the derivative by `at`
+        if ctx.inverse:
+            of_scale = (slope * at).sum(2).div_(scale)
+            of_shift = slope.sum(2).mul_(ctx.half).div_(scale)
+        else:
+            of_scale = (slope @ points).mul_(-ctx.half)
+            of_shift = slope.sum(2).mul_(-ctx.half)
+        of_raw = of_scale.mul_(1.0 - 2.0 * _LEAST).mul_(share).mul_(1.0 - share)
+        return torch.cat([of_raw, of_shift.mul_(1.0 - shift.square())], 1), None, None, None
 
 
-def _hats(at: Tensor, size: int) -> Tensor:
-    result: Tensor = _Hats.apply(at, size)  # type: ignore[no-untyped-call]
-    return result
+def _weights(where: Tensor, points: tuple[int, int], sizes: tuple[int, int], inverse: bool) -> tuple[Tensor, Tensor]:
+    """Weights of rows (n, points, sizes) and of columns, see `_Weights`; points and sizes as (height, width)."""
+
+    def of(boxes: Tensor, count: int, size: int) -> Tensor:
+        at = _points(count, where.dtype, where.device)
+        result: Tensor = _Weights.apply(boxes, at, size, inverse)  # type: ignore[no-untyped-call]
+        return result
+
+    if points[0] == points[1] and sizes[0] == sizes[1]:
+        columns, rows = of(where, points[0], sizes[0]).unbind(1)
+        return rows, columns
+    rows, columns = (of(where[:, 1 - i :: 2], points[i], sizes[i]).squeeze(1) for i in (0, 1))
+    return rows, columns
 
 
 def _product(rows: Tensor, picture: Tensor, columns: Tensor) -> Tensor:
@@ -92,23 +150,16 @@ def _product(rows: Tensor, picture: Tensor, columns: Tensor) -> Tensor:
     return rows.unsqueeze(1) @ picture @ columns.unsqueeze(1).mT
 
 
-def _crop_weights(scale: Tensor, shift: Tensor, glimpse: int, size: int, smooth: bool) -> Tensor:
-    """(rows, glimpse, size): how much pixel p of the picture gives to pixel g of the glimpse along one axis."""
+def _smooth_weights(scale: Tensor, shift: Tensor, glimpse: int, size: int) -> Tensor:
+    """(rows, glimpse, size): hats as wide as the distance of the glimpse's points, where that is above a pixel.
+
+    Where the glimpse is coarser than the picture its pixels see all between them, not just the nearest two.
+    """
     g = _points(glimpse, scale.dtype, scale.device)
     at = (scale.unsqueeze(-1) * g + shift.unsqueeze(-1) + 1.0) * ((size - 1) / 2.0)
-    if not smooth:
-        return _hats(at, size)
     apart = (at.unsqueeze(-1) - torch.arange(size, dtype=scale.dtype, device=scale.device)).abs()
-    # where the glimpse is coarser than the picture its pixels see all between them, not just the nearest two
     reach = (scale * ((size - 1) / max(glimpse - 1, 1))).clamp(min=1.0)[..., None, None]
     return torch.relu(1.0 - apart / reach) / reach
-
-
-def _paste_weights(scale: Tensor, shift: Tensor, glimpse: int, size: int) -> Tensor:
-    """(rows, size, glimpse): how much pixel g of the glimpse gives to pixel p of the picture along one axis."""
-    u = _points(size, scale.dtype, scale.device)
-    at = ((u - shift.unsqueeze(-1)) / scale.unsqueeze(-1) + 1.0) * ((glimpse - 1) / 2.0)
-    return _hats(at, glimpse)
 
 
 def crop(picture: Tensor, where: Tensor, glimpse: tuple[int, int], smooth: bool = False) -> Tensor:
@@ -123,14 +174,24 @@ def crop(picture: Tensor, where: Tensor, glimpse: tuple[int, int], smooth: bool 
     Returns:
         (rows, channels, *glimpse).
     """
-    scale, shift = scale_of(where), shift_of(where)
     height, width = picture.shape[-2:]
-    rows = _crop_weights(scale[:, 1], shift[:, 1], glimpse[0], height, smooth)
-    columns = _crop_weights(scale[:, 0], shift[:, 0], glimpse[1], width, smooth)
+    if smooth:
+        scale, shift = scale_of(where), shift_of(where)
+        rows = _smooth_weights(scale[:, 1], shift[:, 1], glimpse[0], height)
+        columns = _smooth_weights(scale[:, 0], shift[:, 0], glimpse[1], width)
+    else:
+        rows, columns = _weights(where, glimpse, (height, width), False)
     return _product(rows, picture, columns)
 
 
-def paste(glimpse: Tensor, where: Tensor, height: int, width: int) -> Tensor:
+def placing(where: Tensor, height: int, width: int, glimpse: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """What `paste` and `cover` compute from boxes alone: rows (n, height, gh) and columns (n, width, gw) of weights."""
+    return _weights(where, (height, width), glimpse, True)
+
+
+def paste(
+    glimpse: Tensor, where: Tensor, height: int, width: int, weights: tuple[Tensor, Tensor] | None = None
+) -> Tensor:
     """Put a glimpse into an empty picture.
 
     Args:
@@ -138,25 +199,26 @@ def paste(glimpse: Tensor, where: Tensor, height: int, width: int) -> Tensor:
         where: (rows, 4).
         height: of the picture.
         width: of the picture.
+        weights: what `placing` gives for these boxes, where that is known already.
 
     Returns:
         (rows, channels, height, width), zero outside the box.
     """
-    scale, shift = scale_of(where), shift_of(where)
-    rows = _paste_weights(scale[:, 1], shift[:, 1], glimpse.shape[-2], height)
-    columns = _paste_weights(scale[:, 0], shift[:, 0], glimpse.shape[-1], width)
+    if weights is None:
+        weights = placing(where, height, width, (glimpse.shape[-2], glimpse.shape[-1]))
+    rows, columns = weights
     return _product(rows, glimpse, columns)
 
 
-def cover(where: Tensor, height: int, width: int, glimpse: tuple[int, int]) -> Tensor:
+def cover(
+    where: Tensor, height: int, width: int, glimpse: tuple[int, int], weights: tuple[Tensor, Tensor] | None = None
+) -> Tensor:
     """What pasting a glimpse full of ones would give: (rows, height, width), one in the box and zero outside."""
-    scale, shift = scale_of(where), shift_of(where)
-    rows = _paste_weights(scale[:, 1], shift[:, 1], glimpse[0], height).sum(-1)
-    columns = _paste_weights(scale[:, 0], shift[:, 0], glimpse[1], width).sum(-1)
-    return rows.unsqueeze(-1) * columns.unsqueeze(-2)
+    rows, columns = placing(where, height, width, glimpse) if weights is None else weights
+    return rows.sum(-1).unsqueeze(-1) * columns.sum(-1).unsqueeze(-2)
 
 
-def displacement(template: Tensor, picture: Tensor, reach: int, temperature: float) -> Tensor:
+def displacement(template: Tensor, picture: Tensor, reach: int, temperature: float | Tensor) -> Tensor:
     """By how much to move a template so that it explains a picture best.
 
     For every shift within `reach` pixels the inner product of the moved template and the picture; the result is the
@@ -177,11 +239,19 @@ def displacement(template: Tensor, picture: Tensor, reach: int, temperature: flo
     size = (_smooth_size(height + reach), _smooth_size(width + reach))
     spectrum = torch.fft.rfft2(template, size).conj() * torch.fft.rfft2(picture, size)
     product = torch.fft.irfft2(spectrum.sum(1), size)
-    shifts = torch.arange(-reach, reach + 1, device=template.device)
-    near = product[:, shifts[:, None] % size[0], shifts % size[1]]
+    rows, columns, steps = _shifts(reach, size, product.dtype, product.device)
+    near = product[:, rows, columns]
     chance = torch.softmax(near.flatten(1) / temperature, -1).reshape(near.shape)
-    steps = shifts.to(template.dtype)
     return torch.stack([chance.sum(1) @ steps, chance.sum(2) @ steps], -1)
+
+
+@_constant
+def _shifts(
+    reach: int, size: tuple[int, int], dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Where the shifts -reach .. reach stand along both axes of a circular correlation, and the shifts as numbers."""
+    shifts = torch.arange(-reach, reach + 1, device=device)
+    return shifts.unsqueeze(1) % size[0], shifts % size[1], shifts.to(dtype)
 
 
 def _smooth_size(size: int) -> int:

@@ -33,6 +33,7 @@ from torch.distributions import constraints
 from phlogiston.distributions.mixtures import univariate as line
 from phlogiston.distributions.mixtures.univariate import Intervals
 from phlogiston.distributions.normal_interval import squared
+from phlogiston.distributions.shapes import joint_shape
 from phlogiston.errors import ConfigError, ShapeError, unknown_name
 
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
@@ -113,7 +114,7 @@ class Mixture(TorchDistribution):
     def _finish(self, features: int, validate_args: bool | None) -> None:
         shapes = [getattr(self, name).shape for name in self.trailing]
         axes = list(self.trailing.values())
-        batch = torch.broadcast_shapes(*(shape[: len(shape) - n] for shape, n in zip(shapes, axes, strict=True)))
+        batch = joint_shape(*(shape[: len(shape) - n] for shape, n in zip(shapes, axes, strict=True)))
         super().__init__(batch, torch.Size((features,)), validate_args=validate_args)
 
     def _like(self, parameters: Mapping[str, Tensor]) -> Self:

@@ -24,6 +24,7 @@ from phlogiston.distributions.mixtures.base import (
     take,
 )
 from phlogiston.distributions.mixtures.univariate import Intervals
+from phlogiston.distributions.shapes import joint_shape
 from phlogiston.errors import ConfigError, ShapeError
 
 _ASCENT = 400
@@ -295,5 +296,5 @@ class JointMixture(Mixture):
         mask = torch.as_tensor(mask, dtype=torch.bool, device=values.device)
         if mask.shape[-1:] != self.event_shape:
             raise ShapeError(f"mask has shape {tuple(mask.shape)}; expected the last axis to be {self.features}")
-        shape = torch.broadcast_shapes(values.shape, mask.shape, self.batch_shape + self.event_shape)
+        shape = joint_shape(values.shape, mask.shape, self.batch_shape + self.event_shape)
         return values.expand(shape), mask.expand(shape)

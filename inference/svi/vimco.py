@@ -21,11 +21,14 @@ from typing import Any
 
 import torch
 from pyro.distributions.util import is_identically_zero
+from pyro.infer.util import is_validation_enabled
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
+from phlogiston.distributions.shapes import joint_shape
 from phlogiston.errors import ConfigError, unknown_name
-from phlogiston.inference.svi.bounds import ParticleBound
+from phlogiston.inference.svi.bounds import ParticleBound, run_pair, runs_the_model
+from phlogiston.inference.svi.densities import is_reparameterised, stacked_log_probs
 
 SIGNALS = ("iwae", "elbo")
 BASELINES = ("geometric", "arithmetic", "none")
@@ -128,6 +131,11 @@ class VIMCO(ParticleBound):
         self.signal = signal
         self.baseline = baseline
 
+    def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        if is_validation_enabled() or runs_the_model(guide):
+            return super()._get_trace(model, guide, args, kwargs)
+        return run_pair(model, guide, args, kwargs)
+
     def weigh(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Weights:
         """Run the pair and return the log weights of its particles.
 
@@ -189,8 +197,6 @@ def log_weights(
 
 
 def _weigh(model_trace: Any, guide_trace: Any, particles: int | None) -> Weights:
-    model_trace.compute_log_prob()
-    guide_trace.compute_score_parts()
     sites = [
         (name, site, sign)
         for trace, sign in ((model_trace, 1.0), (guide_trace, -1.0))
@@ -203,7 +209,21 @@ def _weigh(model_trace: Any, guide_trace: Any, particles: int | None) -> Weights
     kept, scale = _common_plates(site for _, site, _ in sites)
     total: Tensor | float = 0.0
     score: Tensor | None = None
+    together: set[int] = set()
+    for trace, sign in ((model_trace, 1.0), (guide_trace, -1.0)):
+        own = [site for _, site, of in sites if of == sign and not (sign < 0 and site["is_observed"])]
+        for group, log_prob in stacked_log_probs(own):
+            term = _reduce(log_prob.sum(0), particles, kept)
+            total = total + sign * term
+            if sign < 0 and not is_reparameterised(group[0]):
+                score = term if score is None else score + term
+            for site in group:
+                together.add(id(site))
+                site["log_prob"] = site["score_parts"] = None  # counted
+        trace.compute_log_prob() if sign > 0 else trace.compute_score_parts()
     for _, site, sign in sites:
+        if id(site) in together:
+            continue
         total = total + sign * _reduce(site["log_prob"], particles, kept)
         if sign > 0 or site["is_observed"] or is_identically_zero(site["score_parts"].score_function):
             continue
@@ -211,7 +231,7 @@ def _weigh(model_trace: Any, guide_trace: Any, particles: int | None) -> Weights
         score = term if score is None else score + term
     if not isinstance(total, Tensor):
         raise ConfigError("vimco: neither model nor guide has a sample site.")
-    shape = torch.broadcast_shapes(total.shape, () if score is None else score.shape)
+    shape = joint_shape(total.shape, () if score is None else score.shape)
     if score is not None:
         score = score.expand(shape)
     return Weights((total / scale if scale != 1.0 else total).expand(shape), score, scale)

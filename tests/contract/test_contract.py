@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from phlogiston import datasets, systems
+from phlogiston.networks.occupied import Occupied
 from phlogiston.testing import CLAUSES, Fitted, StepCounts
 
 # data and options: small enough that a fit takes a second or two; the clauses ask nothing of its quality
@@ -40,7 +41,7 @@ SMALL: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "sqair": (
         "moving_digits",
         {"sizes": (16, 4, 3), "frames": 4},
-        {"steps": 4, "lengths": (2, 3), "shares": (0.5, 0.5), "batch_size": 4, "hidden": 32, "memory": 16},
+        {"steps": 3, "lengths": (2, 3), "shares": (0.5, 0.5), "batch_size": 4, "hidden": 32, "memory": 16},
     ),
     "vdsm": (
         "figures",
@@ -86,9 +87,18 @@ def test_every_system_is_held_to_the_contract() -> None:
     assert sorted(SMALL) == list(systems.names())
 
 
-@pytest.mark.parametrize("name", sorted(set(SMALL) - {"sqair"}))
-def test_a_step_of_training_waits_for_loss_and_gradient_and_nothing_else(name: str) -> None:
-    fitted(name)
+@pytest.mark.parametrize("name", sorted(SMALL))
+def test_a_step_of_training_waits_for_loss_and_gradient_and_nothing_else(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if name == "sqair":  # what accelerators do; on a CPU it counts the objects, for which there is nothing to wait
+        data, loading, options = SMALL[name]
+        monkeypatch.setattr(Occupied, "gathers", False)
+        COUNTS[name] = StepCounts()
+        kind = systems.get(name)({**options, "steps": 2, "lengths": (2,), "shares": (1.0,), "decay_to": 1.0})
+        kind.fit(datasets.load(data, **loading), seed=0, progress="off", callbacks=[COUNTS[name]])
+    else:
+        fitted(name)
     assert COUNTS[name].stages
     for stage, count in COUNTS[name].stages.items():
         assert sum(count.waits.values()) <= 2, f"stage {stage!r} reads numbers of tensors: {dict(count.waits)}"

@@ -13,12 +13,14 @@ from pyro import poutine
 from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
+from phlogiston.counting import OperationCounts
 from phlogiston.guides.sqair import SQAIRGuide
 from phlogiston.guides.sqair_paper import PaperParts
 from phlogiston.guides.sqair_residual import ResidualParts
 from phlogiston.inference.svi.vimco import VIMCO
 from phlogiston.models.sqair import LEAST, SQAIRModel
 from phlogiston.models.sqair_state import State
+from phlogiston.networks.occupied import Occupied
 from phlogiston.networks.spatial import paste
 
 SHAPE = (1, 20, 20)
@@ -314,3 +316,24 @@ def test_over_puts_later_places_in_front() -> None:
     glimpse[0, :, 1] = 1.0  # opaque
     canvas, _ = model.render(presence, where, glimpse)
     assert float(canvas[0, 0, 10, 10]) == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize("parts", ["residual", "paper"])
+def test_computing_all_slots_without_waiting_gives_what_computing_the_occupied_ones_does(
+    parts: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Accelerators compute all slots: a step there reads no number of a tensor, and is the same step."""
+    x, results = videos(5, 4), []
+    for gathers in (True, False):
+        monkeypatch.setattr(Occupied, "gathers", gathers)
+        model, guide = make(parts)
+        torch.manual_seed(2)
+        with pyro.validation_enabled(False), OperationCounts() as counted:
+            loss = VIMCO(3, max_plate_nesting=1).differentiable_loss(model, guide, x=x)
+            loss.backward()
+        modules = (*model.parameters(), *guide.parameters())
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in modules]
+        results.append((loss.detach(), torch.cat([g.flatten() for g in gradients])))
+        assert bool(counted.counts.waits) == gathers
+    torch.testing.assert_close(results[0][0], results[1][0], rtol=1e-6, atol=1e-3)
+    torch.testing.assert_close(results[0][1], results[1][1], rtol=1e-3, atol=1e-4 * float(results[0][1].abs().max()))

@@ -14,7 +14,10 @@ from pyro import poutine
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from phlogiston.inference.svi.densities import is_reparameterised, kl_sum, log_prob_sum
+from phlogiston.distributions.masked import MaskedBernoulli, MaskedNormal
+from phlogiston.distributions.presampled import PreSampled
+from phlogiston.distributions.stick_count import StickCount
+from phlogiston.inference.svi.densities import is_reparameterised, kl_sum, log_prob_sum, stacked_log_probs
 
 SHAPES = st.tuples(st.integers(1, 3), st.integers(1, 4))
 WIDE = st.sampled_from(["full", "row", "one"])
@@ -118,3 +121,42 @@ def test_only_draws_that_carry_the_whole_gradient_count_as_reparameterised() -> 
     detached.has_rsample = False
     assert not is_reparameterised(latent(detached))
     assert not is_reparameterised(latent(dist.Normal(0.0, 1.0).mask(torch.tensor(False))))
+
+
+def _sites(kind: str) -> list[Any]:
+    torch.manual_seed(0)
+    mask = [torch.rand(3, 2, 1) < 0.6 for _ in range(3)]
+    if kind == "normal":
+        one = torch.randn(4)
+        fns = [MaskedNormal(one, torch.rand(3, 2, 4) + 0.5, m, 2) for m in mask]
+    elif kind == "one prior for all":
+        one = torch.randn(4)
+        fns = [MaskedNormal(one, one.exp(), m, 2) for m in mask]
+    elif kind == "unlike priors":
+        fns = [MaskedNormal(torch.randn(4), torch.rand(4) + 0.1, m, 2) for m in mask]
+    elif kind == "coins":
+        fns = [MaskedBernoulli(torch.randn(3, 2), m.squeeze(-1)) for m in mask]
+    elif kind == "counts":
+        fns = [StickCount(torch.randn(3, 2), torch.randint(0, 3, (3,))) for _ in mask]
+    else:
+        bases = [MaskedNormal(torch.randn(3, 2, 4), torch.rand(4) + 0.1, m, 2) for m in mask]
+        fns = [PreSampled(base, base.sample()) for base in bases]
+    return [{"fn": fn, "value": fn.sample(), "mask": None, "scale": 1.0, "args": (), "kwargs": {}} for fn in fns]
+
+
+@pytest.mark.parametrize("kind", ["normal", "one prior for all", "unlike priors", "coins", "counts", "drawn before"])
+def test_densities_computed_together_are_those_computed_one_by_one(kind: str) -> None:
+    with pyro.validation_enabled(False):
+        sites = _sites(kind)
+        ((group, found),) = stacked_log_probs(sites)
+        assert len(group) == 3
+        torch.testing.assert_close(found, torch.stack([site["fn"].log_prob(site["value"]) for site in sites]))
+
+
+def test_sites_that_differ_are_left_alone() -> None:
+    with pyro.validation_enabled(False):
+        masked, scaled, shaped = _sites("normal")
+        masked["mask"], scaled["scale"] = torch.ones(3, dtype=torch.bool), 2.0
+        other = MaskedNormal(torch.zeros(3, 2, 5), torch.ones(()), torch.ones(3, 2, 1, dtype=torch.bool), 2)
+        other_site = {**shaped, "fn": other, "value": other.sample()}
+        assert stacked_log_probs([masked, scaled, shaped, other_site]) == []
