@@ -16,7 +16,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.optimize import nnls
 from torch import Tensor
 
 from phlogiston.distributions.gaussian_conditioning import Conditioned, orthogonalise
@@ -119,6 +118,8 @@ def _nearest(rows: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     limits = np.concatenate([low[above], -high[below]])
     scale = np.abs(limits).max()
     try:
+        from scipy.optimize import nnls  # takes as long to load as Pyro
+
         solution, _ = nnls(np.vstack([table.T, limits / scale]), np.append(np.zeros(table.shape[1]), 1.0))
     except RuntimeError:  # too many iterations: no claim
         return np.zeros(len(rows))

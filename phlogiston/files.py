@@ -8,8 +8,11 @@ import json
 import os
 import shutil
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from phlogiston.errors import RunError
 
 FORMAT = 1
 """Format of config.json that this version writes and reads."""
@@ -129,3 +132,16 @@ def cache_folder() -> Path:
     """Return where judges and reference statistics are kept: $PHLOGISTON_CACHE, or ~/.cache/phlogiston."""
     given = os.environ.get("PHLOGISTON_CACHE")
     return Path(given).expanduser() if given else Path.home() / ".cache" / "phlogiston"
+
+
+def identify(content: Mapping[str, Any], where: str | Path) -> str:
+    """The system's name in a `config.json`.
+
+    Raises:
+        RunError: the file is not one of a system's.
+    """
+    own = content.get("config", content)
+    name = own.get("system") if isinstance(own, Mapping) else None
+    if not isinstance(name, str):
+        raise RunError(f"{where} holds no system: its config.json names none")
+    return name

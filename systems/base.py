@@ -21,7 +21,7 @@ from phlogiston.datasets.base import Dataset, Meta, Split
 from phlogiston.datasets.streamed import Prepared, Streamed, in_memory
 from phlogiston.errors import ConfigError, PhlogistonError, RunError
 from phlogiston.evaluate.score import Score
-from phlogiston.files import FORMAT, write_json
+from phlogiston.files import FORMAT, identify, write_json
 from phlogiston.inference.svi import checkpoints
 from phlogiston.inference.svi.engine import History, Stage, fit
 from phlogiston.inference.svi.isolation import sole_training
@@ -31,7 +31,6 @@ from phlogiston.systems.inputs import coerce, held_in_memory
 from phlogiston.systems.loading import (
     PARAMETERS,
     built_from_files,
-    identify,
     kept_schema,
     recorded,
     threads_of_run,

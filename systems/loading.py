@@ -18,8 +18,9 @@ from phlogiston import systems
 from phlogiston.errors import CheckpointError, ConfigError, PhlogistonError, RunError
 from phlogiston.evaluate import report
 from phlogiston.evaluate.shown import Metrics
-from phlogiston.inference.svi.checkpoints import FOLDER, find, list_files
+from phlogiston.inference.svi.checkpoints import find
 from phlogiston.inference.svi.history import History
+from phlogiston.inference.svi.run_folder.headers import FOLDER, list_files
 from phlogiston.inference.svi.run_folder.metrics import NAME, read_metrics
 
 PARAMETERS = "parameters.safetensors"
@@ -177,19 +178,6 @@ def _entries(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> int:
     except ValueError:  # a product of matrices, or something that is no larger than what goes in
         product = len(tensors) == 2 and name in ("matmul", "mm", "__matmul__", "linear", "outer")
         return math.prod(tensors[0].shape[:-1]) * tensors[1].shape[-1] if product else 0
-
-
-def identify(content: Mapping[str, Any], where: str | Path) -> str:
-    """The system's name in a `config.json`.
-
-    Raises:
-        RunError: the file is not one of a system's.
-    """
-    own = content.get("config", content)
-    name = own.get("system") if isinstance(own, Mapping) else None
-    if not isinstance(name, str):
-        raise RunError(f"{where} holds no system: its config.json names none")
-    return name
 
 
 def threads_of_run(folder: str | Path) -> int | None:

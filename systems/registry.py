@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from phlogiston.errors import ConfigError, PluginWarning, RunError, unknown_name
-from phlogiston.files import FORMAT, read_json
+from phlogiston.files import FORMAT, identify, read_json
 
 if TYPE_CHECKING:
     from phlogiston.systems.base import System
@@ -178,6 +178,4 @@ def load(run: str | Path) -> System:
         RunError: not a run folder, or one of something else.
         CheckpointError: its parameters are truncated, altered or do not fit.
     """
-    from phlogiston.systems.loading import identify
-
     return get(identify(read_config(run), run)).load(run)

@@ -8,11 +8,10 @@ from typing import Any
 
 from phlogiston import systems
 from phlogiston.errors import RunError, RunWarning
-from phlogiston.files import read_json
-from phlogiston.inference.svi.checkpoints import FOLDER
+from phlogiston.files import identify, read_json
+from phlogiston.inference.svi.run_folder.headers import FOLDER
 from phlogiston.inference.svi.run_folder.metrics import read_metrics
 from phlogiston.inference.svi.run_folder.readers import progress_of
-from phlogiston.systems.loading import identify
 
 
 def runs(folder: str | Path) -> list[dict[str, Any]]:

@@ -9,7 +9,6 @@ independent draws; where they do not, a thousand particles of ten families are w
 from __future__ import annotations
 
 import torch
-from scipy.stats import chi2
 from torch import Tensor
 
 FEWEST_FAMILIES = 8  # below this the families' spread says nothing reliable any more
@@ -61,5 +60,7 @@ def genealogical_size(values: Tensor, ancestors: Tensor) -> float:
         return families
     sums = torch.zeros_like(centred).index_add(0, ancestors, centred)
     ratio = (sums.square().sum(0) / centred.square().sum(0)).max()  # variance of the mean over that of n free draws
+    from scipy.stats import chi2  # takes as long to load as Pyro
+
     expected = float(chi2.ppf(0.5 ** (1.0 / len(centred[0])), families)) / families
     return min(float(n), max(1.0, n / max(1.0, float(ratio) / max(1.0, expected))))

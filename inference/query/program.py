@@ -25,6 +25,7 @@ from torch.distributions import constraints
 
 from phlogiston.distributions.linear_constraints import simplify
 from phlogiston.distributions.pyro_programs import RandomLayers, count_rows_once, is_delta
+from phlogiston.distributions.shapes import joint_shape
 from phlogiston.errors import ConfigError, EvidenceError
 from phlogiston.inference.query.compilation import compile_discrete, compile_vector
 from phlogiston.inference.query.evidence import Evidence, unknown_message
@@ -390,7 +391,7 @@ class Program:
         """Bring what broadcasts with a site's values under the particle plate to what does with (n, *its own shape)."""
         shape = self.shapes[name]
         between = self.nesting - (len(shape) - self.event_dims[name])
-        full = value.expand(torch.broadcast_shapes(value.shape, (n, *(1,) * between, *shape)))
+        full = value.expand(joint_shape(value.shape, (n, *(1,) * between, *shape)))
         return full.reshape(n, *shape)
 
     def walk(self, values: Mapping[str, Tensor], n: int, handler: Messenger, skip: Collection[str] = ()) -> Any:

@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import json
 import os
-import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,10 +26,10 @@ from phlogiston.distributions.pyro_modules import own_parameters
 from phlogiston.errors import CheckpointError, RunError, TrainingWarning
 from phlogiston.files import sync_folder
 from phlogiston.inference.svi.pair.lazy_modules import call_once, make_room
-
-FORMAT = 1
-FOLDER = "checkpoints"
-_NAME = re.compile(r"step-(\d{8,})\.safetensors")
+from phlogiston.inference.svi.run_folder.headers import FOLDER as FOLDER
+from phlogiston.inference.svi.run_folder.headers import FORMAT as FORMAT
+from phlogiston.inference.svi.run_folder.headers import list_files as list_files
+from phlogiston.inference.svi.run_folder.headers import read_state as read_state
 
 
 def named_tensors(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
@@ -125,55 +124,6 @@ def write(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -
         raise
 
 
-def read_state(path: Path) -> dict[str, Any]:
-    """Return the JSON part of a checkpoint without reading its tensors.
-
-    Raises:
-        CheckpointError: if the file is missing, truncated, or no checkpoint of ours.
-    """
-    try:
-        with safe_open(str(path), framework="pt") as handle:
-            metadata = handle.metadata() or {}
-    except FileNotFoundError as error:
-        raise CheckpointError(f"there is no checkpoint {path}.") from error
-    except Exception as error:  # of safetensors, of the system, of text that is no Unicode
-        raise CheckpointError(f"{path} is truncated or no checkpoint ({reason(error)}).") from error
-    return _state(path, metadata)
-
-
-def _state(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
-    if "state" not in metadata or "sha256" not in metadata:
-        raise CheckpointError(f"{path} is a safetensors file, but no checkpoint of phlogiston.")
-    if metadata.get("format") != str(FORMAT):
-        raise CheckpointError(
-            f"{path} has checkpoint format {metadata.get('format')}; this version of phlogiston reads {FORMAT}."
-        )
-    try:
-        state = json.loads(metadata["state"])
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is altered: its header cannot be read ({error}).") from error
-    _check_state(path, state)
-    return state
-
-
-def _check_state(path: Path, state: Any) -> None:
-    """Refuse a header that no training wrote, checksum or not."""
-    name = _NAME.fullmatch(path.name)
-    needed = {"step", "stage_index"} if name else set()
-    whole = isinstance(state, dict) and needed <= state.keys()
-    for key in ("step", "stage_index", "processes") if whole else ():
-        value = state.get(key, 0)
-        whole = whole and isinstance(value, int) and not isinstance(value, bool) and value >= 0
-    for key in ("names", "buffers", "not_finite") if whole else ():
-        names = state.get(key, [])
-        whole = whole and isinstance(names, list) and all(isinstance(name, str) for name in names)
-    score = state.get("score") if whole else None
-    if not whole or not (score is None or isinstance(score, int | float)):
-        raise CheckpointError(f"{path} is altered: its header is not one that training writes.")
-    if name and int(name[1]) != state["step"]:
-        raise CheckpointError(f"{path} is the checkpoint of step {state['step']}, not the one its name says.")
-
-
 def not_finite(named: Mapping[str, Tensor]) -> list[str]:
     """Names of floating-point tensors with NaN or infinite entries."""
     return [n for n, v in named.items() if v.is_floating_point() and v.numel() and not bool(torch.isfinite(v).all())]
@@ -214,14 +164,6 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise CheckpointError(f"{path} is altered: its checksum does not match its contents.")
     _check_finite(path, tensors, state)
     return tensors, state
-
-
-def list_files(folder: Path) -> list[Path]:
-    """Return the checkpoint files in `folder`, oldest first."""
-    if not folder.is_dir():
-        return []
-    numbered = [(int(match[1]), p) for p in folder.iterdir() if (match := _NAME.fullmatch(p.name))]
-    return [path for _, path in sorted(numbered)]
 
 
 def newest_good(folder: Path) -> tuple[Path, dict[str, Tensor], dict[str, Any]] | None:

@@ -15,6 +15,7 @@ from pyro.distributions.torch_distribution import ExpandedDistribution, TorchDis
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from phlogiston.distributions.shapes import joint_shape
 from phlogiston.errors import ConfigError
 
 DATA_PLATE = "data"
@@ -187,7 +188,7 @@ class _DepthWeighted(TorchDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         nested = _nested(self.base)(value)  # (..., depth)
         out = nested[..., -1] + self.weight * nested[..., :-1].sum(-1)
-        return out.expand(torch.broadcast_shapes(out.shape, self.batch_shape))
+        return out.expand(joint_shape(out.shape, self.batch_shape))
 
 
 class WeightDepths(Messenger):

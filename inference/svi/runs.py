@@ -20,8 +20,8 @@ from typing import Any
 
 from phlogiston.errors import CheckpointError, RunError, RunMismatchError, TrainingWarning
 from phlogiston.files import FORMAT, read_json, write_json
-from phlogiston.inference.svi.checkpoints import FOLDER, list_files, read_state
 from phlogiston.inference.svi.run_folder.environment import describe_environment, read_environment
+from phlogiston.inference.svi.run_folder.headers import FOLDER, list_files, read_state
 from phlogiston.inference.svi.run_folder.identity import differences
 from phlogiston.inference.svi.run_folder.lock import LOCK, Lock, sweep
 from phlogiston.inference.svi.run_folder.metrics import NAME, Metrics

@@ -38,8 +38,9 @@ def command(*arguments: str) -> str:
         command("--help"),
         command("systems"),
         command("data", "list"),
+        command("runs", "docs"),
     ],
-    ids=["import", "registries", "help", "systems", "data-list"],
+    ids=["import", "registries", "help", "systems", "data-list", "runs"],
 )
 def test_looking_around_loads_no_heavy_package(run: Callable, python: Path, root: Path, statement: str) -> None:
     assert loaded(run, python, root, statement) == []

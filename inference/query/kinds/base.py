@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from phlogiston.distributions.shapes import joint_shape
 from phlogiston.errors import EvidenceError
 from phlogiston.inference.query.kinds.vector import Vector
 
@@ -206,7 +207,7 @@ def check_broadcast(what: str, *tensors: Tensor) -> None:
     if all(t.shape == tensors[0].shape for t in tensors):
         return
     try:
-        torch.broadcast_shapes(*(t.shape for t in tensors))
+        joint_shape(*(t.shape for t in tensors))
     except RuntimeError as error:
         shapes = ", ".join(str(tuple(t.shape)) for t in tensors)
         raise EvidenceError(f"{what} do not fit together: shapes {shapes} do not broadcast") from error

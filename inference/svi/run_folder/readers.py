@@ -11,8 +11,8 @@ from typing import Any
 
 from phlogiston.errors import CheckpointError, RunWarning
 from phlogiston.files import read_json
-from phlogiston.inference.svi.checkpoints import FOLDER, list_files, read_state
 from phlogiston.inference.svi.run_folder import metrics
+from phlogiston.inference.svi.run_folder.headers import FOLDER, list_files, read_state
 
 
 @dataclass(frozen=True)

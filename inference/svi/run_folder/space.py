@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from phlogiston.errors import RunError
-from phlogiston.inference.svi.checkpoints import FOLDER, list_files
+from phlogiston.inference.svi.run_folder.headers import FOLDER, list_files
 
 try:
     import resource

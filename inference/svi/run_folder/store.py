@@ -12,7 +12,8 @@ from torch import Tensor
 
 from phlogiston.errors import RunError
 from phlogiston.inference.svi import runs
-from phlogiston.inference.svi.checkpoints import FOLDER, Keeper, list_files
+from phlogiston.inference.svi.checkpoints import Keeper
+from phlogiston.inference.svi.run_folder.headers import FOLDER, list_files
 from phlogiston.inference.svi.run_folder.space import checkpoint_size, megabytes
 
 
