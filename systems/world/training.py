@@ -80,7 +80,8 @@ class DrawCodes:
             self._encoded[rows] = self._encode(rows, device)
         if self.window or rows.longest > WHOLE:
             return self._windows(rows, len(batch["row"]), self.window or WINDOW, device)
-        index, longest = batch["row"].cpu(), int(batch["length"].max())
+        index = batch["row"].cpu()
+        longest = int(rows.length[index].numpy().max())  # read on the host, where it is
         first = torch.zeros_like(index)
         return {"code": self._draw(rows, index, first, longest, device), "length": batch["length"],
                 **self._labels(rows, index, first, longest, device)}  # fmt: skip
@@ -88,7 +89,7 @@ class DrawCodes:
     def _windows(self, rows: GameRows, count: int, window: int, device: torch.device) -> dict[str, Any]:
         """Windows of games; see the class."""
         ends = (rows.length + window - 1).cumsum(0)  # positions of a window that share a frame with each game
-        at = torch.randint(int(ends[-1]), (count,))
+        at = torch.randint(int(ends[-1].numpy()), (count,))
         row = torch.searchsorted(ends, at, right=True)
         place = at - torch.where(row > 0, ends[row - 1], 0) - (window - 1)
         first = place.clamp_min(0)
