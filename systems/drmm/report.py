@@ -44,7 +44,7 @@ MOST_COMPARED = 2000
 def depths(e: Evaluation[DRMM]) -> dict[str, Metric]:
     """Mean log density of the mixtures truncated after each layer but the last, nats per row."""
     return {
-        f"log_likelihood_depth_{depth}": e.system.log_prob(_rows(e), depth=depth).mean()
+        f"log_likelihood_depth_{depth}": e.system.log_prob(e.rows, depth=depth).mean()
         for depth in range(1, e.system.model.num_layers)
     }
 
@@ -75,7 +75,7 @@ def accuracy(e: Evaluation[DRMM]) -> dict[str, Metric]:
         labels = rows.get(name)
         if labels is not None and bool((labels >= 0).any()):
             seen = labels >= 0
-            hit = (e.system.predict_proba(name, rows).argmax(-1) == labels)[seen].double()
+            hit = (e.system.predict_proba(name, e.rows).argmax(-1) == labels)[seen].double()
             counts = None if weight is None else weight[seen]
             results[f"accuracy_{name}"] = from_rows(hit, "estimate", True, {}, counts)
     return results

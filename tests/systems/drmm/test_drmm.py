@@ -268,6 +268,18 @@ def test_evaluate_gives_metrics_with_their_kind(fitted: DRMM, rows: torch.Tensor
     assert set(fitted.evaluate(rows, ["log_likelihood"])) == {"log_likelihood"}
 
 
+def test_categories_that_look_like_codes_are_scored_as_they_are() -> None:
+    x = torch.randn(90, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    kinds = [str(1 + int(value > 0) + int(value > 1)) for value in x[:, 0].tolist()]  # codes 0, 1, 2 of "1", "2", "3"
+    system = DRMM(TINY, num_layers=2, steps=20).fit({"x": x, "kind": kinds})
+    metrics = system.evaluate({"x": x, "kind": kinds})
+    labels = system.schema["categorical"]["kind"]
+    hits = [labels[code] == kind for code, kind in zip(system.predict_proba("kind", x).argmax(-1), kinds, strict=True)]
+    assert metrics["accuracy_kind"].value == sum(hits) / 90
+    depth = system.log_prob({"x": x, "kind": kinds}, depth=1).value.mean()
+    assert metrics["log_likelihood_depth_1"].value == pytest.approx(float(depth))
+
+
 def test_rows_to_evaluate_are_read_with_the_categories_of_training() -> None:
     x = 1e6 + torch.randn(80, 2, dtype=torch.float64)  # float32 would round these to sixteenths
     kinds = ["low" if value else "high" for value in (x[:, 0] < 1e6).tolist()]
