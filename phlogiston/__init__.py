@@ -20,6 +20,7 @@ Below it lie, each loading what it needs when it is used:
 Importing the package loads neither torch nor Pyro.
 """
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -72,6 +73,9 @@ __all__ = [
     "query",
     "systems",
 ]
+
+# Pyro loads a bar for notebooks that asks for ipywidgets; nothing here draws with it.
+warnings.filterwarnings("ignore", message="IProgress not found")
 
 # A checkout that lost its links (some Windows clones): look one level up.
 if not (Path(__file__).parent / "models").is_dir():

@@ -55,10 +55,10 @@ def _sites(answer: Any, names: Names) -> list[str]:
     for site, value in answer.samples.items():
         if site in names.categories and value.dim() == 1:
             blocks.append(_shares(site, names.categories[site], value, answer.weights))
-        elif value.dim() > 2:
+        elif value.dim() > 2 and value[0].numel() > COLUMNS:
             blocks.append(cards.facts([(site, f"{len(value):,} samples of shape {tuple(value.shape[1:])}")]))
         else:
-            wide = value[:, None] if value.dim() == 1 else value
+            wide = value.reshape(len(value), -1)
             own = _columns(site, wide.shape[1], names)
             left_out += max(0, len(own) - COLUMNS)
             levels = answer.quantile(site, torch.tensor(LEVELS, dtype=torch.float64))

@@ -120,18 +120,21 @@ class _Cell(_Bar):
     every = 0.25
 
     def _begin(self) -> None:
-        show = importlib.import_module("IPython.display").display  # there, where this is the kernel of a notebook
-        self._handle = show(self._bar, display_id=True)
+        self._handle: Any = None
 
     def update(self, step: int, stage: str, loss: float) -> None:
         super().update(step, stage, loss)
-        self._handle.update(self._bar)
+        if self._handle is None:  # not before there is something to tell: what is refused at once needs no bar
+            show = importlib.import_module("IPython.display").display  # there, where this is the kernel of a notebook
+            self._handle = show(self._bar, display_id=True)
+        else:
+            self._handle.update(self._bar)
 
     def say(self, text: str) -> None:
         tell(text)
 
     def close(self) -> None:
-        self._handle.update(self._bar)
+        pass
 
 
 def _unheard() -> contextlib.AbstractContextManager[None]:
