@@ -127,7 +127,11 @@ def as_table(metrics: Mapping[str, Metric]) -> str:
 
 
 def _told(detail: Mapping[str, Any]) -> str:
-    return "; ".join(f"{key.replace('_', ' ')}: {reprlib.repr(value).strip(chr(39))}" for key, value in detail.items())
+    told = {
+        key.replace("_", " "): f"{value:.4g}" if isinstance(value, float) else str(value)
+        for key, value in detail.items()
+    }
+    return "; ".join(f"{key}: {text if len(text) < 100 else text[:99] + '…'}" for key, text in told.items())
 
 
 def share_error(share: float, n: int) -> float:
