@@ -107,7 +107,7 @@ def record(
     finally:
         if made is not env:
             made.close()
-    return datasets.load(path)
+    return datasets.load(path.absolute())
 
 
 def _about(spec: GameSpec, title: str, played: PlayedGames, policy: Any, seed: int) -> dict[str, Any]:

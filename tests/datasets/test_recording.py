@@ -133,6 +133,7 @@ def test_policies_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     found = games(datasets.record(Steps(), tmp_path / "g", episodes=1, policy=policy, size=8, grey=True))
     assert found.recordings[0].action.tolist() == [2] * 5 + [0]
     assert set(seen) == {(1, 8, 8)}
+    assert datasets.reader(tmp_path / "g") == "recorded_games"
     (tmp_path / "mine.py").write_text("def one(frame, generator):\n    return 1\n")
     monkeypatch.chdir(tmp_path)
     found = games(datasets.record(Steps(), "h", episodes=1, policy="mine:one", size=8))

@@ -7,6 +7,7 @@ import io
 import json
 import lzma
 import pickle
+import tempfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -165,6 +166,25 @@ def evidence(folder: Path, file: Path) -> Any:
 
     columns, categories = {"x": ("a", "b", "c")}, {"label": ("u", "v")}
     return files.load(file, columns, categories)
+
+
+@cache
+def recording_files() -> dict[str, bytes]:
+    from phlogiston.datasets.recording import store
+    from phlogiston.datasets.recording.environment import GameSpec
+
+    spec = GameSpec(env="Game-v0", actions=[0, 1])
+    played = store.PlayedGames([3, 4], [True, False], [0, 1, 0, 1, 0, 1, 0], [0.0, 1, 1, 0, 1, 1, 1])
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        (folder / "raw").write_bytes(RNG.integers(0, 256, 7 * 64, dtype=np.uint8).tobytes())
+        store.write(folder, folder / "raw", (1, 8, 8), False, played, {"title": "a game", "spec": spec.describe()})
+        return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def recording(folder: Path, file: Path) -> Any:
+    games = datasets.load(folder)
+    return games.train[slice(None)]
 
 
 def agent(folder: Path, file: Path) -> Any:
@@ -558,6 +578,17 @@ def targets() -> tuple[Target, ...]:
             evidence,
         ),
         Target("agent", "a.json", [AGENT], mutations.document, agent),
+        *(
+            Target(
+                f"games {name}",
+                name,
+                [content],
+                mutations.document if name.endswith("json") else mutations.npy,
+                recording,
+                {other: held for other, held in recording_files().items() if other != name},
+            )
+            for name, content in recording_files().items()
+        ),
         Target("checkpoint", "step-00000003.safetensors", [checkpoint_file()], mutations.tensors, checkpoint),
         Target(
             "saved system", "config.json", [system["config.json"]], mutations.document, saved_system, system, slow=4

@@ -1,4 +1,4 @@
-"""Games: recordings as `phlogiston data record` and `datasets.record` write them; pass the folder instead of a name.
+"""Recorded games, as `phlogiston data record` and `datasets.record` write them; pass the folder, not a name.
 
     datasets.record("CartPole-v1", "games", episodes=600)
     datasets.load("games")
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from phlogiston.datasets.recording.store import RecordedGames
 
 INFO = Info(
-    name="games",
+    name="recorded_games",
     title="recorded games: frames, actions, rewards and ends; pass the folder instead of a name",
     kind="yours",
     licence="yours",
@@ -81,7 +81,7 @@ def load(
     first = len(recordings[0])
     held = [min(HELD, math.ceil(share * first) if first > 2 else 0) for share in (valid, test)]
     part_rows(first, valid=held[0], test=held[1], what=repr(str(data)))
-    order = stream(seed, "games").permutation(first)
+    order = stream(seed, "recorded_games").permutation(first)
     parts = np.split(order, [first - sum(held), first - held[1]])
     whole = RecordedGames(recordings)
     added = np.arange(first, len(whole.games))
