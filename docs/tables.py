@@ -271,8 +271,8 @@ def missed(folder: Path) -> str:
     for path in sorted(folder.glob("*.json")):
         titles = [e["title"].replace("`", "") for e in load(path.stem, folder) or [] if "missed" in verdict(e)]
         if titles:
-            lines.append(f"{SPOKEN.get(path.stem, path.stem)}: {', '.join(titles)}")
-    return "; ".join(lines) or "none"
+            lines.append(f"{SPOKEN.get(path.stem, path.stem)}: {'; '.join(titles)}")
+    return " · ".join(lines) or "none"
 
 
 def fill(template: str, folder: Path) -> str:
