@@ -76,11 +76,12 @@ def chromium() -> str | None:
 
 
 def pages_of(path: Path) -> list[str]:
-    """The pages of a site, without sources of modules; a file is a page by itself."""
+    """The pages of a site, without sources of modules and what only leads on; a file is a page by itself."""
     if path.is_file():
         return [path.name]
     found = sorted(p.relative_to(path).as_posix() for p in path.rglob("*.html"))
-    return [name for name in found if not name.startswith(("_modules/", "_static/"))]
+    shown = [name for name in found if not name.startswith(("_modules/", "_static/"))]
+    return [name for name in shown if 'http-equiv="refresh"' not in (path / name).read_text(encoding="utf-8")]
 
 
 def judge(page: Any, axe: str, width: int, accessibility: bool) -> list[str]:
@@ -164,6 +165,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("paths", nargs="+", type=Path, help="folders of a site, or single reports")
     parser.add_argument("--only", default="", help="pages whose name holds this")
+    parser.add_argument("--skip", default="\0", help="not those whose name holds this")
     parser.add_argument("--json", action="store_true", help="print the faults as one object")
     options = parser.parse_args(arguments)
     missing = [path for path in options.paths if not path.exists()]
@@ -186,7 +188,7 @@ def main(arguments: list[str] | None = None) -> int:
         browser = tool.chromium.launch(executable_path=program, args=["--no-sandbox"])
         for path in options.paths:
             folder = path if path.is_dir() else path.parent
-            names = [name for name in pages_of(path) if options.only in name]
+            names = [name for name in pages_of(path) if options.only in name and options.skip not in name]
             count += len(names)
             with served(folder) as base:
                 found = look(browser, Axe().axe_script, base, names, folder)
