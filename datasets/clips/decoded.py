@@ -27,7 +27,6 @@ import numpy as np
 from phlogiston.datasets.base import Array
 from phlogiston.datasets.clips.decoder import Form, Segment, Videos, decode, request
 from phlogiston.datasets.clips.index import Source
-from phlogiston.datasets.streamed import ArrayRows
 from phlogiston.errors import DataError
 from phlogiston.files import cache_folder, write_json
 
@@ -61,12 +60,9 @@ class DecodedFrames:
         self._sources = list(sources)
         self._begins, self._owner, self._within = _segments(sources)
         self._folder = self._prepared()
-        self._file = os.open(self._folder / "frames.npy", os.O_RDWR)
+        self._file = os.open(self._folder / "frames", os.O_RDWR)
         weakref.finalize(self, os.close, self._file)
         self._there: Any = np.memmap(self._folder / "there", np.uint8, "r+", shape=(len(self._begins),))
-        table = np.load(self._folder / "frames.npy", mmap_mode="r")
-        self._offset = table.offset
-        self._rows = ArrayRows([table], name, ("pixels",) * table.shape[1])
         self._videos = Videos()
         self._pool = Pool(self, workers) if workers else None
 
@@ -90,10 +86,8 @@ class DecodedFrames:
             )
         made = Path(tempfile.mkdtemp(dir=folder.parent))
         try:
-            header = {"descr": "|u1", "fortran_order": False, "shape": (len(self), int(np.prod(self.shape)))}
-            with (made / "frames.npy").open("wb") as file:
-                np.lib.format.write_array_header_1_0(file, header)  # type: ignore[arg-type]
-                file.truncate(file.tell() + size)
+            with (made / "frames").open("wb") as file:
+                file.truncate(size)
             (made / "there").write_bytes(bytes(len(self._begins)))
             write_json(made / "about.json", meta)
             if folder.is_dir() and not _is(folder, meta):  # after a power cut, marks may be there without their frames
@@ -116,7 +110,11 @@ class DecodedFrames:
     def read(self, numbers: Array) -> Array:
         """Return frames by number, uint8 (n, height, width, 3); what is not there is decoded first."""
         self._decode(self._missing(numbers))
-        return self._rows.read(numbers).reshape(-1, *self.shape)
+        out = np.empty((len(numbers), *self.shape), np.uint8)
+        size = int(np.prod(self.shape))
+        for i, number in enumerate(numbers.tolist()):
+            out[i] = np.frombuffer(os.pread(self._file, size, number * size), np.uint8).reshape(self.shape)
+        return out
 
     def expect(self, numbers: Array) -> None:
         """Let the workers begin with frames that will be read next."""
@@ -136,7 +134,7 @@ class DecodedFrames:
             self._pool.wait(segments)
             return
         for number in segments:
-            decode(self.segment(number), self.form, self._file, self._offset, self.shape, self._videos)
+            decode(self.segment(number), self.form, self._file, self.shape, self._videos)
             self.mark(number)
 
     def mark(self, segment: int) -> None:
@@ -157,8 +155,7 @@ class DecodedFrames:
 
     def settings(self) -> dict[str, Any]:
         """What a worker must know."""
-        file = str(self._folder / "frames.npy")
-        return {"file": file, "offset": self._offset, "shape": list(self.shape), "form": asdict(self.form)}
+        return {"file": str(self._folder / "frames"), "shape": list(self.shape), "form": asdict(self.form)}
 
 
 def _segments(sources: Sequence[Source]) -> tuple[Array, Array, Array]:

@@ -167,16 +167,13 @@ class Videos:
             self._open.pop(path)[0].close()
 
 
-def decode(
-    segment: Segment, form: Form, file: int, offset: int, shape: Sequence[int], videos: Videos | None = None
-) -> None:
+def decode(segment: Segment, form: Form, file: int, shape: Sequence[int], videos: Videos) -> None:
     """Decode a segment into a file of frames.
 
     Args:
         segment: what to decode.
         form: in which frames are kept.
         file: descriptor, open for writing.
-        offset: of the first frame in it, bytes.
         shape: that every frame must have.
         videos: those that are open.
 
@@ -184,7 +181,7 @@ def decode(
         DataError: see `Segment.frames`; or a frame of another shape.
     """
     size = int(np.prod(shape))
-    for i, frame in segment.frames(Videos() if videos is None else videos):
+    for i, frame in segment.frames(videos):
         ready = form.of(frame)
         if ready.shape != tuple(shape):
             path = segment.paths[i if segment.pictures else 0]
@@ -192,7 +189,7 @@ def decode(
                 f"{path!r} has frames of {ready.shape[:2]} pixels, others of {tuple(shape[:2])}. Scale them by size=..."
             )
         content = np.ascontiguousarray(ready).tobytes()
-        if os.pwrite(file, content, offset + (segment.first + i) * size) != size:
+        if os.pwrite(file, content, (segment.first + i) * size) != size:
             raise DataError("there is no room left for decoded frames.")
 
 
@@ -214,7 +211,7 @@ def work() -> None:
         segment = Segment(**{**asked, "paths": tuple(asked["paths"]), "times": tuple(asked["times"])})
         said = {}
         try:
-            decode(segment, form, file, settings["offset"], settings["shape"], videos)
+            decode(segment, form, file, settings["shape"], videos)
         except PhlogistonError as error:
             said["error"] = str(error)
         except OSError as error:

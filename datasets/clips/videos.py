@@ -156,6 +156,8 @@ class Finisher:
 
     def __call__(self, clips: Array, first: Array) -> Array:
         """Clips uint8 (clips, time, height, width, 3) as a model reads them; `first` are their first frames."""
+        if not self.plan.subtracted and not self.plan.contrast and self.plan.colour:
+            return np.moveaxis(clips, -1, 2)
         unit = clips.astype(np.float32) / np.float32(255.0)
         behind = None
         if self.plan.subtracted:

@@ -22,13 +22,15 @@ from phlogiston.datasets.readers.csv_tables import read_csv
 from phlogiston.datasets.readers.frame_files import FRAMES, read_frame
 from phlogiston.datasets.readers.picture_arrays import as_pictures
 from phlogiston.datasets.untrusted import arrays
-from phlogiston.datasets.untrusted.limits import check_count
+from phlogiston.datasets.untrusted.limits import check_count, check_memory
 from phlogiston.errors import DataError, ShapeError
 
 TEXT = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz")
 TABLES = (".npz", ".npy", ".csv", ".tsv", ".csv.gz", ".tsv.gz", *FRAMES)
 SCENES = (".tfrecord", ".pt", ".pt.gz")
 RESERVED = frozenset({"x", "mask", "weight"})
+COPIES = 7
+"""Times that the float64 numbers of a table are in memory at most, until its rows are divided."""
 
 
 @dataclass
@@ -266,6 +268,7 @@ def from_arrays(
         raise ShapeError(f"{source}: 'x' has shape {x.shape}; expected (rows, features). One column is x[:, None].")
     if not x.size:
         raise DataError(f"{source}: 'x' has shape {x.shape}; the table is empty.")
+    check_memory(COPIES * 8 * x.size, f"{source}: a table of {len(x):,} rows")
     given_shape: tuple[int, ...] = x.shape
     image_shape: tuple[int, ...] | None = None
     decisions = [] if given_x.decision is None else [given_x.decision]
@@ -357,6 +360,7 @@ def from_columns(columns: Mapping[str, Plain], source: str) -> Table:
     rows = next(iter(lengths.values()))
     if not rows:
         raise DataError(f"{source}: the table is empty.")
+    check_memory(COPIES * 8 * rows * len(columns), f"{source}: a table of {rows:,} rows")
     table = Table(source, np.empty((rows, 0)), (), aside={})
     numeric: dict[str, Array] = {}
     for name, value in columns.items():

@@ -307,3 +307,13 @@ def test_the_command_obeys_nothing_in_a_file_and_does_not_blame_itself(tmp_path:
     assert json.loads(subprocess.run(
         [sys.executable, "-P", "-c", script, "data", "info", str(path), "--json"], capture_output=True, check=True
     ).stdout)["columns"][0] == "\x1b[2Jname"  # fmt: skip
+
+
+def test_a_table_that_memory_does_not_hold_is_refused_before_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    from phlogiston.datasets.readers import tables
+
+    monkeypatch.setattr(limits, "free_memory", lambda: 1e9)
+    rows = np.zeros((40_000_000, 1), np.uint8)  # 40 MB, and 320 MB a copy as float64
+    for given in ({"x": rows}, {"a": rows[:, 0]}):
+        with pytest.raises(DataError, match=r"table of 40,000,000 rows needs 2,240,000,000 bytes"):
+            tables.from_memory(given)

@@ -45,6 +45,9 @@ RUNNING = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "subprocess.Pop
            "socket.connect", "os.remove", "shutil.rmtree")  # fmt: skip
 
 
+REMOVING = ("os.remove", "shutil.rmtree")
+
+
 class TooSlow(BaseException):
     """The time of one input is over; no reader may catch it."""
 
@@ -139,7 +142,13 @@ def lay_out(target: Any, folder: Path) -> None:
 def worker(target: Any, seed: int, numbers: range, shared: mmap.mmap, out: int) -> None:
     """Read a chunk of inputs; what is found goes to a pipe, how far it is to shared memory."""
     ran: list[str] = []
-    sys.addaudithook(lambda event, _: ran.append(event) if event in RUNNING else None)
+    place = tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
+
+    def note(event: str, given: tuple[Any, ...]) -> None:
+        if event in RUNNING and not (event in REMOVING and _within(given, place)):
+            ran.append(event)
+
+    sys.addaudithook(note)
 
     def stop(*_: Any) -> None:
         raise TooSlow
@@ -152,7 +161,6 @@ def worker(target: Any, seed: int, numbers: range, shared: mmap.mmap, out: int) 
     begun = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (begun + MEMORY,) * 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    place = tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
     try:
         folder = Path(place)
         lay_out(target, folder)
@@ -172,6 +180,12 @@ def worker(target: Any, seed: int, numbers: range, shared: mmap.mmap, out: int) 
         shutil.rmtree(place, ignore_errors=True)
 
 
+def _within(given: tuple[Any, ...], place: str) -> bool:
+    """Whether what is removed lies in the folder of the inputs: a reader may clear up what it made there."""
+    inside_tree = len(given) > 1 and isinstance(given[1], int) and given[1] >= 0  # of a tree that was looked at whole
+    return inside_tree or str(given[0]).startswith(place)
+
+
 def run_chunk(target: Any, seed: int, numbers: range, report: Report) -> None:
     """Read inputs in a child; go on behind one that ends the child."""
     while numbers:
@@ -189,15 +203,17 @@ def run_chunk(target: Any, seed: int, numbers: range, report: Report) -> None:
                 os._exit(code)
         os.close(theirs)
         os.set_blocking(ours, False)
-        text, at, since, status = b"", numbers.start, time.monotonic(), None
+        text, at, since, used, status = b"", numbers.start, time.monotonic(), 0.0, None
         while status is None:
             found, code = os.waitpid(child, os.WNOHANG)
             status = code if found else None
             text += _drain(ours)
             now = struct.unpack("<q", shared[:8])[0]
             if now != at:
-                at, since = now, time.monotonic()
-            elif status is None and time.monotonic() - since > 12 * SECONDS:
+                at, since, used = now, time.monotonic(), _processor(child)
+            elif status is None and (
+                _processor(child) - used > 12 * SECONDS or time.monotonic() - since > 240 * SECONDS
+            ):  # a busy machine may not let it run for minutes
                 os.kill(child, signal.SIGKILL)
             if status is None:
                 time.sleep(0.01)
@@ -217,6 +233,15 @@ def run_chunk(target: Any, seed: int, numbers: range, report: Report) -> None:
         why = f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else "an exit"
         report.add(target.name, end, f"ends the process by {why}")
         numbers = range(end + 1, numbers.stop)
+
+
+def _processor(child: int) -> float:
+    """Seconds of processor time of a process; 0 for one that has gone."""
+    try:
+        fields = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _drain(pipe: int) -> bytes:

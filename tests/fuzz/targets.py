@@ -6,7 +6,9 @@ import gzip
 import io
 import json
 import lzma
+import os
 import pickle
+import shutil
 import tempfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -123,6 +125,25 @@ def load(name: str | None = None, **options: Any) -> Callable[[Path, Path], Any]
 
 
 FILE = object()
+
+
+SPACE = b"learning_rate = { low = 1e-3, high = 1e-1, log = true }\nhidden = [[8], [8, 8]]\nbatch_size = 64\n"
+
+
+def on_demand(folder: Path, file: Path) -> Any:
+    """Videos that are decoded when they are asked for, without a worker."""
+    os.environ["PHLOGISTON_CACHE"] = str(folder / "cache")
+    try:
+        data = datasets.load("video_folder", data=str(file), length=2, stride=1, stream=True, workers=0)
+        return data.train[:50]
+    finally:
+        shutil.rmtree(folder / "cache", ignore_errors=True)
+
+
+def space(folder: Path, file: Path) -> Any:
+    from phlogiston.systems.sweep.space import axes, read_space
+
+    return axes(read_space(file), "mdn", {})
 
 
 def folder_of(**options: Any) -> Callable[[Path, Path], Any]:
@@ -422,6 +443,11 @@ def targets() -> tuple[Target, ...]:
             Target(f"video {name[2:]}", name, [content], blind, load("videos", data=FILE, test=0), slow=8)
             for name, content in clips.items()
         ),
+        *(
+            Target(f"{name[2:]} on demand", name, [clips[name]], blind, on_demand, slow=8)
+            for name in ("a.mp4", "a.mkv", "a.avi")
+        ),
+        Target("sweep space", "space.toml", [SPACE], mutations.document, space),
         Target("moving gif", "a.gif", [gif()], blind, load("videos", data=FILE, test=0)),
         Target(
             "films npz",
