@@ -105,10 +105,15 @@ class AgentVerbs(System):
         spread = float(c.spread if spread is None else spread)
         method = method or ("own" if bounds is None else "cmaes")
         begin = None if start is None else self._weights(start)
-        score = self._score(looks, inside, tau, ends, rollouts, max_steps or self.longest)
-        result = search(score, self.model, looks, generations, population, spread, seed, begin, bounds, method)
-        place = "dream" if inside == "dream" else "game"
-        agent = TrainedAgent(result.weights, looks, place, tau, ends, result.curve)
+        dreams = isinstance(inside, str) and inside == "dream"
+        place = None if dreams else self._place(inside)
+        try:
+            score = self._score(looks, place, tau, ends, rollouts, max_steps or self.longest)
+            result = search(score, self.model, looks, generations, population, spread, seed, begin, bounds, method)
+        finally:
+            if place is not None and place is not inside and hasattr(place, "close"):
+                place.close()
+        agent = TrainedAgent(result.weights, looks, "dream" if dreams else "game", tau, ends, result.curve)
         if out is not None:
             agent.save(out)
         return agent
@@ -133,12 +138,11 @@ class AgentVerbs(System):
         return start.weights if isinstance(start, TrainedAgent) else torch.as_tensor(start, dtype=torch.float32)
 
     def _score(
-        self, looks: str, inside: Any, tau: float, ends: Ends, rollouts: int, steps: int
+        self, looks: str, game: Any, tau: float, ends: Ends, rollouts: int, steps: int
     ) -> Callable[[Tensor, int], Tensor]:
-        """What `search` maximises: controllers (P, F) and a seed -> their mean scores (P,)."""
+        """What `search` maximises, in a game or the dream (None): controllers (P, F) and a seed -> mean scores."""
         world = copy.deepcopy(self.model).to("cpu").eval()
         encode = copy.deepcopy(self.guide).to("cpu").eval().encode
-        game = None if isinstance(inside, str) and inside == "dream" else self._place(inside)
 
         def score(points: Tensor, number: int) -> Tensor:
             controllers, rows = Linear(points, world, looks), len(points) * rollouts

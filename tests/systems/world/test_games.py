@@ -15,6 +15,7 @@ from phlogiston import datasets, systems
 from phlogiston.datasets.base import Split
 from phlogiston.datasets.recording.store import RecordedGames, SampledGames
 from phlogiston.errors import ConfigError, DataWarning, RunError, ShapeError, UnknownNameError
+from phlogiston.evaluate.held_out import scored_on
 from phlogiston.models.world import Before, World
 from phlogiston.systems.world.agent import TrainedAgent
 from phlogiston.systems.world.games import describe_rewards, first_moves
@@ -354,6 +355,23 @@ def test_agents_are_trained_in_environments_and_by_the_library(system: WorldMode
         system.train_agent(inside="school")
 
 
+def test_environments_that_were_opened_are_closed_and_others_left_open(system: WorldModel) -> None:
+    closed: list[int] = []
+
+    class Closes(Catch):
+        def close(self) -> None:
+            closed.append(1)
+
+    system.train_agent(inside=Closes, generations=1, population=4, rollouts=2)
+    assert len(closed) == 8
+    system.play("random", 3, game=Closes)
+    assert len(closed) == 11
+    mine = Closes()
+    system.play("random", 3, game=mine)
+    system.train_agent(inside=mine, generations=1, population=4, rollouts=1)
+    assert len(closed) == 11
+
+
 def test_the_librarys_search_finds_what_ours_finds() -> None:
     pytest.importorskip("cmaes", reason="the library's search needs phlogiston[games]")
     world = World(1, 8, 2, 1, (8,), 16, 1)
@@ -483,5 +501,7 @@ def test_a_sample_of_a_recording_is_no_split_to_score(folder: Path, system: Worl
     assert isinstance(system.prepare(known, "valid"), GameRows)
     assert isinstance(data.test, Split)
     assert math.isfinite(system.evaluate(data, ["memory"])["code_nats_per_step"].value)
+    assert len(scored_on(data, "train").test) == len(known)
+    assert len(scored_on(data, "all").test) == len(known) + len(data.test)
     with pytest.raises(RunError, match="no agent"):
         TrainedAgent.load("nowhere.json")
