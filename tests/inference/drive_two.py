@@ -309,6 +309,11 @@ def elastic(folder: Path, fabric: Any) -> dict[str, Any]:
     return {"steps": history.records[-1]["step"], "end": flat(model, guide).tolist(), "loss": history.loss.tolist()}
 
 
+def srun(folder: Path, fabric: Any) -> dict[str, Any]:
+    model, guide, _ = train("elbo", fabric)
+    return {"rank": fabric.global_rank, "size": fabric.world_size, "end": flat(model, guide).tolist()}
+
+
 class Until:
     """Interrupts training after a step, as a signal would."""
 
@@ -334,9 +339,15 @@ def on(size: int, folder: Path, name: str, job: Callable[[Path, Any], dict[str, 
         if child == 0:
             code = 1
             try:
-                os.environ.update(JOB=name, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), NODE_RANK="0")
-                os.environ.update(LOCAL_RANK=str(rank), GLOO_SOCKET_IFNAME="lo")
-                fabric = parallel.make_fabric(devices=size, accelerator="cpu")
+                os.environ.update(JOB=name, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), GLOO_SOCKET_IFNAME="lo")
+                if name == "srun":  # two tasks on two machines, as SLURM has it
+                    own = {"SLURM_PROCID": rank, "SLURM_LOCALID": 0, "SLURM_NODEID": rank, "SLURM_NTASKS": size}
+                    own |= {"SLURM_STEP_NUM_TASKS": size, "SLURM_STEP_NUM_NODES": size, "SLURM_NNODES": size}
+                    os.environ.update({key: str(value) for key, value in own.items()})
+                    fabric = parallel.make_fabric(accelerator="cpu")
+                else:
+                    os.environ.update(NODE_RANK="0", LOCAL_RANK=str(rank))
+                    fabric = parallel.make_fabric(devices=size, accelerator="cpu")
                 result = job(folder, fabric)
                 (folder / f"{name}-{rank}.json").write_text(json.dumps(result))
                 code = 0
@@ -359,6 +370,7 @@ JOBS: dict[str, tuple[int, Callable[[Path, Any], dict[str, Any]]]] = {
     "noise": (2, noise),
     "decisions": (2, decisions),
     "shards": (2, shards),
+    "srun": (2, srun),
     "killed-0": (2, killed(0)),
     "killed-1": (2, killed(1)),
     "elastic-2": (2, elastic),

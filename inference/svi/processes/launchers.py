@@ -168,7 +168,7 @@ def start_others(count: int, nodes: int) -> None:
     environment.setdefault("MASTER_ADDR", "127.0.0.1")
     environment.setdefault("MASTER_PORT", str(_free_port()))
     environment.setdefault("NODE_RANK", "0")
-    environment.update(LOCAL_RANK="0", WORLD_SIZE=str(count * nodes))
+    environment.update(LOCAL_RANK="0", LOCAL_WORLD_SIZE=str(count), WORLD_SIZE=str(count * nodes))
     if nodes == 1 and "lo" in {name for _, name in socket.if_nameindex()}:
         environment.setdefault("GLOO_SOCKET_IFNAME", "lo")  # the host's name need not lead anywhere
     others = [subprocess.Popen(_command(), env={**environment, "LOCAL_RANK": str(rank)}) for rank in range(1, count)]

@@ -151,6 +151,12 @@ def test_a_run_goes_on_with_one_process_and_with_two_again(two: Any) -> None:
     assert resumed == [(17, 1), (37, 2)]
 
 
+def test_tasks_of_srun_find_each_other_without_being_told_how_many_they_are(two: Any) -> None:
+    first, second = two[1]["srun"]
+    assert [(r["rank"], r["size"]) for r in (first, second)] == [(0, 2), (1, 2)]
+    assert first["end"] == second["end"] == two[1]["cases"][0]["elbo"]["end"]
+
+
 def test_several_machines_without_a_launcher_are_refused_at_once_with_the_commands(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
