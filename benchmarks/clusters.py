@@ -22,6 +22,7 @@ import platform
 import socket
 import statistics
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -49,7 +50,7 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], int]] = {
 # system: preset, options as above, rows per process, title
 PLANS: dict[str, tuple[str, dict[str, Any], int, str]] = {
     "sqair": ("paper_mlp", {}, 8, "sqair as published"),
-    "scene": ("paper", {"draft_steps": 1}, 4, "scene as published"),
+    "scene": ("paper", {}, 4, "scene as published"),
 }
 SIZES = (1_000, 100_000, 1_000_000, 4_000_000)
 """Floats in the exchanges that are timed between two processes."""
@@ -260,8 +261,11 @@ def on(size: int, job: Callable[[Any], dict[str, Any]]) -> list[dict[str, Any]]:
                 os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), NODE_RANK="0")
                 os.environ.update(LOCAL_RANK=str(rank), GLOO_SOCKET_IFNAME="lo")
                 fabric = parallel.make_fabric(devices=size, accelerator="cpu") if size > 1 else None
-                os.write(writer, json.dumps(job(fabric)).encode())
+                with open(writer, "w") as pipe:
+                    json.dump(job(fabric), pipe)
                 code = 0
+            except BaseException:
+                traceback.print_exc()
             finally:
                 os._exit(code)
         os.close(writer)
@@ -362,33 +366,39 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=10, help="steps that are timed in a round")
     parser.add_argument("--rounds", type=int, default=2, help="of one process, then two")
+    parser.add_argument("--only", choices=["two", "plan", "both"], default="both", help="measure part of it")
     parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args()
     torch.set_num_threads(1)
     import lightning_fabric  # noqa: F401  (what children then share)
 
-    entries: list[dict[str, Any]] = []
-    cost = on(2, exchanges)[0]
-    for name, (_, _, config, rows) in CASES.items():
-        job = partial(train, name, config, rows, given.steps)
-        alone, both = [], []
-        for _ in range(given.rounds):
-            alone += on(1, job)
-            both += on(2, job)
-        entries.append(two(name, profile_of(alone), alone, both, cost))
-        print(json.dumps(entries[-1]), flush=True)
-    for name, (preset, config, rows, _) in PLANS.items():
-        profile = profile_of(on(1, partial(train, name, {**preset_options(name, preset), **config}, rows, 4)))
-        entries += [plan(name, profile), *outlook(name, profile)]
-        print(json.dumps(entries[-4:]), flush=True)
+    if given.only in ("two", "both"):
+        cost = on(2, exchanges)[0]
+        for name, (_, _, config, rows) in CASES.items():
+            job = partial(train, name, config, rows, given.steps)
+            alone, both = [], []
+            for _ in range(given.rounds):
+                alone += on(1, job)
+                both += on(2, job)
+            record(given.out, [two(name, profile_of(alone), alone, both, cost)])
+    if given.only in ("plan", "both"):
+        for name, (preset, config, rows, _) in PLANS.items():
+            profile = profile_of(on(1, partial(train, name, {**preset_options(name, preset), **config}, rows, 4)))
+            record(given.out, [plan(name, profile), *outlook(name, profile)])
+
+
+def record(path: Path, entries: list[dict[str, Any]]) -> None:
+    """Put entries into the results, in the places of those of their names or at the end."""
     about = {
         "versions": {"torch": torch.__version__.partition("+")[0]},
         "machine": f"{os.cpu_count()}-core {platform.machine()} CPU",
         "date": datetime.date.today().isoformat(),
         "command": "python -P benchmarks/clusters.py",
     }
-    entries = [{**entry, **about} for entry in entries]
-    write_json(given.out, {"system": "clusters", "entries": entries, "exchange": cost, **about})
+    old = json.loads(path.read_text())["entries"] if path.is_file() else []
+    by_name = {entry["name"]: entry for entry in (*old, *({**entry, **about} for entry in entries))}
+    write_json(path, {"system": "clusters", "entries": list(by_name.values()), **about})
+    print("\n".join(json.dumps(entry) for entry in entries), flush=True)
 
 
 if __name__ == "__main__":

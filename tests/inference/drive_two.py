@@ -28,7 +28,7 @@ sys.path.append(str(Path(__file__).parent))
 from inference_pairs import LinearGaussian, flat, pair, rows
 
 from phlogiston import datasets, systems
-from phlogiston.errors import ProcessLostError, TrainingWarning
+from phlogiston.errors import ProcessLostError, TrainingError, TrainingWarning
 from phlogiston.inference.svi import loop, objectives, parallel, step
 from phlogiston.inference.svi.engine import Stage, fit
 from phlogiston.inference.svi.processes.exchange import Bucketed, Flat
@@ -263,6 +263,12 @@ def noise(folder: Path, fabric: Any) -> dict[str, Any]:
             history = fit(poisoned, guide, rows(), stages=Stage("a", 20, batch_size=16), fabric=fabric)
         told = {"digest": digest(poisoned, guide), "skipped": history.skipped, "rollbacks": history.rollbacks}
         result[kind.__name__] = told
+    spare = pair()[0]
+    spare.spare = torch.nn.Parameter(torch.zeros(3))
+    try:
+        fit(spare, pair()[1], rows(), stages=Stage("a", 10, batch_size=16), fabric=fabric)
+    except TrainingError as error:
+        result["spare"] = str(error)
     return result
 
 

@@ -90,6 +90,12 @@ def test_numbers_that_go_bad_on_one_process_are_skipped_on_both(kind: str, two: 
     assert first[kind]["rollbacks"] == 0
 
 
+def test_a_parameter_that_no_process_has_a_gradient_for_is_named_by_both(two: Any) -> None:
+    first, second = two[1]["noise"]
+    assert first["spare"] == second["spare"]
+    assert "1 trainable parameters got no gradient in 10 steps: model.spare" in first["spare"]
+
+
 def test_a_signal_to_one_process_stops_both_and_the_run_goes_on_exactly(two: Any) -> None:
     first, second = two[1]["decisions"]
     assert first["signal"] == second["signal"] == 143
