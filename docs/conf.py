@@ -97,7 +97,14 @@ CHAPTERS = {
     "First steps": ["/README", "cheatsheet", "gallery", "your-data"],
     "Tutorials": sorted(f"notebooks/{path.stem}" for path in (ROOT / "docs" / "notebooks").glob("*.ipynb")),
     "Systems": ["drmm", "drmm-queries", "mdn", "sequences", "sqair", "vdsm", "scene", "world"],
-    "Anybody's models": ["how-far-to-trust-an-answer", "bring-your-own-pair", "own-system", "engine", "evaluation"],
+    "Anybody's models": [
+        "how-far-to-trust-an-answer",
+        "bring-your-own-pair",
+        "own-system",
+        "engine",
+        "clusters",
+        "evaluation",
+    ],
     "Figures": ["speed", "comparison", "checklist", "results/README"],
     "Project": ["design", "api/index", "/CONTRIBUTING", "/CHANGELOG", "citing"],
 }

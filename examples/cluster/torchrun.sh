@@ -10,6 +10,9 @@
 #
 # The run folder must be on a file system that all machines see. --auto-resume makes the command the same at its first
 # start and at every later one: torchrun starts all processes again when one fails, with those that are left.
+
+# the store that torchrun would share between starts still holds the addresses of processes that are no more
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 exec "${PYTHON:-python3}" -P -m torch.distributed.run \
     --nnodes "${NODES:-1}" --nproc-per-node "${PROCESSES:-1}" --max-restarts "${RESTARTS:-3}" \
     --rdzv-backend c10d --rdzv-id "${RUN:-phlogiston}" --rdzv-endpoint "${HOST:-localhost}:${PORT:-29500}" \

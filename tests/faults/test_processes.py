@@ -118,7 +118,7 @@ def test_a_process_under_torchrun_is_killed(folder: Path, whole: Any, observed: 
     launcher = [sys.executable, "-P", "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1"]
     launcher += ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "--local-addr", "127.0.0.1"]
     command = [*launcher, "-m", "start", *TRAIN, "--out", "elastic", "--auto-resume"]
-    done = run(folder, command, VICTIM="1", GLOO_SOCKET_IFNAME="lo")
+    done = run(folder, command, VICTIM="1", GLOO_SOCKET_IFNAME="lo", TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1")
     assert done.returncode == 0, done.stderr
     assert (folder / "killed").exists()
     end = parameters(folder / "elastic")
