@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import re
 import shlex
 from pathlib import Path
 
@@ -60,8 +61,20 @@ def columns(incomplete: str) -> list[str]:
         schema = content.get("config", content)["schema"]
         names = [*(schema.get("columns") or ()), *(schema.get("targets") or ())]
         labels = [f"{name} = {label}" for name, own in (schema.get("categorical") or {}).items() for label in own]
-        return [name for name in dict.fromkeys([*names, *labels]) if name.startswith(incomplete)]
+        return [_escaped(name) for name in dict.fromkeys([*names, *labels]) if name.startswith(incomplete)]
     return []
+
+
+def _escaped(name: str) -> str:
+    """A name with spaces as one word: bash inserts it as it is, other shells quote by themselves."""
+    typed = os.environ.get("COMP_WORDS")
+    if typed is None:
+        return name
+    try:
+        shlex.split(typed)
+    except ValueError:  # inside a quote
+        return name
+    return re.sub(r"([^\w.,/+=-])", r"\\\1", name)
 
 
 def _words() -> list[str]:

@@ -22,7 +22,7 @@ def offered(words: str, folder: Path) -> list[str]:
     command = [sys.executable, "-P", "-X", "importtime", "-m", "phlogiston"]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60)
     assert " torch\n" not in done.stderr, "a Tab must not wait for torch"
-    return done.stdout.split()
+    return [line for line in done.stdout.splitlines() if line]
 
 
 @pytest.mark.parametrize(
@@ -41,12 +41,14 @@ def offered(words: str, folder: Path) -> list[str]:
         ("phlogiston train nobody --preset ", set()),
         ("phlogiston train drmm --st", {"--steps"}),
         ("phlogiston query runs/mine be", {"belt"}),
-        ("phlogiston query runs/mine si", {"side", "=", "left", "right"}),  # one offer a line: `side = left`
+        ("phlogiston query runs/mine si", {r"side\ =\ left", r"side\ =\ right"}),  # one word for bash
+        ("phlogiston query runs/mine bo", {r"body\ mass\ \[kg\]"}),
+        ('phlogiston query runs/mine "bo', {"body mass [kg]"}),  # inside a quote as it is
     ],
 )
 def test_a_tab_offers_what_fits(tmp_path: Path, words: str, offers: set[str]) -> None:
     (tmp_path / "measurements.csv").write_text("a,b\n1,2\n")
     (tmp_path / "runs" / "mine").mkdir(parents=True)
-    schema = {"columns": ["belt", "age"], "categorical": {"side": ["left", "right"]}}
+    schema = {"columns": ["belt", "age", "body mass [kg]"], "categorical": {"side": ["left", "right"]}}
     (tmp_path / "runs" / "mine" / "config.json").write_text(json.dumps({"config": {"schema": schema}}))
     assert set(offered(words, tmp_path)) == offers

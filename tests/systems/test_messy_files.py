@@ -6,6 +6,7 @@ import importlib.util
 import warnings
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -46,6 +47,11 @@ def shell(*words: Any) -> None:
     with pytest.raises(SystemExit) as ended:
         main([str(word) for word in words])
     assert not ended.value.code, f"`phlogiston {' '.join(map(str, words))}` left with {ended.value.code}"
+
+
+def shown(*things: Any) -> list[str]:
+    """What a notebook shows of things, each well-formed; the texts."""
+    return ["".join(ElementTree.fromstring(thing._repr_html_()).itertext()) for thing in things]
 
 
 def sets(options: dict[str, Any]) -> list[str]:
@@ -92,7 +98,11 @@ def test_files_go_through_every_verb(folder: Path, tmp_path: Path, name: str) ->
     answer = system.query(question, num_samples=20, seed=0)
     assert len(answer.to_frame()) == 20
     assert answer.to_frame()[column].min() >= (1500 if name != "pictures" else 0)
-    assert np.isfinite(system.evaluate(data, ["log_likelihood"])["log_likelihood"].value)
+    metrics = system.evaluate(data, ["log_likelihood"])
+    assert np.isfinite(metrics["log_likelihood"].value)
+    told = shown(data, system, answer, metrics, loaded, system.history)
+    assert f"{len(data.train):,} to train" in told[0]
+    assert all(column in text or len(loaded.vocabulary()[0]["x"]) > 20 for text in told[:3])
 
 
 @pytest.mark.filterwarnings("ignore::phlogiston.errors.PhlogistonWarning")
@@ -113,7 +123,10 @@ def test_videos_go_through_every_verb(folder: Path, tmp_path: Path) -> None:
     shell("query", run, "-n", "4")
     shell("evaluate", run, "--metrics", "log_likelihood", "--split", "train")
     system = ph.load(run)
-    assert system.query(num_samples=3, seed=0).num_samples == 3
+    answer = system.query(num_samples=3, seed=0)
+    assert answer.num_samples == 3
+    data = ph.datasets.load("video_folder", data=file, size=[16, 16], length=4)
+    assert str(tuple(data.train.tensors["x"].shape)) in shown(data, system, answer, data.train)[0]
 
 
 @pytest.mark.parametrize("kind", ["pandas", "polars", "pyarrow"])
@@ -130,3 +143,4 @@ def test_frames_in_memory_go_through_every_verb(kind: str) -> None:
     assert len(system.query("ok = true", "grade = gut", "day >= 2024-02-01", num_samples=9, seed=0).to_polars()) == 9
     full = system.impute(frame, num_samples=5)
     assert type(full) is type(frame)
+    assert all("grade" in text for text in shown(system, system.query("ok = true", num_samples=5, seed=0)))
