@@ -23,16 +23,11 @@ from phlogiston.distributions.pyro_modules import own_parameters
 from phlogiston.errors import ConfigError, unknown_name
 from phlogiston.inference.svi import objectives
 from phlogiston.inference.svi.handlers import PerDatum, ScaleSites
+from phlogiston.inference.svi.optimizers import OPTIMIZERS
 from phlogiston.inference.svi.pair import validity
 from phlogiston.inference.svi.pair.sites import Site, check_names
 from phlogiston.inference.svi.schedules import Schedule
 
-_OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "adam": partial(torch.optim.Adam, fused=True),
-    "adamw": partial(torch.optim.AdamW, fused=True),
-    "sgd": partial(torch.optim.SGD, fused=True),
-    "rmsprop": torch.optim.RMSprop,
-}
 _RESERVED = ("scale", "objective", "learning_rate")
 
 
@@ -94,8 +89,8 @@ class Stage:
             raise ConfigError(f"{where}: clip={self.clip!r}; a positive number or None is expected.")
         if isinstance(self.trainable, str):
             object.__setattr__(self, "trainable", (self.trainable,))
-        if isinstance(self.optimizer, str) and self.optimizer not in _OPTIMIZERS:
-            raise unknown_name(f"optimizer in {where}", self.optimizer, _OPTIMIZERS)
+        if isinstance(self.optimizer, str) and self.optimizer not in OPTIMIZERS:
+            raise unknown_name(f"optimizer in {where}", self.optimizer, OPTIMIZERS)
         if isinstance(self.objective, str) and self.objective not in objectives.names():
             raise unknown_name(f"objective in {where}", self.objective, objectives.names())
         objectives.refuse(self.objective)
@@ -243,7 +238,7 @@ class Active:
 
     def _make_optimizer(self, where: str) -> None:
         make = self.stage.optimizer
-        make = _OPTIMIZERS[make] if isinstance(make, str) else make
+        make = OPTIMIZERS[make] if isinstance(make, str) else make
         optimizer = (
             make(list(self.parameters.values()), lr=self.stage.learning_rate)
             if isinstance(self.stage.optimizer, str)

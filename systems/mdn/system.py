@@ -33,6 +33,7 @@ from phlogiston.guides.mdn import LowRankGuide, MeanFieldGuide
 from phlogiston.inference.svi import objectives
 from phlogiston.inference.svi.engine import Stage
 from phlogiston.inference.svi.handlers import scale_sites
+from phlogiston.inference.svi.optimizers import OPTIMIZERS
 from phlogiston.inference.svi.schedules import cosine, warmup
 from phlogiston.models.mdn import MDN as MDNModel
 from phlogiston.models.mdn import BayesianMDN
@@ -149,7 +150,7 @@ class MDN(Imputes, System):
     def stages(self) -> list[Stage]:
         """Maximum likelihood under a one-cycle schedule; for random weights a second stage for the posterior."""
         c = self.config
-        decay = partial(torch.optim.AdamW, weight_decay=c.weight_decay, fused=True)
+        decay = partial(OPTIMIZERS["adamw"], weight_decay=c.weight_decay)
         stages = [
             Stage(
                 "fit",

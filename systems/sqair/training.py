@@ -11,6 +11,7 @@ from pyro.poutine.messenger import Messenger
 from phlogiston.guides.sqair import SQAIRGuide
 from phlogiston.inference.svi import schedules
 from phlogiston.inference.svi.engine import Stage
+from phlogiston.inference.svi.optimizers import OPTIMIZERS
 from phlogiston.inference.svi.stages import named_parameters
 from phlogiston.inference.svi.vimco import VIMCO
 from phlogiston.models.sqair import PROPAGATION, SQAIRModel
@@ -107,7 +108,7 @@ def _rate(c: Config, share: float) -> float:
 def _rmsprop(parameters: Any, rate: float) -> torch.optim.Optimizer:
     """RMSProp as published: the average of squares starts at one, not at zero as torch has it."""
     chosen = list(parameters)
-    optimizer = torch.optim.RMSprop(chosen, lr=rate, alpha=0.9, eps=1e-10, momentum=0.9)
+    optimizer = OPTIMIZERS["rmsprop"](chosen, lr=rate, alpha=0.9, eps=1e-10, momentum=0.9)
     for parameter in chosen:
         optimizer.state[parameter] = {
             "step": torch.zeros(()),

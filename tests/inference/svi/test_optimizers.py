@@ -1,0 +1,53 @@
+"""The named optimisers are torch's, to the bit, and a fit does not load torch's compiler."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+
+from phlogiston.inference.svi.optimizers import OPTIMIZERS
+
+TORCH: dict[str, tuple[Any, dict[str, Any]]] = {
+    "adam": (torch.optim.Adam, {"fused": True}),
+    "adamw": (torch.optim.AdamW, {"fused": True}),
+    "sgd": (torch.optim.SGD, {"fused": True}),
+    "rmsprop": (torch.optim.RMSprop, {}),
+}
+
+
+@pytest.mark.parametrize("name", sorted(TORCH))
+def test_steps_are_torchs(name: str) -> None:
+    kind, options = TORCH[name]
+    results = []
+    for make in (OPTIMIZERS[name], lambda p, lr: kind(p, lr=lr, **options)):
+        torch.manual_seed(0)
+        parameters = [torch.nn.Parameter(torch.randn(3, 2)), torch.nn.Parameter(torch.randn(4))]
+        optimizer = make(parameters, lr=0.1)
+        assert isinstance(optimizer, kind)
+        for turn in range(4):
+            optimizer.zero_grad()
+            sum((p**2).sum() for p in parameters).backward()
+            optimizer.step()
+            if turn == 1:  # state is torch's own, too
+                state = optimizer.state_dict()
+                optimizer = make(parameters, lr=0.1)
+                optimizer.load_state_dict(state)
+        assert all(p.requires_grad and p.grad is not None for p in parameters)
+        results.append([p.detach() for p in parameters])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    assert torch.is_grad_enabled()
+
+
+def test_a_fit_does_not_load_the_compiler() -> None:
+    code = (
+        "import sys, phlogiston as ph\n"
+        "data = ph.datasets.load('arcsine', sizes=(60, 5, 5))\n"
+        "ph.MDN(num_components=2, hidden=(4,), steps=3).fit(data, progress='off')\n"
+        "print([name for name in ('torch._dynamo', 'sklearn') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "[]", done.stderr
