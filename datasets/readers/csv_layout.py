@@ -149,7 +149,7 @@ def _sniff(head: str) -> str:
         if not rows or len({len(row) for row in rows}) > 1 or len(rows[0]) < 2:
             continue
         fields = [entry.strip() for row in rows for entry in row]
-        plain = sum(entry in MISSING or bare(entry) is not None or like_date(entry) for entry in fields)
+        plain = sum(entry in MISSING or like_number(entry) or like_date(entry) for entry in fields)
         score = 1e-9 + plain / len(fields)
         if delimiter == " " and (best or score < 0.5):
             continue  # blanks stand inside numbers and names, too
@@ -208,7 +208,9 @@ def counts_from_zero(first: Sequence[str]) -> bool:
 
 def _mostly_numbers(entries: Sequence[str]) -> bool:
     known = [entry for entry in entries if entry not in MISSING]
-    return not known or sum(like_number(entry) for entry in known) > len(known) / 2
+    half = len(known) // 2
+    # no further than it takes: a majority is certain after half of them and one
+    return not known or next(islice(filter(like_number, known), half, None), None) is not None
 
 
 def like_number(entry: str) -> bool:
