@@ -127,7 +127,7 @@ class ResidualParts(nn.Module):
         code, spread = self.encoder(self.look(others, where)).chunk(2, -1)
         gate, narrow = self.mix(torch.cat([code, what_before, rows.memory], -1)).chunk(2, -1)
         what_params = (
-            torch.lerp(what_before, code, torch.sigmoid(gate - 2.0)),
+            what_before + torch.sigmoid(gate - 2.0) * (code - what_before),
             softplus(spread + narrow - 1.5) + LEAST,
         )
         if frame.seen is not None:
@@ -146,7 +146,8 @@ class ResidualParts(nn.Module):
             logits = torch.where(seen.squeeze(-1), logits, rows.presence)
         stays = occupied.counting(_coin(noise[:, 0], logits))
         there, shown = stays.unsqueeze(-1), stays[:, None, None, None]
-        canvas = layers.new_zeros(frame.pixels.shape).index_add(0, parent, layers * shown)
+        left = layers * shown
+        canvas = left.new_zeros(frame.pixels.shape).index_add(0, parent, left)
         drawn = torch.cat([where, what], -1) * there
         packed = occupied.put(torch.cat([there, drawn, logits.unsqueeze(-1), *where_params, *what_params], -1))
         size = model.features

@@ -52,7 +52,9 @@ def scan(
         text: (rows, U, signs), one-hot; no gradient reaches it.
         start: h (rows, hidden), c (rows, hidden), window (rows, signs) and kappa (rows, J) before the first step.
     """
-    results = _Scan.apply(entered, recur, slide.weight, slide.bias, text, *start)  # type: ignore[no-untyped-call]
+    with torch.autocast(entered.device.type, enabled=False):  # sums over many steps are kept in full precision
+        entered = entered.to(recur.dtype)
+        results = _Scan.apply(entered, recur, slide.weight, slide.bias, text, *start)  # type: ignore[no-untyped-call]
     return Scanned(*results)
 
 
@@ -122,63 +124,69 @@ class _Scan(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable  # type: ignore[misc]
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        recur, slide, text, states, cells, apart, active, bent, raw, moves, seen = ctx.saved_tensors
-        for_h, for_window, for_phi, for_c, for_kappa = gradients
-        steps, rows, hidden = bent.shape
-        j, signs = apart.shape[2], text.shape[2]
-        new = bent.new_empty
+        with torch.autocast(ctx.saved_tensors[0].device.type, enabled=False):
+            return _backward(ctx.saved_tensors, gradients)
 
-        # what each step's gradients are multiplied with, for all steps at once
-        i, f, g, o = active.unflatten(2, (4, hidden)).unbind(2)
-        to_cell = o * (1.0 - bent.square())
-        to_gates = torch.stack([g * i * (1.0 - i), cells[:-1] * f * (1.0 - f), i * (1.0 - g.square())], 2)
-        to_show = bent * o * (1.0 - o)
-        inside = ((raw > LOWEST) & (raw < HIGHEST)).to(raw.dtype)
-        b = moves[..., j : 2 * j].unsqueeze(-1)
-        apart = apart[1:]
-        slope = b * apart * seen  # minus half the derivative by kappa
-        free = inside[..., : 2 * j].unflatten(2, (2, j)).unsqueeze(-1)
-        by_log = torch.stack([seen, -apart * slope], 2) * free
-        to_slide = torch.cat([by_log.flatten(2, 3), -2.0 * slope], 2).mT  # (steps, rows, letters, 3 j)
-        pace = moves[..., 2 * j :] * inside[..., 2 * j :]
 
-        back = new(steps + 1, rows, signs + hidden).zero_()  # gradients of [window, h] from outside
-        for part, gradient in ((back[1:, :, signs:], for_h), (back[1:, :, :signs], for_window)):
-            if gradient is not None:
-                part.copy_(gradient.transpose(0, 1))
-        of_gates, of_slide = new(steps, rows, 4 * hidden), new(steps, rows, 1, 3 * j)
-        of_h = new(steps, rows, hidden)
-        of_c = torch.zeros(rows, hidden, dtype=b.dtype, device=b.device) if for_c is None else for_c.clone()
-        of_kappa = torch.zeros_like(apart[0, ..., 0]) if for_kappa is None else for_kappa.clone()
-        of_phi = torch.zeros_like(seen[:, :, :1]) if for_phi is None else for_phi.transpose(0, 1).unsqueeze(2)
+def _backward(saved: tuple[Tensor, ...], gradients: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+    """Gradients of what `_Scan` was given, from what it saved and the gradients of its results."""
+    recur, slide, text, states, cells, apart, active, bent, raw, moves, seen = saved
+    for_h, for_window, for_phi, for_c, for_kappa = gradients
+    steps, rows, hidden = bent.shape
+    j, signs = apart.shape[2], text.shape[2]
+    new = bent.new_empty
 
-        whole, for_looks = back.unbind(0), of_phi.unbind(0)
-        window, h = back[..., :signs].unsqueeze(2).unbind(0), back[..., signs:].unbind(0)
-        slides, flat_slides = of_slide.unbind(0), of_slide.squeeze(2).unbind(0)
-        paces = of_slide[..., 0, 2 * j :].unbind(0)
-        first, last = of_gates[..., : 3 * hidden].unflatten(2, (3, hidden)).unbind(0), of_gates[..., 3 * hidden :]
-        gates, shows, hs = of_gates.unbind(0), last.unbind(0), of_h.unbind(0)
-        cell, gate, show, forget = to_cell.unbind(0), to_gates.unbind(0), to_show.unbind(0), f.unbind(0)
-        factors, speeds, letters_t, wide = to_slide.unbind(0), pace.unbind(0), text.mT, of_c.unsqueeze(1)
-        for t in range(steps - 1, -1, -1):
-            looks = torch.baddbmm(for_looks[t], window[t + 1], letters_t)
-            torch.bmm(looks, factors[t], out=slides[t])
-            of_kappa.add_(paces[t])
-            torch.mul(of_kappa, speeds[t], out=paces[t])
-            torch.addmm(h[t + 1], flat_slides[t], slide, out=hs[t])
-            of_c.addcmul_(hs[t], cell[t])
-            torch.mul(wide, gate[t], out=first[t])
-            torch.mul(hs[t], show[t], out=shows[t])
-            of_c.mul_(forget[t])
-            whole[t].addmm_(gates[t], recur)
-        return (
-            of_gates.transpose(0, 1),
-            of_gates.flatten(0, 1).t() @ states[:-1].flatten(0, 1),
-            of_slide.flatten(0, 2).t() @ states[1:, :, signs:].flatten(0, 1),
-            of_slide.sum((0, 1, 2)),
-            None,
-            back[0, :, signs:],
-            of_c,
-            back[0, :, :signs],
-            of_kappa,
-        )
+    # what each step's gradients are multiplied with, for all steps at once
+    i, f, g, o = active.unflatten(2, (4, hidden)).unbind(2)
+    to_cell = o * (1.0 - bent.square())
+    to_gates = torch.stack([g * i * (1.0 - i), cells[:-1] * f * (1.0 - f), i * (1.0 - g.square())], 2)
+    to_show = bent * o * (1.0 - o)
+    inside = ((raw > LOWEST) & (raw < HIGHEST)).to(raw.dtype)
+    b = moves[..., j : 2 * j].unsqueeze(-1)
+    apart = apart[1:]
+    slope = b * apart * seen  # minus half the derivative by kappa
+    free = inside[..., : 2 * j].unflatten(2, (2, j)).unsqueeze(-1)
+    by_log = torch.stack([seen, -apart * slope], 2) * free
+    to_slide = torch.cat([by_log.flatten(2, 3), -2.0 * slope], 2).mT  # (steps, rows, letters, 3 j)
+    pace = moves[..., 2 * j :] * inside[..., 2 * j :]
+
+    back = new(steps + 1, rows, signs + hidden).zero_()  # gradients of [window, h] from outside
+    for part, gradient in ((back[1:, :, signs:], for_h), (back[1:, :, :signs], for_window)):
+        if gradient is not None:
+            part.copy_(gradient.transpose(0, 1))
+    of_gates, of_slide = new(steps, rows, 4 * hidden), new(steps, rows, 1, 3 * j)
+    of_h = new(steps, rows, hidden)
+    of_c = torch.zeros(rows, hidden, dtype=b.dtype, device=b.device) if for_c is None else for_c.clone()
+    of_kappa = torch.zeros_like(apart[0, ..., 0]) if for_kappa is None else for_kappa.clone()
+    of_phi = torch.zeros_like(seen[:, :, :1]) if for_phi is None else for_phi.transpose(0, 1).unsqueeze(2)
+
+    whole, for_looks = back.unbind(0), of_phi.unbind(0)
+    window, h = back[..., :signs].unsqueeze(2).unbind(0), back[..., signs:].unbind(0)
+    slides, flat_slides = of_slide.unbind(0), of_slide.squeeze(2).unbind(0)
+    paces = of_slide[..., 0, 2 * j :].unbind(0)
+    first, last = of_gates[..., : 3 * hidden].unflatten(2, (3, hidden)).unbind(0), of_gates[..., 3 * hidden :]
+    gates, shows, hs = of_gates.unbind(0), last.unbind(0), of_h.unbind(0)
+    cell, gate, show, forget = to_cell.unbind(0), to_gates.unbind(0), to_show.unbind(0), f.unbind(0)
+    factors, speeds, letters_t, wide = to_slide.unbind(0), pace.unbind(0), text.mT, of_c.unsqueeze(1)
+    for t in range(steps - 1, -1, -1):
+        looks = torch.baddbmm(for_looks[t], window[t + 1], letters_t)
+        torch.bmm(looks, factors[t], out=slides[t])
+        of_kappa.add_(paces[t])
+        torch.mul(of_kappa, speeds[t], out=paces[t])
+        torch.addmm(h[t + 1], flat_slides[t], slide, out=hs[t])
+        of_c.addcmul_(hs[t], cell[t])
+        torch.mul(wide, gate[t], out=first[t])
+        torch.mul(hs[t], show[t], out=shows[t])
+        of_c.mul_(forget[t])
+        whole[t].addmm_(gates[t], recur)
+    return (
+        of_gates.transpose(0, 1),
+        of_gates.flatten(0, 1).t() @ states[:-1].flatten(0, 1),
+        of_slide.flatten(0, 2).t() @ states[1:, :, signs:].flatten(0, 1),
+        of_slide.sum((0, 1, 2)),
+        None,
+        back[0, :, signs:],
+        of_c,
+        back[0, :, :signs],
+        of_kappa,
+    )
