@@ -300,7 +300,7 @@ def learning(e: Evaluation[WorldModel]) -> Figure | None:
 def played(e: Evaluation[WorldModel]) -> Figure | None:
     """The trained agent in the game itself and in a dream, over its last frames (above each the score so far), and how
     probable the memory holds it that a frame is the end (bars). The bars should stay low until the end is there.
-    `phlogiston show RUN beside --out beside.gif` shows the whole as a video.
+    The command phlogiston show RUN beside --out beside.gif shows the whole as a video.
     """
     if e.system.agent is None:
         return None
