@@ -19,6 +19,7 @@ from phlogiston.inference.svi.stages import Stage
 from phlogiston.models.sqair_state import Dynamics, State
 from phlogiston.networks.experts import Bank
 from phlogiston.systems.base import System
+from phlogiston.systems.world.rows import GameRows
 
 # data, and options that make the programs small: nothing here is trained
 SMALL: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
@@ -149,8 +150,8 @@ def test_prior_samples_weigh_in_the_loss_of_scenes_as_told() -> None:
 def test_so_many_frames_are_drawn_from_every_game() -> None:
     stage = stages("world", frames_per_game=5)[0]
     assert stage.transform is not None
-    rows = data_of("world").train[:3]
-    assert stage.transform(rows)["frames"].shape[:2] == (3, 5)
+    rows = GameRows(data_of("world").train.tensors)
+    assert stage.transform(rows[torch.arange(3)], rows)["frames"].shape[:2] == (3, 5)
 
 
 def test_nats_of_a_frame_are_free_by_the_entry_of_its_code() -> None:
