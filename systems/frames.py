@@ -48,6 +48,10 @@ def refuse_zeros_and_ones(frames: Tensor, name: str) -> None:
 
 def mean_colour(frames: Tensor) -> list[float]:
     """Return the mean of each channel over some of the clips (rows, T, C, H, W)."""
-    found = pixels(frames[:: max(1, len(frames) // 256)])
-    assert found is not None
-    return [float(v) for v in found.mean((0, 1, 3, 4))]
+    chosen = frames[:: max(1, len(frames) // 256)]
+    total = torch.zeros(chosen.shape[2], dtype=torch.float64)
+    for block in chosen.split(16):  # as floats, all of them would take four times their bytes
+        found = pixels(block)
+        assert found is not None
+        total += found.sum((0, 1, 3, 4), dtype=torch.float64)
+    return [float(v) for v in total / (chosen.numel() / chosen.shape[2])]
