@@ -43,7 +43,7 @@ def check_suffix(path: Path) -> None:
 
     Raises:
         UnknownNameError: the suffix is none of `SUFFIXES`.
-        DataError: what writes films is not installed.
+        DataError: what writes videos is not installed.
     """
     if path.suffix.lower() not in SUFFIXES:
         raise unknown_name("kind of sample file", path.suffix or path.name, SUFFIXES)

@@ -32,18 +32,18 @@ class Video(NamedTuple):
     labels: Mapping[str, Array] = {}
 
 
-def videos_with_labels(arrays: Mapping[str, Array], films_of: Callable[[Array, str], list[Array]]) -> list[Video]:
+def videos_with_labels(arrays: Mapping[str, Array], videos_of: Callable[[Array, str], list[Array]]) -> list[Video]:
     """Tell the videos of a file from what stands beside them.
 
     Args:
         arrays: of the file, by name; one without names is called "".
-        films_of: the videos in an array and its name, none where it holds something else.
+        videos_of: the videos in an array and its name, none where it holds something else.
     """
     named = [name for name in arrays if name.lower() in VIDEOS]
     sources = named or [name for name in arrays if name.lower() not in LABELS]
     found: list[Video] = []
     for name in sources:
-        videos = films_of(arrays[name], name)
+        videos = videos_of(arrays[name], name)
         beside = {key: a for key, a in arrays.items() if key not in sources and a.dtype.kind in "biuf" and a.ndim}
         beside = {key: a for key, a in beside.items() if len(a) == len(videos)}
         found += [Video("", video, {key: a[i] for key, a in beside.items()}) for i, video in enumerate(videos)]

@@ -152,7 +152,7 @@ def _gif(path: Path) -> Iterator[Array]:
 
 
 def need_av(path: Path) -> None:
-    """Check that what reads and writes films is installed.
+    """Check that what reads and writes videos is installed.
 
     Raises:
         DataError: it is not.

@@ -372,7 +372,7 @@ def addition(e: Evaluation[SQAIR]) -> dict[str, Metric]:
     voted = probe.classes_[votes.mean(1).argmax(-1)] == total[half:]
     classes, counts = np.unique(total[:half], return_counts=True)
     guess = total[half:] == classes[counts.argmax()]
-    detail = {"films_for_fitting": half}
+    detail = {"videos_for_fitting": half}
     return {
         "addition_accuracy": from_rows(single.mean(1), "estimate", True, detail),
         "addition_accuracy_voted": from_rows(voted, "estimate", True, detail),

@@ -22,7 +22,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_view_becomes_a_film_or_arrays(command: Any, run: Path) -> None:
+def test_a_view_becomes_a_video_or_arrays(command: Any, run: Path) -> None:
     told = command("show", run, "swap_grid", "-n", "3", "--out", "grid.gif", "--json").json
     assert told == {"run": str(run), "what": "swap_grid", "n": 3, "out": "grid.gif"}
     assert Path("grid.gif").read_bytes().startswith(b"GIF8")

@@ -114,10 +114,10 @@ def test_what_is_refused_is_read_once_the_range_is_said(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", RANGES)
-def test_films_are_read_in_their_own_range_or_refused(name: str, tmp_path: Path) -> None:
+def test_videos_are_read_in_their_own_range_or_refused(name: str, tmp_path: Path) -> None:
     values, wanted = RANGES[name]
-    for i, film in enumerate(values):
-        np.save(tmp_path / f"{i}.npy", film)
+    for i, video in enumerate(values):
+        np.save(tmp_path / f"{i}.npy", video)
     options: dict[str, Any] = {"data": str(tmp_path), "length": 4, "background": "none", "valid": 0.0, "test": 0.0}
     if wanted is None:
         with pytest.raises(DataError, match=r"value_range|no pixels"):
@@ -192,13 +192,13 @@ def test_labels_and_masks_follow_the_clips_where_time_comes_first() -> None:
 
 
 def test_the_published_file_of_moving_mnist_is_known_by_its_form(tmp_path: Path) -> None:
-    film = (RNG.random((20, 7, 64, 64)) > 0.9).astype(np.uint8) * 255
-    np.save(tmp_path / "mnist_test_seq.npy", film)
+    video = (RNG.random((20, 7, 64, 64)) > 0.9).astype(np.uint8) * 255
+    np.save(tmp_path / "mnist_test_seq.npy", video)
     found = datasets.load(tmp_path / "mnist_test_seq.npy", test=0.0)
     assert found.train.tensors["frames"].shape == (7, 20, 1, 64, 64)
     cut = datasets.load("video_folder", data=str(tmp_path), length=20, background="none", valid=0.0, test=0.0)
-    assert np.array_equal(cut.train.numpy("x"), film.swapaxes(0, 1))
-    other = datasets.load({"frames": film}, test=0.0, layout="NTHW")
+    assert np.array_equal(cut.train.numpy("x"), video.swapaxes(0, 1))
+    other = datasets.load({"frames": video}, test=0.0, layout="NTHW")
     assert other.train.tensors["frames"].shape == (20, 7, 1, 64, 64)
 
 
@@ -214,8 +214,8 @@ def test_shapes_that_mean_two_things_or_nothing_are_refused(tmp_path: Path) -> N
     np.save(tmp_path / "a.npy", np.zeros((8, 3, 20, 20), np.uint8))
     with pytest.raises(ShapeError, match="TCHW"):
         datasets.load("video_folder", data=str(tmp_path), length=2)
-    film = datasets.load("video_folder", data=str(tmp_path), length=2, layout="TCHW", colour=True)
-    assert film.train.tensors["x"].shape[1:] == (2, 3, 20, 20)
+    video = datasets.load("video_folder", data=str(tmp_path), length=2, layout="TCHW", colour=True)
+    assert video.train.tensors["x"].shape[1:] == (2, 3, 20, 20)
     for layout, word in (("NTH", "order of axes"), ("NTHX", "order of axes"), ("NTHWC", "5 axes")):
         with pytest.raises(DataError, match=word):
             datasets.load({"frames": CLIPS}, layout=layout)

@@ -71,13 +71,13 @@ def test_clips_of_unequal_length_are_filled_up_and_marked_without_unpickling(tmp
     assert sorted(half.train.numpy("mask").sum(1).tolist()) == [1, 2, 3]
 
 
-def test_a_folder_of_films_gives_actions_by_folder(tmp_path: Path) -> None:
-    for kind, films in {"jump": ["a.gif", "b.mp4"], "run": ["c.gif"]}.items():
+def test_a_folder_of_videos_gives_actions_by_folder(tmp_path: Path) -> None:
+    for kind, videos in {"jump": ["a.gif", "b.mp4"], "run": ["c.gif"]}.items():
         (tmp_path / kind).mkdir()
-        for name in films:
-            film = clips(1, 4, 32)[0] // 2
+        for name in videos:
+            video = clips(1, 4, 32)[0] // 2
             options = {"plugin": "pyav", "codec": "libx264", "fps": 8} if name.endswith("mp4") else {"loop": 0}
-            iio.imwrite(tmp_path / kind / name, film, **options)
+            iio.imwrite(tmp_path / kind / name, video, **options)
     data = datasets.load(str(tmp_path), test=0, size=16)
     assert data.meta.categorical["action"] == ("jump", "run")
     assert sorted(data.train.numpy("action").tolist()) == [0, 0, 1]
@@ -116,7 +116,7 @@ def test_clips_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "mixed.npz", frames=mixed)
     with pytest.raises(ShapeError, match="size"):
         datasets.load(str(tmp_path / "mixed.npz"), test=0)
-    (tmp_path / "bad.gif").write_bytes(b"no film")
+    (tmp_path / "bad.gif").write_bytes(b"no video")
     with pytest.raises(DataError, match=r"bad\.gif"):
         datasets.load(str(tmp_path / "bad.gif"), test=0)
 
@@ -180,27 +180,27 @@ def test_missing_or_foreign_mug_files_are_refused(tmp_path: Path) -> None:
         datasets.load("mug", folder=str(tmp_path))
 
 
-def test_what_stands_beside_films_is_kept_as_labels_and_never_a_film(tmp_path: Path) -> None:
+def test_what_stands_beside_videos_is_kept_as_labels_and_never_a_video(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    films = rng.integers(0, 256, (5, 8, 12, 12), dtype=np.uint8)
+    videos = rng.integers(0, 256, (5, 8, 12, 12), dtype=np.uint8)
     boxes, angle = rng.random((5, 8, 3, 4)), rng.random(5)
-    np.savez(tmp_path / "films.npz", films=films, boxes=boxes, angle=angle, ids=rng.integers(0, 3, (5, 8, 3)))
-    options = {"data": tmp_path / "films.npz", "length": 4, "stride": 4, "valid": 0, "test": 0}
+    np.savez(tmp_path / "videos.npz", videos=videos, boxes=boxes, angle=angle, ids=rng.integers(0, 3, (5, 8, 3)))
+    options = {"data": tmp_path / "videos.npz", "length": 4, "stride": 4, "valid": 0, "test": 0}
     data = datasets.load("video_folder", **options)
     tensors = data.train.tensors
-    assert tensors["x"].shape == (10, 4, 12, 12)  # five films of two clips each, and nothing made of boxes
+    assert tensors["x"].shape == (10, 4, 12, 12)  # five videos of two clips each, and nothing made of boxes
     np.testing.assert_array_equal(tensors["boxes"].numpy(), boxes.reshape(10, 4, 3, 4).astype(np.float32))
     assert tensors["angle"].tolist() == pytest.approx(np.repeat(angle, 2).tolist(), rel=1e-6)
     assert {"x", "boxes", "ids"} <= data.train.sequences
     small = datasets.load("video_folder", **options, size=(6, 6))
     assert "boxes" not in small.train.tensors  # they speak of other pixels
     assert "ids" in small.train.tensors
-    np.savez(tmp_path / "unnamed.npz", clips_of_mine=films, boxes=boxes)
+    np.savez(tmp_path / "unnamed.npz", clips_of_mine=videos, boxes=boxes)
     other = datasets.load("video_folder", **{**options, "data": tmp_path / "unnamed.npz"})
     assert other.train.tensors["x"].shape == (10, 4, 12, 12)
 
 
-def test_films_without_what_reads_them_are_refused_with_the_extra_that_brings_it(
+def test_videos_without_what_reads_them_are_refused_with_the_extra_that_brings_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     frames = np.zeros((3, 16, 16, 3), dtype=np.uint8)

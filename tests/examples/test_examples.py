@@ -31,7 +31,7 @@ SMOKE: dict[str, list[str]] = {
     "scene_turn.py": ["--smoke", "--out", "turn"],
     "sequence_streams.py": ["--smoke", "--out", "streams"],
     "sketch_letters.py": ["--smoke", "--out", "letters"],
-    "vdsm_pendulum.py": ["--smoke", "--out", "films"],
+    "vdsm_pendulum.py": ["--smoke", "--out", "videos"],
     "vdsm_swap.py": ["--smoke", "--out", "pictures"],
     "world_dream.py": ["--smoke", "--out", "dodge"],
 }

@@ -86,7 +86,7 @@ def gif(frames: int = 3) -> bytes:
     return held.getvalue()
 
 
-def film(suffix: str, codec: str) -> bytes:
+def encoded(suffix: str, codec: str) -> bytes:
     import av
 
     held = io.BytesIO()
@@ -384,8 +384,8 @@ def targets() -> tuple[Target, ...]:
     other = {"b/sound.png": picture("PNG")}
     archive, blind = mutations.archive, mutations.blind
     clips = {f"a.{suffix}": content for suffix, content in
-             (("mp4", film("mp4", "libx264")), ("avi", film("avi", "mpeg4")), ("mkv", film("mkv", "libx264")),
-              ("webm", film("webm", "libvpx-vp9")), ("mov", film("mov", "mpeg4")))}  # fmt: skip
+             (("mp4", encoded("mp4", "libx264")), ("avi", encoded("avi", "mpeg4")), ("mkv", encoded("mkv", "libx264")),
+              ("webm", encoded("webm", "libvpx-vp9")), ("mov", encoded("mov", "mpeg4")))}  # fmt: skip
     labels = npz(palette=np.zeros((5, 3), "u1"), identity=np.array([[0, 1, 2, 3]]), identity_index=np.arange(1))
     sheet = lzma.compress(npy(np.zeros((1, 8, 64, 64), "u1")), preset=0)
     kinds = (f"{action}_{view}" for action in ("walk", "spellcast", "slash") for view in ("front", "left", "right"))
@@ -450,14 +450,14 @@ def targets() -> tuple[Target, ...]:
         Target("sweep space", "space.toml", [SPACE], mutations.document, space),
         Target("moving gif", "a.gif", [gif()], blind, load("videos", data=FILE, test=0)),
         Target(
-            "films npz",
+            "videos npz",
             "a.npz",
-            [npz(film=shown[0]), npz(a=shown[0], b=shown[1])],
+            [npz(video=shown[0]), npz(a=shown[0], b=shown[1])],
             archive,
             load("video_folder", data=FILE, length=2),
         ),
         Target(
-            "film folder",
+            "video folder",
             "f/00.png",
             pngs[:1],
             mutations.png,

@@ -257,7 +257,7 @@ def test_empty_places_have_no_say_even_with_nan_in_them() -> None:
         assert gradient is None or (gradient == 0).all()
 
 
-def test_frames_beyond_a_films_length_do_not_count() -> None:
+def test_frames_beyond_a_videos_length_do_not_count() -> None:
     model, guide = make()
     x, noise = videos(4, 5), noise_for(model, 4, 5)
     lengths = torch.tensor([2, 3, 3, 5])

@@ -54,7 +54,7 @@ def closure(names: set[str]) -> dict[str, set[str]]:
 @pytest.mark.parametrize(("file", "extra"), [("requirements.txt", None), ("requirements-dev.txt", "dev")])
 def test_every_range_of_pyproject_is_pinned_inside_it(file: str, extra: str | None) -> None:
     extras = project()["optional-dependencies"]
-    lines = [*project()["dependencies"], *extras["video"]] if extra is None else extras[extra]  # the demo knows films
+    lines = [*project()["dependencies"], *extras["video"]] if extra is None else extras[extra]  # the demo knows videos
     ranges = {canonicalize_name(r.name): r.specifier for r in map(Requirement, lines)}
     pinned = pins(file)
     assert set(ranges) <= set(pinned)

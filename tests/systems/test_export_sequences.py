@@ -44,7 +44,7 @@ def test_a_drawing_is_one_path_per_stroke(tmp_path: Path) -> None:
     assert first[1, 1] == pytest.approx(first[0, 1])
 
 
-def test_pictures_have_ink_and_films_get_more_of_it(tmp_path: Path) -> None:
+def test_pictures_have_ink_and_videos_get_more_of_it(tmp_path: Path) -> None:
     export.write(tmp_path / "a.png", drawings())
     assert (iio.imread(tmp_path / "a.png")[..., :3] < 128).any()
     export.write(tmp_path / "a.gif", drawings())

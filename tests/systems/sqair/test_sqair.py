@@ -53,7 +53,7 @@ def test_it_learns_to_count_and_follow_in_seconds(learned: SQAIR, data: datasets
 
 
 @pytest.mark.parametrize("masked", [False, True])
-def test_a_films_score_is_its_own(learned: SQAIR, data: datasets.Dataset, masked: bool) -> None:
+def test_a_videos_score_is_its_own(learned: SQAIR, data: datasets.Dataset, masked: bool) -> None:
     x = data.test.tensors["x"][:5, :4]
     mask = torch.rand(x.shape, generator=torch.Generator().manual_seed(0)) > 0.2 if masked else None
     score = learned.log_prob(x, mask=mask, num_particles=4)
@@ -191,7 +191,7 @@ def test_edits_do_what_they_say(learned: SQAIR, crowded: torch.Tensor) -> None:
         learned.edit(crowded, remove=99)
 
 
-def test_questions_about_films_and_latents(learned: SQAIR, crowded: torch.Tensor) -> None:
+def test_questions_about_videos_and_latents(learned: SQAIR, crowded: torch.Tensor) -> None:
     answer = learned.query({"x": crowded[0, :2]}, ["t0/births"], 8, seed=0)
     assert "guide" in answer.method
     assert float((answer.samples["t0/births"] == 2).double().mean()) > 0.5
@@ -210,7 +210,7 @@ def test_saving_and_loading_changes_nothing(learned: SQAIR, crowded: torch.Tenso
     assert torch.equal(again.infer(crowded)["boxes"], learned.infer(crowded)["boxes"])
 
 
-def test_pictures_and_videos_show_films(learned: SQAIR, data: datasets.Dataset) -> None:
+def test_pictures_and_videos_show_videos(learned: SQAIR, data: datasets.Dataset) -> None:
     figures = learned.figures(data)
     assert {"tracked", "glimpses", "predicted", "samples"} == set(figures) - {"training"}
     assert all(figure.get_label() for figure in figures.values())
@@ -220,7 +220,7 @@ def test_pictures_and_videos_show_films(learned: SQAIR, data: datasets.Dataset) 
 
 
 @pytest.mark.parametrize("level", [0, 255])
-def test_black_and_white_films_are_survived(learned: SQAIR, level: int) -> None:
+def test_black_and_white_videos_are_survived(learned: SQAIR, level: int) -> None:
     video = torch.full((2, 4, 50, 50), level, dtype=torch.uint8)
     result = learned.infer(video)
     assert torch.isfinite(result["log_weights"]).all()

@@ -349,7 +349,7 @@ def test_questions_are_answered_with_what_is_known_in_place(fitted: VDSM, data: 
         fitted.query({}, batch={"frames": data.test.tensors["frames"][:2]})
 
 
-def test_views_are_films_and_codes_are_arrays(fitted: VDSM, data: Dataset, tmp_path: Path) -> None:
+def test_views_are_videos_and_codes_are_arrays(fitted: VDSM, data: Dataset, tmp_path: Path) -> None:
     for name, view in fitted.views().items():
         laid = view(fitted, data.test, 4, 0)
         if name == "codes":

@@ -431,11 +431,11 @@ def test_the_command_trains_a_player_and_dreams_with_it(run: Path, tmp_path: Pat
     told = json.loads(result.stdout)
     assert Path(told["out"]) == run / "players" / "player-1.json"
     assert told["generations"] == 1
-    film = tmp_path / "dream.gif"
-    call = ["sample", str(run), "-n", "2", "--set", "steps=4", "--set", f"player={told['out']}", "--out", str(film)]
+    video = tmp_path / "dream.gif"
+    call = ["sample", str(run), "-n", "2", "--set", "steps=4", "--set", f"player={told['out']}", "--out", str(video)]
     result = CliRunner().invoke(app, call)
     assert result.exit_code == 0, result.output
-    assert film.stat().st_size > 100
+    assert video.stat().st_size > 100
 
 
 def test_other_systems_have_no_dream_to_practise_in(tmp_path: Path) -> None:

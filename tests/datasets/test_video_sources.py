@@ -1,4 +1,4 @@
-"""Films: moving digits, walkers, and one's own."""
+"""Videos: moving digits, walkers, and one's own."""
 
 import time
 from pathlib import Path
