@@ -43,8 +43,14 @@ def fitted(noted: Noted | None = None, **options: Any) -> DRMM:
 def in_force(system: DRMM, monkeypatch: pytest.MonkeyPatch) -> int:
     """On how many threads the system samples."""
     seen = []
-    generate = system.model.generate
-    monkeypatch.setattr(system.model, "generate", lambda *a, **k: (seen.append(torch.get_num_threads()), generate(*a, **k))[1])  # fmt: skip # noqa: E501
+    generate = system.model.generate_parts
+
+    def noting(*args: Any, **options: Any) -> Any:
+        for part in generate(*args, **options):
+            seen.append(torch.get_num_threads())
+            yield part
+
+    monkeypatch.setattr(system.model, "generate_parts", noting)
     system.sample(3)
     assert torch.get_num_threads() == 2
     return seen[0]

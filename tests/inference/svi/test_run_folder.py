@@ -62,6 +62,9 @@ def interrupted(out: Path, step: int = 15, **options: Any) -> None:
 
 def fill_disk(monkeypatch: pytest.MonkeyPatch, point: str) -> None:
     """Let every later checkpoint fail at one point of its writing."""
+    for thread in threading.enumerate():  # one that is being written is not a later one
+        if thread.name == "phlogiston-checkpoint":
+            thread.join()
     real = open
 
     class Small:
