@@ -109,12 +109,14 @@ def _images(what: str, number: int | None) -> Any:
     from phlogiston import datasets, systems
     from phlogiston.errors import ConfigError
     from phlogiston.evaluate.images import Draws, Rows
+    from phlogiston.systems.hub.address import is_address
 
     path = Path(what).expanduser()
-    if (path / "config.json").is_file():
-        system = systems.load(path)
+    if is_address(what) or (path / "config.json").is_file():
+        run = what if is_address(what) else str(path)
+        system = systems.load(run)
         shape = system.schema.get("image_shape")
-        return Draws(lambda n: system.sample(n)["x"].clamp(0.0, 1.0), number or 10_000, shape, str(path))
+        return Draws(lambda n: system.sample(n)["x"].clamp(0.0, 1.0), number or 10_000, shape, run)
     if path.exists() or what not in datasets.names():
         return what
     data = datasets.load(what)

@@ -12,7 +12,10 @@ from phlogiston.cli.output import emit, pairs, refuse_existing, write_whole
 
 
 def impute(
-    run: Annotated[Path, typer.Argument(autocompletion=complete.runs, help="A run folder, or what System.save wrote.")],
+    run: Annotated[
+        Path,
+        typer.Argument(autocompletion=complete.runs, help="A run folder, what System.save wrote, or hf://user/name."),
+    ],
     table: Annotated[Path, typer.Argument(help="The table: csv, tsv, xlsx or Parquet.")],
     out: Annotated[Path, typer.Option(help="File to write: .csv or .parquet.")],
     how: Annotated[str, typer.Option(help="mean (and the most probable category), or draw.")] = "mean",
@@ -33,11 +36,12 @@ def impute(
       phlogiston impute runs/mine measurements.csv --out drawn.parquet --how draw --seed 3
     """
     from phlogiston.datasets.readers.frame_files import check_written, write_table
+    from phlogiston.systems.hub.address import shown
     from phlogiston.systems.tables import verbs
 
     check_written(out)
     refuse_existing(out, force)
     full, filled = verbs.impute(run, table, how, n, seed, pairs(data_sets, "--data-set"))
     write_whole(out, lambda temporary: write_table(temporary, full))
-    content = {"run": str(run), "table": str(table), "rows": len(full), "filled": filled, "out": str(out)}
+    content = {"run": shown(run), "table": str(table), "rows": len(full), "filled": filled, "out": str(out)}
     emit(as_json, content, f"{filled:,} entries of {len(full):,} rows filled in\n{out}", kept=True)

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 
 def query(
-    run: Annotated[Path, typer.Argument(autocompletion=complete.runs, help="A run folder, or what System.save wrote.")],
+    run: Annotated[
+        Path,
+        typer.Argument(autocompletion=complete.runs, help="A run folder, what System.save wrote, or hf://user/name."),
+    ],
     statements: Annotated[
         list[str] | None,
         typer.Argument(

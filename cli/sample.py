@@ -13,7 +13,10 @@ from phlogiston.cli.output import emit, pairs, refuse_existing, write_whole
 
 
 def sample(
-    run: Annotated[Path, typer.Argument(autocompletion=complete.runs, help="A run folder, or what System.save wrote.")],
+    run: Annotated[
+        Path,
+        typer.Argument(autocompletion=complete.runs, help="A run folder, what System.save wrote, or hf://user/name."),
+    ],
     n: Annotated[int | None, typer.Option("-n", min=1, help="How many; 100, or 1 of a text.")] = None,
     out: Annotated[
         Path, typer.Option(help="File to write; .npz, .csv, .png, .gif, .mp4, .svg, .mid or .wav by its suffix.")
@@ -39,6 +42,7 @@ def sample(
       phlogiston sample runs/handwriting-script-1 --text "hello world" --out hello.svg
     """
     from phlogiston.systems import export, workflow
+    from phlogiston.systems.hub.address import shown
 
     export.check_suffix(out)
     refuse_existing(out, force)
@@ -50,4 +54,4 @@ def sample(
     n = n if n is not None else 100 if text is None and not turn else 1
     drawn = workflow.sample(run, n, seed, options)
     write_whole(out, lambda temporary: export.write(temporary, drawn))
-    emit(as_json, {"run": str(run), "n": n, "seed": seed, "out": str(out)}, str(out), kept=True)
+    emit(as_json, {"run": shown(run), "n": n, "seed": seed, "out": str(out)}, str(out), kept=True)

@@ -12,7 +12,7 @@ from phlogiston.cli.output import emit, pairs, refuse_existing, write_whole
 
 
 def show(
-    run: Annotated[Path, typer.Argument(autocompletion=complete.runs, help="A run folder.")],
+    run: Annotated[Path, typer.Argument(autocompletion=complete.runs, help="A run folder, or hf://user/name.")],
     what: Annotated[str, typer.Argument(help="One of the system's views; a wrong one lists them.")],
     n: Annotated[int, typer.Option("-n", min=1, help="How many held-out rows to take.")] = 6,
     out: Annotated[
@@ -38,10 +38,11 @@ def show(
       phlogiston show runs/vdsm-figures-1 codes -n 100 --out codes.npz
     """
     from phlogiston.systems import export, workflow
+    from phlogiston.systems.hub.address import shown
 
     path = Path(f"{what}.gif") if out is None else out
     export.check_suffix(path)
     refuse_existing(path, force)
     laid = workflow.show(run, what, n, seed, data=data, data_options=pairs(data_sets, "--data-set"))
     write_whole(path, lambda temporary: export.write(temporary, laid))
-    emit(as_json, {"run": str(run), "what": what, "n": n, "out": str(path)}, str(path), kept=True)
+    emit(as_json, {"run": shown(run), "what": what, "n": n, "out": str(path)}, str(path), kept=True)

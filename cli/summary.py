@@ -12,7 +12,10 @@ from phlogiston.cli.output import emit
 
 
 def summary(
-    run: Annotated[Path, typer.Argument(autocompletion=complete.runs, help="A run folder, or what System.save wrote.")],
+    run: Annotated[
+        Path,
+        typer.Argument(autocompletion=complete.runs, help="A run folder, what System.save wrote, or hf://user/name."),
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Tell what a run is: system, parameters, columns and categories, stages, data, last figures.

@@ -27,6 +27,7 @@ from phlogiston.inference.svi.engine import History, Stage, fit
 from phlogiston.inference.svi.isolation import sole_training
 from phlogiston.inference.svi.run_folder.readers import warn_if_unfinished
 from phlogiston.systems.evaluation import Reported
+from phlogiston.systems.hub.fetch import local_folder
 from phlogiston.systems.inputs import coerce, held_in_memory
 from phlogiston.systems.loading import (
     PARAMETERS,
@@ -274,6 +275,7 @@ class System(InWords, Tabular, Reported):
         if threads is None and out is not None and resume not in (False, "force"):
             threads = threads_of_run(out)
         self.threads = self.threads if threads is None else threads
+        self.scored = None  # figures of an earlier fit
         train, valid, meta = coerce(data, self.DOUBLE, self.ARRAY)
         if steps is not None:
             self.config = validate_options(self.name, {**dataclasses.asdict(self.config), "steps": steps})
@@ -382,14 +384,39 @@ class System(InWords, Tabular, Reported):
         write_json(path / "config.json", {"format": FORMAT, **self._describe_run(None)})
         return path
 
-    @classmethod
-    def load(cls, folder: str | Path) -> Self:
-        """Load from a run folder or from what `save` wrote.
+    def push_to_hub(self, repo: str, *, private: bool = False, message: str = "") -> str:
+        """Publish the fitted system on the Hugging Face hub, for `phlogiston.load("hf://user/name")`.
+
+        What is published: what `save` writes, the figures of the last `evaluate`, a card (data, recipe, figures,
+        limits), and checksums. Of data in a file only the file's name is told. The extra phlogiston[hub] is needed, and
+        a login (`hf auth login`).
+
+        Args:
+            repo: `user/name`; made if need be.
+            private: whether only its owner sees a repository that is made.
+            message: of the commit.
+
+        Returns:
+            The address with the commit, `hf://user/name@commit`, behind which no file ever changes.
 
         Raises:
-            RunError: not a run folder, or one of another system.
+            ConfigError: no such name can be, or huggingface_hub is not installed.
+            RunError: the hub cannot be reached, or refuses.
+        """
+        from phlogiston.systems.hub.publish import push
+
+        self._need_fit()
+        return push(self, repo, private, message)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Load from a run folder, from what `save` wrote, or from a hub, hf://user/name or hf://user/name@revision.
+
+        Raises:
+            RunError: not a run folder, or one of another system; a hub that cannot be reached.
             CheckpointError: parameters truncated, altered, or of another shape.
         """
+        folder = local_folder(folder)
         content = systems.read_config(folder)
         name = identify(content, folder)
         if name != cls.name:

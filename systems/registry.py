@@ -172,10 +172,19 @@ def read_config(run: str | Path) -> dict[str, Any]:
 
 
 def load(run: str | Path) -> System:
-    """Load a trained system from a run folder or from what `System.save` wrote.
+    """Load a trained system from a run folder, from what `System.save` wrote, or from a hub.
+
+    Args:
+        run: a folder, or the address of what `System.push_to_hub` published: hf://user/name, or
+            hf://user/name@revision with a commit, a branch or a tag. It is fetched into the cache, once per commit, and
+            checked against its checksums whenever it is loaded; the extra phlogiston[hub] is needed.
 
     Raises:
-        RunError: not a run folder, or one of something else.
-        CheckpointError: its parameters are truncated, altered or do not fit.
+        ConfigError: no such address can be, or huggingface_hub is not installed.
+        RunError: not a run folder, or one of something else; a hub that cannot be reached.
+        CheckpointError: its parameters are truncated, altered or do not fit, or a file is not the one published.
     """
+    from phlogiston.systems.hub.fetch import local_folder
+
+    run = local_folder(run)
     return get(identify(read_config(run), run)).load(run)

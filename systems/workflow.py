@@ -31,6 +31,8 @@ from phlogiston.systems.answer_text import describe
 from phlogiston.systems.base import System
 from phlogiston.systems.commands import commands_behind
 from phlogiston.systems.export import Samples
+from phlogiston.systems.hub.address import refuse_address, shown
+from phlogiston.systems.hub.fetch import local_folder
 from phlogiston.systems.options import preset_options, validate_options
 from phlogiston.systems.run_data import data_of, is_other
 from phlogiston.systems.run_setup import (
@@ -131,7 +133,7 @@ def sample(run: str | Path, n: int, seed: int = 0, sets: Mapping[str, str] | Non
     """Draw from a trained system.
 
     Args:
-        run: a run folder, or what `System.save` wrote.
+        run: a run folder, what `System.save` wrote, or hf://user/name.
         n: how many.
         seed: equal seeds give equal samples.
         sets: option of the system's `sample` -> text.
@@ -169,7 +171,7 @@ def query(
     """Ask a trained system a question in words, in a file, or both together.
 
     Args:
-        run: a run folder, or what `System.save` wrote.
+        run: a run folder, what `System.save` wrote, or hf://user/name.
         evidence: a `.json` or `.npz` file; see `inference.query.files` and `inference.query.text`.
         n: how many samples.
         seed: equal seeds give equal samples.
@@ -199,7 +201,7 @@ def practise(
     """Train an agent in what a trained system dreams, and keep it in a new file.
 
     Args:
-        run: a run folder, or what `System.save` wrote.
+        run: a run folder, what `System.save` wrote, or hf://user/name.
         out: file of the agent; the first free `players/player-N.json` in the run folder by default.
         seed: of the search and of everything drawn.
         sets: option of the system's `train_agent` -> text.
@@ -211,6 +213,8 @@ def practise(
         RunError: not a run folder, or `out` exists.
         ConfigError: a system that dreams no games, or options that do not fit.
     """
+    if out is None:
+        refuse_address(run, "an agent")
     system = systems.load(run)
     train = getattr(system, "train_agent_beside", None)
     if train is None:
@@ -219,7 +223,7 @@ def practise(
     agent, path = train(run, out, seed, **options)
     score = agent.curve[-1][0]
     return {
-        "run": str(run),
+        "run": shown(run),
         "out": str(path),
         "inside": agent.inside,
         "generations": len(agent.curve),
@@ -261,7 +265,9 @@ def evaluate(
         ConfigError: the run does not say what it was trained on and `data` is not given; an unknown metric.
         DataError: the data cannot be found or used.
     """
-    path = Path(run)
+    if out is None:
+        refuse_address(run, "a report")
+    path = local_folder(run)
     system = systems.load(path)
     folder = path if out is None else out
     _check_folder(folder)
@@ -279,7 +285,7 @@ def evaluate(
     report.section("Figures of merit", metrics=found)
     if metrics is None:
         report.section("What was learned", **_pictures(system, rows))
-    about: dict[str, Any] = {"run": str(run), "data": rows.meta.name}
+    about: dict[str, Any] = {"run": shown(run), "data": rows.meta.name}
     if part != "test":
         about["rows"] = part
     if progress is not None and not progress.finished:
@@ -330,7 +336,7 @@ def show(
     """Lay out what a run makes of held-out rows.
 
     Args:
-        run: a run folder, or what `System.save` wrote.
+        run: a run folder, what `System.save` wrote, or hf://user/name.
         what: one of the system's views.
         n: rows to take.
         seed: of whatever is drawn.
@@ -345,7 +351,7 @@ def show(
     """
     import torch
 
-    path = Path(run)
+    path = local_folder(run)
     system = systems.load(path)
     views = system.views()
     if not views:

@@ -15,6 +15,8 @@ from phlogiston.datasets.readers.frame_files import FRAMES, read_frame
 from phlogiston.datasets.readers.number_text import number
 from phlogiston.errors import ConfigError, DataError, unknown_name
 from phlogiston.inference.svi.run_folder.readers import progress_of
+from phlogiston.systems.hub.address import shown
+from phlogiston.systems.hub.fetch import local_folder
 from phlogiston.systems.tables.tabular import How, Imputes
 
 if TYPE_CHECKING:
@@ -37,7 +39,7 @@ def impute(
     """Fill in the missing entries of a table in a file.
 
     Args:
-        run: a run folder, or what `System.save` wrote.
+        run: a run folder, what `System.save` wrote, or hf://user/name.
         table: the file.
         how: see `Imputes.impute`.
         n: draws per row behind a mean.
@@ -52,6 +54,7 @@ def impute(
         ConfigError: a system that does not fill in tables.
         DataError: a file that cannot be read, or that has none of the system's columns.
     """
+    run = local_folder(run)
     system = systems.load(run)
     if not isinstance(system, Imputes):
         raise ConfigError(f"{system.name} does not fill in tables; drmm and mdn do.")
@@ -124,12 +127,13 @@ def summary(run: str | Path) -> tuple[dict[str, Any], str]:
     Raises:
         RunError: not a run folder.
     """
-    system = systems.load(run)
-    content = systems.read_config(run)
+    folder = local_folder(run)
+    system = systems.load(folder)
+    content = systems.read_config(folder)
     own = content.get("config", content)
-    progress = progress_of(Path(run))
+    progress = progress_of(folder)
     told = {
-        "run": str(run),
+        "run": shown(run),
         "system": system.name,
         "parameters": system.count_parameters(),
         "data": (own.get("data") or {}).get("name"),
