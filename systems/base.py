@@ -397,7 +397,7 @@ class System(InWords, Tabular, Reported):
             message: of the commit.
 
         Returns:
-            The address with the commit, `hf://user/name@commit`, behind which no file ever changes.
+            The address with the commit, hf://user/name@commit, behind which no file ever changes.
 
         Raises:
             ConfigError: no such name can be, or huggingface_hub is not installed.
