@@ -223,7 +223,7 @@ def _followed(program: bytes | IO[bytes]) -> Any:
                 stack.append(Name(argument))
             case "STACK_GLOBAL":
                 name, module = stack.pop(), stack.pop()
-                stack.append(Name(f"{module} {name}"))
+                stack.append(Name(f"{_text(module)} {_text(name)}"))
             case "NONE":
                 stack.append(None)
             case "NEWTRUE" | "NEWFALSE":
@@ -303,7 +303,14 @@ def _persistent(named: Any) -> Persistent:
     """A storage as torch names it: ("storage", type, key, location, size, ...)."""
     if not (isinstance(named, tuple) and len(named) >= 3 and named[0] == "storage" and isinstance(named[1], Name)):
         raise DataError("it names something outside itself that is no storage.")
-    return Persistent(str(named[2]), named[1].text)
+    return Persistent(_text(named[2]), named[1].text)
+
+
+def _text(node: Any) -> str:
+    """A name, which must be text: written out, notes that stand in each other many times would fill all memory."""
+    if not isinstance(node, str):
+        raise DataError("it names something by what is no text.")
+    return node
 
 
 def _to_mark(stack: list[Any]) -> list[Any]:

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from phlogiston import datasets
-from phlogiston.datasets.readers import scene_files
+from phlogiston.datasets.readers import pickle_notes, scene_files
 from phlogiston.datasets.readers.torch_files import TorchFile
 from phlogiston.errors import DataError, DataWarning
 
@@ -130,6 +130,18 @@ def test_storages_that_do_not_hold_what_is_claimed_are_refused() -> None:
         TorchFile(held.getvalue())
     with pytest.raises(DataError, match="frames and cameras"):
         scene_files._scenes(TorchFile(archive([1, 2, 3])), [1, 2, 3])
+
+
+@pytest.mark.parametrize("named", ["STACK_GLOBAL", "BINPERSID"])
+def test_a_name_that_is_no_text_is_refused_before_it_is_written_out(named: str) -> None:
+    """Sixty tuples of the tuple before, three times each: 3^60 characters, were it printed (a fuzzed file found it)."""
+    nest = b"N\x85" + b"q\x00h\x00h\x00\x87" * 60
+    if named == "STACK_GLOBAL":
+        program = b"\x80\x04\x8c\x05numpy" + nest + b"\x93."
+    else:
+        program = b"\x80\x04\x8c\x07storagectorch\nFloatStorage\n" + nest + b"\x87Q."
+    with pytest.raises(DataError, match="no text"):
+        pickle_notes.interpret(program)
 
 
 def test_a_bad_file_among_good_ones_is_left_out_and_told(tmp_path: Path) -> None:
