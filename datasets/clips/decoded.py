@@ -19,6 +19,7 @@ import weakref
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -112,8 +113,14 @@ class DecodedFrames:
         self._decode(self._missing(numbers))
         out = np.empty((len(numbers), *self.shape), np.uint8)
         size = int(np.prod(self.shape))
-        for i, number in enumerate(numbers.tolist()):
-            out[i] = np.frombuffer(os.pread(self._file, size, number * size), np.uint8).reshape(self.shape)
+        cuts = [0, *(np.flatnonzero(np.diff(numbers) != 1) + 1).tolist(), len(numbers)]
+        for first, last in pairwise(cuts):  # frames in a row are one reading, which is most of what a small one costs
+            whole, done = memoryview(out[first:last]).cast("B"), 0
+            while done < len(whole):
+                got = os.preadv(self._file, [whole[done:]], int(numbers[first]) * size + done)
+                if not got:
+                    raise DataError(f"{self.name}: the file of decoded frames in {str(self._folder)!r} is cut off.")
+                done += got
         return out
 
     def expect(self, numbers: Array) -> None:
