@@ -120,6 +120,17 @@ def contents(app: Any, name: str, source: list[str]) -> None:
             source[0] += f"\n```{{toctree}}\n:hidden:\n:caption: {chapter}\n\n{listed}\n```\n"
 
 
+def signatures(app: Any, name: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+    """Make plain blocks of the lines of long signatures, which Sphinx writes as a definition list without terms."""
+    if "body" in context:
+        context["body"] = LINES.sub(
+            lambda found: f'<div class="sig-lines">{found[1].replace("dd>", "div>")}</div>', context["body"]
+        )
+
+
+LINES = re.compile(r"<dl>\n((?:<dd>.*</dd>\n)+)</dl>")
+
+
 def finish(app: Any, error: Exception | None) -> None:
     """Write what is not a page: the way in at the top, and `llms.txt`."""
     if error is None and app.builder.name == "html":
@@ -131,4 +142,5 @@ def setup(app: Any) -> None:
     """Called by Sphinx."""
     app.connect("source-read", contents)
     app.connect("autodoc-process-docstring", plain_characters, priority=400)
+    app.connect("html-page-context", signatures)
     app.connect("build-finished", finish)
