@@ -23,6 +23,7 @@ from phlogiston.cli import (
     data,
     demo,
     evaluate,
+    explore,
     fid,
     impute,
     practise,
@@ -89,6 +90,7 @@ app.command("impute")(impute.impute)
 app.command("summary")(summary.summary)
 app.command("practise")(practise.practise)
 app.command("evaluate")(evaluate.evaluate)
+app.command("explore")(explore.explore)
 app.add_typer(data.app, name="data")
 app.command("runs")(runs.runs)
 fid.register(app)

@@ -94,7 +94,7 @@ def plain_characters(app: Any, what: str, name: str, obj: Any, options: Any, lin
 STARRED = re.compile(r"\s*\*{1,2}\w+( \(.*\))?:")  # an argument's name, which the Google style knows
 
 CHAPTERS = {
-    "First steps": ["/README", "cheatsheet", "gallery", "your-data"],
+    "First steps": ["/README", "cheatsheet", "gallery", "your-data", "explore"],
     "Tutorials": sorted(f"notebooks/{path.stem}" for path in (ROOT / "docs" / "notebooks").glob("*.ipynb")),
     "Systems": ["drmm", "drmm-queries", "mdn", "sequences", "sqair", "vdsm", "scene", "world"],
     "Anybody's models": [
