@@ -40,7 +40,7 @@ def _answer(loaded: dict[str, Any], run: str, name: str, what: str, payload: dic
                 loaded[run] = registry.load(run)
             module = panel(name)
             if what == "describe":
-                content = module.describe(loaded[run])
+                content = module.describe(loaded[run], run)
             else:
                 content = module.ask(loaded[run], run, payload)
         except PhlogistonError as error:

@@ -20,6 +20,8 @@ export function mount(place, info, changed, state) {
       names.length > 1 ? joint.element : null));
   const edges = Object.fromEntries(info.columns.map((column) => [column.name, [column.low, column.high]]));
   return {
+    fix(name, value) { for (const one of strips) if (one.name === name) one.set({ fix: value }); },
+    marks,
     state: () => ({ columns: marks, categories: allowed, typed: typed.value(), pair: joint.value() }),
     question: () => ({ columns: marks, categories: allowed, typed: typed.value(), pair: joint.value(), edges }),
     show(answer) {
@@ -137,6 +139,7 @@ export function strip(column, marks, changed) {
   draw();
   return {
     name,
+    set,
     element: h("div", { class: "strip" }, h("div", { class: "head" }, h("b", { text: name }),
       column.unit ? h("span", { class: "unit", text: column.unit }) : null, value, free), picture),
     show(drawn) {
@@ -179,6 +182,24 @@ function category(name, values, allowed, changed) {
   return {
     name,
     element: h("fieldset", { class: "category", "data-column": name }, h("legend", { text: name }), ...rows.map((r) => r.button)),
+    show(shares) {
+      rows.forEach((row, i) => {
+        row.fill.style.width = `${(shares[i] || 0) * 100}%`;
+        row.share.textContent = `${((shares[i] || 0) * 100).toFixed(1)} %`;
+      });
+    },
+  };
+}
+
+// The shares of a category's values, only shown.
+export function bars(name, values) {
+  const rows = values.map((text) => {
+    const fill = h("span", { class: "fill" }), share = h("span", { class: "share" });
+    return { fill, share, element: h("div", { class: "value" }, fill, h("span", { class: "word", text }), share) };
+  });
+  return {
+    name,
+    element: h("div", { class: "category", role: "group", "aria-label": `Posterior of ${name}` }, h("b", { text: name }), ...rows.map((r) => r.element)),
     show(shares) {
       rows.forEach((row, i) => {
         row.fill.style.width = `${(shares[i] || 0) * 100}%`;

@@ -1,7 +1,7 @@
 """What can be asked of a system in the browser, one module a panel.
 
-A panel is a module here with `describe(system)`, what the page must know to draw it, and `ask(system, run, question)`,
-one answer; both return what JSON can hold. A script of the same name in `page/` draws it.
+A panel is a module here with `describe(system, run)`, what the page must know to draw it, and
+`ask(system, run, question)`, one answer; both return what JSON can hold. A script of the same name in `page/` draws it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from phlogiston.errors import unknown_name
 TITLES = {
     "table": "Columns",
     "poses": "Poses",
+    "regression": "Regression",
+    "digits": "Pictures",
 }
 
 
@@ -39,5 +41,7 @@ def panels_for(system: str, schema: Mapping[str, Any]) -> tuple[str, ...]:
     """
     if system == "drmm":
         columns = schema.get("columns") or ()
-        return ("poses", "table") if "left_hand_x" in columns and "angle_torso" in columns else ("table",)
-    return ()
+        if "left_hand_x" in columns and "angle_torso" in columns:
+            return "poses", "table"
+        return ("digits",) if len(schema.get("image_shape") or ()) == 2 else ("table",)
+    return ("regression",) if system == "mdn" else ()

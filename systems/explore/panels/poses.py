@@ -21,10 +21,15 @@ DRAWN = 14
 ROUNDS = 12
 
 
-def describe(system: Any) -> dict[str, Any]:
+def describe(system: Any, run: str) -> dict[str, Any]:
     """The table's description, and how a figure is put together."""
     bones = [[poses.NAMES.index(j.parent), i] for i, j in enumerate(poses.JOINTS) if j.parent]
-    return {**table.describe(system), "bones": bones, "handles": list(poses.EFFECTORS), "joints": list(poses.NAMES)}
+    return {
+        **table.describe(system, run),
+        "bones": bones,
+        "handles": list(poses.EFFECTORS),
+        "joints": list(poses.NAMES),
+    }
 
 
 def ask(system: Any, run: str, question: Mapping[str, Any]) -> dict[str, Any]:
@@ -36,9 +41,7 @@ def ask(system: Any, run: str, question: Mapping[str, Any]) -> dict[str, Any]:
         asked["columns"] |= {f"{name}_x": {"fix": x}, f"{name}_y": {"fix": y}}
     call = table.call_of(asked)
     answer = call(system)
-    weights = answer.weights.numpy()
-    steps = (np.arange(DRAWN) + 0.5) / DRAWN
-    rows = torch.from_numpy(np.searchsorted(np.cumsum(weights), steps).clip(max=len(weights) - 1))
+    rows = torch.from_numpy(table.equal_rows(answer.weights.numpy(), DRAWN))
     drawn = answer.samples["x"][rows].numpy()
     if targets:
         solver = Kinematics(system)

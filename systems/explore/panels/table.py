@@ -26,29 +26,35 @@ SHOWN = 2000  # points of two columns against each other
 PRIOR = 4000  # samples that say where a column lies when nothing is known
 
 
-def describe(system: Any) -> dict[str, Any]:
+def describe(system: Any, run: str) -> dict[str, Any]:
     """Columns with their ranges and what is known of them before any evidence; categories and their values."""
-    columns, categories = system.vocabulary()
-    x = system.sample(PRIOR, seed=0)["x"].double().numpy()
+    _, categories = system.vocabulary()
+    answer = system.query(None, num_samples=PRIOR, seed=0)
     units = system.schema.get("units") or {}
     told_of = []
-    for i, name in enumerate(columns["x"]):
-        low, high = np.quantile(x[:, i], (0.002, 0.998))
+    for site, i, name in entries(system):
+        x, unit = answer.samples[site][:, i].double().numpy(), units.get(name)
+        low, high = np.quantile(x, (0.002, 0.998))
         margin = 0.05 * (high - low) or max(1.0, abs(high)) * 0.5
         edges = np.linspace(low - margin, high + margin, BINS + 1)
-        counts, _ = np.histogram(x[:, i], edges)
-        unit = units.get(name)
         told_of.append(
             {
                 "name": name,
+                "site": site,
                 "unit": unit if isinstance(unit, str) else "",
                 "low": float(edges[0]),
                 "high": float(edges[-1]),
                 "constant": bool(high == low),
-                "prior": (counts / len(x)).tolist(),
+                "prior": (np.histogram(x, edges)[0] / len(x)).tolist(),
             }
         )
-    return {"columns": told_of, "categories": {name: list(values) for name, values in categories.items()}}
+    drawn = {name: list(values) for name, values in categories.items() if name in answer.samples}
+    return {"columns": told_of, "categories": drawn}
+
+
+def entries(system: Any) -> list[tuple[str, int, str]]:
+    """Every column: its site, its position there, and its name."""
+    return [(site, i, name) for site, names in system.vocabulary()[0].items() for i, name in enumerate(names)]
 
 
 def statements(question: Mapping[str, Any]) -> list[str]:
@@ -92,48 +98,60 @@ def ask(system: Any, run: str, question: Mapping[str, Any]) -> dict[str, Any]:
 
 def content(system: Any, answer: Answer, question: Mapping[str, Any], call: Call, run: str) -> dict[str, Any]:
     """What the page draws of an answer."""
-    columns, categories = system.vocabulary()
-    names = list(columns["x"])
-    x, weights = answer.samples["x"].double().numpy(), answer.weights.numpy()
-    centre, spread = answer.mean("x"), answer.variance("x").sqrt()
-    low, middle, high = answer.quantile("x", torch.tensor([0.05, 0.5, 0.95], dtype=torch.float64))
+    weights = answer.weights.numpy()
+    levels = torch.tensor([0.05, 0.5, 0.95], dtype=torch.float64)
     edges = question.get("edges") or {}
-    drawn = {}
-    for i, name in enumerate(names):
-        drawn[name] = {
-            "mean": number(centre[i]),
-            "sd": number(spread[i]),
-            "low": number(low[i]),
-            "median": number(middle[i]),
-            "high": number(high[i]),
-        }
-        if name in edges:
-            first, last = map(float, edges[name])
-            counts, _ = np.histogram(x[:, i], np.linspace(first, last, BINS + 1), weights=weights)
-            drawn[name]["shares"] = numbers(counts, 6)
-    shares = {}
-    for name, values in categories.items():
-        share = answer.weights.new_zeros(len(values)).index_add_(0, answer.samples[name], answer.weights)
-        shares[name] = numbers(share)
+    drawn: dict[str, Any] = {}
+    for site in system.vocabulary()[0]:
+        values = answer.samples[site].double().numpy()
+        centre, spread = answer.mean(site), answer.variance(site).sqrt()
+        low, middle, high = answer.quantile(site, levels)
+        for i, name in [(i, name) for own, i, name in entries(system) if own == site]:
+            drawn[name] = {
+                "mean": number(centre[i]),
+                "sd": number(spread[i]),
+                "low": number(low[i]),
+                "median": number(middle[i]),
+                "high": number(high[i]),
+            }
+            if name in edges:
+                first, last = map(float, edges[name])
+                counts, _ = np.histogram(values[:, i], np.linspace(first, last, BINS + 1), weights=weights)
+                drawn[name]["shares"] = numbers(counts, 6)
     return {
         **told(answer, call, run),
-        "said": [text for text in call.positional if text is not None],
+        "said": [text for text in call.positional if isinstance(text, str)],
         "columns": drawn,
-        "categories": shares,
-        "points": _points(x, weights, names, question.get("pair") or ()),
+        "categories": shares_of(system, answer),
+        "points": _points(system, answer, weights, question.get("pair") or ()),
     }
 
 
-def _points(x: np.ndarray, weights: np.ndarray, names: list[str], pair: Any) -> list[list[float]]:
-    """Samples of two columns, in equal weight: those drawn for a picture alone (n, 2)."""
-    chosen = [names.index(name) for name in pair if name in names]
-    if len(chosen) != 2:
+def shares_of(system: Any, answer: Answer) -> dict[str, Any]:
+    """Posterior of each category's values."""
+    shares = {}
+    for name, values in system.vocabulary()[1].items():
+        if name in answer.samples:
+            share = answer.weights.new_zeros(len(values)).index_add_(0, answer.samples[name], answer.weights)
+            shares[name] = numbers(share)
+    return shares
+
+
+def equal_rows(weights: np.ndarray, n: int) -> np.ndarray:
+    """Positions of n samples that stand for all in equal weight, for a picture: systematic, without a random number."""
+    return np.searchsorted(np.cumsum(weights), (np.arange(n) + 0.5) / n).clip(max=len(weights) - 1)
+
+
+def _points(system: Any, answer: Answer, weights: np.ndarray, pair: Any) -> list[list[float]]:
+    """Samples of two columns, in equal weight (n, 2)."""
+    where = {name: answer.samples[site][:, i] for site, i, name in entries(system)}
+    if len(pair) != 2 or not set(pair) <= where.keys():
         return []
-    rows = np.arange(len(x))
+    both = torch.stack([where[name].double() for name in pair], 1).numpy()
     if not np.allclose(weights, weights[0]):
-        steps = (np.arange(len(x)) + 0.5) / len(x)
-        rows = np.searchsorted(np.cumsum(weights), steps).clip(max=len(x) - 1)
-    return numbers(x[rows[:SHOWN]][:, chosen], 5)
+        both = both[equal_rows(weights, len(weights))]
+    points: list[list[float]] = numbers(both[:SHOWN], 5)
+    return points
 
 
 def _number(name: str, value: Any) -> str:

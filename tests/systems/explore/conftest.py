@@ -21,6 +21,7 @@ import pytest
 
 from phlogiston import datasets
 from phlogiston.systems.drmm.system import DRMM
+from phlogiston.systems.mdn.system import MDN
 
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
 
@@ -38,6 +39,9 @@ def explore_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     DRMM(num_layers=1, num_components=4, steps=40).fit(table, out=folder / "people")
     poses = datasets.load("poses", sizes=(600, 10, 10))
     DRMM(num_layers=1, num_components=12, frame="tril", steps=15).fit(poses, out=folder / "poses")
+    MDN(num_components=4, steps=40).fit(datasets.load("arcsine"), out=folder / "arcsine")
+    digits = datasets.load("digits")
+    DRMM(num_layers=1, num_components=20, steps=60).fit(digits, out=folder / "digits")
     (folder / "broken").mkdir()
     (folder / "broken" / "config.json").write_text("{ torn", encoding="utf-8")
     return {path.name: path for path in sorted(folder.iterdir())}
@@ -99,8 +103,9 @@ def serving() -> Callable[..., Any]:
 
 @pytest.fixture(scope="session")
 def served(explore_runs: dict[str, Path], serving: Callable[..., Any]) -> Iterator[Served]:
-    """A server of all the runs."""
-    with serving(*(explore_runs[name] for name in ("people", "broken", "poses"))) as server:
+    """A server of all the runs, the table first."""
+    first = explore_runs["people"]
+    with serving(first, *(path for path in explore_runs.values() if path != first)) as server:
         yield server
 
 
