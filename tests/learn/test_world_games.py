@@ -93,11 +93,11 @@ RECIPES = {
 }  # fmt: skip
 
 
-def recorded(recipe: Recipe, folder: Path) -> Dataset:
+def recorded(recipe: Recipe, folder: Path, seed: int) -> Dataset:
     """The recording, made where it is not there."""
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
-        return datasets.record(recipe.env, folder, episodes=recipe.episodes, **recipe.recording)
+        return datasets.record(recipe.env, folder, episodes=recipe.episodes, seed=seed, **recipe.recording)
     return datasets.load(folder)
 
 
@@ -131,7 +131,7 @@ def test_a_game_is_learned_from_a_recording_and_played_with_open_eyes(
     for seed in agent.seeds:
         folder = kept(name, seed) or Path(tempfile.mkdtemp(dir=tmp_path)) / name
         with agent.measure(seed) as run:
-            data = recorded(recipe, folder.with_name(f"{name}-games-{seed}"))
+            data = recorded(recipe, folder.with_name(f"{name}-games-{seed}"), seed)
             system = WorldModel(recipe.options).fit(data, seed=seed, out=folder, progress="off")
             run.stop(folder)
             run.value = float(system.play(None, recipe.games, seed=seed).score.mean())
