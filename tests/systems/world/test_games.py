@@ -296,7 +296,7 @@ def test_rare_colours_are_weighed_from_the_frames_and_kept(folder: Path, tmp_pat
     found.save(tmp_path / "kept")
     assert torch.equal(systems.load(tmp_path / "kept").model.weights, found.model.weights)  # type: ignore[arg-type]
     vectors = {"frames": torch.rand(4, 6, 1, 1, 4), "action": torch.randint(2, (4, 6))}
-    with pytest.raises(ConfigError, match="rare is 0.5; it weighs colours"):
+    with pytest.raises(ConfigError, match="it weighs colours of pictures"):
         WorldModel({**SMALL, "rare": 0.5}).fit(vectors, progress="off")
 
 
