@@ -149,7 +149,6 @@ class Rollouts:
         code: (rows, T + 1, Z), or None if not kept.
         action: int64 (rows, T), or None.
         frames: (rows, T + 1, C, H, W) of a game outside, or None.
-        reward: (rows, T), what each action brought, the game's own or the dream's; 0 behind the end. Or None.
     """
 
     score: Tensor
@@ -158,7 +157,6 @@ class Rollouts:
     code: Tensor | None = None
     action: Tensor | None = None
     frames: Tensor | None = None
-    reward: Tensor | None = None
 
 
 @torch.no_grad()
@@ -185,7 +183,7 @@ def dream(
         ends: `"sampled"` draws the end from its probability; `"rule"` ends where the paper's weighted probability
             passes one half.
         seed: of this dream.
-        keep: keep codes, actions and rewards.
+        keep: keep codes and actions.
         start: state to go on from; the beginning by default.
 
     Raises:
@@ -207,18 +205,14 @@ def dream(
     length = torch.ones(rows, dtype=torch.long)
     codes: list[Tensor] = []
     done: list[Tensor] = []
-    gains: list[Tensor] = []
     for t in range(steps + 1):
         prediction = world.predict(state)
         code = prediction.code.draw(pi_temperature=tau, sigma_temperature=tau, generator=generator)
         if t:
             chance = torch.rand(len(code), generator=generator)
             end = chance < prediction.end.sigmoid() if ends == "sampled" else prediction.end + shift > 0
-            gain = world.gained(state, code) * alive[present]
-            score[present] += gain
+            score[present] += world.gained(state, code) * alive[present]
             length[present] += alive[present]
-            if keep:
-                gains.append(gain)
             alive[present] &= ~end
         if keep:
             codes.append(code)
@@ -235,7 +229,7 @@ def dream(
         state = world.observe(state, code, action)
     if not keep:
         return Rollouts(score, ~alive, length)
-    return Rollouts(score, ~alive, length, torch.stack(codes, 1), torch.stack(done, 1), reward=torch.stack(gains, 1))
+    return Rollouts(score, ~alive, length, torch.stack(codes, 1), torch.stack(done, 1))
 
 
 @torch.no_grad()
@@ -261,7 +255,7 @@ def play(
         games: numbers of the games, (rows,).
         steps: longest rollout.
         seed: of the games, and of the agent's draws.
-        keep: keep codes, actions, frames and rewards.
+        keep: keep codes, actions and frames.
         generator: of the agent's draws; one of the seed by default.
 
     Raises:
@@ -278,7 +272,6 @@ def play(
     codes: list[Tensor] = []
     seen: list[Tensor] = []
     done: list[Tensor] = []
-    gains: list[Tensor] = []
     for t in range(steps + 1):
         stay = alive[present]
         if t and not keep and int(stay.sum()) < SHARE * len(present):
@@ -298,15 +291,11 @@ def play(
         if keep:
             done.append(action)
         outside, reward, over = game.step(outside, action)
-        gain = reward * alive[present]
-        score[present] += gain
-        if keep:
-            gains.append(gain)
+        score[present] += reward * alive[present]
         length[present] += alive[present]
         alive[present] &= ~over
         state = world.observe(state, code, action)
     outcome = Rollouts(score, ~alive, length)
     if not keep:
         return outcome
-    kept = {"code": codes, "action": done, "frames": seen, "reward": gains}
-    return replace(outcome, **{name: torch.stack(parts, 1) for name, parts in kept.items()})
+    return replace(outcome, code=torch.stack(codes, 1), action=torch.stack(done, 1), frames=torch.stack(seen, 1))

@@ -21,13 +21,11 @@ from pyro.infer.enum import get_importance_trace
 from pyro.infer.trace_elbo import _compute_log_r
 from pyro.infer.util import is_validation_enabled
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.subsample_messenger import _Subsample
-from pyro.poutine.trace_struct import Trace
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import kl_divergence
 
 from phlogiston.inference.svi.densities import is_reparameterised, kl_sum, log_prob_sum
+from phlogiston.inference.svi.pair.record import run_pair
 
 
 def runs_the_model(guide: Any) -> bool:
@@ -55,58 +53,6 @@ class ParticleBound(ELBO):
         loss = self.differentiable_loss(model, guide, *args, **kwargs)
         loss.backward()
         return float(loss.detach())
-
-
-class _Record(Messenger):
-    """Pyro's trace and replay messengers in one: half the calls per site.
-
-    Args:
-        replayed: the trace whose values latent sites take, or None.
-    """
-
-    def __init__(self, replayed: Any = None) -> None:
-        super().__init__()
-        self.trace = Trace(graph_type="flat")
-        self._known = {} if replayed is None else replayed.nodes
-
-    def _process_message(self, msg: Any) -> None:
-        if msg["type"] != "sample" or msg["is_observed"]:
-            return
-        earlier = self._known.get(msg["name"])
-        if earlier is None:
-            return
-        if earlier["type"] != "sample" or earlier["is_observed"]:
-            raise RuntimeError(f"site {msg['name']} must be sampled in trace")
-        msg["done"] = True
-        msg["value"] = earlier["value"]
-        msg["infer"] = earlier["infer"]
-
-    def _postprocess_message(self, msg: Any) -> None:
-        kind = msg["type"]
-        if kind == "sample":
-            if msg["infer"].get("_do_not_trace"):
-                return
-            fn = msg["fn"]
-            if type(fn) is _Subsample and (fn.subsample_size is None or fn.subsample_size >= fn.size):
-                return  # a whole plate: there is nothing to replay and no density
-        elif kind != "param":
-            return
-        self.trace.add_node(msg["name"], **msg)
-
-
-def run_pair(model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
-    """Run guide, then model on the guide's values; return both traces without the sites of plates.
-
-    The same as tracing a replay, without the copies that `poutine.trace(...).get_trace` makes.
-    """
-    with _Record() as in_guide:
-        guide(*args, **kwargs)
-    with _Record(in_guide.trace) as in_model:
-        model(*args, **kwargs)
-    for trace in (in_model.trace, in_guide.trace):
-        for name in [n for n, site in trace.nodes.items() if site_is_subsample(site)]:
-            trace.remove_node(name)
-    return in_model.trace, in_guide.trace
 
 
 def total(costs: Sequence[Tensor], gains: Sequence[Tensor]) -> Any:

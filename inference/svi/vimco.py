@@ -27,8 +27,9 @@ from torch import Tensor
 
 from phlogiston.distributions.shapes import joint_shape
 from phlogiston.errors import ConfigError, unknown_name
-from phlogiston.inference.svi.bounds import ParticleBound, run_pair, runs_the_model
+from phlogiston.inference.svi.bounds import ParticleBound, runs_the_model
 from phlogiston.inference.svi.densities import is_reparameterised, stacked_log_probs
+from phlogiston.inference.svi.pair.record import run_pair
 
 SIGNALS = ("iwae", "elbo")
 BASELINES = ("geometric", "arithmetic", "none")

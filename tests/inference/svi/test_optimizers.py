@@ -42,6 +42,31 @@ def test_steps_are_torchs(name: str) -> None:
     assert torch.is_grad_enabled()
 
 
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_steps_are_torchs_where_the_fused_kernel_is_not_called_straight(name: str) -> None:
+    """Groups with options of their own, parameters without a gradient, two precisions, a closure, and hooks."""
+    kind, options = TORCH[name]
+    results, calls = [], []
+    for make in (OPTIMIZERS[name], lambda p, **more: kind(p, **options, **more)):
+        torch.manual_seed(0)
+        p = [torch.nn.Parameter(torch.randn(3)) for _ in range(4)] + [torch.nn.Parameter(torch.randn(2).double())]
+        groups = [{"params": p[:2], "betas": (0.5, 0.9)}, {"params": p[2:3], "amsgrad": True}, {"params": p[3:]}]
+        optimizer: Any = make(groups, lr=0.1, weight_decay=0.01)
+        for turn in range(5):
+            optimizer.zero_grad()
+            loss = sum((q**2).sum() for q in (p if turn % 2 else [*p[:1], *p[2:]]))
+            loss.backward()
+            optimizer.param_groups[1]["amsgrad"] = turn < 3  # then every group could be simple, but for its precisions
+            if turn == 1:
+                handle = optimizer.register_step_post_hook(lambda *_: calls.append(1))
+            if turn == 2:
+                handle.remove()
+            assert optimizer.step(*([lambda: 7.0] if turn == 4 else [])) == (7.0 if turn == 4 else None)
+        results.append([q.detach() for q in p])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    assert len(calls) == 2
+
+
 def test_a_fit_does_not_load_the_compiler() -> None:
     code = (
         "import sys, phlogiston as ph\n"
