@@ -149,6 +149,7 @@ class Rollouts:
         code: (rows, T + 1, Z), or None if not kept.
         action: int64 (rows, T), or None.
         frames: (rows, T + 1, C, H, W) of a game outside, or None.
+        reward: (rows, T), what each action brought, the game's own or the dream's; 0 behind the end. Or None.
     """
 
     score: Tensor
@@ -157,6 +158,7 @@ class Rollouts:
     code: Tensor | None = None
     action: Tensor | None = None
     frames: Tensor | None = None
+    reward: Tensor | None = None
 
 
 @torch.no_grad()
@@ -183,7 +185,7 @@ def dream(
         ends: `"sampled"` draws the end from its probability; `"rule"` ends where the paper's weighted probability
             passes one half.
         seed: of this dream.
-        keep: keep codes and actions.
+        keep: keep codes, actions and rewards.
         start: state to go on from; the beginning by default.
 
     Raises:
@@ -205,14 +207,18 @@ def dream(
     length = torch.ones(rows, dtype=torch.long)
     codes: list[Tensor] = []
     done: list[Tensor] = []
+    gains: list[Tensor] = []
     for t in range(steps + 1):
         prediction = world.predict(state)
         code = prediction.code.draw(pi_temperature=tau, sigma_temperature=tau, generator=generator)
         if t:
             chance = torch.rand(len(code), generator=generator)
             end = chance < prediction.end.sigmoid() if ends == "sampled" else prediction.end + shift > 0
-            score[present] += world.gained(state, code) * alive[present]
+            gain = world.gained(state, code) * alive[present]
+            score[present] += gain
             length[present] += alive[present]
+            if keep:
+                gains.append(gain)
             alive[present] &= ~end
         if keep:
             codes.append(code)
@@ -229,7 +235,7 @@ def dream(
         state = world.observe(state, code, action)
     if not keep:
         return Rollouts(score, ~alive, length)
-    return Rollouts(score, ~alive, length, torch.stack(codes, 1), torch.stack(done, 1))
+    return Rollouts(score, ~alive, length, torch.stack(codes, 1), torch.stack(done, 1), reward=torch.stack(gains, 1))
 
 
 @torch.no_grad()
@@ -255,7 +261,7 @@ def play(
         games: numbers of the games, (rows,).
         steps: longest rollout.
         seed: of the games, and of the agent's draws.
-        keep: keep codes, actions and frames.
+        keep: keep codes, actions, frames and rewards.
         generator: of the agent's draws; one of the seed by default.
 
     Raises:
@@ -272,6 +278,7 @@ def play(
     codes: list[Tensor] = []
     seen: list[Tensor] = []
     done: list[Tensor] = []
+    gains: list[Tensor] = []
     for t in range(steps + 1):
         stay = alive[present]
         if t and not keep and int(stay.sum()) < SHARE * len(present):
@@ -291,11 +298,15 @@ def play(
         if keep:
             done.append(action)
         outside, reward, over = game.step(outside, action)
-        score[present] += reward * alive[present]
+        gain = reward * alive[present]
+        score[present] += gain
+        if keep:
+            gains.append(gain)
         length[present] += alive[present]
         alive[present] &= ~over
         state = world.observe(state, code, action)
     outcome = Rollouts(score, ~alive, length)
     if not keep:
         return outcome
-    return replace(outcome, code=torch.stack(codes, 1), action=torch.stack(done, 1), frames=torch.stack(seen, 1))
+    kept = {"code": codes, "action": done, "frames": seen, "reward": gains}
+    return replace(outcome, **{name: torch.stack(parts, 1) for name, parts in kept.items()})

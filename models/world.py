@@ -41,6 +41,7 @@ from phlogiston.networks.frame_decoder import FrameDecoder
 from phlogiston.networks.frame_encoder import pixels
 from phlogiston.networks.host import one_hot, require
 from phlogiston.networks.mixture_heads import check, initial_outputs, mixture_parameters, num_outputs
+from phlogiston.networks.rare_colours import colour_of, num_colours
 from phlogiston.networks.recurrent import Recurrent
 from phlogiston.networks.vector_codec import VectorDecoder
 
@@ -122,6 +123,7 @@ class World(nn.Module):
         vector: int = 0,
         each: float = 1.0,
         rewards: Sequence[float] | None = None,
+        rare: float = 0.0,
     ) -> None:
         super().__init__()
         check(kind, num_components, code)
@@ -143,6 +145,8 @@ class World(nn.Module):
         self.head = nn.Sequential(nn.Linear(hidden + code, hidden), nn.SiLU(), nn.Linear(hidden, outputs))
         self.zero: Tensor
         self.register_buffer("zero", torch.zeros(()), persistent=False)
+        self.weights: Tensor | None
+        self.register_buffer("weights", torch.ones(num_colours(channels)) if rare else None)  # from the data
         self._initialise()
         self.vector, self.each = vector, float(each)
         self.rewards = None if rewards is None else (float(rewards[0]), float(rewards[1]))
@@ -156,9 +160,16 @@ class World(nn.Module):
         """Decode codes (..., Z): means of pixels (..., C, H, W)."""
         return torch.sigmoid(self.decoder(code))
 
-    def likelihood(self, code: Tensor) -> dist.TorchDistribution:
-        """Distribution of the frames of codes (..., Z), event (C, H, W)."""
-        return dist.Normal(self.picture(code), self.noise, validate_args=False).to_event(3)
+    def likelihood(self, code: Tensor, frames: Tensor | None = None) -> dist.TorchDistribution:
+        """Distribution of the frames of codes (..., Z), event (C, H, W).
+
+        Where pixels have weights, those of `frames` become variances divided by them: their errors count as often.
+        """
+        picture = self.picture(code)
+        noise = picture.new_full((), self.noise)
+        if frames is not None and self.weights is not None:
+            noise = self.noise * self.weights[colour_of(frames)].rsqrt().unsqueeze(-3)
+        return dist.Normal(picture, noise.expand_as(picture), validate_args=False).to_event(3)
 
     # ----- memory, one step at a time -----------------------------------------------------------------------------
 
@@ -374,7 +385,7 @@ class FrameModel(StageProgram[World]):
         whole = self.whole
         with pyro.plate("data", rows, dim=-2), pyro.plate("time", count, dim=-1):
             code = pyro.sample("code", dist.Normal(whole.zero.expand(whole.code), 1.0).to_event(1))
-            pyro.sample("frames", whole.likelihood(code), obs=pixels(frames))
+            pyro.sample("frames", whole.likelihood(code, frames), obs=pixels(frames))
 
 
 class MemoryModel(StageProgram[World]):

@@ -22,6 +22,9 @@ class Config:
             Left empty: 16, 32, then 64 at every further one.
         features: of a frame, between encoder and code.
         noise: standard deviation of a pixel. Small objects, such as a ball, are encoded only if it is small.
+        rare: how much more pixels of rare colours count while frames are learned: as a colour's share of all pixels to
+            the power of minus this. 0 counts all alike; with 0.5, small things of a colour of their own are encoded
+            that would be lost beside large walls.
         free_bits: nats per entry of the code and frame that are free of cost.
         hidden: units of the memory.
         layers: of the memory.
@@ -61,6 +64,7 @@ class Config:
     widths: tuple[int, ...] = ()
     features: int = 256
     noise: float = 0.05
+    rare: float = 0.0
     free_bits: float = 0.5
     hidden: int = 96
     layers: int = 1
@@ -101,7 +105,7 @@ class Config:
             self, "noise", "min_scale", "end_weight", "end_share", "frame_learning_rate", "learning_rate", "clip",
             "spread", "tau",
         )  # fmt: skip
-        at_least(self, 0, "free_bits", "generations", "max_steps", "window")
+        at_least(self, 0, "rare", "free_bits", "generations", "max_steps", "window")
         at_least(self, 4, "population")
         share(self, "warmup")
         if "v" not in self.parts and not self.start:

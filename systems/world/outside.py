@@ -15,7 +15,9 @@ from phlogiston.datasets.recording.record import seed_of
 from phlogiston.errors import ConfigError, ShapeError
 
 AT_ONCE = 16
-"""Environments that are open at a time; more games are played one such group after another."""
+MANY = 256
+"""Environments that are open at a time, of pictures and of vectors; more games are played one such group after another.
+An environment that draws pictures may hold a process and a screen; one of a few numbers costs nothing."""
 
 
 class Playing(NamedTuple):
@@ -107,11 +109,12 @@ def as_game(env: Any, schema: Mapping[str, Any]) -> Any:
         raise ConfigError("the data did not come from datasets.record, so how frames are made of this environment is "
                           "not known; pass an object with reset, step and render of tensors")  # fmt: skip
     spec = GameSpec.read(kept)
+    at_once = MANY if spec.view.vector else AT_ONCE
     if env is None:
-        found = EnvironmentGame(again(spec), spec)
+        found = EnvironmentGame(again(spec), spec, at_once)
     elif isinstance(env, str) or callable(env):
         options = spec.options if env == spec.env else None
-        found = EnvironmentGame(lambda: Environment(make(env, options), spec), spec)
+        found = EnvironmentGame(lambda: Environment(make(env, options), spec), spec, at_once)
     else:
         found = EnvironmentGame(lambda: Environment(make(env), spec), spec, at_once=1, own=False)
     state = found.reset(torch.zeros(1, dtype=torch.long))

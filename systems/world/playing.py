@@ -84,7 +84,7 @@ def joined(parts: list[Rollouts]) -> Rollouts:
         name: torch.cat([getattr(p, name) for p in parts]) for name in ("score", "ended", "length")
     }
     whole = Rollouts(**found)
-    for name in ("code", "action", "frames"):
+    for name in ("code", "action", "frames", "reward"):
         values = [getattr(part, name) for part in parts]
         if values[0] is not None:
             longest = max(value.shape[1] for value in values)

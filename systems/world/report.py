@@ -267,7 +267,11 @@ def agent_figure(system: WorldModel) -> Figure:
     steps = np.arange(1, len(mean) + 1)
     panels[0].plot(steps, best, color=SOFT, linewidth=1.0, label="best of the population")
     panels[0].plot(steps, mean, color=ACCENT, linewidth=1.6, label="mean of the population")
-    panels[0].set(xlabel="generation", ylabel="steps survived in the dream", ylim=(0, None))
+    panels[0].set(
+        xlabel="generation",
+        ylabel="score in the dream" if system.model.rewards else "steps survived in the dream",
+        ylim=(0, None),
+    )
     panels[0].legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0.0, 1.0))
     panels[0].xaxis.get_major_locator().set_params(integer=True)
     if playable:

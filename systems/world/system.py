@@ -35,6 +35,7 @@ from phlogiston.inference.svi.row_noise import row_keys
 from phlogiston.inference.svi.schedules import constant, cosine, warmup
 from phlogiston.models.dreaming import Ends, num_weights
 from phlogiston.models.world import FrameModel, MemoryModel, World
+from phlogiston.networks.rare_colours import colour_weights
 from phlogiston.systems.base import Role
 from phlogiston.systems.calls import at_least, evaluating
 from phlogiston.systems.frames import mean_colour, refuse_zeros_and_ones
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
 VISION = ("model.decoder.*", "guide.*")  # what stage V trains
 MEMORY = ("model.enter.*", "model.rnn.*", "model.head.*")  # what stage M trains
 CHUNK = 64  # games scored at once
+COUNTED = 1_024  # frames whose colours are counted
 
 
 class WorldModel(AgentVerbs):
@@ -87,6 +89,10 @@ class WorldModel(AgentVerbs):
         refuse_zeros_and_ones(torch.as_tensor(train.tensors["frames"]), "frames")
         channels, height, width = games["frames"].shape[2:]
         vector = width if (channels, height) == (1, 1) else 0
+        if vector and self.config.rare:
+            raise ConfigError(
+                f"rare is {self.config.rare}; it weighs colours of pictures, and these frames are vectors"
+            )
         if height != width and not vector:
             raise ShapeError(
                 f"frames have {height} x {width} pixels; this model takes square ones. Crop or resize them"
@@ -189,7 +195,10 @@ class WorldModel(AgentVerbs):
                 self._before = None
 
     def initialise(self, train: Any, seed: int) -> None:
-        """Begin with the parameters of the round before, or of the run `start`, where there is one."""
+        """Begin with the parameters of the round before, or of the run `start`, where there is one; weigh colours."""
+        if self.model.weights is not None:
+            shown = torch.linspace(0, int(train.starts[-1]) - 1, COUNTED).long()  # frames, evenly spaced
+            self.model.weights.copy_(colour_weights(train.frames(*train.place(shown)), self.config.rare))
         before = self._before
         if before is None and self.config.start:
             before = type(self).load(self.config.start)
@@ -199,7 +208,11 @@ class WorldModel(AgentVerbs):
             state, theirs = own.state_dict(), other.state_dict()
             fits = {name: value for name, value in theirs.items() if name in state}
             for name, value in list(fits.items()):
-                if state[name].shape != value.shape or name in ("player", "curve"):  # the agent is trained anew
+                if state[name].shape != value.shape or name in (
+                    "player",
+                    "curve",
+                    "weights",
+                ):  # the agent is trained anew
                     del fits[name]
             missing = [n for n in state if n not in fits and (part == "guide" or n.startswith("decoder"))]
             if missing and "v" not in self.config.parts:

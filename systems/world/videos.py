@@ -28,8 +28,8 @@ def clips(system: WorldModel, n: int, seed: int, policy: Any = None) -> list[tup
     """
     found: list[list[tuple[str, Array, Array, Array]]] = []
     if system.playable:
-        found.append(_clips(system, "game", system.play(policy, n, seed=seed, keep=True)))
-    found.append(_clips(system, "dream", system.dream(policy, n, seed=seed, keep=True)))
+        found.append(clips_of(system, "game", system.play(policy, n, seed=seed, keep=True)))
+    found.append(clips_of(system, "dream", system.dream(policy, n, seed=seed, keep=True)))
     return [clip for pair in zip(*found, strict=True) for clip in pair]
 
 
@@ -42,24 +42,20 @@ def beside(system: WorldModel, n: int, seed: int) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def _clips(system: WorldModel, name: str, rollouts: Rollouts) -> list[tuple[str, Array, Array, Array]]:
+def clips_of(system: WorldModel, name: str, rollouts: Rollouts) -> list[tuple[str, Array, Array, Array]]:
+    """Clips of rollouts that were kept; see `clips`."""
     assert rollouts.code is not None
     assert rollouts.action is not None
     code, model = rollouts.code, system.model
     action = torch.cat([rollouts.action, torch.zeros_like(rollouts.action[:, :1])], 1)[:, : code.shape[1]]
-    prediction, out = model.predict_all(code, action)
-    end = prediction.end.sigmoid()
+    end = model.predict_all(code, action)[0].end.sigmoid()
     end[:, 0] = 0.0
-    if model.rewards is None:
-        gain = torch.full_like(end, model.each)
-    else:
-        gain = model.reward(out[:, 1:], code[:, :-1], code[:, 1:]).mean
-        gain = torch.cat([torch.zeros_like(end[:, :1]), gain], 1)
-    gain[:, 0] = 0.0
+    assert rollouts.reward is not None
+    score = torch.cat([torch.zeros_like(end[:, :1]), rollouts.reward], 1).cumsum(1)  # the game's own, not a guess
     frames = system.render(code) if rollouts.frames is None else rollouts.frames
     return [
         (name, np.stack([as_picture(f) for f in frames[i, :length]]), end[i, :length].numpy(),
-         gain[i, :length].cumsum(0).numpy())
+         score[i, :length].numpy())
         for i, length in enumerate(rollouts.length.tolist())
     ]  # fmt: skip
 

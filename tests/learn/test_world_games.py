@@ -1,9 +1,9 @@
 """World models of games that others made, and of one where memory matters: recorded, dreamt, played, and doubted.
 
 Every score stands beside those of chance, of the recording's policy, of the best blind sweep, of the same agent with
-another game before its eyes, and of an agent that was trained in the game itself with the same number of rollouts.
-`make learn SYSTEM=world_games` runs all of them, `pytest tests/learn -m learn -k cartpole` one; with `--runs FOLDER`
-recordings and runs are kept, and gone on with.
+another game before its eyes, and of an agent that was trained in the game itself, in as many games as were recorded.
+`make learn SYSTEM=world_games` runs all of them, `pytest tests/learn -m learn --timeout 0 -k cartpole` one; with
+`--runs FOLDER` recordings and runs are kept, and gone on with.
 """
 
 from __future__ import annotations
@@ -93,12 +93,20 @@ RECIPES = {
 }  # fmt: skip
 
 
-def recorded(recipe: Recipe, folder: Path) -> Dataset:
+def recorded(recipe: Recipe, folder: Path, seed: int) -> Dataset:
     """The recording, made where it is not there."""
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
-        return datasets.record(recipe.env, folder, episodes=recipe.episodes, **recipe.recording)
+        return datasets.record(recipe.env, folder, episodes=recipe.episodes, seed=seed, **recipe.recording)
     return datasets.load(folder)
+
+
+def trained(recipe: Recipe, name: str, seed: int, kept: Kept, tmp_path: Path) -> tuple[Dataset, WorldModel, Path]:
+    """The recording, the system trained on it, and its run; one that is kept is gone on with, or loaded."""
+    folder = kept(name, seed) or Path(tempfile.mkdtemp(dir=tmp_path)) / name
+    data = recorded(recipe, folder.with_name(f"{name}-games-{seed}"), seed)
+    system = WorldModel(recipe.options).fit(data, seed=seed, out=folder, progress="off")
+    return data, system, folder
 
 
 @pytest.mark.parametrize("name", list(RECIPES))
@@ -122,17 +130,13 @@ def test_a_game_is_learned_from_a_recording_and_played_with_open_eyes(
             "blindfold": "the agent, another game before its eyes", "inside": "agent trained in the game",
         }.items()
     }  # fmt: skip
-    dreamt = {tau: entry(f"tau/{tau:g}", f"{name}: tau {tau:g}", n_test=recipe.games) for tau in TAUS}
     seen = record("world", f"games/{name}/recall", title=f"{name}: small bright things seen", kind="estimate",
                   figure="share of things of 3 to 5 pixels")  # fmt: skip
     ends = record("world", f"games/{name}/ends", title=f"{name}: foreseeing the end", kind="exact",
                   figure="area under the curve, is this frame the end")  # fmt: skip
-    told: dict[float, list[float]] = {tau: [] for tau in TAUS}
     for seed in agent.seeds:
-        folder = kept(name, seed) or Path(tempfile.mkdtemp(dir=tmp_path)) / name
         with agent.measure(seed) as run:
-            data = recorded(recipe, folder.with_name(f"{name}-games-{seed}"))
-            system = WorldModel(recipe.options).fit(data, seed=seed, out=folder, progress="off")
+            data, system, folder = trained(recipe, name, seed, kept, tmp_path)
             run.stop(folder)
             run.value = float(system.play(None, recipe.games, seed=seed).score.mean())
         scores = {
@@ -146,15 +150,10 @@ def test_a_game_is_learned_from_a_recording_and_played_with_open_eyes(
         with others["recorded"].measure(seed) as run:
             run.value = system.schema["recorded_score"]
         with others["inside"].measure(seed) as run:
-            inside = system.train_agent(inside="game", seed=seed, generations=system.config.generations)
+            generations = max(1, recipe.episodes // system.config.population)
+            inside = system.train_agent(inside="game", seed=seed, generations=generations, rollouts=1)
             run.stop()
             run.value = float(system.play(inside, recipe.games, seed=seed).score.mean())
-        for tau, line in dreamt.items():
-            with line.measure(seed) as run:
-                own = system.agent if tau == system.config.tau else system.train_agent(tau=tau, seed=seed)
-                run.value = float(system.play(own, recipe.games, seed=seed).score.mean())
-                told[tau].append(float(system.dream(own, 256, tau=tau, seed=seed).score.mean()))
-                line.fields["dream"] = sum(told[tau]) / len(told[tau])
         found = system.evaluate(data, ["memory", "bright"])
         if recipe.recall:
             with seen.measure(seed) as run:
@@ -166,9 +165,32 @@ def test_a_game_is_learned_from_a_recording_and_played_with_open_eyes(
     assert not recipe.gain or agent.mean >= recipe.gain * others["recorded"].mean
     assert not recipe.recall or seen.mean >= recipe.recall
     assert not recipe.end_auc or ends.mean >= recipe.end_auc
-    real = {tau: line.mean for tau, line in dreamt.items()}
-    dream = {tau: line.fields["dream"] for tau, line in dreamt.items()}
-    print(f"{name}: in the game {real}, in the dream {dream}, blind {others['blind'].mean:.0f}")
+
+
+@pytest.mark.parametrize("name", list(RECIPES))
+def test_dream_and_game_at_several_temperatures(
+    name: str, record: Record, kept: Kept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("gymnasium", reason="games need phlogiston[games]")
+    if name.startswith("take"):
+        pytest.importorskip("vizdoom", reason="take cover needs phlogiston[games]")
+    monkeypatch.chdir(tmp_path)
+    recipe = RECIPES[name]
+    lines = {
+        tau: record("world", f"games/{name}/tau/{tau:g}", title=f"{name}: tau {tau:g}", figure=recipe.figure,
+                    n_test=recipe.games)
+        for tau in TAUS
+    }  # fmt: skip
+    told: dict[float, list[float]] = {tau: [] for tau in TAUS}
+    for seed in lines[TAUS[0]].seeds:
+        _, system, _ = trained(recipe, name, seed, kept, tmp_path)
+        for tau, line in lines.items():
+            with line.measure(seed) as run:
+                own = system.agent if tau == system.config.tau else system.train_agent(tau=tau, seed=seed)
+                run.stop()
+                run.value = float(system.play(own, recipe.games, seed=seed).score.mean())
+                told[tau].append(float(system.dream(own, 256, tau=tau, seed=seed).score.mean()))
+                line.fields["dream"] = sum(told[tau]) / len(told[tau])
 
 
 HIDDEN = "steps survived in the game, mean of 256 games of at most 200; balls are hidden over 8 of 16 rows"

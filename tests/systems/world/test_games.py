@@ -22,6 +22,7 @@ from phlogiston.systems.world.games import describe_rewards, first_moves
 from phlogiston.systems.world.rows import GameRows, RecordedRows
 from phlogiston.systems.world.system import WorldModel
 from phlogiston.systems.world.training import DrawCodes, DrawFrames, search
+from phlogiston.systems.world.videos import clips_of
 
 gymnasium = pytest.importorskip("gymnasium", reason="games need phlogiston[games]")
 from gymnasium import spaces  # noqa: E402
@@ -287,6 +288,18 @@ def test_the_papers_preset_for_carracing_runs_on_frames_of_its_kind(tmp_path: Pa
     assert system.agent is not None
 
 
+def test_rare_colours_are_weighed_from_the_frames_and_kept(folder: Path, tmp_path: Path) -> None:
+    found = WorldModel({**SMALL, "generations": 0, "rare": 0.5}).fit(datasets.load(folder), progress="off")
+    assert found.model.weights is not None
+    # a column of eight is white in each frame
+    assert float(found.model.weights[-1] / found.model.weights[0]) == pytest.approx(7**0.5, rel=1e-3)
+    found.save(tmp_path / "kept")
+    assert torch.equal(systems.load(tmp_path / "kept").model.weights, found.model.weights)  # type: ignore[arg-type]
+    vectors = {"frames": torch.rand(4, 6, 1, 1, 4), "action": torch.randint(2, (4, 6))}
+    with pytest.raises(ConfigError, match="it weighs colours of pictures"):
+        WorldModel({**SMALL, "rare": 0.5}).fit(vectors, progress="off")
+
+
 # ---- acting
 
 
@@ -305,6 +318,12 @@ def test_games_are_played_alike_however_many_are_open_at_a_time(
         assert torch.equal(getattr(whole, name), getattr(alone, name)), name
     assert whole.frames is not None
     assert whole.frames.shape == (10, 13, 3, 8, 8)
+    assert whole.reward is not None
+    assert parts.reward is not None
+    assert torch.equal(whole.reward, parts.reward)
+    torch.testing.assert_close(whole.reward.sum(1), whole.score)
+    told = [score[-1] for _, _, _, score in clips_of(system, "game", system.play(None, 5, game=Catch, keep=True))]
+    assert told == whole.score[:5].tolist()  # what a video says is what the game gave
     assert torch.equal(whole.length, torch.full((10,), 13))
 
 
