@@ -7,8 +7,9 @@ REPORT ?=
 BASE   ?= python:3.11-slim
 INPUTS ?= 100000
 SEED   ?= 0
+ONLY   ?=
 
-.PHONY: help setup dev demo test check format faults bench fuzz learn docs browse image tables pictures clean
+.PHONY: help setup dev demo test check format faults bench fuzz learn docs browse image pretrained tables pictures clean
 
 help:            ## list the targets
 	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -72,6 +73,10 @@ image:           ## the Docker image that runs the demo, where docker and its ba
 	elif ! docker image inspect $(BASE) >/dev/null 2>&1 && ! docker pull --quiet $(BASE); then \
 	  echo "image not built: $(BASE) is not here and cannot be pulled"; \
 	else docker build --tag phlogiston . && docker run --rm phlogiston phlogiston systems; fi
+
+pretrained: setup ## train the systems that come with the package (ONLY=drmm/poses selects some); an hour on one core
+	OMP_NUM_THREADS=1 $(BIN)/python -P -m phlogiston.systems.pretrained.make $(ONLY)
+	$(BIN)/python docs/tables.py
 
 tables: setup    ## rewrite the tables of README and docs from docs/results, the checklist, the ways through the code
 	$(BIN)/python docs/tables.py

@@ -45,10 +45,13 @@ def data(incomplete: str) -> list[tuple[str, str]]:
 
 
 def runs(incomplete: str) -> list[str]:
-    """Run folders: those that begin so, or folders on the way to them."""
-    return _paths(incomplete, folders=True) or [
+    """Run folders: those that begin so, or folders on the way to them; and the trained systems in the package."""
+    from phlogiston.systems.pretrained import shelf
+
+    found = _paths(incomplete, folders=True) or [
         str(path.parent) for path in Path("runs").glob("*/config.json") if str(path.parent).startswith(incomplete)
     ]
+    return found + [name for name in shelf.names() if incomplete and name.startswith(incomplete)]
 
 
 def columns(incomplete: str) -> list[str]:
@@ -56,7 +59,7 @@ def columns(incomplete: str) -> list[str]:
     from phlogiston import systems
 
     with contextlib.suppress(Exception):
-        run = next(word for word in _words() if (Path(word) / "config.json").is_file())
+        run = next(word for word in map(_run, _words()) if (word / "config.json").is_file())
         content = systems.read_config(run)
         schema = content.get("config", content)["schema"]
         names = [*(schema.get("columns") or ()), *(schema.get("targets") or ())]
@@ -84,6 +87,13 @@ def _words() -> list[str]:
         return shlex.split(typed)
     except ValueError:  # a quote that is not closed yet
         return typed.split()
+
+
+def _run(word: str) -> Path:
+    """The folder that a word stands for, if it is a run at all."""
+    from phlogiston.systems.pretrained import shelf
+
+    return shelf.WEIGHTS / word if word in shelf.names() else Path(word)
 
 
 def _system() -> str:

@@ -14,7 +14,9 @@ from phlogiston.cli.output import emit, pairs, refuse_existing, write_whole
 def impute(
     run: Annotated[
         Path,
-        typer.Argument(autocompletion=complete.runs, help="A run folder, what System.save wrote, or hf://user/name."),
+        typer.Argument(
+            autocompletion=complete.runs, help="A run folder, a trained system (drmm/poses), or hf://user/name."
+        ),
     ],
     table: Annotated[Path, typer.Argument(help="The table: csv, tsv, xlsx or Parquet.")],
     out: Annotated[Path, typer.Option(help="File to write: .csv or .parquet.")],

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 def query(
     run: Annotated[
         Path,
-        typer.Argument(autocompletion=complete.runs, help="A run folder, what System.save wrote, or hf://user/name."),
+        typer.Argument(
+            autocompletion=complete.runs, help="A run folder, a trained system (drmm/poses), or hf://user/name."
+        ),
     ],
     statements: Annotated[
         list[str] | None,

@@ -15,7 +15,9 @@ from phlogiston.cli.output import emit, pairs, refuse_existing, write_whole
 def sample(
     run: Annotated[
         Path,
-        typer.Argument(autocompletion=complete.runs, help="A run folder, what System.save wrote, or hf://user/name."),
+        typer.Argument(
+            autocompletion=complete.runs, help="A run folder, a trained system (drmm/poses), or hf://user/name."
+        ),
     ],
     n: Annotated[int | None, typer.Option("-n", min=1, help="How many; 100, or 1 of a text.")] = None,
     out: Annotated[

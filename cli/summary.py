@@ -14,7 +14,9 @@ from phlogiston.cli.output import emit
 def summary(
     run: Annotated[
         Path,
-        typer.Argument(autocompletion=complete.runs, help="A run folder, what System.save wrote, or hf://user/name."),
+        typer.Argument(
+            autocompletion=complete.runs, help="A run folder, a trained system (drmm/poses), or hf://user/name."
+        ),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:

@@ -28,10 +28,14 @@ def systems(
       phlogiston systems drmm
     """
     from phlogiston import systems
+    from phlogiston.systems.pretrained.recipes import told
 
+    trained = {known: text for known, text in told().items() if name in (None, known.partition("/")[0])}
+    listed = "\n\ntrained systems that come along, for every command that takes a RUN:\n"
+    listed = listed + columns([("  " + known, text) for known, text in trained.items()]) if trained else ""
     if name is None:
         found = {known: systems.summary(known) for known in systems.names()}
-        emit(as_json, {"systems": found}, columns(list(found.items())))
+        emit(as_json, {"systems": found, "trained": trained}, columns(list(found.items())) + listed)
         return
     kind = systems.config(name)
     about = _field_notes(kind)
@@ -43,6 +47,7 @@ def systems(
         "paper": systems.paper(name),
         "options": {f: {"type": kind, "default": default, "about": text} for f, kind, default, text in fields},
         "presets": presets,
+        "trained": trained,
     }
     chosen = [
         (key, ", ".join(f"{k}={v}" for k, v in values.items()) or "the defaults") for key, values in presets.items()
@@ -53,7 +58,8 @@ def systems(
         f"{name}: {systems.summary(name)}\n{systems.paper(name)}\n\noptions (--set key=value):\n"
         + columns([("  " + f, default, text) for f, _, default, text in fields])
         + "\n\npresets (--preset name):\n"
-        + columns([("  " + key, text) for key, text in chosen]),
+        + columns([("  " + key, text) for key, text in chosen])
+        + listed,
     )
 
 

@@ -15,6 +15,7 @@ from phlogiston.datasets.fetch import sha256
 from phlogiston.datasets.untrusted.documents import read_object
 from phlogiston.datasets.untrusted.guard import short
 from phlogiston.errors import CheckpointError, ConfigError, RunError
+from phlogiston.systems.pretrained import shelf
 
 CHECKSUMS = "checksums.json"
 NEEDED = ("config.json", "parameters.safetensors")
@@ -74,12 +75,12 @@ def shown(run: str | Path) -> str:
 
 
 def refuse_address(run: str | Path, what: str) -> None:
-    """Refuse to write into a run on a hub, whose copy in the cache stays as it was published.
+    """Refuse to write into a run on a hub or in the package, which stays as it was published.
 
     Raises:
         ConfigError: it is one.
     """
-    if is_address(run):
+    if is_address(run) or shelf.holds(run):
         raise ConfigError(f"{shown(run)} stays as it was published: say where {what} is to be written, with --out.")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from phlogiston import datasets, systems
@@ -11,36 +11,50 @@ from phlogiston.errors import PhlogistonError
 from phlogiston.evaluate.metric import Metric
 from phlogiston.systems.commands import train_command
 
+_NO_LICENCE = "No licence of the weights is stated here; it is for whoever publishes them to add one."
+_TRAINING = {
+    "parameters": "Parameters",
+    "steps": "Optimiser steps",
+    "seconds": "Seconds of training",
+    "seed": "Seed",
+}
+
 
 def card(
     system: str,
     config: Mapping[str, Any],
-    repo: str,
+    address: str,
     *,
     trained_on: str,
     figures: Mapping[str, Metric],
     training: Mapping[str, Any],
+    limits: Sequence[str] = (),
+    licence: str = "",
 ) -> str:
     """Write the README of a repository.
 
     Args:
         system: its name.
         config: the `config.json` beside it: `options`, and `data` with `name` and `options`.
-        repo: `user/name`.
+        address: what `phlogiston.load` takes: `hf://user/name`, or a name in the package.
         trained_on: the data in words.
         figures: figures of merit, as evaluated.
-        training: `parameters`, `steps`, `seconds`, `seed` and `unfinished` (in words), each where it is known.
+        training: `parameters`, `steps`, `seconds`, `seed` and `unfinished` (in words), each where it is known; others,
+            words -> value, follow them.
+        limits: further ones, each a sentence.
+        licence: of the weights, a sentence; if it is not given, the card says that none is stated.
     """
     head = f"---\nlibrary_name: phlogiston\ntags:\n- phlogiston\n- pyro\n- {json.dumps(system)}\n---\n"
     parts = [
-        f"# {repo}",
+        f"# {address.removeprefix('hf://')}",
         f"{systems.summary(system)}\n\nSystem `{system}` of phlogiston. Paper: {systems.paper(system)}",
-        f'```python\nimport phlogiston as ph\n\nsystem = ph.load("hf://{repo}")\n```',
+        f'```python\nimport phlogiston as ph\n\nsystem = ph.load("{address}")\n```',
         "The files are safetensors and JSON. Their checksums are verified whenever the system is loaded.",
         f"## Data\n\n{_data(config['data'], trained_on)}",
         f"## Recipe\n\n{_recipe(system, config, training)}",
         f"## Figures\n\n{_figures(figures)}",
-        "## Limits\n\n" + "\n".join(f"- {limit}" for limit in _limits(figures, training)),
+        "## Limits\n\n" + "\n".join(f"- {limit}" for limit in [*limits, *_limits(figures, training)]),
+        f"## Licence\n\n{licence or _NO_LICENCE}",
     ]
     return head + "\n" + "\n\n".join(parts) + "\n"
 
@@ -68,13 +82,9 @@ def _recipe(system: str, config: Mapping[str, Any], training: Mapping[str, Any])
             lines.append(f"```bash\n{command}\n```")
         except PhlogistonError:  # options of a plug-in, say, which no command takes
             pass
-    told = {
-        "Parameters": training.get("parameters"),
-        "Optimiser steps": training.get("steps"),
-        "Seconds of training": training.get("seconds"),
-        "Seed": training.get("seed"),
-    }
-    lines.append("\n".join(f"- {name}: {value:,}" for name, value in told.items() if value is not None))
+    told = {_TRAINING.get(key, key): value for key, value in training.items() if key != "unfinished"}
+    said = {name: f"{value:,}" if isinstance(value, int | float) else _text(value) for name, value in told.items()}
+    lines.append("\n".join(f"- {name}: {text}" for name, text in said.items() if told[name] is not None))
     lines.append(f"Options:\n\n```json\n{json.dumps(options, indent=2, default=str)}\n```")
     return "\n\n".join(lines)
 
@@ -93,5 +103,4 @@ def _limits(figures: Mapping[str, Metric], training: Mapping[str, Any]) -> list[
     if any(metric.kind != "exact" for metric in figures.values()):
         found.append("Figures marked as bounds or estimates are not exact.")
     found.append("Answers that rest on few effective samples say so: look at them before trusting one.")
-    found.append("No licence of the weights is stated here; it is for whoever publishes them to add one.")
     return found

@@ -1,4 +1,7 @@
-"""From an address on a hub to a folder: fetched once per commit, kept in the cache, checked whenever it is loaded."""
+"""From the name of a run to its folder: fetched from a hub once per commit and kept in the cache, or in the package.
+
+What others have published and what comes with the package is checked whenever it is loaded.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,7 @@ from phlogiston.systems.hub.address import (
     read_checksums,
     refused,
 )
+from phlogiston.systems.pretrained import shelf
 
 PINNED = "pinned.json"
 _SECONDS = 30.0
@@ -32,15 +36,19 @@ def local_folder(run: str | Path) -> Path:
     """Return the folder of a run; one on a hub is fetched first where it is not in the cache.
 
     Args:
-        run: a folder, or an address such as hf://user/name@revision.
+        run: a folder, the name of a trained system in the package such as drmm/poses, or an address such as
+            hf://user/name@revision.
 
     Raises:
         ConfigError: no such address can be, or huggingface_hub is not installed.
-        RunError: the hub cannot be reached, or has no such system.
+        RunError: the hub cannot be reached, or has no such system; a name like that of a trained system.
         CheckpointError: a file is not the one that was published.
     """
     if not is_address(run):
-        return Path(run)
+        packaged = shelf.find(run)
+        if packaged is not None:
+            check(packaged, read_checksums(packaged / CHECKSUMS, run), run, "Install phlogiston again.")
+        return packaged or Path(run)
     address = Address.parse(run.as_posix() if isinstance(run, Path) else run)
     kept = cache_folder() / "hub" / address.repo
     if address.pinned and (kept / address.revision).is_dir():

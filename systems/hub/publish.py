@@ -65,7 +65,7 @@ def write(system: Any, folder: Path, repo: str) -> None:
         "unfinished": "" if progress is None else progress.text(),
     }
     told = system.trained_on.replace(str(named.get("name")), str(content["data"]["name"]))
-    text = card(system.name, content, repo, trained_on=told, figures=system.scored or {}, training=training)
+    text = card(system.name, content, f"hf://{repo}", trained_on=told, figures=system.scored or {}, training=training)
     write_bytes(folder / CARD, text.encode())
     write_json(folder / CHECKSUMS, {"format": 1, "phlogiston": phlogiston.__version__, "files": describe(folder)})
 

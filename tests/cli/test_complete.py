@@ -38,6 +38,7 @@ def offered(words: str, folder: Path) -> list[str]:
         ("phlogiston data info mo", {"moving_digits"}),
         ("phlogiston evaluate ", {"runs"}),
         ("phlogiston sample runs/", {"runs/mine"}),
+        ("phlogiston evaluate mdn/", {"mdn/arcsine"}),
         ("phlogiston train nobody --preset ", set()),
         ("phlogiston train drmm --st", {"--steps"}),
         ("phlogiston query runs/mine be", {"belt"}),

@@ -1,0 +1,93 @@
+"""What the trained systems in the package are made of: data, options and one figure of merit each.
+
+All data are generated or come with scikit-learn; everything runs on one thread, from seed 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from phlogiston.systems.pretrained.shelf import names
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one trained system is made.
+
+    Attributes:
+        system: its kind.
+        data: the built-in data it is trained on.
+        preset: the options it starts from.
+        figure: the metric that the tests measure again, on fresh rows.
+        figures: groups of metrics for its card, the one that holds `figure` first.
+        text: a sentence on what it does.
+        limits: a sentence on what it does not do.
+        data_options: options of the data.
+        options: options beside those of the preset.
+        name: what it is called after its kind; by default the name of the data.
+    """
+
+    system: str
+    data: str
+    preset: str
+    figure: str
+    figures: tuple[str, ...]
+    text: str
+    limits: str
+    data_options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+    name: str = ""
+
+    @property
+    def address(self) -> str:
+        """What `phlogiston.load` takes, such as `drmm/poses`."""
+        return f"{self.system}/{self.name or self.data.replace('_', '-')}"
+
+
+RECIPES = (
+    Recipe(
+        "drmm", "swissroll", "swissroll", "log_likelihood", ("log_likelihood", "depths"),
+        "The density of a noisy spiral in the plane; every question about x0 and x1 is answered exactly.",
+        "Two columns in the range of the spiral; beyond it the density is that of its outermost components.",
+    ),
+    Recipe(
+        "mdn", "arcsine", "arcsine", "log_likelihood", ("log_likelihood", "rmse", "coverage"),
+        "The density of y given x where up to five values of y are right.",
+        "Inputs from -15 to 15 were seen in training; beyond them the answer is an extrapolation.",
+        data_options={"sizes": (2550, 450, 2000)},
+    ),
+    Recipe(
+        "drmm", "poses", "poses", "log_likelihood", ("log_likelihood",),
+        "Root, joint angles and limb ends of a body in the plane: give some, ask for the others.",
+        "One body of fixed proportions in the plane; ends reached are off by a few hundredths of its height "
+        "unless refined on the true kinematics.",
+        data_options={"sizes": (20_000, 0, 500)},
+    ),
+    Recipe(
+        "drmm", "digits", "digits", "log_likelihood", ("log_likelihood", "accuracy"),
+        "The 8x8 digits of scikit-learn with their labels: draws, completes and names them.",
+        "8x8 pixels, 1,437 training digits; nothing larger, and no other script.",
+    ),
+    Recipe(
+        "drmm", "jumper", "default", "log_likelihood", ("log_likelihood",),
+        "Flights of an agent that falls unless it jumps: way-points are known heights, gaps are boxes.",
+        "Flights of 32 steps in one world; nothing is known of obstacles but what is asked.",
+        data_options={"sizes": (8_000, 0, 500)},
+        options={"frame": "diag", "num_layers": 3, "num_components": 64, "steps": 800},
+        name="flights",
+    ),
+    Recipe(
+        "sqair", "moving_digits", "cpu", "count_accuracy", ("count", "tracking", "bound"),
+        "Finds, counts and follows none, one or two moving digits, without labels.",
+        "White digits of this size on black, 50 x 50 pixels; predictions drift within a few frames.",
+        data_options={"source": "digits", "sizes": (2_000, 64, 128)},
+        options={"steps": 400},
+    ),
+)  # fmt: skip
+
+
+def told() -> dict[str, str]:
+    """The trained systems there are: name -> what it does."""
+    texts = {recipe.address: recipe.text for recipe in RECIPES}
+    return {name: texts[name] for name in names() if name in texts}
