@@ -33,12 +33,22 @@ from phlogiston.distributions.mixtures.from_head import mixture
 from phlogiston.distributions.mixtures.joint import JointMixture
 from phlogiston.distributions.mixtures.members import merge
 from phlogiston.errors import ConfigError, ShapeError, unknown_name
-from phlogiston.networks.dense import Dense
-from phlogiston.networks.mixture_heads import SCALES, check, initial_outputs, mixture_parameters, num_outputs
+from phlogiston.networks.dense import Adapted, Dense
+from phlogiston.networks.mixture_heads import (
+    SCALES,
+    check,
+    initial_outputs,
+    mixture_parameters,
+    num_outputs,
+    spread_components,
+)
+from phlogiston.networks.pieces import pieces, quantile_edges
 from phlogiston.networks.precision import KeepsFloat64
 
 FARTHEST = 1e15
 """Inputs are clamped at so many standard deviations from their mean."""
+WIDTHS = tuple(2.0 ** (i / 2) for i in range(-6, 8))
+"""Factors on the components' standard deviations among which recalibration chooses, 1/8 ... 11."""
 
 
 class MDN(KeepsFloat64):
@@ -58,6 +68,9 @@ class MDN(KeepsFloat64):
         y_location, y_scale: buffers float64 (D,).
         inputs: buffer float64 (kept, features), inputs to draw from where none are given; empty unless the owner keeps
             some.
+        edges: buffer float64 (features, bins + 1), of the pieces in standardised inputs; only with bins.
+        widths: buffer float64 (len(WIDTHS),), how probable each factor on standard deviations is; all of it on 1 until
+            `calibrate` is called. Only with recalibration.
 
     Data may come in any precision, best in float64: they are standardised in float64, and rounded to the precision of
     the network afterwards. What the model says about y is in the data's units again, in float64.
@@ -71,6 +84,8 @@ class MDN(KeepsFloat64):
     y_location: Tensor
     y_scale: Tensor
     inputs: Tensor
+    edges: Tensor
+    widths: Tensor
 
     def __init__(
         self,
@@ -85,6 +100,9 @@ class MDN(KeepsFloat64):
         min_scale: float = 1e-3,
         grid: float | None = None,
         component: Literal["marginal", "enumerate"] = "marginal",
+        ensemble: Literal["independent", "tabm"] = "independent",
+        bins: int = 0,
+        recalibrate: bool = False,
     ) -> None:
         super().__init__()
         check(kind, num_components, targets)
@@ -94,29 +112,45 @@ class MDN(KeepsFloat64):
             raise unknown_name("component", component, ("marginal", "enumerate"))
         if component == "enumerate" and (kind != "diag" or grid is not None or members is not None):
             raise ConfigError("component='enumerate' is for single networks of kind 'diag' without a grid")
+        if recalibrate and kind == "factorised":
+            raise ConfigError("recalibrate=True widens whole components; use kind 'diag' instead of 'factorised'")
         if grid is not None and kind in ("full", "bivariate"):
             raise ConfigError(f"cells of a grid have no closed form for kind {kind!r}; use 'diag' or 'factorised'")
         self.features, self.targets, self.num_components, self.kind = features, targets, num_components, kind
         self.members, self.scale, self.min_scale = members, scale, min_scale
         self.grid, self.component = grid, component
-        sizes = [features, *hidden, num_outputs(kind, num_components, targets)]
-        self.net = Dense(sizes, activation, members)
+        self.shared, self.bins, self.recalibrate = ensemble == "tabm", bins, recalibrate
+        sizes = [features * (1 + bins), *hidden, num_outputs(kind, num_components, targets)]
+        self.net: Dense | Adapted
+        self.net = Adapted(sizes, activation, members or 1) if self.shared else Dense(sizes, activation, members)
         self.register_buffer("x_location", torch.zeros(features, dtype=torch.float64))
         self.register_buffer("x_scale", torch.ones(features, dtype=torch.float64))
         self.register_buffer("y_location", torch.zeros(targets, dtype=torch.float64))
         self.register_buffer("y_scale", torch.ones(targets, dtype=torch.float64))
         self.register_buffer("inputs", torch.zeros(0, features, dtype=torch.float64))
+        if bins:
+            self.register_buffer("edges", torch.zeros(features, bins + 1, dtype=torch.float64))
+        if recalibrate:
+            self.register_buffer("widths", torch.tensor([float(c == 1) for c in WIDTHS], dtype=torch.float64))
 
     # ----- initialisation -----------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def initialise(self, y: Tensor, seed: int = 0) -> None:
+    def initialise(self, y: Tensor, seed: int = 0, x: Tensor | None = None) -> None:
         """Spread the components over the targets, and let inputs matter little.
 
         Args:
             y: (rows, D), in the data's units.
             seed: of the search for centres when there are several targets.
+            x: (rows, features), in which the pieces of the embedding have their edges; needed with bins only.
+
+        Raises:
+            ConfigError: bins, and no inputs to place them in.
         """
+        if self.bins:
+            if x is None:
+                raise ConfigError(f"bins={self.bins} have edges at quantiles of the inputs: give x")
+            self.edges.copy_(quantile_edges(self._standard_inputs(x.double()), self.bins))
         standard = ((y - self.y_location) / self.y_scale).to(self.net.biases[-1].dtype)
         start = initial_outputs(standard, self.kind, self.num_components, self.scale, seed)
         self.net.biases[-1].copy_(start.expand_as(self.net.biases[-1]))
@@ -134,11 +168,50 @@ class MDN(KeepsFloat64):
             given: parameters of `net` by name that replace its own.
             dtype: of the mixture; the network's by default.
         """
-        u = ((x - self.x_location) / self.x_scale).clamp(-FARTHEST, FARTHEST)  # what comes out must be finite
+        u = self._standard_inputs(x)
+        u = torch.cat([u, pieces(u, self.edges)], 1) if self.bins else u
         raw = self.net(u.to(self.net.biases[-1].dtype), given)
         raw = raw if dtype is None else raw.to(dtype)
         params = mixture_parameters(raw, self.kind, self.num_components, self.targets, self.scale, self.min_scale)
+        if self.recalibrate:
+            kept = self.widths > 0
+            factors = self.widths.new_tensor(WIDTHS)[kept].to(raw.dtype)
+            if not bool((factors == 1).all()):
+                params = spread_components(params, factors, self.widths[kept].log().to(raw.dtype))
         return mixture(params, validate_args=False)
+
+    def _standard_inputs(self, x: Tensor) -> Tensor:
+        return ((x - self.x_location) / self.x_scale).clamp(-FARTHEST, FARTHEST)  # what comes out must be finite
+
+    @torch.no_grad()
+    def calibrate(self, x: Tensor, y: Tensor, weight: Tensor | None = None, rounds: int = 300) -> None:
+        """Fit how wide components are to rows that were not trained on: p(y | x) with s_k replaced by c s_k, c random.
+
+        Networks fit the spread of their training rows, which lie nearer to their means than others do. The
+        probabilities of the factors `WIDTHS` are chosen by maximum likelihood (expectation maximisation, a convex
+        problem), with one row's worth of prior counts; factors below 1 % are dropped.
+
+        Args:
+            x: (rows, features).
+            y: (rows, D).
+            weight: (rows,), how much each row counts.
+            rounds: of expectation maximisation.
+        """
+        if not len(x):
+            return
+        scores = []
+        for i in range(len(WIDTHS)):
+            self.widths.zero_()[i] = 1.0
+            rows = self.log_likelihood(x, y).double()
+            scores.append(rows if self.members is None else torch.logsumexp(rows, 0) - math.log(self.members))
+        table = torch.stack(scores, 1)  # (rows, factors)
+        counts = torch.ones(len(x), dtype=table.dtype, device=table.device) if weight is None else weight.double()
+        share = torch.full_like(table[0], 1 / len(WIDTHS))
+        for _ in range(rounds):
+            taken = (table + share.log()).softmax(1) * counts.unsqueeze(1)
+            share = (taken.sum(0) + 1 / len(WIDTHS)) / (counts.sum() + 1.0)
+        share = torch.where(share < 0.01, 0.0, share)
+        self.widths.copy_(share / share.sum())
 
     def likelihood(self, x: Tensor, given: Mapping[str, Tensor] | None = None) -> Mixture:
         """Return p(y | x) in the data's units: a mixture of batch (rows,), or one per member, (members, rows).
@@ -250,9 +323,9 @@ class BayesianMDN(nn.Module):
         group, _, index = name.partition(".")
         return getattr(self.network.net, group)[int(index)]
 
-    def initialise(self, y: Tensor, seed: int = 0) -> None:
+    def initialise(self, y: Tensor, seed: int = 0, x: Tensor | None = None) -> None:
         """Set the initial components, as prior locations of the last biases; see `MDN.initialise`."""
-        self.network.initialise(y, seed)
+        self.network.initialise(y, seed, x)
         self.head_location.copy_(self.point_value(self._head).detach())
 
     def prior(self, name: str) -> Any:

@@ -1,4 +1,7 @@
-"""Dense stacks whose weights may carry extra axes: a single network, an ensemble as one batch, or sampled weights."""
+"""Dense stacks whose weights may carry extra axes: a single network, an ensemble as one batch, or sampled weights.
+
+`Adapted` is the ensemble at nearly the price of one network: members share their hidden weights.
+"""
 
 from __future__ import annotations
 
@@ -86,3 +89,61 @@ class Dense(nn.Module):
             if i < last:
                 x = self.activation(x)
         return x
+
+
+class Adapted(nn.Module):
+    """An ensemble in one network: hidden weights are shared, and rank-one adapters tell the members apart.
+
+        h_0 = x,    h_i = act(out_i * (W_i (in_i * h_{i-1})) + b_i),    output = V h + c
+
+    W_i belongs to all members; in_i, out_i, b_i, V and c are each member's own. The first layer has no in_i, so that it
+    is computed once, and its out_i are random signs at first: they keep the members different.
+
+    Args:
+        sizes: width of the input, of at least one hidden layer, of the output.
+        activation: one of `ACTIVATIONS`.
+        members: how many.
+
+    Parameters are `weights.<i>` (out, in), the last one (members, out, in), `biases.<i>` (members, out),
+    `outputs.<i>` (members, out) and `inputs.<i>` (members, in), the first of these for the second layer.
+
+    Raises:
+        ConfigError: no hidden layer to share, sizes below 1, or fewer than two members.
+
+    References: Gorishniy, Kotelnikov and Babenko, "TabM: advancing tabular deep learning with parameter-efficient
+    ensembling", ICLR 2025; Wen, Tran and Ba, "BatchEnsemble", ICLR 2020.
+    """
+
+    def __init__(self, sizes: Sequence[int], activation: str = "silu", members: int = 16) -> None:
+        super().__init__()
+        if len(sizes) < 3 or min(sizes) < 1:
+            raise ConfigError(f"sizes is {list(sizes)}; members that share weights need a hidden layer, all sizes >= 1")
+        if members < 2:
+            raise ConfigError(f"members is {members}; sharing weights takes at least 2")
+        if activation not in ACTIVATIONS:
+            raise unknown_name("activation", activation, ACTIVATIONS)
+        self.activation, self.members = ACTIVATIONS[activation], members
+        self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
+        self.inputs, self.outputs = nn.ParameterList(), nn.ParameterList()
+        layers = list(pairwise(sizes))
+        for i, (wide_in, wide_out) in enumerate(layers):
+            bound, last = 1 / math.sqrt(wide_in), i == len(layers) - 1
+            own = (members,) if last else ()
+            self.weights.append(nn.Parameter(bound * (2 * torch.rand(*own, wide_out, wide_in) - 1)))
+            self.biases.append(nn.Parameter(bound * (2 * torch.rand(members, wide_out) - 1)))
+            if not last:
+                signs = 2.0 * torch.randint(0, 2, (members, wide_out)) - 1.0
+                self.outputs.append(nn.Parameter(signs if i == 0 else torch.ones(members, wide_out)))
+            if i > 0 and not last:
+                self.inputs.append(nn.Parameter(torch.ones(members, wide_in)))
+
+    def forward(self, x: Tensor, given: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Run the stack: (rows, in) -> (members, rows, out). Sampled weights (`given`) are refused."""
+        if given:
+            raise ConfigError("members that share weights take no sampled ones")
+        for i, outward in enumerate(self.outputs):
+            if i > 0:
+                x = x * self.inputs[i - 1].unsqueeze(1)
+            x = functional.linear(x, self.weights[i]) * outward.unsqueeze(1) + self.biases[i].unsqueeze(1)
+            x = self.activation(x)
+        return torch.baddbmm(self.biases[-1].unsqueeze(1), x, self.weights[-1].mT)

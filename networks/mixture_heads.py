@@ -108,6 +108,36 @@ def mixture_parameters(
     return MixtureParams(kind, parts[0], loc, spread, lower)
 
 
+def spread_components(params: MixtureParams, factors: Tensor, log_weights: Tensor) -> MixtureParams:
+    """Replace every component by copies of other widths: N(m, s^2) by sum_j w_j N(m, (c_j s)^2).
+
+    Args:
+        params: of any kind but `"factorised"`, K components.
+        factors: c (J,), positive.
+        log_weights: log w (J,), of weights that sum to one.
+
+    Returns:
+        Parameters of K J components.
+
+    Raises:
+        ConfigError: factorised mixtures, whose coordinates would no longer be independent.
+    """
+    if params.kind == "factorised":
+        raise ConfigError("a factorised mixture has no copies of other widths; use kind 'diag'")
+    logits = (params.logits.log_softmax(-1).unsqueeze(-1) + log_weights).flatten(-2)
+    loc = params.loc.repeat_interleave(len(factors), -2)
+    if params.kind == "isotropic":
+        scale = (params.scale.unsqueeze(-1) * factors).flatten(-2)
+    else:
+        scale = (params.scale.unsqueeze(-2) * factors.unsqueeze(-1)).flatten(-3, -2)
+    extra = params.extra
+    if extra is not None and params.kind == "bivariate":
+        extra = extra.repeat_interleave(len(factors), -1)
+    elif extra is not None:
+        extra = (extra.unsqueeze(-2) * factors.unsqueeze(-1)).flatten(-3, -2)
+    return MixtureParams(params.kind, logits, loc, scale, extra)
+
+
 def initial_outputs(targets: Tensor, kind: str, num_components: int, scale: str, seed: int = 0) -> Tensor:
     """Raw outputs at which the mixture, ignoring its inputs, covers the targets: (num_outputs,).
 
@@ -119,7 +149,7 @@ def initial_outputs(targets: Tensor, kind: str, num_components: int, scale: str,
         seed: of the search for centres (more than one target).
     """
     k, d = num_components, targets.shape[-1]
-    levels = (torch.arange(k) + 0.5) / k
+    levels = (torch.arange(k, dtype=targets.dtype) + 0.5) / k
     inverse = {"softplus": lambda s: math.log(math.expm1(s)), "elu": math.log, "exp": math.log}[scale]
     if kind == "factorised":
         loc = targets.quantile(levels, dim=0).T  # (D, K)

@@ -24,7 +24,14 @@ class Config:
             "factorised" (an independent mixture per target).
         hidden: widths of the hidden layers; none makes the parameters linear in x.
         activation: "silu", "tanh", "relu" or "gelu".
-        members: independent networks trained side by side and averaged (a deep ensemble).
+        members: networks trained side by side and averaged.
+        ensemble: how members come about: "independent" networks (a deep ensemble), or "tabm", which share the hidden
+            layers' weights and have rank-one adapters, biases and an output layer of their own.
+        bins: pieces of the piecewise-linear embedding of each input, between quantiles, which the network takes beside
+            the input itself; 0 for none.
+        average: what remains, at every step, of the running average of parameters with which training ends; 0 ends
+            with the best on the validation rows instead.
+        recalibrate: refit how wide components are on the validation rows after training; without any, nothing changes.
         weights: "point" estimates, or random ones: "mean_field" or "low_rank" posterior.
         random: which weights are random: "all" or the "last" layer's.
         prior_sd: standard deviation of the prior on weights, times sqrt(inputs of the layer).
@@ -55,6 +62,10 @@ class Config:
     hidden: tuple[int, ...] = (50, 50)
     activation: Literal["silu", "tanh", "relu", "gelu"] = "silu"
     members: int = 1
+    ensemble: Literal["independent", "tabm"] = "independent"
+    bins: int = 0
+    average: float = 0.0
+    recalibrate: bool = False
     weights: Literal["point", "mean_field", "low_rank"] = "point"
     random: Literal["all", "last"] = "all"
     prior_sd: float = 1.0
@@ -83,8 +94,16 @@ class Config:
             "batch_size", "check_every",
         )  # fmt: skip
         positive(self, "prior_sd", "init_scale", "kl_weight", "min_scale", "learning_rate", "clip")
-        at_least(self, 0, "weight_decay", "patience", "keep_inputs", "grid")
+        at_least(self, 0, "weight_decay", "patience", "keep_inputs", "grid", "bins", "average")
         share(self, "warmup")
+        if self.average >= 1:
+            raise ConfigError(f"average is {self.average}; what remains of an average at a step is below 1")
+        if self.ensemble == "tabm" and (self.members < 2 or not self.hidden):
+            raise ConfigError("ensemble='tabm' needs members >= 2 and at least one hidden layer to share")
+        if self.average and (self.weights != "point" or self.patience):
+            raise ConfigError("average is for point estimates without patience")
+        if self.recalibrate and (self.weights != "point" or self.kind == "factorised"):
+            raise ConfigError("recalibrate is for point estimates of any kind but 'factorised'")
         if any(width < 1 for width in self.hidden):
             raise ConfigError(f"hidden holds {min(self.hidden)}; every layer needs at least one unit")
         if self.weights != "point" and self.members > 1:
@@ -111,6 +130,20 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "spiral": {"num_components": 10, "steps": 4_000, "learning_rate": 0.01, "min_scale": 0.001},
     "ensemble": {"members": 5},
+    # tables with steps, bends and repeated rows; wants validation rows
+    "table": {
+        "members": 16,
+        "ensemble": "tabm",
+        "bins": 32,
+        "hidden": (64, 64),
+        "num_components": 2,
+        "average": 0.99,
+        "recalibrate": True,
+        "batch_size": 32,
+        "warmup": 0.05,
+        "weight_decay": 0.03,
+        "steps": 2_400,
+    },
     # random last layer on learned features: few rows cannot determine every weight's distribution
     "bayesian": {
         "weights": "mean_field",

@@ -42,7 +42,7 @@ from phlogiston.systems.mdn import rows as mdn_rows
 from phlogiston.systems.mdn.config import PRESETS
 from phlogiston.systems.mdn.config import Config as MDNConfig
 from phlogiston.systems.mdn.query import MDNQuery
-from phlogiston.systems.mdn.training import KeepBest
+from phlogiston.systems.mdn.training import Averaging, KeepBest, Recalibrate
 from phlogiston.systems.options import from_config
 from phlogiston.systems.table_rows import fitting_rows
 from phlogiston.systems.tables.tabular import Imputes
@@ -130,7 +130,7 @@ class MDN(Imputes, System):
     def initialise(self, train: Split, seed: int) -> None:
         """Components that cover the targets; a sample of the inputs kept."""
         rows = train.tensors
-        self.model.initialise(rows["y"], seed)
+        self.model.initialise(rows["y"], seed, rows["x"])
         if self.guide is not None:
             self.guide.start_at({name: self.model.point_value(name).detach() for name in self.guide.shapes})
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
@@ -186,8 +186,10 @@ class MDN(Imputes, System):
         return stages
 
     def callbacks(self) -> list[Any]:
-        """Validation rows choose each member's best parameters."""
-        return [KeepBest(self.config.check_every, self.config.patience, "fit")]
+        """Validation rows choose each member's best parameters, or how wide components are after averaging, or both."""
+        c = self.config
+        last: list[Any] = [Recalibrate("fit")] if c.recalibrate else []
+        return [Averaging(c.average, "fit") if c.average else KeepBest(c.check_every, c.patience, "fit"), *last]
 
     # ----- verbs --------------------------------------------------------------------------------------------------
 

@@ -29,9 +29,11 @@ class MaximumLikelihood(nn.Module):
         self.model = model
         self.guide = guide if isinstance(guide, MeanFieldGuide | LowRankGuide) else None
         self.members = model.members if isinstance(model, MDN) else None
+        # members that share weights are good or bad together
+        self.choices = self.members if isinstance(model, MDN) and not model.shared else None
         for name, value in self.trained().items():
             self.register_buffer(KEPT + name.replace(".", "_"), value.detach().clone())
-        self.register_buffer("best", torch.full((self.members or 1,), float("inf")))
+        self.register_buffer("best", torch.full((self.choices or 1,), float("inf")))
 
     best: Tensor
 
@@ -59,7 +61,8 @@ class MaximumLikelihood(nn.Module):
     @torch.no_grad()
     def update_best(self, x: Tensor, y: Tensor, weight: Tensor | None = None) -> bool:
         """Score all members on validation rows, keep the parameters of those that improved; True if any did."""
-        loss = -self.by_member(x, y, weight).mean(-1).reshape(-1)
+        rows = self.by_member(x, y, weight)
+        loss = -(rows.mean() if self.choices is None else rows.mean(-1)).reshape(-1)
         better = loss < self.best
         if bool(better.any()):
             self.best = torch.where(better, loss, self.best)
@@ -74,13 +77,20 @@ class MaximumLikelihood(nn.Module):
         for value, kept in self._pairs():
             value.copy_(torch.where(self._mask(scored, value), kept, value))
 
+    @torch.no_grad()
+    def average(self, decay: float) -> None:
+        """Move the kept parameters towards the present ones by a share of 1 - decay; 0 copies them."""
+        for value, kept in self._pairs():
+            kept.lerp_(value.to(kept.dtype), 1.0 - decay)
+        self.best.zero_()  # `restore` takes what was kept
+
     def _pairs(self) -> list[tuple[nn.Parameter, Tensor]]:
         """Each parameter with the buffer that holds its best value."""
         return [(value, getattr(self, KEPT + name.replace(".", "_"))) for name, value in self.trained().items()]
 
     def _mask(self, mask: Tensor, value: Tensor) -> Tensor:
         """A mask over members in the shape that broadcasts against a parameter of theirs."""
-        return mask.reshape(-1, *[1] * (value.dim() - 1)) if self.members is not None else mask[0]
+        return mask.reshape(-1, *[1] * (value.dim() - 1)) if self.choices is not None else mask[0]
 
 
 class KeepBest:
@@ -126,3 +136,44 @@ class KeepBest:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the count from a checkpoint."""
         self.waited = int(state["waited"])
+
+
+class Averaging:
+    """Engine callback: training ends at an exponential average of the parameters, begun after a tenth of the steps.
+
+    No validation row is looked at: they stay fresh for recalibration.
+
+    Args:
+        decay: what remains of the average at every step.
+        stage: name of the stage it acts on.
+    """
+
+    def __init__(self, decay: float, stage: str) -> None:
+        self.decay, self.stage = decay, stage
+
+    def on_step(self, state: Any) -> None:
+        """Update the average; at the end of the stage put it in place."""
+        if state.stage.name != self.stage:
+            return
+        state.objective.average(self.decay if state.stage_progress > 0.1 else 0.0)
+        if state.stage_progress >= 1.0 or state.step >= state.total:
+            state.objective.restore()
+
+
+class Recalibrate:
+    """Engine callback: at the end of the stage the validation rows choose how wide components are.
+
+    It comes after the callback that puts the final parameters in place.
+
+    Args:
+        stage: name of the stage it acts on.
+    """
+
+    def __init__(self, stage: str) -> None:
+        self.stage = stage
+
+    def on_step(self, state: Any) -> None:
+        """Recalibrate once the stage's last step is done."""
+        last = state.stage_progress >= 1.0 or state.step >= state.total or state.stop_requested
+        if state.stage.name == self.stage and state.valid is not None and last:
+            state.model.calibrate(**{name: value.to(state.device) for name, value in state.valid[:].items()})

@@ -11,7 +11,7 @@ PAGE = "docs/mdn.md"
 
 def test_the_snippets_of_the_page_run_one_after_the_other(page: Any) -> None:
     mdn = page(PAGE)
-    assert len(mdn.snippets) == 3
+    assert len(mdn.snippets) == 4
     mdn.run(ignore=QueryWarning)
 
 

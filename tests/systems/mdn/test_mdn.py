@@ -99,6 +99,7 @@ def test_scores_samples_and_means_belong_to_one_distribution(full: MDN) -> None:
         {"kind": "bivariate"},
         {"kind": "factorised", "members": 2},
         {"kind": "factorised"},
+        {"members": 3, "ensemble": "tabm", "bins": 4, "average": 0.9, "recalibrate": True},
         {"weights": "mean_field", "posterior_steps": 20, "weight_samples": 5},
         {"weights": "low_rank", "random": "last", "posterior_steps": 20, "weight_samples": 5, "rank": 2},
     ],

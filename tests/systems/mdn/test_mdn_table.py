@@ -1,0 +1,103 @@
+"""Mixture density networks for tables: averaged parameters, recalibrated widths, and the same answers in any units."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from phlogiston.datasets.base import Dataset, Meta, Split
+from phlogiston.errors import ConfigError
+from phlogiston.inference.query.evidence import Within
+from phlogiston.models.mdn import MDN as Model
+from phlogiston.systems.mdn.system import MDN
+from phlogiston.systems.mdn.training import MaximumLikelihood
+
+TINY: dict[str, Any] = {"preset": "table", "members": 4, "hidden": (16, 16), "bins": 8, "steps": 150}
+
+
+def bent(n: int = 400, factor: float = 1.0, shift: float = 0.0, fresh: int = 1) -> Dataset:
+    """A step and a bend, noise that varies; `fresh` seeds the validation rows alone."""
+    parts = []
+    for seed, size in ((0, n), (fresh, n), (2, 500)):
+        rng = np.random.default_rng(seed)
+        x = rng.uniform(-1, 1, (size, 2))
+        noise = rng.normal(size=(size, 1)) * np.where(x[:, :1] > 0, 0.3, 0.05)
+        y = (x[:, 1:] > 0.2) * 2.0 + np.abs(x[:, :1]) + noise
+        parts.append(Split({"x": factor * x + shift, "y": factor * y + shift}, double=("x", "y")))
+    return Dataset(*parts, Meta("made up"))
+
+
+@pytest.fixture(scope="module")
+def fitted() -> MDN:
+    return MDN(**TINY).fit(bent(), progress="off")
+
+
+def test_intervals_hold_what_they_say_on_fresh_rows(fitted: MDN) -> None:
+    data = bent()
+    found = fitted.evaluate(data, ["log_likelihood", "coverage"])
+    assert abs(found["coverage_90"].value - 0.9) < 0.06
+    widths = fitted.network.widths
+    assert float(widths.sum()) == pytest.approx(1.0)
+    as_trained = MDN(**{**TINY, "recalibrate": False}).fit(data, progress="off")
+    assert found["log_likelihood"].value > as_trained.evaluate(data, ["log_likelihood"])["log_likelihood"].value - 0.01
+
+
+def test_averaged_parameters_do_not_depend_on_the_validation_rows(fitted: MDN) -> None:
+    other = MDN(**TINY).fit(bent(fresh=7), progress="off")
+    for p, q in zip(fitted.model.parameters(), other.model.parameters(), strict=True):
+        assert torch.equal(p, q)
+    assert not torch.equal(fitted.network.widths, other.network.widths)
+    alone = MDN(**TINY).fit(bent().train, progress="off")  # no validation rows: widths as trained
+    assert alone.network.widths.tolist() == (alone.network.widths == 1).double().tolist()
+
+
+def test_the_average_is_exponential() -> None:
+    model = Model(2, hidden=(3,), members=2, ensemble="tabm")
+    objective = MaximumLikelihood(model)
+    values = [model.net.weights[0].detach().clone()]
+    objective.average(0.0)
+    for decay in (0.75, 0.5):
+        values.append(torch.randn_like(values[0]))
+        model.net.weights[0].data.copy_(values[-1])
+        objective.average(decay)
+    objective.restore()
+    torch.testing.assert_close(model.net.weights[0].data, 0.375 * values[0] + 0.125 * values[1] + 0.5 * values[2])
+
+
+@pytest.mark.parametrize(("factor", "shift"), [(1e-20, 0.0), (1e20, 0.0), (3.7, 100.0)])
+def test_units_change_nothing(fitted: MDN, factor: float, shift: float) -> None:
+    other = MDN(**TINY).fit(bent(factor=factor, shift=shift), progress="off")
+    gap = other.log_prob(bent(factor=factor, shift=shift).test).value + math.log(factor)
+    torch.testing.assert_close(gap, fitted.log_prob(bent().test).value, rtol=0, atol=1e-4)
+
+
+def test_queries_answer_from_the_recalibrated_density(fitted: MDN) -> None:
+    at = torch.tensor([[0.5, 0.1]]).double()
+    predictive = fitted.predictive(at)
+    answer = fitted.query({"x": at[0].tolist(), "y": Within([0.2], [0.6])}, num_samples=4000, seed=0)
+    grid = torch.linspace(0.2, 0.6, 4001).double()
+    density = predictive.log_prob(grid.reshape(-1, 1, 1)).exp().squeeze(-1)
+    mass = torch.trapezoid(density, grid)
+    assert float(answer.log_evidence) == pytest.approx(float(mass.log()), abs=1e-4)
+    mean = float(torch.trapezoid(density * grid, grid) / mass)
+    assert float(answer.mean("y")) == pytest.approx(mean, abs=5 * 0.12 / math.sqrt(4000))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"ensemble": "tabm"}, "members >= 2"),
+        ({"ensemble": "tabm", "members": 4, "hidden": ()}, "hidden layer"),
+        ({"average": 1.0}, "below 1"),
+        ({"average": 0.9, "patience": 3}, "without patience"),
+        ({"recalibrate": True, "kind": "factorised"}, "factorised"),
+        ({"recalibrate": True, "weights": "mean_field"}, "point estimates"),
+    ],
+)
+def test_options_that_exclude_each_other_are_refused(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        MDN(**options)
