@@ -102,7 +102,7 @@ def record(
         path.parent.mkdir(parents=True, exist_ok=True)
         with _whole(path) as folder:
             shape, played, spec = _record(made, spec, policy, episodes, jobs, seed, folder, progress)
-            about = _about(spec, type(made).__name__, played, policy, seed)
+            about = {**_about(spec, type(made).__name__, played, policy, seed), "limit": _limit(made, spec.cap)}
             store.write(folder, folder / "raw", shape, bool(spec.view.vector), played, about)
     finally:
         if made is not env:
@@ -121,6 +121,13 @@ def _about(spec: GameSpec, title: str, played: PlayedGames, policy: Any, seed: i
         "seed": seed,
         "spec": spec.describe(),
     }
+
+
+def _limit(made: Any, cap: int) -> int:
+    """Steps of the environment after which it or `cap` cuts a game off; 0 where that is not known."""
+    own = getattr(getattr(made, "spec", None), "max_episode_steps", None)
+    known = [int(limit) for limit in (own, cap) if limit]
+    return min(known, default=0)
 
 
 @contextlib.contextmanager

@@ -108,7 +108,8 @@ class AgentVerbs(System):
         dreams = isinstance(inside, str) and inside == "dream"
         place = None if dreams else self._place(inside)
         try:
-            score = self._score(looks, place, tau, ends, rollouts, max_steps or self.longest)
+            steps = max_steps or (self.longest if place is None else self.limit)
+            score = self._score(looks, place, tau, ends, rollouts, steps)
             result = search(score, self.model, looks, generations, population, spread, seed, begin, bounds, method)
         finally:
             if place is not None and place is not inside and hasattr(place, "close"):
@@ -172,9 +173,15 @@ class AgentVerbs(System):
 
     @property
     def longest(self) -> int:
-        """Steps of the longest dream, and of the longest game."""
+        """Steps of the longest dream: of the longest game in the data, if not configured."""
         self._need_fit()
         return int(self.config.max_steps or self.schema["longest"])
+
+    @property
+    def limit(self) -> int:
+        """Steps after which a game outside is cut off: those of the environment or the recording, where it has some."""
+        self._need_fit()
+        return int(self.config.max_steps or self.schema.get("limit") or self.schema["longest"])
 
     def _game(self) -> Any:
         if self.schema["game"] is not None:
@@ -266,7 +273,7 @@ class AgentVerbs(System):
             game: where to play: a Gymnasium environment, the id of one or a function that makes one, seen and played as
                 recorded; or an object with `reset`, `step` and `render` (`models.dreaming.Game`). By default the game
                 the data come from.
-            max_steps: longest game.
+            max_steps: longest game; by default the limit of the environment or of the recording.
             looks: as in `dream`.
             seed: of the games.
             keep: keep codes, actions and frames.
@@ -280,7 +287,7 @@ class AgentVerbs(System):
         with evaluating(self.model, self.guide):
             try:
                 return play_all(
-                    self.model, self.guide.encode, agent, place, games, max_steps or self.longest, seed=seed,
+                    self.model, self.guide.encode, agent, place, games, max_steps or self.limit, seed=seed,
                     keep=keep, blindfold=blindfold,
                 )  # fmt: skip
             finally:
@@ -300,7 +307,7 @@ class AgentVerbs(System):
             seed: of the games.
         """
         self._need_fit()
-        place, steps = self._game() if game is None else as_game(game, self.schema), max_steps or self.longest
+        place, steps = self._game() if game is None else as_game(game, self.schema), max_steps or self.limit
         try:
             chosen, _ = best_sweep(self.model, place, FIRST_GAME + torch.arange(compared), steps, seed)
             games = 2 * FIRST_GAME + torch.arange(num_games)

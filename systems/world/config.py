@@ -50,7 +50,8 @@ class Config:
         spread: standard deviation the controllers' weights begin with.
         tau: temperature of the dream they train in. Above 1 it is harder than the game.
         ends: "sampled" draws the end of a dream, "rule" ends where the paper's weighted probability passes one half.
-        max_steps: longest dream and longest game; 0 for the longest game in the data.
+        max_steps: longest dream and longest game outside; 0 dreams as long as the longest game in the data and plays
+            up to the limit of the environment or of the recording. Set it where agents outlast whoever was recorded.
         start: run, or what `save` wrote, whose parameters training begins with; what is of another size begins anew.
         parts: what is trained: "vmc" all, "mc" memory and agent on the frames' codes of `start`. (An agent alone is
             trained by `train_agent`, or `phlogiston practise`.)

@@ -50,14 +50,14 @@ def survival(e: Evaluation[WorldModel]) -> dict[str, Metric]:
     system = e.system
     results = {}
     unit = {"unit": "steps" if system.model.each == 1 and system.model.rewards is None else "reward",
-            "longest": system.longest}  # fmt: skip
+            "longest": system.limit}  # fmt: skip
     if system.playable:
         for name, policy in (("survival", None), ("survival_random", "random")):
             if policy or system.agent is not None:
                 score = system.play(policy, _played(system)).score.double()
                 results[name] = from_rows(score, "estimate", higher_is_better=None if policy else True, detail=unit)
     if system.agent is not None:
-        detail = {**unit, "tau": system.config.tau}
+        detail = {**unit, "longest": system.longest, "tau": system.config.tau}
         score = system.dream(None, PLAYED).score.double()
         results["survival_dreamt"] = from_rows(score, "estimate", higher_is_better=None, detail=detail)
     return results
@@ -121,7 +121,7 @@ def sight(e: Evaluation[WorldModel]) -> dict[str, Metric]:
     system = e.system
     if not system.playable or system.agent is None:
         return {}
-    count, steps = _played(system), system.longest
+    count, steps = _played(system), system.limit
     results = {}
     for name, policy, options in (
         ("survival", None, {}), ("survival_blindfold", None, {"blindfold": True}), ("survival_random", "random", {}),
@@ -277,7 +277,7 @@ def agent_figure(system: WorldModel) -> Figure:
     if playable:
         for policy, colour, label in (("random", SOFT, "at random"), (None, INK, "agent from the dream")):
             score = system.play(policy, _played(system)).length.numpy() - 1
-            time = np.arange(system.longest)
+            time = np.arange(system.limit)
             left = (score[:, None] > time).mean(0)  # whoever lasts to the limit never leaves
             name = f"{label}: mean {score.mean():.0f}"
             panels[1].step(time, left, where="post", color=colour, linewidth=1.6, label=name)

@@ -59,7 +59,7 @@ class Recipe:
 
 
 COVER: dict[str, Any] = {"policy": "sticky:0.7", "skip": 4, "cap": 2_100, "crop": (90, 154, 0, 320), "jobs": 2}
-SEEING: dict[str, Any] = {"code": 32, "hidden": 128, "noise": 0.1, "free_bits": 0.2, "window": 128}
+SEEING: dict[str, Any] = {"code": 32, "hidden": 128, "noise": 0.1, "rare": 0.5, "free_bits": 0.2, "window": 128}
 RACING: dict[str, Any] = {"policy": "sticky:0.8", "skip": 4, "size": 32, "cap": 1_000, "jobs": 2}
 SMALL: dict[str, Any] = {"code": 4, "hidden": 48, "features": 64, "noise": 0.02, "frame_steps": 1_000, "steps": 1_000}
 RECIPES = {

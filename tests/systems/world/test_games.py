@@ -57,6 +57,19 @@ class Catch(gymnasium.Env):  # type: ignore[misc,name-defined]
         return frame
 
 
+class Endless(gymnasium.Env):  # type: ignore[misc,name-defined]
+    """Looks like CartPole and never ends."""
+
+    observation_space = spaces.Box(-4.0, 4.0, (4,), np.float32)
+    action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        return np.zeros(4, np.float32), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        return np.zeros(4, np.float32), 1.0, False, False, {}
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("games") / "catch"
@@ -198,6 +211,9 @@ def test_games_without_end_or_reward_say_so(tmp_path: Path) -> None:
 def test_vectors_are_trained_on_and_played(pole: WorldModel) -> None:
     assert pole.schema["vector"] == 4
     assert pole.schema["each"] == 1.0
+    assert pole.longest < 500 == pole.limit  # games at random are short; an agent may play on
+    balanced = torch.zeros(2, 2 * (4 + 12 + 1))
+    assert int(pole.play(balanced, 2, game=Endless).length[0]) == 501
     assert pole.sample(2, seed=0, steps=3)["frames"].shape[2:] == (1, 1, 4)
     found = pole.play("random", 5)
     assert found.frames is None
