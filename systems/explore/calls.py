@@ -13,6 +13,19 @@ from phlogiston.inference.query.evidence import Evidence
 
 
 @dataclasses.dataclass(frozen=True)
+class Named:
+    """A value that a program writes by another text than its own: rows of the data, or what was computed before.
+
+    Attributes:
+        text: in the program.
+        value: what it stands for here.
+    """
+
+    text: str
+    value: Any
+
+
+@dataclasses.dataclass(frozen=True)
 class Call:
     """A call of one method.
 
@@ -21,16 +34,20 @@ class Call:
         positional: its arguments: numbers, texts, lists, tensors, evidence, and mappings of these.
         options: its keyword arguments.
         result: the name that the text gives to what comes back.
+        before: lines of the text that define what `Named` arguments say.
     """
 
     method: str
     positional: tuple[Any, ...] = ()
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     result: str = "answer"
+    before: tuple[str, ...] = ()
 
     def __call__(self, system: Any) -> Any:
         """Make the call."""
-        return getattr(system, self.method)(*self.positional, **self.options)
+        given = [value.value if isinstance(value, Named) else value for value in self.positional]
+        options = {k: value.value if isinstance(value, Named) else value for k, value in self.options.items()}
+        return getattr(system, self.method)(*given, **options)
 
     def text(self, run: str) -> str:
         """A program that loads the run and makes this call.
@@ -44,12 +61,15 @@ class Call:
         if len(line) > 110:
             inside = "".join(f"    {part},\n" for part in given)
             line = f"{self.result} = system.{self.method}(\n{inside})"
-        torch = "import torch\n\n" if "torch." in line else ""
-        return f"{torch}import phlogiston as ph\n\nsystem = ph.load({run!r})\n{line}\n"
+        lines = "\n".join([*self.before, line])
+        torch = "import torch\n\n" if "torch." in lines else ""
+        return f"{torch}import phlogiston as ph\n\nsystem = ph.load({run!r})\n{lines}\n"
 
 
 def literal(value: Any) -> str:
     """A value as Python text that gives the same value back."""
+    if isinstance(value, Named):
+        return value.text
     if isinstance(value, Evidence):
         fields = [getattr(value, field.name) for field in dataclasses.fields(value)]  # type: ignore[arg-type]
         while fields and fields[-1] is None:

@@ -155,6 +155,7 @@ async function open(run, name, state) {
     place.replaceChildren();
     place.dataset.panel = name;
     current = { key: run.key, name, panel: module.mount(place, info, changed, state || {}) };
+    by("samples").parentElement.hidden = current.panel.samples === false;
     changed();
   } catch (error) { lost(error); }
 }

@@ -55,12 +55,13 @@ export function draggable(element, { begin, move, end }) {
 }
 
 export function slider(label, { min, max, step, value, onchange }) {
-  const output = h("output", { text: tell(value) });
+  const words = (now) => Number.isInteger(step) ? String(now) : tell(now, max - min);
+  const output = h("output", { text: words(value) });
   const input = h("input", { type: "range", min, max, step, value, "aria-label": label });
-  input.addEventListener("input", () => { output.textContent = tell(Number(input.value)); onchange(Number(input.value)); });
+  input.addEventListener("input", () => { output.textContent = words(Number(input.value)); onchange(Number(input.value)); });
   const element = h("label", { class: "slider" }, h("span", { text: label }), input, output);
   return { element, get value() { return Number(input.value); },
-    set value(to) { input.value = to; output.textContent = tell(Number(input.value)); } };
+    set value(to) { input.value = to; output.textContent = words(Number(input.value)); } };
 }
 
 export function colour(name) {

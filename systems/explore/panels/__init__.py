@@ -18,6 +18,20 @@ TITLES = {
     "poses": "Poses",
     "regression": "Regression",
     "digits": "Pictures",
+    "drawing": "Drawing",
+    "writing": "Writing",
+    "objects": "Moving objects",
+    "clips": "Who and what",
+    "scene": "Scenes",
+}
+
+OF_SYSTEM = {
+    "mdn": ("regression",),
+    "sketch": ("drawing",),
+    "handwriting": ("writing",),
+    "sqair": ("objects",),
+    "vdsm": ("clips",),
+    "scene": ("scene",),
 }
 
 
@@ -44,4 +58,6 @@ def panels_for(system: str, schema: Mapping[str, Any]) -> tuple[str, ...]:
         if "left_hand_x" in columns and "angle_torso" in columns:
             return "poses", "table"
         return ("digits",) if len(schema.get("image_shape") or ()) == 2 else ("table",)
-    return ("regression",) if system == "mdn" else ()
+    if system == "sequence":
+        return ("drawing",) if tuple(schema.get("columns") or ()) == ("dx", "dy", "pen") else ()
+    return OF_SYSTEM.get(system, ())

@@ -21,7 +21,12 @@ import pytest
 
 from phlogiston import datasets
 from phlogiston.systems.drmm.system import DRMM
+from phlogiston.systems.handwriting.system import HandwritingModel as Handwriting
 from phlogiston.systems.mdn.system import MDN
+from phlogiston.systems.scene.system import Scene
+from phlogiston.systems.sketch.system import Sketch
+from phlogiston.systems.sqair.system import SQAIR
+from phlogiston.systems.vdsm.system import VDSM
 
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
 
@@ -42,6 +47,19 @@ def explore_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     MDN(num_components=4, steps=40).fit(datasets.load("arcsine"), out=folder / "arcsine")
     digits = datasets.load("digits")
     DRMM(num_layers=1, num_components=20, steps=60).fit(digits, out=folder / "digits")
+    letters = datasets.load("script", sizes=(60, 6, 6), letters=(1, 1))
+    Sketch(hidden=16, encoder_hidden=8, latent=4, max_points=25, steps=8, batch_size=20).fit(
+        letters, out=folder / "letters"
+    )
+    lines = datasets.load("script", sizes=(60, 6, 6), letters=(2, 3))
+    Handwriting(hidden=16, steps=8, batch_size=20).fit(lines, out=folder / "lines")
+    courts = datasets.load("courts", sizes=(6, 1, 3))
+    Scene(draft_steps=3, steps=2, batch_size=2).fit(courts, out=folder / "courts")
+    moving = datasets.load("moving_digits", sizes=(8, 2, 4))
+    SQAIR(steps=3, batch_size=4).fit(moving, out=folder / "moving")
+    figures = datasets.load("figures", size=32, characters=(2, 0, 1), frames=4)
+    small = {"encoder_widths": (4, 4, 4), "decoder_widths": (8, 4, 4), "judge_epochs": 0, "aggregate": 2}
+    VDSM(steps=3, warm_steps=1, sequence_steps=1, batch_size=4, **small).fit(figures, out=folder / "figures")
     (folder / "broken").mkdir()
     (folder / "broken" / "config.json").write_text("{ torn", encoding="utf-8")
     return {path.name: path for path in sorted(folder.iterdir())}
