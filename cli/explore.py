@@ -14,7 +14,10 @@ def explore(
     runs: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[RUN]...", autocompletion=complete.runs, help="Run folders or hf://user/name; by default runs/."
+            metavar="[RUN]...",
+            autocompletion=complete.runs,
+            help="Run folders, hf://user/name, or names such as drmm/poses; by default runs/ and what comes with "
+            "the package.",
         ),
     ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Of 127.0.0.1; 0 takes one that is free.")] = 0,

@@ -12,6 +12,8 @@ from phlogiston.files import identify
 from phlogiston.systems import registry
 from phlogiston.systems.explore.panels import panels_for
 from phlogiston.systems.hub.address import shown
+from phlogiston.systems.hub.fetch import local_folder
+from phlogiston.systems.pretrained import shelf
 
 
 @dataclass(frozen=True)
@@ -50,13 +52,14 @@ def catalogue(runs: Sequence[str], below: str | Path = "runs") -> dict[str, Entr
     """Describe runs, without loading any.
 
     Args:
-        runs: folders or addresses, as `phlogiston.load` takes them; where there are none, those below a folder.
+        runs: folders, addresses and names, as `phlogiston.load` takes them; where there are none, the trained systems
+            that come with the package and those below a folder.
         below: that folder.
 
     Raises:
         RunError: there is nothing to show.
     """
-    found = list(runs) or _below(Path(below))
+    found = list(runs) or [*_below(Path(below)), *shelf.names()]
     if not found:
         raise RunError(f"there are no runs below {str(below)!r}; `phlogiston train SYSTEM` leaves one there. "
                        "Name others: `phlogiston explore RUN ...`")  # fmt: skip
@@ -75,12 +78,13 @@ def _below(folder: Path) -> list[str]:
 
 def _entry(run: str, taken: dict[str, Entry]) -> Entry:
     name = shown(run)
-    key = Path(name).name if "://" not in name else name
+    named = "://" in name or (not Path(run).exists() and name in shelf.names())
+    key = name if named else Path(name).name
     if key in taken:
         key = name
-    whole = run if "://" in run or not Path(run).exists() else str(Path(run).resolve())
+    whole = str(Path(run).resolve()) if Path(run).exists() else run
     try:
-        folder = _local(run)
+        folder = local_folder(run)
         config = registry.read_config(folder)
         system = identify(config, folder)
         registry.summary(system)
@@ -91,9 +95,3 @@ def _entry(run: str, taken: dict[str, Entry]) -> Entry:
         return Entry(key, whole, "", key, (), " ".join(str(error).split()))
     fault = "" if panels else f"there is no panel for systems of the kind {system!r} yet; `phlogiston query` asks it"
     return Entry(key, whole, system, f"{system} · {Path(data).stem}" if data else system, panels, fault)
-
-
-def _local(run: str) -> Path:
-    from phlogiston.systems.hub.fetch import local_folder
-
-    return Path(local_folder(run))

@@ -67,7 +67,7 @@ export function mount(place, info, changed, state) {
       + "it, or go where a photograph was taken to see the truth beside the view." }),
     h("div", { class: "row" }, scenes, turn.element), words,
     h("div", { class: "split" }, h("div", { class: "trio" }, h("figure", {}, view, h("figcaption", { text: "view (mean)" })),
-      h("figure", {}, spread, h("figcaption", { text: "uncertainty (4 sd)" })), h("figure", {}, truth, h("figcaption", { text: "truth" }))),
+      h("figure", {}, spread, h("figcaption", { text: "uncertainty (lightest: the largest sd)" })), h("figure", {}, truth, h("figcaption", { text: "truth" }))),
     h("div", { class: "holder" }, maps ? ground : "", top)),
     h("h2", { text: "Photographs" }), strip);
   build();

@@ -6,7 +6,6 @@ A question is `{"known": {position: value}, "typed": [statement, ...], "samples"
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from phlogiston.inference.query.evidence import Known
 from phlogiston.systems.explore.calls import Call
 from phlogiston.systems.explore.panels import table
 from phlogiston.systems.explore.panels.common import numbers, samples_of, seed_of, told
+from phlogiston.systems.hub.fetch import local_folder
 from phlogiston.systems.run_data import data_of
 
 DRAWN = 8
@@ -29,7 +29,7 @@ def describe(system: Any, run: str) -> dict[str, Any]:
     x = answer.samples["x"].numpy()
     low, high = (float(v) for v in np.quantile(x, (0.01, 0.99)))
     try:
-        held = data_of(Path(run), None, {}, system.schema)
+        held = data_of(local_folder(run), None, {}, system.schema)
         rows = held.test or held.valid
         seen = rows[:EXAMPLES]["x"].double().numpy() if rows is not None else x[:0]
     except (PhlogistonError, OSError):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from phlogiston.errors import ConfigError
 from phlogiston.systems import registry
 from phlogiston.systems.explore.calls import literal
 from phlogiston.systems.explore.panels.common import whole
+from phlogiston.systems.hub.fetch import local_folder
 from phlogiston.systems.run_data import data_of
 
 SHOWN = 12
@@ -46,9 +46,10 @@ def held_out(run: str) -> Rows:
     Raises:
         ConfigError: the run does not say what it was trained on.
     """
-    content = registry.read_config(run)
+    folder = local_folder(run)
+    content = registry.read_config(folder)
     own = content.get("config", content)
-    data = data_of(Path(run), None, {}, own.get("schema") or {})
+    data = data_of(folder, None, {}, own.get("schema") or {})
     said = own.get("data") or {}
     options = "".join(f", {name}={literal(value)}" for name, value in (said.get("options") or {}).items())
     for name in ("test", "valid", "train"):

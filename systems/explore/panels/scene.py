@@ -73,7 +73,7 @@ def ask(system: Any, run: str, question: Mapping[str, Any]) -> dict[str, Any]:
         "method": METHOD,
         "python": call.text(run),
         "view": bytes_of(mean),
-        "spread": bytes_of((4 * spread).clamp(0, 1)),
+        "spread": bytes_of(spread / spread.max().clamp_min(1e-6)),
         "largest_sd": number(spread.max()),
         "truth": None if truth is None else bytes_of(truth),
         "squared_error": error,

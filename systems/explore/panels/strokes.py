@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from phlogiston.datasets.base import Split
 from phlogiston.errors import EvidenceError, PhlogistonError
 from phlogiston.systems import drawing
 from phlogiston.systems.explore.panels.common import numbers
+from phlogiston.systems.hub.fetch import local_folder
 from phlogiston.systems.run_data import data_of
 
 Strokes = list[list[list[float]]]
@@ -21,7 +21,7 @@ MOST_POINTS = 2000
 def held_out(system: Any, run: str, n: int) -> Split | None:
     """The first held-out rows of the data that a run was trained on; None where they are not to be had."""
     try:
-        data = data_of(Path(run), None, {}, system.schema)
+        data = data_of(local_folder(run), None, {}, system.schema)
     except (PhlogistonError, OSError):
         return None
     rows = next((part for part in (data.test, data.valid, data.train) if part is not None and len(part)), None)

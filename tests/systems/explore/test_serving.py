@@ -18,6 +18,7 @@ from phlogiston.cli.main import main
 from phlogiston.errors import RunError
 from phlogiston.systems.explore.catalogue import catalogue
 from phlogiston.systems.explore.sessions import Sessions
+from phlogiston.systems.pretrained import shelf
 
 
 def workers(server: int) -> list[int]:
@@ -129,10 +130,13 @@ def test_the_page_idle_for_longest_gives_its_process_up() -> None:
 
 
 def test_a_list_without_runs_says_where_they_come_from(tmp_path: Path, explore_runs: dict[str, Path]) -> None:
-    with pytest.raises(RunError, match="phlogiston train"):
-        catalogue([], tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shelf, "names", lambda: ())
+        with pytest.raises(RunError, match="phlogiston train"):
+            catalogue([], tmp_path)
+    assert set(catalogue([], tmp_path)) == set(shelf.names())
     listed = catalogue([], explore_runs["people"].parent)
-    assert set(listed) == set(explore_runs)
+    assert set(listed) == {*explore_runs, *shelf.names()}
     assert listed["poses"].panels == ("poses", "table")
     assert "damaged" in listed["broken"].fault
     assert catalogue([str(tmp_path / "nothing")])["nothing"].fault
