@@ -65,12 +65,14 @@ SMALL: dict[str, Any] = {"code": 4, "hidden": 48, "features": 64, "noise": 0.02,
 RECIPES = {
     "take-cover-32": Recipe(
         "VizdoomTakeCover-v1", 600, "ticks survived, mean of 100 games of at most 2,100", 600.0,
-        {**COVER, "size": 32}, {**SEEING, "frame_steps": 4_000, "steps": 2_000, "rounds": 2, "round_games": 200},
+        {**COVER, "size": 32},
+        {**SEEING, "max_steps": 525, "frame_steps": 4_000, "steps": 2_000, "rounds": 2, "round_games": 200},
         gain=1.7, recall=0.7, end_auc=0.92,
     ),
     "take-cover-64": Recipe(
         "VizdoomTakeCover-v1", 600, "ticks survived, mean of 100 games of at most 2,100", 600.0,
-        {**COVER, "size": 64}, {**SEEING, "frame_steps": 3_000, "frame_batch": 16, "steps": 2_000},
+        {**COVER, "size": 64},
+        {**SEEING, "max_steps": 525, "frame_steps": 3_000, "frame_batch": 16, "steps": 2_000},
         gain=1.7, recall=0.7, end_auc=0.92,
     ),
     "carracing-discrete": Recipe(
