@@ -33,7 +33,7 @@ from phlogiston.distributions.mixtures.from_head import mixture
 from phlogiston.distributions.mixtures.joint import JointMixture
 from phlogiston.distributions.mixtures.members import merge
 from phlogiston.errors import ConfigError, ShapeError, unknown_name
-from phlogiston.networks.dense import Adapted, Dense
+from phlogiston.networks.dense import Adapted, Dense, pieces, quantile_edges
 from phlogiston.networks.mixture_heads import (
     SCALES,
     check,
@@ -42,7 +42,6 @@ from phlogiston.networks.mixture_heads import (
     num_outputs,
     spread_components,
 )
-from phlogiston.networks.pieces import pieces, quantile_edges
 from phlogiston.networks.precision import KeepsFloat64
 
 FARTHEST = 1e15
@@ -131,7 +130,7 @@ class MDN(KeepsFloat64):
         if bins:
             self.register_buffer("edges", torch.zeros(features, bins + 1, dtype=torch.float64))
         if recalibrate:
-            self.register_buffer("widths", torch.tensor([float(c == 1) for c in WIDTHS], dtype=torch.float64))
+            self.register_buffer("widths", self.own_widths())
 
     # ----- initialisation -----------------------------------------------------------------------------------------
 
@@ -182,6 +181,11 @@ class MDN(KeepsFloat64):
 
     def _standard_inputs(self, x: Tensor) -> Tensor:
         return ((x - self.x_location) / self.x_scale).clamp(-FARTHEST, FARTHEST)  # what comes out must be finite
+
+    @staticmethod
+    def own_widths() -> Tensor:
+        """Probabilities of the factors `WIDTHS` that leave components as they were trained: float64 (factors,)."""
+        return torch.tensor([float(c == 1) for c in WIDTHS], dtype=torch.float64)
 
     @torch.no_grad()
     def calibrate(self, x: Tensor, y: Tensor, weight: Tensor | None = None, rounds: int = 300) -> None:

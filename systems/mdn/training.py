@@ -172,6 +172,11 @@ class Recalibrate:
     def __init__(self, stage: str) -> None:
         self.stage = stage
 
+    def on_stage(self, state: Any) -> None:
+        """Train with the components' own widths, also where a run that was stopped, and recalibrated, is resumed."""
+        if state.stage.name == self.stage and state.step < state.total:
+            state.model.widths.copy_(state.model.own_widths())
+
     def on_step(self, state: Any) -> None:
         """Recalibrate once the stage's last step is done."""
         last = state.stage_progress >= 1.0 or state.step >= state.total or state.stop_requested

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from phlogiston.networks.pieces import pieces, quantile_edges
+from phlogiston.networks.dense import pieces, quantile_edges
 
 
 def test_values_by_hand() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from phlogiston.errors import ConfigError
 from phlogiston.inference.query.evidence import Within
 from phlogiston.models.mdn import MDN as Model
 from phlogiston.systems.mdn.system import MDN
-from phlogiston.systems.mdn.training import MaximumLikelihood
+from phlogiston.systems.mdn.training import MaximumLikelihood, Recalibrate
 
 TINY: dict[str, Any] = {"preset": "table", "members": 4, "hidden": (16, 16), "bins": 8, "steps": 150}
 
@@ -53,6 +54,17 @@ def test_averaged_parameters_do_not_depend_on_the_validation_rows(fitted: MDN) -
     assert not torch.equal(fitted.network.widths, other.network.widths)
     alone = MDN(**TINY).fit(bent().train, progress="off")  # no validation rows: widths as trained
     assert alone.network.widths.tolist() == (alone.network.widths == 1).double().tolist()
+
+
+def test_a_stage_begins_with_the_widths_of_training() -> None:
+    model = Model(2, members=2, ensemble="tabm", recalibrate=True)
+    model.widths.fill_(1 / len(model.widths))
+    state = SimpleNamespace(stage=SimpleNamespace(name="fit"), model=model, step=5, total=5)
+    Recalibrate("fit").on_stage(state)  # training is over: nothing is touched
+    assert not torch.equal(model.widths, model.own_widths())
+    state.step = 3
+    Recalibrate("fit").on_stage(state)
+    assert torch.equal(model.widths, model.own_widths())
 
 
 def test_the_average_is_exponential() -> None:
