@@ -211,13 +211,14 @@ class Stepper:
             return loss / rows, failed
         if not getattr(loss, "requires_grad", False):  # nothing to learn from these rows; see `Received`
             return loss / rows, failed
+        loss = loss / rows
         try:
-            loss.backward(torch.full_like(loss, 1.0 / rows))  # cheaper than dividing the loss
+            loss.backward()  # given a gradient, torch would load a library for symbolic mathematics to check its shape
         except (ValueError, RuntimeError):
             if self.first_bad() is None:
                 raise
             return float("nan"), True
-        return loss.detach() / rows, failed
+        return loss.detach(), failed
 
     def gradients(self, step: int, rollbacks: int, stop: bool, number: int | None) -> Outcome:
         """Compute the gradient of one step, summed over processes and divided by the rows of the whole batch.
