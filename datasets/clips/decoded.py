@@ -115,7 +115,7 @@ class DecodedFrames:
         size = int(np.prod(self.shape))
         cuts = [0, *(np.flatnonzero(np.diff(numbers) != 1) + 1).tolist(), len(numbers)]
         for first, last in pairwise(cuts):  # frames in a row are one reading, which is most of what a small one costs
-            whole, done = memoryview(out[first:last]).cast("B"), 0
+            whole, done = out[first:last].reshape(-1).data, 0
             while done < len(whole):
                 got = os.preadv(self._file, [whole[done:]], int(numbers[first]) * size + done)
                 if not got:
