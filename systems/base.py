@@ -222,7 +222,8 @@ class System(InWords, Tabular, Reported):
     def demo(cls, quick: bool = False) -> list[dict[str, Any]]:
         """The demo's recipes.
 
-        Each has `title`, `text`, `data`, `data_options`, `options`; and if it likes `ask`, questions in the form of
+        Each has `title`, `text`, `data`, `data_options`, `options`; and if it likes `trained`, a system in the package
+        that the quick demo takes instead of training, `ask`, questions in the form of
         `inference.query.text`, `next`, pairs of a command (RUN stands for the run folder) and what it does, and `show`,
         the pictures that so short a training can make look right; all by default.
 

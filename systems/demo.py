@@ -1,11 +1,14 @@
 """The demo: every system's recipes trained on built-in data, and one report with a section for each.
 
+The quick one takes the trained systems that come with the package.
+
 A section holds figures of merit with those of simpler methods beside them, the pictures that explain what was learned,
 questions that were asked and what was found, and the commands that go on from there.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shlex
 import traceback
@@ -24,6 +27,9 @@ from phlogiston.inference.query.answer import Answer
 from phlogiston.systems.answer_text import numbers
 from phlogiston.systems.base import System
 from phlogiston.systems.commands import train_command
+from phlogiston.systems.hub.fetch import local_folder
+from phlogiston.systems.pretrained import shelf
+from phlogiston.systems.run_data import data_of
 from phlogiston.systems.workflow import score
 
 DEMO = "demo.json"
@@ -37,7 +43,8 @@ def demo(out: str | Path, *, quick: bool = False, say: Callable[[str], None] = l
 
     Args:
         out: folder for the runs and `report.html`; fresh, or of an earlier demo.
-        quick: only what two or three minutes can show.
+        quick: take the trained systems that come with the package where there is one, and train nothing that takes
+            minutes.
         say: told what is going on, line by line.
 
     Returns:
@@ -62,7 +69,7 @@ def demo(out: str | Path, *, quick: bool = False, say: Callable[[str], None] = l
         section = _Section(top, name, recipe, quick)
         try:
             section.make(say)
-            result["runs"].append(str(section.folder))
+            result["runs"].append(section.run)
         except Exception as error:  # whatever it is, the other sections can be made
             reason = str(error) if isinstance(error, PhlogistonError) else f"{type(error).__name__}: {error}"
             told = top / f"{section.stem}.error.txt"
@@ -84,7 +91,12 @@ def _introduction(quick: bool, shown: Collection[str]) -> str:
     if quick and missing:
         text += (
             f"\n\nThis is the quick version. Not in it, since they need longer to show what they can: "
-            f"{', '.join(missing)}. The command phlogiston demo trains them as well, and the others for longer."
+            f"{', '.join(missing)}. The command phlogiston demo trains them as well."
+        )
+    if quick:
+        text += (
+            "\n\nMost systems here were trained before and come with the package; phlogiston systems lists them, and "
+            "their cards say how they were made."
         )
     return text
 
@@ -98,6 +110,7 @@ class _Section:
         parts: what the report takes.
         remark: what must be said below the recipe's text.
         folder: of the run, once there is one; that of the demo before.
+        run: what commands call it.
     """
 
     def __init__(self, top: Path, name: str, recipe: Mapping[str, Any], quick: bool) -> None:
@@ -107,17 +120,24 @@ class _Section:
         self.stage, self.remark = "training", ""
         self.parts: dict[str, Any] = {}
         self.folder = top
+        self.trained = str(recipe["trained"]) if quick and recipe.get("trained") in shelf.names() else ""
+
+    @property
+    def run(self) -> str:
+        return self.trained or str(self.folder)
 
     def make(self, say: Callable[[str], None]) -> None:
-        """Train, score, draw and ask."""
-        system, rows = self._train()
+        """Train, score, draw and ask; of a system that comes trained, tell the figures of its card."""
+        system, rows = self._loaded() if self.trained else self._train()
         self.stage = "scoring"
-        own, plain = score(system, rows, None), system.baselines(rows)
+        own = dict(system.scored or {}) if self.trained else score(system, rows, None)
+        plain = own if self.trained else system.baselines(rows)
         self.parts["metrics"] = found = {**own, **plain}
         self.remark = _beaten(own, plain)
         for metric, value in list(found.items())[:2]:
             say(f"      {metric.replace('_', ' ')}: {value}")
-        write_metrics(self.folder / "metrics.json", found, run=str(self.folder), data=rows.meta.name)
+        if not self.trained:
+            write_metrics(self.folder / "metrics.json", found, run=self.run, data=rows.meta.name)
         self.stage = "drawing"
         self.parts |= {"figures": system.figures(rows, names=self.recipe.get("show")), "captions": system.captions()}
         self.stage = "asking"
@@ -126,10 +146,16 @@ class _Section:
                 system, rows, self.recipe.get("ask", ())
             ),
             f"How it was made, and how to go on; docs/{_page(self.name)} tells the rest": _go_on(
-                self.name, self.folder, self.recipe
+                self.name, self.run, _made(self.name, system, rows), self.recipe.get("next", ()), bool(self.trained)
             ),
         }
         self.parts["tables"] = {caption: content for caption, content in tables.items() if content}
+
+    def _loaded(self) -> tuple[System, Dataset]:
+        """Take a system that comes trained, and the data it was trained on."""
+        self.stage = "loading"
+        system, folder = systems.load(self.trained), local_folder(self.trained)
+        return system, data_of(folder, None, {}, system.schema)
 
     def _train(self) -> tuple[System, Dataset]:
         """Train, or take up what an earlier demo left; a run of other settings is left alone."""
@@ -205,13 +231,21 @@ def _page(name: str) -> str:
     return f"{together.get(name, name)}.md"
 
 
-def _go_on(name: str, folder: Path, recipe: Mapping[str, Any]) -> list[dict[str, str]]:
+def _made(name: str, system: System, rows: Dataset) -> str:
+    """The command that trains a system of the demo again."""
+    return train_command(name, rows.meta.name, rows.meta.options, dataclasses.asdict(system.config))
+
+
+def _go_on(name: str, run: str, made: str, more: Sequence[tuple[str, str]], read_only: bool) -> list[dict[str, str]]:
     """Commands that go on from a run of the demo."""
     commands = [
-        (train_command(name, recipe["data"], recipe.get("data_options", {}), recipe["options"]), "trained this model"),
-        *recipe.get("next", ()),
-        ("phlogiston evaluate RUN", "all figures of merit again, and a report of this run alone"),
-        (f"phlogiston train {name} --data {recipe['data']}", "the recipe in full, or with --set of your own"),
+        (made, "trained this model"),
+        *more,
+        (
+            "phlogiston evaluate RUN --out scores" if read_only else "phlogiston evaluate RUN",
+            "all figures of merit again, and a report of this run alone",
+        ),
+        (f"phlogiston train {name}", "the recipe of the whole demo, or with --set of your own"),
         (f"phlogiston systems {name}", "every option with its default"),
     ]
-    return [{"command": command.replace("RUN", str(folder)), "what": what} for command, what in commands]
+    return [{"command": command.replace("RUN", run), "what": what} for command, what in commands]

@@ -398,7 +398,7 @@ class DRMM(Imputes, System):
     @classmethod
     def demo(cls, quick: bool = False) -> list[dict[str, Any]]:
         """The noisy Swiss roll, the digits, poses of a body, and flights."""
-        return recipes(quick)
+        return recipes()
 
     # ----- inside -------------------------------------------------------------------------------------------------
 

@@ -314,6 +314,7 @@ class HandwritingModel(StepwiseSystem):
                 "text": "A window slides over the text while the pen moves: the data do not say which stroke "
                 "belongs to which letter. A bias makes it write neatly, an example makes it write in that hand.",
                 "data": "script",
+                "trained": "handwriting/script",
                 "data_options": {"sizes": (1500, 50, 50), "letters": (2, 5)},
                 "options": {
                     **PRESETS["default"], "hidden": 80, "batch_size": 40, "learning_rate": 0.005,

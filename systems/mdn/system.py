@@ -401,9 +401,10 @@ class MDN(Imputes, System):
                 "mean, which is none of them; this one answers with a mixture that covers every branch.",
                 "data": "arcsine",
                 "data_options": {"sizes": (2550, 450, 2000)},
+                "trained": "mdn/arcsine",
                 "ask": [["x = 0"], ["x = 0", "y >= 0"], ["x ~ 0 +- 2"]],
                 "next": [("phlogiston sample RUN -n 2000 --out draws.png", "draws in the plane")],
-                "options": {**PRESETS["arcsine"], "steps": 400 if quick else 3_000},
+                "options": {**PRESETS["arcsine"], "steps": 3_000},
             },
             {
                 "title": "Uncertainty of the network itself: 150 rows",

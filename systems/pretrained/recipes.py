@@ -84,6 +84,37 @@ RECIPES = (
         data_options={"source": "digits", "sizes": (2_000, 64, 128)},
         options={"steps": 400},
     ),
+    Recipe(
+        "world", "dodge", "default", "frame_error", ("frames", "memory", "survival"),
+        "Dreams a game of dodging balls: frames as codes, what comes next, and when a game is over.",
+        "Learned from games played at random: of skilful play it knows what random play happens to show.",
+        data_options={"sizes": (1_500, 20, 100)},
+    ),
+    Recipe(
+        "scene", "courts", "courts", "generation_mse", ("generation", "baselines"),
+        "Paints a room from a viewpoint never photographed, from up to eight photographs.",
+        "Rooms of this kind, 32 x 32 pixels; edges are not sharp.",
+        data_options={"sizes": (1200, 9, 48)},
+        options={"draft_steps": 700, "steps": 250},
+    ),
+    Recipe(
+        "handwriting", "script", "default", "log_likelihood", ("log_likelihood", "legibility"),
+        "Writes a given text in the built-in script; a bias makes it neat, an example sets the hand.",
+        "The built-in script, words of some letters: longer texts go wrong now and then.",
+        data_options={"sizes": (1500, 50, 50), "letters": (2, 5)},
+        options={"hidden": 80, "batch_size": 40, "learning_rate": 0.005, "steps": 900},
+    ),
+    Recipe(
+        "sketch", "script", "default", "negative_bound", ("bound", "recognition"),
+        "Single letters of the built-in script as a few numbers, and drawn again from them.",
+        "Single letters of the built-in script, at most 40 points; of those drawn from nothing half can be read.",
+        data_options={"sizes": (1500, 100, 100), "letters": (1, 1)},
+        options={
+            "hidden": 64, "encoder_hidden": 32, "latent": 8, "free_bits": 0.0, "beta": 0.2, "max_points": 40,
+            "learning_rate": 0.005, "steps": 3_000,
+        },
+        name="letters",
+    ),
 )  # fmt: skip
 
 

@@ -422,9 +422,9 @@ class Scene(System):
                     "are blurred: colours, walls and floor are in their places, edges are not sharp."
                 ),
                 "data": "courts",
-                "data_options": {"sizes": (1200, 9, 18 if quick else 48)},
-                # without latents when there is no time to wake them
-                "options": {"draft_steps": 300, "layers": 0} if quick else {"draft_steps": 300, "steps": 90},
+                "trained": "scene/courts",
+                "data_options": {"sizes": (1200, 9, 48)},
+                "options": {"draft_steps": 300, "steps": 90},
                 "show": ["views", "errors"],  # validation scores another bound than the loss of the draft
             }
         ]

@@ -307,8 +307,6 @@ class Sketch(StepwiseSystem):
     @classmethod
     def demo(cls, quick: bool = False) -> list[dict[str, Any]]:
         """Single letters of the built-in script."""
-        if quick:
-            return []  # its strokes are scribbles until it has learned for a minute or more
         return [
             {
                 "title": "Drawing letters, stroke by stroke",
@@ -316,6 +314,8 @@ class Sketch(StepwiseSystem):
                 "that were in no data.",
                 "data": "script",
                 "data_options": {"sizes": (1500, 100, 100), "letters": (1, 1)},
+                "trained": "sketch/letters",
+                "show": ["reconstructions", "interpolations", "completions", "training"],  # half of its own are letters
                 "options": {
                     **PRESETS["default"], "hidden": 64, "encoder_hidden": 32, "latent": 8, "free_bits": 0.0,
                     "beta": 0.2, "max_points": 40, "learning_rate": 0.005, "steps": 3000,

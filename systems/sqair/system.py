@@ -433,6 +433,7 @@ class SQAIR(System):
                 "identity: a digit keeps its colour while it is followed. Beside its accuracy in counting stands that "
                 "without learning, by connected regions, which merge where digits touch.",
                 "data": "moving_digits",
+                "trained": "sqair/moving-digits",
                 "data_options": {"sizes": (2000, 64, 128)},
                 "options": {"steps": 160, "lengths": (3,), "shares": (1.0,)},
                 "show": ["tracked", "glimpses"],  # how things move, and so what comes next, takes longer to learn

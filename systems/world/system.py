@@ -399,6 +399,7 @@ class WorldModel(AgentVerbs):
                 "learned to describe a frame by a few numbers, to predict the next from the move, and when a game is "
                 "over. An agent was then trained without the game: only in what the model dreams.",
                 "data": "dodge",
+                "trained": "world/dodge",
                 "data_options": {"sizes": (600, 20, 50), "limit": 100},
                 "options": dict(PRESETS["cpu"]),
             }

@@ -22,7 +22,6 @@ from phlogiston.systems.pretrained.recipes import RECIPES, Recipe, told
 FEW: dict[str, dict[str, object]] = {  # rows enough for the figure, and few for the rest
     "sqair/moving-digits": {"sizes": (8, 1, 48)},
     "world/dodge": {"sizes": (4, 1, 20)},
-    "vdsm/figures": {"characters": (4, 0, 8)},
     "scene/courts": {"sizes": (4, 1, 16)},
     "handwriting/script": {"sizes": (4, 1, 40)},
     "sketch/letters": {"sizes": (4, 1, 60)},
