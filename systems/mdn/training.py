@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from phlogiston.errors import TrainingWarning
 from phlogiston.guides.mdn import LowRankGuide, MeanFieldGuide
 from phlogiston.models.mdn import MDN, BayesianMDN
 
@@ -174,8 +176,16 @@ class Recalibrate:
 
     def on_stage(self, state: Any) -> None:
         """Train with the components' own widths, also where a run that was stopped, and recalibrated, is resumed."""
-        if state.stage.name == self.stage and state.step < state.total:
-            state.model.widths.copy_(state.model.own_widths())
+        if state.stage.name != self.stage or state.step >= state.total:
+            return
+        state.model.widths.copy_(state.model.own_widths())
+        if state.valid is None and state.leader:
+            warnings.warn(
+                "recalibrate=True, but there are no validation rows to choose widths by: intervals stay as wide as "
+                "training rows made them, often too narrow. Give data with a valid part, or recalibrate=False.",
+                TrainingWarning,
+                stacklevel=2,
+            )
 
     def on_step(self, state: Any) -> None:
         """Recalibrate once the stage's last step is done."""

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from phlogiston.datasets.base import Dataset, Meta, Split
-from phlogiston.errors import ConfigError
+from phlogiston.errors import ConfigError, TrainingWarning
 from phlogiston.inference.query.evidence import Within
 from phlogiston.models.mdn import MDN as Model
 from phlogiston.systems.mdn.system import MDN
@@ -52,14 +52,18 @@ def test_averaged_parameters_do_not_depend_on_the_validation_rows(fitted: MDN) -
     for p, q in zip(fitted.model.parameters(), other.model.parameters(), strict=True):
         assert torch.equal(p, q)
     assert not torch.equal(fitted.network.widths, other.network.widths)
-    alone = MDN(**TINY).fit(bent().train, progress="off")  # no validation rows: widths as trained
-    assert alone.network.widths.tolist() == (alone.network.widths == 1).double().tolist()
+
+
+def test_widths_that_no_row_can_choose_are_told_and_stay_as_trained() -> None:
+    with pytest.warns(TrainingWarning, match="no validation rows"):
+        alone = MDN(**{**TINY, "steps": 5}).fit(bent(60).train, progress="off")
+    assert torch.equal(alone.network.widths, alone.network.own_widths())
 
 
 def test_a_stage_begins_with_the_widths_of_training() -> None:
     model = Model(2, members=2, ensemble="tabm", recalibrate=True)
     model.widths.fill_(1 / len(model.widths))
-    state = SimpleNamespace(stage=SimpleNamespace(name="fit"), model=model, step=5, total=5)
+    state = SimpleNamespace(stage=SimpleNamespace(name="fit"), model=model, step=5, total=5, valid=())
     Recalibrate("fit").on_stage(state)  # training is over: nothing is touched
     assert not torch.equal(model.widths, model.own_widths())
     state.step = 3
