@@ -1,5 +1,7 @@
 import json
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,13 @@ def trained(out: Path, steps: int = 30, **options: Any) -> tuple[Any, Any]:
 
 def files(out: Path) -> list[str]:
     return sorted(p.name for p in (out / "checkpoints").iterdir())
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def test_parameters_come_back_bit_for_bit_for_the_pair_and_for_the_model_alone(tmp_path: Path) -> None:
@@ -131,19 +140,25 @@ def test_a_full_disk_is_a_warning_and_costs_no_older_checkpoint(
 ) -> None:
     whole = trained(tmp_path / "whole")
 
+    failing: list[bool] = []
+    failed: list[int] = []
+
     def full(descriptor: int) -> None:
-        if fails:
+        if failing:
+            failed.append(descriptor)
             raise OSError(28, "No space left on device")
 
-    fails: list[int] = []
+    def settled() -> bool:
+        return files(tmp_path / "run") == ["step-00000000.safetensors", "step-00000010.safetensors"]
 
-    class Fill:
+    class Fill:  # checkpoints are written beside the loop, at their own pace
         def on_step(self, state: Any) -> None:
             if state.step == 15:
-                fails.append(1)
+                wait_for(settled)
+                failing.append(True)
             if state.step == 25:
-                assert files(tmp_path / "run") == ["step-00000000.safetensors", "step-00000010.safetensors"]
-                fails.clear()
+                wait_for(lambda: bool(failed) and settled())
+                failing.clear()
 
     monkeypatch.setattr(checkpoints.os, "fsync", full)
     with pytest.warns(TrainingWarning, match=r"(?s)step 20 could not be written.*No space left"):
