@@ -8,6 +8,9 @@ import os
 import re
 import shlex
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 
 def systems(incomplete: str) -> list[tuple[str, str]]:
@@ -52,6 +55,12 @@ def runs(incomplete: str) -> list[str]:
         str(path.parent) for path in Path("runs").glob("*/config.json") if str(path.parent).startswith(incomplete)
     ]
     return found + [name for name in shelf.names() if incomplete and name.startswith(incomplete)]
+
+
+Run = Annotated[
+    Path, typer.Argument(autocompletion=runs, help="A run folder, a trained system (drmm/poses), or hf://user/name.")
+]
+"""The argument of every command that takes a trained system."""
 
 
 def columns(incomplete: str) -> list[str]:

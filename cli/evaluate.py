@@ -12,9 +12,7 @@ from phlogiston.cli.output import columns, emit, pairs, say
 
 
 def evaluate(
-    run: Annotated[
-        Path, typer.Argument(autocompletion=complete.runs, help="A run folder, a trained system, or hf://user/name.")
-    ],
+    run: complete.Run,
     metrics: Annotated[str | None, typer.Option(help="Some of the system's metrics, separated by commas.")] = None,
     data: Annotated[
         str | None,

@@ -12,12 +12,7 @@ from phlogiston.cli.output import emit, pairs, refuse_existing, write_whole
 
 
 def impute(
-    run: Annotated[
-        Path,
-        typer.Argument(
-            autocompletion=complete.runs, help="A run folder, a trained system (drmm/poses), or hf://user/name."
-        ),
-    ],
+    run: complete.Run,
     table: Annotated[Path, typer.Argument(help="The table: csv, tsv, xlsx or Parquet.")],
     out: Annotated[Path, typer.Option(help="File to write: .csv or .parquet.")],
     how: Annotated[str, typer.Option(help="mean (and the most probable category), or draw.")] = "mean",

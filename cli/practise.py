@@ -12,12 +12,7 @@ from phlogiston.cli.output import emit, pairs
 
 
 def practise(
-    run: Annotated[
-        Path,
-        typer.Argument(
-            autocompletion=complete.runs, help="A run folder, a trained system (drmm/poses), or hf://user/name."
-        ),
-    ],
+    run: complete.Run,
     sets: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the system's train_agent().")
     ] = None,

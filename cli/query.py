@@ -15,12 +15,7 @@ if TYPE_CHECKING:
 
 
 def query(
-    run: Annotated[
-        Path,
-        typer.Argument(
-            autocompletion=complete.runs, help="A run folder, a trained system (drmm/poses), or hf://user/name."
-        ),
-    ],
+    run: complete.Run,
     statements: Annotated[
         list[str] | None,
         typer.Argument(

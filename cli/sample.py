@@ -13,12 +13,7 @@ from phlogiston.cli.output import emit, pairs, refuse_existing, write_whole
 
 
 def sample(
-    run: Annotated[
-        Path,
-        typer.Argument(
-            autocompletion=complete.runs, help="A run folder, a trained system (drmm/poses), or hf://user/name."
-        ),
-    ],
+    run: complete.Run,
     n: Annotated[int | None, typer.Option("-n", min=1, help="How many; 100, or 1 of a text.")] = None,
     out: Annotated[
         Path, typer.Option(help="File to write; .npz, .csv, .png, .gif, .mp4, .svg, .mid or .wav by its suffix.")

@@ -12,9 +12,7 @@ from phlogiston.cli.output import emit, pairs, refuse_existing, write_whole
 
 
 def show(
-    run: Annotated[
-        Path, typer.Argument(autocompletion=complete.runs, help="A run folder, a trained system, or hf://user/name.")
-    ],
+    run: complete.Run,
     what: Annotated[str, typer.Argument(help="One of the system's views; a wrong one lists them.")],
     n: Annotated[int, typer.Option("-n", min=1, help="How many held-out rows to take.")] = 6,
     out: Annotated[

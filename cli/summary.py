@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,12 +11,7 @@ from phlogiston.cli.output import emit
 
 
 def summary(
-    run: Annotated[
-        Path,
-        typer.Argument(
-            autocompletion=complete.runs, help="A run folder, a trained system (drmm/poses), or hf://user/name."
-        ),
-    ],
+    run: complete.Run,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Tell what a run is: system, parameters, columns and categories, stages, data, last figures.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +38,7 @@ class Entry:
 
     def told(self) -> dict[str, Any]:
         """What the page is told of it."""
-        return {
-            "key": self.key,
-            "run": self.run,
-            "system": self.system,
-            "title": self.title,
-            "panels": list(self.panels),
-            "fault": self.fault,
-        }
+        return asdict(self)
 
 
 def catalogue(runs: Sequence[str], below: str | Path = "runs") -> dict[str, Entry]:

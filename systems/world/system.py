@@ -57,6 +57,7 @@ if TYPE_CHECKING:
 VISION = ("model.decoder.*", "guide.*")  # what stage V trains
 MEMORY = ("model.enter.*", "model.rnn.*", "model.head.*")  # what stage M trains
 CHUNK = 64  # games scored at once
+ANEW = ("player", "curve", "weights")  # not taken from another run: the agent, and what the data say of colours
 COUNTED = 1_024  # frames whose colours are counted
 
 
@@ -208,11 +209,7 @@ class WorldModel(AgentVerbs):
             state, theirs = own.state_dict(), other.state_dict()
             fits = {name: value for name, value in theirs.items() if name in state}
             for name, value in list(fits.items()):
-                if state[name].shape != value.shape or name in (
-                    "player",
-                    "curve",
-                    "weights",
-                ):  # the agent is trained anew
+                if state[name].shape != value.shape or name in ANEW:
                     del fits[name]
             missing = [n for n in state if n not in fits and (part == "guide" or n.startswith("decoder"))]
             if missing and "v" not in self.config.parts:
