@@ -105,6 +105,12 @@ RECIPES = (
         options={"hidden": 80, "batch_size": 40, "learning_rate": 0.005, "steps": 900},
     ),
     Recipe(
+        "sequence", "touches", "touches", "nats_per_step", ("nats_per_step", "generated"),
+        "Music played with one finger on a screen: plays, answers what was played, and goes on with it.",
+        "Generated gestures on one kind of screen; it keeps the manner of a bar and seldom repeats it note by note.",
+        name="touch",
+    ),
+    Recipe(
         "sketch", "script", "default", "negative_bound", ("bound", "recognition"),
         "Single letters of the built-in script as a few numbers, and drawn again from them.",
         "Single letters of the built-in script, at most 40 points; of those drawn from nothing half can be read.",

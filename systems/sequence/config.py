@@ -96,6 +96,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     # positions on a screen repeat and lie on devices' lattices: cells of 1/1000 keep the score bounded
     "tinyperf": {"grid": 0.001, "min_scale": 0.0001, "bounds": (0.0, 1.0), "lattices": (600, 686), "steps": 2_500},
+    # the built-in touches, all on one lattice
+    "touches": {"grid": 0.001, "min_scale": 0.0001, "bounds": (0.0, 1.0), "lattices": (600,), "hidden": 96,
+                "window": 100, "batch_size": 32, "steps": 3_500},
     # knobs of seven bits
     "control": {"grid": 0.001, "min_scale": 0.0001, "bounds": (0.0, 1.0), "lattices": (128,), "batch_size": 32,
                 "steps": 1_500},

@@ -23,6 +23,7 @@ from phlogiston.inference.query.evidence import Known
 from phlogiston.models.stepwise import valid_steps
 from phlogiston.systems.drawing import box, drawings_of, gallery
 from phlogiston.systems.evaluation import Evaluation
+from phlogiston.systems.sequence.scoring import per_step, without_memory
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -59,17 +60,13 @@ def nats_per_step(e: Evaluation[SequenceModel]) -> dict[str, Metric]:
     """Minus the mean log probability of a step."""
     system, (whole, parts), (_, length) = e.system, _scores(e), _rows(e)
     total = float(length.sum())
-    mean = -float(whole.double().sum()) / total
-    # a ratio of sums: the spread of whole sequences around it gives the error
-    spread = -whole.double() - mean * length.double()
-    error = float(spread.square().sum().sqrt()) / total if len(length) > 1 else None
     names = system.schema["columns"][: system.model.targets]
     detail: dict[str, Any] = {f"{n} by itself": -float(v) / total for n, v in zip(names, parts, strict=True)}
     detail["unit"] = "nats per step"
     detail["steps"] = int(total)
     if system.config.grid:
         detail["scored"] = f"cells of {system.config.grid:g}"
-    return {"nats_per_step": Metric(mean, error, len(length), "exact", False, detail)}
+    return {"nats_per_step": per_step(whole, length, detail)}
 
 
 def generated(e: Evaluation[SequenceModel]) -> dict[str, Metric]:
@@ -226,4 +223,5 @@ FIGURES = {
     "intervals": intervals,
     "streams": streams,
 }
+BASELINES = {"without_memory": without_memory}
 LOSS_UNIT = "nats per step"

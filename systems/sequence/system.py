@@ -311,10 +311,21 @@ class SequenceModel(StepwiseSystem):
 
     @classmethod
     def demo(cls, quick: bool = False) -> list[dict[str, Any]]:
-        """Pen strokes of the built-in script, predicted point by point."""
+        """Touch-screen music; and pen strokes of the built-in script, predicted point by point."""
+        music = {
+            "title": "Music on a touch screen, played and answered",
+            "text": "A recurrent network has seen performances of one finger: drumming, melodies, swipes, circles and "
+            "waves. It predicts where the next touch falls and when, as a mixture; it plays on its own, and answers "
+            "what it has heard.",
+            "data": "touches",
+            "trained": "sequence/touch",
+            "data_options": {},
+            "options": {**PRESETS["touches"], "steps": 600},
+        }
         if quick:
-            return []  # its strokes are scribbles until it has learned for a minute or more
+            return [music]  # strokes of the script are scribbles until it has learned for a minute or more
         return [
+            music,
             {
                 "title": "What comes next: pen strokes, point by point",
                 "text": "A recurrent network has seen lines of handwriting, and not what they say. It predicts "
@@ -322,5 +333,5 @@ class SequenceModel(StepwiseSystem):
                 "data": "script",
                 "data_options": {"sizes": (600, 60, 60)},
                 "options": {**PRESETS["default"], "carry": False, "window": 80, "steps": 1000},
-            }
+            },
         ]

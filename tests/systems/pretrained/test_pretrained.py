@@ -24,6 +24,7 @@ FEW: dict[str, dict[str, object]] = {  # rows enough for the figure, and few for
     "world/dodge": {"sizes": (4, 1, 20)},
     "scene/courts": {"sizes": (4, 1, 16)},
     "handwriting/script": {"sizes": (4, 1, 40)},
+    "sequence/touch": {"sizes": (4, 1, 60)},
     "sketch/letters": {"sizes": (4, 1, 60)},
     "drmm/swissroll": {"sizes": (4, 0, 1_000)},
 }

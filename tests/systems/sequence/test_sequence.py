@@ -294,3 +294,16 @@ def test_pictures_are_drawn(fitted: SequenceModel) -> None:
     figures = fitted.figures(dataset())
     assert {"performances", "intervals", "training"} <= set(figures)
     assert all(figure.get_label() for figure in figures.values())
+
+
+def test_the_baseline_without_memory_scores_a_random_walk_at_its_entropy() -> None:
+    """Steps of a walk are independent and normal: one normal of steps is all there is, a mixture gains nothing."""
+    random = np.random.default_rng(0)
+    x = 0.5 + np.cumsum(0.05 * random.standard_normal((60, 100, 1)), 1)
+    splits = [datasets.Split({"x": part.astype(np.float32), "length": np.full(20, 100)}) for part in np.split(x, 3)]
+    walk = datasets.Dataset(*splits, datasets.Meta(name="walk", columns=("x",)))
+    system = SequenceModel(hidden=4, layers=1, num_components=3, grid=1e-3, steps=1).fit(walk, progress="off")
+    found = system.baselines(walk)
+    entropy = math.log(0.05 * math.sqrt(2 * math.pi * math.e) / 1e-3)
+    for metric in found.values():
+        assert metric.value == pytest.approx(entropy, abs=0.1)
