@@ -5,22 +5,29 @@ python -P -m pytest benchmarks/test_evaluate.py -m bench -q -s
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import json
 import subprocess
 import sys
 import time
+import types
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from phlogiston.evaluate.features import InceptionFeatures, extract
+from phlogiston.evaluate.frechet import Gaussian, frechet_distance, frechet_std_error, gaussian_of
 from phlogiston.evaluate.images import Rows
 from phlogiston.evaluate.inception import Inception, prepare
 from phlogiston.evaluate.neighbours import all_four
 
 from .rows import Rows as Table
+from .rows import cpu_seconds, shown
 
 pytestmark = pytest.mark.bench
 
@@ -133,3 +140,88 @@ def test_four_neighbour_figures_take_three_passes(row: Table) -> None:
         bar=0.6,
         rounds=3,
     )
+
+
+@pytest.mark.parametrize(("d", "n"), [(512, 2500), (2048, 5000)])
+def test_a_frechet_distance_between_moments(row: Table, d: int, n: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    sets = []
+    for spread in (1.0, 1.3):
+        mix = torch.randn(d, d, generator=generator) / d**0.5
+        of = gaussian_of(spread * torch.randn(n, d, generator=generator) @ mix)
+        sets.append(Gaussian(of.mean, of.covariance, n))  # as a stream of features leaves it
+    one, two = sets
+
+    def unchecked() -> torch.Tensor:
+        lower = torch.linalg.cholesky(one.covariance)
+        return torch.linalg.eigvalsh(lower.T @ two.covariance @ lower).clamp(min=0.0).sqrt().sum()
+
+    row(
+        f"evaluate/frechet-{d}",
+        work=f"a Fréchet distance of {d} features between two means and covariances, any rank",
+        ours=lambda: frechet_distance(one, two),
+        alternative=unchecked,
+        against="Cholesky and `eigvalsh`, full rank taken on trust",
+        bar=2.0,
+        rounds=5 if d < 1000 else 2,
+    )
+
+
+def foreign(name: str) -> Any:
+    """A module of torch-fidelity, whose package wants torchvision for the other networks it offers."""
+    spec = importlib.util.find_spec("torch_fidelity")
+    if spec is None:
+        pytest.skip("needs torch-fidelity on the path: pip install --no-deps --target FOLDER torch-fidelity")
+    package = types.ModuleType("torch_fidelity")
+    package.__path__ = list(spec.submodule_search_locations or ())
+    sys.modules.setdefault("torch_fidelity", package)
+    return importlib.import_module(f"torch_fidelity.{name}")
+
+
+def test_fid_of_ten_thousand_images(row: Table, tmp_path: Path) -> None:
+    count, some = 10_000, 32
+    network = Inception().requires_grad_(False)
+    torch.save(network.state_dict(), tmp_path / "weights.pth")
+    inception = foreign("feature_extractor_inceptionv3").FeatureExtractorInceptionV3
+    theirs = inception("theirs", ["2048"], str(tmp_path / "weights.pth"))
+    extractor = InceptionFeatures(2048, "tf1", network=network)
+    images = np.random.default_rng(0).integers(0, 256, (some, 32, 32, 3), dtype=np.uint8)
+    pictures = torch.tensor(images).movedim(-1, 1).contiguous()
+
+    def bare() -> torch.Tensor:
+        with torch.no_grad():
+            return torch.cat([theirs(block)[0] for block in pictures.split(32)])
+
+    def path() -> Any:
+        return extract(Rows(images), extractor, batch_size=32, device="cpu", keep=some // 2)
+
+    each = [seconds / some for seconds in cpu_seconds((path, bare), rounds=2)]
+    draw = torch.Generator().manual_seed(0)
+    real, made = (torch.randn(count, 2048, generator=draw) for _ in range(2))
+
+    def textbook() -> float:
+        """What torch-fidelity does with the features of both sets."""
+        (m1, s1), (m2, s2) = ((x.mean(0), np.cov(x, rowvar=False)) for x in (real.numpy(), made.numpy()))
+        roots = np.sqrt(np.linalg.eigvals(s1.dot(s2)).astype("complex128")).real
+        return float((m1 - m2).dot(m1 - m2) + np.trace(s1) + np.trace(s2) - 2 * roots.sum())
+
+    def ours() -> tuple[float, float]:
+        return frechet_distance(gaussian_of(real), gaussian_of(made)), frechet_std_error(real, made)
+
+    assert ours()[0] == pytest.approx(textbook(), rel=1e-4)
+    whole = [2 * count * a + b for a, b in zip(each, (once(ours), once(textbook)), strict=True)]
+    row.figure(
+        "evaluate/fid",
+        f"FID of {count:,} pictures of 32 x 32 against as many by Inception, with its error bar, a picture",
+        whole[0] / whole[1],
+        1.05,
+        shown(whole[0] / (2 * count)),
+        f"torch-fidelity's network and formula, without an error bar: {shown(whole[1] / (2 * count))}",
+    )
+
+
+def once(call: Callable[[], Any]) -> float:
+    """CPU seconds of one call."""
+    began = time.process_time()
+    call()
+    return time.process_time() - began

@@ -71,6 +71,35 @@ def test_covariances_of_huge_condition_lose_nothing() -> None:
     assert frechet_from_features(a, b) == pytest.approx(oracle(a, b), rel=1e-6)
 
 
+@pytest.mark.parametrize("decades", [0, 2, 4, 6, 8])
+@pytest.mark.parametrize(("n", "m", "d"), [(200, 180, 48), (30, 180, 48), (200, 30, 48)])
+def test_the_distance_is_exact_at_every_condition_and_rank(n: int, m: int, d: int, decades: int) -> None:
+    random = np.random.default_rng(7)
+    turn = linalg.qr(random.normal(size=(d, d)))[0]
+    a, b = (random.normal(size=(k, d)) * np.logspace(0, -decades, d) @ turn for k in (n, m))
+    found = frechet_from_features(a, 1.2 * b)
+    assert found == pytest.approx(oracle(a, 1.2 * b), rel=1e-10)
+    streamed = []
+    for rows in (a, 1.2 * b):
+        moments = Moments()
+        moments.update(torch.tensor(rows))
+        streamed.append(moments.gaussian())
+    # a covariance knows its small eigenvalues to the rounding of its large ones
+    assert frechet_distance(*streamed) == pytest.approx(found, rel=1e-10 if decades < 4 else 1e-6)
+
+
+def test_the_faster_nuclear_norm_gives_way_where_squares_lose_digits() -> None:
+    draw = torch.Generator().manual_seed(0)
+    turns = [torch.linalg.qr(torch.randn(40, 40, generator=draw, dtype=torch.float64))[0] for _ in range(2)]
+    for smallest in (1e-1, 1e-4, 1e-8, 1e-12, 0.0):
+        values = torch.linspace(smallest, 1.0, 40, dtype=torch.float64)
+        values[1:5] = smallest
+        matrix = turns[0] * values @ turns[1]
+        for given in (matrix, matrix[:, :7], matrix[:7]):
+            wanted = float(torch.linalg.svdvals(given).sum())
+            assert frechet._nuclear_norm(given) == pytest.approx(wanted, rel=2e-9)
+
+
 @pytest.mark.parametrize(("n", "d"), [(300, 32), (20, 64), (50, 1)])
 def test_identical_sets_have_distance_zero(n: int, d: int) -> None:
     a = features(n, d, 3, shift=5.0)
