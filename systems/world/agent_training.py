@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ from phlogiston.systems.world.config import Config as WorldConfig
 from phlogiston.systems.world.judging import Sweep, best_sweep, play_blind
 from phlogiston.systems.world.outside import as_game
 from phlogiston.systems.world.playing import play_all
+from phlogiston.systems.world.replay import Replay, SideBySide
 from phlogiston.systems.world.training import Searches, search
 
 FIRST_GAME = 1 << 40  # games that agents are trained and scored in; none of the data's
@@ -315,6 +316,62 @@ class AgentVerbs(System):
         finally:
             if place is not game and hasattr(place, "close"):
                 place.close()
+
+    def side_by_side(
+        self, *, tau: float = 1.0, ends: Ends = "sampled", shown: int = 0, seed: int = 0, game: bool | None = None
+    ) -> SideBySide:
+        """A game and a dream of it, to go on in action by action; see `replay`.
+
+        Args:
+            tau: as in `replay`; so are the other arguments.
+            ends: how the dream ends.
+            shown: first frames of the dream that are the game's.
+            seed: of both.
+            game: whether to play the game itself, too; where it can be played by default.
+        """
+        self._need_fit()
+        outside = self._game() if (self.playable if game is None else game) else None
+        self.guide.eval()
+        return SideBySide(
+            self.dream_game(tau, ends), self.guide.encode, outside, 2 * FIRST_GAME, seed, shown,
+            (self.longest, self.limit), self._agent(None, None)[0] if self.config.generations else None,
+        )  # fmt: skip
+
+    def replay(
+        self,
+        dreamt: Sequence[int] = (),
+        played: Sequence[int] = (),
+        *,
+        tau: float = 1.0,
+        ends: Ends = "sampled",
+        shown: int = 0,
+        seed: int = 0,
+        game: bool | None = None,
+    ) -> Replay:
+        """Do given things in a dream and in the game itself: the same again whenever it is called.
+
+        Args:
+            dreamt: actions in the dream, in order; those behind its end count for nothing.
+            played: actions in the game.
+            tau: temperature of the dream.
+            ends: how it ends, "sampled" or "rule".
+            shown: so many first frames of the dream are those of the game; from there on it goes on by itself.
+            seed: of the dream and of the game, which is the first one that `play` plays.
+            game: whether to play the game itself, too; where it can be played by default.
+
+        Returns:
+            Frames, rewards, and how probable the end was and is, in the dream and in the game.
+
+        Raises:
+            ConfigError: an unknown action; other actions in the dream than in the game while the game is shown; a game
+                that cannot be played here.
+        """
+        both = self.side_by_side(tau=tau, ends=ends, shown=shown, seed=seed, game=game)
+        try:
+            both.play(dreamt, played)
+            return both.result()
+        finally:
+            both.close()
 
     def dream_game(self, tau: float = 1.0, ends: Ends = "sampled") -> DreamGame:
         """The dream as a game with `reset`, `step` and `render`, for agents of your own."""

@@ -15,7 +15,7 @@ def test_the_snippets_of_the_page_run_one_after_the_other(page: Any) -> None:
     pytest.importorskip("gymnasium", reason="games need phlogiston[games]")
     pytest.importorskip("cmaes", reason="bounded searches need phlogiston[games]")
     world = page(PAGE)
-    assert len(world.snippets) == 4
+    assert len(world.snippets) == 5
     world.run(ignore=PhlogistonWarning)  # so few steps foresee little
 
 

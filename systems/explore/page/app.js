@@ -6,7 +6,7 @@ const base = new URL(".", location.href);
 const session = Array.from(crypto.getRandomValues(new Uint8Array(12)), (b) => b.toString(16).padStart(2, "0")).join("");
 const by = (id) => document.getElementById(id);
 let runs = [], titles = {}, current = null, jobs = 0;
-let busy = null, waiting = false, last = null;
+let busy = null, waiting = false, last = null, kept = -1000, due = null;
 
 async function post(what, content) {
   const response = await fetch(new URL(`api/${what}`, base), {
@@ -34,7 +34,6 @@ function lost(error) {
 
 function changed() {
   if (!current) return;
-  remember();
   waiting = true;
   settled(false);
   if (!busy) next();
@@ -59,7 +58,12 @@ async function next() {
     document.body.classList.remove("busy");
     busy = null;
   }
-  settled(Boolean(current));
+  // browsers allow some twenty addresses a second
+  clearTimeout(due);
+  due = setTimeout(() => {
+    if (current) remember();
+    if (!busy && !waiting) settled(Boolean(current));
+  }, Math.max(0, kept + 100 - performance.now()));
 }
 
 // For whoever drives the page by a program: whether what is shown answers what is asked.
@@ -115,6 +119,7 @@ function count(id, otherwise) {
 
 function remember() {
   const content = { run: current.key, panel: current.name, ...settings(), state: current.panel.state() };
+  kept = performance.now();
   history.replaceState(null, "", `#${encodeURIComponent(JSON.stringify(content))}`);
 }
 
@@ -178,7 +183,8 @@ async function copy(text, button) {
 }
 
 by("run").addEventListener("change", () => choose(by("run").value));
-for (const id of ["samples", "seed"]) by(id).addEventListener("change", changed);
+by("samples").addEventListener("change", changed);
+by("seed").addEventListener("change", () => (current?.panel.anew || changed)());
 by("stop").addEventListener("click", () => { if (busy) post("stop", { job: busy }).catch(lost); });
 by("reset").addEventListener("click", () => { if (current) open(runs.find((r) => r.key === current.key), current.name); });
 by("link").addEventListener("click", async (event) => {

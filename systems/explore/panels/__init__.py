@@ -23,6 +23,7 @@ TITLES = {
     "objects": "Moving objects",
     "clips": "Who and what",
     "scene": "Scenes",
+    "world": "Dream and game",
 }
 
 OF_SYSTEM = {
@@ -32,6 +33,7 @@ OF_SYSTEM = {
     "sqair": ("objects",),
     "vdsm": ("clips",),
     "scene": ("scene",),
+    "world": ("world",),
 }
 
 
