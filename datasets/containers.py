@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from phlogiston.datasets import moments
 from phlogiston.datasets.base import Array, Decision
 from phlogiston.errors import DataError, ShapeError
 
 EXACT = 2**53
 """Integers up to here are numbers of float64; beyond, neighbours become one."""
-EPOCH = "days since 1970-01-01"
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,14 @@ class Plain:
             `values` holds anything there.
         decision: what was decided about it, or None.
         unit: of numbers that were dates or spans of time, else "".
+        labels: whether the container says that the entries are categories, whatever they look like.
     """
 
     values: Array
     missing: Array | None = None
     decision: Decision | None = None
     unit: str = ""
+    labels: bool = False
 
     @property
     def text(self) -> bool:
@@ -123,6 +125,9 @@ def plain(name: str, value: Any, source: str) -> Plain:
             raise DataError(f"{source}: {name!r} holds {value.dtype} values; expected dense real numbers.")
         value = value.numpy()
     missing = None
+    if _is_categories(value):
+        return _categories(name, value, source)
+    zone = _zone(value)
     if isinstance(value, np.ma.MaskedArray):
         missing = np.array(np.ma.getmaskarray(value))
         value = np.asarray(value.data)
@@ -142,7 +147,31 @@ def plain(name: str, value: Any, source: str) -> Plain:
         raise ShapeError(f"{source}: {name!r} is a single value; expected one entry per row.")
     if missing is not None and not missing.any():
         missing = None
-    return _typed(name, array, missing, source)
+    return _typed(name, array, missing, source, zone)
+
+
+def _is_categories(value: Any) -> bool:
+    """Whether a pandas or Arrow column says that it holds categories; those of polars are text anyway."""
+    dtype = getattr(value, "dtype", None) if hasattr(value, "isna") else getattr(value, "type", None)
+    return type(dtype).__name__ in ("CategoricalDtype", "DictionaryType")
+
+
+def _categories(name: str, value: Any, source: str) -> Plain:
+    """Categories as labels: numbers, dates and intervals among them are names, not amounts."""
+    flat = value.to_pylist() if hasattr(value, "to_pylist") else value.to_numpy(dtype=object).tolist()
+    gone = np.array([_absent(v) for v in flat], dtype=np.bool_)
+    known = [v for v, absent in zip(flat, gone.tolist(), strict=True) if not absent]
+    if known and all(isinstance(v, bool | np.bool_) for v in known):
+        return _objects(name, np.array(flat, dtype=object), gone, source)
+    text = [v if isinstance(v, str) else f"{v:.15g}" if isinstance(v, float) else str(v) for v in flat]
+    return Plain(np.array(text, dtype=object), gone if gone.any() else None, labels=True)
+
+
+def _zone(value: Any) -> str:
+    """The time zone of a column of dates of pandas, polars or Arrow, "" for none."""
+    dtype = getattr(value, "dtype", None) or getattr(value, "type", None)
+    zone = next((z for a in ("tz", "time_zone") if (z := getattr(dtype, a, None)) is not None), None)
+    return "" if zone is None else str(zone)
 
 
 def _from_series(value: Any) -> Array:
@@ -150,12 +179,14 @@ def _from_series(value: Any) -> Array:
     kind = getattr(value.dtype, "kind", "O")
     if isinstance(value.dtype, np.dtype):
         return np.asarray(value)
+    if kind == "M" and _zone(value):
+        return np.asarray(value.dt.tz_convert("UTC").dt.tz_localize(None).to_numpy())
     if kind in "fiub" and not bool(value.isna().any()):
         return np.asarray(value.to_numpy(dtype={"f": "float64", "i": "int64", "u": "uint64", "b": "bool"}[kind]))
     return np.asarray(value.to_numpy(dtype=object))
 
 
-def _typed(name: str, array: Array, missing: Array | None, source: str) -> Plain:
+def _typed(name: str, array: Array, missing: Array | None, source: str, zone: str = "") -> Plain:
     """Sort an array by what it holds."""
     kind = array.dtype.kind
     if kind in "fiub":
@@ -163,7 +194,7 @@ def _typed(name: str, array: Array, missing: Array | None, source: str) -> Plain
             array = array.astype(np.float64)
         return Plain(array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("=")), missing)
     if kind in "Mm":
-        return _dates(name, array, missing)
+        return _dates(name, array, missing, zone)
     if kind in "US":
         text = np.char.decode(array, "utf-8") if kind == "S" else array
         return _text(text.astype(object), missing)
@@ -172,15 +203,15 @@ def _typed(name: str, array: Array, missing: Array | None, source: str) -> Plain
     raise DataError(f"{source}: {name!r} holds {array.dtype} values; expected numbers, dates or text.")
 
 
-def _dates(name: str, array: Array, missing: Array | None) -> Plain:
+def _dates(name: str, array: Array, missing: Array | None, zone: str = "") -> Plain:
+    """Dates, in UTC where they have a time zone, or spans of time."""
     gone = np.isnat(array) if missing is None else missing | np.isnat(array)
     days = np.where(gone, np.zeros((), array.dtype), array)
-    if array.dtype.kind == "M":
-        unit, span = EPOCH, days - np.datetime64("1970-01-01", "D")
-    else:
-        unit, span = "days", days
-    # microseconds keep what float64 can hold of a day, and reach farther than nanoseconds
-    values = span.astype("timedelta64[us]").astype(np.int64) / 86_400e6
+    unit = moments.SPAN if array.dtype.kind == "m" else moments.unit_of(zone)
+    span = days if array.dtype.kind == "m" else days - np.datetime64("1970-01-01", "D")
+    values = span.astype("timedelta64[us]").astype(np.int64) / moments.DAY
+    if zone:
+        values = moments.rebased(values.ravel(), moments.unit_of("UTC"), unit).reshape(values.shape)
     decision = Decision("dates", f"{name!r}: numbers, {unit}", f"categorical={name}")
     return Plain(values, gone if gone.any() else None, decision, unit)
 
@@ -228,16 +259,30 @@ def _objects(name: str, array: Array, missing: Array | None, source: str) -> Pla
     if all(isinstance(v, numbers.Real | decimal.Decimal) for v in known):
         return Plain(np.array([float(v) for v in _filled(flat, gone, 0)]).reshape(array.shape), marks)
     if all(isinstance(v, datetime.date | np.datetime64) for v in known):
-        try:
-            moments = np.array([np.datetime64(v, "us") for v in _filled(flat, gone, np.datetime64(0, "us"))])
-        except (TypeError, ValueError) as error:
-            raise DataError(f"{source}: {name!r} holds dates that cannot be read: {error}") from error
-        return _dates(name, moments.reshape(array.shape), marks)
+        return _single_dates(name, flat, gone, marks, source)
+    if all(isinstance(v, datetime.timedelta | np.timedelta64) for v in known):
+        spans = np.array([np.timedelta64(v, "us") for v in _filled(flat, gone, np.timedelta64(0, "us"))])
+        return _dates(name, spans.reshape(array.shape), marks)
     kinds = sorted({type(v).__name__ for v in known})
     raise DataError(
         f"{source}: {name!r} holds object values of several or unknown kinds ({', '.join(kinds[:4])}); expected "
         "numbers, dates or text. Convert it first."
     )
+
+
+def _single_dates(name: str, flat: list[Any], gone: Array, marks: Array | None, source: str) -> Plain:
+    """Dates that came one by one."""
+    known = [v for v, absent in zip(flat, gone.ravel().tolist(), strict=True) if not absent]
+    zones = {str(getattr(v, "tzinfo", None) or "") for v in known}
+    zone = zones.pop() if len(zones) == 1 else "UTC"  # times of several zones are told in UTC
+    if "" in zones:
+        raise DataError(f"{source}: {name!r} holds times with a time zone and times without one. Make it one.")
+    entries = [v.astimezone(datetime.UTC).replace(tzinfo=None) if getattr(v, "tzinfo", None) else v for v in flat]
+    try:
+        days = np.array([np.datetime64(v, "us") for v in _filled(entries, gone, np.datetime64(0, "us"))])
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{source}: {name!r} holds dates that cannot be read: {error}") from error
+    return _dates(name, days.reshape(gone.shape), marks, zone)
 
 
 def _filled(values: list[Any], gone: Array, filler: Any) -> list[Any]:

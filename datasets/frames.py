@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from phlogiston.datasets.base import Array
-from phlogiston.datasets.containers import EPOCH
+from phlogiston.datasets.moments import as_they_were
 from phlogiston.errors import DataError, ShapeError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class Names:
     Attributes:
         columns: site -> names of its entries.
         categories: categorical site -> its labels.
-        units: column -> unit of its numbers; days since 1970-01-01 become dates.
+        units: column -> unit of its numbers; those of `moments` become dates and spans of time.
         frame: library of the data frame that came in.
     """
 
@@ -59,13 +59,9 @@ class Names:
                 found[name] = self.dated(name, wide[:, j])
         return self._labels_together(found)
 
-    def dated(self, name: str, values: Array) -> Array:
-        """Numbers of a column, as dates where they are days since 1970-01-01."""
-        if self.units.get(name) != EPOCH:
-            return values
-        known = np.isfinite(values)
-        moments = np.round(np.where(known, values, 0.0) * 86_400e6).astype("timedelta64[us]") + np.datetime64(0, "us")
-        return np.where(known, moments, np.datetime64("NaT", "us"))
+    def dated(self, name: str, values: Array) -> Any:
+        """Numbers of a column, as dates or spans of time where they stand for such."""
+        return as_they_were(values, self.units.get(name, ""))
 
     def _labels_together(self, found: dict[str, Any]) -> dict[str, Any]:
         """One column per category in place of one per label."""
@@ -83,10 +79,13 @@ def labelled(codes: Array, labels: Sequence[str]) -> list[Any]:
 
 
 def labels_as_they_are(entries: Sequence[str | None], labels: Sequence[str]) -> list[Any]:
-    """Labels as whole numbers or truth values, where all of a column's are such; else as text."""
+    """Labels as whole numbers or truth values, where all of a column's are written as such; else as text.
+
+    "01234", a post code, is written as no number is, and stays text.
+    """
     if set(labels) <= {"True", "False"}:
         return [None if entry is None else entry == "True" for entry in entries]
-    if all(label.lstrip("-").isdigit() for label in labels):
+    if all(label.isascii() and label.lstrip("-").isdigit() and str(int(label)) == label for label in labels):
         return [None if entry is None else int(entry) for entry in entries]
     return list(entries)
 

@@ -178,7 +178,7 @@ def levels(values: Sequence[float], unit: str = "") -> list[str]:
     """
     width = float(max(values) - min(values)) if len(values) else 0.0
     if unit.startswith("days since ") and all(math.isfinite(value) for value in values):
-        first = np.datetime64(unit.removeprefix("days since "), "m")
+        first = np.datetime64(unit.split()[2], "m")
         moments = first + np.round(np.asarray(values, dtype=np.float64) * 1440).astype("timedelta64[m]")
         return [
             str(moment).replace("T", " ") for moment in moments.astype("datetime64[D]" if width >= 3 else moments.dtype)

@@ -43,7 +43,8 @@ def fitting_rows(system: System, data: Any, mask: Any = None, optional: Collecti
         tensors = _checked(rows_of(data, double=system.DOUBLE), schema["categorical"])
     else:
         numeric = {"y"} & set(system.DOUBLE)
-        tensors = array.fitting(data, schema["columns"], schema["categorical"], numeric, optional)
+        units = schema.get("units")
+        tensors = array.fitting(data, schema["columns"], schema["categorical"], numeric, optional, units)
         tensors = dict(Split(tensors, double=("x", "y")).narrowed(system.DOUBLE).tensors)
     if mask is not None:
         given = torch.as_tensor(mask, dtype=torch.bool)

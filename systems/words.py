@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from phlogiston.datasets.containers import EPOCH
 from phlogiston.datasets.frames import KINDS, Names
+from phlogiston.datasets.moments import is_date, zone_of
 from phlogiston.errors import EvidenceError
 
 if TYPE_CHECKING:
@@ -56,9 +56,9 @@ class InWords:
         sampled = explain.unmentioned(given, columns, categories)
         print(f"sampled: {explain.listed(sampled) if sampled else 'nothing, all is known'}")
 
-    def dates(self) -> list[str]:
-        """Names of the columns that hold dates, as days since 1970-01-01."""
-        return [name for name, unit in (self.schema.get("units") or {}).items() if unit == EPOCH]
+    def dates(self) -> dict[str, str]:
+        """Columns that hold dates, as days since 1970-01-01, and the time zones of these ("" for none)."""
+        return {name: zone_of(unit) for name, unit in (self.schema.get("units") or {}).items() if is_date(unit)}
 
 
 def in_words(query: Callable[..., Answer]) -> Callable[..., Answer]:

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from phlogiston.datasets import pictures
+from phlogiston.datasets import moments, pictures
 from phlogiston.datasets.base import Array, Dataset, Decision, Info, Meta, Split, part_rows, recorded, stream
 from phlogiston.datasets.labels import codes_of
 from phlogiston.datasets.pixels import as_range
@@ -108,14 +108,14 @@ def load(
     keep = {*_names(categorical), *([weight] if weight else [])}
     aside = columns_aside(train_part, keep) if columns is None else {}
     parts = [without(part, aside) for part in (train_part, valid_part, test_part) if part is not None]
-    prepared = [_prepare(part, chosen, categorical, weight) for part in parts]
+    first, *rest = (_prepare(part, chosen, categorical, weight) for part in parts)
+    prepared = [first, *(_by_clock(part, first.units) for part in rest)]
     labels = _labels(prepared)
     train, *others = _splits(prepared, labels)
     given_valid = others.pop(0) if valid_part is not None else None
     given_test = others.pop(0) if test_part is not None else None
     shares = (valid if given_valid is None else 0, test if given_test is None else 0)
     train, validation, testing = _divided(train, *shares, seed, train_part.source)
-    first = prepared[0]
     return Dataset.of(
         INFO,
         (train, given_valid or validation, given_test or testing),
@@ -176,12 +176,18 @@ def whole(data: Any, numeric: Collection[str] = ()) -> tuple[Split, Meta]:
     return split, meta
 
 
+def _by_clock(table: Table, units: Mapping[str, str]) -> Table:
+    """A table with its dates by the wall clocks of other rows' time zones."""
+    return replace(table, x=moments.alike(table.x, table.names, table.units, units, table.source))
+
+
 def fitting(
     data: Any,
     columns: Sequence[str],
     categorical: Mapping[str, Sequence[str]],
     numeric: Collection[str] = (),
     optional: Collection[str] = (),
+    units: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Read data in memory as tensors that fit what a model was trained on.
 
@@ -191,6 +197,7 @@ def fitting(
         categorical: categories of every label in training, in the order of their codes.
         numeric: companions of `x` that are numbers.
         optional: columns that may be missing from data with names, all of them together.
+        units: of the columns in training; dates of another time zone are told by the clock of that one.
 
     Raises:
         DataError, ShapeError: the data cannot be used, lack a column, or hold a category that was not in training.
@@ -200,6 +207,7 @@ def fitting(
         table = _in_order(table, columns, optional)
     else:
         table = replace(table, names=tuple(columns) if table.x.shape[1] == len(columns) else table.names)
+    table = _by_clock(table, units or {})
     known = {name: table.text.pop(name) for name in categorical if name in table.text}
     for name in [name for name in categorical if name in table.extra]:
         raise DataError(

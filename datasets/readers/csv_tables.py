@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from phlogiston.datasets.base import Array, Decision
-from phlogiston.datasets.containers import EPOCH, MISSING
+from phlogiston.datasets.containers import MISSING
 from phlogiston.datasets.readers.csv_fields import Fields
 from phlogiston.datasets.readers.csv_layout import DELIMITERS, LEGACY, Layout, is_header, layout_of
 from phlogiston.datasets.readers.number_text import bare, decimal_marks, number, read_dates, read_numbers
@@ -210,14 +210,17 @@ class _Sorter:
             self.result.numeric[name] = _array(values)
             return
         where = f"{self.path!r}, column {name!r}"
-        special = None
         if as_numbers:
-            special = read_numbers(where, entries, self.fields.line_of, self.decimal, self.witness)
-            special = special or read_dates(where, entries)
-        if special is not None:
-            self.result.numeric[name], said = special
-            self._tell_numbers(name, said)
-            return
+            numbers = read_numbers(where, entries, self.fields.line_of, self.decimal, self.witness)
+            if numbers is not None:
+                self.result.numeric[name], said = numbers
+                self._tell_numbers(name, said)
+                return
+            dates = read_dates(where, entries)
+            if dates is not None:
+                self.result.numeric[name], said, self.result.units[name] = dates
+                self.result.decisions.append(Decision("dates", f"column {name!r}: {said}", f"categorical={name}"))
+                return
         if as_numbers and values is not None:
             self._check_slips(name, entries, values)
         self.result.text[name] = [None if entry in MISSING else entry for entry in entries]
@@ -225,12 +228,9 @@ class _Sorter:
             self._tell_text(name)
 
     def _tell_numbers(self, name: str, said: str) -> None:
-        topic = "dates" if said.startswith("dates") else "numbers"
-        if topic == "dates":
-            self.result.units[name] = EPOCH
         marks = {"decimal mark ','": "decimal=.", "decimal mark '.'": "decimal=,"}
         option = next((o for words, o in marks.items() if words in said), f"categorical={name}")
-        self.result.decisions.append(Decision(topic, f"column {name!r}: {said}", option))
+        self.result.decisions.append(Decision("numbers", f"column {name!r}: {said}", option))
 
     def _tell_text(self, name: str) -> None:
         known = [entry for entry in self.result.text[name] if entry is not None]

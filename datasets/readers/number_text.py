@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from phlogiston.datasets.base import Array
-from phlogiston.datasets.containers import EPOCH, MISSING
+from phlogiston.datasets.containers import MISSING
+from phlogiston.datasets.moments import unit_of
 from phlogiston.errors import DataError
 
 _SPACES = " \u00a0\u202f\u2009'\u2019"  # what stands between thousands beside point and comma
@@ -166,11 +167,11 @@ def _decided(where: str, own: set[str], witness: set[str], digits: Sequence[str]
     return "."
 
 
-def read_dates(where: str, entries: Sequence[str]) -> tuple[Array, str] | None:
-    """Read a column of dates as days since 1970-01-01; NaN where missing.
+def read_dates(where: str, entries: Sequence[str]) -> tuple[Array, str, str] | None:
+    """Read a column of dates as days since 1970-01-01, in UTC where they have a time zone; NaN where missing.
 
     Returns:
-        The days, and in words how they were read; None for a column of other things.
+        The days, in words how they were read, and their unit; None for a column of other things.
 
     Raises:
         DataError: dates whose day and month cannot be distinguished, or with time zones in some rows only.
@@ -197,7 +198,8 @@ def read_dates(where: str, entries: Sequence[str]) -> tuple[Array, str] | None:
     out = np.full(len(entries), np.nan)
     for (i, _), moment in zip(known, moments, strict=True):
         out[i] = (moment - start) / datetime.timedelta(days=1)
-    return out, f"dates, {order}: {EPOCH}{' (UTC)' if zoned == {True} else ''}"
+    unit = unit_of("UTC" if zoned == {True} else "")
+    return out, f"dates, {order}: {unit}", unit
 
 
 def _day_or_month(where: str, matches: Sequence[re.Match[str]]) -> str:

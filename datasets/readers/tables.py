@@ -371,7 +371,7 @@ def from_columns(columns: Mapping[str, Plain], source: str) -> Table:
         elif value.text or value.values.dtype.kind == "b":
             table.text[name] = value.entries()
             known = set(table.text[name]) - {None}
-            what = "text" if value.text else "bool"
+            what = "as told" if value.labels else "text" if value.text else "bool"
             table.decisions.append(Decision("labels", f"column {name!r}: {what}, {len(known)} categories"))
         else:
             numeric[name] = value.numbers(name, source)

@@ -41,13 +41,14 @@ class Book:
     Args:
         columns: site -> names of its entries, in order.
         categories: categorical site -> names of its values, in order.
-        dates: names of columns that hold days since 1970-01-01, which may be compared with dates.
+        dates: names of columns that hold days since 1970-01-01, which may be compared with dates; with their time zones
+            ("" for none), if it is a mapping.
     """
 
     def __init__(self, columns: Columns, categories: Columns, dates: Collection[str] = ()) -> None:
         self.columns = {site: [str(n) for n in names] for site, names in columns.items()}
         self.categories = {site: [str(n) for n in names] for site, names in categories.items()}
-        self.dates = frozenset(dates)
+        self.dates: dict[str, str] = dict(dates) if isinstance(dates, Mapping) else dict.fromkeys(dates, "")
         self.where: dict[str, tuple[str, int]] = {}
         for site, names in self.columns.items():
             for i, name in enumerate(names):

@@ -27,7 +27,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from phlogiston.errors import EvidenceError
+from phlogiston.datasets.containers import plain
+from phlogiston.datasets.moments import rebased, unit_of, wall_clock
+from phlogiston.errors import DataError, EvidenceError
 from phlogiston.inference.query.book import Book, Columns, Linear, finite
 from phlogiston.inference.query.evidence import FORMAT, Evidence, as_evidence, from_json, unknown_message
 from phlogiston.inference.query.kinds.base import Statement
@@ -47,7 +49,8 @@ def parse(
         data: see the module's description.
         columns: site -> names of its entries, in order.
         categories: categorical site -> names of its values, in order.
-        dates: names of columns that hold days since 1970-01-01; they may be compared with dates.
+        dates: names of columns that hold days since 1970-01-01 (a mapping tells their time zones); they may be
+            compared with dates.
 
     Returns:
         Site -> evidence, ready for `query`.
@@ -107,7 +110,7 @@ def question(
                     _read_words(book, value)
                 elif _about_site(book, name, value):
                     direct.setdefault(name, []).extend(as_evidence(name, value))
-                elif (isinstance(value, np.ndarray | Tensor) and value.ndim) or hasattr(value, "to_numpy"):
+                elif _is_column(value):
                     rows[name] = value
                 else:
                     _within(name, _read_member, book, name, value)
@@ -118,6 +121,13 @@ def question(
     for site, told in book.evidence().items():
         direct.setdefault(site, []).extend(told)
     return {site: tuple(evidence) for site, evidence in direct.items()}
+
+
+def _is_column(value: Any) -> bool:
+    """Whether a value is an array with one entry per row; a pandas Timestamp, which has `to_numpy`, is none."""
+    if isinstance(value, np.ndarray | Tensor):
+        return bool(value.ndim)
+    return hasattr(value, "to_numpy") and not isinstance(value, datetime.date | datetime.timedelta)
 
 
 def _read_words(book: Book, words: Any) -> None:
@@ -168,7 +178,7 @@ def _rows(book: Book, given: Mapping[str, Any]) -> dict[str, Evidence]:
     found: dict[str, tuple[Tensor, Tensor]] = {}
     labels: dict[str, Evidence] = {}
     for name, value in given.items():
-        values = np.asarray(value.to_numpy() if hasattr(value, "to_numpy") else value)
+        values = _column(book, name, value)
         if values.ndim != 1:
             raise EvidenceError(f"{name!r}: expected one value per row of evidence; got shape {values.shape}")
         if name in book.categories:
@@ -177,8 +187,6 @@ def _rows(book: Book, given: Mapping[str, Any]) -> dict[str, Evidence]:
             continue
         site, entry = book.entry(name)
         size = len(book.columns[site])
-        if values.dtype.kind == "M":
-            values = (values - np.datetime64(0, "us")) / np.timedelta64(1, "D")
         try:
             numbers = torch.as_tensor([math.nan if _absent(v) else float(v) for v in values.tolist()]).double()
         except (TypeError, ValueError) as error:
@@ -191,6 +199,19 @@ def _rows(book: Book, given: Mapping[str, Any]) -> dict[str, Evidence]:
         mask[:, entry] = ~numbers.isnan()
         x[:, entry] = numbers.nan_to_num()
     return {**{site: Known(x, mask) for site, (x, mask) in found.items()}, **labels}
+
+
+def _column(book: Book, name: str, value: Any) -> Any:
+    """A column of evidence as an array; dates as days, by the wall clock of the column's time zone."""
+    values = np.asarray(value.to_numpy() if hasattr(value, "to_numpy") else value)
+    first = next((v for v in values.ravel().tolist() if not _absent(v)), None) if values.dtype.kind == "O" else None
+    if values.dtype.kind not in "mM" and not isinstance(first, datetime.date | datetime.timedelta):
+        return values
+    try:
+        found = plain(name, value, "the evidence")
+        return rebased(found.numbers(name, "the evidence"), found.unit, unit_of(book.dates.get(name, "")))
+    except DataError as error:
+        raise EvidenceError(str(error)) from error
 
 
 def _absent(value: Any) -> bool:
@@ -229,19 +250,19 @@ def _read_member(book: Book, name: str, value: Any) -> None:
     if name in book.columns and name not in book.where and isinstance(value, list | tuple):
         _read_row(book, name, value)
         return
-    at = book.entry(name)
+    at, zone = book.entry(name), book.dates.get(name, "")
     if _absent(value):
         book.forget(name)
     elif isinstance(value, bool):
         raise EvidenceError(f"expected a number, [lower, upper] or an object; got {value!r}")
-    elif isinstance(value, int | float | datetime.date):
-        book.fix(name, _number(value))
+    elif isinstance(value, int | float | datetime.date | datetime.timedelta):
+        book.fix(name, _number(value, zone=zone))
     elif _is_evidence(value):
         site, entry = at
         for piece in value if isinstance(value, list | tuple) else [value]:
             book.add(site, *piece.about_entry(site, entry))
     elif isinstance(value, list | tuple) and len(value) == 2:
-        low, high = (_number(v, default) for v, default in zip(value, (-math.inf, math.inf), strict=True))
+        low, high = (_number(v, default, zone) for v, default in zip(value, (-math.inf, math.inf), strict=True))
         book.bound(name, low, high)
     elif isinstance(value, Mapping):
         _read_details(book, name, value)
@@ -262,7 +283,10 @@ def _read_category(book: Book, name: str, value: Any) -> None:
 def _read_row(book: Book, site: str, value: Sequence[Any]) -> None:
     if len(value) != len(book.columns[site]):
         raise EvidenceError(f"{len(value)} values for {len(book.columns[site])} columns; write null where unknown")
-    told = [Statement(site, (), "=", {i: 1.0}, -_number(v)) for i, v in enumerate(value) if v is not None]
+    zones = [book.dates.get(name, "") for name in book.columns[site]]
+    told = [
+        Statement(site, (), "=", {i: 1.0}, -_number(v, zone=zones[i])) for i, v in enumerate(value) if v is not None
+    ]
     book.add(site, *told)
 
 
@@ -271,24 +295,32 @@ def _read_details(book: Book, name: str, value: Mapping[str, Any]) -> None:
     for key in value:
         if key not in allowed:
             raise EvidenceError(unknown_message("key", key, allowed))
+    zone = book.dates.get(name, "")
     if "known" in value:
-        book.fix(name, _number(value["known"]))
+        book.fix(name, _number(value["known"], zone=zone))
     if ("near" in value) != ("sd" in value):
         raise EvidenceError("soft evidence needs both near and sd")
     if "near" in value:
         sd = _number(value["sd"])
         if sd <= 0:
             raise EvidenceError(f"sd must be positive; got {sd:g}")
-        book.compare(Linear({book.entry(name): 1.0}, -_number(value["near"])), "~", sd)
+        book.compare(Linear({book.entry(name): 1.0}, -_number(value["near"], zone=zone)), "~", sd)
     if "min" in value or "max" in value:
-        book.bound(name, _number(value.get("min"), -math.inf), _number(value.get("max"), math.inf))
+        low, high = _number(value.get("min"), -math.inf, zone), _number(value.get("max"), math.inf, zone)
+        book.bound(name, low, high)
 
 
-def _number(value: Any, default: float | None = None) -> float:
+def _number(value: Any, default: float | None = None, zone: str = "") -> float:
+    """A number, or a date as days by the wall clock of a time zone."""
     if value is None and default is not None:
         return default
+    if isinstance(value, datetime.timedelta):
+        return finite(value / datetime.timedelta(days=1))
     if isinstance(value, datetime.date):
-        moment = np.datetime64(value, "us")
+        try:
+            moment = np.datetime64(wall_clock(value, zone) if isinstance(value, datetime.datetime) else value, "us")
+        except DataError as error:
+            raise EvidenceError(str(error)) from error
         return float((moment - np.datetime64(0, "us")) / np.timedelta64(1, "D"))
     if isinstance(value, np.generic):
         value = value.item()

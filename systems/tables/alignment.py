@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from phlogiston.datasets.base import Dataset, Split, row_shapes
+from phlogiston.datasets import moments
+from phlogiston.datasets.base import Dataset, Meta, Split, row_shapes
 from phlogiston.errors import DataError
 
 
@@ -34,12 +35,23 @@ def aligned(schema: Mapping[str, Any], data: Dataset) -> Dataset:
         for name, labels in known.items()
         if name in meta.categorical and list(meta.categorical[name]) != list(labels)
     }
-    if order is None and not codes:
+    units: Mapping[str, str] = schema.get("units") or {}
+    clocks = any(meta.units.get(name) != unit for name, unit in units.items() if name in meta.units)
+    if order is None and not codes and not clocks:
         return data
     train, valid, test = (_rearranged(split, order, codes) for split in (data.train, data.valid, data.test))
+    if clocks:
+        stand = meta.columns if order is None else columns
+        train, valid, test = (_by_clock(split, stand, meta, units) for split in (train, valid, test))
     names = meta.columns if order is None else tuple(columns)
     categorical = {**meta.categorical, **{name: tuple(known[name]) for name in codes}}
     return Dataset(train, valid, test, replace(meta, columns=names, categorical=categorical, shapes=row_shapes(train)))
+
+
+def _by_clock(split: Split, names: Sequence[str], meta: Meta, units: Mapping[str, str]) -> Split:
+    """Dates by the wall clocks of the time zones of training."""
+    x = moments.alike(split.tensors["x"].numpy(), names, meta.units, units, meta.name)
+    return Split({**split.tensors, "x": torch.from_numpy(x)}, split.sequences, double=split.double)
 
 
 def _order(columns: Sequence[str], own: Sequence[str], source: str) -> list[int] | None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from phlogiston.datasets.containers import Plain, frame_columns, frame_kind, is_frame, plain
 from phlogiston.datasets.frames import Names, labels_as_they_are, make_frame
+from phlogiston.datasets.moments import rebased
 from phlogiston.datasets.readers import hub
 from phlogiston.errors import DataError, ShapeError, unknown_name
 from phlogiston.systems.about import summary
@@ -145,7 +146,7 @@ def _given(name: str, value: Any, names: Names) -> Array:
     if name in names.categories:
         own, labels = _entries(value), set(names.categories[name])  # a category may be called NA
         return np.array([o if o in labels else e for o, e in zip(own, found.entries(), strict=True)], dtype=object)
-    return found.numbers(name, "the data")
+    return rebased(found.numbers(name, "the data"), found.unit, names.units.get(name, ""))
 
 
 def _entries(value: Any) -> list[Any]:
@@ -200,6 +201,23 @@ def _merged(original: Any, values: Array, gaps: Array, name: str, names: Names) 
         return [filler if gap else entry for entry, filler, gap in zip(own, new, gaps.tolist(), strict=True)]
     if name in names.units:
         given = np.asarray(original.to_numpy() if hasattr(original, "to_numpy") else original)
-        if given.dtype.kind == "M":
-            return np.where(gaps, names.dated(name, values).astype(given.dtype), given)
-    return names.dated(name, values)
+        new = names.dated(name, values)
+        if given.dtype.kind in "mM" and isinstance(new, np.ndarray):
+            return np.where(gaps, new.astype(given.dtype), given)
+        if isinstance(new, list):  # dates with a time zone, which numpy does not know
+            return _zoned(original, new, gaps)
+        return new
+    return values
+
+
+def _zoned(original: Any, new: list[Any], gaps: Array) -> Any:
+    """Dates as they came, gaps filled by those of the same time zone, or by wall-clock time where they have none."""
+    own = _entries(original)
+    zone = next((getattr(v, "tzinfo", None) for v, gap in zip(own, gaps.tolist(), strict=True) if not gap), None)
+    told = [moment and (moment.astimezone(zone) if zone else moment.replace(tzinfo=None)) for moment in new]
+    if hasattr(original, "isna"):
+        import pandas
+
+        return original.mask(gaps, pandas.Series(told, original.index).astype(original.dtype))
+    merged = [filler if gap else entry for entry, filler, gap in zip(own, told, gaps.tolist(), strict=True)]
+    return merged if zone else np.array(merged, dtype="datetime64[us]")

@@ -136,6 +136,29 @@ def test_dates_are_asked_as_dates(fitted: dict[str, DRMM], capsys: pytest.Captur
     assert capsys.readouterr().out.splitlines()[0] == "seen >= 2024-02-01"
 
 
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_dates_of_a_time_zone_are_filled_in_beside_those_that_are_known(kind: str) -> None:
+    rng = np.random.default_rng(0)
+    start = pandas.Timestamp("2024-03-01", tz="Europe/Berlin")
+    frame = pandas.DataFrame({"a": rng.normal(size=200)})
+    frame["seen"] = start + pandas.to_timedelta(np.round(20 + 5 * frame["a"], 4), "D")  # the clocks change inside
+    frame["took"] = pandas.to_timedelta(np.round(3 + frame["a"], 4), "D").astype("timedelta64[us]")
+    system = DRMM(num_layers=1, num_components=2, frame="tril", steps=300).fit(as_kind(frame, kind), progress="off")
+    gaps = frame.copy()
+    gaps.loc[0, "seen"], gaps.loc[1, "took"] = pandas.NaT, pandas.NaT
+    full = system.impute(as_kind(gaps, kind))
+    table = full if kind == "pandas" else full.to_pandas()
+    assert str(table["seen"].dt.tz) == "Europe/Berlin"
+    close = pandas.Timedelta(1, "us")  # what Arrow and polars keep
+    assert ((table["seen"][1:] - frame["seen"][1:]).abs() < close).all()
+    assert abs(table["seen"][0] - frame["seen"][0]) < pandas.Timedelta(1, "D")
+    assert ((table["took"][2:] - frame["took"][2:]).abs() < close).all()
+    assert abs(table["took"][1] - frame["took"][1]) < pandas.Timedelta(1, "D")
+    elsewhere = frame.assign(seen=frame["seen"].dt.tz_convert("Asia/Tokyo"))
+    same, own = (np.asarray(system.log_prob(as_kind(f, kind)).value) for f in (elsewhere, frame))
+    np.testing.assert_allclose(same, own, atol=1e-6)
+
+
 def test_a_regression_fills_in_its_target() -> None:
     rng = np.random.default_rng(0)
     frame = pandas.DataFrame({"a": rng.normal(size=200), "kind": rng.choice(["u", "v"], 200)})
