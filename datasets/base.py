@@ -96,6 +96,8 @@ class Meta:
         conditional_truth: where rows have targets `y`, the true log p(y | x), called with y (n, targets) and x (n,
             features) -> (n,) in nats, or None.
         decisions: what the source decided about the user's data (value range, axes, labels, files skipped), for people.
+        cells: columns whose values the source rounded to a grid and filled up with noise again: lower edge of one cell,
+            and the width of the cells.
     """
 
     name: str
@@ -113,6 +115,7 @@ class Meta:
     image_shape: tuple[int, ...] | None = None
     conditional_truth: ConditionalLogDensity | None = field(default=None, compare=False)
     decisions: tuple[Decision, ...] = ()
+    cells: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 class Split:

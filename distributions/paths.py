@@ -18,6 +18,7 @@ from pyro.distributions import Categorical, TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
+from phlogiston.distributions.cell_map import CellMap, log_slopes, standardised
 from phlogiston.distributions.shapes import joint_shape
 from phlogiston.networks.beam import LOG_2PI, Beam
 from phlogiston.networks.frames import Frame, ShiftFrame, compose, path_gaussian
@@ -155,6 +156,7 @@ class ResidualNormal(TorchDistribution):
         location: (D,), of the data.
         scale: (D,), positive, of the data.
         mask: bool (..., D), True where the value is known; unknown entries are marginalised, never imputed.
+        cells: the maps that take the place of location and scale where columns are on a grid.
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {
@@ -172,14 +174,16 @@ class ResidualNormal(TorchDistribution):
         scale: Tensor,
         mask: Tensor | None = None,
         validate_args: bool | None = None,
+        cells: CellMap | None = None,
     ) -> None:
         self.layers, self.codes, self.location, self.scale, self.known = layers, codes, location, scale, mask
+        self.cells = cells
         batch = codes.shape[:-1] if mask is None else joint_shape(codes.shape[:-1], mask.shape[:-1])
         super().__init__(batch, location.shape, validate_args=validate_args)
 
     def expand(self, batch_shape: torch.Size | list[int] | tuple[int, ...], _instance: object = None) -> ResidualNormal:
         codes = self.codes.expand(*batch_shape, self.codes.shape[-1])
-        new = ResidualNormal(self.layers, codes, self.location, self.scale, self.known, validate_args=False)
+        new = ResidualNormal(self.layers, codes, self.location, self.scale, self.known, False, self.cells)
         new._validate_args = self._validate_args
         return new
 
@@ -189,22 +193,28 @@ class ResidualNormal(TorchDistribution):
         with torch.no_grad():
             like = self.layers[0].mean
             noise = torch.randn(*shape, len(self.location), dtype=like.dtype, device=like.device)
-            return self.location + self.scale * compose(self.layers, codes, noise)
+            u = compose(self.layers, codes, noise)
+            x = self.location + self.scale * u
+            if self.cells is None:
+                return x
+            at = self.cells.position
+            return x.index_copy(-1, at, self.cells.inverse(u.index_select(-1, at).double()).to(x.dtype))
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log p(x | z) in the data's own units: (...)."""
         if self._validate_args:
             self._validate_sample(value if self.known is None else torch.where(self.known, value, 0.0))
-        u = ((value - self.location) / self.scale).clamp(-FARTHEST, FARTHEST).to(self.layers[0].mean.dtype)
+        u = standardised(value, self.location, self.scale, self.cells)
+        u = u.clamp(-FARTHEST, FARTHEST).to(self.layers[0].mean.dtype)
+        log_slope = log_slopes(value, self.scale, self.cells).to(u.dtype)
         if self.known is not None:
             u = u.masked_fill(~self.known.bool(), 0.0)  # whatever stands there, its square must be finite
         features = len(self.location)
         depth = self.codes.shape[-1]
         if self.known is not None and self.layers[0].full and not bool(self.known.all()):
-            return self._marginal(u)
+            return self._marginal(u, log_slope)
         known = torch.ones((), dtype=u.dtype) if self.known is None else self.known.to(u.dtype)
-        log_scale = self.scale.log().to(u.dtype)
-        log_det = -log_scale * known
+        log_det = torch.where(known > 0, log_slope, 0.0)
         for frame, code in zip(self.layers[:depth], self.codes.unbind(-1), strict=True):
             u = frame.whiten(u, code)
             log_det = log_det + frame.log_diagonal(code) * known
@@ -214,7 +224,7 @@ class ResidualNormal(TorchDistribution):
             u, log_det = u * torch.exp(-s), log_det - s * known
         return (log_det - 0.5 * (u.square() + LOG_2PI) * known).expand(*u.shape[:-1], features).sum(-1)
 
-    def _marginal(self, u: Tensor) -> Tensor:
+    def _marginal(self, u: Tensor, log_slope: Tensor) -> Tensor:
         assert self.known is not None
         known = self.known.to(u.dtype)
         mean, factor = path_gaussian(self.layers, self.codes)
@@ -227,7 +237,7 @@ class ResidualNormal(TorchDistribution):
         return (
             -0.5 * (eta.square().sum(-1) + known.sum(-1) * LOG_2PI)
             - log_det
-            - (self.scale.log().to(u.dtype) * known).sum(-1)
+            + torch.where(known > 0, log_slope, 0.0).sum(-1)
         )
 
 
@@ -237,7 +247,8 @@ class PathMixture(TorchDistribution):
     Args:
         find: given rows (N, D) in the data's units, their beam; the rows' masks and labels are bound inside.
         draw: given a sample shape, rows from the generative program.
-        log_jacobian: (N,) or (), log |d standardised / d data| over the known features.
+        log_jacobian: (N,) or (), log |d standardised / d data| over the known features; a function of the rows (N, D)
+            where it depends on them.
         batch_shape: leading shape of a draw.
         features: `D`.
     """
@@ -249,7 +260,7 @@ class PathMixture(TorchDistribution):
         self,
         find: Callable[[Tensor], Beam],
         draw: Callable[[torch.Size], Tensor],
-        log_jacobian: Tensor,
+        log_jacobian: Tensor | Callable[[Tensor], Tensor],
         batch_shape: torch.Size | tuple[int, ...],
         features: int,
         validate_args: bool | None = None,
@@ -286,12 +297,15 @@ class PathMixture(TorchDistribution):
         """Log p(x), or the beam's lower bound on it: (N,)."""
         if self._validate_args:
             self._validate_sample(value)
-        result = self.beam(value).nested[..., -1] + self._log_jacobian
+        result = self.beam(value).nested[..., -1] + self._jacobian(value)
         return result.expand(joint_shape(value.shape[:-1], self.batch_shape))
 
     def nested_log_prob(self, value: Tensor) -> Tensor:
         """Log density after each depth: (N, L)."""
-        return self.beam(value).nested + self._log_jacobian.unsqueeze(-1)
+        return self.beam(value).nested + self._jacobian(value).unsqueeze(-1)
+
+    def _jacobian(self, value: Tensor) -> Tensor:
+        return self._log_jacobian if isinstance(self._log_jacobian, Tensor) else self._log_jacobian(value)
 
 
 class MixtureCategorical(Categorical):

@@ -45,7 +45,7 @@ def reconstructed(system: DRMM, x: np.ndarray, noise: bool, seed: int = 0) -> np
         if noise:
             e = torch.randn(mean.shape, generator=torch.Generator().manual_seed(seed))
             mean = mean + (factor * e if factor.dim() == 2 else (factor @ e.unsqueeze(-1)).squeeze(-1))
-        return np.asarray((model.location + model.scale * mean).double().numpy())
+        return np.asarray(model.values(mean.double()).numpy())
 
 
 def held_out_question(x: np.ndarray, seed: int) -> tuple[dict[int, float], dict[int, tuple[float, float]]]:

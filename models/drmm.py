@@ -30,6 +30,7 @@ from pyro import poutine
 from torch import Tensor, nn
 from torch.nn import functional
 
+from phlogiston.distributions.cell_map import CellMap, log_slopes, standardised
 from phlogiston.distributions.paths import (
     FARTHEST,
     MixtureCategorical,
@@ -39,6 +40,7 @@ from phlogiston.distributions.paths import (
 )
 from phlogiston.distributions.sequential_draws import apply_factors
 from phlogiston.errors import ConfigError, ShapeError, unknown_name
+from phlogiston.models.path_table import even_grid, pick
 from phlogiston.networks.beam import Beam, StreamTables, search
 from phlogiston.networks.frames import FRAMES, Frame, FrameName, compose, path_gaussian
 from phlogiston.networks.path_priors import AutoregressivePrior, LatentClassPrior, all_paths, log_path_prior
@@ -59,6 +61,7 @@ class DRMM(KeepsFloat64):
         categorical: categorical column -> number of categories.
         sites: `"path"` puts the path into one site `z` of event shape (L,); `"layers"` into sites `z_1` ... `z_L`,
             which is what the autoregressive guide pairs with.
+        cells: the maps of columns on a grid, which are standardised by them instead of by location and scale.
 
     The other arguments are options of `systems.drmm.config.Config`, described there; `num_components` may also be one
     number per layer.
@@ -87,6 +90,7 @@ class DRMM(KeepsFloat64):
         prior_order: int | None = None,
         categorical: Mapping[str, int] | None = None,
         sites: Literal["path", "layers"] = "path",
+        cells: CellMap | None = None,
     ) -> None:
         super().__init__()
         sizes = [num_components] * num_layers if isinstance(num_components, int) else list(num_components)
@@ -115,6 +119,7 @@ class DRMM(KeepsFloat64):
             }
         )
         self._cached: tuple[Any, tuple[Tensor, Tensor, Tensor, Tensor]] | None = None
+        self.cells = cells
         self.register_buffer("location", torch.zeros(features, dtype=torch.float64))
         self.register_buffer("scale", torch.ones(features, dtype=torch.float64))
 
@@ -157,7 +162,7 @@ class DRMM(KeepsFloat64):
         n = _count_rows(x, streams, num_rows)
         with pyro.plate("data", n, dim=-1), row_weights(weight):
             z = self._sample_path(n)
-            likelihood = ResidualNormal(self.frames, z, self.location, self.scale, mask)
+            likelihood = ResidualNormal(self.frames, z, self.location, self.scale, mask, cells=self.cells)
             x = pyro.sample("x", likelihood, obs=x)
             for name in self.categorical:
                 labels = streams.get(name)
@@ -229,8 +234,24 @@ class DRMM(KeepsFloat64):
     def standardise(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Rows as the layers take them: (..., D), in the precision of the parameters, 0 where `mask` is False."""
         # clamped, for squares and products must stay finite: whatever is farther out has no density to speak of
-        u = ((x - self.location) / self.scale).clamp(-FARTHEST, FARTHEST).to(self.frames[0].mean.dtype)
+        u = self.coordinates(x).clamp(-FARTHEST, FARTHEST).to(self.frames[0].mean.dtype)
         return u if mask is None else u.masked_fill(~mask, 0.0)
+
+    def coordinates(self, x: Tensor) -> Tensor:
+        """Rows (..., D) in the coordinates of the first layer, in float64: standardised, or mapped by their cells."""
+        return standardised(x, self.location, self.scale, self.cells)
+
+    def values(self, u: Tensor) -> Tensor:
+        """The inverse of `coordinates`: (..., D) in the data's units, in float64."""
+        x = self.location + self.scale * u
+        if self.cells is None:
+            return x
+        at = self.cells.position
+        return x.index_copy(-1, at, self.cells.inverse(u.index_select(-1, at).double()))
+
+    def log_slope(self, x: Tensor) -> Tensor:
+        """Log |du/dx| of every entry of rows (..., D), in float64."""
+        return log_slopes(x, self.scale, self.cells)
 
     def log_children(
         self,
@@ -256,7 +277,7 @@ class DRMM(KeepsFloat64):
         component = torch.arange(k, device=x.device).expand(n, k)
         paths = torch.cat([codes.unsqueeze(1).expand(n, k, l), component.unsqueeze(-1)], -1)  # (N, K, l)
         wide_mask = None if mask is None else mask.unsqueeze(1).expand(n, k, -1)
-        likelihood = ResidualNormal(self.frames, paths, self.location, self.scale, wide_mask)
+        likelihood = ResidualNormal(self.frames, paths, self.location, self.scale, wide_mask, cells=self.cells)
         score = self.prior.log_conditional(codes) + likelihood.log_prob(x.unsqueeze(1).expand(n, k, -1))
         for name, labels in (streams or {}).items():
             if name in self.categorical and labels is not None:
@@ -265,10 +286,19 @@ class DRMM(KeepsFloat64):
                 score = score + log_probs.gather(-1, index).squeeze(-1) * (labels >= 0).unsqueeze(-1)
         return score
 
-    def log_jacobian(self, mask: Tensor | None = None) -> Tensor:
-        """Log |du/dx| over the known features: () or (N,)."""
-        log_scale = -self.scale.log()
-        return log_scale.sum() if mask is None else mask.to(log_scale.dtype) @ log_scale
+    def log_jacobian(self, mask: Tensor | None = None, x: Tensor | None = None) -> Tensor:
+        """Log |du/dx| over the known features: () or (N,).
+
+        Args:
+            mask: bool (N, D), True where known.
+            x: (N, D), the rows; they matter, and must be given, where columns are mapped by their cells.
+        """
+        if self.cells is None:
+            log_scale = -self.scale.log()
+            return log_scale.sum() if mask is None else mask.to(log_scale.dtype) @ log_scale
+        assert x is not None, "the slope of a map depends on the row"
+        slope = self.log_slope(x)
+        return slope.sum(-1) if mask is None else torch.where(mask, slope, 0.0).sum(-1)
 
     def draw_paths(self, n: int, depth: int | None = None) -> Tensor:
         """Paths from the prior: int64 (n, depth)."""
@@ -287,7 +317,7 @@ class DRMM(KeepsFloat64):
         shape = (*codes.shape[:-1], self.features)
         make = torch.randn if noise else torch.zeros
         eps = make(shape, dtype=self.frames[0].mean.dtype, device=self.location.device)
-        return self.location + self.scale * compose(self.frames, codes, eps)
+        return self.values(compose(self.frames, codes, eps))
 
     def generate(self, n: int, depth: int | None = None, *, noise: bool = True) -> tuple[Tensor, Tensor]:
         """Rows with the paths they come from: `draw(draw_paths(n))`, faster where all paths fit into a table.
@@ -312,29 +342,34 @@ class DRMM(KeepsFloat64):
             yield codes, self.draw(codes, noise=noise)
             return
         every, ends, means, factors = self._table(depth)
-        grid = _even_grid(ends) if n >= len(ends) else None
+        grid = even_grid(ends) if n >= len(ends) else None
         size = factors[0].numel()
         together = SMALL_BLOCK // size if size <= 16 else n
         for start in range(0, n, together):
             rows = min(together, n - start)
-            slot = _pick(ends, grid, torch.rand(rows, dtype=torch.float64, device=ends.device))
+            slot = pick(ends, grid, torch.rand(rows, dtype=torch.float64, device=ends.device))
             x = means.index_select(0, slot)
             if noise:
                 eps = torch.randn(rows, self.features, dtype=self.frames[0].mean.dtype, device=x.device)
                 x += apply_factors(factors, slot, eps.to(factors.dtype))
-            yield every.index_select(0, slot), x
+            yield every.index_select(0, slot), x if self.cells is None else self.values(x)
 
     @torch.no_grad()
     def _table(self, depth: int | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Paths, cumulative probabilities, means and covariance factors in data units, until a parameter changes."""
+        """Paths, cumulative probabilities, means and covariance factors, until a parameter changes.
+
+        In the data's units; in the coordinates of the first layer where columns are mapped by their cells.
+        """
         state = [*self.parameters(), self.location, self.scale]
         key = (depth, *((t.data_ptr(), t._version, t.dtype, t.device) for t in state))
         if self._cached is None or self._cached[0] != key:
             codes, log_prior, means, factors = self.paths(depth)
-            scale = self.scale if factors.dim() == 2 else self.scale.unsqueeze(-1)
             ends = log_prior.double().softmax(0).cumsum(0)
             ends[-1] = 1.0
-            self._cached = (key, (codes, ends, self.location + self.scale * means, scale * factors))
+            if self.cells is None:
+                scale = self.scale if factors.dim() == 2 else self.scale.unsqueeze(-1)
+                means, factors = self.location + self.scale * means, scale * factors
+            self._cached = (key, (codes, ends, means.double(), factors.double()))
         return self._cached[1]
 
     def paths(self, depth: int | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -359,29 +394,6 @@ class DRMM(KeepsFloat64):
         for frame in self.frames:
             total = total - 0.5 * ((frame.log_scale - frame.initial_log_scale) / log_scale_sd).square().sum()
         return total
-
-
-def _even_grid(ends: Tensor) -> Tensor:
-    """Where the beginnings of equal intervals of [0, 1), at least four per probability, fall among cumulative ones."""
-    size = 2 ** math.ceil(math.log2(4 * len(ends)))  # products with a power of two are exact
-    return torch.searchsorted(ends, torch.arange(size, dtype=ends.dtype, device=ends.device) / size)
-
-
-def _pick(ends: Tensor, grid: Tensor | None, uniform: Tensor) -> Tensor:
-    """Where numbers in [0, 1) fall among cumulative probabilities (P,), of which the last is 1: int64, like `uniform`.
-
-    The first probability that is no less, as `searchsorted` finds it. With an even grid each number begins at the first
-    one of its interval, where nearly all are within two steps of their own.
-    """
-    if grid is None:
-        return torch.searchsorted(ends, uniform)
-    slot = grid.index_select(0, (uniform * len(grid)).long())
-    for _ in range(2):
-        slot += ends.index_select(0, slot) < uniform
-    far = torch.nonzero(ends.index_select(0, slot) < uniform).squeeze(-1)
-    if len(far):
-        slot[far] = torch.searchsorted(ends, uniform[far])
-    return slot
 
 
 def parameter_key(name: str, layer: int | None = None) -> str:
@@ -435,7 +447,7 @@ class CollapsedDRMM(nn.Module):
             mixture = PathMixture(
                 find=lambda rows: model.find(rows, width=self.width, mask=mask, streams=known),
                 draw=lambda shape: model.generate(shape.numel())[1].reshape(*shape, model.features),
-                log_jacobian=model.log_jacobian(mask),
+                log_jacobian=(lambda rows: model.log_jacobian(mask, rows)) if model.cells else model.log_jacobian(mask),
                 batch_shape=(n,),
                 features=model.features,
             )

@@ -67,4 +67,5 @@ def load(
         columns=columns,
         categorical={"label": tuple(str(digit) for digit in range(10))},
         image_shape=(8, 8),
+        cells=dict.fromkeys(columns, (0.0, 1 / LEVELS)) if dequantise else {},
     )

@@ -40,6 +40,10 @@ class Config:
         table_sd: sd of that prior on table entries.
         log_scale_sd: sd of that prior on log-scales.
         revive_every: steps between searches for unused components; 0 switches them off.
+        grid: columns of values on a grid (pixels, counts, rounded measurements), each standing for a cell one step
+            wide: they are mapped to near-normal coordinates and fill their cells with noise drawn anew at every step.
+            "auto" finds them, "off" maps none, names map these. Columns that are exact linear combinations of others
+            are never found.
     """
 
     num_layers: int = 3
@@ -61,6 +65,7 @@ class Config:
     table_sd: float = 1.0
     log_scale_sd: float = 0.5
     revive_every: int = 250
+    grid: tuple[str, ...] = ("auto",)
 
     def __post_init__(self) -> None:
         at_least(self, 1, "num_layers", "num_components", "beam", "max_enum", "steps", "batch_size")

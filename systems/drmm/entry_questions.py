@@ -62,7 +62,7 @@ def answer(
         far, together = remoteness_of_rows(log_prior[index], paths.means, spread, q.model[index], draws, FAR)
         _note(compiler, far, together, distances)
     check_alive(log_evidence.unsqueeze(0).expand(n, -1), "query")
-    x = model.location + model.scale * x
+    x = model.values(x)
     if compiler.constant:
         x = x.new_zeros(rows, n, len(compiler.columns)).index_copy(2, compiler.varying, x)
     x = torch.where(q.original.known.unsqueeze(1), q.original.value.unsqueeze(1), x)
@@ -72,8 +72,8 @@ def answer(
         if name in q.allowed:
             chosen = chosen.masked_fill(~q.allowed[name], -torch.inf)
         samples[name] = (chosen.softmax(-1) / race).argmax(-1)
-    log_scale = model.scale.log()
-    log_evidence = log_evidence - (q.model.sd < torch.inf).to(log_scale.dtype) @ log_scale
+    slope = model.log_slope(q.original.value[:, compiler.varying])
+    log_evidence = log_evidence + torch.where(q.model.sd < torch.inf, slope, 0.0).sum(1)
     return Answer(
         samples,
         log_evidence.expand(n, -1),

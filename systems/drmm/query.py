@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from phlogiston.distributions.gaussian_evidence import ConditionedMixture
+from phlogiston.distributions.gaussian_evidence import ConditionedMixture, Draws
 from phlogiston.distributions.linear_constraints import is_feasible, project
 from phlogiston.distributions.resampling import effective_size, log_mean, replace_dead
 from phlogiston.errors import ConfigError, EvidenceError, unknown_name
@@ -25,7 +25,7 @@ from phlogiston.inference.query.answer import FAR, Answer, check_alive, judge_er
 from phlogiston.inference.query.compilation import asked_sites, count_rows
 from phlogiston.inference.query.evidence import Evidence, Known, normalise
 from phlogiston.models.drmm import DRMM
-from phlogiston.systems.drmm import entry_questions
+from phlogiston.systems.drmm import curved, entry_questions
 from phlogiston.systems.drmm.paths import MAX_FLOATS, Paths, PathSource, thinning_error
 from phlogiston.systems.drmm.question import EvidenceCompiler, Question
 
@@ -67,8 +67,7 @@ class DRMMQuery:
         self.categorical = {
             name: list((categorical or {}).get(name, map(str, range(size)))) for name, size in model.categorical.items()
         }
-        location, scale = self.model.location, self.model.scale
-        self.compile = EvidenceCompiler(self.columns, self.constant, self.categorical, location, scale, precision)
+        self.compile = EvidenceCompiler(self.columns, self.constant, self.categorical, self.model, precision)
         self.varying = self.compile.varying
         self.paths = PathSource(self.model, max_enum)
 
@@ -225,8 +224,10 @@ class DRMMQuery:
         generator: Any,
     ) -> Answer:
         streams = self.log_categories(paths, self.categorical)
-        draws = mixture.sample(n, pilot=pilot, noise=noise, generator=generator)
-        x = self.model.location + self.model.scale * draws.x
+        if q.curved is not None and not noise:
+            raise ConfigError(f"noise='mean' cannot be had with {curved.NAMED}; leave noise at 'model'")
+        draws = self._draws(q, mixture, n, pilot, noise, generator)
+        x = self.model.values(draws.x)
         if self.constant:
             x = x.new_zeros(n, len(self.columns)).index_copy(1, self.varying, x)
         x, good = project(x, q.original)
@@ -254,6 +255,7 @@ class DRMMQuery:
             index, log_weights = replace_dead(log_weights, generator)
             samples, codes = {name: value[index] for name, value in samples.items()}, codes[index]
         method = paths.method + ("" if mixture.exact else ", sequential masses") + (", tempered" if temper else "")
+        method += "" if q.curved is None else f", {curved.NAMED}"
         return Answer(
             samples,
             log_weights + q.log_constant.detach(),
@@ -263,6 +265,13 @@ class DRMMQuery:
             ess,
             {"codes": codes, **why},
         )
+
+    def _draws(
+        self, q: Question, mixture: ConditionedMixture, n: int, pilot: int | None, noise: bool, generator: Any
+    ) -> Draws:
+        if q.curved is None:
+            return mixture.sample(n, pilot=pilot, noise=noise, generator=generator)
+        return curved.sample(mixture, q.curved, self.model.values, n, pilot=pilot, generator=generator)
 
     def _check(self, log_weights: Tensor, mixture: ConditionedMixture, q: Question) -> None:
         if bool(torch.isneginf(log_weights).all()) and not is_feasible(mixture.rows):
@@ -294,7 +303,7 @@ class DRMMQuery:
             log_joint = beam.log_joint
             for name in streams:
                 log_joint = log_joint + beam.stream_log_lik[name]
-            parts.append(log_joint.logsumexp(-1) + self.model.log_jacobian(known))
+            parts.append(log_joint.logsumexp(-1) + self.model.log_jacobian(known, x[part]))
         return torch.cat(parts)
 
     # -- probabilities ------------------------------------------------------------------------------------------
@@ -325,10 +334,10 @@ class DRMMQuery:
         rows, mixtures = self._mixtures(evidence, "auto", num_particles or 1024, generator)
         results = []
         for q, _, mixture in mixtures:
-            if mixture.exact:
+            if mixture.exact and q.curved is None:
                 value = mixture.log_evidence
             else:
-                draws = mixture.sample(num_samples, generator=generator)
+                draws = self._draws(q, mixture, num_samples, None, True, generator)
                 self._check(draws.log_weights, mixture, q)
                 value = log_mean(draws.log_weights)
             results.append(value + q.log_constant)
@@ -403,10 +412,10 @@ class DRMMQuery:
         results = []
         for q, paths, mixture in mixtures:
             log_probs = self.log_categories(paths, [stream])[stream]
-            if mixture.exact:
+            if mixture.exact and q.curved is None:
                 weights = mixture.log_posterior
             else:
-                draws = mixture.sample(num_samples, generator=generator)
+                draws = self._draws(q, mixture, num_samples, None, True, generator)
                 self._check(draws.log_weights, mixture, q)
                 weights, log_probs = draws.log_weights.log_softmax(0), log_probs[draws.component]
             if stream in q.allowed:

@@ -14,6 +14,7 @@ from phlogiston.distributions.mixtures.conditioned_rows import Entries
 from phlogiston.errors import EvidenceError
 from phlogiston.inference.query.compilation import compile_category, compile_entries, compile_vector
 from phlogiston.inference.query.evidence import Evidence
+from phlogiston.models.drmm import DRMM
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,12 +26,15 @@ class Question:
         model: about the varying columns, standardised.
         log_constant: what is added to the log evidence of the model's coordinates, ().
         allowed: categorical column -> bool (V,), the values left.
+        curved: inequalities over several columns that are mapped by their cells, about the varying columns in the
+            data's units; `model` knows nothing of them. None where there are none.
     """
 
     original: LinearEvidence
     model: LinearEvidence
     log_constant: Tensor
     allowed: Mapping[str, Tensor]
+    curved: Rows | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,8 +59,7 @@ class EvidenceCompiler:
         columns: names of all columns, constant ones included.
         constant: position -> value of the columns that never vary.
         categorical: categorical column -> names of its values.
-        location: (varying columns,), what the model subtracts.
-        scale: (varying columns,), what it divides by.
+        model: whose coordinates the evidence is brought into.
         precision: the number format the constant values were seen in.
     """
 
@@ -65,13 +68,11 @@ class EvidenceCompiler:
         columns: Sequence[str],
         constant: Mapping[int, float],
         categorical: Mapping[str, Sequence[str]],
-        location: Tensor,
-        scale: Tensor,
+        model: DRMM,
         precision: str = "float64",
     ) -> None:
-        self.precision = precision
+        self.precision, self.model = precision, model
         self.columns, self.constant, self.categorical = columns, constant, categorical
-        self.location, self.scale = location, scale
         self.varying = torch.tensor([i for i in range(len(columns)) if i not in constant])
 
     def __call__(self, question: Mapping[str, tuple[Evidence, ...]], row: int) -> Question:
@@ -104,9 +105,74 @@ class EvidenceCompiler:
             rows=Rows(rows.coefficients[:, v], rows.lower - offset, rows.upper - offset, rows.weight),
             soft=position[evidence.soft],
         )
-        log_scale = self.scale.log()
-        log_constant = log_constant - log_scale[inner.known].sum() - log_scale[inner.soft].sum()
-        return Question(evidence, inner.standardised(self.location, self.scale), log_constant, allowed)
+        inner, curved = self._split(inner)
+        observed = self._rows_at(inner.soft, inner.soft_mean)
+        log_constant = log_constant + self._slope(inner.values)[inner.known].sum()
+        log_constant = log_constant + self._slope(observed).gather(1, inner.soft.unsqueeze(1)).sum()
+        return Question(evidence, self._standardised(inner), log_constant, allowed, curved)
+
+    def _slope(self, x: Tensor) -> Tensor:
+        return self.model.log_slope(x).expand(x.shape)
+
+    def _rows_at(self, columns: Tensor, values: Tensor) -> Tensor:
+        """Rows (S, D) that hold one value (S,) each, at one column (S,), and the location elsewhere."""
+        rows = self.model.location.repeat(len(columns), 1)
+        return rows.scatter(1, columns.unsqueeze(1), values.unsqueeze(1))
+
+    def _standardised(self, inner: LinearEvidence) -> LinearEvidence:
+        """Evidence about the varying columns in the model's coordinates; its rows name no mapped column."""
+        model = self.model
+        linear = inner.standardised(model.location, model.scale)
+        if model.cells is None:
+            return linear
+        at = inner.soft.unsqueeze(1)
+
+        def soft(values: Tensor) -> Tensor:
+            return model.coordinates(self._rows_at(inner.soft, values)).gather(1, at).squeeze(1)
+
+        mapped = torch.isin(inner.soft, model.cells.position)
+        spread = 0.5 * (soft(inner.soft_mean + inner.soft_sd) - soft(inner.soft_mean - inner.soft_sd))
+        return replace(
+            linear,
+            values=model.coordinates(inner.values),
+            lower=model.coordinates(inner.lower),
+            upper=model.coordinates(inner.upper),
+            soft_mean=soft(inner.soft_mean),
+            soft_sd=torch.where(mapped, spread, linear.soft_sd),
+        )
+
+    def _split(self, inner: LinearEvidence) -> tuple[LinearEvidence, Rows | None]:
+        """Part the rows over mapped columns from the others: intervals of one column, or curved."""
+        cells, rows = self.model.cells, inner.rows
+        if cells is None or not len(rows):
+            return inner, None
+        known = inner.known
+        free = torch.where(known, 0.0, rows.coefficients)
+        mapped = torch.zeros_like(known)
+        mapped[cells.position] = True
+        bent = (free[:, mapped] != 0).any(1)
+        offset = rows.coefficients[:, known & mapped] @ inner.values[known & mapped]
+        table = torch.where(known & mapped, 0.0, rows.coefficients)
+        rows = Rows(table, rows.lower - offset, rows.upper - offset, rows.weight)
+        if bool((bent & (rows.lower == rows.upper)).any()):
+            raise EvidenceError(
+                "a sum that names a column on a grid cannot be fixed exactly: give it as an interval, or fit with "
+                "grid='off'"
+            )
+        lower, upper, weight = inner.lower, inner.upper, inner.box_weight
+        single = bent & ((free != 0).sum(1) == 1)
+        for r in torch.nonzero(single).squeeze(1).tolist():
+            j = int(free[r].abs().argmax())
+            ends = torch.stack([rows.lower[r], rows.upper[r]]) / free[r, j]
+            mine = torch.arange(len(lower)) == j
+            lower = torch.where(mine, lower.maximum(ends.min()), lower)
+            upper = torch.where(mine, upper.minimum(ends.max()), upper)
+            weight = torch.where(mine, weight.maximum(rows.weight[r]), weight)
+        curved = bent & ~single
+        kept = replace(
+            inner, lower=lower, upper=upper, box_weight=weight, rows=rows.select(torch.nonzero(~bent).squeeze(1))
+        )
+        return kept, rows.select(torch.nonzero(curved).squeeze(1)) if bool(curved.any()) else None
 
     def entries(self, question: Mapping[str, tuple[Evidence, ...]], rows: int) -> EntryQuestions | None:
         """Compile all rows of a normalised question that names single entries and categories only; None of others.
@@ -132,8 +198,18 @@ class EvidenceCompiler:
             if any(s is not None for s in sets):
                 full = torch.ones(len(labels), dtype=torch.bool)
                 allowed[name] = torch.stack([full if s is None else s for s in sets]).expand(rows, -1)
-        model = e.columns(self.varying).standardised(self.location, self.scale)
-        return EntryQuestions(e, model, allowed)
+        return EntryQuestions(e, self._standardised_entries(e.columns(self.varying)), allowed)
+
+    def _standardised_entries(self, e: Entries) -> Entries:
+        model = self.model
+        linear = e.standardised(model.location, model.scale)
+        if model.cells is None:
+            return linear
+        sd = torch.where(e.soft, e.sd, 0.0)
+        spread = 0.5 * (model.coordinates(e.value + sd) - model.coordinates(e.value - sd))
+        mapped = torch.zeros_like(e.known)
+        mapped[:, model.cells.position] = True
+        return Entries(e.known, model.coordinates(e.value), torch.where(mapped & e.soft, spread, linear.sd))
 
     def _fix_constants(self, evidence: LinearEvidence, log_constant: Tensor) -> tuple[LinearEvidence, Tensor]:
         """Columns that never vary are known, and must agree with what is said about them."""

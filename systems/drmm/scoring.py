@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from phlogiston.datasets.standardise import rounding
+from phlogiston.distributions.normal_interval import log_interval_mass
 from phlogiston.distributions.paths import FARTHEST
 from phlogiston.errors import ShapeError
 from phlogiston.inference.svi.row_noise import row_keys, uniform
 from phlogiston.models.drmm import DRMM
+from phlogiston.networks.beam import LOG_2PI
 
 MAX_FLOATS = 8_000_000  # of the largest intermediate array when rows are scored in chunks
 
@@ -59,7 +61,7 @@ def chunks(
     for i, value in schema["constant"].items():
         same = (x[:, int(i)] - value).abs() <= rounding(value, "float32" if narrow else "float64")
         agrees &= same if known is None else same | ~known[:, int(i)]
-    far = ((x[:, keep] - model.location) / model.scale).abs() > FARTHEST
+    far = model.coordinates(x[:, keep]).abs() > FARTHEST
     agrees &= ~(far if known is None else far & known[:, keep]).any(-1)
     rows: dict[str, Tensor] = {"x": x[:, keep]}
     if known is not None and not bool(known[:, keep].all()):
@@ -77,6 +79,43 @@ def _floats_per_row(model: DRMM, schema: Mapping[str, Any], masked: bool, width:
     paths = math.prod(sizes) if width is None else min(width, math.prod(sizes[:-1])) * max(sizes)
     labels = sum(len(names) for names in schema["categorical"].values())
     return paths * (model.features * (model.features if masked and model.frames[0].full else 1) + labels)
+
+
+def cell_masses(
+    model: DRMM, x: Tensor, mask: Tensor | None, labels: Mapping[str, Tensor] | None, depth: int | None
+) -> Tensor:
+    """Log probability of the cells that rows lie in, exactly: columns on a grid by mass, the others by density.
+
+    Args:
+        model: with diagonal frames; every path is summed.
+        x: (N, D) in the data's units.
+        mask: bool (N, D), True where known.
+        labels: int64 (N,) by categorical column, -1 where missing, to be part of what is scored.
+        depth: layers to use; all by default.
+
+    Returns:
+        (N,), in nats.
+    """
+    codes, log_prior, means, sds = (t if t.dtype == torch.long else t.double() for t in model.paths(depth))
+    score = log_prior.expand(len(x), -1)
+    for name, label in (labels or {}).items():
+        log_probs = model.stream_logits(name, codes).double().log_softmax(-1)  # (P, V)
+        score = score + torch.where(label[:, None] >= 0, log_probs.T[label.clamp(min=0)], 0.0)
+    u, slope, cells = model.coordinates(x.double()), model.log_slope(x.double()).expand(x.shape), model.cells
+    mapped = torch.zeros(x.shape[1], dtype=torch.bool)
+    low = high = u
+    if cells is not None:
+        mapped[cells.position] = True
+        edges = cells.cells(x[:, cells.position].double())
+        low, high = (u.index_copy(1, cells.position, cells(edge)) for edge in edges)
+    for d in range(x.shape[1]):  # (N, P) at a time
+        if mapped[d]:
+            part = log_interval_mass(*((end[:, d, None] - means[:, d]) / sds[:, d] for end in (low, high)))
+        else:
+            z = (u[:, d, None] - means[:, d]) / sds[:, d]
+            part = slope[:, d, None] - sds[:, d].log() - 0.5 * (z.square() + LOG_2PI)
+        score = score + (part if mask is None else torch.where(mask[:, d, None], part, 0.0))
+    return score.logsumexp(-1)
 
 
 def importance(

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import wraps
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -23,8 +23,10 @@ from torch import Tensor, nn
 from phlogiston.datasets.base import Meta, Split
 from phlogiston.datasets.containers import frame_kind
 from phlogiston.datasets.frames import Rows
+from phlogiston.datasets.grid import describe_cells
 from phlogiston.datasets.standardise import standardise, tell_wild
 from phlogiston.datasets.weights import written_out
+from phlogiston.distributions.cell_map import CellMap
 from phlogiston.errors import ConfigError, DataError, ShapeError, unknown_name
 from phlogiston.evaluate.score import Score
 from phlogiston.guides.drmm import AutoregressiveGuide, BeamGuide, ExactGuide
@@ -39,7 +41,7 @@ from phlogiston.systems.calls import at_least
 from phlogiston.systems.drmm.config import Config as DRMMConfig
 from phlogiston.systems.drmm.demo import recipes
 from phlogiston.systems.drmm.query import DRMMQuery
-from phlogiston.systems.drmm.scoring import chunks, importance, varying_columns
+from phlogiston.systems.drmm.scoring import cell_masses, chunks, importance, varying_columns
 from phlogiston.systems.drmm.training import DeadComponents, DepthMonitor, residual_kmeans
 from phlogiston.systems.options import from_config
 from phlogiston.systems.table_rows import categories, fitting_rows
@@ -92,6 +94,7 @@ class DRMM(Imputes, System):
             precision,
         )
         varies = ~standard.constant
+        known = _within(x, mask, standard.limits)
         if not varies.any():
             raise DataError("every column of x is constant: there is no density to learn")
         tell_wild(standard.wild, columns, left_out="these cells")
@@ -106,6 +109,14 @@ class DRMM(Imputes, System):
             "scale": standard.scale[varies].tolist(),
             "precision": precision,
             "limits": {str(i): list(limits) for i, limits in standard.limits.items()},
+            "cells": describe_cells(
+                x.double().numpy()[:, varies],
+                [name for name, used in zip(columns, varies, strict=True) if used],
+                self.config.grid,
+                None if known is None else known.numpy()[:, varies],
+                None if weight is None else weight.numpy(),
+                {} if meta is None else meta.cells,
+            ),
             "categorical": categorical,
             "image_shape": list(meta.image_shape) if meta is not None and meta.image_shape else None,
         }
@@ -118,13 +129,10 @@ class DRMM(Imputes, System):
     def prepare(self, split: Split, role: Role = "train") -> Split:
         """The varying columns, masks, weights and categorical columns; wild cells are missing."""
         keep, x = self.varying, split.tensors["x"]
-        known = split.tensors.get("mask", torch.ones_like(x, dtype=torch.bool))
-        for i, (low, high) in self.schema.get("limits", {}).items():
-            column = x[:, int(i)]
-            known = known.clone()
-            known[:, int(i)] &= (column >= low) & (column <= high)
+        limits = {int(i): limit for i, limit in self.schema.get("limits", {}).items()}
+        known = _within(x, split.tensors.get("mask"), limits)
         batch: dict[str, Tensor] = {"x": x[:, keep] if x.is_floating_point() else x[:, keep].double()}
-        if not bool(known.all()):
+        if known is not None and not bool(known.all()):
             batch["mask"] = known[:, keep]
         for name in ("weight", *self.schema["categorical"]):
             if name in split.tensors:
@@ -146,6 +154,7 @@ class DRMM(Imputes, System):
             features=len(self.schema["location"]),
             categorical={name: len(labels) for name, labels in self.schema["categorical"].items()},
             sites="layers" if c.guide == "autoregressive" else "path",
+            cells=CellMap.from_schema(self.schema.get("cells")),
         )
         self.model.location.copy_(torch.tensor(self.schema["location"], dtype=torch.float64))
         self.model.scale.copy_(torch.tensor(self.schema["scale"], dtype=torch.float64))
@@ -166,7 +175,8 @@ class DRMM(Imputes, System):
         """Residual k-means (see `systems.drmm.training.residual_kmeans`)."""
         t = train.tensors
         streams = {name: t[name] for name in self.schema["categorical"] if name in t}
-        residual_kmeans(self.model, t["x"], t.get("mask"), streams, t.get("weight"), seed)
+        x = t["x"] if self.model.cells is None else self.model.cells.redraw(t["x"])
+        residual_kmeans(self.model, x, t.get("mask"), streams, t.get("weight"), seed)
 
     def stages(self) -> list[Stage]:
         """One stage: constant learning rate, then linear to zero, while the truncated depths' weight falls."""
@@ -189,7 +199,13 @@ class DRMM(Imputes, System):
             handlers["depths"] = weight_depths(depth_weights)
             schedules["depths.weight"] = linear(c.depth_weight, c.final_depth_weight)
         objective = "enum" if c.guide == "autoregressive" else "elbo"
+        if self.model.cells is not None:
+            common["transform"] = self._fill_cells
         return [Stage(objective=objective, handlers=handlers, schedules=schedules, **common)]
+
+    def _fill_cells(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A batch whose columns on a grid lie anywhere in their cells, anew at each step."""
+        return {**batch, "x": self.model.cells.redraw(batch["x"])}
 
     def callbacks(self) -> list[Any]:
         """Revival of unused components, and a record of each depth's density."""
@@ -258,8 +274,13 @@ class DRMM(Imputes, System):
         method: Literal["auto", "exact", "beam", "importance"] = "auto",
         width: int | None = None,
         joint: bool = False,
+        mass: bool = False,
     ) -> Score:
-        """Log density of rows, in nats.
+        """Log density of rows, in nats, at the numbers given and in their units.
+
+        Where columns are on a grid the density is that of numbers anywhere in the cells: it integrates to one, and its
+        mean over rows whose cells were filled with uniform noise, plus the log volume of a cell, is a lower bound on
+        the log probability of the cells themselves, which `mass=True` gives.
 
         Args:
             data: a dataset (its held-out rows), split, mapping of arrays or data frame, or one array (rows, features).
@@ -272,16 +293,20 @@ class DRMM(Imputes, System):
                 paths, a beam beyond.
             width: paths kept by the beam; four times the training beam by default.
             joint: include the categorical columns given beside x: log p(x, y).
+            mass: score the cells that a row lies in instead of the point: the log probability of its columns on a grid,
+                together with the log density of the others. Exact, for frames without shear and paths that can be
+                counted.
 
         Returns:
             The scores (rows,) and what kind they are. A row that contradicts a constant column scores -inf.
 
         Raises:
             ShapeError: the wrong number of columns.
-            ConfigError: a depth the model does not have, or too many paths for `"exact"`.
+            ConfigError: a depth the model does not have, too many paths for `"exact"`, or no masses in closed form.
         """
         self._need_fit()
         self._check_depth(depth)
+        method = self._method_of_masses(method) if mass else method
         at_least("num_particles", num_particles, 1)
         paths = math.prod(self.model.sizes[:depth])
         if method == "auto":
@@ -298,14 +323,16 @@ class DRMM(Imputes, System):
         with torch.no_grad():
             for rows, agrees in chunks(self.model, self.schema, tensors, width, depth):
                 known = rows.get("mask")
-                if method == "importance":
+                labels = {k: rows[k] for k in self.schema["categorical"] if k in rows} if joint else None
+                if mass:
+                    value = cell_masses(self.model, rows["x"], known, labels, depth)
+                elif method == "importance":
                     value, error = importance(self.model, rows["x"], known, depth, num_particles, seed)
                     errors.append(error)
                 else:
-                    labels = {k: rows[k] for k in self.schema["categorical"] if k in rows} if joint else None
                     beam = self.model.find(rows["x"], width=width, mask=known, depth=depth, streams=labels)
                     value = beam.nested[:, -1] + sum(n[:, -1] for n in beam.nested_streams.values())
-                    value = value.double() + self.model.log_jacobian(known)
+                    value = value.double() + self.model.log_jacobian(known, rows["x"])
                 values.append(torch.where(agrees, value.double(), -math.inf))
         kind = {"exact": "exact", "beam": "lower bound", "importance": "estimate"}[method]
         if method == "beam" and width is not None and width >= math.prod(self.model.sizes[:depth][:-1]):
@@ -402,6 +429,14 @@ class DRMM(Imputes, System):
 
     # ----- inside -------------------------------------------------------------------------------------------------
 
+    def _method_of_masses(self, method: str) -> Literal["exact"]:
+        if self.model.frames[0].full or method not in ("auto", "exact"):
+            raise ConfigError(
+                f"mass=True needs frame 'shift', 'iso' or 'diag' and method 'exact'; got frame {self.config.frame!r} "
+                f"and method {method!r}"
+            )
+        return "exact"
+
     def _check_depth(self, depth: int | None) -> None:
         if depth is not None and not 1 <= depth <= self.config.num_layers:
             raise ConfigError(f"depth must be between 1 and num_layers={self.config.num_layers}; got {depth}")
@@ -415,3 +450,12 @@ class DRMM(Imputes, System):
         for i, value in self.schema["constant"].items():
             full[..., int(i)] = value
         return full
+
+
+def _within(x: Tensor, known: Tensor | None, limits: Mapping[int, Sequence[float]]) -> Tensor | None:
+    """The mask of known entries without those beyond their column's limits; None where everything is known."""
+    if limits:
+        known = torch.ones_like(x, dtype=torch.bool) if known is None else known.clone()
+        for i, (low, high) in limits.items():
+            known[:, i] &= (x[:, i] >= low) & (x[:, i] <= high)
+    return known

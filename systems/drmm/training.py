@@ -249,6 +249,7 @@ class DepthMonitor:
         index = torch.arange(count) * (len(state.data) - 1) // max(count - 1, 1)  # float32 cannot count so far
         batch = {k: v.to(model.location.device) for k, v in state.data[index].items()}
         mask = batch.get("mask")
-        nested = model.find(batch["x"], width=self.width, mask=mask).nested + model.log_jacobian(mask).unsqueeze(-1)
+        nested = model.find(batch["x"], width=self.width, mask=mask).nested
+        nested = nested + model.log_jacobian(mask, batch["x"]).unsqueeze(-1)
         for l, value in enumerate(nested.mean(0).tolist()):
             state.metrics[f"log_prob_{l + 1}"] = value

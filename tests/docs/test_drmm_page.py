@@ -9,7 +9,7 @@ PAGE = "docs/drmm.md"
 
 def test_the_snippets_of_the_page_run_one_after_the_other(page: Any) -> None:
     drmm = page(PAGE)
-    assert len(drmm.snippets) == 1
+    assert len(drmm.snippets) == 2
     assert drmm.run()["loss"].isfinite()
 
 

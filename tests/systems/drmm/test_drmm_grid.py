@@ -1,0 +1,191 @@
+"""A deep residual mixture of columns on a grid: the density, its cells, questions, units, and what is saved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import phlogiston
+from phlogiston.errors import ConfigError, EvidenceError
+from phlogiston.inference.query.evidence import HalfSpace, Known, Near, Within
+from phlogiston.inference.query.kinds.sum import Sum
+from phlogiston.systems.drmm.system import DRMM
+
+OPTIONS = {"num_layers": 2, "num_components": 3, "steps": 60, "revive_every": 0}
+
+
+def table(n: int = 500) -> np.ndarray:
+    """A count, the same rounded with noise, and a continuous column."""
+    random = np.random.default_rng(0)
+    count = random.poisson(1.0, n).astype(float)
+    return np.stack([count, np.round(2 * count + random.standard_normal(n)), random.standard_normal(n) + count], 1)
+
+
+@pytest.fixture(scope="module")
+def system() -> DRMM:
+    return DRMM(**OPTIONS).fit(table(), seed=0)
+
+
+@pytest.fixture(scope="module")
+def sheared() -> DRMM:
+    return DRMM(**OPTIONS, frame="tril").fit(table()[:, :2], seed=0)
+
+
+def cells_of(system: DRMM) -> list[np.ndarray]:
+    """Edges of every cell that matters, by mapped column."""
+    cells = system.model.cells
+    result = []
+    for start, step, knots in zip(cells.start, cells.step, cells.knots, strict=True):
+        result.append(float(start) + float(step) * np.arange(-6, int((knots[knots < 1e300].max() - start) / step) + 8))
+    return result
+
+
+@pytest.mark.parametrize("frame", ["diag", "tril"])
+def test_the_density_integrates_to_one(frame: str) -> None:
+    fitted = DRMM(num_layers=1, num_components=3, steps=20, frame=frame).fit(table()[:, :1])
+    edges = torch.linspace(-60, 60, 240_001).double()
+    middle = (0.5 * (edges[1:] + edges[:-1])).unsqueeze(1)
+    total = (fitted.log_prob(middle).value.exp() * edges.diff()).sum()
+    assert float(total) == pytest.approx(1.0, abs=2e-4)
+
+
+def test_the_columns_on_a_grid_are_found_and_the_option_switches_them_off(system: DRMM) -> None:
+    assert system.model.cells.position.tolist() == [0, 1]
+    assert DRMM(**OPTIONS, grid="off").fit(table(), steps=1).model.cells is None
+    assert DRMM(**OPTIONS, grid=["x1"]).fit(table(), steps=1).model.cells.position.tolist() == [1]
+
+
+def test_masses_of_all_cells_add_up_to_one_and_are_those_of_within(system: DRMM) -> None:
+    counts = np.stack(np.meshgrid(np.arange(-5.0, 14), np.arange(-9.0, 25)), -1).reshape(-1, 2)
+    rows = {"x": np.c_[counts, np.zeros(len(counts))], "mask": np.tile([True, True, False], (len(counts), 1))}
+    mass = system.log_prob(rows, mass=True).value
+    assert float(mass.exp().sum()) == pytest.approx(1.0, abs=2e-3)
+    some = [int(np.flatnonzero((counts == cell).all(1))[0]) for cell in ((0, 1), (2, 3), (1, 4))]
+    low, high = (torch.from_numpy(np.c_[counts[some] + side, [[np.inf * side]] * 3]) for side in (-0.5, 0.5))
+    within = torch.stack([system.questions().log_evidence({"x": Within(a, b)}) for a, b in zip(low, high, strict=True)])
+    torch.testing.assert_close(mass[some], within, rtol=1e-5, atol=1e-4)
+
+
+def test_masses_need_independent_columns_within_a_path(sheared: DRMM) -> None:
+    with pytest.raises(ConfigError, match="mass=True needs frame"):
+        sheared.log_prob(table()[:5, :2], mass=True)
+
+
+@pytest.mark.parametrize("name", ["system", "sheared"])
+def test_known_values_condition_as_the_density_does(name: str, request: pytest.FixtureRequest) -> None:
+    fitted: DRMM = request.getfixturevalue(name)
+    row = torch.from_numpy(table(3))[:, : len(fitted.schema["columns"])]
+    known = torch.ones_like(row[0])
+    together = fitted.questions().log_evidence({"x": Known(row)})
+    torch.testing.assert_close(together, fitted.log_prob(row.numpy()).value, rtol=1e-4, atol=1e-3)
+    known[1] = 0
+    part = fitted.questions().log_evidence({"x": Known(row, known)})
+    edges = torch.linspace(-80, 80, 64_001).double()
+    for r in range(3):
+        line = row[r].repeat(64_000, 1)
+        line[:, 1] = 0.5 * (edges[1:] + edges[:-1])
+        integral = (fitted.log_prob(line.numpy()).value.exp() * edges.diff()).sum().log()
+        assert float(part[r]) == pytest.approx(float(integral), abs=2e-3)
+
+
+@pytest.mark.parametrize("name", ["system", "sheared"])
+def test_within_agrees_with_brute_force_and_samples_stay_inside(name: str, request: pytest.FixtureRequest) -> None:
+    fitted: DRMM = request.getfixturevalue(name)
+    x = fitted.sample(60_000, seed=0)["x"].double()
+    width = x.shape[1]
+    low, high = torch.full((width,), -np.inf).double(), torch.full((width,), np.inf).double()
+    low[0], high[0], low[1], high[1] = 0.5, 2.5, -0.5, 1.5
+    inside = ((x >= low) & (x <= high)).all(1)
+    answer = fitted.query({"x": Within(low, high)}, num_samples=4000, seed=1)
+    error = float(((1 - inside.double().mean()) / inside.sum()) ** 0.5)
+    assert float(answer.log_evidence.exp()) == pytest.approx(float(inside.double().mean()), rel=5 * error + 0.02)
+    drawn = answer.samples["x"]
+    assert bool(((drawn >= low) & (drawn <= high)).all())
+    spread = x[inside].std(0) / inside.sum() ** 0.5 + drawn.std(0) / 50
+    assert bool(((drawn.mean(0) - x[inside].mean(0)).abs() < 5 * spread).all())
+
+
+def test_half_spaces_go_by_importance_and_say_so(system: DRMM) -> None:
+    x = system.sample(60_000, seed=0)["x"].double()
+    a = torch.tensor([1.0, -1.0, 0.5]).double()
+    obeys = x @ a - 1.5 >= 0
+    answer = system.query({"x": HalfSpace(a, -1.5)}, num_samples=1000, seed=2)
+    assert "inequalities over columns on a grid by importance" in answer.method
+    assert bool((answer.samples["x"] @ a >= 1.5).all())
+    share = float(obeys.double().mean())
+    error = float(answer.log_evidence_error)
+    assert 0 < error < 0.3
+    assert float(answer.log_evidence) == pytest.approx(np.log(share), abs=5 * error)
+    plain = system.query({"x": HalfSpace([0.0, 0.0, 1.0], -1.5)}, num_samples=10, seed=2)
+    assert "importance" not in plain.method  # no mapped column is named
+    one = system.query({"x": HalfSpace([2.0, 0.0, 0.0], -3.0)}, num_samples=10, seed=2)
+    assert "importance" not in one.method  # an interval of one column
+    box = torch.tensor([1.5, -np.inf, -np.inf]).double()
+    direct = system.query({"x": Within(box, torch.full((3,), np.inf))}, num_samples=10, seed=2)
+    torch.testing.assert_close(one.log_evidence, direct.log_evidence)
+    known = {"x": [Known([1.0, 0.0, 0.0], [1, 0, 0]), HalfSpace([1.0, 0.0, 1.0], -3.0)]}
+    assert "importance" not in system.query(known, num_samples=10, seed=2).method
+
+
+def test_sums_over_mapped_columns_are_refused(system: DRMM) -> None:
+    with pytest.raises(EvidenceError, match="a sum that names a column on a grid cannot be fixed exactly"):
+        system.query({"x": Sum([1.0, 1.0, 0.0], 3.0)}, num_samples=10)
+
+
+def test_near_is_a_normal_observation_on_the_mapped_scale(system: DRMM) -> None:
+    model, near = system.questions().model, Near([1.2, 0.0, 0.0], [0.8, np.inf, np.inf])
+    points = torch.tensor([[1.2, 0.0, 0.0], [2.0, 0.0, 0.0], [0.4, 0.0, 0.0]]).double()
+    centre, above, below = model.coordinates(points)[:, 0]
+    _, log_prior, means, sds = model.paths()
+    variance = sds[:, 0] ** 2 + (0.5 * (above - below)) ** 2
+    expected = (log_prior - 0.5 * ((centre - means[:, 0]) ** 2 / variance + (2 * np.pi * variance).log())).logsumexp(0)
+    expected = expected + model.log_slope(points)[0, 0]
+    torch.testing.assert_close(system.questions().log_evidence({"x": near}), expected)
+    several = system.query({"x": Near([[1.2, 0.0, 0.0]] * 2, [0.8, np.inf, np.inf])}, num_samples=3, seed=0)
+    torch.testing.assert_close(several.log_evidence, expected.expand(2))
+
+
+def test_another_unit_changes_the_density_by_its_factor_alone() -> None:
+    x = table(300)
+    plain = DRMM(**OPTIONS, grid=["x0", "x1"]).fit(x, seed=0, steps=10)
+    factor, shift = np.array([0.25, 8.0, 2.0]), np.array([100.0, -3.0, 5.0])
+    other = DRMM(**OPTIONS, grid=["x0", "x1"]).fit(x * factor + shift, seed=0, steps=10)
+    before, after = plain.log_prob(x).value, other.log_prob(x * factor + shift).value
+    torch.testing.assert_close(after + float(np.log(factor).sum()), before, rtol=1e-4, atol=1e-3)
+
+
+def test_a_row_far_outside_training_is_improbable_and_finite(system: DRMM) -> None:
+    far = table(3)
+    far[0, 0], far[1, 1], far[2] = 131.0, -131.0, [131.0, 131.0, 0.0]
+    value = system.log_prob(far).value
+    assert bool(torch.isfinite(value).all())
+    assert bool((value < system.log_prob(table(200)).value.min()).all())
+
+
+def test_maps_are_saved_with_the_run_and_runs_from_before_load(system: DRMM, tmp_path: Path) -> None:
+    saved = system.save(tmp_path / "run")
+    loaded = phlogiston.load(tmp_path / "run")
+    assert torch.equal(loaded.log_prob(table()).value, system.log_prob(table()).value)
+    assert torch.equal(loaded.sample(5, seed=1)["x"], system.sample(5, seed=1)["x"])
+    del saved
+    old = DRMM(**OPTIONS, grid="off").fit(table(), steps=2)
+    old.schema.pop("cells")
+    old.save(tmp_path / "old")
+    before = phlogiston.load(tmp_path / "old")
+    assert before.model.cells is None
+    assert torch.equal(before.log_prob(table()).value, old.log_prob(table()).value)
+
+
+def test_noise_is_redrawn_at_every_step_and_not_when_scoring(system: DRMM) -> None:
+    fill = system.stages()[0].transform
+    assert fill is not None
+    batch = {"x": torch.from_numpy(table(50))}
+    torch.manual_seed(0)
+    first, second = fill(batch)["x"], fill(batch)["x"]
+    assert not torch.equal(first[:, 0], second[:, 0])
+    assert torch.equal(first[:, 2], batch["x"][:, 2])
+    assert torch.equal(first[:, :2].round(), batch["x"][:, :2])
+    assert torch.equal(system.log_prob(batch).value, system.log_prob(batch).value)
