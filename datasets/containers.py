@@ -34,6 +34,7 @@ class Plain:
         decision: what was decided about it, or None.
         unit: of numbers that were dates or spans of time, else "".
         labels: whether the container says that the entries are categories, whatever they look like.
+        numbered: whether text in `values` was written from numbers.
     """
 
     values: Array
@@ -41,6 +42,7 @@ class Plain:
     decision: Decision | None = None
     unit: str = ""
     labels: bool = False
+    numbered: bool = False
 
     @property
     def text(self) -> bool:
@@ -164,7 +166,8 @@ def _categories(name: str, value: Any, source: str) -> Plain:
     if known and all(isinstance(v, bool | np.bool_) for v in known):
         return _objects(name, np.array(flat, dtype=object), gone, source)
     text = [v if isinstance(v, str) else f"{v:.15g}" if isinstance(v, float) else str(v) for v in flat]
-    return Plain(np.array(text, dtype=object), gone if gone.any() else None, labels=True)
+    numbered = not any(isinstance(v, str) for v in known)
+    return Plain(np.array(text, dtype=object), gone if gone.any() else None, labels=True, numbered=numbered)
 
 
 def _zone(value: Any) -> str:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 KINDS = ("pandas", "polars", "pyarrow")
+TEXT_LABELS = "text"
+"""Unit of categories that came as text and stay it, though they look like numbers or truth values."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,8 @@ class Names:
     Attributes:
         columns: site -> names of its entries.
         categories: categorical site -> its labels.
-        units: column -> unit of its numbers; those of `moments` become dates and spans of time.
+        units: column -> unit of its numbers; those of `moments` become dates and spans of time. Of categories,
+            `TEXT_LABELS` where they are text whatever they look like.
         frame: library of the data frame that came in.
     """
 
@@ -47,7 +50,7 @@ class Names:
         for site, tensor in tensors.items():
             values = tensor.detach().cpu().numpy()
             if values.ndim == 1 and site in self.categories:
-                found[site] = labelled(values, self.categories[site])
+                found[site] = self.labelled(site, values)
                 continue
             if values.ndim > 2:
                 raise ShapeError(f"{site!r} has shape {values.shape}; a data frame holds one number per row and column")
@@ -69,13 +72,19 @@ class Names:
             single = [f"{name}={label}" for label in labels]
             if name not in found and all(column in found for column in single):
                 codes = np.stack([found.pop(column) for column in single], 1).argmax(1)
-                found[name] = labelled(codes, labels)
+                found[name] = self.labelled(name, codes)
         return found
 
+    def labelled(self, site: str, codes: Array) -> list[Any]:
+        """Codes of a categorical site as labels, None where they are -1."""
+        labels = self.categories[site]
+        return self.labels(site, [None if code < 0 else labels[code] for code in codes.tolist()])
 
-def labelled(codes: Array, labels: Sequence[str]) -> list[Any]:
-    """Codes as labels, None where they are -1."""
-    return labels_as_they_are([None if code < 0 else labels[code] for code in codes.tolist()], labels)
+    def labels(self, site: str, entries: Sequence[str | None]) -> list[Any]:
+        """Labels of a categorical site as what they came as: whole numbers, truth values or text."""
+        return (
+            list(entries) if self.units.get(site) == TEXT_LABELS else labels_as_they_are(entries, self.categories[site])
+        )
 
 
 def labels_as_they_are(entries: Sequence[str | None], labels: Sequence[str]) -> list[Any]:

@@ -126,7 +126,7 @@ def load(
         columns=first.names,
         categorical=labels,
         image_shape=first.image_shape if columns is None else None,
-        units={name: unit for name, unit in first.units.items() if name in first.names},
+        units={name: unit for name, unit in first.units.items() if name in (*first.names, *first.text)},
         decisions=(*_own_decisions(prepared), *tell_aside(aside, train_part.source), *_decided(prepared)),
         frame=train_part.frame,
     )
@@ -327,7 +327,8 @@ class _Reader:
         if self.names is not None:
             if len(self.names) != len(table.names):
                 raise ShapeError(f"names has {len(self.names)} entries for {len(table.names)} columns: {table.names}.")
-            table.units = {self.names[table.names.index(name)]: unit for name, unit in table.units.items()}
+            new = dict(zip(table.names, self.names, strict=True))
+            table.units = {new.get(name, name): unit for name, unit in table.units.items()}
             table.names = tuple(self.names)
         return table
 

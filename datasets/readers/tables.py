@@ -16,6 +16,7 @@ import numpy as np
 
 from phlogiston.datasets.base import Array, Decision
 from phlogiston.datasets.containers import Plain, frame_columns, frame_kind, is_frame, plain
+from phlogiston.datasets.frames import TEXT_LABELS, labels_as_they_are
 from phlogiston.datasets.labels import as_labels
 from phlogiston.datasets.readers import hub
 from phlogiston.datasets.readers.csv_tables import read_csv
@@ -370,7 +371,9 @@ def from_columns(columns: Mapping[str, Plain], source: str) -> Table:
             _companion(table, name, value, numeric=True)
         elif value.text or value.values.dtype.kind == "b":
             table.text[name] = value.entries()
-            known = set(table.text[name]) - {None}
+            known = {entry for entry in table.text[name] if entry is not None}
+            if value.text and not value.numbered and labels_as_they_are(list(known), list(known)) != list(known):
+                table.units[name] = TEXT_LABELS
             what = "as told" if value.labels else "text" if value.text else "bool"
             table.decisions.append(Decision("labels", f"column {name!r}: {what}, {len(known)} categories"))
         else:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from phlogiston.datasets.containers import Plain, frame_columns, frame_kind, is_frame, plain
-from phlogiston.datasets.frames import Names, labels_as_they_are, make_frame
+from phlogiston.datasets.frames import Names, make_frame
 from phlogiston.datasets.moments import rebased
 from phlogiston.datasets.readers import hub
 from phlogiston.errors import DataError, ShapeError, unknown_name
@@ -197,7 +197,7 @@ def _merged(original: Any, values: Array, gaps: Array, name: str, names: Names) 
     """One column, its known entries as they came and the others as they were filled in."""
     if name in names.categories:
         own = _entries(original)
-        new = labels_as_they_are(values.tolist(), names.categories[name])
+        new = names.labels(name, values.tolist())
         return [filler if gap else entry for entry, filler, gap in zip(own, new, gaps.tolist(), strict=True)]
     if name in names.units:
         given = np.asarray(original.to_numpy() if hasattr(original, "to_numpy") else original)

@@ -151,6 +151,18 @@ def test_what_a_frame_calls_categories_are_categories(values: list[object], labe
     assert whole(gone)[0].tensors["c"].tolist()[3] == -1
 
 
+@pytest.mark.parametrize("values", [["1", "10", "2", "1"], ["True", "False", "True", "True"]])
+def test_text_that_looks_like_numbers_comes_back_as_text(values: list[str]) -> None:
+    for column in (values, pandas.Categorical(values)):
+        rows, meta = whole(pandas.DataFrame({"a": np.arange(4.0), "c": column}))
+        names = Names({"x": ("a",)}, meta.categorical, meta.units)
+        assert names.table(dict(rows.tensors))["c"] == values
+    data = datasets.load(pandas.DataFrame({"a": np.arange(4.0), "c": values}), valid=0, test=0)
+    assert data.meta.units == {"c": "text"}
+    truth = pandas.DataFrame({"a": np.arange(4.0), "c": pandas.Categorical([1, 10, 2, 1])})
+    assert not whole(truth)[1].units
+
+
 def test_intervals_are_categories() -> None:
     given = pandas.DataFrame({"a": np.arange(6.0), "c": pandas.cut(np.arange(6.0), 2, labels=None)})
     assert len(whole(given)[1].categorical["c"]) == 2
