@@ -16,7 +16,8 @@ def sample(
     run: complete.Run,
     n: Annotated[int | None, typer.Option("-n", min=1, help="How many; 100, or 1 of a text.")] = None,
     out: Annotated[
-        Path, typer.Option(help="File to write; .npz, .csv, .png, .gif, .mp4, .svg, .mid or .wav by its suffix.")
+        Path,
+        typer.Option(help="File: .npz, .csv, .parquet, .png, .gif, .mp4, .svg, .mid or .wav, by its suffix."),
     ] = Path("samples.npz"),
     text: Annotated[str | None, typer.Option(help="What to write, for systems that write.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Equal seeds give equal samples.")] = 0,

@@ -1,8 +1,7 @@
-"""Writing samples into files a person or another program can open: npz, csv, png, gif, mp4, svg, mid, wav."""
+"""Writing samples into files a person or another program can open: npz, csv, parquet, png, gif, mp4, svg, mid, wav."""
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,11 +11,14 @@ from typing import Any
 import numpy as np
 
 from phlogiston.datasets.base import Array
+from phlogiston.datasets.frames import Names, make_frame
+from phlogiston.datasets.readers.frame_files import check_written, write_table
 from phlogiston.datasets.untrusted.media import need_av
 from phlogiston.errors import ConfigError, unknown_name
 from phlogiston.systems import export_sequences
 
-SUFFIXES = (".npz", ".csv", ".png", ".gif", ".mp4", *export_sequences.SUFFIXES)
+TABLES = (".csv", ".parquet")
+SUFFIXES = (".npz", *TABLES, ".png", ".gif", ".mp4", *export_sequences.SUFFIXES)
 _SIDE = 256  # pictures are enlarged to about this size, pixel by pixel
 _FRAMES_PER_SECOND = 8
 
@@ -29,12 +31,14 @@ class Samples:
         tensors: name -> array, one row per sample.
         columns: site -> names of its columns, where they have names.
         categorical: stream -> its labels.
+        units: column or stream -> unit; see `datasets.frames.Names`.
         image_shape: shape of a picture when a row of `x` is a flattened one.
     """
 
     tensors: dict[str, Array]
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     categorical: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    units: Mapping[str, str] = field(default_factory=dict)
     image_shape: tuple[int, ...] | None = None
 
 
@@ -43,20 +47,22 @@ def check_suffix(path: Path) -> None:
 
     Raises:
         UnknownNameError: the suffix is none of `SUFFIXES`.
-        DataError: what writes videos is not installed.
+        DataError: what writes videos or Parquet is not installed.
     """
     if path.suffix.lower() not in SUFFIXES:
         raise unknown_name("kind of sample file", path.suffix or path.name, SUFFIXES)
     if path.suffix.lower() == ".mp4":
         need_av(path)
+    if path.suffix.lower() == ".parquet":
+        check_written(path)
 
 
 def write(path: Path, samples: Samples) -> None:
     """Write samples in the form the suffix asks for.
 
-    `.npz` holds every tensor; `.csv` the columns of `x`, those of further tables beside it (a regression's `y`), and
-    the labels of streams; `.png` a grid of pictures, or a scatter of two columns; `.gif` and `.mp4` videos side by
-    side, or one picture after the other.
+    `.npz` holds every tensor; `.csv` and `.parquet` the columns of `x`, those of further tables beside it (a
+    regression's `y`), dates as dates, and the labels of streams; `.png` a grid of pictures, or a scatter of two
+    columns; `.gif` and `.mp4` videos side by side, or one picture after the other.
 
     Raises:
         UnknownNameError: the suffix is none of `SUFFIXES`.
@@ -76,25 +82,21 @@ def write(path: Path, samples: Samples) -> None:
         export_sequences.write(path, samples.tensors["x"], samples.tensors["length"], names)
     elif kind in export_sequences.SUFFIXES:
         raise ConfigError(f"these samples are no sequences; a {kind} file cannot show them. Use .npz.")
-    elif kind == ".csv":
-        _write_csv(path, samples)
+    elif kind in TABLES:
+        write_table(path, make_frame(_columns(samples, kind)))
     elif kind == ".png":
         _write_png(path, samples)
     else:
         _write_video(path, samples)
 
 
-def _write_csv(path: Path, samples: Samples) -> None:
-    x, names = _table(samples, ".csv")
-    streams = {name: labels for name, labels in samples.categorical.items() if name in samples.tensors}
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow([*names, *streams])
-        codes = [samples.tensors[name].tolist() for name in streams]
-        write = repr if x.dtype == np.float64 else "{:.9g}".format  # as many digits as come back the same
-        for i, row in enumerate(x.tolist()):
-            labels = [labels[c[i]] if c[i] >= 0 else "" for labels, c in zip(streams.values(), codes, strict=True)]
-            writer.writerow([*map(write, row), *labels])
+def _columns(samples: Samples, kind: str) -> dict[str, Any]:
+    """The columns of a table of samples by name: numbers and dates, then labels."""
+    x, found = _table(samples, kind)
+    names = Names(categories=samples.categorical, units=samples.units)
+    numbers = {name: names.dated(name, x[:, j]) for j, name in enumerate(found)}
+    streams = [name for name in samples.categorical if name in samples.tensors]
+    return {**numbers, **{name: names.labelled(name, samples.tensors[name]) for name in streams}}
 
 
 def _table(samples: Samples, kind: str) -> tuple[Array, tuple[str, ...]]:

@@ -156,6 +156,7 @@ def sample(run: str | Path, n: int, seed: int = 0, sets: Mapping[str, str] | Non
         {name: value.detach().cpu().numpy() for name, value in drawn.items()},
         {site: tuple(names) for site, names in columns.items()},
         {name: tuple(labels) for name, labels in (schema.get("categorical") or {}).items()},
+        schema.get("units") or {},
         tuple(schema["image_shape"]) if schema.get("image_shape") else None,
     )
 

@@ -82,9 +82,10 @@ def check_written(path: Path) -> None:
 
 
 def write_table(path: Path, frame: Any) -> None:
-    """Write a data frame of pandas, by the suffix."""
+    """Write a data frame of pandas, by the suffix; spans of time go to text as numbers of days."""
     check_written(path)
     if path.suffix == ".parquet":
         frame.to_parquet(path, index=False)
     else:
-        frame.to_csv(path, index=False)
+        spans = {name: frame[name].dt.total_seconds() / 86_400 for name in frame.select_dtypes("timedelta").columns}
+        frame.assign(**spans).to_csv(path, index=False)

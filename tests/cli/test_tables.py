@@ -95,6 +95,17 @@ def test_an_answer_is_a_table(trained: tuple[Path, Path], tmp_path: Path) -> Non
     assert same["Tag"].min() >= pandas.Timestamp("2024-01-10")
 
 
+def test_samples_are_a_table_with_dates_as_dates(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    for name in ("s.csv", "s.parquet"):
+        assert run("sample", trained[0], "-n", "20", "--out", tmp_path / name) == 0
+    table = pandas.read_csv(tmp_path / "s.csv", parse_dates=["Tag"])
+    same = pandas.read_parquet(tmp_path / "s.parquet")
+    assert list(table.columns) == list(same.columns) == ["Größe [cm]", "Tag", "krank"]
+    assert (table["Tag"] == same["Tag"]).all()
+    assert (table["Größe [cm]"] == same["Größe [cm]"]).all()
+    assert same["Tag"].between("2023-12-01", "2024-03-01").all()
+
+
 def test_a_summary_says_what_a_run_is(trained: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
     assert run("summary", trained[0]) == 0
     text = capsys.readouterr().out
