@@ -46,7 +46,7 @@ class Clock:
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
-        self.entered = time.perf_counter()
+        self.entered = 0.0
         self.on_stage(None)
 
     def on_stage(self, state: Any) -> None:
@@ -57,6 +57,7 @@ class Clock:
         """Count a step; the engine has read its loss, so that the device has done it."""
         self.steps += 1
         now = time.perf_counter()
+        self.entered = self.entered or now  # imports and data may take longer than everything that is measured
         if self.steps == WARM:
             self.began = now
         measured = self.steps > WARM and now - self.began > self.seconds
@@ -65,7 +66,7 @@ class Clock:
 
     def rate(self) -> float:
         """Steps per second."""
-        return (self.steps - WARM) / (time.perf_counter() - self.began) if self.steps > WARM else float("nan")
+        return (self.steps - WARM) / (time.perf_counter() - self.began)
 
 
 def measure(name: str, tiny: bool, seconds: float) -> None:
@@ -95,7 +96,10 @@ def measure(name: str, tiny: bool, seconds: float) -> None:
             pass
         except Exception as error:  # one system's failure is a line of the table
             line["error"] = f"{type(error).__name__}: {error}".splitlines()[0][:150]
-        line["steps_per_second"] = round(clock.rate(), 2)
+        if clock.steps > WARM:
+            line["steps_per_second"] = round(clock.rate(), 2)
+        else:
+            line.setdefault("error", f"{clock.steps} steps in {3 * seconds:.0f} s; the clock starts after {WARM}")
         if watch is not None:
             watch.terminate()
             used = [int(text) for text in watch.communicate()[0].split() if text.isdigit()]
@@ -110,6 +114,12 @@ def _watch() -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
+def _has_accelerator() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
 def main() -> None:
     """Run all systems, each in a process of its own."""
     parser = argparse.ArgumentParser()
@@ -122,6 +132,8 @@ def main() -> None:
     if given.seconds is not None:
         measure(names[0], given.tiny, given.seconds)
         return
+    if not given.tiny and not _has_accelerator():
+        parser.exit(1, "gpu.py: there is no accelerator that torch can use; --tiny runs small sizes on the CPU.\n")
     ends = time.perf_counter() + given.budget
     for i, name in enumerate(names):
         left = (ends - time.perf_counter()) / (len(names) - i)

@@ -6,6 +6,7 @@ import json
 import subprocess
 
 import pytest
+import torch
 
 from .gpu import TINY
 from .rows import ROOT
@@ -20,3 +21,10 @@ def test_the_dry_run_measures_every_case(name: str) -> None:
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert [line["precision"] for line in lines] == ["32-true", "bf16-mixed"]
     assert all("error" not in line and line["steps_per_second"] > 0 for line in lines), lines
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is an accelerator")
+def test_without_an_accelerator_it_says_so_at_once() -> None:
+    done = subprocess.run(["bash", str(ROOT / "benchmarks" / "gpu.sh")], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "gpu.py: there is no accelerator that torch can use; --tiny runs small sizes on the CPU.\n"

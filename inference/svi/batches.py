@@ -7,7 +7,7 @@ is drawn from (seed, step, rank, rollbacks), so that a run continued from step `
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -171,7 +171,54 @@ def prepare(
             if name in out:
                 out[name] = out[name][:, :length]
     if device is not None:
+        if device.type == "cuda":  # only from pinned memory do copies run beside the host
+            out = {name: value.pin_memory() if value.device.type == "cpu" else value for name, value in out.items()}
         out = {name: value.to(device, non_blocking=True) for name, value in out.items()}
     if dtype is not None:
         out = {name: value.to(dtype) if value.is_floating_point() else value for name, value in out.items()}
     return out
+
+
+class Ahead:
+    """The rows of a step to come, gathered and copied to the accelerator while the present step computes there.
+
+    The copies run on a stream of their own. Rows that draw random numbers when they are read draw the same ones as
+    without this: the state of the generator is kept with them.
+
+    Args:
+        device: the accelerator.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._stream = torch.cuda.Stream(device)
+        self._key: Hashable = None
+        self._batch: dict[str, Tensor] = {}
+        self._random = torch.empty(0)
+
+    def fetch(self, key: Hashable, seed: int, read: Callable[[], dict[str, Tensor]]) -> None:
+        """Begin to copy what `read` returns.
+
+        Args:
+            key: of the step that will take it.
+            seed: of that step's random numbers.
+            read: gathers rows and moves them, see `prepare`.
+        """
+        torch.default_generator.manual_seed(seed)
+        with torch.cuda.stream(self._stream):
+            self._batch = read()
+        self._random = torch.get_rng_state()
+        self._key = key
+
+    def take(self, key: Hashable) -> dict[str, Tensor] | None:
+        """Return the rows of a step, or None where they were not fetched; the device waits for the copies, not we."""
+        batch, self._batch = self._batch, {}
+        if key != self._key:
+            return None
+        self._key = None
+        stream = torch.cuda.current_stream()
+        stream.wait_stream(self._stream)
+        for value in batch.values():
+            if value.is_cuda:
+                value.record_stream(stream)  # its memory is not given away before this stream has read it
+        torch.set_rng_state(self._random)
+        return batch

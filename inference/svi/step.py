@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from phlogiston.errors import ConfigError, PhlogistonError
 from phlogiston.inference.svi import objectives
-from phlogiston.inference.svi.batches import Order, mix, prepare
+from phlogiston.inference.svi.batches import Ahead, Order, mix, prepare
 from phlogiston.inference.svi.pair import per_row, sites, validity
 from phlogiston.inference.svi.pair.gradients import Received
 from phlogiston.inference.svi.parallel import Processes
@@ -79,6 +79,7 @@ class Stepper:
         self.seed = seed
         self.processes = processes
         self._cuda = processes.device is not None and processes.device.type == "cuda"
+        self._ahead = Ahead(processes.device) if self._cuda and processes.device is not None else None
         self._batch: dict[str, Tensor] = {}
         self._noise: tuple[int, ...] = ()
 
@@ -157,10 +158,16 @@ class Stepper:
         if self._cuda:
             torch.cuda.manual_seed(seed)
 
-    def _rows(self, index: Tensor, stage: Stage, rows: Any = None) -> dict[str, Tensor]:
-        rows = self.data if rows is None else rows
+    def _read(self, index: Tensor, stage: Stage, rows: Any) -> dict[str, Tensor]:
         names = getattr(rows, "sequences", ())
-        batch = prepare(rows[index], self.processes.device, self.processes.dtype, names, stage.sequence_length)
+        return prepare(rows[index], self.processes.device, self.processes.dtype, names, stage.sequence_length)
+
+    def _rows(self, index: Tensor, stage: Stage, rows: Any = None, step: int | None = None) -> dict[str, Tensor]:
+        """Return the rows `index`, of the training data unless `rows` are given; `step` may have them fetched ahead."""
+        rows = self.data if rows is None else rows
+        batch = None if self._ahead is None or step is None else self._ahead.take((self.active.index, *self._noise))
+        if batch is None:
+            batch = self._read(index, stage, rows)
         if stage.transform is not None:
             more = (rows,) if getattr(stage.transform, "takes_rows", False) else ()
             batch = stage.transform(batch, *more)
@@ -243,7 +250,7 @@ class Stepper:
             parameter.grad = None
         self._batch = {}
         if rows:
-            self._batch = self._rows(index, self.active.stage)
+            self._batch = self._rows(index, self.active.stage, step=step)
             self._foretell(step + 1 - self.active.start)
         loss: Any
         if self._exchange is None:
@@ -258,6 +265,7 @@ class Stepper:
             torch._foreach_div_(self.grads, size)
         if len(pyro.get_param_store()) != self._stored:  # a pyro.param that the first look did not come across
             self._stored = sites.check_parameters(named_parameters(self.active.modules).values())
+        self._fetch(step + 1, rollbacks)
         value, norm = _numbers(loss, self.grads)
         finite = not failed and abs(value) < float("inf") and norm < float("inf")
         if finite:
@@ -270,6 +278,18 @@ class Stepper:
         expect = getattr(self.data, "expect", None)
         if expect is not None and step < self.active.stage.steps:
             expect(self._order.batch(step)[0])
+
+    def _fetch(self, step: int, rollbacks: int) -> None:
+        """Copy the next step's rows to the accelerator while it is busy with this one, if the stage goes on."""
+        stage, at = self.active.stage, step - self.active.start
+        if self._ahead is None or at >= stage.steps:
+            return
+        index, _ = self._order.batch(at)
+        noise = (step, self.processes.rank, rollbacks)
+        if len(index):
+            self._ahead.fetch(
+                (self.active.index, *noise), mix(self.seed, *noise), lambda: self._read(index, stage, self.data)
+            )
 
     def update(self, norm: float) -> None:
         """Clip the gradient where the stage sets it, and let the optimiser step."""

@@ -6,10 +6,14 @@ from functools import cache
 from typing import Any
 
 import pytest
+import torch
 
 from phlogiston import datasets, systems
+from phlogiston.inference.svi.parallel import make_fabric
 from phlogiston.networks.occupied import Occupied
 from phlogiston.testing import CLAUSES, Fitted, StepCounts
+
+from .device_steps import DeviceSteps
 
 # data and options: small enough that a fit takes a second or two; the clauses ask nothing of its quality
 SMALL: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
@@ -72,6 +76,9 @@ SMALL: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 }  # fmt: skip
 
 COUNTS: dict[str, StepCounts] = {}
+STEPS: dict[str, DeviceSteps] = {}
+HOST_DECIDES = {"scene": "Tensor.item() cannot be called on meta tensors in scene_memory.py"}
+"""Systems whose shapes depend on data, and the one number that is read: a scene's lattice has the size it needs."""
 
 
 @cache
@@ -79,7 +86,8 @@ def fitted(name: str) -> Fitted:
     data, loading, options = SMALL[name]
     counts = COUNTS[name] = StepCounts()
     rows = datasets.load(data, **loading)
-    system = systems.get(name)(dict(options)).fit(rows, seed=0, progress="off", callbacks=[counts])
+    with DeviceSteps() as STEPS[name]:
+        system = systems.get(name)(dict(options)).fit(rows, seed=0, progress="off", callbacks=[counts])
     return Fitted(system, rows, dict(options))
 
 
@@ -96,12 +104,29 @@ def test_a_step_of_training_waits_for_loss_and_gradient_and_nothing_else(
         monkeypatch.setattr(Occupied, "gathers", False)
         COUNTS[name] = StepCounts()
         kind = systems.get(name)({**options, "steps": 2, "lengths": (2,), "shares": (1.0,), "decay_to": 1.0})
-        kind.fit(datasets.load(data, **loading), seed=0, progress="off", callbacks=[COUNTS[name]])
+        with DeviceSteps() as STEPS[name]:
+            kind.fit(datasets.load(data, **loading), seed=0, progress="off", callbacks=[COUNTS[name]])
     else:
         fitted(name)
+    for stage, fault in STEPS[name].faults.items():
+        assert fault == HOST_DECIDES.get(name, ""), f"stage {stage!r}: {fault}"
+    for stage, gradients in STEPS[name].gradients.items():
+        assert gradients is None or gradients[0] == gradients[1] > 0, f"stage {stage!r}: no gradient without data"
     assert COUNTS[name].stages
     for stage, count in COUNTS[name].stages.items():
         assert sum(count.waits.values()) <= 2, f"stage {stage!r} reads numbers of tensors: {dict(count.waits)}"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need an accelerator")
+@pytest.mark.parametrize("name", ["drmm", "mdn", "sequence", "vdsm"])
+def test_a_step_is_captured_as_a_cuda_graph(name: str) -> None:
+    data, loading, options = SMALL[name]
+    with DeviceSteps(graphs=True) as steps:
+        fabric = make_fabric(accelerator="cuda")
+        systems.get(name)(dict(options)).fit(datasets.load(data, **loading), seed=0, progress="off", fabric=fabric)
+    assert steps.faults
+    assert set(steps.faults.values()) == {""}, steps.faults
 
 
 @pytest.mark.parametrize("clause", sorted(CLAUSES))
