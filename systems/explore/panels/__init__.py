@@ -24,6 +24,7 @@ TITLES = {
     "clips": "Who and what",
     "scene": "Scenes",
     "world": "Dream and game",
+    "touch": "Touch music",
 }
 
 OF_SYSTEM = {
@@ -55,11 +56,13 @@ def panels_for(system: str, schema: Mapping[str, Any]) -> tuple[str, ...]:
         system: its name.
         schema: what its run says of the data.
     """
+    columns = tuple(schema.get("columns") or ())
     if system == "drmm":
-        columns = schema.get("columns") or ()
         if "left_hand_x" in columns and "angle_torso" in columns:
             return "poses", "table"
         return ("digits",) if len(schema.get("image_shape") or ()) == 2 else ("table",)
     if system == "sequence":
-        return ("drawing",) if tuple(schema.get("columns") or ()) == ("dx", "dy", "pen") else ()
+        return (
+            ("drawing",) if columns == ("dx", "dy", "pen") else ("touch",) if set(columns) == {"x", "y", "dt"} else ()
+        )
     return OF_SYSTEM.get(system, ())

@@ -19,7 +19,7 @@ METHOD = "drawn point by point from the model; all ways count the same"
 
 def describe(system: Any, run: str) -> dict[str, Any]:
     """How large drawings are, and some to begin with."""
-    rows = strokes.held_out(system, run, 40)
+    rows = strokes.held_out(run, 40)
     if rows is None or "length" not in rows.tensors:
         found = system.sample(8, seed=0)
         x, length = found["x"], found["length"]

@@ -10,22 +10,20 @@ import numpy as np
 from phlogiston.datasets.base import Split
 from phlogiston.errors import EvidenceError, PhlogistonError
 from phlogiston.systems import drawing
+from phlogiston.systems.explore.panels import rows
 from phlogiston.systems.explore.panels.common import numbers
-from phlogiston.systems.hub.fetch import local_folder
-from phlogiston.systems.run_data import data_of
 
 Strokes = list[list[list[float]]]
 MOST_POINTS = 2000
 
 
-def held_out(system: Any, run: str, n: int) -> Split | None:
+def held_out(run: str, n: int) -> Split | None:
     """The first held-out rows of the data that a run was trained on; None where they are not to be had."""
     try:
-        data = data_of(local_folder(run), None, {}, system.schema)
+        split = rows.held_out(run).split
     except (PhlogistonError, OSError):
         return None
-    rows = next((part for part in (data.test, data.valid, data.train) if part is not None and len(part)), None)
-    return None if rows is None else Split(rows[:n])
+    return Split(split[:n])
 
 
 def drawn(x: Any, length: Any) -> list[Strokes]:
@@ -35,9 +33,9 @@ def drawn(x: Any, length: Any) -> list[Strokes]:
 
 def scale_of(x: Any, length: Any) -> dict[str, float]:
     """How long a step is in the median, and how wide and high a drawing is in most cases."""
-    rows, sizes = np.asarray(x, dtype=np.float64), np.asarray(length)
-    steps = np.concatenate([np.linalg.norm(row[1:n, :2], axis=1) for row, n in zip(rows, sizes, strict=True)])
-    boxes = np.array([drawing.box(one)[2:] for one in drawing.drawings_of(rows, sizes)])
+    points, sizes = np.asarray(x, dtype=np.float64), np.asarray(length)
+    steps = np.concatenate([np.linalg.norm(row[1:n, :2], axis=1) for row, n in zip(points, sizes, strict=True)])
+    boxes = np.array([drawing.box(one)[2:] for one in drawing.drawings_of(points, sizes)])
     wide, high = np.quantile(boxes, 0.8, axis=0) if len(boxes) else (1.0, 1.0)
     step = float(np.median(steps[steps > 0])) if (steps > 0).any() else 1.0
     return {"step": step, "width": float(wide), "height": float(high)}

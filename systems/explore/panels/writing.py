@@ -21,7 +21,7 @@ METHOD = "written point by point from the model; all lines count the same"
 def describe(system: Any, run: str) -> dict[str, Any]:
     """The alphabet, and hands to write in."""
     hands = []
-    rows = strokes.held_out(system, run, HANDS)
+    rows = strokes.held_out(run, HANDS)
     if rows is not None and {"text", "length"} <= rows.tensors.keys():
         x, length = rows.tensors["x"], rows.tensors["length"]
         for i, one in enumerate(strokes.drawn(x, length)):

@@ -185,6 +185,7 @@ class Visitor:
 
     def drag(self, selector: str, start: tuple[float, float], *path: tuple[float, float]) -> None:
         """Drag over an element, between places given as shares of its width and height."""
+        self.page.locator(selector).scroll_into_view_if_needed()
         box = self.page.locator(selector).bounding_box()
         at = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in (start, *path)]
         self.page.mouse.move(*at[0])
