@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -30,12 +30,14 @@ class Names:
         units: column -> unit of its numbers; those of `moments` become dates and spans of time. Of categories,
             `TEXT_LABELS` where they are text whatever they look like.
         frame: library of the data frame that came in.
+        whole: columns of whole numbers.
     """
 
     columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
     categories: Mapping[str, Sequence[str]] = field(default_factory=dict)
     units: Mapping[str, str] = field(default_factory=dict)
     frame: str = "pandas"
+    whole: Collection[str] = frozenset()
 
     def table(self, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
         """Columns by name.
@@ -59,8 +61,14 @@ class Names:
             if len(names) != wide.shape[1]:
                 names = [site] if wide.shape[1] == 1 else [f"{site}_{i}" for i in range(wide.shape[1])]
             for j, name in enumerate(names):
-                found[name] = self.dated(name, wide[:, j])
+                found[name] = self.column(name, wide[:, j])
         return self._labels_together(found)
+
+    def column(self, name: str, values: Array) -> Any:
+        """Numbers of a column as what they stand for: whole numbers where all are, dates, or spans of time."""
+        if name in self.whole and not self.units.get(name) and (values == np.round(values)).all():
+            return values.astype(np.int64)
+        return self.dated(name, values)
 
     def dated(self, name: str, values: Array) -> Any:
         """Numbers of a column, as dates or spans of time where they stand for such."""

@@ -86,7 +86,7 @@ def describe_cells(
             )
     share = np.ones(len(x)) if weight is None else np.asarray(weight, dtype=np.float64)
     rows = share > 0
-    result: dict[str, list[Any]] = {"columns": [], "start": [], "step": [], "knots": [], "shares": []}
+    result: dict[str, list[Any]] = {"columns": [], "start": [], "step": [], "knots": [], "shares": [], "filled": []}
     candidates: list[tuple[int, tuple[float, float]]] = []
     for j, name in enumerate(names):
         if not auto and name not in grid:
@@ -106,7 +106,7 @@ def describe_cells(
             continue
         here = rows if known is None else rows & known[:, j]
         start, knots, shares = _distribution(x[here, j], share[here], start, step)
-        for key, value in zip(result, (j, start, step, knots, shares), strict=True):
+        for key, value in zip(result, (j, start, step, knots, shares, names[j] in (filled or {})), strict=True):
             result[key].append(value)
     return result if result["columns"] else {}
 

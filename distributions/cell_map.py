@@ -19,6 +19,10 @@ from torch import Tensor
 
 from phlogiston.networks.precision import KeepsFloat64
 
+ROUNDING = 1e-14
+"""Relative error of a limit within which it counts as the centre of a cell."""
+DIGITS, MOST_DIGITS = 6.0, 12.0
+"""Digits of a centre that are kept beyond the first of a cell's width, and at most after the point."""
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
@@ -31,9 +35,12 @@ class CellMap(KeepsFloat64):
         step: widths of the cells, by column, positive.
         knots: by column, edges in increasing order, at least two.
         shares: by column, F at the knots: increasing, strictly between 0 and 1.
+        filled: by column, whether the data themselves lie anywhere in the cells, noise being part of them; false for
+            all by default.
 
     Attributes:
         position: int64 (C,), the mapped columns.
+        whole: bool (C,), True where data are the cells' centres.
 
     Values are float64; a row's columns that are not mapped are none of this module's business.
     """
@@ -45,6 +52,7 @@ class CellMap(KeepsFloat64):
     shares: Tensor
     last: Tensor
     slope: Tensor
+    whole: Tensor
 
     def __init__(
         self,
@@ -53,6 +61,7 @@ class CellMap(KeepsFloat64):
         step: Sequence[float],
         knots: Sequence[Sequence[float]],
         shares: Sequence[Sequence[float]],
+        filled: Sequence[bool] = (),
     ) -> None:
         super().__init__()
         most = max(len(k) for k in knots)
@@ -63,6 +72,8 @@ class CellMap(KeepsFloat64):
         self.register_buffer("position", torch.tensor(columns, dtype=torch.long), persistent=False)
         self.register_buffer("start", torch.tensor(start, dtype=torch.float64), persistent=False)
         self.register_buffer("step", torch.tensor(step, dtype=torch.float64), persistent=False)
+        whole = [not noise for noise in filled] or [True] * len(columns)
+        self.register_buffer("whole", torch.tensor(whole, dtype=torch.bool), persistent=False)
         self.register_buffer("knots", padded(knots), persistent=False)
         self.register_buffer("shares", padded(shares), persistent=False)
         self.register_buffer("last", torch.tensor([len(k) - 1 for k in knots]), persistent=False)
@@ -114,6 +125,28 @@ class CellMap(KeepsFloat64):
         """Lower and upper edges of the cells that values of the mapped columns lie in: (..., C) each."""
         low = self.start + self.step * ((x - self.start) / self.step).floor()
         return low, low + self.step
+
+    def rounded(self, x: Tensor) -> Tensor:
+        """Rows (..., D) whose mapped columns lie at the centres of their cells, where data do."""
+        values = x.index_select(-1, self.position)
+        low, high = self.cells(values.double())
+        # a grid of tenths is written in tenths: digits beyond what the width of a cell needs are noise
+        digits = 10.0 ** (DIGITS - self.step.log10().floor()).clamp(max=MOST_DIGITS)
+        centres = ((0.5 * (low + high)) * digits).round() / digits
+        return x.index_copy(-1, self.position, torch.where(self.whole, centres.to(x.dtype), values))
+
+    def enclose(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        """Boxes (..., D) that hold, of mapped columns, the whole cells whose centres lie between the limits given."""
+        sides = []
+        for limit, sign in ((lower, 1.0), (upper, -1.0)):
+            values = limit.index_select(-1, self.position).double()
+            centre = self.start + 0.5 * self.step
+            slack = ROUNDING * (values.abs() + centre.abs()) / self.step
+            inner = torch.ceil(sign * (values - centre) / self.step - slack)
+            edge = centre + sign * (inner - 0.5) * self.step
+            use = self.whole & torch.isfinite(values)
+            sides.append(limit.index_copy(-1, self.position, torch.where(use, edge.to(limit.dtype), values.to(limit))))
+        return sides[0], sides[1]
 
     def redraw(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Rows (N, D) whose mapped columns lie anywhere in their cells: dequantisation noise, drawn anew."""

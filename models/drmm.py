@@ -249,6 +249,10 @@ class DRMM(KeepsFloat64):
         at = self.cells.position
         return x.index_copy(-1, at, self.cells.inverse(u.index_select(-1, at).double()))
 
+    def rounded(self, x: Tensor) -> Tensor:
+        """Rows (..., D) in the data's units with columns on a grid at its values, where the data's own are."""
+        return x if self.cells is None else self.cells.rounded(x)
+
     def log_slope(self, x: Tensor) -> Tensor:
         """Log |du/dx| of every entry of rows (..., D), in float64."""
         return log_slopes(x, self.scale, self.cells)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ class Samples:
         tensors: name -> array, one row per sample.
         columns: site -> names of its columns, where they have names.
         categorical: stream -> its labels.
-        units: column or stream -> unit; see `datasets.frames.Names`.
+        units, whole: as in `datasets.frames.Names`.
         image_shape: shape of a picture when a row of `x` is a flattened one.
     """
 
@@ -39,6 +39,7 @@ class Samples:
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     categorical: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     units: Mapping[str, str] = field(default_factory=dict)
+    whole: Collection[str] = frozenset()
     image_shape: tuple[int, ...] | None = None
 
 
@@ -93,8 +94,8 @@ def write(path: Path, samples: Samples) -> None:
 def _columns(samples: Samples, kind: str) -> dict[str, Any]:
     """The columns of a table of samples by name: numbers and dates, then labels."""
     x, found = _table(samples, kind)
-    names = Names(categories=samples.categorical, units=samples.units)
-    numbers = {name: names.dated(name, x[:, j]) for j, name in enumerate(found)}
+    names = Names(categories=samples.categorical, units=samples.units, whole=samples.whole)
+    numbers = {name: names.column(name, x[:, j]) for j, name in enumerate(found)}
     streams = [name for name in samples.categorical if name in samples.tensors]
     return {**numbers, **{name: names.labelled(name, samples.tensors[name]) for name in streams}}
 

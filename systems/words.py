@@ -28,7 +28,9 @@ class InWords:
         """What this system's columns are called, and the kind of data frame that it was fitted on."""
         columns, categories = self.vocabulary()
         frame = self.schema.get("frame") or "pandas"
-        return Names(columns, categories, self.schema.get("units") or {}, frame if frame in KINDS else "pandas")
+        units = self.schema.get("units") or {}
+        whole = [name for name, grid in self.grids().items() if all(value == round(value) for value in grid)]
+        return Names(columns, categories, units, frame if frame in KINDS else "pandas", frozenset(whole))
 
     def question(self, *evidence: Any) -> dict[str, Any]:
         """Read what `query` takes: site -> evidence.
@@ -44,7 +46,7 @@ class InWords:
             sites = columns.keys() - categories.keys() - {name for names in columns.values() for name in names}
             if evidence[0].keys() <= sites and all(isinstance(value, Evidence) for value in evidence[0].values()):
                 return {site: (value,) for site, value in evidence[0].items()}  # nothing is in words
-        return question(evidence, columns, categories, self.dates())
+        return question(evidence, columns, categories, self.dates(), self.grids())
 
     def explain(self, *evidence: Any) -> None:
         """Print what `query` understands of a question: what is known, statement by statement, and what is sampled."""
@@ -59,6 +61,10 @@ class InWords:
     def dates(self) -> dict[str, str]:
         """Columns that hold dates, as days since 1970-01-01, and the time zones of these ("" for none)."""
         return {name: zone_of(unit) for name, unit in (self.schema.get("units") or {}).items() if is_date(unit)}
+
+    def grids(self) -> dict[str, tuple[float, float]]:
+        """Columns whose values lie on a grid, as far as the system knows: one of the values, and the step."""
+        return {}
 
 
 def in_words(query: Callable[..., Answer]) -> Callable[..., Answer]:

@@ -157,6 +157,7 @@ def sample(run: str | Path, n: int, seed: int = 0, sets: Mapping[str, str] | Non
         {site: tuple(names) for site, names in columns.items()},
         {name: tuple(labels) for name, labels in (schema.get("categorical") or {}).items()},
         schema.get("units") or {},
+        system.names().whole,
         tuple(schema["image_shape"]) if schema.get("image_shape") else None,
     )
 
@@ -190,7 +191,9 @@ def query(
 
     system = systems.load(run)
     columns, categories = system.vocabulary()
-    told = [] if evidence is None else [evidence_files.load(evidence, columns, categories, system.dates())]
+    told = (
+        [] if evidence is None else [evidence_files.load(evidence, columns, categories, system.dates(), system.grids())]
+    )
     options = _call_options(system, sets or {}, "query")
     answer = system.query(*told, *statements, num_samples=n, seed=seed, **options)
     return answer, *describe(answer, columns, categories)

@@ -13,6 +13,11 @@ from phlogiston.inference.query.evidence import KINDS, Evidence, unknown_message
 from phlogiston.inference.query.kinds.base import Statement
 
 Columns = Mapping[str, Sequence[str]]
+Grids = Mapping[str, tuple[float, float]]
+
+
+ON_GRID = 1e-6
+"""Share of a step within which a number counts as one of a grid."""
 
 
 class Linear:
@@ -43,12 +48,16 @@ class Book:
         categories: categorical site -> names of its values, in order.
         dates: names of columns that hold days since 1970-01-01, which may be compared with dates; with their time zones
             ("" for none), if it is a mapping.
+        grids: name of a column whose values lie on a grid -> one of them, and the step.
     """
 
-    def __init__(self, columns: Columns, categories: Columns, dates: Collection[str] = ()) -> None:
+    def __init__(
+        self, columns: Columns, categories: Columns, dates: Collection[str] = (), grids: Grids | None = None
+    ) -> None:
         self.columns = {site: [str(n) for n in names] for site, names in columns.items()}
         self.categories = {site: [str(n) for n in names] for site, names in categories.items()}
         self.dates: dict[str, str] = dict(dates) if isinstance(dates, Mapping) else dict.fromkeys(dates, "")
+        self.grids = dict(grids or {})
         self.where: dict[str, tuple[str, int]] = {}
         for site, names in self.columns.items():
             for i, name in enumerate(names):
@@ -117,8 +126,10 @@ class Book:
         for kind in kinds:
             kind.from_statements(self.said[site][kind])
 
-    def compare(self, form: Linear, relation: Literal["=", ">=", "~"], sd: float = 0.0) -> None:
-        """Note that a linear expression is zero, not negative, or zero up to noise."""
+    def compare(self, form: Linear, relation: Literal["=", ">", ">=", "~"], sd: float = 0.0) -> None:
+        """Note that a linear expression is zero, positive, not negative, or zero up to noise."""
+        if relation == ">":
+            form, relation = self._beyond(form), ">="
         if not form.terms:
             raise EvidenceError("no column appears on either side")
         sites = sorted({site for site, _ in form.terms})
@@ -130,6 +141,24 @@ class Book:
                     raise EvidenceError(f"{self.columns[site][i]!r} holds numbers, no dates")
         terms = {i: v for (_, i), v in form.terms.items()}
         self.add(sites[0], Statement(sites[0], (), relation, terms, form.constant, sd))
+
+    def _beyond(self, form: Linear) -> Linear:
+        """An expression that is not negative where another is positive: of numbers on a grid, from the next one on.
+
+        Of other columns zero has no probability, and nothing needs to be done.
+        """
+        names = [self.columns[site][i] for site, i in form.terms]
+        if not names or any(name not in self.grids for name in names):
+            return form
+        if len(names) > 1:
+            raise EvidenceError(
+                f"{' and '.join(map(repr, names))} hold numbers on a grid: write >= or <= with the first value meant"
+            )
+        (slope,), (centre, step) = form.terms.values(), self.grids[names[0]]
+        cell = (-form.constant / slope - centre) / step
+        if abs(cell - round(cell)) > ON_GRID:
+            return form
+        return Linear(form.terms, form.constant - 0.5 * step * abs(slope), form.dated)
 
     def allow(self, site: str, values: Iterable[int]) -> None:
         """Note that a categorical site has one of some values."""

@@ -14,6 +14,7 @@ from phlogiston.datasets.untrusted import arrays
 from phlogiston.datasets.untrusted.documents import read_json
 from phlogiston.datasets.untrusted.guard import reading
 from phlogiston.errors import DataError, EvidenceError
+from phlogiston.inference.query.book import Grids
 from phlogiston.inference.query.evidence import (
     KINDS,
     Evidence,
@@ -50,6 +51,7 @@ def load(
     columns: Mapping[str, Sequence[str]] | None = None,
     categories: Mapping[str, Sequence[str]] | None = None,
     dates: Collection[str] = (),
+    grids: Grids | None = None,
 ) -> dict[str, tuple[Evidence, ...]]:
     """Read a question from `.json` (saved or hand-written) or `.npz` (saved, or plain arrays).
 
@@ -59,7 +61,7 @@ def load(
         path: the file.
         columns: site -> names of its entries, for hand-written statements.
         categories: categorical site -> names of its values.
-        dates: names of columns that hold days since 1970-01-01.
+        dates, grids: see `text.parse`.
 
     Raises:
         EvidenceError: a missing or unreadable file, or what `text.parse` raises.
@@ -75,7 +77,7 @@ def load(
                 raise EvidenceError(str(error)) from error
     data = read_json(source, "evidence in JSON", EvidenceError)
     with reading(source, "evidence", EvidenceError):
-        return parse(data, columns or {}, categories or {}, dates)
+        return parse(data, columns or {}, categories or {}, dates, grids)
 
 
 def _from_arrays(content: Any) -> dict[str, tuple[Evidence, ...]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime
 import re
 import unicodedata
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 from phlogiston.errors import EvidenceError
 from phlogiston.inference.query.book import Book, Linear, finite
@@ -208,7 +208,8 @@ class _Reader:
         elif relation in ("=", "=="):
             self.book.compare(form, "=")
         else:
-            self.book.compare(form.times(1.0 if relation[0] == ">" else -1.0), ">=")
+            strict: Literal[">", ">="] = ">" if len(relation) == 1 else ">="
+            self.book.compare(form.times(1.0 if relation[0] == ">" else -1.0), strict)
         return right
 
     def _interval(self, left: Linear) -> None:

@@ -30,7 +30,7 @@ from torch import Tensor
 from phlogiston.datasets.containers import plain
 from phlogiston.datasets.moments import rebased, unit_of, wall_clock
 from phlogiston.errors import DataError, EvidenceError
-from phlogiston.inference.query.book import Book, Columns, Linear, finite
+from phlogiston.inference.query.book import Book, Columns, Grids, Linear, finite
 from phlogiston.inference.query.evidence import FORMAT, Evidence, as_evidence, from_json, unknown_message
 from phlogiston.inference.query.kinds.base import Statement
 from phlogiston.inference.query.kinds.known import Known
@@ -42,6 +42,7 @@ def parse(
     columns: Columns,
     categories: Columns | None = None,
     dates: Collection[str] = (),
+    grids: Grids | None = None,
 ) -> dict[str, tuple[Evidence, ...]]:
     """Read statements, an object of columns, or saved evidence.
 
@@ -51,6 +52,7 @@ def parse(
         categories: categorical site -> names of its values, in order.
         dates: names of columns that hold days since 1970-01-01 (a mapping tells their time zones); they may be
             compared with dates.
+        grids: name of a column whose values lie on a grid -> one of them, and the step: `>` then means from the next.
 
     Returns:
         Site -> evidence, ready for `query`.
@@ -63,7 +65,7 @@ def parse(
         >>> [evidence.kind for evidence in found["x"]]
         ['within', 'halfspace']
     """
-    book = Book(columns, categories or {}, dates)
+    book = Book(columns, categories or {}, dates, grids)
     if isinstance(data, Mapping):
         if data.get("format") == FORMAT:
             return from_json(data)
@@ -81,7 +83,11 @@ def parse(
 
 
 def question(
-    given: Sequence[Any], columns: Columns, categories: Columns | None = None, dates: Collection[str] = ()
+    given: Sequence[Any],
+    columns: Columns,
+    categories: Columns | None = None,
+    dates: Collection[str] = (),
+    grids: Grids | None = None,
 ) -> dict[str, Any]:
     """Read a question as Python puts it: statements, and mappings of sites or columns, any number of them.
 
@@ -90,7 +96,7 @@ def question(
 
     Args:
         given: texts, lists of texts, mappings; None says nothing.
-        columns, categories, dates: see `parse`.
+        columns, categories, dates, grids: see `parse`.
 
     Returns:
         Site -> evidence, ready for `query`.
@@ -98,7 +104,7 @@ def question(
     Raises:
         EvidenceError: what cannot be read.
     """
-    book = Book(columns, categories or {}, dates)
+    book = Book(columns, categories or {}, dates, grids)
     direct: dict[str, list[Any]] = {}
     rows: dict[str, Any] = {}
     for item in given:

@@ -62,7 +62,7 @@ def answer(
         far, together = remoteness_of_rows(log_prior[index], paths.means, spread, q.model[index], draws, FAR)
         _note(compiler, far, together, distances)
     check_alive(log_evidence.unsqueeze(0).expand(n, -1), "query")
-    x = model.values(x)
+    x = model.rounded(model.values(x))
     if compiler.constant:
         x = x.new_zeros(rows, n, len(compiler.columns)).index_copy(2, compiler.varying, x)
     x = torch.where(q.original.known.unsqueeze(1), q.original.value.unsqueeze(1), x)

@@ -227,10 +227,11 @@ class DRMMQuery:
         if q.curved is not None and not noise:
             raise ConfigError(f"noise='mean' cannot be had with {curved.NAMED}; leave noise at 'model'")
         draws = self._draws(q, mixture, n, pilot, noise, generator)
-        x = self.model.values(draws.x)
+        x = self._values(draws.x)
         if self.constant:
             x = x.new_zeros(n, len(self.columns)).index_copy(1, self.varying, x)
         x, good = project(x, q.original)
+        x = self._regrid(x, q)
         log_weights = torch.where(good, draws.log_weights, -math.inf)
         self._check(log_weights, mixture, q)
         codes = paths.codes.index_select(0, draws.component)
@@ -266,12 +267,24 @@ class DRMMQuery:
             {"codes": codes, **why},
         )
 
+    def _values(self, u: Tensor) -> Tensor:
+        """Coordinates of the model as values of the varying columns, those on a grid at its values."""
+        return self.model.rounded(self.model.values(u))
+
+    def _regrid(self, x: Tensor, q: Question) -> Tensor:
+        """Rows (n, columns) back on the grid, which projections leave by rounding, where they obey there, too."""
+        if self.model.cells is None:
+            return x
+        y = x.index_copy(1, self.varying, self.model.rounded(x[:, self.varying]))
+        obeys = (q.original.rows.violation(y) <= 0).all(1, keepdim=True)
+        return torch.where(obeys & ~q.original.known, y, x)
+
     def _draws(
         self, q: Question, mixture: ConditionedMixture, n: int, pilot: int | None, noise: bool, generator: Any
     ) -> Draws:
         if q.curved is None:
             return mixture.sample(n, pilot=pilot, noise=noise, generator=generator)
-        return curved.sample(mixture, q.curved, self.model.values, n, pilot=pilot, generator=generator)
+        return curved.sample(mixture, q.curved, self._values, n, pilot=pilot, generator=generator)
 
     def _check(self, log_weights: Tensor, mixture: ConditionedMixture, q: Question) -> None:
         if bool(torch.isneginf(log_weights).all()) and not is_feasible(mixture.rows):

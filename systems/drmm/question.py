@@ -131,12 +131,19 @@ class EvidenceCompiler:
             return model.coordinates(self._rows_at(inner.soft, values)).gather(1, at).squeeze(1)
 
         mapped = torch.isin(inner.soft, model.cells.position)
+        lower, upper = model.cells.enclose(inner.lower, inner.upper)
+        for i in torch.nonzero(lower >= upper).squeeze(1).tolist():
+            if i in model.cells.position.tolist() and not bool(inner.known[i]):
+                raise EvidenceError(
+                    f"the evidence is impossible: no value on the grid of {self.columns[int(self.varying[i])]!r} lies "
+                    f"between {float(inner.lower[i]):g} and {float(inner.upper[i]):g}"
+                )
         spread = 0.5 * (soft(inner.soft_mean + inner.soft_sd) - soft(inner.soft_mean - inner.soft_sd))
         return replace(
             linear,
             values=model.coordinates(inner.values),
-            lower=model.coordinates(inner.lower),
-            upper=model.coordinates(inner.upper),
+            lower=model.coordinates(lower),
+            upper=model.coordinates(upper),
             soft_mean=soft(inner.soft_mean),
             soft_sd=torch.where(mapped, spread, linear.soft_sd),
         )

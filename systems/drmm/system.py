@@ -257,7 +257,7 @@ class DRMM(Imputes, System):
             start = 0
             for codes, x in self.model.generate_parts(n, depth, noise=noise == "model"):
                 rows = slice(start, start := start + len(x))
-                out["x"][rows] = self._insert(x)
+                out["x"][rows] = self._insert(self.model.rounded(x))
                 for name in self.schema["categorical"]:
                     probs = self.model.stream_logits(name, codes).softmax(-1)
                     out[name][rows] = torch.multinomial(probs, 1).squeeze(-1)
@@ -428,6 +428,15 @@ class DRMM(Imputes, System):
         return recipes()
 
     # ----- inside -------------------------------------------------------------------------------------------------
+
+    def grids(self) -> dict[str, tuple[float, float]]:
+        """Columns whose values lie on a grid, noise being no part of the data: one of the values, and the step."""
+        cells = self.schema.get("cells")
+        if not cells:
+            return {}
+        names = [self.schema["columns"][i] for i in self.varying]
+        told = zip(*(cells[key] for key in ("columns", "start", "step", "filled")), strict=True)
+        return {names[j]: (start + 0.5 * step, step) for j, start, step, filled in told if not filled}
 
     def _method_of_masses(self, method: str) -> Literal["exact"]:
         if self.model.frames[0].full or method not in ("auto", "exact"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas
 import pytest
 import torch
 
@@ -189,3 +190,72 @@ def test_noise_is_redrawn_at_every_step_and_not_when_scoring(system: DRMM) -> No
     assert torch.equal(first[:, 2], batch["x"][:, 2])
     assert torch.equal(first[:, :2].round(), batch["x"][:, :2])
     assert torch.equal(system.log_prob(batch).value, system.log_prob(batch).value)
+
+
+def test_samples_and_answers_lie_on_the_grid(system: DRMM) -> None:
+    drawn = system.sample(200, seed=0)["x"]
+    answers = [
+        system.query(question, num_samples=100, seed=0).samples["x"]
+        for question in ({}, "x0 >= 1", "x0 = 2", "x0 + x1 >= 3", {"x": Near([1.0, 0.0, 0.0], [1.0, np.inf, np.inf])})
+    ]
+    for x in (drawn, *answers):
+        assert torch.equal(x[:, :2], x[:, :2].round())
+        assert not torch.equal(x[:, 2], x[:, 2].round())
+
+
+@pytest.mark.parametrize("name", ["system", "sheared"])
+def test_bounds_are_about_the_values_of_the_grid(name: str, request: pytest.FixtureRequest) -> None:
+    fitted: DRMM = request.getfixturevalue(name)
+    x = fitted.sample(60_000, seed=3)["x"]
+    two = (x[:, 0] >= 2).double().mean().log()
+    for words in ("x0 >= 2", "x0 > 1", "x0 > 1.5", "1.2 <= x0", "1 < x0", "2*x0 - 2 > 0", "x0 >= 2.0000000000000001"):
+        answer = fitted.query(words, num_samples=300, seed=0)
+        assert float(answer.log_evidence) == pytest.approx(float(two), abs=0.05), words
+        assert bool((answer.samples["x"][:, 0] >= 2).all())
+    same = [
+        fitted.query(words, num_samples=10, seed=0).log_evidence for words in ("x0 < 2", "x0 <= 1", "0.5 >= x0 - 1")
+    ]
+    torch.testing.assert_close(same[0], same[1])
+    torch.testing.assert_close(same[0], same[2])
+    assert float(same[0].exp() + two.exp()) == pytest.approx(1.0, abs=0.02)
+    objects = {"x0": Within(2, np.inf)}
+    torch.testing.assert_close(
+        fitted.query(objects, num_samples=10, seed=0).log_evidence,
+        fitted.query("x0 >= 2", num_samples=10, seed=0).log_evidence,
+    )
+
+
+def test_questions_between_the_values_of_a_grid_are_impossible_and_strict_sums_refused(system: DRMM) -> None:
+    with pytest.raises(EvidenceError, match=r"no value on the grid of 'x0' lies between 1\.2 and 1\.7"):
+        system.query("1.2 <= x0 <= 1.7", num_samples=10)
+    with pytest.raises(EvidenceError, match="'x0' and 'x1' hold numbers on a grid: write >="):
+        system.query("x0 + x1 > 3", num_samples=10)
+    system.query("x0 + x2 > 3", num_samples=10, seed=0)  # a column of real numbers: the limit has no probability
+
+
+def test_a_sum_of_counts_is_that_of_whole_numbers(system: DRMM) -> None:
+    x = system.sample(60_000, seed=4)["x"]
+    share = float((x[:, 0] + x[:, 1] >= 3).double().mean())
+    answer = system.query("x0 + x1 >= 3", num_samples=4000, seed=5)
+    assert float(answer.log_evidence) == pytest.approx(np.log(share), abs=5 * float(answer.log_evidence_error) + 0.02)
+    assert bool((answer.samples["x"][:, :2].sum(1) >= 3).all())
+
+
+def test_tenths_are_written_in_tenths_and_whole_numbers_as_such() -> None:
+    random = np.random.default_rng(0)
+    frame = pandas.DataFrame({"price": random.integers(3, 30, 400) / 10, "children": random.poisson(1.0, 400)})
+    fitted = DRMM(num_layers=1, num_components=2, steps=10).fit(frame, seed=0, progress="off")
+    made = fitted.synthesize(300, seed=0)
+    assert made["children"].dtype == np.int64
+    assert set(made["price"]) <= {round(k / 10, 1) for k in range(-100, 200)}
+    assert fitted.query("price > 1.1", num_samples=200, seed=0).to_frame()["price"].min() == 1.2
+    assert fitted.query("price >= 1.1", num_samples=200, seed=0).to_frame()["price"].min() == 1.1
+
+
+def test_noise_that_belongs_to_the_data_stays() -> None:
+    data = phlogiston.datasets.load("digits")
+    fitted = DRMM(num_layers=1, num_components=2, steps=2).fit(data, seed=0, progress="off")
+    assert not fitted.grids()
+    x = fitted.sample(20, seed=0)["x"]
+    assert not torch.equal(x, fitted.model.cells.rounded(x).round())
+    assert torch.equal(fitted.model.rounded(x), x)
