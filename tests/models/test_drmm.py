@@ -15,7 +15,8 @@ from pyro.infer import Predictive, Trace_ELBO, TraceEnum_ELBO, config_enumerate,
 from torch import Tensor
 
 from phlogiston.errors import ConfigError, PhlogistonError, ShapeError
-from phlogiston.models.drmm import DRMM, CollapsedDRMM, _even_grid, _pick
+from phlogiston.models.drmm import DRMM, CollapsedDRMM
+from phlogiston.models.path_table import even_grid, pick
 
 FRAMES = ["shift", "iso", "diag", "tril"]
 PRIORS = ["autoregressive", "latent_class"]
@@ -340,8 +341,8 @@ def test_paths_are_picked_as_by_a_search(spread: float) -> None:
         ends[-1] = 1.0
         uniform = torch.rand(500, generator=generator, dtype=torch.float64)
         uniform[:2] = torch.tensor([0.0, 1 - 2.0**-53], dtype=torch.float64)
-        for grid in (_even_grid(ends), None):
-            assert torch.equal(_pick(ends, grid, uniform), torch.searchsorted(ends, uniform))
+        for grid in (even_grid(ends), None):
+            assert torch.equal(pick(ends, grid, uniform), torch.searchsorted(ends, uniform))
 
 
 @pytest.mark.parametrize("frame", ["diag", "tril"])
