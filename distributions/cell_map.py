@@ -20,10 +20,43 @@ from torch import Tensor
 from phlogiston.networks.precision import KeepsFloat64
 
 ROUNDING = 1e-14
-"""Relative error of a limit within which it counts as the centre of a cell."""
+"""Relative error of a limit within which it counts as a value of the grid."""
 DIGITS, MOST_DIGITS = 6.0, 12.0
-"""Digits of a centre that are kept beyond the first of a cell's width, and at most after the point."""
+"""Digits of a value that are kept beyond the first of the step, and at most after the point."""
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+
+
+class Grid:
+    """The grids of C columns.
+
+    Args:
+        value: float64 (C,), one of the values of each.
+        step: float64 (C,), positive.
+        used: bool (C,), False for columns that lie on no grid, which are left alone.
+    """
+
+    def __init__(self, value: Tensor, step: Tensor, used: Tensor) -> None:
+        self.value, self.step, self.used = value, step, used
+
+    def rounded(self, x: Tensor) -> Tensor:
+        """The nearest values of the grids: (..., C) -> (..., C)."""
+        whole = ((x.double() - self.value) / self.step).round()
+        # a grid of tenths is written in tenths: digits beyond what a step needs are noise
+        digits = 10.0 ** (DIGITS - self.step.log10().floor()).clamp(max=MOST_DIGITS)
+        nearest = ((self.value + self.step * whole) * digits).round() / digits
+        return torch.where(self.used, nearest.to(x.dtype), x)
+
+    def enclose(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        """The edges of the cells of all values between limits (..., C); where there are none, lower >= upper."""
+        return self._edge(lower, 1.0), self._edge(upper, -1.0)
+
+    def _edge(self, limit: Tensor, sign: float) -> Tensor:
+        finite = torch.isfinite(limit)
+        at = torch.where(finite, limit, 0.0).double()
+        slack = ROUNDING * (at.abs() + self.value.abs()) / self.step
+        inner = torch.ceil(sign * (at - self.value) / self.step - slack)
+        edge = self.value + sign * (inner - 0.5) * self.step
+        return torch.where(self.used & finite, edge.to(limit.dtype), limit)
 
 
 class CellMap(KeepsFloat64):
@@ -126,27 +159,22 @@ class CellMap(KeepsFloat64):
         low = self.start + self.step * ((x - self.start) / self.step).floor()
         return low, low + self.step
 
+    @property
+    def grid(self) -> Grid:
+        """The centres of the cells of the mapped columns, used where data lie on them."""
+        return Grid(self.start + 0.5 * self.step, self.step, self.whole)
+
     def rounded(self, x: Tensor) -> Tensor:
         """Rows (..., D) whose mapped columns lie at the centres of their cells, where data do."""
-        values = x.index_select(-1, self.position)
-        low, high = self.cells(values.double())
-        # a grid of tenths is written in tenths: digits beyond what the width of a cell needs are noise
-        digits = 10.0 ** (DIGITS - self.step.log10().floor()).clamp(max=MOST_DIGITS)
-        centres = ((0.5 * (low + high)) * digits).round() / digits
-        return x.index_copy(-1, self.position, torch.where(self.whole, centres.to(x.dtype), values))
+        return x.index_copy(-1, self.position, self.grid.rounded(x.index_select(-1, self.position)))
 
     def enclose(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
         """Boxes (..., D) that hold, of mapped columns, the whole cells whose centres lie between the limits given."""
-        sides = []
-        for limit, sign in ((lower, 1.0), (upper, -1.0)):
-            values = limit.index_select(-1, self.position).double()
-            centre = self.start + 0.5 * self.step
-            slack = ROUNDING * (values.abs() + centre.abs()) / self.step
-            inner = torch.ceil(sign * (values - centre) / self.step - slack)
-            edge = centre + sign * (inner - 0.5) * self.step
-            use = self.whole & torch.isfinite(values)
-            sides.append(limit.index_copy(-1, self.position, torch.where(use, edge.to(limit.dtype), values.to(limit))))
-        return sides[0], sides[1]
+        sides = self.grid.enclose(*(limit.index_select(-1, self.position) for limit in (lower, upper)))
+        low, high = (
+            limit.index_copy(-1, self.position, side) for limit, side in zip((lower, upper), sides, strict=True)
+        )
+        return low, high
 
     def redraw(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Rows (N, D) whose mapped columns lie anywhere in their cells: dequantisation noise, drawn anew."""

@@ -1,12 +1,12 @@
 """phlogiston: deep generative models on Pyro.
 
-Five published systems as model/guide pairs, one engine that trains any pair, one query interface that asks any
+Published systems as model/guide pairs, one engine that trains any pair, one query interface that asks any
 trained pair anything, one harness that scores what comes out.
 
     import phlogiston as ph
 
     data = ph.datasets.load("swissroll")
-    system = ph.DRMM(layers=2).fit(data)
+    system = ph.DRMM(num_layers=2).fit(data)
     answer = system.query({"x": ph.Within([0, -1], [2, 1])})
     again = ph.load("runs/roll")
 
@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 from phlogiston.lazy import lazy
 
 if TYPE_CHECKING:
-    from phlogiston import datasets, systems
+    from phlogiston import datasets, sklearn, systems
     from phlogiston.inference.query.answer import Answer
     from phlogiston.inference.query.ask import query
     from phlogiston.inference.query.evidence import HalfSpace, Known, Near, OneOf, Within
@@ -71,6 +71,7 @@ __all__ = [
     "fit",
     "load",
     "query",
+    "sklearn",
     "systems",
 ]
 
@@ -85,6 +86,7 @@ __getattr__ = lazy(
     __name__,
     {
         "datasets": ".",
+        "sklearn": ".",
         "systems": ".",
         "load": "systems.registry",
         "fit": "inference.svi.engine",

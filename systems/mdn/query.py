@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -36,6 +37,7 @@ from phlogiston.errors import ConfigError, EvidenceError, unknown_name
 from phlogiston.inference.query.answer import FAR, Answer, check_alive, judge_error, stack, warn_if_far, warn_if_poor
 from phlogiston.inference.query.compilation import asked_sites, compile_entries, compile_vector, count_rows
 from phlogiston.inference.query.evidence import Evidence, normalise
+from phlogiston.systems.mdn import rows as mdn_rows
 
 SITES = ("x", "y")
 METHODS = ("auto", "exact")
@@ -52,6 +54,7 @@ class MDNQuery:
         members: of how many equally probable mixtures, drawn at random, the one that `predict` gives is made; 1 where
             it is no Monte Carlo figure. Components come member by member.
         names: of the inputs and of the targets, for messages; numbered by default.
+        grids: target -> a value and the step of the grid it lies on: answers lie there, and bounds hold whole cells.
     """
 
     def __init__(
@@ -62,11 +65,13 @@ class MDNQuery:
         inputs: Tensor,
         members: int = 1,
         names: Mapping[str, Sequence[str]] | None = None,
+        grids: Mapping[str, tuple[float, float]] | None = None,
     ) -> None:
         self.predict, self.features, self.targets, self.inputs = predict, features, targets, inputs
         self.members = members
         sizes = {"x": features, "y": targets}
         self.names = names or {site: [f"{site}{i}" for i in range(size)] for site, size in sizes.items()}
+        self.grid = mdn_rows.grid(self.names["y"], grids or {})
         self._distances: dict[str, float] = {}
 
     @torch.no_grad()
@@ -152,6 +157,7 @@ class MDNQuery:
             distance, _ = remoteness_of_rows(log_prior[index], means[index], spread[index], about_y[index], draws, FAR)
             far = torch.maximum(far, distance.amax(0))
         check_alive(log_evidence.unsqueeze(0).expand(n, -1), "query")
+        y = torch.where(about_y.known.unsqueeze(1), y, self.grid.rounded(y))
         self._note("y", far)
         if len(self.inputs) > 1:
             self._note("x", self._outside(about_x.value, about_x.value).amax(0))
@@ -189,11 +195,11 @@ class MDNQuery:
             log_prior.reshape(-1)[order],
             predicted.loc.double().reshape(-1, self.targets)[order],
             factors.double().reshape(-1, *factors.shape[-(2 if factors.dim() == 4 else 1) :])[order],
-            about_y,
+            self._cells(about_y),
         )
         self._measure(about_x, mixture)
         draws = mixture.sample(n, generator=generator)
-        y, good = project(draws.x, about_y)
+        y, good = project(torch.where(about_y.known, draws.x, self.grid.rounded(draws.x)), about_y)
         log_weights = torch.where(good, draws.log_weights, -math.inf)
         check_alive(log_weights, "query")
         component = order[draws.component]
@@ -225,6 +231,16 @@ class MDNQuery:
             ess,
             {"component": component[index] % k, **why},
         )
+
+    def _cells(self, about: LinearEvidence) -> LinearEvidence:
+        """Evidence about targets whose bounds hold the whole cells of the values of a grid that they hold."""
+        lower, upper = self.grid.enclose(about.lower, about.upper)
+        for i in torch.nonzero((lower >= upper) & self.grid.used & ~about.known).squeeze(1).tolist():
+            raise EvidenceError(
+                f"the evidence is impossible: no value on the grid of {self.names['y'][i]!r} lies between "
+                f"{float(about.lower[i]):g} and {float(about.upper[i]):g}"
+            )
+        return replace(about, lower=lower, upper=upper)
 
     def _measure(self, about_x: LinearEvidence, mixture: ConditionedMixture) -> None:
         """Note how far inputs lie outside the training inputs kept, and targets from every component."""
@@ -270,8 +286,9 @@ class MDNQuery:
             return self.inputs[index].double(), torch.zeros(count, dtype=torch.float64)
         lacking = torch.nonzero(~(given | boxed)).flatten().tolist()
         if lacking:
+            name = self.names["x"][lacking[0]]
             raise EvidenceError(
-                f"evidence for 'x': input {lacking[0]} has no distribution; give Known, Near, or Within with finite "
+                f"evidence for 'x': input {name!r} has no distribution; give Known, Near, or Within with finite "
                 "limits for every input, or no evidence for any"
             )
         if bool((about.soft_fraction > 0).any()):

@@ -1,7 +1,8 @@
 """How a mixture density network reads rows: which columns are inputs, which are targets, and in what units.
 
 The schema is plain JSON: `columns` of `x`; `target`, positions of those to predict where the data have no `y` (else
-None); `targets`, their names; `categorical`, labels by stream; `x` and `y`, location and scale by column.
+None); `targets`, their names, and `grids`, a value and the step of those that lie on one (else None); `categorical`,
+labels by stream; `x` and `y`, location and scale by column.
 """
 
 from __future__ import annotations
@@ -9,12 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from phlogiston.datasets.base import Meta
+from phlogiston.datasets.grid import grid_of
 from phlogiston.datasets.standardise import standardise, tell_wild
+from phlogiston.distributions.cell_map import Grid
 from phlogiston.errors import ConfigError, DataError, EvidenceError, ShapeError, unknown_name
 from phlogiston.inference.query.compilation import count_rows
 from phlogiston.inference.query.evidence import as_evidence, normalise
@@ -57,6 +61,8 @@ def describe(tensors: Mapping[str, Tensor], meta: Meta | None, target: Sequence[
     schema["targets"] = [columns[i] for i in own] if own is not None else _names(y.shape[1])
     schema["x"] = _location_and_scale(x, tensors, input_names(schema), "x")
     schema["y"] = _location_and_scale(y, tensors, schema["targets"], "y" if own is None else "x")
+    found = (grid_of(column[np.isfinite(column)]) for column in y.double().numpy().T)
+    schema["grids"] = [None if grid is None else [grid[0] + 0.5 * grid[1], grid[1]] for grid in found]
     return schema
 
 
@@ -222,6 +228,12 @@ def _location_and_scale(
         "limits": {str(i): list(limits) for i, limits in columns.limits.items()},
         "precision": precision,
     }
+
+
+def grid(targets: Sequence[str], grids: Mapping[str, tuple[float, float]]) -> Grid:
+    """The grids of all targets, of which some may lie on none."""
+    value, step = torch.tensor([grids.get(name, (0.0, 1.0)) for name in targets], dtype=torch.float64).T
+    return Grid(value, step, torch.tensor([name in grids for name in targets]))
 
 
 def tame(schema: Mapping[str, Any], x: Tensor, y: Tensor) -> Tensor:

@@ -298,8 +298,7 @@ class MDN(Imputes, System):
             options: dict[str, Any] = {"pi_temperature": pi_temperature, "sigma_temperature": sigma_temperature}
             parts = [self.predictive_at(p).draw(() if own else (n,), **options) for p in rows.split(CHUNK)]
             y = torch.cat(parts, 0 if own else 1)
-        if self.config.grid:
-            y = torch.round(y / self.config.grid) * self.config.grid
+        y = mdn_rows.grid(self.schema["targets"], self.grids()).rounded(y)
         return {"x": rows.to(mdn_rows.precision(self.schema, "x")), "y": y.to(mdn_rows.precision(self.schema, "y"))}
 
     def log_prob(self, data: Any, *, seed: int = 0, num_particles: int | None = None, y: Any = None) -> Score:
@@ -379,6 +378,7 @@ class MDN(Imputes, System):
             network.inputs,
             self.config.weight_samples if random else 1,
             self.vocabulary()[0],
+            self.grids(),
         )
         return answerer.ask(mdn_rows.with_categories(self.schema, evidence), *args, **options)
 
@@ -390,6 +390,12 @@ class MDN(Imputes, System):
             "y": tuple(self.schema["targets"]),
         }
         return names, dict(self.schema["categorical"])
+
+    def grids(self) -> dict[str, tuple[float, float]]:
+        """Targets that lie on a grid: one of its values, and the step."""
+        step, names = self.config.grid, self.schema["targets"]
+        found = [(0.0, step)] * len(names) if step else self.schema.get("grids") or [None] * len(names)
+        return {name: (grid[0], grid[1]) for name, grid in zip(names, found, strict=True) if grid is not None}
 
     @classmethod
     def demo(cls, quick: bool = False) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas
 import pytest
 import torch
 
@@ -406,10 +407,10 @@ def test_several_rows_are_several_questions(full: MDN) -> None:
     ("evidence", "words"),
     [
         ({"z": 1.0}, "unknown site"),
-        ({"x": Known([1.0, 0.0], [1, 0])}, "input 1 has no distribution"),
+        ({"x": Known([1.0, 0.0], [1, 0])}, "input 'b' has no distribution"),
         ({"x": HalfSpace([1.0, 0.0])}, "define no distribution"),
         ({"x": [1.0, 2.0, 3.0]}, "3 entries"),
-        ({"x": Within([0.0, 0.0], [1.0, math.inf])}, "input 1 has no distribution"),
+        ({"x": Within([0.0, 0.0], [1.0, math.inf])}, "input 'b' has no distribution"),
         ({"x": [10.0, 0.0], "y": [Within(0.0, 1.0), Within(2.0, 3.0)]}, "impossible"),
     ],
 )
@@ -422,3 +423,36 @@ def test_evidence_can_be_written_in_the_columns_names(full: MDN) -> None:
     sites, categories = full.vocabulary()
     assert sites == {"x": ("a", "b"), "y": ("y0", "y1")}
     assert categories == {}
+
+
+@pytest.fixture(scope="module")
+def counts() -> MDN:
+    random = np.random.default_rng(0)
+    frame = pandas.DataFrame({"a": random.normal(size=600), "kids": random.poisson(2.0, 600)})
+    return MDN(target=["kids"], num_components=8, steps=400).fit(frame, seed=0, progress="off")
+
+
+def test_targets_on_a_grid_are_answered_and_bounded_on_it(counts: MDN) -> None:
+    assert counts.grids() == {"kids": (0.0, 1.0)}
+    drawn = counts.sample(4000, seed=0, x=[[0.0]])["y"].double()
+    assert torch.equal(drawn, drawn.round())
+    assert counts.query("a = 0", num_samples=20, seed=0).to_frame()["kids"].dtype == np.int64
+    share = float((drawn >= 2).double().mean())
+    asked = [counts.query("a = 0", words, num_samples=200, seed=0) for words in ("kids >= 2", "kids > 1", "1.5 < kids")]
+    for answer in asked:
+        assert float(answer.log_evidence.exp()) == pytest.approx(share, abs=5 * 0.5 / 4000**0.5)
+        assert bool((answer.samples["y"] >= 2).all())
+    below = counts.query("a = 0", "kids < 2", num_samples=10, seed=0)
+    assert float(below.log_evidence.exp() + asked[0].log_evidence.exp()) == pytest.approx(1.0, abs=1e-6)
+    between = counts.query("-1 <= a <= 1", "kids > 2", num_samples=100, seed=0)  # inputs drawn
+    assert bool((between.samples["y"] >= 3).all())
+    with pytest.raises(EvidenceError, match=r"no value on the grid of 'kids' lies between 1\.2 and 1\.7"):
+        counts.query("a = 0", "1.2 <= kids <= 1.7")
+
+
+def test_targets_of_real_numbers_lie_on_no_grid() -> None:
+    x = np.random.default_rng(0).normal(size=(300, 2))
+    fitted = MDN(num_components=2, steps=5).fit(x, progress="off")
+    assert fitted.grids() == {}
+    y = fitted.sample(50, seed=0)["y"]
+    assert not torch.equal(y, y.round())
