@@ -55,15 +55,19 @@ class Call:
         Args:
             run: what `phlogiston.load` takes.
         """
+        lines = "\n".join([*self.before, self.line()])
+        torch = "import torch\n\n" if "torch." in lines else ""
+        return f"{torch}import phlogiston as ph\n\nsystem = ph.load({run!r})\n{lines}\n"
+
+    def line(self) -> str:
+        """The call itself, in one line or in several."""
         given = [literal(value) for value in self.positional]
         given += [f"{name}={literal(value)}" for name, value in self.options.items()]
         line = f"{self.result} = system.{self.method}({', '.join(given)})"
         if len(line) > 110:
             inside = "".join(f"    {part},\n" for part in given)
             line = f"{self.result} = system.{self.method}(\n{inside})"
-        lines = "\n".join([*self.before, line])
-        torch = "import torch\n\n" if "torch." in lines else ""
-        return f"{torch}import phlogiston as ph\n\nsystem = ph.load({run!r})\n{lines}\n"
+        return line
 
 
 def literal(value: Any) -> str:

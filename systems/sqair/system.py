@@ -26,7 +26,7 @@ from phlogiston.systems.base import Role, System
 from phlogiston.systems.calls import at_least, seeded
 from phlogiston.systems.frames import refuse_zeros_and_ones
 from phlogiston.systems.options import from_config
-from phlogiston.systems.sqair import posterior
+from phlogiston.systems.sqair import freezing, posterior
 from phlogiston.systems.sqair.config import Config as SQAIRConfig
 from phlogiston.systems.sqair.tracking import Track, Tracker, tracks_of
 from phlogiston.systems.sqair.training import stages
@@ -307,18 +307,20 @@ class SQAIR(System):
         remove: int | None = None,
         move: tuple[int, float, float] | None = None,
         swap: tuple[int, int] | None = None,
+        freeze: int | None = None,
         first: int = 0,
         propagate: int = 0,
         num_particles: int = 10,
         seed: int | None = 0,
     ) -> dict[str, Tensor]:
-        """What a video would look like if an object were gone, elsewhere, or looked like another.
+        """What a video would look like if an object were gone, elsewhere, held still, or looked like another.
 
         Args:
             x: one video, (1, frames, ...).
             remove: identity of an object to take away.
             move: identity of an object, and pixels to the right and down.
             swap: identities of two objects that exchange what they look like.
+            freeze: identity of an object that stays where it is, from `first` on and in the frames that follow.
             first: the first frame that is changed.
             propagate: continue the changed scene for so many frames after the last frame of the video.
             num_particles: guesses; the best is edited.
@@ -326,7 +328,7 @@ class SQAIR(System):
 
         Returns:
             `x` (1, frames + propagate, channels, height, width), means of pixels; `boxes`, `presence`, `ids` of the
-            video's frames after the change, and `before`, the video as inferred.
+            same frames after the change, and `before`, the video as inferred.
 
         Raises:
             DataError: no such object; the message lists those there are.
@@ -340,11 +342,15 @@ class SQAIR(System):
             scenes = posterior.edit(
                 posterior.latents(best), remove=remove, move=move, swap=swap, shape=self.model.shape, first=first
             )
+            if freeze is not None:
+                scenes = freezing.freeze(scenes, freeze, first)
             pictures = posterior.show(self.model, scenes)
             if propagate:
                 last = posterior.replaced(result.best_last(), scenes[-1])
-                more, _ = posterior.extend(self.model, last, propagate, births=False)
+                with freezing.Held(scenes[-1], freeze):
+                    more, states = posterior.extend(self.model, last, propagate, births=False)
                 pictures = torch.cat([pictures, more[0]], 1)
+                scenes += [{"presence": s.presence[0], "where": s.where[0], "ids": s.ids[0]} for s in states]
         presence = torch.stack([scene["presence"] for scene in scenes], 1)
         where = torch.stack([scene["where"] for scene in scenes], 1)
         return {

@@ -100,7 +100,7 @@ function figures(answer, took) {
       const error = answer.log_evidence_error;
       const bar = error === null ? (answer.why_no_error ? ` (no error bar: ${answer.why_no_error})` : "")
         : error > 0 ? ` ± ${error.toPrecision(2)}` : " (exact)";
-      fact("log evidence", answer.log_evidence === null ? "unknown" : `${tell(answer.log_evidence, 1)}${bar} nats`, "evidence");
+      fact("log evidence", answer.log_evidence === null ? `none: ${answer.why_no_evidence || "the method gives none"}` : `${tell(answer.log_evidence, 1)}${bar} nats`, "evidence");
     }
     fact("took", `${Math.round(took)} ms`, "took");
   }

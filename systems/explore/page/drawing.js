@@ -33,7 +33,7 @@ export function mount(place, info, changed, state) {
     heat.element, count.element,
     h("div", { class: "split" }, gallery, h("figure", { class: "joint" }, paper.element, h("figcaption", { text: "draw here" }))));
   return {
-    samples: false,
+    samples: info.weighed,  // of the latents
     state: () => ({ strokes, temperature: heat.value, count: count.value }),
     question: () => ({ strokes, temperature: heat.value, count: count.value, step: info.step }),
     show(answer) {

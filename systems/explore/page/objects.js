@@ -1,4 +1,4 @@
-// Moving objects: boxes with identities over a video; choose one, remove or move it, and roll the scene forward.
+// Moving objects: boxes with identities over a video; choose one, remove, move or freeze it, and roll the scene forward.
 
 import { draggable, h, slider } from "./ui.js";
 import { canvas, decode, draw, player } from "./frames.js";
@@ -6,7 +6,7 @@ import { canvas, decode, draw, player } from "./frames.js";
 const COLOURS = ["#e8590c", "#1c7ed6", "#2f9e44", "#ae3ec9", "#e03131", "#0c8599"];
 
 export function mount(place, info, changed, state) {
-  let video = state.video ?? 0, remove = state.remove ?? null, move = state.move ?? null, chosen = state.chosen ?? null;
+  let video = state.video ?? 0, remove = state.remove ?? null, move = state.move ?? null, freeze = state.freeze ?? null, chosen = state.chosen ?? null;
   let seen = null, model = null, answer = null, grip = null;
   const scale = 5;
   const left = canvas(50, 50, "The video, with a box for every object that was found", { id: "video" });
@@ -15,7 +15,7 @@ export function mount(place, info, changed, state) {
   const names = h("div", { class: "row", role: "group", "aria-label": "Objects" });
   const words = h("p", { id: "change", class: "said" });
   const time = player(paint);
-  const videos = h("select", { "aria-label": "Video", onchange: (event) => { video = Number(event.target.value); remove = move = chosen = null; changed(); } },
+  const videos = h("select", { "aria-label": "Video", onchange: (event) => { video = Number(event.target.value); chosen = null; put({}); } },
     ...Array.from({ length: info.videos }, (_, k) => h("option", { value: k, text: `held-out video ${k + 1}`, selected: k === video })));
 
   const big = (element, pictures, t, boxes) => {
@@ -44,14 +44,17 @@ export function mount(place, info, changed, state) {
   function draw_names() {
     names.replaceChildren(h("span", { text: answer.identities.length ? "Objects" : "No object was found." }), ...answer.identities.map((id) => h("button", {
       type: "button", text: String(id), "aria-label": `Object ${id}`, "aria-pressed": String(id === chosen), onclick: () => { choose(id); } })));
-    words.textContent = remove !== null ? `Without object ${remove}` : move ? `Object ${move[0]} moved by ${move[1]} right, ${move[2]} down` : "As it was found";
+    words.textContent = remove !== null ? `Without object ${remove}` : freeze ? `Object ${freeze[0]} held where it is in frame ${freeze[1] + 1}, from there on` : move ? `Object ${move[0]} moved by ${move[1]} right, ${move[2]} down` : "As it was found";
+  }
+  function put(change) {  // one change at a time
+    [remove, move, freeze] = [change.remove ?? null, change.move ?? null, change.freeze ?? null];
+    changed();
   }
   function choose(id) { chosen = id; draw_names(); paint(time.frame); changed(); }
   const nudge = (dx, dy) => {
     if (chosen === null) return;
     const before = move && move[0] === chosen ? move : [chosen, 0, 0];
-    [move, remove] = [[chosen, Math.round(before[1] + dx), Math.round(before[2] + dy)], null];
-    changed();
+    put({ move: [chosen, Math.round(before[1] + dx), Math.round(before[2] + dy)] });
   };
   draggable(left, {
     begin(x, y) {
@@ -66,24 +69,26 @@ export function mount(place, info, changed, state) {
     },
     move(x, y) {
       const to = [chosen, Math.round(x * seen.width - grip.x), Math.round(y * seen.height - grip.y)];
-      if (to[1] || to[2]) { [move, remove] = [to, null]; changed(); }
+      if (to[1] || to[2]) put({ move: to });
     },
   });
   place.append(
     h("p", { class: "how", text: "Boxes are what was found without labels, a number for each identity. Drag a box in the video to move "
-      + "that object in the model's version, or choose one and remove it; then roll the scene forward." }),
+      + "that object in the model's version, or choose one and remove it, or freeze it where it is now; then roll the scene forward." }),
     h("div", { class: "row" }, videos, names,
-      h("button", { type: "button", text: "Remove", onclick: () => { if (chosen !== null) { [remove, move] = [chosen, null]; changed(); } } }),
+      h("button", { type: "button", text: "Remove", onclick: () => { if (chosen !== null) put({ remove: chosen }); } }),
+      h("button", { type: "button", text: "Freeze", title: "hold the chosen object where it is in the frame shown", onclick: () => {
+        if (chosen !== null) put({ freeze: [chosen, Math.min(time.frame, seen.count - 1)] }); } }),
       ...[["←", -4, 0], ["→", 4, 0], ["↑", 0, -4], ["↓", 0, 4]].map(([text, dx, dy]) => h("button", { type: "button", text,
         "aria-label": `Move by ${Math.abs(dx + dy)} pixels ${text}`, onclick: () => nudge(dx, dy) })),
-      h("button", { type: "button", text: "As it was", onclick: () => { remove = move = null; changed(); } })),
+      h("button", { type: "button", text: "As it was", onclick: () => put({}) })),
     roll.element, words, time.element,
     h("div", { class: "pair" }, h("figure", { class: "joint" }, left, h("figcaption", { text: "the video" })),
       h("figure", { class: "joint" }, right, h("figcaption", { text: "the model's version" }))));
   return {
     samples: false,
-    state: () => ({ video, remove, move, chosen, roll: roll.value }),
-    question: () => ({ video, remove, move, roll: roll.value }),
+    state: () => ({ video, remove, move, freeze, chosen, roll: roll.value }),
+    question: () => ({ video, remove, move, freeze, roll: roll.value }),
     show(now) {
       answer = now;
       [seen, model] = [decode(now.video), decode(now.model)];

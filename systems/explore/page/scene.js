@@ -81,7 +81,8 @@ export function mount(place, info, changed, state) {
       truth.parentElement.hidden = !answer.truth;
       if (answer.truth) draw(truth, decode(answer.truth), 0);
       words.textContent = `${on.size} of ${count} photographs known; largest sd ${answer.largest_sd.toFixed(3)}`
-        + (answer.squared_error === null ? "" : `; squared error ${answer.squared_error.toFixed(4)}`);
+        + (answer.squared_error === null ? "" : `; squared error ${answer.squared_error.toFixed(4)}`)
+        + (answer.bound === null ? "" : `; log density of that photograph at least ${answer.bound.toFixed(0)} ± ${answer.bound_error.toPrecision(2)} nats`);
     },
   };
 }

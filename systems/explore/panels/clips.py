@@ -16,7 +16,8 @@ from phlogiston.systems.explore.panels.rows import bytes_of, held_out
 from phlogiston.systems.vdsm.pictures import varied
 
 MOST = 5
-METHOD = "codes inferred from the clips and rendered anew; no random number"
+METHOD = "the encoder's mean codes, rendered anew; no random number"
+WHY = "codes are read off the clips by a network, not weighed"
 
 
 def describe(system: Any, run: str) -> dict[str, Any]:
@@ -35,4 +36,11 @@ def ask(system: Any, run: str, question: Mapping[str, Any]) -> dict[str, Any]:
     call = Call("swap_grid", (given,), {}, before=(rows.line,))
     with torch.no_grad():
         grid = call(system)
-    return {"method": METHOD, "python": call.text(run), "grid": bytes_of(grid), "clips": bytes_of(clips)}
+    return {
+        "method": METHOD,
+        "log_evidence": None,
+        "why_no_evidence": WHY,
+        "python": call.text(run),
+        "grid": bytes_of(grid),
+        "clips": bytes_of(clips),
+    }

@@ -70,16 +70,35 @@ def samples_of(question: Mapping[str, Any], default: int = 1000) -> int:
     return whole(question, "samples", default, 1, MOST_SAMPLES)
 
 
-def told(answer: Answer, call: Call, run: str) -> dict[str, Any]:
-    """How far to trust an answer, and the Python that repeats it."""
+def unweighed(drawn: int, why: str) -> dict[str, Any]:
+    """What the page says where all draws count the same, and why there is no log evidence."""
+    return {
+        "ess": float(drawn),
+        "num_samples": drawn,
+        "log_evidence": None,
+        "log_evidence_error": None,
+        "why_no_evidence": why,
+    }
+
+
+def given_nothing(drawn: int) -> dict[str, Any]:
+    """What the page says of plain draws where nothing is known: they are exact, and nothing has probability one."""
+    return {"ess": float(drawn), "num_samples": drawn, "log_evidence": 0.0, "log_evidence_error": 0.0}
+
+
+def trust(answer: Answer) -> dict[str, Any]:
+    """How far to trust an answer: its effective samples, and the log evidence with its error."""
     evidence, error = answer.log_evidence, answer.log_evidence_error
     why = answer.details.get("log_evidence_error")
     return {
-        "method": answer.method,
         "ess": number(answer.ess.min()),
         "num_samples": answer.num_samples,
         "log_evidence": None if evidence is None else number(evidence.detach().sum()),
         "log_evidence_error": None if error is None else number(error.detach().square().sum().sqrt()),
         "why_no_error": why if isinstance(why, str) else "",
-        "python": call.text(run),
     }
+
+
+def told(answer: Answer, call: Call, run: str) -> dict[str, Any]:
+    """How far to trust an answer, and the Python that repeats it."""
+    return {"method": answer.method, **trust(answer), "python": call.text(run)}

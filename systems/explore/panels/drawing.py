@@ -5,16 +5,19 @@ A question is `{"strokes": [[[x, y], ...], ...], "temperature": t, "count": n, "
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from phlogiston.inference.query.evidence import Known
 from phlogiston.systems.explore.calls import Call
 from phlogiston.systems.explore.panels import strokes
-from phlogiston.systems.explore.panels.common import real, seed_of, whole
+from phlogiston.systems.explore.panels.common import given_nothing, real, samples_of, seed_of, trust, whole
 
-METHOD = "drawn point by point from the model; all ways count the same"
+METHOD = "drawn point by point, given the beginning"
+METHOD_LATENT = "latents weighed by the beginning, to which the figures belong; then drawn point by point"
 
 
 def describe(system: Any, run: str) -> dict[str, Any]:
@@ -27,7 +30,7 @@ def describe(system: Any, run: str) -> dict[str, Any]:
     else:
         x, length = rows.tensors["x"][..., -3:], rows.tensors["length"]
         shown = strokes.drawn(x[:8], length[:8])
-    return {**strokes.scale_of(x, length), "examples": shown}
+    return {**strokes.scale_of(x, length), "examples": shown, "weighed": _weighed(system)}
 
 
 def call_of(system: Any, question: Mapping[str, Any]) -> tuple[Call, list[list[float]]]:
@@ -53,10 +56,27 @@ def ask(system: Any, run: str, question: Mapping[str, Any]) -> dict[str, Any]:
     if begun and system.name != "sketch":  # what comes back there is the continuation alone
         x = np.concatenate([np.broadcast_to(np.asarray(begun), (len(x), len(begun), 3)), x], 1)
         length = length + len(begun)
+    figures = given_nothing(len(x))
+    if begun:
+        weighed = _weighed(system)
+        known = Call(
+            "query",
+            ({"x": Known(begun)},),
+            {"num_samples": max(2, samples_of(question)) if weighed else 2, "seed": seed_of(question)},
+            "evidence",
+        )
+        figures = trust(known(system)) | ({} if weighed else {"ess": float(len(x)), "num_samples": len(x)})
+        call = dataclasses.replace(call, before=(known.line(),))
     return {
-        "method": METHOD,
+        "method": METHOD_LATENT if begun and _weighed(system) else METHOD,
+        **figures,
         "python": call.text(run),
         "drawings": strokes.drawn(x, length),
         "origin": strokes.origin(question.get("strokes") or ()),
         "begun": strokes.drawn([begun], [len(begun)])[0] if begun else [],
     }
+
+
+def _weighed(system: Any) -> bool:
+    """Whether a drawing hangs on a latent, which a beginning tells something of."""
+    return bool(getattr(system.config, "latent", 0))

@@ -1,7 +1,7 @@
-"""Moving objects: a video with boxes and identities; one is removed or moved, and the model rolls the scene forward.
+"""Moving objects: a video with boxes and identities; one is removed, moved or frozen, and the scene rolled forward.
 
-A question is `{"video": row, "remove": identity or null, "move": [identity, right, down] or null, "roll": frames,
-"seed": s}`.
+A question is `{"video": row, "remove": identity or null, "move": [identity, right, down] or null,
+"freeze": [identity, frame] or null, "roll": frames, "seed": s}`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def call_of(run: str, question: Mapping[str, Any]) -> Call:
     rows, seed = held_out(run), seed_of(question)
     k, roll = rows.chosen(question, "video"), whole(question, "roll", 0, 0, 60)
     video = Named(f'{rows.text}[{k}:{k + 1}]["x"]', rows.split[k : k + 1]["x"])
-    remove, move = question.get("remove"), question.get("move")
+    remove, move, freeze = question.get("remove"), question.get("move"), question.get("freeze")
     options: dict[str, Any] = {"num_particles": GUESSES, "seed": seed}
     if remove is not None:
         options = {"remove": whole(question, "remove", 0, 0, 10_000), "propagate": roll, **options}
@@ -44,6 +44,10 @@ def call_of(run: str, question: Mapping[str, Any]) -> Call:
         if len(move) != 3 or not all(isinstance(v, int | float) for v in move):
             raise ConfigError("move must be an identity, and pixels to the right and down")
         options = {"move": (int(move[0]), float(move[1]), float(move[2])), "propagate": roll, **options}
+    elif freeze is not None:
+        if len(freeze) != 2 or not all(isinstance(v, int) and not isinstance(v, bool) and v >= 0 for v in freeze):
+            raise ConfigError("freeze must be an identity, and the frame from which on it is held")
+        options = {"freeze": freeze[0], "first": freeze[1], "propagate": roll, **options}
     elif roll:
         return Call("predict", (video, roll, 1), options, before=(rows.line,))
     else:

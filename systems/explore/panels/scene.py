@@ -13,11 +13,13 @@ import torch
 
 from phlogiston.errors import ConfigError
 from phlogiston.systems.explore.calls import Call, Named
-from phlogiston.systems.explore.panels.common import number, numbers, seed_of
+from phlogiston.systems.explore.panels.common import number, numbers, seed_of, unweighed
 from phlogiston.systems.explore.panels.rows import SHOWN, bytes_of, held_out
 
 PAINTED = 8
-METHOD = f"{PAINTED} views painted from the memory of the photographs; all count the same"
+WEIGHED = 16  # latents that say how probable a photograph is
+METHOD = f"{PAINTED} views painted from the memory of the photographs"
+WHY = "photographs are read into the memory by a network, not weighed by a likelihood"
 
 
 def describe(system: Any, run: str) -> dict[str, Any]:
@@ -55,12 +57,19 @@ def ask(system: Any, run: str, question: Mapping[str, Any]) -> dict[str, Any]:
         x, y, yaw = _three(question.get("camera"))
         pose = [round(x, 4), round(y, 4), float(poses[0, 2]), round(yaw, 4), *[0.0] * (poses.shape[1] - 4)]
     memory = system.observe(images[on], poses[on]) if on else system.observe()
-    lines = (
+    bound = None
+    lines: tuple[str, ...] = (
         rows.line,
         f"scene = {rows.text}[{k}:{k + 1}]",
         f'memory = system.observe(scene["images"][0][{on}], scene["poses"][0][{on}])' if on
         else "memory = system.observe()",
     )  # fmt: skip
+    if at is not None and int(at) not in on:
+        given = {"images": images[[int(at)]], "poses": poses[[int(at)]]}
+        text = f'{{"images": scene["images"][0][[{at}]], "poses": scene["poses"][0][[{at}]]}}'
+        options = {"memory": Named("memory", memory), "num_particles": WEIGHED}
+        score = Call("log_prob", (Named(text, given),), options, "score")
+        bound, lines = score(system), (*lines, score.line())
     call = Call(
         "sample_views", (Named("memory", memory), [pose], PAINTED), {"seed": seed_of(question)}, before=lines
     )  # fmt: skip
@@ -71,6 +80,9 @@ def ask(system: Any, run: str, question: Mapping[str, Any]) -> dict[str, Any]:
     error = None if truth is None else number((mean - truth / 255).square().mean())
     return {
         "method": METHOD,
+        **unweighed(PAINTED, WHY),
+        "bound": None if bound is None else number(bound.value[0]),
+        "bound_error": None if bound is None else number(bound.std_error[0]),
         "python": call.text(run),
         "view": bytes_of(mean),
         "spread": bytes_of(spread / spread.max().clamp_min(1e-6)),

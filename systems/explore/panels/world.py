@@ -11,12 +11,13 @@ from typing import Any
 
 from phlogiston.errors import ConfigError, PhlogistonError
 from phlogiston.systems.explore.calls import Call
-from phlogiston.systems.explore.panels.common import number, numbers, real, seed_of, whole
+from phlogiston.systems.explore.panels.common import number, numbers, real, seed_of, unweighed, whole
 from phlogiston.systems.explore.panels.rows import bytes_of
 from phlogiston.systems.world.dream_pictures import as_picture
 
 MOST = 10_000  # actions
-METHOD = "one dream, drawn step by step from the memory; nothing is weighed, so there is no evidence"
+METHOD = "one dream, drawn frame by frame from the memory"
+WHY = "a dream is drawn and not weighed"
 
 _open: dict[str, tuple[Any, Any]] = {}  # run -> what the last question was about, and where it stopped
 
@@ -54,6 +55,7 @@ def ask(system: Any, run: str, question: Mapping[str, Any]) -> dict[str, Any]:
     found = both.result()
     return {
         "method": METHOD,
+        **unweighed(1, WHY),
         "python": Call("replay", tuple(done), options).text(run),
         "dream": _told(found.dream),
         "game": None if found.game is None else _told(found.game),

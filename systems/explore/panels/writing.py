@@ -9,13 +9,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from phlogiston.errors import ConfigError
+from phlogiston.inference.query.evidence import Known
 from phlogiston.systems.explore.calls import Call
 from phlogiston.systems.explore.panels import strokes
-from phlogiston.systems.explore.panels.common import numbers, real, seed_of, whole
+from phlogiston.systems.explore.panels.common import numbers, real, seed_of, trust, unweighed, whole
 
 HANDS = 6
 MOST_CHARACTERS = 60
-METHOD = "written point by point from the model; all lines count the same"
+METHOD = "written point by point from the model"
+WHY = "a text is a condition and has no probability; choose a hand, whose line has one"
 
 
 def describe(system: Any, run: str) -> dict[str, Any]:
@@ -41,8 +43,16 @@ def ask(system: Any, run: str, question: Mapping[str, Any]) -> dict[str, Any]:
         raise ConfigError(f"text must have 1 to {MOST_CHARACTERS} characters; got {text!r}")
     options: dict[str, Any] = {"bias": real(question, "bias", 1.0, 0.0, 10.0), "seed": seed_of(question)}
     hand = question.get("hand")
+    count = whole(question, "count", 3, 1, 12)
+    figures = unweighed(count, WHY)
+    before: tuple[str, ...] = ()
     if hand is not None:
-        options["prime"] = ([[float(v) for v in step] for step in hand["steps"]], str(hand["text"]))
-    call = Call("write", (text, whole(question, "count", 3, 1, 12)), options)
+        steps, says = [[float(v) for v in step] for step in hand["steps"]], str(hand["text"])
+        options["prime"] = (steps, says)
+        about = Call("query", ({"x": Known(steps)},), {"num_samples": 2, "seed": 0, "text": says}, "evidence")
+        figures = {**trust(about(system)), "ess": float(count), "num_samples": count}
+        before = (about.line(),)
+    call = Call("write", (text, count), options, before=before)
     found = call(system)
-    return {"method": METHOD, "python": call.text(run), "drawings": strokes.drawn(found["x"], found["length"])}
+    drawings = strokes.drawn(found["x"], found["length"])
+    return {"method": METHOD, **figures, "python": call.text(run), "drawings": drawings}

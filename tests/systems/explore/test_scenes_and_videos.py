@@ -33,11 +33,16 @@ def test_a_camera_is_dragged_and_photographs_are_switched(visit: Callable, explo
     assert first["squared_error"] == pytest.approx(
         float(np.square(pictures(first["view"]) / 255.0 - pictures(first["truth"]) / 255.0).mean()), abs=2e-3
     )
+    assert "none: photographs are read" in visitor.page.inner_text("#evidence")
+    bound = visitor.repeated(first, "score")  # a photograph that was not given: how probable it is
+    assert first["bound"] == pytest.approx(float(bound.value[0]))
+    assert bound.kind == "lower bound"
     visitor.page.get_by_label("Photograph 1 as evidence", exact=True).click()
     without = visitor.settle()
     visitor.drag("#map", (0.3, 0.3), (0.5, 0.4), (0.6, 0.5))
     answer = visitor.settle()
     assert answer["truth"] is None
+    assert answer["bound"] is None
     assert visitor.page.get_by_text("truth", exact=True).is_hidden()
     assert "[1, 2, 3, 4]" in answer["python"]
     assert without["python"] != answer["python"]
@@ -68,13 +73,20 @@ def test_objects_are_found_removed_and_rolled_forward(served: Any, explore_runs:
     assert "no object" in served.ask("moving", "objects", {"remove": 9999})["error"].lower()
 
 
-def test_an_object_is_taken_out(serving: Callable) -> None:
+def test_an_object_is_taken_out_or_frozen(serving: Callable) -> None:
     """By the system that comes with the package, which finds objects."""
     with serving("sqair/moving-digits") as server:
         found = server.ask("sqair/moving-digits", "objects", {"video": 1, "seed": 2})
         name = found["identities"][0]
         gone = server.ask("sqair/moving-digits", "objects", {"video": 1, "seed": 2, "remove": name, "roll": 2})
+        held = server.ask("sqair/moving-digits", "objects", {"video": 1, "seed": 2, "freeze": [name, 4], "roll": 3})
     space: dict[str, Any] = {}
+    exec(held["python"], space)
+    assert np.array_equal(pictures(held["model"]), as_bytes(space["answer"]["x"][0]))
+    boxes = [[box[1:] for box in frame if box[0] == name] for frame in held["boxes"]]
+    assert len(boxes) == 13  # the video's, and those rolled forward: it stays there
+    assert boxes[4:] == [boxes[4]] * 9
+    assert boxes[:4] == [[box[1:] for box in frame if box[0] == name] for frame in found["boxes"][:4]]
     exec(gone["python"], space)
     own = space["answer"]
     assert np.array_equal(pictures(gone["model"]), as_bytes(own["x"][0]))
@@ -129,6 +141,8 @@ def test_actions_and_people_are_swapped(visit: Callable, explore_runs: dict[str,
         ("moving", "objects", {"video": -1}),
         ("moving", "objects", {"roll": 10**6}),
         ("moving", "objects", {"move": [0, "x", 1]}),
+        ("moving", "objects", {"freeze": [0]}),
+        ("moving", "objects", {"freeze": [99, 0]}),
         ("figures", "clips", {"first": 10**6}),
     ],
 )

@@ -36,12 +36,18 @@ def test_a_drawing_is_begun_with_the_mouse_and_gone_on_with(visit: Callable, exp
     assert "complete" in answer["python"]
     found = visitor.repeated(answer)
     same(answer["drawings"], found)
+    evidence = visitor.repeated(answer, "evidence")  # of the latents, as many as the page says
+    assert answer["num_samples"] == evidence.num_samples == 1000
+    assert answer["ess"] == pytest.approx(float(evidence.ess))
+    assert answer["log_evidence"] == pytest.approx(float(evidence.log_evidence))
+    assert f"{answer['log_evidence']:.2f}" in visitor.page.inner_text("#evidence")
     begun = np.asarray(answer["begun"][0])
     for drawing in answer["drawings"]:
         assert np.allclose(drawing[0][: len(begun)], begun, atol=1e-3)
     visitor.page.get_by_role("button", name="Empty sheet").click()
     answer = visitor.settle()
     assert answer["begun"] == []
+    assert (answer["ess"], answer["log_evidence"]) == (6.0, 0.0)  # nothing is known, draws are plain
     same(answer["drawings"], ph.load(explore_runs["letters"]).sample(6, temperature=0.6, seed=3))
     visitor.page.get_by_label("Begin as held-out drawing 1", exact=True).click()
     assert len(visitor.settle()["begun"]) >= 1
@@ -54,9 +60,12 @@ def test_a_text_is_written_in_a_hand_and_saved(visit: Callable, explore_runs: di
     visitor.page.fill("#text", "hello")
     answer = visitor.settle()
     same(answer["drawings"], system.write("hello", 3, bias=1.0, seed=0))
+    assert "none: a text is a condition" in visitor.page.inner_text("#evidence")
     visitor.page.get_by_label("Hand 1", exact=True).click()
     answer = visitor.settle()
     assert "prime" in answer["python"]
+    assert answer["log_evidence"] == pytest.approx(float(visitor.repeated(answer, "evidence").log_evidence))
+    assert "(exact)" in visitor.page.inner_text("#evidence")
     same(answer["drawings"], visitor.repeated(answer))
     with visitor.page.expect_download() as download:
         visitor.page.get_by_role("button", name="Save as SVG").click()
