@@ -8,8 +8,10 @@ Process time on one thread, medians over interleaved rounds.
 from __future__ import annotations
 
 import math
+import shutil
 import statistics
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -18,6 +20,8 @@ from torch import Tensor
 from phlogiston import datasets
 from phlogiston.inference.svi.engine import fit
 from phlogiston.systems.drmm.system import DRMM
+
+from .rows import Rows
 
 STEPS, ROUNDS, BATCH, WIDTH, K = 150, 7, 256, 8, 16
 OPTIONS = {"num_layers": 3, "num_components": K, "frame": "diag", "beam": WIDTH, "parameter_prior": False}
@@ -125,3 +129,24 @@ def test_sampling_speed() -> None:
     print("layer by layer, 10,000 rows: " + ", ".join(f"{layers} layers {ms:.1f} ms" for layers, ms in rows))
     # each layer past the first (a single table look-up) costs about the same
     assert rows[4][1] < 3 * 5 / 2 * rows[1][1]
+
+
+def test_a_compiled_training_step(row: Rows) -> None:
+    if shutil.which("g++") is None and shutil.which("clang++") is None:
+        pytest.skip("needs a C++ compiler")
+    data = datasets.load("swissroll")
+    systems = {on: DRMM(OPTIONS, compile=on).fit(data, steps=2, progress="off") for on in (False, True)}
+
+    def train(on: bool) -> None:
+        stage = replace(systems[on].stages()[0], steps=200)
+        fit(systems[on].training_pair()[0], None, data.train, stages=stage, progress="off")
+
+    row(
+        "drmm/compiled",
+        work="200 training steps of a DRMM, `diag` 3x16, batch 256, with `compile=true` once it is compiled",
+        ours=lambda: train(True),
+        alternative=lambda: train(False),
+        against="without",
+        bar=0.5,
+        rounds=7,
+    )

@@ -40,6 +40,7 @@ from phlogiston.distributions.paths import (
 )
 from phlogiston.distributions.sequential_draws import apply_factors
 from phlogiston.errors import ConfigError, ShapeError, unknown_name
+from phlogiston.models.compiled import Compiled
 from phlogiston.models.path_table import even_grid, pick
 from phlogiston.networks.beam import Beam, StreamTables, search
 from phlogiston.networks.frames import FRAMES, Frame, FrameName, compose, path_gaussian
@@ -417,8 +418,8 @@ class CollapsedDRMM(nn.Module):
     Args:
         model: the generative program; its parameters are shared.
         width: paths kept per layer; None for all (exact).
-        parameter_prior, table_sd, log_scale_sd: options of `systems.drmm.config.Config`; a global factor
-            `parameter_prior`.
+        parameter_prior, table_sd, log_scale_sd, compile: options of `systems.drmm.config.Config`; a global factor
+            `parameter_prior`, a search that is `Compiled`.
     """
 
     def __init__(
@@ -428,9 +429,11 @@ class CollapsedDRMM(nn.Module):
         parameter_prior: bool = False,
         table_sd: float = 1.0,
         log_scale_sd: float = 0.5,
+        compile: bool = False,
     ) -> None:
         super().__init__()
         self.model, self.width = model, width
+        self._find = Compiled(compile, "the density of a DRMM")
         self.parameter_prior, self.table_sd, self.log_scale_sd = parameter_prior, table_sd, log_scale_sd
 
     def forward(
@@ -449,7 +452,7 @@ class CollapsedDRMM(nn.Module):
         known = {name: streams.get(name) for name in model.categorical}
         with pyro.plate("data", n, dim=-1), row_weights(weight):
             mixture = PathMixture(
-                find=lambda rows: model.find(rows, width=self.width, mask=mask, streams=known),
+                find=lambda rows: self._find(model.find, rows, width=self.width, mask=mask, streams=known),
                 draw=lambda shape: model.generate(shape.numel())[1].reshape(*shape, model.features),
                 log_jacobian=(lambda rows: model.log_jacobian(mask, rows)) if model.cells else model.log_jacobian(mask),
                 batch_shape=(n,),
