@@ -18,11 +18,12 @@ from torch.nn.functional import adaptive_avg_pool2d, softplus
 
 from phlogiston.distributions.masked import MaskedNormal
 from phlogiston.guides.sqair_parts import Born, Frame, Kept
+from phlogiston.guides.sqair_sight import Sight, found, sight
 from phlogiston.models.sqair import LEAST, SQAIRModel
-from phlogiston.models.sqair_state import Dynamics
+from phlogiston.models.sqair_state import Dynamics, State
 from phlogiston.networks.occupied import Occupied
 from phlogiston.networks.perceptron import perceptron
-from phlogiston.networks.spatial import cover, crop, displacement, enlarged, moved, paste, placing, scale_of
+from phlogiston.networks.spatial import cover, crop, displacement, enlarged, logits_of, moved, placing, scale_of
 
 GRID, FINE = 13, 25  # positions where births may start, and pixels the search looks at, per axis
 
@@ -99,7 +100,7 @@ class ResidualParts(nn.Module):
 
     def look(self, picture: Tensor, where: Tensor) -> Tensor:
         """Glimpses (rows, pixels) of boxes."""
-        return crop(picture, where, self.model.glimpse).flatten(1)
+        return crop(picture, where, self.model.glimpse, span=self.model.span).flatten(1)
 
     # ----- propagation --------------------------------------------------------------------------------------------
 
@@ -112,11 +113,18 @@ class ResidualParts(nn.Module):
         parent = occupied.parent
         noise = occupied.take(frame.noise[..., : model.slots, :])
         what_before = occupied.take(before.what)
-        others, matched = self._others(frame, occupied, occupied.take(before.glimpse), rows.where_loc)
+        others, matched, seen_part = self._others(frame, occupied, before, rows)
         glance = self.look(others, enlarged(matched, 1.0 if self.matching else 1.5))
+        if seen_part is not None:
+            glance = glance + seen_part.complete(model, matched)
         loc, spread = self.follow(torch.cat([glance, matched, rows.memory], -1)).chunk(2, -1)
         base = matched if self.matching else rows.where_loc
         where_params = (base + loc, softplus(spread) + LEAST)
+        if seen_part is not None:
+            where_params = (
+                seen_part.between(rows.where_loc, where_params[0]),
+                seen_part.spread(rows.where_scale, where_params[1]),
+            )
         if frame.seen is not None:
             seen = frame.seen[parent].unsqueeze(-1)
             where_params = (
@@ -124,12 +132,20 @@ class ResidualParts(nn.Module):
                 torch.where(seen, where_params[1], rows.where_scale),
             )
         where = torch.addcmul(where_params[0], where_params[1], noise[:, 1:5])
-        code, spread = self.encoder(self.look(others, where)).chunk(2, -1)
+        glance = self.look(others, where)
+        if seen_part is not None:
+            glance = glance + seen_part.complete(model, where)
+        code, spread = self.encoder(glance).chunk(2, -1)
         gate, narrow = self.mix(torch.cat([code, what_before, rows.memory], -1)).chunk(2, -1)
         what_params = (
             what_before + torch.sigmoid(gate - 2.0) * (code - what_before),
             softplus(spread + narrow - 1.5) + LEAST,
         )
+        if seen_part is not None:
+            what_params = (
+                seen_part.between(rows.what_loc, what_params[0]),
+                seen_part.spread(rows.what_scale, what_params[1]),
+            )
         if frame.seen is not None:
             what_params = (
                 torch.where(seen, what_params[0], rows.what_loc),
@@ -137,11 +153,15 @@ class ResidualParts(nn.Module):
             )
         what = torch.addcmul(what_params[0], what_params[1], noise[:, 5:])
         glimpse = model.decode(what)
-        layers = paste(glimpse[:, : model.shape[0]], where, *model.shape[1:])
+        layers = model.place(glimpse[:, : model.shape[0]], where)
         gain = self._gain(layers, others)
         features = torch.tanh(gain.unsqueeze(-1) * self.gains)
         free = self.stay(torch.cat([what, what_before, features, where[:, :2]], -1)).squeeze(-1)
-        logits = (gain / 20.0).clamp(-7.0, 6.0).add(self.survival_bias).add(torch.tanh(free), alpha=self.freedom)
+        evidence = (gain / 20.0).clamp(-7.0, 6.0).add(torch.tanh(free), alpha=self.freedom)
+        logits = evidence + self.survival_bias
+        if seen_part is not None:
+            logits = evidence + (rows.presence.detach() - _DOUBT).clamp(min=self.survival_bias)
+            logits = seen_part.between(rows.presence.unsqueeze(-1), logits.unsqueeze(-1)).squeeze(-1)
         if frame.seen is not None:
             logits = torch.where(seen.squeeze(-1), logits, rows.presence)
         stays = occupied.counting(_coin(noise[:, 0], logits))
@@ -194,22 +214,31 @@ class ResidualParts(nn.Module):
             return result
 
     @torch.no_grad()
-    def _others(self, frame: Frame, occupied: Occupied, glimpse: Tensor, predicted: Tensor) -> tuple[Tensor, Tensor]:
-        """The frame minus all other objects, (rows, channels, height, width), and each object's matched box."""
+    def _others(
+        self, frame: Frame, occupied: Occupied, before: State, prior: Dynamics
+    ) -> tuple[Tensor, Tensor, Sight | None]:
+        """The frame minus all other objects, (rows, channels, height, width), each object's matched box, and how much
+        of it can be seen where the model lets objects hide.
+        """
         model = self.model
-        height, width = model.shape[1:]
-        pictures = glimpse[:, : model.shape[0]]
+        pictures = occupied.take(before.glimpse)[:, : model.shape[0]]
         parent = occupied.parent
-        where = predicted.detach()
+        where = prior.where_loc.detach()
         ground = frame.pixels.index_select(0, parent)
-        for turn in range(self.passes if self.matching else 0):
-            own = paste(pictures, where, height, width)
+        for _ in range(self.passes if self.matching else 0):
+            own = model.place(pictures, where)
             residual = ground - self._rest(own, parent, frame)
-            nats = self.temperature / self.precision
-            where = moved(where, displacement(own, residual, self.reach, nats), height, width)
-            del turn
-        own = paste(pictures, where, height, width)
-        return ground - self._rest(own, parent, frame), where
+            if model.hides:
+                last = occupied.take(before.where)
+                where = found(model, pictures, residual, last, prior, self.reach, self.precision)
+            else:
+                nats = self.temperature / self.precision
+                where = moved(where, displacement(own, residual, self.reach, nats), *model.shape[1:])
+        own = model.place(pictures, where)
+        others = ground - self._rest(own, parent, frame)
+        if not model.hides:
+            return others, where, None
+        return others * model.open if model.screen else others, where, sight(pictures, own, self.precision)
 
     def _rest(self, own: Tensor, parent: Tensor, frame: Frame) -> Tensor:
         total = own.new_zeros(frame.pixels.shape).index_add(0, parent, own)
@@ -240,6 +269,8 @@ class ResidualParts(nn.Module):
             residual = frame.pixels - canvas
             if model.background == "static":
                 residual = residual - model.picture
+            if model.screen:
+                residual = residual * model.open
             energy = self._uncovered(residual, covered)
             promising = possible & self._strong(energy, frame.seen)
             # where nothing is to be seen a birth is as good as excluded, and nothing needs to be computed
@@ -284,7 +315,7 @@ class ResidualParts(nn.Module):
         if kept is None:
             return out
         occupied = Occupied(kept.presence > 0)
-        boxes = cover(occupied.take(kept.where), height, width, self.model.glimpse)
+        boxes = cover(occupied.take(kept.where), height, width, self.model.glimpse, self.model.span)
         return out.index_add(0, occupied.parent, occupied.counting(boxes))
 
     def _nothing(self, rows: int, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -320,7 +351,7 @@ class ResidualParts(nn.Module):
         """
         model = self.model
         peak = self._peak(residual, energy)
-        start = torch.cat([model.where_loc.detach()[:2].expand(len(peak), 2), torch.atanh(peak)], -1)
+        start = torch.cat([model.where_loc.detach()[:2].expand(len(peak), 2), logits_of(peak, model.span)], -1)
         loc, spread = self.aim(self.look(residual, enlarged(start, 1.2))).chunk(2, -1)
         where_params = (start + loc, softplus(spread) + LEAST)
         if seen is not None:
@@ -337,8 +368,8 @@ class ResidualParts(nn.Module):
             what_params = (torch.where(there, code, 0.0), torch.where(there, what_params[1], 1.0))
         what = torch.addcmul(what_params[0], what_params[1], noise[:, 5:])
         glimpse = model.decode(what)
-        weights = placing(where, *model.shape[1:], model.glimpse)
-        layers = paste(glimpse[:, : model.shape[0]], where, *model.shape[1:], weights)
+        weights = placing(where, *model.shape[1:], model.glimpse, model.span)
+        layers = model.place(glimpse[:, : model.shape[0]], where, weights)
         with torch.no_grad():  # energy in the box that no other box covers, as a share of the least of an object
             evidence = (energy * _box(weights)).sum((1, 2)) / self.threshold
             features = torch.tanh(torch.stack([evidence - 1.0, evidence / 4], -1))
@@ -410,6 +441,7 @@ def _wide(apart: Tensor) -> Tensor:
 
 
 _FLOOR = -12.0  # logit of a birth where nothing is to be seen
+_DOUBT = 2.0  # by how much the logit of staying lies below the prior's where an object fits as well as nothing would
 _SLIGHT = 0.35  # share of the least energy of an object below which nothing is to be seen
 _BOX = [0.0] * 4 + [-3.0] * 4
 

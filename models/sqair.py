@@ -32,7 +32,7 @@ from phlogiston.models.sqair_state import Dynamics, State, counted, pixel_mask
 from phlogiston.networks.occupied import Occupied
 from phlogiston.networks.perceptron import linear, perceptron
 from phlogiston.networks.shared import Shared
-from phlogiston.networks.spatial import cover, paste
+from phlogiston.networks.spatial import cover, paste, placing
 
 PROPAGATION = ("first_memory", "cell.", "readout.", "later_logits")
 """Parameters that videos of one frame do not need."""
@@ -72,6 +72,8 @@ class SQAIRModel(nn.Module):
         background: str = "none",
         renderer: str = "sum",
         learn_std: bool = False,
+        outside: float = 0.0,
+        screen: bool = False,
         what_prior_scale: float = -2.0,
     ) -> None:
         super().__init__()
@@ -80,6 +82,11 @@ class SQAIRModel(nn.Module):
         self.presence, self.location, self.chain = presence, location, chain
         self.background, self.renderer, self.output = background, renderer, output
         self.later_births = min(later_births, slots)
+        self.span = 1.0 + outside
+        self.screen = screen
+        if screen:
+            self.open: Tensor
+            self.register_buffer("open", torch.ones(shape[1:]))
         channels = shape[0]
         self.planes = planes = channels + (renderer == "over")
         pixels = planes * glimpse[0] * glimpse[1]
@@ -130,8 +137,8 @@ class SQAIRModel(nn.Module):
         self.summary = perceptron([features + 4, hidden, hidden])
         self.count = perceptron([1, 10, self.slots + 1])
         self.chain_start = nn.Parameter(torch.zeros(4))
-        self.chain_state = nn.Parameter(torch.zeros(hidden))
-        self.chain_context = linear(2 * hidden + 1, 128)
+        self.chain_state = nn.Parameter(torch.zeros(4))  # as wide as the recurrent state, hence as a box
+        self.chain_context = linear(4 + hidden + 1, 128)
         self.chain_hidden = linear(4 + 128, 4)
         self.chain_read = linear(4, 8)
         with torch.no_grad():
@@ -192,7 +199,7 @@ class SQAIRModel(nn.Module):
     ) -> Tensor:
         """The deep-set summary of the objects that stay, (..., hidden); zero without any."""
         if presence is None or where is None or what is None:
-            return torch.zeros((*like.shape, self.chain_state.shape[0]), device=like.device)
+            return torch.zeros((*like.shape, self.chain_context.in_features - 5), device=like.device)
         parts = self.summary(torch.cat([what, where], -1))
         return (torch.where(presence.unsqueeze(-1) > 0, parts, 0.0)).sum(-2)
 
@@ -214,9 +221,8 @@ class SQAIRModel(nn.Module):
         """Loc and scale of a new box if nothing is known of the frame; under a chain, of the first."""
         if not self.chain:
             return self.where_loc, softplus(self.where_spread) + LEAST
-        inside = torch.nn.functional.elu(
-            self.chain_context(torch.cat([self.chain_state, self.chain_state.new_zeros(self.chain_state.shape[0] + 1)]))
-        )
+        nothing = self.chain_state.new_zeros(self.chain_context.in_features - 4)
+        inside = torch.nn.functional.elu(self.chain_context(torch.cat([self.chain_state, nothing])))
         return self._link(self.chain_start, inside)
 
     def _link(self, previous: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
@@ -249,13 +255,28 @@ class SQAIRModel(nn.Module):
         )
         return flat.reshape(*lead, *layers.shape[1:])
 
+    @property
+    def hides(self) -> bool:
+        """Whether objects may be there that cannot be seen: beside the picture, or behind something."""
+        return self.span > 1.0 or self.screen
+
+    def place(
+        self, glimpse: Tensor, where: Tensor, weights: tuple[Tensor, Tensor] | None = None, margin: int = 0
+    ) -> Tensor:
+        """Paste glimpses (rows, ...) where boxes are; with a margin also beside the picture and behind the screen."""
+        height, width = self.shape[1:]
+        if margin:
+            weights = placing(where, height, width, (glimpse.shape[-2], glimpse.shape[-1]), self.span, margin)
+        layers = paste(glimpse, where, height, width, weights, self.span)
+        return layers * self.open if self.screen and not margin else layers
+
     def render(self, presence: Tensor, where: Tensor, glimpse: Tensor) -> tuple[Tensor, Tensor | None]:
         """Canvas (..., channels, height, width) and, where needed, cover (..., height, width) of a scene."""
         occupied = Occupied(presence > 0)
         lead = presence.shape[:-1]
         height, width = self.shape[1:]
         boxes = occupied.take(where)
-        layers = paste(occupied.take(glimpse), boxes, height, width)
+        layers = self.place(occupied.take(glimpse), boxes)
         if self.renderer == "over":
             whole = occupied.put(layers)  # (..., slots, channels + 1, height, width)
             canvas = torch.zeros(*lead, *self.shape, device=where.device) + self._behind()
@@ -268,7 +289,7 @@ class SQAIRModel(nn.Module):
             canvas = canvas + self.picture
         if not self.needs_cover:
             return canvas, None
-        covers = cover(boxes, height, width, self.glimpse).unsqueeze(1)
+        covers = cover(boxes, height, width, self.glimpse, self.span).unsqueeze(1)
         return canvas, self.paint(covers, occupied, lead).squeeze(-3)
 
     def _behind(self) -> Tensor | float:

@@ -20,6 +20,7 @@ _PACE = {"inside": (4.0, 0.5), "topleft": (10.0, 3.0), "centre": (4.0, 0.5)}  # 
 _TRIES = 32
 _LEVELS = 5
 _CHUNK = 128
+_GREY = 128  # of the bar that things pass behind
 
 
 @dataclass(frozen=True)
@@ -135,27 +136,36 @@ def clips(
     colour: bool = False,
     seed: int = 0,
     part: str = "train",
+    screen: int = 0,
+    grain: float = 0.0,
 ) -> dict[str, Array]:
     """Make clips of some templates; arguments and result as for `load`, clip i the same however many there are."""
     most = max(max(counts), 1)
     draw = {
         name: stream(seed, "moving_digits", part, name)
-        for name in ("count", "which", "size", "place", "move", "noise", "turn", "colour")
+        for name in ("count", "which", "size", "place", "move", "noise", "turn", "colour", "grain")
     }
     number = np.asarray(counts)[(draw["count"].random(rows) * len(counts)).astype(int)]
     there = np.arange(most) < number[:, None]
     which = _distinct(draw["which"].random((rows, most)), len(templates.labels))
     size = (draw["size"].random((rows, most)) * templates.pixels.shape[1]).astype(int)
     extent = templates.sizes[which, size].astype(np.float64)  # (rows, most, 2)
-    start = _place(draw["place"].random((rows, _TRIES, most, 2)), extent, there, canvas)
+    bar = _bar(screen, canvas)
+    start = _place(draw["place"].random((rows, _TRIES, most, 2)), extent, there, canvas, bar)
     paths = _move(start, extent, draw["move"].random((rows, 2, most, 2)), draw["noise"], motion, frames, canvas)
     alive = _lifetimes(draw["turn"].random((rows, most, 2)), turnover, frames) & there[:, None]
     corner = np.round(paths).astype(np.int64)
     boxes = np.concatenate([corner, np.broadcast_to(extent[:, None], corner.shape)], -1).astype(np.float32)
-    seen = np.clip(np.minimum(corner + extent[:, None], canvas) - np.maximum(corner, 0), 0, None).prod(-1)
+    low, high = np.maximum(corner, 0), np.minimum(corner + extent[:, None], canvas)
+    shown = np.clip(high - low, 0, None)
+    behind = np.clip(np.minimum(high[..., 1], bar.stop) - np.maximum(low[..., 1], bar.start), 0, None)
+    seen = shown[..., 0] * (shown[..., 1] - behind)
     visible = seen / extent.prod(-1)[:, None] * alive
     paint = _colours(draw["colour"].random((rows, most))) if colour else None
     x = _draw(templates, which, size, corner, alive, canvas, occlusion, paint)
+    x[..., bar] = _GREY
+    if grain:
+        _add_noise(x, grain, draw["grain"])
     return {
         "x": x,
         "count": alive.sum(-1),
@@ -165,6 +175,20 @@ def clips(
         "ids": np.where(there, np.arange(most), -1),
         "label": np.where(there, templates.labels[which], -1),
     }
+
+
+def _bar(screen: int, canvas: int) -> slice:
+    """Columns of a bar in the middle of the canvas."""
+    first = (canvas - screen) // 2
+    return slice(first, first + screen)
+
+
+def _add_noise(x: Array, grain: float, noise: np.random.Generator) -> None:
+    """Add noise to pixels in place, some clips at a time; what leaves 0 .. 255 is cut off."""
+    for first in range(0, len(x), _CHUNK):
+        some = x[first : first + _CHUNK]
+        drawn = 255.0 * grain * noise.standard_normal(some.shape, dtype=np.float32)
+        some[:] = np.clip(np.round(some + drawn), 0, 255).astype(np.uint8)
 
 
 def _distinct(uniform: Array, count: int) -> Array:
@@ -178,12 +202,16 @@ def _distinct(uniform: Array, count: int) -> Array:
     return chosen
 
 
-def _place(uniform: Array, extent: Array, there: Array, canvas: int) -> Array:
-    """First positions: whole boxes on the canvas, disjoint; of several tries the first that does, or the best."""
+def _place(uniform: Array, extent: Array, there: Array, canvas: int, bar: slice) -> Array:
+    """First positions: whole boxes on the canvas, disjoint and not behind the bar; of several tries the best."""
     corner = uniform * (canvas - extent)[:, None]  # (rows, tries, most, 2)
     most = extent.shape[1]
     overlap = np.zeros(uniform.shape[:2])
     for i in range(most):
+        if bar.stop > bar.start:
+            left, right = corner[:, :, i, 1], corner[:, :, i, 1] + extent[:, None, i, 1]
+            behind = np.clip(np.minimum(right, bar.stop) - np.maximum(left, bar.start) + 1, 0, None)
+            overlap += behind * extent[:, None, i, 0] * there[:, None, i]
         for j in range(i):
             low = np.maximum(corner[:, :, i], corner[:, :, j])
             high = np.minimum(corner[:, :, i] + extent[:, None, i], corner[:, :, j] + extent[:, None, j])

@@ -4,10 +4,11 @@ The set on which SQAIR was published (Kosiorek, Kim, Posner and Teh, *Sequential
 none, one or two digits per clip on a canvas of 50 x 50; position, velocity and acceleration per axis; at the bounds
 velocity and acceleration turn round. The published protocol (`bounds="topleft"`) keeps the box's top left corner on
 the canvas, so that a digit may leave it through the right and the lower edge although it still counts;
-`bounds="inside"` keeps the whole box visible and moves more gently.
+`bounds="inside"` keeps the whole box visible and moves more gently. With `screen` they pass behind a grey bar.
 
 Digits come from scikit-learn's 8 x 8 pictures, enlarged (`source="digits"`), or from MNIST (`source="mnist"`), each
-cut to its bounding box. Training, validation and test clips show different digits.
+cut to its bounding box; `shapes` mixes discs and squares of several shades among them. Training, validation and test
+clips show different digits.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ INFO = Info(
     licence="digits: CC BY 4.0 (UCI Machine Learning Repository), shipped inside scikit-learn; MNIST: CC BY-SA 3.0",
     rows="8,000 / 256 / 256",
     shape="10 frames of 50 x 50",
-    notes="bounds='topleft' is the published protocol; source='mnist' takes MNIST's digits.",
+    notes="bounds='topleft' is the published protocol; source='mnist' takes MNIST's digits; screen=24 hides some.",
 )
 
 SOURCES = ("digits", "mnist")
@@ -52,6 +53,9 @@ def load(
     occlusion: Literal["max", "sum", "over"] = "max",
     turnover: float = 0.0,
     colour: bool = False,
+    shapes: bool = False,
+    screen: int = 0,
+    grain: float = 0.0,
     seed: int = 0,
 ) -> Dataset:
     """Make clips.
@@ -71,17 +75,43 @@ def load(
         occlusion: pixels of several digits combine by their maximum, their sum (cut at white), or the last one covers.
         turnover: probability that a digit enters late or leaves early.
         colour: paint each digit in a colour of its own; frames then have three channels.
+        shapes: half of the pictures are discs (label 10) and squares (label 11).
+        screen: width in pixels of an upright bar in the middle of the canvas, behind which things are hidden.
+        grain: standard deviation of the noise on every pixel, as a share of white.
         seed: of everything.
 
     Returns:
         Splits with `x` uint8 (clips, frames, canvas, canvas), or (clips, frames, 3, canvas, canvas) in colour; `count`
         int64 (clips, frames); `boxes` float32 (clips, frames, digits, 4) as y, x, height, width in pixels; `present`
-        bool and `visible` float32 (clips, frames, digits), the share of the box on the canvas; `ids` and `label` int64
-        (clips, digits), -1 where there is no such digit.
+        bool and `visible` float32 (clips, frames, digits), the share of the box on the canvas and not
+        behind the bar; `ids` and `label` int64 (clips, digits), -1 where there is no such digit.
 
     Raises:
         DataError: options out of range, or digits larger than the canvas.
     """
+    _check(source, frames, canvas, counts, occlusion, turnover, screen, grain)
+    motion = Motion(bounds, speed, acceleration, noise)
+    parts = []
+    for (name, rows), (pictures, labels) in zip(sized_parts(sizes, "clips"), _pictures(source, root), strict=True):
+        if shapes:
+            pictures, labels = _with_shapes(pictures, labels)
+        templates = prepare_templates(pictures, labels, scale, canvas)
+        tensors = clips(
+            rows, templates, motion, frames, canvas, counts, occlusion, turnover, colour, seed, name, screen, grain
+        )
+        parts.append(Split(tensors, sequences=SEQUENCES))
+    return Dataset.of(
+        INFO,
+        parts,
+        kind="built in" if source == "digits" else "fetched",
+    )
+
+
+def _check(
+    source: str, frames: int, canvas: int, counts: tuple[int, ...], occlusion: str, turnover: float, screen: int,
+    grain: float,
+) -> None:  # fmt: skip
+    """Refuse options that make no clips."""
     if source not in SOURCES:
         raise unknown_name("source of moving digits", source, SOURCES)
     if occlusion not in OCCLUSION:
@@ -92,21 +122,8 @@ def load(
         )
     if not 0.0 <= turnover <= 1.0:
         raise DataError(f"turnover={turnover}: a probability is expected.")
-    motion = Motion(bounds, speed, acceleration, noise)
-    parts = []
-    for (name, rows), (pictures, labels) in zip(sized_parts(sizes, "clips"), _pictures(source, root), strict=True):
-        templates = prepare_templates(pictures, labels, scale, canvas)
-        parts.append(
-            Split(
-                clips(rows, templates, motion, frames, canvas, counts, occlusion, turnover, colour, seed, name),
-                sequences=SEQUENCES,
-            )
-        )
-    return Dataset.of(
-        INFO,
-        parts,
-        kind="built in" if source == "digits" else "fetched",
-    )
+    if not 0 <= screen < canvas or not 0.0 <= grain <= 1.0:
+        raise DataError(f"screen={screen}, grain={grain}: a width below canvas={canvas}, and 0 .. 1, are expected.")
 
 
 def endless(
@@ -127,6 +144,19 @@ def endless(
         part = f"endless {step}"
         yield clips(batch, templates, motion or Motion(), frames, canvas, (0, 1, 2), "max", 0.0, False, seed, part)
         step += 1
+
+
+def _with_shapes(pictures: Array, labels: Array) -> tuple[Array, Array]:
+    """As many discs and squares as digits, of six shades, after these."""
+    side = pictures.shape[-1]
+    at = np.arange(side) - (side - 1) / 2
+    radius = 10.0
+    disc = np.clip(radius - np.hypot(at[:, None], at) + 0.5, 0.0, 1.0)
+    square = ((np.abs(at) < radius - 1)[:, None] & (np.abs(at) < radius - 1)).astype(float)
+    index = np.arange(len(pictures))
+    shade = 0.5 + 0.1 * (index // 2 % 6)
+    more = np.where((index % 2 == 0)[:, None, None], disc, square) * shade[:, None, None]
+    return np.concatenate([pictures, more.astype(pictures.dtype)]), np.concatenate([labels, 10 + index % 2])
 
 
 def _pictures(source: str, root: str | PathLike[str] | None) -> list[tuple[Array, Array]]:

@@ -34,6 +34,10 @@ class Config:
             ("velocity"), or nothing ("absolute").
         chain: let a new object's box depend on the one born before it, and births on what is there already.
         background: "none", "mean" (a trainable picture that shows where objects are) or "static" (one behind them).
+        outside: how far beside the picture an object's centre may be and still be followed, as a share of half the
+            picture.
+        screen: pixels of a "static" background that never change hide what is behind them, and objects there are
+            followed.
         renderer: "sum" adds objects up, "over" puts later slots in front.
         parts: the guide's networks: "residual" (fast) or "paper".
         propagation: how the residual guide finds an object again: by matching its picture ("match") or by a look at
@@ -73,6 +77,8 @@ class Config:
     location: Literal["velocity", "residual", "absolute"] = "velocity"
     chain: bool = False
     background: Literal["none", "mean", "static"] = "none"
+    outside: float = 0.0
+    screen: bool = False
     renderer: Literal["sum", "over"] = "sum"
     parts: Literal["residual", "paper"] = "residual"
     propagation: Literal["match", "glimpse"] = "match"
@@ -109,7 +115,11 @@ class Config:
         for name in ("match_from", "decay_from", "decay_to"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} must lie in 0 .. 1; got {getattr(self, name)}")
-        at_least(self, 0, "background_std")
+        at_least(self, 0, "background_std", "outside")
+        if self.parts == "paper" and (self.outside or self.screen):
+            raise ConfigError("outside and screen belong to parts 'residual'; what is hidden, parts 'paper' lose")
+        if self.screen and self.background != "static":
+            raise ConfigError(f"screen is a part of background 'static'; got background={self.background!r}")
         if min(self.glimpse) < 4:
             raise ConfigError(f"glimpse is {self.glimpse}; at least 4 pixels each way are needed")
         if len(self.lengths) != len(self.shares) or not self.lengths or min(self.lengths) < 1:

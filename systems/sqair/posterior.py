@@ -193,22 +193,22 @@ def latents(result: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
 
 
 def edit(
+    model: SQAIRModel,
     scenes: list[dict[str, Tensor]],
     *,
     remove: int | None = None,
     move: tuple[int, float, float] | None = None,
     swap: tuple[int, int] | None = None,
-    shape: tuple[int, int, int],
     first: int = 0,
 ) -> list[dict[str, Tensor]]:
     """Change one object of one video's scenes from a frame on.
 
     Args:
+        model: the generative program.
         scenes: as `latents` gives them, of one video.
         remove: identity of the object to take away.
         move: identity, and pixels to the right and down.
         swap: two identities that exchange what they look like.
-        shape: channels, height, width of frames.
         first: the first frame changed.
 
     Raises:
@@ -234,7 +234,7 @@ def edit(
             if move is not None:
                 chosen = changed["ids"] == move[0]
                 step = torch.tensor([move[1], move[2]], dtype=changed["where"].dtype)
-                changed["where"][chosen] = moved(changed["where"][chosen], step, shape[1], shape[2])
+                changed["where"][chosen] = moved(changed["where"][chosen], step, *model.shape[1:], model.span)
             if swap is not None:
                 a, b = (changed["ids"] == name for name in swap)
                 if bool(a.any()) and bool(b.any()):
@@ -280,6 +280,6 @@ def log_prob_of_nothing(model: SQAIRModel, x: Tensor) -> Tensor:
     return torch.cat(out)
 
 
-def boxes(where: Tensor, presence: Tensor, shape: tuple[int, int, int]) -> Tensor:
+def boxes(model: SQAIRModel, where: Tensor, presence: Tensor) -> Tensor:
     """Boxes in pixels (..., 4) as x, y, width, height; zero where nothing is."""
-    return pixel_boxes(where, shape[1], shape[2]) * presence.unsqueeze(-1)
+    return pixel_boxes(where, *model.shape[1:], model.span) * presence.unsqueeze(-1)

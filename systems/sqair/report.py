@@ -8,7 +8,7 @@ Groups of metrics; truth that is needed: `count` (videos, frames), `boxes` (vide
     count            accuracy of the posterior, of its mode, and of connected components: frame by frame, by the median
                      and by the maximum over time; over-counts; calibration
     tracking         MOTA, IDF1, identity switches per object and frame, share of matched objects, centre error, and the
-                     share of crossing pairs that keep their identities
+                     shares of crossing pairs, and of objects hidden for some frames, that keep their identities
     prediction       errors of predicted centres, beside those of objects that stay where they are
     addition         the sum of the digits read off the sum of their codes
     places           the least energy of a slot that claims to hold an object
@@ -16,9 +16,7 @@ Groups of metrics; truth that is needed: `count` (videos, frames), `boxes` (vide
 
 from __future__ import annotations
 
-import itertools
 import warnings
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,10 +26,12 @@ from torch import Tensor
 from phlogiston.evaluate.metric import Metric, from_rows
 from phlogiston.evaluate.tracking import Frame, count_accuracy, track_metrics
 from phlogiston.inference.query.answer import Answer
-from phlogiston.networks.spatial import shift_of
+from phlogiston.models.sqair import SQAIRModel
+from phlogiston.networks.spatial import pixel_boxes
 from phlogiston.systems.calls import seeded
 from phlogiston.systems.evaluation import Evaluation, FigureFunction, MetricFunction
 from phlogiston.systems.sqair import pictures, posterior
+from phlogiston.systems.sqair.identities import CROSSING, HIDDEN, LONGEST, NEAR, crossings, hidings
 from phlogiston.systems.sqair.posterior import Posterior
 from phlogiston.systems.sqair.system import SQAIR
 from phlogiston.systems.sqair.videos import checked, components, scaled
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
 
 NUM_PARTICLES = 5  # per video
 BATCH = 64  # videos at a time
-CROSSING = 10.0  # pixels between centres within which two objects are on top of each other
-NEAR = 5.0  # pixels within which a track matches an object
 OBSERVED = 5  # frames seen before a prediction
 
 
@@ -240,7 +238,7 @@ def tracking(e: Evaluation[SQAIR]) -> dict[str, Metric]:
     generator = torch.Generator().manual_seed(0)
     for part in _posteriors(e):
         chosen = part.pick(generator)
-        boxes = posterior.boxes(chosen["where"], chosen["presence"], system.model.shape).double().numpy()
+        boxes = posterior.boxes(system.model, chosen["where"], chosen["presence"]).double().numpy()
         ids, there = chosen["ids"].numpy(), chosen["presence"].numpy()
         tracked += [_frames(b, p, i) for b, p, i in zip(boxes, there, ids, strict=True)]
     real = truth_frames(tensors)
@@ -254,43 +252,12 @@ def tracking(e: Evaluation[SQAIR]) -> dict[str, Metric]:
     if met:
         detail = {"unit": "pairs that kept their identities", "near": CROSSING}
         out["crossings_kept"] = from_rows(np.array(met, float), "estimate", True, detail)
-    return out
-
-
-def crossings(real: Sequence[Frame], tracked: Sequence[Frame]) -> list[bool]:
-    """For each time two objects meet and part again, whether both keep their identities through it.
-
-    They meet while their centres are within `CROSSING` pixels; what counts is who followed them in the last frame
-    before and the first one after. An object that nobody follows there has not kept its identity.
-    """
-
-    def follower(time: int, name: Any) -> Any:
-        x, y, w, h = real[time][name]
-        near = [
-            (float(np.hypot(b[0] + b[2] / 2 - x - w / 2, b[1] + b[3] / 2 - y - h / 2)), track)
-            for track, b in tracked[time].items()
-        ]
-        return min(near)[1] if near and min(near)[0] <= 2 * NEAR else None
-
-    out = []
-    names = sorted({name for frame in real for name in frame}, key=str)
-    for one, other in itertools.combinations(names, 2):
-        apart: list[bool | None] = []
-        for frame in real:
-            if one in frame and other in frame:
-                a, b = np.array(frame[one]), np.array(frame[other])
-                apart.append(bool(np.linalg.norm(a[:2] + a[2:] / 2 - b[:2] - b[2:] / 2) > CROSSING))
-            else:
-                apart.append(None)
-        before: int | None = None
-        for time, state in enumerate(apart):
-            if state is None:
-                before = None
-            elif state:
-                if before is not None and time > before + 1:
-                    pairs = [(follower(before, n), follower(time, n)) for n in (one, other)]
-                    out.append(all(a is not None and a == b for a, b in pairs))
-                before = time
+    if "visible" in tensors:
+        shares = tensors["visible"].numpy()
+        came_back = [kept for a, b, v in zip(real, tracked, shares, strict=True) for kept in hidings(a, b, v)]
+        if came_back:
+            detail = {"unit": "objects that kept their identity while hidden", "visible": HIDDEN, "frames": LONGEST}
+            out["hidden_kept"] = from_rows(np.array(came_back, float), "estimate", True, detail)
     return out
 
 
@@ -308,7 +275,6 @@ def prediction(e: Evaluation[SQAIR], seen: int = OBSERVED, num_samples: int = 10
     truth = torch.stack([boxes[..., 1] + (boxes[..., 3] - 1) / 2, boxes[..., 0] + (boxes[..., 2] - 1) / 2], -1)
     moved: dict[int, list[Tensor]] = {h: [] for h in range(1, horizon + 1)}
     still: dict[int, list[Tensor]] = {h: [] for h in range(1, horizon + 1)}
-    shape = system.model.shape
     with seeded(e.seed):
         for start in range(0, len(x), BATCH):
             part = x[start : start + BATCH, :seen]
@@ -316,10 +282,10 @@ def prediction(e: Evaluation[SQAIR], seen: int = OBSERVED, num_samples: int = 10
             state, _ = posterior.resampled(result, 1)
             many = state.map(lambda t: t.expand(num_samples, *t.shape[1:]))
             _, states = posterior.extend(system.model, many, horizon, births=False)
-            centres = torch.stack([_centres(s.where, shape) for s in states], 2)  # (S, R, horizon, N, 2)
+            centres = torch.stack([_centres(system.model, s.where) for s in states], 2)  # (S, R, horizon, N, 2)
             weight = torch.stack([s.presence for s in states], 2).unsqueeze(-1)
             mean = (centres * weight).sum(0) / weight.sum(0).clamp(min=1e-6)
-            last, there = _centres(state.where[0], shape), state.presence[0] > 0
+            last, there = _centres(system.model, state.where[0]), state.presence[0] > 0
             real, real_there = truth[start : start + BATCH], present[start : start + BATCH]
             apart = (last.unsqueeze(2) - real[:, seen - 1].unsqueeze(1)).norm(dim=-1)  # (R, N, M)
             apart = torch.where(there.unsqueeze(2) & real_there[:, seen - 1].unsqueeze(1), apart, torch.inf)
@@ -340,8 +306,9 @@ def prediction(e: Evaluation[SQAIR], seen: int = OBSERVED, num_samples: int = 10
     return out
 
 
-def _centres(where: Tensor, shape: tuple[int, int, int]) -> Tensor:
-    return (shift_of(where) + 1.0) / 2.0 * torch.tensor([shape[2] - 1.0, shape[1] - 1.0])
+def _centres(model: SQAIRModel, where: Tensor) -> Tensor:
+    boxes = pixel_boxes(where, *model.shape[1:], model.span)
+    return boxes[..., :2] + boxes[..., 2:] / 2.0
 
 
 def addition(e: Evaluation[SQAIR]) -> dict[str, Metric]:

@@ -38,6 +38,7 @@ from phlogiston.systems.sqair.videos import (
     of_frames,
     scaled,
     statistics,
+    still,
 )
 from phlogiston.systems.words import in_words
 
@@ -108,6 +109,8 @@ class SQAIR(System):
         with torch.no_grad():
             if c.background != "none":
                 self.model.picture.copy_(background(train.tensors["x"], c.background))
+            if c.screen:
+                self.model.open.copy_(~still(train.tensors["x"]))
             if c.parts == "paper":
                 return
             size = torch.tensor([schema["width"] / (width - 1), schema["height"] / (height - 1)]).clamp(0.05, 0.9)
@@ -175,7 +178,7 @@ class SQAIR(System):
                 parts.append(
                     {
                         **{k: v for k, v in chosen.items() if k != "where"},
-                        "boxes": posterior.boxes(chosen["where"], chosen["presence"], self.model.shape),
+                        "boxes": posterior.boxes(self.model, chosen["where"], chosen["presence"]),
                         "presence_probability": torch.einsum("kr,krtn->rtn", result.weights, result.presence),
                         "count_probability": result.count_probability(self.model.slots),
                         "log_weights": result.log_weights.T,
@@ -196,7 +199,7 @@ class SQAIR(System):
         with seeded(seed):
             for some, _ in posterior.batches(videos, None, BATCH):
                 result = posterior.run(self.model, self.guide, some, num_particles, canvas=False)
-                tracks += tracks_of(result.pick(), self.model.shape)
+                tracks += tracks_of(self.model, result.pick())
         return tracks
 
     def tracker(self, num_particles: int = 8, seed: int = 0) -> Tracker:
@@ -236,7 +239,7 @@ class SQAIR(System):
                 parts.append(
                     {
                         "x": canvas,
-                        "boxes": posterior.boxes(where, presence, self.model.shape),
+                        "boxes": posterior.boxes(self.model, where, presence),
                         "presence": presence,
                         "ids": torch.stack([s.ids for s in states], 2),
                     }
@@ -269,7 +272,7 @@ class SQAIR(System):
         x = noisy if noise else torch.stack([s.canvas for s in states], 1)
         return {
             "x": x.clamp(0.0, 1.0),
-            "boxes": posterior.boxes(where, presence, self.model.shape),
+            "boxes": posterior.boxes(self.model, where, presence),
             "presence": presence,
         }
 
@@ -340,7 +343,7 @@ class SQAIR(System):
             result = posterior.run(self.model, self.guide, video, num_particles)
             best = result.pick(best=True)
             scenes = posterior.edit(
-                posterior.latents(best), remove=remove, move=move, swap=swap, shape=self.model.shape, first=first
+                self.model, posterior.latents(best), remove=remove, move=move, swap=swap, first=first
             )
             if freeze is not None:
                 scenes = freezing.freeze(scenes, freeze, first)
@@ -355,7 +358,7 @@ class SQAIR(System):
         where = torch.stack([scene["where"] for scene in scenes], 1)
         return {
             "x": pictures,
-            "boxes": posterior.boxes(where, presence, self.model.shape),
+            "boxes": posterior.boxes(self.model, where, presence),
             "presence": presence,
             "ids": torch.stack([scene["ids"] for scene in scenes], 1),
             "before": best["canvas"],

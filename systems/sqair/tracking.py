@@ -36,9 +36,9 @@ class Track:
     what: Tensor
 
 
-def tracks_of(result: dict[str, Tensor], shape: tuple[int, int, int]) -> list[list[Track]]:
+def tracks_of(model: SQAIRModel, result: dict[str, Tensor]) -> list[list[Track]]:
     """Tracks per video from one particle per video, tensors (R, T, N, ...)."""
-    boxes = posterior.boxes(result["where"], result["presence"], shape)
+    boxes = posterior.boxes(model, result["where"], result["presence"])
     out = []
     for row in range(len(boxes)):
         ids = result["ids"][row]
@@ -110,7 +110,7 @@ class Tracker:
         self.state = (state, memory)
         self.frames += 1
         there = best["presence"][0, 0] > 0
-        boxes = posterior.boxes(best["where"][0, 0], best["presence"][0, 0], self.model.shape)
+        boxes = posterior.boxes(self.model, best["where"][0, 0], best["presence"][0, 0])
         return {
             "ids": best["ids"][0, 0][there],
             "boxes": boxes[there],

@@ -97,9 +97,16 @@ def background(x: Tensor, kind: str) -> Tensor:
     return frames.mean(0) if kind == "mean" else frames.median(0).values
 
 
-def _some(videos: Tensor) -> Tensor:
+def still(x: Tensor, least: float = 0.1) -> Tensor:
+    """Pixels that never differ from the background by more than `least`, bool (height, width)."""
+    videos = checked(x)
+    frames = scaled(_some(videos, 5 * _SOME))
+    return ((frames - background(videos, "static")).abs() <= least).all(0).all(0)
+
+
+def _some(videos: Tensor, number: int = _SOME) -> Tensor:
     flat = videos.flatten(0, 1)
-    chosen = torch.linspace(0, len(flat) - 1, min(len(flat), _SOME)).round().long()
+    chosen = torch.linspace(0, len(flat) - 1, min(len(flat), number)).round().long()
     return flat[chosen]
 
 

@@ -90,6 +90,37 @@ def test_the_parts_show_different_digits_and_bad_options_are_refused() -> None:
         physics.Motion("inside", speed=-1.0)
 
 
+def test_digits_pass_behind_a_bar(templates: Any) -> None:
+    small = physics.prepare_templates(*moving_digits._pictures("digits", None)[0], scale=(0.5, 0.5))
+    options: dict[str, Any] = {"counts": (1,), "frames": 12}
+    clips = physics.clips(200, small, physics.Motion("inside"), screen=16, **options)
+    assert (clips["x"][..., 17:33] == 128).all()
+    free = physics.clips(200, small, physics.Motion("inside"), **options)
+    assert free["visible"].min() == 1.0
+    left, width = clips["boxes"][:, :, 0, 1], clips["boxes"][:, :, 0, 3]
+    behind = np.clip(np.minimum(left + width, 33) - np.maximum(left, 17), 0, None)
+    np.testing.assert_allclose(clips["visible"][..., 0], 1 - behind / width, atol=1e-6)
+    assert (clips["visible"][:, 0, 0] == 1.0).mean() > 0.97  # they start where they can be seen
+    lit = np.delete(clips["x"], np.s_[17:33], axis=-1).any((2, 3))
+    assert not lit[clips["visible"][..., 0] == 0].any()
+    assert (clips["visible"][..., 0] == 0).any(1).mean() > 0.1
+    with pytest.raises(DataError, match="screen"):
+        datasets.load("moving_digits", screen=50)
+
+
+def test_shapes_move_among_digits_and_pixels_are_grainy() -> None:
+    data = datasets.load("moving_digits", sizes=(200, 8, 8), frames=1, shapes=True, grain=0.1, counts=(1,))
+    labels = data.train.tensors["label"][:, 0].numpy()
+    assert 0.35 < (labels >= 10).mean() < 0.65
+    assert {10, 11} <= set(labels)
+    clean = datasets.load("moving_digits", sizes=(200, 8, 8), frames=1, shapes=True, counts=(1,))
+    noise = data.train.numpy("x").astype(float) - clean.train.numpy("x")
+    middle = (clean.train.numpy("x") > 100) & (clean.train.numpy("x") < 155)
+    assert noise[middle].std() == pytest.approx(25.5, rel=0.05)
+    square = clean.train.numpy("x")[labels == 11][0, 0]
+    assert len(set(square[square > 0].tolist())) == 1
+
+
 def test_an_endless_stream_is_quick(templates: Any) -> None:
     clips = moving_digits.endless(templates, 32)
     first, second = next(clips), next(clips)

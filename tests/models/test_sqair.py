@@ -21,7 +21,7 @@ from phlogiston.inference.svi.vimco import VIMCO
 from phlogiston.models.sqair import LEAST, SQAIRModel
 from phlogiston.models.sqair_state import State
 from phlogiston.networks.occupied import Occupied
-from phlogiston.networks.spatial import paste
+from phlogiston.networks.spatial import logits_of, paste
 
 SHAPE = (1, 20, 20)
 SMALL: dict[str, Any] = {"slots": 3, "features": 5, "glimpse": (8, 8), "hidden": 16, "memory": 12}
@@ -32,10 +32,12 @@ def make(parts: str = "residual", seed: int = 0, shape: tuple[int, int, int] = S
     if parts == "paper":
         options = {"presence": "learned", "location": "absolute", "chain": True, "output": "linear",
                    "later_births": 3, "background": "mean", **options}  # fmt: skip
+    if parts == "hiding":
+        options = {"outside": 1.0, **options}
     model = SQAIRModel(shape, **{**SMALL, **options})
     networks = (PaperParts if parts == "paper" else ResidualParts)(model, hidden=16, **dict(guide))
     chosen = SQAIRGuide(model, networks)
-    if parts == "residual":
+    if parts != "paper":
         chosen.parts.threshold.fill_(5.0)
     return model, chosen
 
@@ -191,7 +193,7 @@ def test_there_is_never_more_than_fits_and_identities_are_never_used_again(seed:
         assert int(states[-1].born[row]) == len(known)
 
 
-@pytest.mark.parametrize("parts", ["residual", "paper"])
+@pytest.mark.parametrize("parts", ["residual", "paper", "hiding"])
 def test_what_comes_later_changes_nothing_of_what_was_seen(parts: str) -> None:
     model, guide = make(parts)
     x = videos(6, 5)
@@ -210,7 +212,7 @@ def test_what_comes_later_changes_nothing_of_what_was_seen(parts: str) -> None:
     assert any((first.nodes[n]["value"] != second.nodes[n]["value"]).any() for n in ("t3/where", "t3/where_new"))
 
 
-@pytest.mark.parametrize("parts", ["residual", "paper"])
+@pytest.mark.parametrize("parts", ["residual", "paper", "hiding"])
 def test_particles_together_weigh_what_they_weigh_one_by_one(parts: str) -> None:
     model, guide = make(parts)
     x, noise = videos(5, 3), noise_for(model, 5, 3, particles=3)
@@ -223,7 +225,7 @@ def test_particles_together_weigh_what_they_weigh_one_by_one(parts: str) -> None
     torch.testing.assert_close(rows, apart[0], rtol=1e-4, atol=0.02)
 
 
-@pytest.mark.parametrize("parts", ["residual", "paper"])
+@pytest.mark.parametrize("parts", ["residual", "paper", "hiding"])
 def test_the_model_weighs_the_same_whether_or_not_it_takes_over_what_the_guide_rendered(parts: str) -> None:
     model, guide = make(parts)
     x, noise = videos(5, 3), noise_for(model, 5, 3)
@@ -292,6 +294,8 @@ def test_hidden_frames_are_left_to_the_prior_and_hidden_pixels_do_not_count() ->
         {"background": "mean", "background_std": 0.2},
         {"learn_std": True, "output": "linear"},
         {"location": "residual", "later_births": 3},
+        {"outside": 1.0},
+        {"outside": 0.5, "background": "static", "screen": True},
     ],
     ids=str,
 )
@@ -305,6 +309,44 @@ def test_plug_ins_train_and_draw(options: dict[str, Any]) -> None:
     assert not lacking
     trace = poutine.trace(model).get_trace(frames=2, rows=3)
     assert trace.nodes["x"]["value"].shape == (3, 2, 3, 20, 20)
+
+
+@pytest.mark.parametrize("reason", ["outside", "screen"])
+def test_what_nobody_can_see_is_left_to_the_prior(reason: str) -> None:
+    """An object beside the picture, or behind a bar: the proposal is the prior, and pixels elsewhere do not matter."""
+    screen = reason == "screen"
+    model, guide = make(outside=1.0, background="static" if screen else "none", screen=screen)
+    model.readout.bias.data[4:9] += torch.randn(5, generator=torch.Generator().manual_seed(0))
+    if screen:
+        model.open[:, 4:16] = 0.0
+    centre = torch.tensor([[0.0 if screen else 1.9, 0.1]])
+    place = torch.cat([torch.tensor([[-1.2, -1.2]]), logits_of(centre, model.span)], -1)
+    start = {
+        "t0/births": torch.tensor([1]),
+        "t0/where_new": torch.zeros(1, 3, 4).index_copy(1, torch.tensor([0]), place.unsqueeze(0)),
+        "t0/what_new": torch.randn(1, 3, 5, generator=torch.Generator().manual_seed(1)),
+    }
+    x = torch.rand(1, 2, *SHAPE, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        first = poutine.condition(model, data=start)(x=x[:, :1])[0]
+        assert first.canvas.abs().max() == 0.0
+        proposed, target, _ = weigh(model, guide, x[:, 1:], noise_for(model, 1, 1), start=first)
+    assert proposed.nodes["t1/presence"]["value"][0, 0] == 1.0
+    for name in ("t1/presence", "t1/where", "t1/what"):
+        ours, prior = (trace.nodes[name]["log_prob"] for trace in (proposed, target))
+        torch.testing.assert_close(ours, prior, rtol=1e-4, atol=1e-3)
+
+
+def test_the_screen_hides_what_is_drawn_behind_it_alone() -> None:
+    model, _ = make(background="static", screen=True)
+    model.open[:, 10:] = 0.0
+    presence, where = torch.tensor([[1.0, 0.0, 0.0]]), torch.zeros(1, 3, 4)
+    glimpse = torch.ones(1, 3, 1, 8, 8)
+    canvas, _ = model.render(presence, where, glimpse)
+    free = paste(glimpse[:, 0], where[:, 0], 20, 20)
+    torch.testing.assert_close(canvas[..., :10], free[..., :10])
+    assert canvas[..., 10:].abs().max() == 0.0
+    assert free[..., 10:].max() > 0.9
 
 
 def test_over_puts_later_places_in_front() -> None:

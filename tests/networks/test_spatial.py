@@ -1,5 +1,7 @@
 """Crop and paste against torch's own bilinear sampling, and the matched filter against known shifts."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,18 +16,22 @@ from phlogiston.networks.spatial import (
     crop,
     displacement,
     enlarged,
+    logits_of,
     moved,
+    partly_seen,
     paste,
     pixel_boxes,
+    pixel_spread,
+    placing,
     scale_of,
     shift_of,
 )
 
 
-def where_of(scale: Tensor, shift: Tensor) -> Tensor:
+def where_of(scale: Tensor, shift: Tensor, span: float = 1.0) -> Tensor:
     """The box with given scale and shift: `scale_of` and `shift_of` turned round, (..., 4)."""
     low, high = scale_of(torch.tensor([-1e6, 1e6], dtype=scale.dtype))
-    return torch.cat([torch.logit((scale - low) / (high - low)), torch.atanh(shift)], -1)
+    return torch.cat([torch.logit((scale - low) / (high - low)), logits_of(shift, span)], -1)
 
 
 def grid(scale: Tensor, shift: Tensor, size: tuple[int, int]) -> Tensor:
@@ -36,21 +42,27 @@ def grid(scale: Tensor, shift: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(0, 10_000), st.integers(4, 12), st.integers(8, 20), st.integers(1, 3))
-def test_crop_and_paste_are_corner_aligned_bilinear_sampling(seed: int, small: int, large: int, channels: int) -> None:
-    """Boxes that hang over the edges included."""
+@given(st.integers(0, 10_000), st.integers(4, 12), st.integers(8, 20), st.integers(1, 3), st.sampled_from([1.0, 1.7]))
+def test_crop_and_paste_are_corner_aligned_bilinear_sampling(
+    seed: int, small: int, large: int, channels: int, span: float
+) -> None:
+    """Boxes that hang over the edges, and centres beside the picture, included."""
     generator = torch.Generator().manual_seed(seed)
     where = 1.5 * torch.randn(6, 4, generator=generator, dtype=torch.float64)
     picture = torch.rand(6, channels, large, large + 3, generator=generator, dtype=torch.float64)
-    scale, shift = scale_of(where), shift_of(where)
+    scale, shift = scale_of(where), shift_of(where, span)
     wanted = grid_sample(picture, grid(scale, shift, (small, small + 1)), align_corners=True)
-    torch.testing.assert_close(crop(picture, where, (small, small + 1)), wanted, atol=1e-9, rtol=0)
+    torch.testing.assert_close(crop(picture, where, (small, small + 1), span=span), wanted, atol=1e-9, rtol=0)
     glimpse = torch.rand(6, channels, small, small + 1, generator=generator, dtype=torch.float64)
     back = grid(1 / scale, -shift / scale, (large, large + 3))
     wanted = grid_sample(glimpse, back, align_corners=True)
-    torch.testing.assert_close(paste(glimpse, where, large, large + 3), wanted, atol=1e-9, rtol=0)
-    ones = paste(torch.ones_like(glimpse[:, :1]), where, large, large + 3).squeeze(1)
-    torch.testing.assert_close(cover(where, large, large + 3, (small, small + 1)), ones)
+    torch.testing.assert_close(paste(glimpse, where, large, large + 3, span=span), wanted, atol=1e-9, rtol=0)
+    ones = paste(torch.ones_like(glimpse[:, :1]), where, large, large + 3, span=span).squeeze(1)
+    torch.testing.assert_close(cover(where, large, large + 3, (small, small + 1), span), ones)
+    wider = placing(where, large, large + 3, (small, small + 1), span, margin=2)
+    wide = paste(glimpse, where, large, large + 3, wider)
+    assert wide.shape[-2:] == (large + 4, large + 7)
+    torch.testing.assert_close(wide[..., 2:-2, 2:-2], wanted, atol=1e-9, rtol=0)
 
 
 def test_what_is_pasted_is_cropped_again() -> None:
@@ -89,6 +101,45 @@ def test_the_matched_filter_finds_the_shift(shift: tuple[int, int]) -> None:
     found = displacement(template, picture, 7, 0.5)
     torch.testing.assert_close(found, torch.tensor([shift]).float(), atol=0.1, rtol=0)
     assert displacement(template[:0], picture[:0], 7, 0.5).shape == (0, 2)
+
+
+def test_the_matched_filter_of_hidden_objects_agrees_with_trying_every_shift() -> None:
+    """A template that hangs over the edge and behind a bar, with a prior on the shift."""
+    generator = torch.Generator().manual_seed(0)
+    reach, size, nats = 3, 14, 2.0
+    template = torch.zeros(1, 2, size + 2 * reach, size + 2 * reach)
+    template[..., 8:13, 12:19] = torch.rand(2, 5, 7, generator=generator)  # three columns beside the picture
+    seen = torch.ones(size, size)
+    seen[:, 11:13] = 0.0
+    picture = torch.rand(1, 2, size, size, generator=generator) * seen
+    expected, spread = torch.tensor([[0.5, -1.0]]), torch.tensor([[1.5, 2.5]])
+    scores, shifts = [], []
+    inner = slice(reach, -reach)
+    for y in range(-reach, reach + 1):
+        for x in range(-reach, reach + 1):
+            own = torch.roll(template, (y, x), (2, 3))[..., inner, inner] * seen
+            gain = (own * picture).sum() - 0.5 * own.square().sum()
+            scores.append(gain / nats - 2 * math.log1p(((x - 0.5) / 1.5) ** 2 / 2 + ((y + 1.0) / 2.5) ** 2 / 2))
+            shifts.append([float(x), float(y)])
+    wanted = torch.softmax(torch.stack(scores), 0) @ torch.tensor(shifts)
+    found = partly_seen(template, picture, seen, reach, nats, expected, spread)
+    torch.testing.assert_close(found[0], wanted, atol=1e-4, rtol=1e-4)
+    nothing = partly_seen(template, picture * 0, seen * 0, reach, nats, 0 * expected, spread)
+    torch.testing.assert_close(nothing, torch.zeros(1, 2), atol=1e-5, rtol=0)
+    assert partly_seen(template[:0], picture[:0], seen, reach, nats, expected[:0], spread[:0]).shape == (0, 2)
+
+
+def test_a_spread_in_pixels_is_that_of_boxes_a_little_apart() -> None:
+    where = torch.tensor([[0.0, 0.0, 0.8, -1.5]], dtype=torch.float64)
+    scale = torch.tensor([[0.1, 0.1, 0.02, 0.03]], dtype=torch.float64)
+    for span in (1.0, 2.0):
+        centres = [
+            boxes[:, :2] + boxes[:, 2:] / 2
+            for sign in (-0.01, 0.01)
+            for boxes in [pixel_boxes(where + sign * scale * torch.tensor([0, 0, 1, 1]), 41, 61, span)]
+        ]
+        slope = (centres[1] - centres[0]) / 0.02
+        torch.testing.assert_close(pixel_spread(where, scale, 41, 61, span), slope, rtol=1e-4, atol=0)
 
 
 def test_gradients_flow_through_boxes_and_stay_finite_at_extremes() -> None:

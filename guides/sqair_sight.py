@@ -1,0 +1,94 @@
+"""How much of an object can be seen: where it leaves the picture or goes behind something, the guide trusts the prior.
+
+An object that nobody can see is neither refuted nor confirmed by the frame. The guide then proposes what the dynamics
+predict: it stays with the prior's probability, moves as it moved, and looks as it looked. In between, the evidence
+counts by the energy of that part of the object that shows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from phlogiston.models.sqair import SQAIRModel
+from phlogiston.models.sqair_state import Dynamics
+from phlogiston.networks.spatial import crop, moved, partly_seen, pixel_spread, shift_of
+
+_NATS = 2.0  # temperature of the filter: what little shows of an object must outweigh where it was expected
+_HALF = 10.0  # nats of visible energy at which frame and prior count alike
+_NARROWEST = 0.25  # of the reach: the prior of a shift is taken to be no narrower, for dynamics yet unlearned
+
+
+@dataclass
+class Sight:
+    """What can be seen of objects, without gradient.
+
+    Attributes:
+        clear: (rows, 1) in 0 .. 1, how much the frame says about each.
+        look: (rows, channels, gh, gw), how each looked in the frame before.
+    """
+
+    clear: Tensor
+    look: Tensor
+
+    @torch.no_grad()
+    def complete(self, model: SQAIRModel, where: Tensor) -> Tensor:
+        """What to add to a glimpse (rows, pixels) at a box: the part that cannot be seen, as it looked before."""
+        height, width = model.shape[1:]
+        window = model.open if model.screen else where.new_ones(height, width)
+        shown = crop(window.expand(len(where), 1, height, width), where, model.glimpse, span=model.span)
+        return ((1.0 - shown) * self.look).flatten(1)
+
+    def between(self, prior: Tensor, seen: Tensor) -> Tensor:
+        """A location between what the prior expects and what the frame shows, (rows, n)."""
+        return prior + self.clear * (seen - prior)
+
+    def spread(self, prior: Tensor, seen: Tensor) -> Tensor:
+        """The same of standard deviations: between them in the logarithm."""
+        return prior.pow(1.0 - self.clear) * seen.pow(self.clear)
+
+
+def found(
+    model: SQAIRModel,
+    pictures: Tensor,
+    residual: Tensor,
+    before: Tensor,
+    prior: Dynamics,
+    reach: int,
+    precision: Tensor,
+) -> Tensor:
+    """Boxes where objects fit best, (rows, 4): within reach of where they were, rather where the dynamics expect them.
+
+    Args:
+        model: the model.
+        pictures: (rows, channels, gh, gw), how objects look.
+        residual: (rows, channels, height, width), the frame minus everything else.
+        before: (rows, 4), the boxes of the frame before.
+        prior: the dynamics, of the same rows.
+        reach: pixels searched each way.
+        precision: one over the variance of a pixel.
+    """
+    height, width = model.shape[1:]
+    seen = model.open if model.screen else residual.new_ones(height, width)
+    start = torch.cat([prior.where_loc[:, :2], before[:, 2:]], -1)
+    pixels = torch.tensor([width - 1.0, height - 1.0], device=before.device) / 2.0
+    expected = (shift_of(prior.where_loc, model.span) - shift_of(before, model.span)) * pixels
+    spread = pixel_spread(prior.where_loc, prior.where_scale, height, width, model.span).clamp(min=_NARROWEST * reach)
+    template = model.place(pictures, start, margin=reach)
+    step = partly_seen(template, residual * seen, seen, reach, _NATS / precision, expected, spread)
+    return moved(start, step, height, width, model.span)
+
+
+@torch.no_grad()
+def sight(pictures: Tensor, own: Tensor, precision: Tensor) -> Sight:
+    """What can be seen of objects.
+
+    Args:
+        pictures: (rows, channels, gh, gw), how they look.
+        own: (rows, channels, height, width), these where they are, as far as they show.
+        precision: one over the variance of a pixel.
+    """
+    energy = 0.5 * precision * own.square().sum((1, 2, 3))
+    return Sight((energy / (energy + _HALF)).unsqueeze(-1), pictures)
