@@ -112,7 +112,11 @@ class Windows:
 
     def __getitem__(self, index: Tensor) -> Batch:
         place = self.place[index]
-        sequence, start = place[:, 0], place[:, 1] * self.window
+        return {**self.windows_of(place[:, 0], place[:, 1]), "place": place}
+
+    def windows_of(self, sequence: Tensor, number: Tensor) -> Batch:
+        """Windows by their sequence and their number in it, without a `place`."""
+        start = number * self.window
         at = start.unsqueeze(1) + torch.arange(self.window + 2)
         steps = self.x[sequence.unsqueeze(1), at]
         return {
@@ -120,7 +124,6 @@ class Windows:
             "length": (self.sizes[sequence] - start).clamp(0, self.window),
             "last": steps[:, :2],
             "seen": start,
-            "place": place,
         }
 
     def arrange(self, generator: torch.Generator, batch_size: int) -> list[Tensor]:

@@ -33,7 +33,7 @@ class Config:
     num_components: int = 10
     min_scale: float = 0.01
     max_points: int = 1_000
-    steps: int = 1_500
+    steps: int = 2_000
     batch_size: int = 64
     learning_rate: float = 0.003
     warmup: float = 0.05

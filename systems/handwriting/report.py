@@ -5,10 +5,10 @@ Metrics by group::
     log_likelihood    in nats per line
     attention         where the true letter of each point is known, `attention_near` (share of points at which the
                       window's argmax is within one character of it) and `attention_exact`
-    legibility        for the built-in script, `legible_bias_0` and `legible_bias_1`, the share of characters that a
-                      reader of shapes recovers from what is written, and `legible_data` from the data
-    style             for the built-in script, `style_correlation`, of a prime's slant with that of what is written
-                      after it
+    legibility        for the built-in script, `legible_bias_0`, `_1` and `_3`, the share of characters that a reader of
+                      shapes recovers from what is written, and `legible_data` from the data
+    style             for the built-in script, of what is written after a prime: `hand_kept`, the share in the prime's
+                      hand, and `style_correlation`, of its slant with the prime's
 """
 
 from __future__ import annotations
@@ -19,10 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from phlogiston.datasets.base import Array
 from phlogiston.datasets.generated import script
+from phlogiston.datasets.generated.script_hands import HANDS
 from phlogiston.datasets.readers import script_reader
-from phlogiston.datasets.readers.sequences import strokes_of
 from phlogiston.evaluate.figures import ACCENT, MAP, new_figure
 from phlogiston.evaluate.metric import Metric, from_rows
 from phlogiston.inference.query.evidence import Known
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
 
 WRITTEN = 40  # lines written to be read
 PRIMES = 30
+FEWEST = 5  # letters of an example
 
 
 def _lines(e: Evaluation[HandwritingModel]) -> tuple[Tensor, Tensor, Tensor]:
@@ -72,7 +72,7 @@ def legibility(e: Evaluation[HandwritingModel]) -> dict[str, Metric]:
     x, length, text = _lines(e)
     texts = [e.system.text_of(row) for row in text[:WRITTEN]]
     metrics = {}
-    for bias in (0.0, 1.0):
+    for bias in (0.0, 1.0, 3.0):
         lines = e.system.write(texts, bias=bias, seed=0)
         shares = _recovered(lines["x"], lines["length"], texts)
         metrics[f"legible_bias_{bias:g}"] = from_rows(shares, "estimate", True, {"lines": len(texts), "bias": bias})
@@ -89,25 +89,24 @@ def _recovered(x: Tensor, length: Tensor, texts: list[str]) -> list[float]:
 
 
 def style(e: Evaluation[HandwritingModel]) -> dict[str, Metric]:
-    """Correlation of the slant of primes with that of what is written after them."""
-    if not _is_script(e.system) or "style" not in e.rows.tensors:
+    """Whether what is written after a prime is in its hand, and slanted as it is."""
+    if not _is_script(e.system) or not {"style", "hand"} <= set(e.rows.tensors):
         return {}
     x, length, text = _lines(e)
-    slant = e.rows.tensors["style"][:, 0]
     count = min(PRIMES, len(x))
     primes = [(x[i, : int(length[i])].numpy(), e.system.text_of(text[i])) for i in range(count)]
     lines = e.system.write(["hill the dill"] * count, bias=1.0, prime=primes, seed=0)
-    written, given = [], []
-    for i in range(count):
-        measured = slant_of(lines["x"][i].numpy(), int(lines["length"][i]))
-        if measured is not None:
-            written.append(measured)
-            given.append(float(slant[i]))
-    if len(written) < 3 or np.std(written) == 0:
-        return {"style_correlation": Metric(0.0, None, len(written), "estimate", True)}
-    r = float(np.corrcoef(written, given)[0, 1])
-    error = (1 - r * r) / max(1, len(written) - 2) ** 0.5
-    return {"style_correlation": Metric(r, error, len(written), "estimate", True)}
+    found = [script_reader.reading(lines["x"][i].numpy(), int(lines["length"][i])) for i in range(count)]
+    hands = [HANDS[i] for i in e.rows.tensors["hand"][:count].tolist()]
+    kept = [float(one.hand == hand) for one, hand in zip(found, hands, strict=True)]
+    metrics = {"hand_kept": from_rows(kept, "estimate", True, {"lines": count})}
+    read = np.array([one.slant for one in found])
+    given = e.rows.tensors["style"][:count, 0].double().numpy()
+    if count < 3 or np.std(read) == 0:
+        return {**metrics, "style_correlation": Metric(0.0, None, count, "estimate", True)}
+    r = float(np.corrcoef(read, given)[0, 1])
+    error = (1 - r * r) / max(1, count - 2) ** 0.5
+    return {**metrics, "style_correlation": Metric(r, error, count, "estimate", True)}
 
 
 METRICS = {"attention": attention, "legibility": legibility, "style": style}
@@ -127,21 +126,6 @@ def one_point_lost(e: Evaluation[HandwritingModel]) -> tuple[str, Answer]:
 EXAMPLE_QUERIES = [one_point_lost]
 
 
-def slant_of(x: Array, length: int) -> float | None:
-    """Slant of the tall straight strokes of a line (those of l, h, d, t), or None where there is none."""
-    slants = []
-    for stroke in strokes_of(x, length):
-        step = np.diff(stroke, axis=0)
-        steep = step[(step[:, 1] > 0.2) & (np.abs(step[:, 0]) < 0.6 * step[:, 1])]  # downwards
-        slants += [(-s[0] / s[1], s[1]) for s in steep]
-    if not slants:
-        return None
-    values = np.array(slants)
-    order = values[:, 0].argsort()
-    weight = np.cumsum(values[order, 1])
-    return float(values[order, 0][np.searchsorted(weight, 0.5 * weight[-1])])
-
-
 # ---- pictures
 
 
@@ -157,38 +141,69 @@ def _line(axes: Any, row: Tensor, length: Any, title: str, colour: str = PEN) ->
     axes.set_title(title, fontsize=8, loc="left")
 
 
+def _to_scale(figure: Figure) -> None:
+    """Show all lines of a figure in one scale, beginning at the left."""
+    widest = max(axes.get_xlim()[1] - axes.get_xlim()[0] for axes in figure.axes)
+    for axes in figure.axes:
+        left = axes.get_xlim()[0]
+        axes.set_xlim(left, left + widest)
+        axes.set_anchor("W")
+
+
 def biases(e: Evaluation[HandwritingModel]) -> Figure:
-    """Two lines of the data, then one phrase written at four biases: without bias letters vary as in the data, the
-    larger it is the neater and the more alike they are. Every line should be legible as its title.
+    """Lines of the data, and below each a phrase in its hand at four biases, from the same noise: without bias letters
+    vary as in the data, the larger it is the neater and the more alike they are. Every line should be legible.
     """
     system, phrase, (x, length, text) = e.system, _phrase(e), _lines(e)
-    figure = new_figure(7.5, 5.2, "lines from the data, and a phrase written at four biases")
-    for k in range(2):
-        axes = figure.add_subplot(5, 2, k + 1)
-        _line(axes, x[k], length[k], f"data: {system.text_of(text[k])!r}")
-    for r, bias in enumerate((0.0, 0.5, 1.0, 2.0)):
-        lines = system.write(phrase, 2, bias=bias, seed=5)
-        for k in range(2):
-            axes = figure.add_subplot(5, 2, 3 + 2 * r + k)
-            _line(axes, lines["x"][k], lines["length"][k], f"{phrase!r}, bias {bias:g}")
+    examples = _examples(e, 1)
+    figure = new_figure(2.6 * len(examples), 4.6, "lines of the data, and a phrase in the hand of each at four biases")
+    primes = [(x[k, : int(length[k])], system.text_of(text[k])) for k in examples]
+    for column, (row, name) in enumerate(zip(primes, _names(e, examples), strict=True)):
+        axes = figure.add_subplot(5, len(examples), column + 1)
+        _line(axes, row[0], len(row[0]), f"{name}: {row[1]!r}", ACCENT)
+    for k, bias in enumerate((0.0, 0.5, 1.0, 3.0), 1):
+        lines = system.write([phrase] * len(examples), bias=bias, prime=primes, seed=5)
+        for column in range(len(examples)):
+            axes = figure.add_subplot(5, len(examples), k * len(examples) + column + 1)
+            _line(axes, lines["x"][column], lines["length"][column], f"bias {bias:g}")
+    _to_scale(figure)
     return figure
 
 
+def _examples(e: Evaluation[HandwritingModel], each: int) -> list[int]:
+    """Short lines, `each` in every hand; lines that do not say whose they are count as of one hand, twice as many."""
+    letters = (_lines(e)[2] >= 0).sum(1)
+    hand = e.rows.tensors.get("hand", torch.zeros_like(letters))
+    chosen = []
+    for one in hand.unique().tolist():
+        own = (hand == one).nonzero().squeeze(-1)
+        # some letters show a hand, and a short line leaves room for what is written after it
+        order = torch.where(letters[own] >= FEWEST, letters[own], 100).argsort(stable=True)
+        chosen += own[order][: each if len(hand.unique()) > 1 else 2 * each].tolist()
+    return chosen
+
+
+def _names(e: Evaluation[HandwritingModel], rows: list[int]) -> list[str]:
+    if "hand" not in e.rows.tensors or not _is_script(e.system):
+        return ["data"] * len(rows)
+    return [HANDS[i] for i in e.rows.tensors["hand"][rows].tolist()]
+
+
 def hands(e: Evaluation[HandwritingModel]) -> Figure:
-    """Left lines of the data, each in a hand of its own (orange), right a word written after each of them: it should
-    lean as its example does.
+    """Left lines of the data, each in a hand of its own (orange), right a phrase written after each of them: letters
+    should be shaped, joined and slanted as the example's are.
     """
     system, (x, length, text) = e.system, _lines(e)
-    word = _phrase(e).split(" ")[0]
-    letters = (text >= 0).sum(1)
-    short = (letters + 1 + len(word) <= text.shape[1]).nonzero().squeeze(-1)
-    chosen = (short if len(short) else letters.argsort())[:4].tolist()
-    figure = new_figure(7.5, 1.1 * len(chosen), "examples of a hand, and a word written in each")
+    phrase = _phrase(e)
+    chosen = _examples(e, 2)
+    figure = new_figure(7.5, 0.9 * len(chosen), "examples of a hand, and a phrase written in each")
     for r, row in enumerate(chosen):
         prime = (x[row, : int(length[row])], system.text_of(text[row]))
         _line(figure.add_subplot(len(chosen), 2, 2 * r + 1), x[row], length[row], f"example: {prime[1]!r}", ACCENT)
-        line = system.write(word, prime=prime, bias=1.0, seed=r)
-        _line(figure.add_subplot(len(chosen), 2, 2 * r + 2), line["x"][0], line["length"][0], f"{word!r} in that hand")
+        line = system.write(phrase, prime=prime, bias=1.0, seed=r)
+        title = f"{phrase!r} in that hand"
+        _line(figure.add_subplot(len(chosen), 2, 2 * r + 2), line["x"][0], line["length"][0], title)
+    _to_scale(figure)
     return figure
 
 

@@ -33,6 +33,8 @@ class Config:
             Left empty, levels may lie anywhere. Needs a grid.
         lattices: numbers of points per unit that devices report levels on: 600 for multiples of 1/600. A component may
             then be a distribution over those alone; the network says how likely each lattice is. Needs bounds.
+        mirror: levels that are mirrored within the bounds, each by itself and all together: every training sequence is
+            also learned from as its mirror images. Needs bounds, and all steps of a window to count.
         window: steps of the windows that gradients flow through.
         carry: whether the network's state goes on from window to window. Otherwise every window begins anew.
         predict: "all" steps of a window count in training, or the "last" one alone, given at most `window` steps before
@@ -59,6 +61,7 @@ class Config:
     min_scale: float = 0.001
     bounds: tuple[float, ...] = ()
     lattices: tuple[int, ...] = ()
+    mirror: tuple[str, ...] = ()
     window: int = 50
     carry: bool = True
     predict: Literal["all", "last"] = "all"
@@ -86,6 +89,8 @@ class Config:
             raise ConfigError("bounds need a grid; grid is 0")
         if self.lattices and not self.bounds:
             raise ConfigError("lattices need bounds; there are none")
+        if self.mirror and (not self.bounds or self.predict == "last"):
+            raise ConfigError("mirror needs bounds, and predict='all'")
         if any(n < 1 for n in self.lattices):
             raise ConfigError(f"lattices must be positive whole numbers; got {self.lattices}")
         if set(self.levels) & set(self.positive):
@@ -95,7 +100,8 @@ class Config:
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     # positions on a screen repeat and lie on devices' lattices: cells of 1/1000 keep the score bounded
-    "tinyperf": {"grid": 0.001, "min_scale": 0.0001, "bounds": (0.0, 1.0), "lattices": (600, 686), "steps": 2_500},
+    "tinyperf": {"grid": 0.001, "min_scale": 0.0001, "bounds": (0.0, 1.0), "lattices": (576, 600, 686, 748),
+                 "mirror": ("x", "y"), "hidden": 128, "num_components": 16, "steps": 3_000},
     # the built-in touches, all on one lattice
     "touches": {"grid": 0.001, "min_scale": 0.0001, "bounds": (0.0, 1.0), "lattices": (600,), "hidden": 96,
                 "window": 100, "batch_size": 32, "steps": 3_500},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -37,6 +38,9 @@ def columns_of(config: Config, width: int, meta: Meta | None) -> dict[str, Any]:
     positive = list(config.positive) or [n for n in numbers if n == "dt"]
     levels = list(config.levels) or ([n for n in numbers if n not in OFFSETS] if config.relative else [])
     levels = [n for n in levels if n not in positive]
+    for name in config.mirror:
+        if name not in levels:
+            raise unknown_name("level in mirror", name, levels)
     return {"columns": columns, "pen": pen, "levels": levels, "positive": positive}
 
 
@@ -67,6 +71,39 @@ def limits_of(config: Config, schema: dict[str, Any], steps: Tensor) -> list[lis
         else [None, None]
         for n, v in zip(numbers, steps.unbind(-1), strict=False)
     ]
+
+
+class Mirrored(Windows):
+    """Windows of sequences and of their mirror images: every one is seen as it is and mirrored in some columns.
+
+    Args:
+        x: (rows, steps, width), padded.
+        length: (rows,).
+        window: steps of a window.
+        columns: positions of the columns that are mirrored, each by itself and all together.
+        bounds: what they lie between: a value becomes their sum minus itself, on the same lattice.
+    """
+
+    def __init__(
+        self, x: Tensor, length: Tensor, window: int, columns: Sequence[int], bounds: tuple[float, float]
+    ) -> None:
+        super().__init__(x, length, window)
+        images = 2 ** len(columns)
+        self.columns, self.total, self.rows = list(columns), bounds[0] + bounds[1], len(x)
+        image = torch.arange(images).repeat_interleave(len(self.place))
+        self.place = self.place.repeat(images, 1)
+        self.place[:, 0] += self.rows * image
+        self.counts, self.sizes = self.counts.repeat(images), length.repeat(images)
+
+    def __getitem__(self, index: Tensor) -> dict[str, Tensor]:
+        image, sequence = self.place[index, 0] // self.rows, self.place[index, 0] % self.rows
+        batch = self.windows_of(sequence, self.place[index, 1])
+        for bit, column in enumerate(self.columns):
+            mirrored = (image >> bit) % 2 == 1
+            for name in ("x", "last"):
+                values = batch[name]
+                values[mirrored, :, column] = self.total - values[mirrored, :, column]
+        return {**batch, "place": self.place[index]}
 
 
 class Noisy:

@@ -31,7 +31,7 @@ from phlogiston.systems.base import Role
 from phlogiston.systems.options import from_config
 from phlogiston.systems.sequence.config import PRESETS
 from phlogiston.systems.sequence.config import Config as SequenceConfig
-from phlogiston.systems.sequence.rows import Noisy, clock, columns_of, limits_of
+from phlogiston.systems.sequence.rows import Mirrored, Noisy, clock, columns_of, limits_of
 from phlogiston.systems.sequence.training import CarriedLikelihood
 from phlogiston.systems.stepwise import StepwiseSystem, consume_rows, make_choice
 
@@ -101,7 +101,13 @@ class SequenceModel(StepwiseSystem):
             order = length.argsort()
             mean_steps = torch.full((len(x),), float(length.double().mean()))
             return Sequences({"x": x[order, :most], "length": length[order], "mean_steps": mean_steps})
-        windows = (Endings if self.config.predict == "last" else Windows)(x, length, self.config.window)
+        windows: Windows | Endings
+        if self.config.mirror:
+            columns = [self.schema["columns"].index(name) for name in self.config.mirror]
+            low, high = self.config.bounds
+            windows = Mirrored(x, length, self.config.window, columns, (low, high))
+        else:
+            windows = (Endings if self.config.predict == "last" else Windows)(x, length, self.config.window)
         if not self.config.dequantise:
             return windows
         return Noisy(windows, self.config.dequantise, len(self.schema["limits"]))
@@ -130,7 +136,7 @@ class SequenceModel(StepwiseSystem):
         """Standardise from the data; count steps, so that the loss is shown per step."""
         windows = train.windows if isinstance(train, Noisy) else train
         x = windows.x[:, 2:]
-        self.model.initialise(x, windows.sizes)
+        self.model.initialise(x, windows.sizes[: len(x)])  # of mirror images those of the sequences themselves
         self._mean_steps = windows.mean_length if isinstance(windows, Windows) else 1.0
 
     _mean_steps = 1.0

@@ -313,7 +313,7 @@ class Sketch(StepwiseSystem):
                 "text": "Every drawing is read into a few numbers, and drawn again from them. In between lie drawings "
                 "that were in no data.",
                 "data": "script",
-                "data_options": {"sizes": (1500, 100, 100), "letters": (1, 1)},
+                "data_options": {"sizes": (1500, 100, 100), "letters": (1, 1), "hands": ("print",)},
                 "trained": "sketch/letters",
                 "show": ["reconstructions", "interpolations", "completions", "training"],  # half of its own are letters
                 "options": {

@@ -1,4 +1,4 @@
-"""Sequences: both npz layouts, files that mean harm, drawings no model can use, the synthetic script and its reader."""
+"""Sequences: both npz layouts, files that mean harm, drawings no model can use."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 
 from phlogiston import datasets
-from phlogiston.datasets.generated import script
-from phlogiston.datasets.readers import object_arrays, script_reader, sequences
+from phlogiston.datasets.readers import object_arrays, sequences
 from phlogiston.errors import DataError
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -162,60 +161,6 @@ def test_categories_of_drawings_are_told_apart(tmp_path: Path) -> None:
     assert data.train.tensors["label"].tolist() == [0, 1]  # the one of 300 points is too long
     with pytest.raises(DataError, match="there are: cat, sheep"):
         datasets.load("quickdraw", root=tmp_path, categories=("dog",))
-
-
-# ---- the script
-
-
-def test_a_line_does_not_depend_on_how_many_were_asked_for() -> None:
-    few, many = datasets.load("script", sizes=(3, 1, 1)), datasets.load("script", sizes=(9, 2, 2))
-    for name, value in few.train.tensors.items():
-        assert bool((value == many.train.tensors[name][:3]).all()), name
-
-
-def test_every_point_belongs_to_a_letter_of_the_text_in_order() -> None:
-    data = datasets.load("script", sizes=(40, 1, 1)).train.tensors
-    for text, position, length in zip(data["text"], data["position"], data["length"], strict=True):
-        place = position[: int(length)]
-        assert bool((place.diff() >= 0).all())
-        letters = [i for i, c in enumerate(text.tolist()) if c > 0]
-        assert place.unique().tolist() == letters, "every letter is drawn, spaces are not"
-
-
-def test_slant_is_what_it_says() -> None:
-    """An upright l leans by the slant: from its foot to its top, x changes by slant times the height."""
-    for slant in (-0.3, 0.0, 0.4):
-        row, _ = script.write("l", slant=slant)
-        points = np.cumsum(row[:, :2], 0)
-        top, middle = points[0], points[2]
-        assert (top - middle)[0] / -(top - middle)[1] == pytest.approx(slant, abs=1e-6)
-
-
-def test_the_reader_reads_what_was_written() -> None:
-    data = datasets.load("script", sizes=(12, 1, 1)).train
-    found = []
-    for x, text, length in zip(data.numpy(), data.tensors["text"], data.tensors["length"], strict=True):
-        true = "".join(script.ALPHABET[c] for c in text.tolist() if c >= 0)
-        found.append(script_reader.recovered(script_reader.read(x, int(length)), true))
-    assert np.mean(found) > 0.93
-
-
-def test_the_reader_does_not_read_what_was_not_written() -> None:
-    """Shuffled points are no letters."""
-    data = datasets.load("script", sizes=(12, 1, 1)).train
-    random = np.random.default_rng(0)
-    found = []
-    for x, text, length in zip(data.numpy(), data.tensors["text"], data.tensors["length"], strict=True):
-        true = "".join(script.ALPHABET[c] for c in text.tolist() if c >= 0)
-        found.append(script_reader.recovered(script_reader.read(random.permutation(x[: int(length)])), true))
-    assert np.mean(found) < 0.4
-
-
-def test_a_character_outside_the_alphabet_is_named() -> None:
-    with pytest.raises(DataError, match=r"'\?' at position 2"):
-        script.encode("he?lo")
-    with pytest.raises(DataError, match="empty"):
-        script.encode("")
 
 
 # ---- IAM On-Line

@@ -16,7 +16,6 @@ from phlogiston import datasets, systems
 from phlogiston.datasets.base import Dataset, Split
 from phlogiston.errors import ConfigError, DataError
 from phlogiston.inference.query.evidence import Known
-from phlogiston.systems.handwriting.report import slant_of
 from phlogiston.systems.handwriting.system import HandwritingModel
 
 
@@ -81,14 +80,6 @@ def test_no_line_ends_before_its_last_character(fitted: HandwritingModel, data: 
             at, _ = eager.attention({"x": whole, "length": torch.tensor([whole.shape[1]]), "text": eager.codes(said)})
             assert points > 5
             assert int(at[0, -1]) >= last - 1, "the end came at the very next step, on the last character"
-
-
-def test_slant_is_measured() -> None:
-    from phlogiston.datasets.generated import script
-
-    for slant in (-0.3, 0.0, 0.3):
-        row, _ = script.write("hill the dill", slant=slant)
-        assert slant_of(row, len(row)) == pytest.approx(slant, abs=0.1)
 
 
 def test_a_missing_point_of_a_line_is_filled_in(fitted: HandwritingModel, data: Dataset) -> None:

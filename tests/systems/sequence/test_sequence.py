@@ -14,6 +14,8 @@ import torch
 from phlogiston import datasets, systems
 from phlogiston.errors import ConfigError, DataError, EvidenceError, QueryWarning, ShapeError, UnknownNameError
 from phlogiston.inference.query.evidence import Known, Near, Within
+from phlogiston.inference.svi.sequences import Windows
+from phlogiston.systems.sequence.rows import Mirrored
 from phlogiston.systems.sequence.system import SequenceModel
 
 
@@ -307,3 +309,34 @@ def test_the_baseline_without_memory_scores_a_random_walk_at_its_entropy() -> No
     entropy = math.log(0.05 * math.sqrt(2 * math.pi * math.e) / 1e-3)
     for metric in found.values():
         assert metric.value == pytest.approx(entropy, abs=0.1)
+
+
+def test_mirror_images_are_learned_from_like_sequences_of_their_own() -> None:
+    """Windows of four images of two sequences, in order, each followed by its own next window; times stay."""
+    own = touches(2, 40, 0)
+    x, length = torch.as_tensor(own["x"]), torch.as_tensor(own["length"])
+    mirrored = Mirrored(x, length, 15, [0, 1], (0.0, 1.0))
+    plain = Windows(x, length, 15)
+    assert len(mirrored) == 4 * len(plain)
+    assert mirrored.mean_length == plain.mean_length
+    every = mirrored[torch.arange(len(mirrored))]
+    assert len({tuple(place) for place in every["place"].tolist()}) == len(mirrored)
+    base = plain[torch.arange(len(plain))]
+    for image, signs in enumerate(((1, 1), (-1, 1), (1, -1), (-1, -1))):
+        part = every["x"][image * len(plain) : (image + 1) * len(plain)]
+        for column, sign in enumerate(signs):
+            expected = base["x"][..., column] if sign > 0 else 1.0 - base["x"][..., column]
+            torch.testing.assert_close(part[..., column], expected)
+        torch.testing.assert_close(part[..., 2], base["x"][..., 2])
+    order = mirrored.arrange(torch.Generator().manual_seed(0), 4)
+    assert sorted(torch.cat(order).tolist()) == list(range(len(mirrored)))
+
+
+def test_mirroring_is_for_levels_with_bounds() -> None:
+    with pytest.raises(ConfigError, match="mirror needs bounds"):
+        SequenceModel(mirror=("x",))
+    system = SequenceModel(mirror=("dt",), grid=1e-3, bounds=(0.0, 1.0), steps=1)
+    with pytest.raises(UnknownNameError, match="level in mirror"):
+        system.fit(dataset(), progress="off")
+    system = SequenceModel(mirror=("x", "y"), grid=1e-3, bounds=(0.0, 1.0), steps=2, hidden=4, layers=1)
+    assert math.isfinite(float(system.fit(dataset(), progress="off").log_prob(dataset().test).value.mean()))

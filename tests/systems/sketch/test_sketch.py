@@ -25,7 +25,7 @@ from phlogiston.systems.sketch.system import Sketch
 
 @pytest.fixture(scope="module")
 def data() -> Dataset:
-    return datasets.load("script", sizes=(300, 40, 40), letters=(1, 1))
+    return datasets.load("script", sizes=(300, 40, 40), letters=(1, 1), hands=("print",))
 
 
 @pytest.fixture(scope="module")
