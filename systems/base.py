@@ -28,7 +28,7 @@ from phlogiston.inference.svi.isolation import sole_training
 from phlogiston.inference.svi.run_folder.readers import warn_if_unfinished
 from phlogiston.systems.evaluation import Reported
 from phlogiston.systems.hub.fetch import local_folder
-from phlogiston.systems.inputs import coerce, held_in_memory
+from phlogiston.systems.inputs import check_heeded, coerce, held_in_memory
 from phlogiston.systems.loading import (
     PARAMETERS,
     built_from_files,
@@ -72,6 +72,7 @@ class System(InWords, Tabular, Reported):
     name: ClassVar[str] = ""
     DOUBLE: ClassVar[tuple[str, ...]] = ()  # tensors of the data that keep float64: the system standardises them
     ARRAY: ClassVar[str] = "x"  # the tensor that one bare array given as data stands for
+    HEEDS: ClassVar[tuple[str, ...]] = ()  # of "mask" and "weight", those that training and scoring take into account
 
     def __init__(
         self, config: Any | Mapping[str, Any] | None = None, *, preset: str | None = None, **options: Any
@@ -116,9 +117,22 @@ class System(InWords, Tabular, Reported):
         """
         return split
 
+    def accepted(self, data: Any) -> Any:
+        """Training data in a form that only this kind of system knows, as one that all know; others as they are."""
+        return data
+
+    def _coerced(self, data: Any) -> tuple[Any, Split | None, Meta | None]:
+        """Training data taken apart; see `coerce`."""
+        train, valid, meta = coerce(self.accepted(data), self.DOUBLE, self.ARRAY)
+        for part in (train, valid):
+            check_heeded(self, part.tensors if isinstance(part, Split) else {})
+        return train, valid, meta
+
     def read_rows(self, data: Any) -> Split:
         """Read rows to score: in every form `fit` takes, a `Dataset` apart. A fitted system may check them further."""
-        return held_in_memory(coerce(data, self.DOUBLE, self.ARRAY)[0])
+        rows = held_in_memory(coerce(data, self.DOUBLE, self.ARRAY)[0])
+        check_heeded(self, rows.tensors)
+        return cast(Split, rows)
 
     def initialise(self, train: Split, seed: int) -> None:
         """Set parameters before the first step, from prepared rows."""
@@ -277,7 +291,7 @@ class System(InWords, Tabular, Reported):
             threads = threads_of_run(out)
         self.threads = self.threads if threads is None else threads
         self.scored = None  # figures of an earlier fit
-        train, valid, meta = coerce(data, self.DOUBLE, self.ARRAY)
+        train, valid, meta = self._coerced(data)
         if steps is not None:
             self.config = validate_options(self.name, {**dataclasses.asdict(self.config), "steps": steps})
         known = in_memory(train)

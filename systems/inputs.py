@@ -12,7 +12,7 @@ from torch import Tensor
 from phlogiston.datasets.base import Dataset, Meta, Split
 from phlogiston.datasets.readers import array, stream
 from phlogiston.datasets.streamed import Streamed
-from phlogiston.errors import ConfigError, ShapeError
+from phlogiston.errors import ConfigError, DataError, ShapeError
 from phlogiston.evaluate.held_out import held_out
 
 
@@ -67,6 +67,26 @@ def as_rows(x: Any) -> Any:
     if rows.ndim != 2:
         raise ShapeError(f"x has shape {tuple(rows.shape)}; expected two axes, (rows, features)")
     return rows
+
+
+def check_heeded(system: Any, tensors: Mapping[str, Any]) -> None:
+    """Refuse what a system would not heed: entries marked as missing, and rows that count more than others.
+
+    Args:
+        system: its `HEEDS` names those of "mask" and "weight" that it takes into account.
+        tensors: rows to train on or to score.
+
+    Raises:
+        DataError: a mask that is not all True, or weights that differ, and the system knows no such thing.
+    """
+    mask, weight = (None if name in system.HEEDS else tensors.get(name) for name in ("mask", "weight"))
+    if mask is not None and not bool(np.asarray(mask).all()):
+        raise DataError(
+            f"'mask' marks {int((~np.asarray(mask, dtype=np.bool_)).sum()):,} entries as missing; {system.name} trains "
+            "on and scores complete rows alone. Leave the others out, or fill them in; questions may leave gaps"
+        )
+    if weight is not None and np.ptp(np.asarray(weight, dtype=np.float64)) > 0:
+        raise DataError(f"'weight' weighs rows differently; {system.name} counts all rows alike. Leave it out")
 
 
 def rows_of(x: Any, *, double: Collection[str] = (), **extra: Any) -> dict[str, Tensor]:

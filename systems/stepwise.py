@@ -15,7 +15,7 @@ from phlogiston.errors import ConfigError, DataError, ShapeError, unknown_name
 from phlogiston.models.generation import Stream, export_step
 from phlogiston.models.stepwise import Choice, Stepwise, select
 from phlogiston.systems.base import System
-from phlogiston.systems.inputs import rows_of
+from phlogiston.systems.inputs import check_heeded, rows_of
 from phlogiston.systems.words import in_words
 
 if TYPE_CHECKING:
@@ -23,6 +23,19 @@ if TYPE_CHECKING:
 
 MAX_STEPS = 100_000
 METHODS = ("auto", "particle filter")  # of `query`
+
+
+def padded(sequences: Sequence[Any]) -> tuple[Tensor, Tensor]:
+    """Sequences (steps, columns) of different lengths as one tensor (rows, steps, columns), and their lengths (rows,).
+
+    Raises:
+        ShapeError: sequences of different numbers of columns.
+    """
+    rows = [torch.as_tensor(np.asarray(row, dtype=np.float32)) for row in sequences]
+    for i, row in enumerate(rows):
+        if row.ndim != 2 or row.shape[1] != rows[0].shape[1]:
+            raise ShapeError(f"sequence {i} has shape {tuple(row.shape)}; expected (steps, {rows[0].shape[1]})")
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), torch.tensor([len(row) for row in rows])
 
 
 class StepwiseSystem(System):
@@ -43,6 +56,13 @@ class StepwiseSystem(System):
     def generating(self) -> dict[str, Any]:
         """The arguments with which `model` generates one row, of two steps: all others have the same sites."""
         return {"steps": 2}
+
+    def accepted(self, data: Any) -> Any:
+        """A list of sequences (steps, columns), or one array (rows, steps, columns) of equally long ones."""
+        if isinstance(data, Sequence) and not isinstance(data, str) and len(data) and np.ndim(data[0]) == 2:
+            x, length = padded(data)
+            return {"x": x, "length": length}
+        return {"x": data} if isinstance(data, np.ndarray | Tensor) and data.ndim == 3 else data
 
     def read_rows(self, data: Any) -> Split:
         """Read rows to score: also one sequence, a list of them, or a padded array; see `sequences`."""
@@ -67,16 +87,15 @@ class StepwiseSystem(System):
         self._need_fit()
         if isinstance(x, Dataset | Split | Mapping):
             tensors = rows_of(x)
+            check_heeded(self, tensors)
             if "length" in tensors:
                 x, length = tensors["x"], tensors["length"]
             else:
                 x = tensors["x"]
         if isinstance(x, Sequence) and not isinstance(x, str) and len(x) and np.ndim(x[0]) == 2:
-            rows = [torch.as_tensor(np.asarray(row, dtype=np.float32)) for row in x]
-            length = torch.tensor([len(row) for row in rows])
-            for i, part in enumerate(rows):
-                self._check_columns(part, f"sequence {i}")
-            x = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+            for i, part in enumerate(x):
+                self._check_columns(torch.as_tensor(np.asarray(part)), f"sequence {i}")
+            x, length = padded(x)
         x = torch.as_tensor(np.asarray(x, dtype=np.float32)) if not isinstance(x, Tensor) else x.float()
         if x.dim() == 2:
             x = x.unsqueeze(0)

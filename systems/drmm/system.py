@@ -68,6 +68,7 @@ class DRMM(Imputes, System):
     """
 
     name: ClassVar[str] = "drmm"
+    HEEDS: ClassVar[tuple[str, ...]] = ("mask", "weight")
     DOUBLE: ClassVar[tuple[str, ...]] = ("x",)
     Config = DRMMConfig
     config: DRMMConfig

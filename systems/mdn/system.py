@@ -72,6 +72,7 @@ class MDN(Imputes, System):
     """
 
     name: ClassVar[str] = "mdn"
+    HEEDS: ClassVar[tuple[str, ...]] = ("mask", "weight")
     DOUBLE: ClassVar[tuple[str, ...]] = ("x", "y")
     Config: ClassVar[type] = MDNConfig
     config: MDNConfig

@@ -31,7 +31,7 @@ from phlogiston.inference.svi.engine import Stage
 from phlogiston.inference.svi.row_noise import row_keys
 from phlogiston.systems.base import Role, System
 from phlogiston.systems.calls import at_least
-from phlogiston.systems.inputs import coerce, rows_of
+from phlogiston.systems.inputs import check_heeded, coerce, rows_of
 from phlogiston.systems.scene import build as scene_build
 from phlogiston.systems.scene import stages as scene_stages
 from phlogiston.systems.scene import views as scene_views
@@ -225,6 +225,7 @@ class Scene(System):
                 raise DataError("with a memory, data must be a mapping with 'images' and 'poses' of photographs")
             return self._score_views(memory, given["images"], given["poses"], num_particles, seed)
         rows = rows_of(data)
+        check_heeded(self, rows)
         check_scenes(rows)
         seen = at_least("context", self.config.context if context is None else context, 0)
         views = rows["images"].shape[1]

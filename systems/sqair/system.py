@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,6 +26,7 @@ from phlogiston.models.sqair import SQAIRModel
 from phlogiston.systems.base import Role, System
 from phlogiston.systems.calls import at_least, seeded
 from phlogiston.systems.frames import refuse_zeros_and_ones
+from phlogiston.systems.inputs import check_heeded
 from phlogiston.systems.options import from_config
 from phlogiston.systems.sqair import freezing, posterior
 from phlogiston.systems.sqair.config import Config as SQAIRConfig
@@ -124,6 +126,11 @@ class SQAIR(System):
 
     # ----- verbs --------------------------------------------------------------------------------------------------
 
+    def accepted(self, data: Any) -> Any:
+        """Videos as one array; see `videos`."""
+        array = isinstance(data, np.ndarray | Tensor) and data.ndim > 2
+        return {"x": data} if array else data
+
     def read_rows(self, data: Any) -> Split:
         """Read rows to score; here also videos as one array."""
         return super().read_rows(data if isinstance(data, Split | Mapping) else {"x": checked(data)})
@@ -143,7 +150,9 @@ class SQAIR(System):
         self._need_fit()
         rows = held_out(data) if isinstance(data, Dataset) else data
         if isinstance(rows, Split | Mapping):
-            rows = (rows.tensors if isinstance(rows, Split) else rows).get("x")
+            tensors = rows.tensors if isinstance(rows, Split) else rows
+            check_heeded(self, tensors)
+            rows = tensors.get("x")
         return of_frames(checked(rows), self.schema["shape"])
 
     def infer(

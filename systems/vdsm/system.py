@@ -67,6 +67,7 @@ class VDSM(ClipOperations):
     """
 
     name: ClassVar[str] = "vdsm"
+    HEEDS: ClassVar[tuple[str, ...]] = ("mask",)
     threads = None  # steps are large enough for as many as torch has
     ARRAY: ClassVar[str] = "frames"
     Config: ClassVar[type] = VDSMConfig

@@ -39,7 +39,7 @@ from phlogiston.networks.rare_colours import colour_weights
 from phlogiston.systems.base import Role
 from phlogiston.systems.calls import at_least, evaluating
 from phlogiston.systems.frames import mean_colour, refuse_zeros_and_ones
-from phlogiston.systems.inputs import rows_of
+from phlogiston.systems.inputs import check_heeded, rows_of
 from phlogiston.systems.options import from_config
 from phlogiston.systems.words import in_words
 from phlogiston.systems.world.agent_training import AgentVerbs
@@ -144,6 +144,7 @@ class WorldModel(AgentVerbs):
         if not isinstance(x, Dataset | Split | Mapping):
             raise ShapeError("games are a dataset, a split or a dict with frames and action; see WorldModel")
         tensors = rows_of(x)
+        check_heeded(self, tensors)
         return check_games(tensors, self.schema)
 
     def frames_of(self, x: Any) -> Tensor:
