@@ -435,7 +435,7 @@ class DRMM(Imputes, System):
         cells = self.schema.get("cells")
         if not cells:
             return {}
-        names = [self.schema["columns"][i] for i in self.varying]
+        names = [name for i, name in enumerate(self.schema["columns"]) if str(i) not in self.schema["constant"]]
         told = zip(*(cells[key] for key in ("columns", "start", "step", "filled")), strict=True)
         return {names[j]: (start + 0.5 * step, step) for j, start, step, filled in told if not filled}
 
