@@ -38,6 +38,7 @@ from phlogiston.systems.loading import (
     within_checkpoint,
 )
 from phlogiston.systems.options import preset_options, validate_options
+from phlogiston.systems.pretrained import shelf
 from phlogiston.systems.tables.tabular import Tabular, kept
 from phlogiston.systems.words import InWords, in_words
 
@@ -266,9 +267,8 @@ class System(InWords, Tabular, Reported):
 
         Args:
             data: a `Dataset` (whose training rows may stay on disk), a `Split`, a dict of arrays with equal first
-                dimension, or one array (rows, features);
-                for systems over tables also a data frame. Arrays may be of any type that holds numbers or labels,
-                masked arrays and NaN included: see `datasets.readers.array`.
+                dimension, or one array (rows, features); for systems over tables also a data frame. Arrays may be of
+                any type that holds numbers or labels, masked and NaN included: see `datasets.readers.array`.
             out: run folder to leave; None keeps everything in memory.
             seed: of initialisation, data order and latent draws.
             resume: what to do when `out` holds a run already: `"auto"` goes on, True demands one, False refuses,
@@ -285,8 +285,10 @@ class System(InWords, Tabular, Reported):
 
         Raises:
             DataError, ShapeError: data that cannot be used, before any work.
-            RunError: `out` exists and is something else.
+            RunError: `out` exists and is something else, or lies in the package.
         """
+        if out is not None:
+            shelf.keep_out(out)
         if threads is None and out is not None and resume not in (False, "force"):
             threads = threads_of_run(out)
         self.threads = self.threads if threads is None else threads
@@ -295,8 +297,7 @@ class System(InWords, Tabular, Reported):
         if steps is not None:
             self.config = validate_options(self.name, {**dataclasses.asdict(self.config), "steps": steps})
         known = in_memory(train)
-        self.schema = self.describe(known, meta)
-        self.schema |= kept(meta)
+        self.schema = self.describe(known, meta) | kept(meta)
         self.trained_on = _told(train, valid, meta)
         if out is not None and resume == "force":
             self.schema = kept_schema(Path(out), self.schema)
@@ -384,9 +385,10 @@ class System(InWords, Tabular, Reported):
         """Write the fitted system into a new folder: `config.json` and `parameters.safetensors`.
 
         Raises:
-            RunError: the folder exists and is not empty; nothing is touched.
+            RunError: the folder exists and is not empty, or lies in the package; nothing is touched.
         """
         self._need_fit()
+        shelf.keep_out(folder)
         path = Path(folder)
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise RunError(f"{path} exists already; choose another folder, nothing was written")

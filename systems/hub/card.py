@@ -28,6 +28,7 @@ def card(
     trained_on: str,
     figures: Mapping[str, Metric],
     training: Mapping[str, Any],
+    text: str = "",
     limits: Sequence[str] = (),
     licence: str = "",
 ) -> str:
@@ -41,13 +42,16 @@ def card(
         figures: figures of merit, as evaluated.
         training: `parameters`, `steps`, `seconds`, `seed` and `unfinished` (in words), each where it is known; others,
             words -> value, follow them.
+        text: a sentence on what this one does, beside the summary of all systems of its kind.
         limits: further ones, each a sentence.
         licence: of the weights, a sentence; if it is not given, the card says that none is stated.
     """
     head = f"---\nlibrary_name: phlogiston\ntags:\n- phlogiston\n- pyro\n- {json.dumps(system)}\n---\n"
     parts = [
         f"# {address.removeprefix('hf://')}",
-        f"{systems.summary(system)}\n\nSystem `{system}` of phlogiston. Paper: {systems.paper(system)}",
+        systems.summary(system),
+        *([text] if text else []),
+        f"System `{system}` of phlogiston. Paper: {systems.paper(system)}",
         f'```python\nimport phlogiston as ph\n\nsystem = ph.load("{address}")\n```',
         "The files are safetensors and JSON. Their checksums are verified whenever the system is loaded.",
         f"## Data\n\n{_data(config['data'], trained_on)}",

@@ -26,6 +26,7 @@ class Recipe:
         data_options: options of the data.
         options: options beside those of the preset.
         name: what it is called after its kind; by default the name of the data.
+        quick: options that make it short when it is only tried, beside the steps of training.
     """
 
     system: str
@@ -38,6 +39,7 @@ class Recipe:
     data_options: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
     name: str = ""
+    quick: dict[str, Any] = field(default_factory=dict)
 
     @property
     def address(self) -> str:
@@ -89,6 +91,7 @@ RECIPES = (
         "Dreams a game of dodging balls: frames as codes, what comes next, and when a game is over.",
         "Learned from games played at random: of skilful play it knows what random play happens to show.",
         data_options={"sizes": (1_500, 20, 100)},
+        quick={"generations": 1, "population": 4, "rollouts": 1},
     ),
     Recipe(
         "scene", "courts", "courts", "generation_mse", ("generation", "baselines"),

@@ -42,6 +42,20 @@ def find(run: str | Path) -> Path | None:
     return None
 
 
+def keep_out(folder: str | Path) -> None:
+    """Refuse a folder among these as a place to write to.
+
+    Raises:
+        RunError: it is one, or lies in one; nothing is touched.
+    """
+    place = Path(folder).resolve()
+    if place == WEIGHTS or WEIGHTS in place.parents:
+        raise RunError(
+            f"{folder} lies in the package, among the trained systems that come with it; choose another folder, "
+            "nothing was written"
+        )
+
+
 def holds(run: str | Path) -> bool:
     """Whether a run is one of these, so that nothing may be written into its folder."""
     try:

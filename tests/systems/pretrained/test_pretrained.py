@@ -123,3 +123,14 @@ def test_no_verb_writes_into_the_package(by_path: bool, tmp_path: Path, monkeypa
         with pytest.raises(ConfigError, match="--out"):
             workflow.practise("mdn/arcsine")
     assert snapshot() == before
+
+
+@pytest.mark.parametrize("inside", ["", "mdn/arcsine", "mdn/new", "mdn/arcsine/deeper", "mdn/../new"])
+def test_no_run_and_no_system_is_written_among_them(inside: str) -> None:
+    before = snapshot()
+    place = shelf.WEIGHTS / inside
+    system = phlogiston.load("mdn/arcsine")
+    for write in (lambda: type(system)(steps=1).fit(torch.rand(20, 2), out=place), lambda: system.save(place)):
+        with pytest.raises(RunError, match="in the package, among the trained systems"):
+            write()
+    assert snapshot() == before
