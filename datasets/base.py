@@ -25,6 +25,9 @@ from phlogiston.errors import DataError, ShapeError, unknown_name
 if TYPE_CHECKING:
     from torch import Tensor
 
+LEAST_STEPS = 1e-3
+"""Share of a column's width that a step of float32 may be."""
+
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 PARTS = ("train", "valid", "test")
 Kind: TypeAlias = Literal["built in", "fetched", "yours"]
@@ -364,7 +367,7 @@ def _as_tensor(name: str, value: Any, double: bool = False) -> Tensor:
     if double and (tensor.dtype == torch.float64 or not tensor.is_floating_point()):
         return tensor.to(torch.float64)
     if tensor.is_floating_point():
-        return _to_float32(name, tensor)
+        return to_float32(name, tensor)
     return tensor if tensor.dtype in (torch.bool, torch.uint8) else tensor.to(torch.int64)
 
 
@@ -381,13 +384,41 @@ def _mapped_anew(array: Array) -> Array:
     return anew
 
 
-def _to_float32(name: str, tensor: Tensor) -> Tensor:
-    """Convert to float32, refusing finite values that only float64 can hold."""
+def to_float32(name: str, tensor: Tensor) -> Tensor:
+    """Convert to float32.
+
+    Args:
+        name: of the tensor, for messages.
+        tensor: (rows, ...), of any real type; the last of several axes counts as that of the columns.
+
+    Raises:
+        DataError: finite values that only float64 can hold, or columns so far from zero for their width that float32
+            would leave fewer than a thousand different values of them.
+    """
     import torch
 
     narrow = tensor.to(torch.float32)
-    if tensor.dtype == torch.float64 and bool((torch.isfinite(tensor) & ~torch.isfinite(narrow)).any()):
+    if tensor.dtype not in (torch.float64, torch.int64) or not tensor.numel():
+        return narrow
+    if bool((torch.isfinite(tensor) & ~torch.isfinite(narrow)).any()):
         raise DataError(f"{name!r} holds values beyond {torch.finfo(torch.float32).max:.3g}. Rescale them.")
+    columns = tensor.reshape(-1, tensor.shape[-1] if tensor.ndim > 1 else 1)
+    low = torch.full((columns.shape[1],), torch.inf, dtype=torch.float64)
+    high = -low
+    for part in columns.split(1 << 16):  # zeros pad sequences, and would widen columns that are far away
+        there, values = part != 0, part.double()
+        low = torch.minimum(low, torch.where(there, values, torch.inf).amin(0))
+        high = torch.maximum(high, torch.where(there, values, -torch.inf).amax(0))
+    width, far = high - low, torch.maximum(low.abs(), high.abs())
+    # what differs by rounding in float64 alone counts as constant
+    lost = (torch.finfo(torch.float32).eps * far > LEAST_STEPS * width) & (width > 1e-12 * far) & far.isfinite()
+    if bool(lost.any()):
+        i = int(lost.nonzero()[0])
+        raise DataError(
+            f"{name!r} lies between {float(low[i]):.17g} and {float(high[i]):.17g}"
+            f"{f' in column {i}' if len(lost) > 1 else ''}: float32, which it is kept in, cannot tell such values "
+            "apart. Subtract an offset."
+        )
     return narrow
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from phlogiston.datasets.base import Dataset, Split
+from phlogiston.datasets.base import Dataset, Split, to_float32
 from phlogiston.errors import ConfigError, DataError, ShapeError, unknown_name
 from phlogiston.models.generation import Stream, export_step
 from phlogiston.models.stepwise import Choice, Stepwise, select
@@ -31,11 +31,12 @@ def padded(sequences: Sequence[Any]) -> tuple[Tensor, Tensor]:
     Raises:
         ShapeError: sequences of different numbers of columns.
     """
-    rows = [torch.as_tensor(np.asarray(row, dtype=np.float32)) for row in sequences]
+    rows = [torch.as_tensor(np.asarray(row)) for row in sequences]
     for i, row in enumerate(rows):
         if row.ndim != 2 or row.shape[1] != rows[0].shape[1]:
             raise ShapeError(f"sequence {i} has shape {tuple(row.shape)}; expected (steps, {rows[0].shape[1]})")
-    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), torch.tensor([len(row) for row in rows])
+    to_float32("x", torch.cat(rows))  # padding widens columns
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).float(), torch.tensor([len(row) for row in rows])
 
 
 class StepwiseSystem(System):
@@ -96,7 +97,7 @@ class StepwiseSystem(System):
             for i, part in enumerate(x):
                 self._check_columns(torch.as_tensor(np.asarray(part)), f"sequence {i}")
             x, length = padded(x)
-        x = torch.as_tensor(np.asarray(x, dtype=np.float32)) if not isinstance(x, Tensor) else x.float()
+        x = to_float32("x", x if isinstance(x, Tensor) else torch.as_tensor(np.asarray(x)))
         if x.dim() == 2:
             x = x.unsqueeze(0)
         if x.dim() != 3:

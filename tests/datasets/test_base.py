@@ -128,3 +128,25 @@ def test_unknown_names_and_options_come_with_the_nearest_valid_one() -> None:
         datasets.info("digit")
     with pytest.raises(DataError, match=r"no file or folder 'data/none\.csv'"):
         datasets.load("data/none.csv")
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e4, 1e6, -1e8, 1e12])
+def test_columns_that_float32_would_flatten_are_refused_by_name(offset: float) -> None:
+    x = np.random.default_rng(0).normal(size=(40, 7, 2))
+    x[..., 1] += offset
+    padded = np.concatenate([x, np.zeros((40, 3, 2))], 1)
+    for rows in (x, padded):
+        if abs(offset) < 1e5:
+            torch.testing.assert_close(
+                Split({"x": rows}).tensors["x"].double(), torch.from_numpy(rows), atol=2e-3, rtol=0
+            )
+            continue
+        with pytest.raises(DataError, match=r"'x' lies between .* in column 1: float32"):
+            Split({"x": rows})
+    assert Split({"x": x}, double=("x",)).tensors["x"].dtype == torch.float64
+
+
+def test_constants_and_rounding_noise_are_no_loss() -> None:
+    noise = 1e8 + 1e-8 * np.random.default_rng(0).normal(size=(30, 1))
+    for rows in (np.full((30, 1), 1e9), noise, np.array([[0.3], [0.1 + 0.2]]), np.zeros((4, 2))):
+        assert Split({"x": rows}).tensors["x"].dtype == torch.float32
