@@ -55,21 +55,40 @@ def gallery(system: Scene, data: Any, total: int = 1000, samples: int = SAMPLES,
     return {name: torch.cat(pictures) for name, pictures in parts.items()}
 
 
+def gradient_energy(pictures: Tensor) -> Tensor:
+    """Mean square of the differences between neighbouring pixels, of pictures (n, C, H, W): (n,)."""
+    across, down = pictures.diff(dim=-1).square(), pictures.diff(dim=-2).square()
+    return 0.5 * (across.mean((1, 2, 3)) + down.mean((1, 2, 3)))
+
+
+def sharpness(pictures: Tensor, truths: Tensor) -> Metric:
+    """Gradient energy of pictures as a share of that of the photographs of the same views, (n, C, H, W) each.
+
+    1 where pictures are as sharp as photographs, on average; less where they are blurred, more where they are noisy.
+    """
+    made, real = gradient_energy(pictures), gradient_energy(truths)
+    ratio = made.mean() / real.mean()
+    # rows whose mean is the ratio, and whose spread is that of a ratio of means, to first order
+    return from_rows(ratio + (made - ratio * real) / real.mean(), "estimate", None)
+
+
 def likeness(system: Scene, split: Split, total: int = 128) -> dict[str, Metric]:
-    """PSNR and SSIM of the mean of prior samples."""
-    pictures, truths = [], []
+    """PSNR and SSIM of the mean of prior samples, and how sharp a single one is."""
+    pictures, truths, singles = [], [], []
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         for batch in episodes(system, split, total=total):
             model = system.model
             state = observe_batch(model, batch)
-            drawn = paint(model.decoder, model.context(state, batch["query_poses"]), SAMPLES).mean(0)
-            pictures.append(drawn.flatten(0, 1).clamp(0, 1))
+            drawn = paint(model.decoder, model.context(state, batch["query_poses"]), SAMPLES)
+            pictures.append(drawn.mean(0).flatten(0, 1).clamp(0, 1))
+            singles.append(drawn[0].flatten(0, 1).clamp(0, 1))
             truths.append(unit(batch["query_images"], torch.float32).flatten(0, 1))
             if sum(map(len, pictures)) >= total:
                 break
     errors = image_error(torch.cat(pictures), torch.cat(truths))
-    return {name: metric for name, metric in errors.items() if name != "mse"}
+    sharp = {"sharpness": sharpness(torch.cat(singles), torch.cat(truths))}
+    return {name: metric for name, metric in errors.items() if name != "mse"} | sharp
 
 
 def coverage(

@@ -88,3 +88,16 @@ def test_the_gallery_shows_each_viewpoint_in_every_way(system: Scene, data: Data
     assert not torch.equal(found["sample"], found["mean"])
     again = scene_quality.gallery(system, data, 20, samples=3)
     assert all(torch.equal(again[name], found[name]) for name in found)
+
+
+def test_sharpness_is_one_for_photographs_and_falls_with_blur() -> None:
+    torch.manual_seed(0)
+    real = torch.rand(200, 3, 16, 16)
+    shuffled = scene_quality.sharpness(real[torch.randperm(200)], real)
+    assert shuffled.value == pytest.approx(1.0, abs=1e-5)  # other pictures of the same kind are as sharp
+    blurred = torch.nn.functional.avg_pool2d(real, 3, 1)  # variance of differences: 6 of 81 parts, where it was 2
+    assert scene_quality.sharpness(blurred, real).value == pytest.approx(1 / 27, rel=0.05)
+    again = [scene_quality.sharpness(torch.rand(50, 3, 8, 8), torch.rand(50, 3, 8, 8)).value for _ in range(300)]
+    told = scene_quality.sharpness(torch.rand(50, 3, 8, 8), torch.rand(50, 3, 8, 8)).std_error
+    assert told is not None
+    assert 0.7 < told / float(torch.tensor(again).std()) < 1.4
