@@ -73,7 +73,7 @@ class System(InWords, Tabular, Reported):
     name: ClassVar[str] = ""
     DOUBLE: ClassVar[tuple[str, ...]] = ()  # tensors of the data that keep float64: the system standardises them
     ARRAY: ClassVar[str] = "x"  # the tensor that one bare array given as data stands for
-    HEEDS: ClassVar[tuple[str, ...]] = ()  # of "mask" and "weight", those that training and scoring take into account
+    HEEDS: ClassVar[tuple[str, ...]] = ()  # of "mask", "weight" and "length": what is taken into account
 
     def __init__(
         self, config: Any | Mapping[str, Any] | None = None, *, preset: str | None = None, **options: Any

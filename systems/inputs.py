@@ -70,16 +70,17 @@ def as_rows(x: Any) -> Any:
 
 
 def check_heeded(system: Any, tensors: Mapping[str, Any]) -> None:
-    """Refuse what a system would not heed: entries marked as missing, and rows that count more than others.
+    """Refuse what a system would not heed: entries marked as missing, rows that count more than others, or end early.
 
     Args:
-        system: its `HEEDS` names those of "mask" and "weight" that it takes into account.
+        system: its `HEEDS` names those of "mask", "weight" and "length" that it takes into account.
         tensors: rows to train on or to score.
 
     Raises:
-        DataError: a mask that is not all True, or weights that differ, and the system knows no such thing.
+        DataError: a mask that is not all True, or weights or lengths that differ, and the system knows no such thing.
     """
-    mask, weight = (None if name in system.HEEDS else tensors.get(name) for name in ("mask", "weight"))
+    given = ("mask", "weight", "length")
+    mask, weight, length = (None if name in system.HEEDS else tensors.get(name) for name in given)
     if mask is not None and not bool(np.asarray(mask).all()):
         raise DataError(
             f"'mask' marks {int((~np.asarray(mask, dtype=np.bool_)).sum()):,} entries as missing; {system.name} trains "
@@ -87,6 +88,9 @@ def check_heeded(system: Any, tensors: Mapping[str, Any]) -> None:
         )
     if weight is not None and np.ptp(np.asarray(weight, dtype=np.float64)) > 0:
         raise DataError(f"'weight' weighs rows differently; {system.name} counts all rows alike. Leave it out")
+    if length is not None and np.ptp(np.asarray(length, dtype=np.float64)) > 0:
+        instead = "mark the frames there are in a bool 'mask'" if "mask" in system.HEEDS else "cut all to one length"
+        raise DataError(f"'length' says that rows end early; {system.name} does not read it: {instead}")
 
 
 def rows_of(x: Any, *, double: Collection[str] = (), **extra: Any) -> dict[str, Tensor]:

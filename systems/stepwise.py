@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -42,6 +42,7 @@ def padded(sequences: Sequence[Any]) -> tuple[Tensor, Tensor]:
 class StepwiseSystem(System):
     """A system whose model is a `Stepwise`."""
 
+    HEEDS: ClassVar[tuple[str, ...]] = ("length",)
     model: Any
 
     @property

@@ -68,7 +68,7 @@ class DRMM(Imputes, System):
     """
 
     name: ClassVar[str] = "drmm"
-    HEEDS: ClassVar[tuple[str, ...]] = ("mask", "weight")
+    HEEDS: ClassVar[tuple[str, ...]] = ("mask", "weight", "length")  # a length is a label like others
     DOUBLE: ClassVar[tuple[str, ...]] = ("x",)
     Config = DRMMConfig
     config: DRMMConfig

@@ -72,7 +72,7 @@ class MDN(Imputes, System):
     """
 
     name: ClassVar[str] = "mdn"
-    HEEDS: ClassVar[tuple[str, ...]] = ("mask", "weight")
+    HEEDS: ClassVar[tuple[str, ...]] = ("mask", "weight", "length")  # a length is a label like others
     DOUBLE: ClassVar[tuple[str, ...]] = ("x", "y")
     Config: ClassVar[type] = MDNConfig
     config: MDNConfig

@@ -78,6 +78,7 @@ class WorldModel(AgentVerbs):
     """
 
     name: ClassVar[str] = "world"
+    HEEDS: ClassVar[tuple[str, ...]] = ("length",)
     Config: ClassVar[type] = WorldConfig
     config: WorldConfig
 

@@ -29,7 +29,7 @@ DATA: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("what", ["mask", "weight"])
+@pytest.mark.parametrize("what", ["mask", "weight", "length"])
 @pytest.mark.parametrize("name", sorted(DATA))
 def test_masks_and_weights_are_heeded_or_refused_before_training(name: str, what: str) -> None:
     assert sorted(DATA) == list(systems.names())
@@ -38,7 +38,7 @@ def test_masks_and_weights_are_heeded_or_refused_before_training(name: str, what
     rows = len(next(iter(tensors.values())))
     marks = np.ones(tensors["x"].shape if "x" in tensors else (rows, 4), dtype=np.bool_)
     marks[0, 0] = False
-    extra = marks if what == "mask" else np.arange(1.0, rows + 1)
+    extra = {"mask": marks, "weight": np.arange(1.0, rows + 1), "length": np.arange(1, rows + 1)}[what]
     if what in kind.HEEDS:
         return  # that it is heeded is tested with the system
     with pytest.raises(DataError, match=f"'{what}' .*{name}"):
