@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from phlogiston.datasets.containers import plain
+from phlogiston.datasets.containers import frame_columns, is_frame, plain
 from phlogiston.datasets.moments import rebased, unit_of, wall_clock
 from phlogiston.errors import DataError, EvidenceError
 from phlogiston.inference.query.book import Book, Columns, Grids, Linear, finite
@@ -95,7 +95,7 @@ def question(
     of it, `Known`, `Near` and `Within` with single numbers, or an array with one value per row of evidence.
 
     Args:
-        given: texts, lists of texts, mappings; None says nothing.
+        given: texts, lists of texts, mappings, data frames (one question per row; gaps are unknown); None says nothing.
         columns, categories, dates, grids: see `parse`.
 
     Returns:
@@ -110,7 +110,9 @@ def question(
     for item in given:
         if isinstance(item, Mapping) and item.get("format") == FORMAT:
             item = from_json(item)
-        if isinstance(item, Mapping):
+        if is_frame(item):
+            rows |= frame_columns(item)
+        elif isinstance(item, Mapping):
             for name, value in item.items():
                 if name == "where" and not book.knows("where"):
                     _read_words(book, value)

@@ -6,6 +6,9 @@ import math
 from typing import Any
 
 import numpy as np
+import pandas
+import polars
+import pyarrow
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -211,3 +214,18 @@ def test_explain_prints_what_was_understood(capsys: pytest.CaptureFixture[str]) 
 def test_dates_are_told_as_dates() -> None:
     found: Any = parse("day >= 2024-01-31", COLUMNS, LABELS, ["day"])
     assert explained(found, COLUMNS, LABELS, ["day"]) == ["day >= 2024-01-31"]
+
+
+def test_a_data_frame_is_one_question_per_row() -> None:
+    columns, categories = {"x": ("a", "b")}, {"side": ("left", "right")}
+    frame = pandas.DataFrame({"side": ["left", None], "b": [1.5, np.nan], "a": [np.nan, 2.0]})
+    for rows in (frame, polars.from_pandas(frame), pyarrow.Table.from_pandas(frame)):
+        found = question([rows, "a <= 5"], columns, categories)
+        known, bound = found["x"]
+        assert known.arrays()["value"].tolist() == [[0.0, 1.5], [2.0, 0.0]]
+        assert known.arrays()["mask"].tolist() == [[False, True], [True, False]]
+        assert bound.kind == "within"
+        (side,) = found["side"]
+        assert side.arrays()["mask"].tolist() == [True, False]
+    with pytest.raises(EvidenceError, match="unknown column 'c'"):
+        question([frame.rename(columns={"a": "c"})], columns, categories)
