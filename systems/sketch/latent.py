@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 CHUNK = 200
 PROPOSALS = 64  # latents tried for a drawing that is to be completed
+_TOGETHER = 1 << 13  # of them at once
 
 
 @torch.no_grad()
@@ -65,12 +66,21 @@ def importance_bound(
     return torch.cat(values), torch.cat(errors) if num_particles > 1 else None
 
 
-def explain(model: SketchRNN, x: Tensor, n: int, seed: int) -> Tensor:
-    """`n` latents that could have begun like a drawing (1, points, 3): prior draws, weighed by its likelihood."""
+def explain(model: SketchRNN, x: Tensor, n: int, seed: int, proposals: int = PROPOSALS) -> Tensor:
+    """`n` latents that could have begun like a drawing (1, points, 3): prior draws, weighed by its likelihood.
+
+    Args:
+        model: whose latents.
+        x: the beginning.
+        n: how many.
+        seed: of the draws.
+        proposals: latents tried for each.
+    """
     generator = torch.Generator().manual_seed(row_seed(seed, -1))
-    z = torch.randn(n, PROPOSALS, model.latent, generator=generator)
-    steps = model.steps_log_prob(x, torch.full((1,), x.shape[1]), z.reshape(-1, 1, model.latent))
-    weight = steps.sum(-1).reshape(n, PROPOSALS)
+    z = torch.randn(n, proposals, model.latent, generator=generator)
+    whole = torch.full((1,), x.shape[1])
+    tried = z.reshape(-1, 1, model.latent).split(_TOGETHER)
+    weight = torch.cat([model.steps_log_prob(x, whole, part).sum(-1) for part in tried]).reshape(n, proposals)
     chosen = torch.multinomial(weight.softmax(-1), 1, generator=generator).squeeze(-1)
     return z[torch.arange(n), chosen]
 

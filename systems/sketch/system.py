@@ -30,10 +30,11 @@ from phlogiston.models.generation import RowNoise, generate, row_seed
 from phlogiston.models.sketch import SketchRNN
 from phlogiston.models.stepwise import Choice
 from phlogiston.systems.base import Role
+from phlogiston.systems.calls import at_least
 from phlogiston.systems.options import from_config
 from phlogiston.systems.sketch.config import PRESETS
 from phlogiston.systems.sketch.config import Config as SketchConfig
-from phlogiston.systems.sketch.latent import bound_parts, draw_alike, explain, importance_bound, slerp
+from phlogiston.systems.sketch.latent import PROPOSALS, bound_parts, draw_alike, explain, importance_bound, slerp
 from phlogiston.systems.sketch.rows import keys_of, noisy, varied
 from phlogiston.systems.sketch.training import CollapseCheck, stages_of
 from phlogiston.systems.stepwise import StepwiseSystem, make_choice
@@ -228,6 +229,7 @@ class Sketch(StepwiseSystem):
         z: Any = None,
         temperature: float = 0.6,
         max_points: int | None = None,
+        num_proposals: int = PROPOSALS,
         seed: int | None = None,
     ) -> dict[str, Tensor]:
         """Go on from the beginning of a drawing.
@@ -238,6 +240,8 @@ class Sketch(StepwiseSystem):
             z: latents (n, latent); by default drawn from the prior and weighed by how well they explain the beginning.
             temperature: of the draws.
             max_points: of a whole drawing.
+            num_proposals: latents tried for each way to go on, where they are drawn from the prior; `query` about the
+                beginning tells how many of so many count.
             seed: of this call.
 
         Returns:
@@ -252,7 +256,7 @@ class Sketch(StepwiseSystem):
         begun = x[:, : int(length[0])].expand(n, -1, -1)
         with torch.no_grad():
             if z is None and self.config.latent:
-                z = explain(self.model, x, n, seed)
+                z = explain(self.model, x, n, seed, at_least("num_proposals", num_proposals, 1))
             state = self._start(n, z)
             state = self.model.consume(state, begun)
         left = max(1, (max_points or self.config.max_points) - begun.shape[1])

@@ -9,6 +9,7 @@ export function mount(place, info, changed, state) {
   const paper = sheet(side, side, strokes, changed);
   const heat = slider("temperature", { min: 0.05, max: 1.2, step: 0.05, value: state.temperature ?? 0.6, onchange: changed });
   const count = slider("how many", { min: 1, max: 12, step: 1, value: state.count ?? 6, onchange: changed });
+  const tried = slider("latents tried", { min: 16, max: 2000, step: 16, value: state.tried ?? 64, onchange: changed });
   const gallery = h("div", { class: "gallery" });
   let now = [];
   const clear = (to = []) => { strokes.splice(0, strokes.length, ...to); paper.draw(); changed(); };
@@ -30,12 +31,12 @@ export function mount(place, info, changed, state) {
       h("button", { type: "button", text: "Save as SVG", onclick: () => save(now, "drawings.svg") })),
     info.examples.length ? h("div", { class: "row" }, h("span", { text: "Or begin as one it has not seen:" }), ...info.examples.map((drawing, k) =>
       h("button", { type: "button", class: "thumb", "aria-label": `Begin as held-out drawing ${k + 1}`, onclick: () => begin(drawing) }, picture(drawing)))) : "",
-    heat.element, count.element,
+    heat.element, count.element, info.weighed ? tried.element : "",
     h("div", { class: "split" }, gallery, h("figure", { class: "joint" }, paper.element, h("figcaption", { text: "draw here" }))));
   return {
-    samples: info.weighed,  // of the latents
-    state: () => ({ strokes, temperature: heat.value, count: count.value }),
-    question: () => ({ strokes, temperature: heat.value, count: count.value, step: info.step }),
+    samples: false,
+    state: () => ({ strokes, temperature: heat.value, count: count.value, tried: tried.value }),
+    question: () => ({ strokes, temperature: heat.value, count: count.value, tried: tried.value, step: info.step }),
     show(answer) {
       const [x, y] = answer.origin;
       const back = (drawing) => drawing.map((stroke) => stroke.map((p) => [p[0] + x, p[1] + y]));

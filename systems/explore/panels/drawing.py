@@ -1,6 +1,7 @@
 """Drawings: the beginning is drawn with the mouse, and gone on with in several ways.
 
-A question is `{"strokes": [[[x, y], ...], ...], "temperature": t, "count": n, "seed": s}`, in the units of the data.
+A question is `{"strokes": [[[x, y], ...], ...], "step": length, "temperature": t, "count": n, "tried": latents,
+"seed": s}`, in the units of the data.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 from phlogiston.inference.query.evidence import Known
 from phlogiston.systems.explore.calls import Call
 from phlogiston.systems.explore.panels import strokes
-from phlogiston.systems.explore.panels.common import given_nothing, real, samples_of, seed_of, trust, whole
+from phlogiston.systems.explore.panels.common import given_nothing, real, seed_of, trust, whole
 
 METHOD = "drawn point by point, given the beginning"
 METHOD_LATENT = "latents weighed by the beginning, to which the figures belong; then drawn point by point"
@@ -40,7 +41,9 @@ def call_of(system: Any, question: Mapping[str, Any]) -> tuple[Call, list[list[f
     begun = strokes.as_steps(question.get("strokes"), real(question, "step", 1.0, 1e-6, 1e6))
     seed = seed_of(question)
     if system.name == "sketch":
-        options = {"temperature": temperature, "seed": seed}
+        options: dict[str, Any] = {"temperature": temperature, "seed": seed}
+        if begun and _weighed(system):
+            options["num_proposals"] = _tried(question)
         call = Call("complete", (begun, n), options) if begun else Call("sample", (n,), options)
     else:
         options = {"pi_temperature": temperature, "sigma_temperature": temperature, "seed": seed}
@@ -62,7 +65,7 @@ def ask(system: Any, run: str, question: Mapping[str, Any]) -> dict[str, Any]:
         known = Call(
             "query",
             ({"x": Known(begun)},),
-            {"num_samples": max(2, samples_of(question)) if weighed else 2, "seed": seed_of(question)},
+            {"num_samples": _tried(question) if weighed else 2, "seed": seed_of(question)},
             "evidence",
         )
         figures = trust(known(system)) | ({} if weighed else {"ess": float(len(x)), "num_samples": len(x)})
@@ -75,6 +78,10 @@ def ask(system: Any, run: str, question: Mapping[str, Any]) -> dict[str, Any]:
         "origin": strokes.origin(question.get("strokes") or ()),
         "begun": strokes.drawn([begun], [len(begun)])[0] if begun else [],
     }
+
+
+def _tried(question: Mapping[str, Any]) -> int:
+    return whole(question, "tried", 64, 2, 4000)
 
 
 def _weighed(system: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -87,6 +89,21 @@ def test_a_question_without_end_is_stopped_and_a_closed_server_is_told(
         assert "The server has been closed" in visitor.page.inner_text("#notice")
         assert all("ERR_CONNECTION_REFUSED" in fault for fault in visitor.faults)
         visitor.faults.clear()
+
+
+def test_a_question_that_computes_for_long_is_stopped_in_the_midst_of_it(visit: Callable, served: Any) -> None:
+    """A long beginning, for which thousands of latents are tried: the process is killed while it computes."""
+    visitor = visit()
+    line = [[float(i % 2), i / 100.0] for i in range(1900)]
+    state = {"strokes": [line], "tried": 2000, "count": 12}
+    link = {"run": "letters", "panel": "drawing", "samples": 1000, "seed": 0, "state": state}
+    visitor.page.goto(f"{visitor.address}#{quote(json.dumps(link))}")
+    visitor.page.locator("#stop").click(timeout=60_000)
+    visitor.page.locator("#notice", has_text="Stopped").wait_for()
+    assert visitor.newest()["stopped"]
+    visitor.page.get_by_role("button", name="Empty sheet").click()
+    assert len(visitor.settle()["drawings"]) == 12
+    assert visitor.page.locator("#notice").is_hidden()
 
 
 def test_a_question_is_stopped_wherever_it_is_and_one_that_waits_is_dropped(explore_runs: dict[str, Path]) -> None:

@@ -37,7 +37,7 @@ def test_a_drawing_is_begun_with_the_mouse_and_gone_on_with(visit: Callable, exp
     found = visitor.repeated(answer)
     same(answer["drawings"], found)
     evidence = visitor.repeated(answer, "evidence")  # of the latents, as many as the page says
-    assert answer["num_samples"] == evidence.num_samples == 1000
+    assert answer["num_samples"] == evidence.num_samples == 64
     assert answer["ess"] == pytest.approx(float(evidence.ess))
     assert answer["log_evidence"] == pytest.approx(float(evidence.log_evidence))
     assert f"{answer['log_evidence']:.2f}" in visitor.page.inner_text("#evidence")

@@ -68,6 +68,17 @@ def test_both_are_played_with_the_keyboard_and_by_the_agent(visit: Callable, ser
         assert again.settle()["dream"] == answer["dream"]
 
 
+def test_two_pages_play_games_of_their_own(serving: Callable, system: Any) -> None:
+    with serving(RUN) as server:
+        done: dict[str, list[int]] = {"one": [], "two": []}
+        for k in range(4):
+            for page, action in (("one", k % 3), ("two", 2 - k % 3)):
+                done[page].append(action)
+                question = {"dream": done[page], "game": done[page], "seed": len(page) + k % 2, "shown": 2}
+                answer = server.ask(RUN, "world", question, session=page)
+                agrees(answer, system.replay(done[page], done[page], seed=len(page) + k % 2, shown=2))
+
+
 def test_only_the_dream_is_played_where_the_game_is_not_here(
     served: Any, system: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,6 +16,8 @@ from phlogiston.datasets.base import Dataset
 from phlogiston.datasets.readers.sequences import strokes_of
 from phlogiston.errors import ConfigError, DataError, ShapeError, TrainingWarning
 from phlogiston.inference.query.evidence import Known
+from phlogiston.models.generation import row_seed
+from phlogiston.systems.sketch import latent
 from phlogiston.systems.sketch.config import reference_weight
 from phlogiston.systems.sketch.latent import explain, slerp
 from phlogiston.systems.sketch.report import CELLS, pictures, recognised
@@ -106,6 +108,25 @@ def test_a_beginning_says_what_the_latent_may_be(fitted: Sketch, data: Dataset) 
         free = torch.randn(50, 6, generator=torch.Generator().manual_seed(1))
         better, worse = (fitted.model.steps_log_prob(x, length, z.unsqueeze(1)).sum(-1).mean() for z in (given, free))
     assert float(better) > float(worse) + 1.0
+
+
+def test_latents_tried_in_parts_are_those_tried_at_once_and_more_of_them_explain_better(
+    fitted: Sketch, data: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = data.test.tensors["x"][:1, :5]
+    with torch.no_grad():
+        many = explain(fitted.model, x, 40, 0, 300)
+        monkeypatch.setattr(latent, "_TOGETHER", 1_000)
+        assert torch.equal(explain(fitted.model, x, 40, 0, 300), many)
+        one = explain(fitted.model, x, 40, 0, 1)
+        better, worse = (fitted.model.steps_log_prob(x, torch.tensor([5]), z.unsqueeze(1)).sum(-1) for z in (many, one))
+    assert float(better.mean()) > float(worse.mean()) + 1.0
+    drawn = torch.randn(40, 1, 6, generator=torch.Generator().manual_seed(row_seed(0, -1)))[:, 0]
+    assert torch.equal(one, drawn)  # one try is the prior
+    whole = fitted.complete(x[0], 3, num_proposals=1, seed=0)
+    assert torch.equal(whole["x"], fitted.complete(x[0], 3, z=explain(fitted.model, x, 3, 0, 1), seed=0)["x"])
+    with pytest.raises(ConfigError, match="num_proposals"):
+        fitted.complete(x[0], num_proposals=0)
 
 
 def test_interpolations_begin_and_end_where_they_should(fitted: Sketch, data: Dataset) -> None:
