@@ -240,7 +240,7 @@ def sketch_interpolations() -> Figure:
 
 @cache
 def _written() -> dict[str, Figure]:
-    """Pictures of handwriting, after a quarter of an hour of training."""
+    """Pictures of handwriting, after ten minutes of training."""
     from phlogiston import datasets
     from phlogiston.systems.handwriting.system import HandwritingModel
 
