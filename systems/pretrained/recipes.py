@@ -87,6 +87,12 @@ RECIPES = (
         options={"steps": 400},
     ),
     Recipe(
+        "vdsm", "figures", "figures", "excess_sequence", ("error", "swap"),
+        "Tells who is in a short clip from what is done there: swaps people and actions, and invents clips.",
+        "Generated figures of 32 pixels in nine actions; trained on pairs of clips of one figure. Skin is read worst, dark skin turns greenish.",
+        data_options={"size": 32},
+    ),
+    Recipe(
         "world", "dodge", "default", "frame_error", ("frames", "memory", "survival"),
         "Dreams a game of dodging balls: frames as codes, what comes next, and when a game is over.",
         "Learned from games played at random: of skilful play it knows what random play happens to show.",
