@@ -21,7 +21,7 @@ from torch.distributions import constraints
 from phlogiston.distributions.cell_map import CellMap, log_slopes, standardised
 from phlogiston.distributions.shapes import joint_shape
 from phlogiston.networks.beam import LOG_2PI, Beam
-from phlogiston.networks.frames import Frame, ShiftFrame, compose, path_gaussian
+from phlogiston.networks.frames import Frame, LowRankFrame, ShiftFrame, compose, path_gaussian
 from phlogiston.networks.path_priors import PathPriorModule, all_paths, log_path_prior
 
 FARTHEST = 1e15
@@ -214,15 +214,26 @@ class ResidualNormal(TorchDistribution):
         if self.known is not None and self.layers[0].full and not bool(self.known.all()):
             return self._marginal(u, log_slope)
         known = torch.ones((), dtype=u.dtype) if self.known is None else self.known.to(u.dtype)
+        last = self.layers[depth - 1]
+        if isinstance(last, LowRankFrame) and self.known is not None:
+            return self._known(u, log_slope, known, last)
         log_det = torch.where(known > 0, log_slope, 0.0)
         for frame, code in zip(self.layers[:depth], self.codes.unbind(-1), strict=True):
             u = frame.whiten(u, code)
             log_det = log_det + frame.log_diagonal(code) * known
-        last = self.layers[depth - 1]
         if isinstance(last, ShiftFrame):
             s = last.noise_log_scale()
             u, log_det = u * torch.exp(-s), log_det - s * known
         return (log_det - 0.5 * (u.square() + LOG_2PI) * known).expand(*u.shape[:-1], features).sum(-1)
+
+    def _known(self, u: Tensor, log_slope: Tensor, known: Tensor, last: LowRankFrame) -> Tensor:
+        log_det = torch.where(known > 0, log_slope, 0.0)
+        *before, code = self.codes.unbind(-1)
+        for frame, earlier in zip(self.layers, before, strict=False):
+            u = frame.whiten(u, earlier)
+            log_det = log_det + frame.log_diagonal(earlier) * known
+        square, log_last = last.known_scores(u, known, code)
+        return log_det.sum(-1) + log_last - 0.5 * (square + LOG_2PI * known.sum(-1))
 
     def _marginal(self, u: Tensor, log_slope: Tensor) -> Tensor:
         assert self.known is not None

@@ -25,7 +25,13 @@ from phlogiston.systems.drmm import DRMM
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-OPTIONS: dict[str, Any] = {"preset": "digits"}
+OPTIONS: dict[str, Any] = {
+    "frame": "diag",
+    "num_layers": 2,
+    "num_components": 48,
+    "steps": 1500,
+    "stream_weight": 10.0,
+}
 CONFIGURATION = "diag, 2 layers of 48, label stream"
 OPTIONS_FEW: dict[str, Any] = {
     "frame": "tril",

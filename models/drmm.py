@@ -19,7 +19,7 @@ frames beside the paper's shifts, and the path summed out instead of sampled in 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, cast
 
@@ -43,7 +43,7 @@ from phlogiston.errors import ConfigError, ShapeError, unknown_name
 from phlogiston.models.compiled import Compiled
 from phlogiston.models.path_table import even_grid, pick
 from phlogiston.networks.beam import Beam, StreamTables, search
-from phlogiston.networks.frames import FRAMES, Frame, FrameName, compose, path_gaussian
+from phlogiston.networks.frames import FRAMES, Frame, FrameName, compose, frames_of, path_gaussian
 from phlogiston.networks.path_priors import AutoregressivePrior, LatentClassPrior, all_paths, log_path_prior
 from phlogiston.networks.precision import KeepsFloat64
 
@@ -90,6 +90,7 @@ class DRMM(KeepsFloat64):
         prior: Literal["autoregressive", "latent_class"] = "autoregressive",
         prior_order: int | None = None,
         categorical: Mapping[str, int] | None = None,
+        rank: int = 8,
         sites: Literal["path", "layers"] = "path",
         cells: CellMap | None = None,
     ) -> None:
@@ -105,8 +106,7 @@ class DRMM(KeepsFloat64):
         if prior not in ("autoregressive", "latent_class"):
             raise unknown_name("prior", prior, ("autoregressive", "latent_class"))
         self.features, self.sizes, self.sites = features, tuple(sizes), sites
-        make: Callable[[int, int], Frame] = FRAMES[frame]
-        self.layers = nn.ModuleList(make(k, features) for k in sizes)
+        self.layers = nn.ModuleList(frames_of(frame, sizes, features, rank))
         self.prior = AutoregressivePrior(sizes, prior_order) if prior == "autoregressive" else LatentClassPrior(sizes)
         self.categorical = dict(categorical or {})
         self.stream_bias = nn.ParameterDict(

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from phlogiston.networks.frames import Frame, ShiftFrame, squared_norm
+from phlogiston.networks.frames import Frame, LowRankFrame, ShiftFrame, squared_norm
 from phlogiston.networks.path_priors import PathPriorModule
 
 LOG_2PI = math.log(2 * math.pi)
@@ -153,11 +153,21 @@ class _Whitened:
 
     def expand(self, frame: Frame, log_conditional: Tensor) -> Tensor:
         """Log p(z_<=l) + log p_l(x | z_<=l) of every child: (N, M * K)."""
+        if isinstance(frame, LowRankFrame) and self.mask is not None:
+            return self._known(frame, log_conditional)
         self._children = frame.whiten_all(self.residual)  # (N, M, K, D)
         if self.mask is not None:
             self._children = self._children * self.mask[:, None, None, :]
         self._base = self._children_base(frame, log_conditional)
         return self._density(frame, squared_norm(self._children).flatten(1), self._base)
+
+    def _known(self, frame: LowRankFrame, log_conditional: Tensor) -> Tensor:
+        """Scores of the marginals of what is known under every child: (N, M * K)."""
+        assert self.mask is not None
+        every = torch.arange(frame.num_components, device=self.residual.device)
+        code = every.expand(len(self.mask), self.residual.shape[1], -1)
+        square, log_det = frame.known_scores(self.residual.unsqueeze(2), self.mask[:, None, None], code)
+        return (self.base.unsqueeze(-1) + log_conditional + log_det - 0.5 * square).flatten(1)
 
     def _children_base(self, frame: Frame, log_conditional: Tensor) -> Tensor:
         log_det = frame.log_det() if self.mask is None else frame.log_det(self.mask).unsqueeze(1)
@@ -176,7 +186,9 @@ class _Whitened:
 
     def guess(self, frame: Frame, log_conditional: Tensor) -> Tensor:
         """`expand` by matrix products, good enough to choose by: squares are multiplied out, rounding and all."""
-        if frame.full:
+        if isinstance(frame, LowRankFrame) and self.mask is not None:
+            return self._known(frame, log_conditional)
+        if frame.mixes:
             square = frame.square_distances(self.residual)
         else:
             u = self.residual if self.mask is None else self.residual * self.mask.unsqueeze(1)
@@ -189,7 +201,12 @@ class _Whitened:
         """Continue with children (N, M') named by parent and component; their exact scores, as `expand`: (N, M')."""
         # many features a row: picked as rows of one table, whose gradients are added up row by row
         row = parent + torch.arange(len(parent), device=parent.device).unsqueeze(1) * self.residual.shape[1]
-        residual = frame.whiten(functional.embedding(row, self.residual.flatten(0, 1)), code)
+        rows = functional.embedding(row, self.residual.flatten(0, 1))
+        if isinstance(frame, LowRankFrame) and self.mask is not None:
+            square, log_det = frame.known_scores(rows, self.mask.unsqueeze(1), code)
+            every = (self.base.unsqueeze(-1) + log_conditional).flatten(1).expand(len(parent), -1)
+            return every.gather(1, parent * frame.num_components + code) + log_det - 0.5 * square
+        residual = frame.whiten(rows, code)
         self.residual = residual if self.mask is None else residual * self.mask.unsqueeze(1)
         table = self._children_base(frame, log_conditional).expand(len(parent), -1)
         self.base = table.gather(1, parent * frame.num_components + code)

@@ -75,12 +75,14 @@ def load(
     train = Split({"x": train_x[rows_of_train], "label": arrays[1][rows_of_train].astype(np.int64)})
     validation = Split({"x": train_x[rows_of_valid], "label": arrays[1][rows_of_valid].astype(np.int64)})
     test = Split({"x": test_x, "label": arrays[3].astype(np.int64)})
+    columns = tuple(f"pixel_{row}_{column}" for row in range(28) for column in range(28))
     return Dataset.of(
         INFO,
         (train, validation, test),
-        columns=tuple(f"pixel_{row}_{column}" for row in range(28) for column in range(28)),
+        columns=columns,
         categorical={"label": tuple(str(digit) for digit in range(10))},
         image_shape=(28, 28),
+        cells=dict.fromkeys(columns, (0.0, 1 / 256)) if dequantise else {},
     )
 
 

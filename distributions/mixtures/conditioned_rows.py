@@ -89,6 +89,7 @@ def draw_noise(
     noise: bool,
     generator: torch.Generator | None,
     categories: Sequence[int] = (),
+    factors: int = 0,
 ) -> tuple[Noise, list[Tensor]]:
     """The random numbers of n draws for each row, row by row, as one question after the other would take them.
 
@@ -99,6 +100,7 @@ def draw_noise(
         noise: False where means are drawn.
         generator: source of randomness; torch's own by default.
         categories: numbers of values of the categorical columns that are drawn too.
+        factors: further normals for each draw.
 
     Returns:
         The vectors' noise; and for each categorical column (n, R, V), exponential: the largest probability over them
@@ -110,7 +112,7 @@ def draw_noise(
         offsets.append(torch.rand((), dtype=torch.float64, generator=generator))
         orders.append(torch.randperm(n, generator=generator))
         if noise:
-            normals.append(torch.randn(n, width, dtype=torch.float64, generator=generator))
+            normals.append(torch.randn(n, width + factors, dtype=torch.float64, generator=generator))
         for race in races:
             race[row].exponential_(1, generator=generator)
     return Noise(torch.stack(offsets), torch.stack(orders), normals), [race.transpose(0, 1) for race in races]
@@ -160,7 +162,7 @@ def draw_given(log_prior: Tensor, means: Tensor, factors: Tensor, e: Entries, no
         yield rows, _given_diagonal(log_prior[rows], m, s, e[rows], noise.rows(rows))
 
 
-def _nearest(log_prior: Tensor, square: Tensor) -> tuple[Tensor, Tensor]:
+def nearest(log_prior: Tensor, square: Tensor) -> tuple[Tensor, Tensor]:
     """The least of squared distances (R, P) over the components with a share of the prior, and where: (R,) each."""
     some = log_prior[:1] if log_prior.stride(0) == 0 else log_prior
     live = some > some.amax(-1, keepdim=True) + NEGLIGIBLE
@@ -168,7 +170,7 @@ def _nearest(log_prior: Tensor, square: Tensor) -> tuple[Tensor, Tensor]:
     return least.values, least.indices
 
 
-def _choose(log_mass: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+def choose(log_mass: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
     """Choose components by their log masses (R, P), which are used up.
 
     Returns:
@@ -222,8 +224,8 @@ def remoteness_of_rows(
 
 def _given_diagonal(log_prior: Tensor, means: Tensor, scales: Tensor, e: Entries, noise: Noise) -> RowDraws:
     square, log_mass = _distances(log_prior, means, scales, e)
-    least, nearest = _nearest(log_prior, square)
-    component, log_evidence = _choose(log_mass.add_(square, alpha=-0.5), noise)
+    least, closest = nearest(log_prior, square)
+    component, log_evidence = choose(log_mass.add_(square, alpha=-0.5), noise)
     log_evidence -= 0.5 * math.log(2 * math.pi) * (e.sd < math.inf).to(means.dtype).sum(1)
     if means.dim() == 2:
         x, scale = means[component], scales[component]
@@ -241,7 +243,7 @@ def _given_diagonal(log_prior: Tensor, means: Tensor, scales: Tensor, e: Entries
         eps.masked_scatter_(~known.expand_as(x), torch.cat([part.reshape(-1) for part in noise.normals]))
         x = x + scale * eps
     x = torch.where(known, e.value.unsqueeze(1), x)
-    return RowDraws(component, x, log_evidence, least, nearest)
+    return RowDraws(component, x, log_evidence, least, closest)
 
 
 def _distances(log_prior: Tensor, means: Tensor, scales: Tensor, e: Entries) -> tuple[Tensor, Tensor]:
@@ -275,11 +277,11 @@ def _draw_given_full(
     log_prior: Tensor, means: Tensor, factors: Tensor, e: Entries, noise: Noise, together: int
 ) -> Iterator[tuple[Tensor, RowDraws]]:
     """Rows with the same entries known, and the same soft with the same spread, share what depends on these alone."""
-    for alike in _alike(e):
-        known, soft = (torch.nonzero(mark[alike[0]]).squeeze(-1) for mark in (e.known, e.soft))
-        sd = e.sd[alike[0], soft]
+    for same in alike(e):
+        known, soft = (torch.nonzero(mark[same[0]]).squeeze(-1) for mark in (e.known, e.soft))
+        sd = e.sd[same[0], soft]
         shared = Equalities.of(means, factors, known, soft, sd.expand(len(means), -1)) if means.dim() == 2 else None
-        for rows in alike.split(together):
+        for rows in same.split(together):
             equal = shared
             if equal is None:
                 m, f = means[rows].flatten(0, 1), factors[rows].flatten(0, 1)
@@ -288,7 +290,7 @@ def _draw_given_full(
             yield rows, _given_full(log_prior[rows], equal, target, shared is None, e[rows], noise.rows(rows))
 
 
-def _alike(e: Entries) -> Sequence[Tensor]:
+def alike(e: Entries) -> Sequence[Tensor]:
     """Positions of rows with the same entries known, and the same soft with the same spread: int64 (G,) each."""
     if len(e) == 1:
         return (torch.zeros(1, dtype=torch.long),)
@@ -309,8 +311,8 @@ def _given_full(log_prior: Tensor, equal: Equalities, target: Tensor, own: bool,
     else:
         eta = solve_lower(equal.lower, target.unsqueeze(1) - equal.centre)
     square = eta.square().sum(-1)
-    least, nearest = _nearest(log_prior, square)
-    component, log_evidence = _choose((log_prior - log_scale).add_(square, alpha=-0.5), noise)
+    least, closest = nearest(log_prior, square)
+    component, log_evidence = choose((log_prior - log_scale).add_(square, alpha=-0.5), noise)
     log_evidence -= 0.5 * math.log(2 * math.pi) * target.shape[1]
     n = component.shape[1]
     place = (component + torch.arange(rows).unsqueeze(1) * count if own else component).reshape(-1)
@@ -322,4 +324,4 @@ def _given_full(log_prior: Tensor, equal: Equalities, target: Tensor, own: bool,
         free = free + apply_factors(equal.factor, place, torch.cat(noise.normals))
     x = e.value.unsqueeze(1).repeat(1, n, 1)
     x[:, :, ~e.known[0]] = free.view(rows, n, -1)
-    return RowDraws(component, x, log_evidence, least, nearest)
+    return RowDraws(component, x, log_evidence, least, closest)

@@ -20,7 +20,9 @@ class Config:
         num_layers: layers `L`; the mixture has `num_components ** num_layers` modes.
         num_components: components `K` of each layer.
         frame: what a layer may do to the next one's coordinates: "shift" moves (the paper), "iso" also scales, "diag"
-            scales each column, "tril" shears, too. "tril" for strongly correlated columns, up to some 64 of them.
+            scales each column, "tril" shears, too. "tril" for strongly correlated columns, up to some 64 of them;
+            "lowrank" for more: the last layer's components are factor analysers, a diagonal and `rank` directions each.
+        rank: directions of each component of frame "lowrank".
         prior: distribution of component paths (one component per layer): "autoregressive", or "latent_class", which the
             original's density implies.
         prior_order: how many previous layers each layer's prior depends on; None for all.
@@ -50,7 +52,8 @@ class Config:
 
     num_layers: int = 3
     num_components: int = 16
-    frame: Literal["shift", "iso", "diag", "tril"] = "diag"
+    frame: Literal["shift", "iso", "diag", "tril", "lowrank"] = "diag"
+    rank: int = 8
     prior: Literal["autoregressive", "latent_class"] = "autoregressive"
     prior_order: int | None = None
     guide: Literal["beam", "exact", "autoregressive"] = "beam"
@@ -71,7 +74,7 @@ class Config:
     compile: bool = False
 
     def __post_init__(self) -> None:
-        at_least(self, 1, "num_layers", "num_components", "beam", "max_enum", "steps", "batch_size")
+        at_least(self, 1, "num_layers", "num_components", "beam", "max_enum", "steps", "batch_size", "rank")
         positive(self, "learning_rate", "clip", "stream_weight", "table_sd", "log_scale_sd")
         at_least(self, 0, "depth_weight", "final_depth_weight", "revive_every")
         if self.prior_order is not None and (self.prior_order < 0 or self.prior == "latent_class"):
@@ -113,5 +116,12 @@ PRESETS: dict[str, dict[str, Any]] = {
         "learning_rate": 0.01,
         "steps": 4_000,
     },
-    "digits": {"frame": "diag", "num_layers": 2, "num_components": 48, "steps": 1_500, "stream_weight": 10.0},
+    "digits": {
+        "frame": "lowrank",
+        "num_layers": 1,
+        "num_components": 16,
+        "rank": 10,
+        "steps": 400,
+        "stream_weight": 10.0,
+    },
 }

@@ -46,18 +46,22 @@ def answer(
         EvidenceError: evidence too improbable to tell paths apart.
     """
     rows = len(q.original)
-    log_prior = paths.log_prior.expand(rows, -1)
-    for name, allowed in q.allowed.items():
-        sets, which = allowed.unique(dim=0, return_inverse=True)
-        log_prior = log_prior + torch.stack([streams[name][:, s].logsumexp(-1) for s in sets])[which]
+    log_prior = prior_given_labels(q, paths, streams)
     sizes = [log_probs.shape[1] for log_probs in streams.values()]
-    normals, races = draw_noise(q.model, n, paths.factors.dim() == 2, noise, generator, sizes)
-    spread = paths.factors if paths.factors.dim() == 2 else paths.factors.norm(dim=-1)
+    analysers = paths.analysers
+    rank = 0 if analysers is None else analysers.loadings.shape[-1]
+    independent = analysers is not None or paths.factors.dim() == 2
+    normals, races = draw_noise(q.model, n, independent, noise, generator, sizes, rank)
+    if analysers is not None:
+        spread, drawn = analysers.spread, analysers.draw_given(log_prior, q.model, normals)
+    else:
+        spread = paths.factors if independent else paths.factors.norm(dim=-1)
+        drawn = draw_given(log_prior, paths.means, paths.factors, q.model, normals)
     x = torch.empty(rows, n, model.features, dtype=torch.float64)
     component = torch.empty(rows, n, dtype=torch.long)
     log_evidence = torch.empty(rows, dtype=torch.float64)
     distances: dict[str, float] = {}
-    for index, draws in draw_given(log_prior, paths.means, paths.factors, q.model, normals):
+    for index, draws in drawn:
         x[index], component[index], log_evidence[index] = draws.x, draws.component, draws.log_evidence
         far, together = remoteness_of_rows(log_prior[index], paths.means, spread, q.model[index], draws, FAR)
         _note(compiler, far, together, distances)
@@ -72,8 +76,7 @@ def answer(
         if name in q.allowed:
             chosen = chosen.masked_fill(~q.allowed[name], -torch.inf)
         samples[name] = (chosen.softmax(-1) / race).argmax(-1)
-    slope = model.log_slope(q.original.value[:, compiler.varying])
-    log_evidence = log_evidence + torch.where(q.model.sd < torch.inf, slope, 0.0).sum(1)
+    log_evidence = log_evidence + _slopes(model, compiler, q)
     return Answer(
         samples,
         log_evidence.expand(n, -1),
@@ -83,6 +86,29 @@ def answer(
         torch.full((rows,), float(n), dtype=torch.float64),
         {"codes": paths.codes[component.T]},
     ), distances
+
+
+def prior_given_labels(q: EntryQuestions, paths: Paths, streams: Mapping[str, Tensor]) -> Tensor:
+    """Log probabilities of the paths and of the values of categories left: (R, P)."""
+    log_prior = paths.log_prior.expand(len(q.original), -1)
+    for name, allowed in q.allowed.items():
+        sets, which = allowed.unique(dim=0, return_inverse=True)
+        log_prior = log_prior + torch.stack([streams[name][:, s].logsumexp(-1) for s in sets])[which]
+    return log_prior
+
+
+def log_masses(
+    model: DRMM, compiler: EvidenceCompiler, q: EntryQuestions, paths: Paths, streams: Mapping[str, Tensor]
+) -> Tensor:
+    """Log probability of every path together with the evidence of R questions, in the data's units: (R, P)."""
+    assert paths.analysers is not None
+    masses = paths.analysers.log_masses(prior_given_labels(q, paths, streams), q.model)
+    return masses + _slopes(model, compiler, q).unsqueeze(1)
+
+
+def _slopes(model: DRMM, compiler: EvidenceCompiler, q: EntryQuestions) -> Tensor:
+    slope = model.log_slope(q.original.value[:, compiler.varying])
+    return torch.where(q.model.sd < torch.inf, slope, 0.0).sum(1)
 
 
 def _note(compiler: EvidenceCompiler, far: Tensor, together: Tensor, distances: dict[str, float]) -> None:

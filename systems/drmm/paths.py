@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 
 from phlogiston.distributions.gaussian_evidence import ConditionedMixture
+from phlogiston.distributions.mixtures.factor_rows import FactorAnalysers
 from phlogiston.distributions.resampling import resample_distinct, student_quantile
 from phlogiston.errors import ConfigError, EvidenceError, unknown_name
 from phlogiston.models.drmm import DRMM
-from phlogiston.networks.frames import path_gaussian
+from phlogiston.networks.frames import LowRankFrame, factor_analysers, path_gaussian
+from phlogiston.networks.path_priors import all_paths, log_path_prior
 from phlogiston.systems.drmm.question import Question
 
 _EVEN = 0.2  # share of the chances of prefixes that goes by the square root of their weights, which are guesses
@@ -90,6 +92,7 @@ class Paths:
         method: how they were chosen, in words.
         all: True when nothing was left out.
         thinnings: how prefixes were left out, layer by layer.
+        analysers: the same Gaussians without a matrix each, where that is all there is; `factors` is then empty.
     """
 
     codes: Tensor
@@ -99,6 +102,7 @@ class Paths:
     method: str
     all: bool
     thinnings: tuple[Thinning, ...] = ()
+    analysers: FactorAnalysers | None = None
 
     def given(self, question: Question, streams: Mapping[str, Tensor], temper: bool = False) -> ConditionedMixture:
         """The paths' mixture given a question; `streams` holds the log probabilities (P, V) of those restricted."""
@@ -119,6 +123,7 @@ class PathSource:
     def __init__(self, model: DRMM, max_enum: int) -> None:
         self.model, self.max_enum = model, max_enum
         self._every: Paths | None = None
+        self._analysed: Paths | None = None
 
     def find(self, question: Question, method: str, num_particles: int, generator: torch.Generator | None) -> Paths:
         """Return all paths, or those grown for the question.
@@ -135,13 +140,19 @@ class PathSource:
         """
         if self.weighs_all(method):
             return self.every()
+        if 16 * self._size * max(self.model.sizes) > 4 * MAX_FLOATS:
+            raise ConfigError(
+                f"{self.model.features} columns are too many for this "
+                "question, which needs a matrix for every path: ask with known values, Near and labels alone, without "
+                "sort, prune, resample and temper"
+            )
         num_particles = max(16, min(num_particles, MAX_FLOATS // (self._size * max(self.model.sizes))))
         return self._grow(question, num_particles, generator)
 
     @property
     def _size(self) -> int:
         """Numbers of one path's covariance factor."""
-        return self.model.features * (self.model.features if self.model.layers[0].full else 1)
+        return self.model.features * (self.model.features if self.model.frames[-1].mixes else 1)
 
     def weighs_all(self, method: str) -> bool:
         """Whether every path is weighed by `method`.
@@ -168,6 +179,23 @@ class PathSource:
             method = f"exact over {len(codes)} component paths"
             self._every = Paths(codes, log_prior, means.contiguous(), factors.contiguous(), method, True)
         return self._every
+
+    def analysed(self, method: str) -> Paths | None:
+        """All paths as factor analysers, where their covariances would not fit but these do; else None."""
+        model, last = self.model, self.model.frames[-1]
+        if not isinstance(last, LowRankFrame) or method == "smc" or self.weighs_all("auto"):
+            return None
+        if model.num_paths > self.max_enum or model.num_paths * model.features * last.loadings.shape[-1] > MAX_FLOATS:
+            return None
+        if self._analysed is None:
+            codes = all_paths(model.sizes, model.location.device)
+            analysers = FactorAnalysers(*factor_analysers(model.frames, codes))
+            log_prior = log_path_prior(model.prior, codes)
+            method = f"exact over {len(codes)} component paths"
+            self._analysed = Paths(
+                codes, log_prior, analysers.mean, model.location.new_zeros(0), method, True, analysers=analysers
+            )
+        return self._analysed
 
     def _grow(self, question: Question, num_particles: int, generator: torch.Generator | None) -> Paths:
         """Grow paths layer by layer, keeping at most `num_particles` distinct prefixes without bias."""

@@ -27,7 +27,7 @@ from phlogiston.inference.query.evidence import Evidence, Known, normalise
 from phlogiston.models.drmm import DRMM
 from phlogiston.systems.drmm import curved, entry_questions
 from phlogiston.systems.drmm.paths import MAX_FLOATS, Paths, PathSource, thinning_error
-from phlogiston.systems.drmm.question import EvidenceCompiler, Question
+from phlogiston.systems.drmm.question import EntryQuestions, EvidenceCompiler, Question
 
 
 class DRMMQuery:
@@ -132,10 +132,12 @@ class DRMMQuery:
         requested = asked_sites(ask, self.sites)
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         question = normalise(evidence, self.sites)
-        if not (sort or prune or resample or temper) and self.paths.weighs_all(method):
-            plain = self._ask_entries(question, num_samples, noise == "model", generator)
-            if plain is not None:
-                return plain.only(requested)
+        if not (sort or prune or resample or temper):
+            every = self.paths.every() if self.paths.weighs_all(method) else self.paths.analysed(method)
+            if every is not None:
+                plain = self._ask_entries(every, question, num_samples, noise == "model", generator)
+                if plain is not None:
+                    return plain.only(requested)
         rows, mixtures = self._mixtures(question, method, num_particles or max(256, num_samples), generator, temper)
         answers = [
             self._answer(q, paths, mixture, num_samples, pilot, noise == "model", temper, generator)
@@ -152,14 +154,18 @@ class DRMMQuery:
         return answer.only(requested)
 
     def _ask_entries(
-        self, question: Mapping[str, tuple[Evidence, ...]], n: int, noise: bool, generator: torch.Generator | None
+        self,
+        every: Paths,
+        question: Mapping[str, tuple[Evidence, ...]],
+        n: int,
+        noise: bool,
+        generator: torch.Generator | None,
     ) -> Answer | None:
         """Answer all rows at once where the question names single entries and categories only; else None."""
         rows = count_rows(question, ["x"])
         plain = self.compile.entries(question, rows or 1)
         if plain is None:
             return None
-        every = self.paths.every()
         streams = self.log_categories(every, self.categorical)
         answer, distances = entry_questions.answer(self.model, self.compile, plain, every, streams, n, noise, generator)
         warn_if_far(distances)
@@ -344,6 +350,10 @@ class DRMMQuery:
             EvidenceError: malformed or impossible evidence.
         """
         generator = None if seed is None else torch.Generator().manual_seed(seed)
+        analysed = self._analysed(evidence)
+        if analysed is not None:
+            value = analysed[1].logsumexp(-1)
+            return value[0] if analysed[0] is None else value
         rows, mixtures = self._mixtures(evidence, "auto", num_particles or 1024, generator)
         results = []
         for q, _, mixture in mixtures:
@@ -373,6 +383,17 @@ class DRMMQuery:
             with torch.no_grad():
                 return fast[0] - fast[1]
         return self.log_evidence(both, **options) - self.log_evidence(given, **options)
+
+    def _analysed(self, evidence: Any) -> tuple[int | None, Tensor, Paths, EntryQuestions] | None:
+        """The log mass (R, P) of every path where only factor analysers fit and only entries are known; else None."""
+        paths, question = self.paths.analysed("auto"), normalise(evidence, self.sites)
+        rows = count_rows(question, ["x"])
+        q = None if paths is None else self.compile.entries(question, rows or 1)
+        if paths is None or q is None:
+            return None
+        with torch.no_grad():
+            streams = self.log_categories(paths, self.categorical)
+            return rows, entry_questions.log_masses(self.model, self.compile, q, paths, streams), paths, q
 
     def _known_rows(self, question: Mapping[str, tuple[Evidence, ...]]) -> Tensor | None:
         """Marginals of questions that only hold known values in rows, all rows at once; None for any other."""
@@ -421,6 +442,14 @@ class DRMMQuery:
         if stream not in self.categorical:
             raise unknown_name("categorical column", stream, self.categorical)
         generator = None if seed is None else torch.Generator().manual_seed(seed)
+        analysed = self._analysed(evidence)
+        if analysed is not None:
+            rows, log_mass, every, entries = analysed
+            log_probs = self.log_categories(every, [stream])[stream].expand(len(log_mass), -1, -1)
+            if stream in entries.allowed:
+                log_probs = log_probs.masked_fill(~entries.allowed[stream].unsqueeze(1), -math.inf).log_softmax(-1)
+            shares = (log_mass.log_softmax(-1).unsqueeze(-1) + log_probs).logsumexp(1).exp()
+            return shares[0] if rows is None else shares
         rows, mixtures = self._mixtures(evidence, "auto", 1024, generator)
         results = []
         for q, paths, mixture in mixtures:

@@ -16,6 +16,7 @@ from phlogiston.errors import ShapeError
 from phlogiston.inference.svi.row_noise import row_keys, uniform
 from phlogiston.models.drmm import DRMM
 from phlogiston.networks.beam import LOG_2PI
+from phlogiston.networks.frames import LowRankFrame
 
 MAX_FLOATS = 8_000_000  # of the largest intermediate array when rows are scored in chunks
 
@@ -78,7 +79,10 @@ def _floats_per_row(model: DRMM, schema: Mapping[str, Any], masked: bool, width:
     sizes = model.sizes[:depth]
     paths = math.prod(sizes) if width is None else min(width, math.prod(sizes[:-1])) * max(sizes)
     labels = sum(len(names) for names in schema["categorical"].values())
-    return paths * (model.features * (model.features if masked and model.frames[0].full else 1) + labels)
+    last = model.frames[-1]
+    if masked and isinstance(last, LowRankFrame):
+        return paths * (2 * model.features + last.loadings.shape[-1] ** 2 + labels)
+    return paths * (model.features * (model.features if masked and last.full else 1) + labels)
 
 
 def cell_masses(

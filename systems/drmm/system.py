@@ -440,7 +440,7 @@ class DRMM(Imputes, System):
         return {names[j]: (start + 0.5 * step, step) for j, start, step, filled in told if not filled}
 
     def _method_of_masses(self, method: str) -> Literal["exact"]:
-        if self.model.frames[0].full or method not in ("auto", "exact"):
+        if self.model.frames[-1].mixes or method not in ("auto", "exact"):
             raise ConfigError(
                 f"mass=True needs frame 'shift', 'iso' or 'diag' and method 'exact'; got frame {self.config.frame!r} "
                 f"and method {method!r}"

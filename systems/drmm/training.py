@@ -11,6 +11,8 @@ from torch import Tensor
 
 from phlogiston.inference.svi.batches import LARGE
 from phlogiston.models.drmm import DRMM, parameter_key
+from phlogiston.networks.frames import LowRankFrame
+from phlogiston.systems.drmm.factors import place_loadings
 
 MAX_INITIAL_ROWS = 10_000
 LABEL_DISTANCE = 1.0  # of different labels from each other in the first clustering, in units of a typical row's norm
@@ -80,12 +82,14 @@ def residual_kmeans(
         shrink = 2.0 if not frame.full else 2.0 + features
         if features > 64:
             diagonal = (one_hot.T @ gap.square() + shrink * pooled.diagonal()) / (counts + shrink).unsqueeze(-1)
-            covariance = torch.diag_embed(diagonal)
+            covariance = torch.diag_embed(diagonal) if frame.full else diagonal
         else:
             scatter = torch.einsum("nk,nd,ne->kde", one_hot, gap, gap)
             covariance = (scatter + shrink * pooled) / (counts + shrink)[:, None, None]
         noise = jitter * torch.randn(mean.shape, generator=generator, dtype=mean.dtype)
         frame.place((mean + noise * pooled.diagonal().sqrt()).to(frame.mean), covariance)
+        if isinstance(frame, LowRankFrame):
+            place_loadings(frame, gap, labels, share, shrink)
         model.prior.place(l, ((counts + 1) / (total + k)).to(frame.mean))
         for name, known in (streams or {}).items():
             _place_stream(model, name, l, labels, known[rows], share)
@@ -208,7 +212,11 @@ class DeadComponents:
                 row = worst[(i * 7919 + l) % len(worst)]
                 frame.revive(component, u[row] if mask is None else u[row] * mask[row])
                 model.prior.revive(l, component)
-                self._forget(state.optimizer, [frame.mean, frame.log_scale, getattr(frame, "lower", None)], component)
+                self._forget(
+                    state.optimizer,
+                    [frame.mean, frame.log_scale, *(getattr(frame, name, None) for name in ("lower", "loadings"))],
+                    component,
+                )
             self.revived += len(dead)
             u = frame.whiten(u, best[:, l])
 

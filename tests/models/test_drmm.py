@@ -18,7 +18,7 @@ from phlogiston.errors import ConfigError, PhlogistonError, ShapeError
 from phlogiston.models.drmm import DRMM, CollapsedDRMM
 from phlogiston.models.path_table import even_grid, pick
 
-FRAMES = ["shift", "iso", "diag", "tril"]
+FRAMES = ["shift", "iso", "diag", "tril", "lowrank"]
 PRIORS = ["autoregressive", "latent_class"]
 
 

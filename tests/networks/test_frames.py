@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from phlogiston.models.drmm import DRMM
-from phlogiston.networks import frames
-from phlogiston.networks.frames import FRAMES, Frame, TriangularFrame, squared_norm
+from phlogiston.networks.frames import FRAMES, Frame, TriangularFrame, squared_norm, triangular
 
 
 def made(name: str, k: int, d: int, seed: int = 0) -> Frame:
@@ -25,7 +24,7 @@ def made(name: str, k: int, d: int, seed: int = 0) -> Frame:
 def plain(frame: Frame, u: Tensor, code: Tensor) -> Tensor:
     """`W_k (u - mu_k)` with the matrix of every row written out, as the inverse of `factors`."""
     factors = frame.factors()
-    matrices = torch.linalg.inv(factors if frame.full else torch.diag_embed(factors))
+    matrices = torch.linalg.inv(factors if factors.dim() == 3 else torch.diag_embed(factors))
     return (matrices[code] @ (u - frame.mean[code]).unsqueeze(-1)).squeeze(-1)
 
 
@@ -57,7 +56,7 @@ def test_whitening_one_component_per_row(name: str, k: int, d: int, shapes: tupl
 @pytest.mark.parametrize("name", FRAMES)
 @pytest.mark.parametrize("wide", [1, 64])
 def test_determinants_and_distances(name: str, wide: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(frames, "WIDE", wide)
+    monkeypatch.setattr(triangular, "WIDE", wide)
     frame = made(name, 4, 3)
     u, code = torch.randn(5, 2, 3, dtype=torch.float64), torch.randint(4, (5, 2))
     every = torch.arange(4).expand(5, 2, 4)
@@ -65,7 +64,7 @@ def test_determinants_and_distances(name: str, wide: int, monkeypatch: pytest.Mo
     torch.testing.assert_close(frame.whiten_all(u), whitened)
     torch.testing.assert_close(frame.square_distances(u), whitened.square().sum(-1))
     assert not frame.square_distances(u).requires_grad
-    factors = frame.factors() if frame.full else torch.diag_embed(frame.factors())
+    factors = frame.factors() if frame.mixes else torch.diag_embed(frame.factors())
     torch.testing.assert_close(frame.log_diagonal(code).sum(-1), -torch.logdet(factors)[code])
     torch.testing.assert_close(frame.log_det(), -torch.logdet(factors))
 

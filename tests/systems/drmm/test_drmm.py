@@ -62,7 +62,7 @@ def test_it_learns_labels_with_half_of_them_missing() -> None:
     assert metrics["precision"].value > 0.3
 
 
-@pytest.mark.parametrize("frame", ["shift", "iso", "diag", "tril"])
+@pytest.mark.parametrize("frame", ["shift", "iso", "diag", "tril", "lowrank"])
 @pytest.mark.parametrize("guide", ["beam", "exact", "autoregressive"])
 def test_every_frame_and_guide_trains(frame: str, guide: str, rows: torch.Tensor) -> None:
     before = DRMM(TINY, frame=frame, guide=guide, steps=1, learning_rate=1e-9).fit(rows)
