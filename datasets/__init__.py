@@ -27,15 +27,17 @@ from importlib.metadata import entry_points
 from os import PathLike
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from phlogiston.datasets.base import Dataset, Decision, Info, Meta, Split
-from phlogiston.datasets.fetch import cache_folder
-from phlogiston.datasets.recording.record import record
 from phlogiston.datasets.untrusted.guard import reading
 from phlogiston.errors import ConfigError, DataError, PluginWarning, unknown_name
+from phlogiston.lazy import lazy
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from phlogiston.datasets.base import Dataset, Decision, Info, Meta, Split
+    from phlogiston.datasets.recording.record import record
 
 FOLDERS = ("generated", "fetched", "readers", "recording")
 GROUP = "phlogiston.datasets"  # entry points of packages that bring sources of their own: name = "package.module"
@@ -44,12 +46,35 @@ __all__ = [
     "Dataset", "Decision", "Info", "Meta", "Split", "get", "info", "load", "names", "read_options", "reader", "record",
 ]  # fmt: skip
 
+_homes = dict.fromkeys(("Dataset", "Decision", "Info", "Meta", "Split"), "base") | {"record": "recording.record"}
+_load_lazily = lazy(__name__, _homes)
+
+
+def __getattr__(name: str) -> Any:
+    """Names of submodules that need numpy: whoever only looks at a run does not wait for it."""
+    return _load_lazily(name)
+
+
+def _folders() -> dict[str, str]:
+    """Where sources may be: prefix of a module's name -> folder."""
+    return {f"{__name__}.": __path__[0], **{f"{__name__}.{name}.": f"{__path__[0]}/{name}" for name in FOLDERS}}
+
+
+@cache
+def _own(name: str) -> ModuleType | None:
+    """A source of ours whose module is called as it is: none of the others is imported."""
+    for prefix, folder in _folders().items():
+        if name.isidentifier() and Path(folder, f"{name}.py").is_file():
+            for module in _importable([f"{prefix}{name}"]):
+                if hasattr(module, "INFO") and module.INFO.name == name:
+                    return module
+    return None
+
 
 @cache
 def _sources() -> dict[str, ModuleType]:
     """Import every module of this folder and of FOLDERS, and every plug-in, and keep those that describe a source."""
-    paths = {f"{__name__}.": __path__, **{f"{__name__}.{name}.": [f"{__path__[0]}/{name}"] for name in FOLDERS}}
-    own = [module.name for prefix, path in paths.items() for module in pkgutil.iter_modules(path, prefix)]
+    own = [module.name for prefix, path in _folders().items() for module in pkgutil.iter_modules([path], prefix)]
     sources = {module.INFO.name: module for module in _importable(sorted(own)) if hasattr(module, "INFO")}
     for module in _importable(sorted(point.value for point in entry_points(group=GROUP))):
         if not hasattr(module, "INFO") or not hasattr(module, "load"):
@@ -80,9 +105,14 @@ def names() -> tuple[str, ...]:
 
 
 def _source(name: str) -> ModuleType:
-    if name not in _sources():
+    source = _own(name) or _sources().get(name)
+    if source is None:
         raise unknown_name("dataset (and no such file or folder)", name, names())
-    return _sources()[name]
+    return source
+
+
+def _registered(name: str) -> bool:
+    return _own(name) is not None or name in _sources()
 
 
 def info(name: str) -> Info:
@@ -124,13 +154,15 @@ def load(
     if not isinstance(name, str | PathLike):
         options["data"] = name
         name = _source_of(name)
-    elif str(name) not in _sources():
+    elif not _registered(str(name)):
         options["data"] = _existing(name)
         name = _source_of(options["data"])
     source = _source(str(name))
     _check_options(str(name), options)
     if source.INFO.kind == "built in" or _in_memory(options):
         return _loaded(source, root, options)
+    from phlogiston.datasets.fetch import cache_folder
+
     place = next((options[key] for key in _PLACES if options.get(key)), root or cache_folder())
     with reading(place, f"data of the kind {source.INFO.name!r}"):
         return _loaded(source, root, options)
@@ -175,7 +207,7 @@ def reader(name: str | PathLike[str]) -> str:
     Raises:
         UnknownNameError, DataError: there is no such source, file or folder.
     """
-    return str(name) if str(name) in _sources() else _source_of(_existing(name))
+    return str(name) if _registered(str(name)) else _source_of(_existing(name))
 
 
 def read_options(name: str | PathLike[str], texts: Mapping[str, str]) -> dict[str, Any]:
@@ -195,7 +227,7 @@ def read_options(name: str | PathLike[str], texts: Mapping[str, str]) -> dict[st
     """
     from pydantic import TypeAdapter, ValidationError
 
-    known = str(name) if str(name) in _sources() else _source_of(name)
+    known = str(name) if _registered(str(name)) else _source_of(name)
     _check_options(known, texts)
     hints = typing.get_type_hints(_source(known).load)
     values = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from phlogiston.inference.svi.batches import LARGE
 from phlogiston.models.drmm import DRMM, parameter_key
 from phlogiston.networks.frames import LowRankFrame
 from phlogiston.systems.drmm.factors import place_loadings
+from phlogiston.systems.drmm.kmeans import clusters
 
 MAX_INITIAL_ROWS = 10_000
 LABEL_DISTANCE = 1.0  # of different labels from each other in the first clustering, in units of a typical row's norm
@@ -70,7 +70,7 @@ def residual_kmeans(
     for l, frame in enumerate(model.frames):
         k = frame.num_components
         u = u + 1e-6 * torch.randn(u.shape, generator=generator, dtype=u.dtype)
-        labels = _clusters(torch.cat([u, *marks], -1), min(k, n), share, seed + l)
+        labels = clusters(torch.cat([u, *marks], -1), min(k, n), share, seed + l)
         one_hot = torch.nn.functional.one_hot(labels, k) * share.unsqueeze(-1)
         counts = one_hot.sum(0)
         mean = (one_hot.T @ u) / counts.clamp(min=1e-12).unsqueeze(-1)
@@ -97,17 +97,6 @@ def residual_kmeans(
         u = u.double()
         if mask is not None:
             u = u * mask[rows]
-
-
-def _clusters(points: Tensor, count: int, share: Tensor, seed: int) -> Tensor:
-    """Cluster of every point, int64 (N,)."""
-    from sklearn.cluster import KMeans
-    from sklearn.exceptions import ConvergenceWarning
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct points than clusters: harmless here
-        search = KMeans(count, n_init=1, random_state=seed, max_iter=50)
-        return torch.as_tensor(search.fit(points.numpy(), sample_weight=share.numpy()).labels_, dtype=torch.long)
 
 
 def _distinct(rows: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:

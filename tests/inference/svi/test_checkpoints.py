@@ -1,5 +1,7 @@
 import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -210,3 +212,29 @@ def test_every_kind_of_tensor_survives(tmp_path: Path, dtype: torch.dtype) -> No
     assert state == {"step": 1}
     assert all(torch.equal(back[k], tensors[k]) and back[k].dtype == dtype for k in tensors)
     assert os.listdir(tmp_path) == ["x"]
+
+
+def test_who_only_looks_at_a_run_loads_no_numpy_and_notices_every_cut(tmp_path: Path) -> None:
+    model, guide = pair()
+    fit(model, guide, rows(), stages=Stage("a", 2), out=tmp_path / "run", progress="off")
+    file = checkpoints.find(tmp_path / "run")
+    code = (
+        "import sys, pathlib; from phlogiston.inference.svi.run_folder.readers import progress_of\n"
+        "print(progress_of(pathlib.Path(sys.argv[1])).step, [m for m in ('numpy', 'torch') if m in sys.modules])"
+    )
+    command = [sys.executable, "-P", "-c", code, str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "2 []", done.stderr
+    whole = file.read_bytes()
+    for damaged in (
+        b"",
+        whole[:7],
+        whole[:100],
+        whole[:-1],
+        whole + b"0",
+        b"\xff" * 8 + whole[8:],
+        b"\2" + bytes(7) + b"[]",
+    ):
+        file.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match="truncated or no checkpoint"):
+            checkpoints.read_state(file)
