@@ -298,11 +298,17 @@ def remoteness(
     e = evidence
     live = torch.nonzero(log_prior > log_prior.max() + NEGLIGIBLE).squeeze(-1)
     means, factors = means[live], factors[live]
-    spread = factors if factors.dim() == 2 else factors.norm(dim=-1)
+
+    def spread(columns: Tensor) -> Tensor:
+        return factors[:, columns] if factors.dim() == 2 else factors[:, columns].norm(dim=-1)
+
     low, high = (torch.where(e.known, e.values, side) for side in (e.lower, e.upper))
-    entries = _nearest_outside((low - means) / spread, (means - high) / spread)
+    limited = torch.nonzero((low > -math.inf) | (high < math.inf)).squeeze(-1)  # from nothing one is never far
+    own, wide = means[:, limited], spread(limited)
+    outside = _nearest_outside((low[limited] - own) / wide, (own - high[limited]) / wide)
+    entries = means.new_zeros(means.shape[1]).index_copy(0, limited, outside)
     if len(e.soft):
-        wide = torch.hypot(spread[:, e.soft], torch.where(e.soft_fraction > 0, 0.0, e.soft_sd))
+        wide = torch.hypot(spread(e.soft), torch.where(e.soft_fraction > 0, 0.0, e.soft_sd))
         gap = ((e.soft_mean - means[:, e.soft]) / wide).abs().amin(0)
         entries = entries.index_copy(0, e.soft, torch.maximum(entries[e.soft], gap))
     rows = means.new_zeros(len(e.rows))

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from phlogiston.distributions.gaussian_conditioning import orthogonalise
+from phlogiston.distributions.gaussian_conditioning import condition, orthogonalise, remoteness
 from phlogiston.distributions.gaussian_evidence import _SETTLED, ConditionedMixture, _settled
 from phlogiston.distributions.linear_constraints import LinearEvidence, Rows, is_feasible, plan, project, simplify
 from phlogiston.distributions.normal_interval import log_interval_mass, log_normal_density
@@ -432,3 +432,24 @@ def test_far_corners_of_correlated_components_are_drawn_well() -> None:
     want = torch.logsumexp(density, 0) + (x[1] - x[0]).log()
     assert log_mean(draws.log_weights).item() == pytest.approx(want.item(), abs=0.05)
     assert ((draws.x >= double([6.0, -6.0])) & (draws.x <= double([7.0, -5.0]))).all()
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_remoteness_is_the_distance_from_the_nearest_component_column_by_column(full: bool) -> None:
+    means = torch.randn(4, 6, dtype=torch.float64)
+    factors = torch.randn(4, 6, 6, dtype=torch.float64).tril() + 2 * torch.eye(6)
+    factors = factors if full else factors.diagonal(dim1=1, dim2=2).abs()
+    sd = factors.norm(dim=-1) if full else factors
+    e = evidence(6, known={0: 40.0}, low={1: 30.0, 4: -1.0}, high={3: -25.0, 4: 1.0}, soft={5: (50.0, 2.0)})
+    found = remoteness(torch.zeros(4), means, factors, e, condition(means, factors, e)).entries
+    beyond = torch.stack(
+        [
+            (40.0 - means[:, 0]).abs() / sd[:, 0],
+            (30.0 - means[:, 1]) / sd[:, 1],
+            torch.zeros(4),  # of this one nothing is said
+            (means[:, 3] + 25.0) / sd[:, 3],
+            torch.maximum(-1.0 - means[:, 4], means[:, 4] - 1.0) / sd[:, 4],
+            (50.0 - means[:, 5]).abs() / torch.hypot(sd[:, 5], double(2.0)),
+        ]
+    )
+    assert found.tolist() == pytest.approx(beyond.clamp_min(0.0).amin(1).tolist())

@@ -25,8 +25,7 @@ EXAMPLES = 12
 def describe(system: Any, run: str) -> dict[str, Any]:
     """Size and ink of the pictures, what they look like on average, and some that the model has not seen."""
     _, categories = system.vocabulary()
-    answer = system.query(None, num_samples=500, seed=0)
-    x = answer.samples["x"].numpy()
+    x = table.draws(system, 500)["x"].double().numpy()
     low, high = (float(v) for v in np.quantile(x, (0.01, 0.99)))
     try:
         held = data_of(local_folder(run), None, {}, system.schema)

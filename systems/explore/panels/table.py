@@ -29,11 +29,11 @@ PRIOR = 4000  # samples that say where a column lies when nothing is known
 def describe(system: Any, run: str) -> dict[str, Any]:
     """Columns with their ranges and what is known of them before any evidence; categories and their values."""
     _, categories = system.vocabulary()
-    answer = system.query(None, num_samples=PRIOR, seed=0)
+    drawn = draws(system, PRIOR)
     units = system.schema.get("units") or {}
     told_of = []
     for site, i, name in entries(system):
-        x, unit = answer.samples[site][:, i].double().numpy(), units.get(name)
+        x, unit = drawn[site][:, i].double().numpy(), units.get(name)
         low, high = np.quantile(x, (0.002, 0.998))
         margin = 0.05 * (high - low) or max(1.0, abs(high)) * 0.5
         edges = np.linspace(low - margin, high + margin, BINS + 1)
@@ -48,8 +48,13 @@ def describe(system: Any, run: str) -> dict[str, Any]:
                 "prior": (np.histogram(x, edges)[0] / len(x)).tolist(),
             }
         )
-    drawn = {name: list(values) for name, values in categories.items() if name in answer.samples}
-    return {"columns": told_of, "categories": drawn}
+    shown = {name: list(values) for name, values in categories.items() if name in drawn}
+    return {"columns": told_of, "categories": shown}
+
+
+def draws(system: Any, n: int) -> Any:
+    """Samples by site where nothing is known: of a mixture plain draws, for which `query` would weigh particles."""
+    return system.sample(n, seed=0) if system.name == "drmm" else system.query(None, num_samples=n, seed=0).samples
 
 
 def entries(system: Any) -> list[tuple[str, int, str]]:
