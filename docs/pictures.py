@@ -49,7 +49,7 @@ def sierpinski() -> Figure:
 
 
 def digits() -> Figure:
-    """The 8x8 digits: held-out images, and samples after one and two layers."""
+    """The 8x8 digits: held-out images, and samples."""
     from phlogiston import datasets
     from phlogiston.systems.drmm.system import DRMM
 
