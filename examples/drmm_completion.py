@@ -45,8 +45,10 @@ def fit(data: Dataset, seed: int = 0, options: dict[str, Any] | None = None, cop
 def complete(system: DRMM, x: np.ndarray, seed: int = 0, num_samples: int = 128) -> tuple[np.ndarray, np.ndarray]:
     """Complete the lower halves: posterior means and one sample each, (n, pixels) both; upper halves stay as given."""
     question = {"x": Known(torch.from_numpy(x).double(), torch.arange(x.shape[1]) < x.shape[1] // 2)}
-    # without a component's own noise the average over samples has the same mean and less error
-    mean = system.query(question, ask=["x"], num_samples=num_samples, noise="mean", seed=seed).mean("x").numpy()
+    # Without a component's own noise the average over samples has the same mean and less error; not where pixels are
+    # mapped, for the image of a mean is no mean.
+    noise = "mean" if system.model.cells is None else "model"
+    mean = system.query(question, ask=["x"], num_samples=num_samples, noise=noise, seed=seed).mean("x").numpy()
     sample = system.query(question, ask=["x"], num_samples=1, seed=seed).samples["x"][0].numpy()
     return mean, sample
 
