@@ -129,7 +129,7 @@ def _halve(path: Path) -> None:
 
 def quick(recipe: Recipe) -> Recipe:
     """The same recipe on few rows, with few steps: whether it can be followed to its end, and nothing else."""
-    data = dict(recipe.data_options)
+    data = {**recipe.data_options, **recipe.quick_data}
     if "sizes" in data:
         data["sizes"] = tuple(min(size, most) for size, most in zip(data["sizes"], _FEW_ROWS, strict=True))
     options = {**recipe.options, **recipe.quick}

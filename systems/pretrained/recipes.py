@@ -27,6 +27,7 @@ class Recipe:
         options: options beside those of the preset.
         name: what it is called after its kind; by default the name of the data.
         quick: options that make it short when it is only tried, beside the steps of training.
+        quick_data: options of the data that do so, beside `sizes`.
     """
 
     system: str
@@ -40,6 +41,7 @@ class Recipe:
     options: dict[str, Any] = field(default_factory=dict)
     name: str = ""
     quick: dict[str, Any] = field(default_factory=dict)
+    quick_data: dict[str, Any] = field(default_factory=dict)
 
     @property
     def address(self) -> str:
@@ -89,8 +91,10 @@ RECIPES = (
     Recipe(
         "vdsm", "figures", "figures", "excess_sequence", ("error", "swap"),
         "Tells who is in a short clip from what is done there: swaps people and actions, and invents clips.",
-        "Generated figures of 32 pixels in nine actions; trained on pairs of clips of one figure. Skin is read worst, dark skin turns greenish.",
+        "Generated figures of 32 pixels in nine actions; trained on pairs of clips of one figure. "
+        "Skin is read worst, dark skin turns greenish.",
         data_options={"size": 32},
+        quick_data={"characters": (2, 0, 1)},
     ),
     Recipe(
         "world", "dodge", "default", "frame_error", ("frames", "memory", "survival"),

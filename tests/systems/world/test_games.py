@@ -18,6 +18,7 @@ from phlogiston.errors import ConfigError, DataWarning, RunError, ShapeError, Un
 from phlogiston.evaluate.held_out import scored_on
 from phlogiston.models.world import Before, World
 from phlogiston.systems.world.agent import TrainedAgent
+from phlogiston.systems.world.dream_pictures import as_picture
 from phlogiston.systems.world.games import describe_rewards, first_moves
 from phlogiston.systems.world.rows import GameRows, RecordedRows
 from phlogiston.systems.world.system import WorldModel
@@ -516,6 +517,20 @@ def test_dreams_as_a_game_follow_the_same_distribution_as_rollouts(system: World
         assert float(a.mean()) == pytest.approx(float(b.mean()), abs=4.5 * error + 1e-6)
     spread = state.code.std(0)
     assert bool((spread > 0).all())
+
+
+def test_games_of_an_environment_are_played_action_by_action(pole: WorldModel) -> None:
+    played = pole.play("random", 1, seed=3, keep=True)
+    actions = played.action[0, : int(played.length[0]) - 1].tolist()
+    with pytest.raises(ConfigError, match="first 3 actions"):
+        pole.replay([0, 0, 0], [1, 1, 1], shown=4, seed=3)
+    found = pole.replay(actions, actions, shown=4, seed=3)
+    assert found.game is not None
+    assert torch.equal(found.game.frames, played.frames[0, : len(actions) + 1])
+    assert torch.equal(found.game.reward, played.reward[0, : len(actions)])
+    assert found.game.over
+    assert torch.equal(found.dream.code[:4], found.game.code[:4])
+    assert as_picture(found.dream.frames[-1]).ndim == 3  # what the page shows of a vector
 
 
 def test_an_agent_of_another_library_learns_inside_a_dream(system: WorldModel) -> None:
