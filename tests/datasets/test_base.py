@@ -150,3 +150,13 @@ def test_constants_and_rounding_noise_are_no_loss() -> None:
     noise = 1e8 + 1e-8 * np.random.default_rng(0).normal(size=(30, 1))
     for rows in (np.full((30, 1), 1e9), noise, np.array([[0.3], [0.1 + 0.2]]), np.zeros((4, 2))):
         assert Split({"x": rows}).tensors["x"].dtype == torch.float32
+
+
+def test_rows_are_selected_by_numbers_from_either_end() -> None:
+    split = Split({"x": torch.arange(12.0).reshape(6, 2), "label": torch.arange(6)})
+    for index in ([4, 0, 4], [-1, 2], torch.tensor([5, -6])):
+        for name in ("x", "label"):
+            assert torch.equal(split[index][name], split.tensors[name][index])
+    for outside in ([6], [-7]):
+        with pytest.raises(IndexError):
+            split[outside]
