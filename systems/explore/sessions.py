@@ -13,7 +13,12 @@ from phlogiston.errors import RunError
 MOST = 6
 """Pages that have a process at the same time; the one idle for longest gives its own up for a new page."""
 STOPPED = {"stopped": True, "error": "the question was stopped"}
-PRELOAD = ["phlogiston.systems.explore.worker", "phlogiston.systems.base", "phlogiston.inference.query.ask"]
+PRELOAD = [
+    "phlogiston.systems.explore.worker",
+    "phlogiston.systems.base",
+    "phlogiston.inference.query.ask",
+    "torch.fx.experimental.symbolic_shapes",  # half a second that torch.broadcast_shapes takes at its first call
+]
 
 
 class Session:
