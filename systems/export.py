@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import datetime
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -83,12 +85,39 @@ def write(path: Path, samples: Samples) -> None:
         export_sequences.write(path, samples.tensors["x"], samples.tensors["length"], names)
     elif kind in export_sequences.SUFFIXES:
         raise ConfigError(f"these samples are no sequences; a {kind} file cannot show them. Use .npz.")
-    elif kind in TABLES:
+    elif kind == ".parquet":
         write_table(path, make_frame(_columns(samples, kind)))
+    elif kind == ".csv":
+        _write_csv(path, _columns(samples, kind))
     elif kind == ".png":
         _write_png(path, samples)
     else:
         _write_video(path, samples)
+
+
+def _write_csv(path: Path, columns: Mapping[str, Any]) -> None:
+    """Columns as text: what `write_table` writes, without loading pandas for it."""
+    cells = [["" if value is None else _cell(value) for value in _entries(column)] for column in columns.values()]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(zip(*cells, strict=True))
+
+
+def _entries(column: Any) -> list[Any]:
+    """A column as a list, spans of time as numbers of days; None where missing."""
+    if not isinstance(column, np.ndarray):
+        return list(column)
+    if column.dtype.kind == "m":
+        column = column / np.timedelta64(1, "D")
+    if column.dtype == np.float32:
+        return [f"{value:.9g}" for value in column.tolist()]  # as many digits as come back the same
+    values: list[Any] = column.tolist()
+    return [None if value is None or value != value else value for value in values]
+
+
+def _cell(value: Any) -> str:
+    return value.isoformat(" ") if isinstance(value, datetime.datetime) else str(value)
 
 
 def _columns(samples: Samples, kind: str) -> dict[str, Any]:
