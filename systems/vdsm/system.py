@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from phlogiston import datasets, systems
+from phlogiston import systems
 from phlogiston.datasets.base import Meta, Split
 from phlogiston.errors import ConfigError, RunError, ShapeError, unknown_name
 from phlogiston.evaluate.score import Score
@@ -96,7 +96,7 @@ class VDSM(ClipOperations):
     def _pairs(self, meta: Meta | None) -> bool:
         """Whether clips of one individual are paired."""
         asked: bool | None = self.config.pair_within_group
-        return (meta is None or meta.name in datasets.names()) if asked is None else asked
+        return (meta is None or meta.kind != "yours") if asked is None else asked
 
     def prepare(self, split: Split, role: Role = "train") -> Clips:
         """The clips as the engine reads them."""
