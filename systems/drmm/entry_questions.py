@@ -124,3 +124,26 @@ def _note(compiler: EvidenceCompiler, far: Tensor, together: Tensor, distances: 
     if len(alone) and float(alone.max()) > FAR:
         name = "the known values together"
         distances[name] = max(float(alone.max()), distances.get(name, 0.0))
+
+
+def prior(model: DRMM, compiler: EvidenceCompiler, n: int, noise: bool, generator: torch.Generator | None) -> Answer:
+    """Answer where nothing is known and paths are too many to weigh: independent draws, all of the same weight.
+
+    Args:
+        model, compiler, noise, generator: as in `answer`.
+        n: how many.
+    """
+    with torch.random.fork_rng(devices=[], enabled=generator is not None):
+        if generator is not None:
+            torch.manual_seed(generator.initial_seed())
+        codes, drawn = model.generate(n, noise=noise)
+        probs = {name: model.stream_logits(name, codes).softmax(-1) for name in compiler.categorical}
+        samples = {name: torch.multinomial(p, 1).squeeze(-1) for name, p in probs.items()}
+    x = model.rounded(drawn.double())
+    if compiler.constant:
+        x = x.new_zeros(n, len(compiler.columns)).index_copy(1, compiler.varying, x)
+        for i, value in compiler.constant.items():
+            x[:, i] = value
+    zero = torch.zeros((), dtype=torch.float64)
+    ess = torch.tensor(float(n), dtype=torch.float64)
+    return Answer({"x": x, **samples}, zero.expand(n), zero, zero, "drawn from the model", ess, {"codes": codes})

@@ -134,6 +134,9 @@ class DRMMQuery:
         question = normalise(evidence, self.sites)
         if not (sort or prune or resample or temper):
             every = self.paths.every() if self.paths.weighs_all(method) else self.paths.analysed(method)
+            if every is None and not question and method == "auto":
+                drawn = entry_questions.prior(self.model, self.compile, num_samples, noise == "model", generator)
+                return drawn.only(requested)
             if every is not None:
                 plain = self._ask_entries(every, question, num_samples, noise == "model", generator)
                 if plain is not None:

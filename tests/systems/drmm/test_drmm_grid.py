@@ -259,3 +259,19 @@ def test_noise_that_belongs_to_the_data_stays() -> None:
     x = fitted.sample(20, seed=0)["x"]
     assert not torch.equal(x, fitted.model.cells.rounded(x).round())
     assert torch.equal(fitted.model.rounded(x), x)
+
+
+def test_where_nothing_is_known_and_paths_are_many_rows_are_drawn_from_the_model() -> None:
+    x = np.c_[table(), np.full(500, 7.0)]
+    many = DRMM(**OPTIONS, max_enum=4).fit({"x": x, "side": x[:, 0].astype(int) % 2}, seed=0, progress="off")
+    answer = many.query(None, num_samples=4000, seed=3)
+    assert answer.method == "drawn from the model"
+    assert float(answer.ess) == 4000
+    assert float(answer.log_evidence) == 0
+    drawn, rows = answer.samples["x"], many.sample(4000, seed=4)["x"].double()
+    assert bool((drawn[:, 3] == 7).all())
+    spread = (drawn.var(0) + rows.var(0)).sqrt() / 4000**0.5
+    assert bool(((drawn.mean(0) - rows.mean(0)).abs() <= 5 * spread).all())
+    assert answer.samples["side"].unique().tolist() == [0, 1]
+    again = many.query(None, num_samples=4000, seed=3)
+    assert torch.equal(drawn, again.samples["x"])
