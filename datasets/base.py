@@ -181,8 +181,7 @@ class Split:
         else:
             chosen = torch.as_tensor(index)
         if isinstance(chosen, torch.Tensor) and chosen.dtype == torch.long and chosen.ndim == 1:
-            if len(chosen) and int(chosen.min()) < 0:
-                chosen = torch.where(chosen < 0, chosen + len(self), chosen)
+            chosen = torch.where(chosen < 0, chosen + len(self), chosen)  # index_select counts from the start alone
             return {name: tensor.index_select(0, chosen) for name, tensor in self.tensors.items()}  # twice as fast
         return {name: tensor[chosen] for name, tensor in self.tensors.items()}
 

@@ -200,7 +200,7 @@ class DRMM(Imputes, System):
             handlers["depths"] = weight_depths(depth_weights)
             schedules["depths.weight"] = linear(c.depth_weight, c.final_depth_weight)
         objective = "enum" if c.guide == "autoregressive" else "elbo"
-        if self.model.cells is not None:
+        if self.schema.get("cells"):
             common["transform"] = self._fill_cells
         return [Stage(objective=objective, handlers=handlers, schedules=schedules, **common)]
 

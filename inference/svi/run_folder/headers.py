@@ -50,6 +50,8 @@ def _metadata(path: Path) -> dict[str, str]:
             raise ValueError(f"a header of {size:,} bytes in a file of {whole:,}")
         header = json.loads(file.read(size))
     metadata: dict[str, str] = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise ValueError("its metadata are no texts")
     end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
     if 8 + size + end != whole:
         raise ValueError(f"{8 + size + end:,} bytes are announced, {whole:,} are there")
