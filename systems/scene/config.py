@@ -183,8 +183,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "sides": (1,),
         "symmetry": "all",
         "queries": 6,
-        "draft_steps": 1_200,
-        "steps": 600,
+        "draft_steps": 6_000,
+        "steps": 1_500,
         "sigma": 0.2,
     },
     # the published sizes: 8 steps of 16 x 16 states with 128 channels for pictures of 64 x 64 pixels
