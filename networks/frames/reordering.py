@@ -28,11 +28,13 @@ class Reordered(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, order: Tensor, back: Tensor) -> Tensor:
+        """The rows (N, ...) in the order given; `order` and `back` are int64 (N,)."""
         ctx.save_for_backward(order, back)
         return rows.index_select(0, order)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        """The gradient (N, ...) in the order the rows came in."""
         order, back = ctx.saved_tensors
         return Reordered.apply(grad, back, order), None, None
 
