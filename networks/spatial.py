@@ -269,8 +269,7 @@ def displacement(template: Tensor, picture: Tensor, reach: int, temperature: flo
     product = torch.fft.irfft2(spectrum.sum(1), size)
     rows, columns, steps = _shifts(reach, size, product.dtype, product.device)
     near = product[:, rows, columns]
-    chance = torch.softmax(near.flatten(1) / temperature, -1).reshape(near.shape)
-    return torch.stack([chance.sum(1) @ steps, chance.sum(2) @ steps], -1)
+    return _mean_shift(near / temperature, steps)
 
 
 def partly_seen(
@@ -314,6 +313,11 @@ def partly_seen(
     gain = torch.fft.irfft2(spectrum - 0.5 * energy, size)[:, rows, columns]
     far = ((steps - expected.unsqueeze(-1)) / spread.unsqueeze(-1)).square()  # (rows, 2, shifts)
     score = gain / nats - 2.0 * torch.log1p(0.5 * (far[:, 1].unsqueeze(2) + far[:, 0].unsqueeze(1)))
+    return _mean_shift(score, steps)
+
+
+def _mean_shift(score: Tensor, steps: Tensor) -> Tensor:
+    """Mean shift (rows, 2) as (x, y) under the softmax of scores (rows, shifts down, shifts across)."""
     chance = torch.softmax(score.flatten(1), -1).reshape(score.shape)
     return torch.stack([chance.sum(1) @ steps, chance.sum(2) @ steps], -1)
 

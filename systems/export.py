@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import datetime
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -97,7 +96,7 @@ def write(path: Path, samples: Samples) -> None:
 
 def _write_csv(path: Path, columns: Mapping[str, Any]) -> None:
     """Columns as text: what `write_table` writes, without loading pandas for it."""
-    cells = [["" if value is None else _cell(value) for value in _entries(column)] for column in columns.values()]
+    cells = [["" if value is None else str(value) for value in _entries(column)] for column in columns.values()]
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
@@ -114,10 +113,6 @@ def _entries(column: Any) -> list[Any]:
         return [f"{value:.9g}" for value in column.tolist()]  # as many digits as come back the same
     values: list[Any] = column.tolist()
     return [None if value is None or value != value else value for value in values]
-
-
-def _cell(value: Any) -> str:
-    return value.isoformat(" ") if isinstance(value, datetime.datetime) else str(value)
 
 
 def _columns(samples: Samples, kind: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -219,6 +220,29 @@ def compile_entries(pieces: Sequence[Evidence], dim: int, rows: int) -> Entries 
         value = torch.where(said, new.double(), value)
         sd = torch.where(said, spread, sd)
     return Entries(known, value, sd)
+
+
+def whole_cells(
+    about: LinearEvidence, edges: tuple[Tensor, Tensor], on_grid: Tensor, names: Sequence[str]
+) -> LinearEvidence:
+    """Evidence whose bounds are the edges of the cells of all values of a grid between those given.
+
+    Args:
+        about: what is said of D entries.
+        edges: lower and upper (D,), as `Grid.enclose` finds them.
+        on_grid: bool (D,), True for entries on a grid.
+        names: of the entries.
+
+    Raises:
+        EvidenceError: an interval that holds no value of its grid.
+    """
+    lower, upper = edges
+    for i in torch.nonzero((lower >= upper) & on_grid & ~about.known).squeeze(1).tolist():
+        raise EvidenceError(
+            f"the evidence is impossible: no value on the grid of {names[i]!r} lies between "
+            f"{float(about.lower[i]):g} and {float(about.upper[i]):g}"
+        )
+    return replace(about, lower=lower, upper=upper)
 
 
 def _fits(part: Tensor, dim: int, rows: int) -> bool:

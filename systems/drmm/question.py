@@ -12,7 +12,7 @@ from phlogiston.datasets.standardise import rounding
 from phlogiston.distributions.linear_constraints import LinearEvidence, Rows
 from phlogiston.distributions.mixtures.conditioned_rows import Entries
 from phlogiston.errors import EvidenceError
-from phlogiston.inference.query.compilation import compile_category, compile_entries, compile_vector
+from phlogiston.inference.query.compilation import compile_category, compile_entries, compile_vector, whole_cells
 from phlogiston.inference.query.evidence import Evidence
 from phlogiston.models.drmm import DRMM
 
@@ -131,19 +131,16 @@ class EvidenceCompiler:
             return model.coordinates(self._rows_at(inner.soft, values)).gather(1, at).squeeze(1)
 
         mapped = torch.isin(inner.soft, model.cells.position)
-        lower, upper = model.cells.enclose(inner.lower, inner.upper)
-        for i in torch.nonzero(lower >= upper).squeeze(1).tolist():
-            if i in model.cells.position.tolist() and not bool(inner.known[i]):
-                raise EvidenceError(
-                    f"the evidence is impossible: no value on the grid of {self.columns[int(self.varying[i])]!r} lies "
-                    f"between {float(inner.lower[i]):g} and {float(inner.upper[i]):g}"
-                )
+        on_grid = torch.zeros_like(inner.known)
+        on_grid[model.cells.position] = True
+        names = [self.columns[i] for i in self.varying.tolist()]
+        held = whole_cells(inner, model.cells.enclose(inner.lower, inner.upper), on_grid, names)
         spread = 0.5 * (soft(inner.soft_mean + inner.soft_sd) - soft(inner.soft_mean - inner.soft_sd))
         return replace(
             linear,
             values=model.coordinates(inner.values),
-            lower=model.coordinates(lower),
-            upper=model.coordinates(upper),
+            lower=model.coordinates(held.lower),
+            upper=model.coordinates(held.upper),
             soft_mean=soft(inner.soft_mean),
             soft_sd=torch.where(mapped, spread, linear.soft_sd),
         )

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -35,7 +34,13 @@ from phlogiston.distributions.normal_interval import log_interval_mass, standard
 from phlogiston.distributions.resampling import effective_size, log_mean, replace_dead, spread_error
 from phlogiston.errors import ConfigError, EvidenceError, unknown_name
 from phlogiston.inference.query.answer import FAR, Answer, check_alive, judge_error, stack, warn_if_far, warn_if_poor
-from phlogiston.inference.query.compilation import asked_sites, compile_entries, compile_vector, count_rows
+from phlogiston.inference.query.compilation import (
+    asked_sites,
+    compile_entries,
+    compile_vector,
+    count_rows,
+    whole_cells,
+)
 from phlogiston.inference.query.evidence import Evidence, normalise
 from phlogiston.systems.mdn import rows as mdn_rows
 
@@ -195,7 +200,7 @@ class MDNQuery:
             log_prior.reshape(-1)[order],
             predicted.loc.double().reshape(-1, self.targets)[order],
             factors.double().reshape(-1, *factors.shape[-(2 if factors.dim() == 4 else 1) :])[order],
-            self._cells(about_y),
+            whole_cells(about_y, self.grid.enclose(about_y.lower, about_y.upper), self.grid.used, self.names["y"]),
         )
         self._measure(about_x, mixture)
         draws = mixture.sample(n, generator=generator)
@@ -231,16 +236,6 @@ class MDNQuery:
             ess,
             {"component": component[index] % k, **why},
         )
-
-    def _cells(self, about: LinearEvidence) -> LinearEvidence:
-        """Evidence about targets whose bounds hold the whole cells of the values of a grid that they hold."""
-        lower, upper = self.grid.enclose(about.lower, about.upper)
-        for i in torch.nonzero((lower >= upper) & self.grid.used & ~about.known).squeeze(1).tolist():
-            raise EvidenceError(
-                f"the evidence is impossible: no value on the grid of {self.names['y'][i]!r} lies between "
-                f"{float(about.lower[i]):g} and {float(about.upper[i]):g}"
-            )
-        return replace(about, lower=lower, upper=upper)
 
     def _measure(self, about_x: LinearEvidence, mixture: ConditionedMixture) -> None:
         """Note how far inputs lie outside the training inputs kept, and targets from every component."""
