@@ -19,6 +19,7 @@ import pytest
 import torch
 
 from phlogiston import datasets, systems
+from phlogiston.cli import main
 from phlogiston.systems import export, workflow
 
 Command = Callable[..., Any]
@@ -26,6 +27,16 @@ SMALL = ["--set", "num_layers=2", "--set", "num_components=4", "--data-set", "n=
 
 
 # ---- systems and data
+
+
+def test_only_the_verb_that_is_asked_for_is_built() -> None:
+    verbs = [str(command.name) for command in main.app.registered_commands]
+    assert len(verbs) == len(set(verbs)) > 10
+    for verb in (*verbs, "data"):
+        one = main._only([verb, "--help"])
+        assert [c.name for c in (*one.registered_commands, *one.registered_groups)] == [verb]
+    for arguments in ([], ["--version"], ["trian"]):
+        assert main._only(arguments) is main.app
 
 
 def test_systems_lists_all_and_shows_every_documented_option_of_one(command: Command) -> None:
