@@ -1,9 +1,13 @@
 """Callbacks: how code of yours follows and stops a training.
 
-A callback is any object with some of the methods `on_start`, `on_stage`, `on_step`, `on_checkpoint` and `on_end`, each
-taking a `State`. One that remembers things implements `state_dict() -> JSON-able` and `load_state_dict(state)`; the
-engine keeps that with each checkpoint. With several processes every process calls its callbacks: look at
-`state.leader` before writing files.
+A callback is any object with some of the methods `on_start`, `on_stage`, `on_step`, `on_stage_end`, `on_checkpoint` and
+`on_end`, each taking a `State`. `on_stage_end` comes once the last step of a stage is done, or training ends in it for
+another reason (`request_stop`), before the checkpoint is written: what a stage leaves behind is put in place there. An
+interruption (Ctrl-C, SIGTERM) ends nothing: the same call goes on from its checkpoint.
+
+One that remembers things implements `state_dict() -> JSON-able` and `load_state_dict(state)`; the engine keeps that
+with each checkpoint. With several processes every process calls its callbacks: look at `state.leader` before writing
+files.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ from torch import nn
 
 from phlogiston.errors import ConfigError
 
-EVENTS = ("on_start", "on_stage", "on_step", "on_checkpoint", "on_end")
+EVENTS = ("on_start", "on_stage", "on_step", "on_stage_end", "on_checkpoint", "on_end")
 
 
 class State:

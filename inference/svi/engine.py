@@ -81,7 +81,7 @@ def fit(
         resume: `"auto"` continues an existing run of the same settings, True demands one, False refuses one. Other
             data, precision or threads would not continue it bit for bit: an error, unless `"force"`, which names them.
         lr_resume: factor on all learning rates from a resume on; a fresh run ignores it.
-        callbacks: objects with some of `on_start`, `on_stage`, `on_step`, `on_checkpoint`, `on_end`; see `callbacks`.
+        callbacks: objects with some of the methods `on_start` ... `on_end`; see `callbacks`.
         fabric: a launched Lightning Fabric (`parallel.make_fabric`); None is one process where the modules are.
         valid: rows like `data`; their loss is computed at each checkpoint and chooses the best one.
         config: JSON-able settings of the caller, kept in config.json and compared on resume.

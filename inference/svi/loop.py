@@ -313,7 +313,7 @@ class Loop:
             if not self.stepper.sound():
                 self._go_back(giving_up=self.policy.unsound() == "stop")
                 return False
-            over = self._checkpoint(over, leaving=number is not None)
+            over = self._checkpoint(over, end_of_stage or over, leaving=number is not None)
             if over:
                 self._log(rate)  # a callback may have ended training just now; otherwise there is nothing left to log
         if self.progress.every < float("inf"):
@@ -367,24 +367,33 @@ class Loop:
 
     # ---- checkpoints -------------------------------------------------------------------------------------------------
 
-    def _checkpoint(self, over: bool, leaving: bool = False) -> bool:
+    def _checkpoint(self, over: bool, stage_over: bool, leaving: bool = False) -> bool:
         """Validate, call back, write; return whether training is over now.
 
         Args:
             over: whether it was before.
+            stage_over: whether the stage was.
             leaving: whether the process ends next.
         """
         self.owed = False
         self.policy.checkpoint()
-        if self.valid is not None:
-            loss = self.stepper.validate(self.valid)
-            self.state.valid_loss = self.state.metrics["valid_loss"] = loss
+        if stage_over:
+            self.callbacks("on_stage_end", self.state)
+        self._validate()
         self.callbacks("on_checkpoint", self.state)
         over = over or (self.state.stop_requested and self.processes.size == 1)
+        if over and not stage_over:  # a callback has just ended training, perhaps for this validation loss
+            self.callbacks("on_stage_end", self.state)
+            self._validate()
         score = self.state.valid_loss
         self._keep(self.stretch.loss if score is None and self.stretch.rows else score, over, over or leaving)
         self.stretch = Interval()
         return over
+
+    def _validate(self) -> None:
+        if self.valid is not None:
+            loss = self.stepper.validate(self.valid)
+            self.state.valid_loss = self.state.metrics["valid_loss"] = loss
 
     def _keep(self, score: float | None, finished: bool, wait: bool) -> None:
         """Remember the present state as the last good one, and write it: while training goes on, unless `wait`."""

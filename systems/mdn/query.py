@@ -12,6 +12,9 @@ Sites are `x` (inputs) and `y` (targets). The network has no distribution of its
 With all inputs known the answer is one Gaussian mixture, conditioned exactly on whatever is said about the targets: any
 subset of them known, boxes, soft values, half-spaces. Otherwise inputs are drawn, and all their mixtures together form
 a large one that is conditioned the same way, so that every input is weighed by how well it explains the targets.
+
+Targets on a grid are answered on it: bounds hold whole cells, and half-spaces of several such targets are answered by
+draws that are rounded before they are judged (`grid_evidence`).
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ from phlogiston.distributions.mixtures.diagonal import DiagMixture, FactorisedMi
 from phlogiston.distributions.mixtures.full import BivariateMixture, FullMixture
 from phlogiston.distributions.mixtures.joint import JointMixture
 from phlogiston.distributions.normal_interval import log_interval_mass, standard_truncated
-from phlogiston.distributions.resampling import effective_size, log_mean, replace_dead, spread_error
+from phlogiston.distributions.resampling import effective_size, replace_dead, spread_error
 from phlogiston.errors import ConfigError, EvidenceError, unknown_name
 from phlogiston.inference.query.answer import FAR, Answer, check_alive, judge_error, stack, warn_if_far, warn_if_poor
 from phlogiston.inference.query.compilation import (
@@ -39,10 +42,10 @@ from phlogiston.inference.query.compilation import (
     compile_entries,
     compile_vector,
     count_rows,
-    whole_cells,
 )
 from phlogiston.inference.query.evidence import Evidence, normalise
 from phlogiston.systems.mdn import rows as mdn_rows
+from phlogiston.systems.mdn.grid_evidence import GridEvidence
 
 SITES = ("x", "y")
 METHODS = ("auto", "exact")
@@ -186,6 +189,7 @@ class MDNQuery:
         generator: torch.Generator | None,
     ) -> Answer:
         exact = bool(about_x.known.all())
+        on_grids = GridEvidence(about_y, self.grid, self.names["y"])
         count = 1 if exact else num_particles or max(500, n)
         x, log_x = self._inputs(about_x, count, generator)
         predicted = _gaussians(self.predict(x))
@@ -200,20 +204,23 @@ class MDNQuery:
             log_prior.reshape(-1)[order],
             predicted.loc.double().reshape(-1, self.targets)[order],
             factors.double().reshape(-1, *factors.shape[-(2 if factors.dim() == 4 else 1) :])[order],
-            whole_cells(about_y, self.grid.enclose(about_y.lower, about_y.upper), self.grid.used, self.names["y"]),
+            on_grids.reals,
         )
         self._measure(about_x, mixture)
         draws = mixture.sample(n, generator=generator)
-        y, good = project(torch.where(about_y.known, draws.x, self.grid.rounded(draws.x)), about_y)
-        log_weights = torch.where(good, draws.log_weights, -math.inf)
+        y, good = project(torch.where(about_y.known, draws.x, self.grid.rounded(draws.x)), on_grids.plain)
+        log_weights = torch.where(good & on_grids.holds(y), draws.log_weights, -math.inf)
         check_alive(log_weights, "query")
         component = order[draws.component]
         chosen = component // k
-        log_evidence = log_mean(draws.log_weights) + log_constant
+        log_evidence, error = on_grids.log_evidence(draws.log_weights, log_weights, draws.error)
+        log_evidence = log_evidence + log_constant
         # shares of the inputs and members in the evidence: draws with one of them in common are not independent
         shares = draws.shares[order.argsort()].reshape(count, self.members, -1).sum(-1)
-        error, ess = draws.error, effective_size(log_weights)
+        ess = effective_size(log_weights)
         method = "exact" if mixture.exact else "sequential conditioning"
+        if len(on_grids.several):
+            method = "rounded draws from the half-spaces"
         if not exact:
             by_input = shares.sum(1)
             error = _join(error, spread_error(by_input.log()))

@@ -116,20 +116,25 @@ class KeepBest:
         return MaximumLikelihood(model, guide)
 
     def on_step(self, state: Any) -> None:
-        """Evaluate when it is due, keep what improved, and restore the best at the end of the stage."""
+        """Evaluate when it is due, keep what improved, and end training when nothing has for long."""
+        if state.stage.name != self.stage or state.valid is None or state.step % self.every:
+            return
+        self._evaluate(state)
+        if self.patience and self.waited >= self.patience:
+            state.request_stop()
+
+    def on_stage_end(self, state: Any) -> None:
+        """Evaluate once more, and put the best parameters in place, whichever way training ended."""
         if state.stage.name != self.stage or state.valid is None:
             return
-        last = state.stage_progress >= 1.0 or state.step >= state.total
-        if state.step % self.every and not last:
-            return
+        if state.step % self.every:
+            self._evaluate(state)
+        state.objective.restore()
+
+    def _evaluate(self, state: Any) -> None:
         rows = {name: value.to(state.device) for name, value in state.valid[:].items()}
         self.waited = 0 if state.objective.update_best(**rows) else self.waited + 1
         state.metrics["valid_loss_of_best"] = float(state.objective.best.mean())
-        if self.patience and self.waited >= self.patience and not last:
-            state.request_stop()
-            last = True
-        if last:
-            state.objective.restore()
 
     def state_dict(self) -> dict[str, Any]:
         """Return how many evaluations in a row brought no improvement."""
@@ -154,11 +159,13 @@ class Averaging:
         self.decay, self.stage = decay, stage
 
     def on_step(self, state: Any) -> None:
-        """Update the average; at the end of the stage put it in place."""
-        if state.stage.name != self.stage:
-            return
-        state.objective.average(self.decay if state.stage_progress > 0.1 else 0.0)
-        if state.stage_progress >= 1.0 or state.step >= state.total:
+        """Update the average."""
+        if state.stage.name == self.stage:
+            state.objective.average(self.decay if state.stage_progress > 0.1 else 0.0)
+
+    def on_stage_end(self, state: Any) -> None:
+        """Put the average in place, whichever way training ended."""
+        if state.stage.name == self.stage:
             state.objective.restore()
 
 
@@ -187,8 +194,7 @@ class Recalibrate:
                 stacklevel=2,
             )
 
-    def on_step(self, state: Any) -> None:
-        """Recalibrate once the stage's last step is done."""
-        last = state.stage_progress >= 1.0 or state.step >= state.total or state.stop_requested
-        if state.stage.name == self.stage and state.valid is not None and last:
+    def on_stage_end(self, state: Any) -> None:
+        """Recalibrate what training leaves behind."""
+        if state.stage.name == self.stage and state.valid is not None:
             state.model.calibrate(**{name: value.to(state.device) for name, value in state.valid[:].items()})

@@ -238,3 +238,32 @@ def test_who_only_looks_at_a_run_loads_no_numpy_and_notices_every_cut(tmp_path: 
         file.write_bytes(damaged)
         with pytest.raises(CheckpointError, match="truncated or no checkpoint"):
             checkpoints.read_state(file)
+
+
+@pytest.mark.parametrize("event", ["on_step", "on_checkpoint"])
+def test_a_stage_that_a_callback_ends_is_finished_before_its_checkpoint_is_written(tmp_path: Path, event: str) -> None:
+    model, guide = pair()
+    told = []
+
+    class Stops:
+        def on_stage_end(self, state: Any) -> None:
+            told.append((state.step, state.valid_loss))
+            with torch.no_grad():
+                next(iter(model.parameters())).zero_()
+
+    def stop(self: Any, state: Any) -> None:
+        if state.step == 4:
+            state.request_stop()
+
+    setattr(Stops, event, stop)
+    options: dict[str, Any] = {"stages": Stage("a", 9), "callbacks": [Stops()], "checkpoint_every": 2}
+    history = fit(model, guide, rows(), valid=rows(count=20), out=tmp_path, **options)
+    assert [step for step, _ in told] == [4]
+    assert history.finished
+    assert history.interrupted
+    newest = checkpoints.newest_good(tmp_path / "checkpoints")
+    assert newest is not None
+    _, tensors, state = newest
+    assert state["valid_loss"] != told[0][1], "the checkpoint's loss is that of the parameters put in place"
+    first, _ = next(iter(model.named_parameters()))
+    assert bool((tensors[f"model.{first}"] == 0).all())

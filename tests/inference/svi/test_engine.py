@@ -331,6 +331,7 @@ def test_callbacks_are_told_everything_in_order_and_may_add_metrics() -> None:
         "on_start": [0],
         "on_stage": [0, 4],
         "on_step": [1, 2, 3, 4, 5, 6, 7],
+        "on_stage_end": [4, 7],
         "on_checkpoint": [3, 4, 6, 7],
         "on_end": [7],
     }

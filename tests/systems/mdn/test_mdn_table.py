@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from phlogiston import systems
 from phlogiston.datasets.base import Dataset, Meta, Split
 from phlogiston.errors import ConfigError, TrainingWarning
 from phlogiston.inference.query.evidence import Within
@@ -117,3 +119,24 @@ def test_queries_answer_from_the_recalibrated_density(fitted: MDN) -> None:
 def test_options_that_exclude_each_other_are_refused(options: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         MDN(**options)
+
+
+@pytest.mark.parametrize("event", ["on_step", "on_checkpoint"])
+def test_a_stop_that_was_asked_for_leaves_the_average_recalibrated(event: str, tmp_path: Path) -> None:
+    """Both callbacks must do their work, whichever of the engine's events the stop comes from."""
+    last: dict[str, torch.Tensor] = {}
+
+    def stop(self: Any, state: Any) -> None:
+        last.update({name: value.detach().clone() for name, value in state.model.named_parameters()})
+        if state.step == 60:
+            state.request_stop()
+
+    stops = type("Stops", (), {event: stop})()
+    out = {"out": tmp_path / "run", "tensorboard": False, "checkpoint_every": 60}
+    stopped = MDN(**{**TINY, "average": 0.5}).fit(bent(), callbacks=[stops], progress="off", **out)
+    assert stopped.history.interrupted
+    moved = [bool((value != last[name]).any()) for name, value in stopped.model.named_parameters()]
+    assert all(moved), "the parameters of the last step, not the average, are in place"
+    assert not torch.equal(stopped.network.widths, stopped.network.own_widths())
+    test = bent().test
+    assert torch.equal(systems.load(tmp_path / "run").log_prob(test).value, stopped.log_prob(test).value)

@@ -1,0 +1,92 @@
+"""Questions about targets on grids: half-spaces count whole cells."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas
+import pytest
+import torch
+from torch import Tensor
+
+from phlogiston.errors import EvidenceError
+from phlogiston.inference.query.evidence import HalfSpace, Within
+from phlogiston.inference.query.kinds.sum import Sum
+from phlogiston.systems.mdn.system import MDN
+
+
+@pytest.fixture(scope="module")
+def counts() -> MDN:
+    rng = np.random.default_rng(0)
+    kids = rng.poisson(2.0, 600)
+    frame = pandas.DataFrame(
+        {"a": rng.normal(size=600), "kids": kids, "pets": rng.binomial(kids, 0.5), "age": kids + rng.normal(size=600)}
+    )
+    options: dict[str, Any] = {"num_components": 4, "hidden": (8,), "steps": 150}
+    return MDN(target=("kids", "pets", "age"), **options).fit(frame, seed=0, progress="off")
+
+
+def cells(system: MDN) -> tuple[Tensor, Tensor, Tensor]:
+    """Whole numbers, and how probable each pair of them is as (kids, pets) at a = 0."""
+    joint = system.predictive([[0.0]])[0]
+    values = torch.arange(-30, 60).double()
+    below = torch.distributions.Normal(joint.loc[:, :2, None], joint.component_scales()[:, :2, None])
+    mass = below.cdf(values + 0.5) - below.cdf(values - 0.5)
+    both = torch.einsum("k,ki,kj->ij", joint.logits.softmax(-1).double(), mass[:, 0], mass[:, 1])
+    kids, pets = torch.meshgrid(values, values, indexing="ij")
+    return kids, pets, both
+
+
+@pytest.mark.parametrize(
+    ("a", "b"), [([1.0, -1.0, 0.0], 0.0), ([-1.0, -1.0, 0.0], 3.0), ([2.0, -3.0, 0.0], -1.0)], ids=str
+)
+def test_half_spaces_of_several_targets_hold_whole_cells(counts: MDN, a: list[float], b: float) -> None:
+    kids, pets, both = cells(counts)
+    inside = a[0] * kids + a[1] * pets + b >= 0
+    want = float((both * inside).sum())
+    answer = counts.query({"x": [0.0], "y": HalfSpace(a, b)}, num_samples=4000, seed=0)
+    y = answer.samples["y"]
+    assert bool((y @ torch.tensor(a).double() + b >= 0).all())
+    assert torch.equal(y[:, :2], y[:, :2].round())
+    error = float(answer.log_evidence_error)
+    assert 0 < error < 0.1
+    assert float(answer.log_evidence) == pytest.approx(math.log(want), abs=5 * error)
+    on_the_edge = a[0] * y[:, 0] + a[1] * y[:, 1] + b == 0  # cells that half-spaces of the reals would cut
+    share = float((both * (a[0] * kids + a[1] * pets + b == 0)).sum()) / want
+    found = float((answer.log_weights.softmax(0) * on_the_edge).sum())
+    assert found == pytest.approx(share, abs=5 * 0.5 / math.sqrt(float(answer.ess)))
+
+
+def test_a_half_space_of_one_target_is_its_bound(counts: MDN) -> None:
+    for plane, box in (
+        (HalfSpace([2.0, 0.0, 0.0], -3.0), Within([1.5, -math.inf, -math.inf], [math.inf] * 3)),
+        (HalfSpace([0.0, -1.0, 0.0], 1.0), Within([-math.inf] * 3, [math.inf, 1.0, math.inf])),
+    ):
+        asked = [
+            counts.query({"x": [0.0], "y": piece}, num_samples=50, seed=0, method="exact") for piece in (plane, box)
+        ]
+        assert torch.equal(asked[0].samples["y"], asked[1].samples["y"])
+        assert torch.equal(asked[0].log_evidence, asked[1].log_evidence)
+    plane = HalfSpace([[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0]], [-1.2, 1.7])
+    with pytest.raises(EvidenceError, match=r"no value on the grid of 'kids' lies between 1\.2 and 1\.7"):
+        counts.query({"x": [0.0], "y": plane})
+
+
+def test_a_target_of_real_numbers_shares_a_half_space_with_counts(counts: MDN) -> None:
+    answer = counts.query("a = 0", "age - kids >= 0.25", num_samples=3000, seed=0)
+    y = answer.samples["y"]
+    assert bool((y[:, 2] - y[:, 0] >= 0.25).all())
+    free = counts.sample(60_000, seed=1, x=[[0.0]])["y"][:, 0].double()
+    share = float((free[:, 2] - free[:, 0] >= 0.25).double().mean())
+    assert float(answer.log_evidence.exp()) == pytest.approx(
+        share, abs=5 * (0.5 / 60_000**0.5 + share * float(answer.log_evidence_error))
+    )
+
+
+def test_equalities_of_several_targets_are_refused_where_one_lies_on_a_grid(counts: MDN) -> None:
+    with pytest.raises(EvidenceError, match="'kids' lies on a grid"):
+        counts.query({"x": [0.0], "y": Sum([1.0, 0.0, 1.0], 3.0)})
+    with pytest.raises(EvidenceError, match="no closed form"):
+        counts.query({"x": [0.0], "y": HalfSpace([1.0, -1.0, 0.0])}, method="exact")
