@@ -52,6 +52,36 @@ def test_a_figures_clip_does_not_depend_on_the_others() -> None:
     np.testing.assert_array_equal(few.test.numpy("frames"), many.test.numpy("frames")[:9])
 
 
+def test_another_palette_paints_the_same_figures_in_other_colours() -> None:
+    usual, other = (datasets.load("figures", characters=(2, 0, 1), size=32, palette=n) for n in (0, 3))
+    for name in ("group", "action", *figures.ATTRIBUTES):
+        np.testing.assert_array_equal(usual.train.numpy(name), other.train.numpy(name))
+    colours = figures.palette_of(3)
+    assert {name: tuple(colours[name]) for name in figures.ATTRIBUTES} == {
+        name: other.meta.categorical[name] for name in figures.ATTRIBUTES
+    }
+    pixels = np.moveaxis(other.train.numpy("frames")[0], 1, -1).reshape(-1, 3)
+    for name in ("top", "legs", "hair"):
+        tint = list(colours[name].values())[other.train.numpy(name)[0]]
+        assert (pixels == tint).all(-1).sum() > 10, name
+    ground = (usual.train.numpy("frames") == 0).all(2)
+    np.testing.assert_array_equal(ground, (other.train.numpy("frames") == 0).all(2))
+
+
+def test_colours_of_a_palette_can_be_told_apart() -> None:
+    assert figures.palette_of(0) is figures.COLOURS
+    for number in range(1, 40):
+        colours = {name: np.array(list(c.values()), float) for name, c in figures.palette_of(number).items()}
+        for one in colours.values():
+            assert one.shape == (4, 3)
+            assert one.max(1).min() >= 80
+            assert np.linalg.norm(one[:, None] - one[None], axis=-1)[~np.eye(4, dtype=bool)].min() >= 80
+        for one, two in (("skin", "hair"), ("skin", "top"), ("top", "legs")):
+            assert np.linalg.norm(colours[one][:, None] - colours[two][None], axis=-1).min() >= 60
+    with pytest.raises(DataError, match="palette is -1"):
+        datasets.load("figures", characters=(1, 0, 1), palette=-1)
+
+
 def test_left_is_right_in_a_mirror_and_small_is_large_averaged() -> None:
     who, phase = np.array([[0, 1, 2, 3]]), np.array([0.3])
     for action in range(3):
