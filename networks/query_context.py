@@ -20,7 +20,7 @@ class Rays(nn.Module):
     """The context of a query: its rays, what is filed under each of them, and what the memory says of the whole.
 
     The latter is the mean over all drawers, and the lattice's word. Where nothing is filed by rays it is all there is,
-    and the rays weigh it channel by channel.
+    and the rays weigh it channel by channel. What a map of the ground says of a column goes to all of its cells.
 
     Args:
         memory: the memory that is read.
@@ -41,6 +41,9 @@ class Rays(nn.Module):
         if self.hubs:
             self.address = RayAddress(memory.bins, memory.extra)
             self.found = nn.Conv2d(memory.values + 1, width, 1)
+        self.columns = memory.columns
+        if self.columns:
+            self.upright = nn.Conv1d(self.columns // size, width * size, 1)
         self.blocks = nn.ModuleList(
             nn.Sequential(nn.ReLU(), nn.Conv2d(width, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, width, 1))
             for _ in range(blocks)
@@ -49,6 +52,7 @@ class Rays(nn.Module):
     def forward(self, code: Tensor, poses: Tensor) -> Tensor:
         """Combine codes (B, Q, R) and poses (B, Q, 6 + extra): (B, Q, width, s, s)."""
         rays = ray_map(poses, self.size)
+        code, columns = code.split((code.shape[-1] - self.columns, self.columns), -1)
         lead = rays.shape[:-3]
         add = apply_over(self.rays, rays)
         read_out: Tensor | float = 0.0
@@ -68,6 +72,9 @@ class Rays(nn.Module):
             (add, gate), (said, weighed) = add.chunk(2, -3), said.chunk(2, -3)
             said = said + gate * weighed
         x = add + read_out + said
+        if self.columns:
+            found = self.upright(columns.reshape(-1, self.columns // self.size, self.size))
+            x = x + found.reshape(*lead, -1, self.size, self.size)
         for block in self.blocks:
             x = x + apply_over(block, x)
         return torch.relu(x)

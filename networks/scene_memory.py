@@ -1,7 +1,8 @@
 """Memories of scenes: posed photographs go in, and a code for any viewpoint comes out.
 
-Two kinds behind one interface. `GraphMemory` keeps what it saw where it saw it: a hub per scene and a lattice of nodes
-on the ground, with messages between neighbours (Alet et al., *Graph Element Networks*, ICML 2019). `PooledMemory` adds
+Two kinds behind one interface. `GraphMemory` keeps what it saw where it saw it: a hub per scene, and a lattice of nodes
+on the ground with messages between neighbours (Alet et al., *Graph Element Networks*, ICML 2019), or a map of the
+ground (`networks.ground`). `PooledMemory` adds
 all views up, from any position (Eslami et al., *Neural scene representation and rendering*, Science 2018).
 
 Scenes lie side by side in a square grid of `side` x `side` tiles. Both work in coordinates relative
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from phlogiston.errors import ConfigError, unknown_name
+from phlogiston.networks.ground import GroundMap
 from phlogiston.networks.lattice import Corners, MessagePassing, bilinear, gather, scatter
 from phlogiston.networks.view_rays import CHANNELS, RayAddress, ray_map
 
@@ -146,7 +148,8 @@ class SceneMemory(nn.Module):
     """The interface of all memories; a decoder needs nothing else of them.
 
     Attributes:
-        code: R, channels of what is read: `hubs` of drawers (K C values, then K weights), then `between` of nodes.
+        code: R, channels of what is read: `hubs` of drawers (K C values, then K weights), then `between` of nodes, then
+            `columns`, one part per column of a query.
         keeps_places: True if what was seen in one tile can be moved to another.
         extra: numbers `local` adds to a pose.
     """
@@ -156,6 +159,7 @@ class SceneMemory(nn.Module):
     values: int
     hubs: int
     between: int
+    columns: int = 0
     keeps_places: bool = False
     extra: int = 0
 
@@ -224,7 +228,7 @@ class SceneMemory(nn.Module):
 
 
 class GraphMemory(SceneMemory):
-    """Hubs and a lattice of nodes.
+    """Hubs, and a lattice of nodes or maps of the ground.
 
     A view's sums are added to the hub of its tile and, reduced and weighted, to the lattice nodes around the camera.
     Nodes hold weighted means and the logarithm of 1 + the weight that arrived, so that the number of views does not
@@ -248,18 +252,24 @@ class GraphMemory(SceneMemory):
         steps: int = 4,
         write: str = "bilinear",
         widths: Sequence[int] = (24, 48),
+        raster: int = 14,
+        grid: int = 8,
     ) -> None:
         super().__init__()
-        if nodes not in ("hub", "lattice", "both"):
-            raise unknown_name("kind of nodes", nodes, ("hub", "lattice", "both"))
+        kinds = ("hub", "lattice", "both", "ground")
+        if nodes not in kinds:
+            raise unknown_name("kind of nodes", nodes, kinds)
         if write not in ("bilinear", "soft"):
             raise unknown_name("way of writing", write, ("bilinear", "soft"))
         self.bins, self.values, self.nodes, self.writing = bins, values, nodes, write
         self.encoder = ViewEncoder(bins, values, widths)
         self.hubs = self.encoder.code if nodes != "lattice" else 0
-        self.between = code if nodes != "hub" else 0
-        self.code = self.hubs + self.between
-        if nodes != "hub":
+        self.ground = GroundMap(raster, grid) if nodes == "ground" else None
+        self.has_lattice = nodes in ("lattice", "both")
+        self.between = code if self.has_lattice else 0
+        self.columns = self.ground.code if self.ground is not None else 0
+        self.code = self.hubs + self.between + self.columns
+        if self.has_lattice:
             self.reduce = nn.Linear(self.encoder.code, code)
             self.place = nn.Linear(2, code, bias=False)  # where a view was taken, seen from the node it is written to
             self.enter = nn.Linear(code + 1, code)
@@ -267,13 +277,15 @@ class GraphMemory(SceneMemory):
             self.leave = nn.Linear(code, code)
             self.leave_place = nn.Linear(2, code, bias=False)
             self.lattice = nn.Linear(code, code)
-        if write == "soft" and nodes != "hub":
+        if write == "soft" and self.has_lattice:
             self.sharpness = nn.Parameter(torch.tensor(1.0))
             self.positions = nn.Parameter(torch.zeros(NODES_PER_TILE, NODES_PER_TILE, 2))
 
     def embed(self, images: Tensor, poses: Tensor, frame: Frame) -> Tensor:
         """See `SceneMemory.embed`."""
-        return self.encoder(images, self.local(poses, frame))  # type: ignore[no-any-return]
+        where = self.local(poses, frame)
+        out: Tensor = self.encoder(images, where)
+        return out if self.ground is None else torch.cat([out, self.ground.embed(images, where)], -1)
 
     # ----- the lattice --------------------------------------------------------------------------------------------
 
@@ -312,14 +324,14 @@ class GraphMemory(SceneMemory):
     # ----- writing and reading ------------------------------------------------------------------------------------
 
     def sums(self, embeddings: Tensor, poses: Tensor, mask: Tensor, frame: Frame) -> tuple[Tensor, ...]:
-        """Sums of embeddings per hub, then of reduced ones and weights per node."""
+        """Sums of embeddings per scene, then of reduced ones and weights per node."""
         there = embeddings.masked_fill(~mask[..., None], 0.0)
         out: list[Tensor] = []
         if self.nodes != "lattice":
             tile, _ = frame.tiles(poses)
             whole = Corners(tile[..., None], torch.ones_like(there[..., :1]), poses[..., None, :2])
             out.append(scatter(whole, there[..., None, :], frame.side**2))
-        if self.nodes != "hub":
+        if self.has_lattice:
             corners = self.corners(poses, frame)
             value = self.reduce(there)[..., None, :] + self.place(corners.offset)
             keep = mask.to(value.dtype)[..., None, None]
@@ -328,11 +340,14 @@ class GraphMemory(SceneMemory):
         return tuple(out)
 
     def codes(self, sums: tuple[Tensor, ...], frame: Frame) -> tuple[Tensor, ...]:
-        """Codes of hubs, then of nodes after messages."""
+        """Codes of hubs, then maps of the ground or nodes after messages."""
         out: list[Tensor] = []
         if self.nodes != "lattice":
-            out.append(sums[0])
-        if self.nodes != "hub":
+            out.append(sums[0][..., : self.hubs])
+        if self.ground is not None:
+            maps = self.ground.complete(sums[0][..., self.hubs :].flatten(0, 1))
+            out.append(maps.unflatten(0, sums[0].shape[:2]))
+        if self.has_lattice:
             n = self.extent(frame)
             weight = sums[-1][..., -1:]
             mean = sums[-1][..., :-1] / weight.clamp_min(1e-6)
@@ -341,12 +356,16 @@ class GraphMemory(SceneMemory):
         return tuple(out)
 
     def read(self, state: State, poses: Tensor) -> Tensor:
-        """The hub of the viewpoint's tile, and what the nodes around it say."""
+        """The hub of the viewpoint's tile, and what the nodes around it say or what its map holds ahead."""
         out: list[Tensor] = []
         if self.nodes != "lattice":
             tile, _ = state.frame.tiles(poses)
             out.append(torch.take_along_dim(state.codes[0], tile[..., None], 1))
-        if self.nodes != "hub":
+        if self.ground is not None:
+            maps = state.codes[1][torch.arange(len(tile), device=tile.device)[:, None], tile]
+            where = self.local(poses, state.frame)
+            out.append(self.ground.read(maps.flatten(0, 1), where.flatten(0, 1)).unflatten(0, tile.shape))
+        if self.has_lattice:
             corners = self.corners(poses, state.frame)
             said = torch.relu(self.leave(gather(corners, state.codes[-1])) + self.leave_place(corners.offset))
             out.append(self.lattice((said * corners.weight[..., None]).sum(-2)))

@@ -18,8 +18,10 @@ class Config:
 
     Attributes:
         memory: "graph" (hubs and lattice nodes in space) or "pooled" (all views added up, as in GQN).
-        nodes: nodes of the graph: a "hub" per scene, a "lattice" on the ground, or "both". On courts and on
-            mazes the lattice added nothing to the hub, and costs more: hence the default.
+        nodes: nodes of the graph: a "hub" per scene, a "lattice" on the ground, or "both"; or a hub and a map of the
+            "ground", which photographs are laid down on and queries look into along their rays: for places where walls
+            hide things. On courts and on mazes the lattice added nothing to the hub, and costs more.
+        raster: points of that map along a scene's side.
         write: how views reach lattice nodes: "bilinear", to the corners of the camera's cell; or "soft", to the nodes
             near it with weights softmax(-exp(a) distance^2) and learned positions of the nodes.
         pool: "mean" or "sum" of the views, for the pooled memory: whether what is read knows how much was seen only by
@@ -73,6 +75,8 @@ class Config:
         prior_weight: weight of that comparison, per query of the share.
         spread_weight: weight of a second comparison: of the variance of prior samples with the squared error of their
             mean, in pictures of a few cells a side.
+        score_weight: weight of a third comparison: by the energy score, which is least where prior samples are
+            distributed as the truth, in colours and edges of pixels and of squares of 2, 4, 8 and 16.
         kl_weight: weight of the divergence; 1 gives the bound, more keeps codes where the prior draws them.
         kl_warmup: share of the steps in which that weight rises from a hundredth, half of them below a tenth: latents
             that cost their full price before the decoder has a use for them fall asleep.
@@ -80,7 +84,8 @@ class Config:
     """
 
     memory: Literal["graph", "pooled"] = "graph"
-    nodes: Literal["hub", "lattice", "both"] = "hub"
+    nodes: Literal["hub", "lattice", "both", "ground"] = "hub"
+    raster: int = 14
     write: Literal["bilinear", "soft"] = "bilinear"
     pool: Literal["mean", "sum"] = "mean"
     arena: int = 3
@@ -127,19 +132,20 @@ class Config:
     prior_share: float = 0.25
     prior_weight: float = 1.0
     spread_weight: float = 0.3
+    score_weight: float = 0.0
     kl_weight: float = 6.0
     kl_warmup: float = 0.6
     keep_scenes: int = 9
 
     def __post_init__(self) -> None:
         at_least(
-            self, 1, "arena", "bins", "values", "code", "grid", "hidden", "latent", "parts", "kernel", "static_kernel",
-            "width", "canvas", "queries", "steps", "batch_size",
+            self, 1, "arena", "raster", "bins", "values", "code", "grid", "hidden", "latent", "parts", "kernel",
+            "static_kernel", "width", "canvas", "queries", "steps", "batch_size",
         )  # fmt: skip
         positive(self, "tile", "sigma", "learning_rate", "clip")
         at_least(
             self, 0, "layers", "steps_between", "blocks", "context", "least_context", "draft_steps", "draft_weight",
-            "prior_weight", "kl_weight", "keep_scenes", "sigma_start", "whole", "spread_weight",
+            "prior_weight", "kl_weight", "keep_scenes", "sigma_start", "whole", "spread_weight", "score_weight",
         )  # fmt: skip
         if (
             not 0 < self.warmup < 1

@@ -143,7 +143,7 @@ class Memory:
         positions: list[Tensor] = []
         weights: list[Tensor] = []
         kinds: list[str] = []
-        n = net.extent(frame) if net.nodes != "hub" else 0
+        n = net.extent(frame) if net.has_lattice else 0
         with torch.no_grad():
             if n:
                 corners = net.corners(where, frame)
@@ -167,7 +167,7 @@ class Memory:
         if not isinstance(net, GraphMemory):
             return torch.zeros(0, 2)
         out = []
-        if net.nodes != "hub":
+        if net.has_lattice:
             n = net.extent(frame)
             at = torch.stack(torch.meshgrid(torch.arange(n), torch.arange(n), indexing="ij"), -1).float()
             shift = net.shift(frame)

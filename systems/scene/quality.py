@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pyro
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from phlogiston.datasets.base import Split
+from phlogiston.errors import DataError
 from phlogiston.evaluate.image_error import image_error
 from phlogiston.evaluate.metric import Metric, from_rows
 from phlogiston.models.scene import unit
@@ -25,30 +27,38 @@ def gallery(system: Scene, data: Any, total: int = 1000, samples: int = SAMPLES,
     Args:
         system: fitted.
         data: as for `evaluate`.
-        total: queries, at least as many as there are scenes.
+        total: queries, shared out evenly among the scenes.
         samples: of the prior, for the mean.
         seed: of photographs and samples.
 
     Returns:
         Bytes, each (queries, 3, H, W): the `truth`, one `sample` of the prior, the `mean` of several, the picture
-        `reconstructed` through the guide's latents, and `other` photographs of the same scenes.
+        `reconstructed` through the guide's latents, and `other` photographs of the same scenes, none of them seen or
+        queried.
+
+    Raises:
+        DataError: a scene has fewer than two photographs besides those that are seen.
     """
     model, split = system.model, split_of(data)
     parts: dict[str, list[Tensor]] = {}
     with torch.no_grad(), torch.random.fork_rng(devices=[]), pyro.validation_enabled(False):
         torch.manual_seed(seed)
-        others = episodes(system, split, total=total, seed=seed + 1)
-        for batch, other in zip(episodes(system, split, total=total, seed=seed), others, strict=True):
-            truth = unit(batch["query_images"], torch.float32)
+        both = 2 * max(1, math.ceil(total / len(split))) * len(split)
+        for batch in episodes(system, split, total=both, seed=seed):
+            half = batch["query_images"].shape[1] // 2
+            if not half:
+                raise DataError(f"every scene needs {system.config.context + 2} photographs to compare sets of them.")
+            truth, other = unit(batch["query_images"][:, : 2 * half], torch.float32).split(half, 1)
+            where = batch["query_poses"][:, :half]
             state = observe_batch(model, batch)
-            drawn = paint(model.decoder, model.context(state, batch["query_poses"]), samples)
-            seen = traces(system.guide, state, truth, batch["query_poses"])[0].nodes["x"]["fn"].mean
+            drawn = paint(model.decoder, model.context(state, where), samples)
+            seen = traces(system.guide, state, truth, where)[0].nodes["x"]["fn"].mean
             rows = {
                 "truth": truth,
                 "sample": drawn[0],
                 "mean": drawn.mean(0),
                 "reconstructed": seen,
-                "other": unit(other["query_images"], torch.float32),
+                "other": other,
             }
             for name, pictures in rows.items():
                 parts.setdefault(name, []).append((255 * pictures.clamp(0, 1)).round().byte().flatten(0, 1))

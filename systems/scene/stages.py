@@ -36,6 +36,7 @@ def stages(config: Config, image: int) -> list[Stage]:
         "prior_share": c.prior_share,
         "prior_weight": c.prior_weight,
         "spread_weight": c.spread_weight,
+        "score_weight": c.score_weight,
         "kl_weight": c.kl_weight,
     }
     shared: dict[str, Any] = {

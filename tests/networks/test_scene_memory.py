@@ -20,6 +20,7 @@ KINDS: list[dict[str, Any]] = [
     {"nodes": "lattice"},
     {"nodes": "both"},
     {"nodes": "both", "write": "soft"},
+    {"nodes": "ground"},
     {"pool": "mean"},
     {"pool": "sum"},
 ]
@@ -175,7 +176,7 @@ def test_far_compartments_are_bit_identical_and_near_ones_are_not(options: dict[
     assert not torch.equal(memory.read(one, near), memory.read(two, near))
 
 
-@pytest.mark.parametrize("options", [{"nodes": "hub"}, {"nodes": "both"}])
+@pytest.mark.parametrize("options", [{"nodes": "hub"}, {"nodes": "both"}, {"nodes": "ground"}])
 def test_a_place_in_a_larger_lattice_answers_the_same(options: dict[str, Any]) -> None:
     """In the middle tile's middle, further from the added nodes than messages travel."""
     memory = make({**options})

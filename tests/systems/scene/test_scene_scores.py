@@ -9,10 +9,11 @@ import torch
 
 from phlogiston import datasets
 from phlogiston.datasets.base import Dataset
+from phlogiston.errors import DataError
 from phlogiston.systems.scene import quality as scene_quality
 from phlogiston.systems.scene import scoring as scene_scoring
 from phlogiston.systems.scene.system import Scene
-from phlogiston.systems.scene.training import paint, spread_error
+from phlogiston.systems.scene.training import energy_score, paint, spread_error
 
 from .test_scene import TINY
 
@@ -52,6 +53,33 @@ def test_the_price_of_spread_is_that_of_variances_unlike_the_errors() -> None:
     assert float(rows.mean()) == pytest.approx(want, abs=5 * float(rows.std()) / math.sqrt(len(rows)))
 
 
+def test_the_energy_score_of_normal_colours_is_in_closed_form() -> None:
+    """One channel of 2 x 2 pixels: colours are normal, and so are differences, with twice the variance."""
+    torch.manual_seed(0)
+    samples = 0.3 + 0.5 * torch.randn(2, 200_000, 1, 2, 2)
+    truth = torch.zeros(200_000, 1, 2, 2)
+    rows = torch.stack([energy_score(samples[:, i], truth[i]) for i in torch.arange(200_000).split(4000)]) / 0.2
+
+    def closed(mean: float, deviation: float) -> float:  # the continuous ranked probability score of a normal, at 0
+        z = mean / deviation
+        inside, density = math.erf(z / math.sqrt(2.0)), math.exp(-0.5 * z * z) / math.sqrt(2.0 * math.pi)
+        return deviation * (z * inside + 2.0 * density - 1.0 / math.sqrt(math.pi))
+
+    want = closed(0.3, 0.5) + 2.0 * closed(0.0, 0.5 * math.sqrt(2.0))
+    assert float(rows.mean()) == pytest.approx(want, abs=5 * float(rows.std()) / math.sqrt(len(rows)))
+
+
+def test_the_energy_score_prefers_sharp_samples_in_doubt_to_their_mean() -> None:
+    """An edge stands at one of two places: samples that put it there score better than their mean, and than noise."""
+    edges = torch.stack([(torch.arange(16.0) < at).expand(3, 16, 16).float() for at in (5, 9)])
+    torch.manual_seed(0)
+    truth = edges[torch.randint(2, (400,))]
+    right = edges[torch.randint(2, (2, 400))]
+    mean = edges.mean(0).expand_as(right)
+    wrong = (mean + right.std() * torch.randn_like(right)).clamp(0, 1)
+    assert energy_score(right, truth) < 0.8 * min(energy_score(mean, truth), energy_score(wrong, truth))
+
+
 def test_sweeps_cover_what_the_data_allow(system: Scene, data: Dataset) -> None:
     assert set(scene_scoring.grid_sweep(system, data, (1, 2, 3, 4), total=9)) == {1, 2, 3}
     assert set(scene_scoring.context_sweep(system, data, (1, 4, 7, 8), total=9)) == {1, 4, 7}
@@ -88,6 +116,12 @@ def test_the_gallery_shows_each_viewpoint_in_every_way(system: Scene, data: Data
     assert not torch.equal(found["sample"], found["mean"])
     again = scene_quality.gallery(system, data, 20, samples=3)
     assert all(torch.equal(again[name], found[name]) for name in found)
+    once = scene_quality.gallery(system, data, 9, samples=2)  # one photograph of every scene, and another one
+    assert not any(torch.equal(one, two) for one in once["truth"] for two in once["other"])
+    with pytest.raises(DataError, match="6 photographs"):
+        scene_quality.gallery(
+            system, {name: rows[:, :5] for name, rows in data.test.tensors.items() if name != "map"}, 9
+        )
 
 
 def test_sharpness_is_one_for_photographs_and_falls_with_blur() -> None:
