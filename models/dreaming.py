@@ -70,8 +70,7 @@ class Linear:
 
     def act(self, code: Tensor, out: Tensor, generator: torch.Generator) -> Tensor:
         """See `Agent.act`."""
-        inputs = {"zh": (code, out), "z": (code,), "h": (out,)}[self.looks]
-        rows = torch.cat(inputs, -1).unflatten(0, (len(self.weight), -1))
+        rows = inputs_of(code, out, self.looks).unflatten(0, (len(self.weight), -1))
         value = rows @ self.weight.transpose(1, 2) + self.bias.unsqueeze(1)
         self._rows = value.shape[1]
         return value.argmax(-1).flatten()
@@ -119,6 +118,11 @@ class Random:
         some = Random(self.actions, self.keep, self.moves)
         some._last = None if self._last is None else self._last[index]
         return some
+
+
+def inputs_of(code: Tensor, out: Tensor, looks: str) -> Tensor:
+    """What a controller takes, (rows, inputs), of codes (rows, Z) and the memory's outputs (rows, hidden)."""
+    return torch.cat({"zh": (code, out), "z": (code,), "h": (out,)}[looks], -1)
 
 
 def rows_of(state: Any, index: Tensor) -> Any:

@@ -18,12 +18,14 @@ from phlogiston.systems.base import System
 from phlogiston.systems.calls import at_least, evaluating
 from phlogiston.systems.world.agent import TrainedAgent, free_path
 from phlogiston.systems.world.config import Config as WorldConfig
+from phlogiston.systems.world.directions import main_directions
 from phlogiston.systems.world.judging import Sweep, best_sweep, play_blind
 from phlogiston.systems.world.outside import as_game
 from phlogiston.systems.world.playing import play_all
 from phlogiston.systems.world.replay import Replay, SideBySide
 from phlogiston.systems.world.training import Searches, search
 
+CHANCE = ("random", "uniform")  # policies that see nothing
 FIRST_GAME = 1 << 40  # games that agents are trained and scored in; none of the data's
 
 
@@ -61,6 +63,7 @@ class AgentVerbs(System):
         generations: int | None = None,
         population: int | None = None,
         rollouts: int | None = None,
+        directions: int | None = None,
         spread: float | None = None,
         start: Any = None,
         bounds: float | None = None,
@@ -80,7 +83,9 @@ class AgentVerbs(System):
             generations: how many.
             population: controllers in each.
             rollouts: of each controller.
-            spread: standard deviation their weights begin with.
+            directions: main directions of the inputs, as these vary in dreams of the recording's policy, along which
+                controllers look; 0 searches every weight by itself, as bounds need it.
+            spread: standard deviation with which the search begins, of weights or of those of directions.
             start: an agent, the file of one or weights (F,) to begin at; 0 by default.
             bounds: largest absolute value of a weight; None for none. Needs the method "cmaes".
             method: "own", our CMA-ES, or "cmaes", that of the library cmaes (an extra: phlogiston[games]); by default
@@ -104,6 +109,9 @@ class AgentVerbs(System):
         population = at_least("population", c.population if population is None else population, 4)
         rollouts = at_least("rollouts", c.rollouts if rollouts is None else rollouts, 1)
         spread = float(c.spread if spread is None else spread)
+        if bounds is not None and directions:
+            raise ConfigError(f"bounds are of single weights, directions={directions} of many: give one of them")
+        directions = 0 if bounds is not None else c.directions if directions is None else directions
         method = method or ("own" if bounds is None else "cmaes")
         begin = None if start is None else self._weights(start)
         dreams = isinstance(inside, str) and inside == "dream"
@@ -111,7 +119,10 @@ class AgentVerbs(System):
         try:
             steps = max_steps or (self.longest if place is None else self.limit)
             score = self._score(looks, place, tau, ends, rollouts, steps)
-            result = search(score, self.model, looks, generations, population, spread, seed, begin, bounds, method)
+            basis = self._directions(looks, at_least("directions", directions, 0), seed)
+            result = search(
+                score, self.model, looks, generations, population, spread, seed, begin, bounds, method, basis
+            )
         finally:
             if place is not None and place is not inside and hasattr(place, "close"):
                 place.close()
@@ -138,6 +149,13 @@ class AgentVerbs(System):
         if isinstance(start, str | Path):
             start = TrainedAgent.load(start)
         return start.weights if isinstance(start, TrainedAgent) else torch.as_tensor(start, dtype=torch.float32)
+
+    def _directions(self, looks: str, count: int, seed: int) -> Tensor | None:
+        """What `search` takes as a basis."""
+        if not count:
+            return None
+        world = copy.deepcopy(self.model).to("cpu").eval()
+        return main_directions(world, self._agent("random", None)[0], looks, count, self.longest, seed)
 
     def _score(
         self, looks: str, game: Any, tau: float, ends: Ends, rollouts: int, steps: int
@@ -201,9 +219,11 @@ class AgentVerbs(System):
         """The agent of a policy, and how many controllers it has."""
         if policy is None:
             policy = self.agent if self.config.generations else "random"
-        if isinstance(policy, str | Path) and str(policy) != "random":
+        if isinstance(policy, str | Path) and str(policy) not in CHANCE:
             policy = TrainedAgent.load(policy)
         if isinstance(policy, str):
+            if policy == "uniform":
+                return Random(self.schema["actions"]), 1
             moves = self.schema.get("moves")
             table = None if moves is None else torch.tensor(moves)
             return Random(self.schema["actions"], self.schema.get("keep", 0.0), table), 1
@@ -228,8 +248,9 @@ class AgentVerbs(System):
         """Let agents act in the dream.
 
         Args:
-            policy: weights (P, F) of P controllers, or (F,) of one; a `TrainedAgent`, or the file of one; "random"; the
-                agent trained with the model by default.
+            policy: weights (P, F) of P controllers, or (F,) of one; a `TrainedAgent`, or the file of one; "random", by
+                chance as the recording's policy moves, or "uniform", every action as often; the agent trained with the
+                model by default.
             num_rollouts: dreams of each controller.
             tau: temperature: logits of components are divided by it, variances multiplied; as configured by default.
             max_steps: longest dream; the longest game by default.

@@ -47,7 +47,9 @@ class Config:
         generations: of the controller's training in the dream at the end; 0 trains none.
         population: controllers per generation.
         rollouts: dreams of each.
-        spread: standard deviation the controllers' weights begin with.
+        directions: controllers look along so many main directions of their inputs, as these vary in dreams of the
+            recording's policy. 0 searches every weight by itself.
+        spread: standard deviation with which the search begins, of weights or of those of directions.
         tau: temperature of the dream they train in. Above 1 it is harder than the game.
         ends: "sampled" draws the end of a dream, "rule" ends where the paper's weighted probability passes one half.
         max_steps: longest dream and longest game outside; 0 dreams as long as the longest game in the data and plays
@@ -88,6 +90,7 @@ class Config:
     generations: int = 40
     population: int = 32
     rollouts: int = 8
+    directions: int = 24
     spread: float = 0.1
     tau: float = 1.15
     ends: Literal["sampled", "rule"] = "sampled"
@@ -106,7 +109,7 @@ class Config:
             self, "noise", "min_scale", "end_weight", "end_share", "frame_learning_rate", "learning_rate", "clip",
             "spread", "tau",
         )  # fmt: skip
-        at_least(self, 0, "rare", "free_bits", "generations", "max_steps", "window")
+        at_least(self, 0, "rare", "free_bits", "generations", "directions", "max_steps", "window")
         at_least(self, 4, "population")
         share(self, "warmup")
         if "v" not in self.parts and not self.start:

@@ -124,7 +124,7 @@ def sight(e: Evaluation[WorldModel]) -> dict[str, Metric]:
     count, steps = _played(system), system.limit
     results = {}
     for name, policy, options in (
-        ("survival", None, {}), ("survival_blindfold", None, {"blindfold": True}), ("survival_random", "random", {}),
+        ("survival", None, {}), ("survival_blindfold", None, {"blindfold": True}), ("survival_random", "uniform", {}),
     ):  # fmt: skip
         score = system.play(policy, count, **options).score.double()  # type: ignore[arg-type]
         results[name] = from_rows(score, "estimate", higher_is_better=None if options or policy else True)

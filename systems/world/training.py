@@ -151,6 +151,7 @@ def search(
     start: Tensor | None = None,
     bounds: float | None = None,
     method: Searches = "own",
+    basis: Tensor | None = None,
 ) -> Search:
     """Search for a controller by evolution.
 
@@ -165,6 +166,8 @@ def search(
         start: (F,), where to begin; 0 by default.
         bounds: largest absolute value of a weight; None for none.
         method: "own", or "cmaes" for the library of that name.
+        basis: (F, D), see `directions.main_directions`: D numbers are searched, of which the weights differ from
+            `start` by their product with it. None searches every weight by itself.
 
     Returns:
         The mean of the last generation, which averages over the luck of single rollouts.
@@ -174,9 +177,14 @@ def search(
         ShapeError: a start of another size.
     """
     size = num_weights(world, looks)
-    begin = torch.zeros(size) if start is None else start
-    if begin.shape != (size,):
-        raise ShapeError(f"start has shape {tuple(begin.shape)}; expected ({size},) for looks={looks!r}")
+    first = torch.zeros(size) if start is None else start
+    if first.shape != (size,):
+        raise ShapeError(f"start has shape {tuple(first.shape)}; expected ({size},) for looks={looks!r}")
+    begin = first if basis is None else torch.zeros(basis.shape[1])
+
+    def weights(points: Tensor) -> Tensor:
+        return points.float() if basis is None else first + points.float() @ basis.T
+
     # a whole covariance has more entries than so short a search has scores to learn them from
     diagonal = generations * population < len(begin) ** 2
     evolution: CMAES | LibraryCMAES
@@ -191,10 +199,10 @@ def search(
     curve = []
     for generation in range(generations):
         points = evolution.ask()
-        scores = score(points.float(), seed * 1_000_003 + generation)
+        scores = score(weights(points), seed * 1_000_003 + generation)
         evolution.tell(points, -scores)
         curve.append((float(scores.mean()), float(scores.max())))
-    return Search(evolution.mean.float(), curve)
+    return Search(weights(evolution.mean), curve)
 
 
 class TrainAgent:

@@ -28,13 +28,13 @@ PLAYERS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def watch(seed: int, folder: Path | None) -> WorldModel:
-    """V and M; a run that is there already is used again."""
+def watch(seed: int, folder: Path | None, **options: Any) -> WorldModel:
+    """V and M of the game with some options; a run that is there already is used again."""
     if folder is not None and (folder / "finished").is_file():
         found = systems.load(folder)
         assert isinstance(found, WorldModel)
         return found
-    system = WorldModel(generations=0).fit(datasets.load("dodge"), seed=seed, out=folder, progress="off")
+    system = WorldModel(generations=0).fit(datasets.load("dodge", **options), seed=seed, out=folder, progress="off")
     if folder is not None:
         (folder / "finished").touch()
     return system
@@ -117,3 +117,24 @@ def test_world_models_teach_a_game_they_have_only_dreamt(record: Record, kept: K
     assert max(real, key=lambda tau: real[tau]) >= 1.0, real
     scores = [float(entry.fields["dream"]) for entry in taus.values()]
     assert scores[-1] < scores[0], scores
+
+
+HIDDEN = "steps survived in the game, mean of 256 games of at most 200; balls are hidden over 8 of 16 rows"
+
+
+def test_where_balls_are_hidden_an_agent_without_memory_is_clearly_worse(record: Record, kept: Kept) -> None:
+    lines = {
+        looks: record("world", f"hidden/{looks}", title=PLAYERS[looks][0], figure=HIDDEN, n_test=GAMES)
+        for looks in ("zh", "z")
+    }
+    dreamt: dict[str, list[float]] = {looks: [] for looks in lines}
+    for seed in lines["zh"].seeds:
+        folder = kept("dodge-hidden", seed)
+        system = watch(seed, folder, hidden=8)
+        for looks, line in lines.items():
+            with line.measure(seed) as run:
+                agent = trained(system, folder, looks, run, looks=looks, seed=seed)
+                run.value = float(system.play(agent, GAMES, seed=seed).score.mean())
+                dreamt[looks].append(float(system.dream(agent, GAMES, seed=seed).score.mean()))
+                line.fields["dream"] = sum(dreamt[looks]) / len(dreamt[looks])
+    assert lines["z"].mean < 0.8 * lines["zh"].mean, "without memory an agent is clearly worse"

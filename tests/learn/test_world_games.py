@@ -1,7 +1,8 @@
-"""World models of games that others made, and of one where memory matters: recorded, dreamt, played, and doubted.
+"""World models of games that others made: recorded, dreamt, played, and doubted.
 
 Every score stands beside those of chance, of the recording's policy, of the best blind sweep, of the same agent with
-another game before its eyes, and of an agent that was trained in the game itself, in as many games as were recorded.
+another game before its eyes, and of an agent that was trained in the game itself, in as many games as were recorded;
+and beside what the same policy scores in the dream at temperature 1.
 `make learn SYSTEM=world_games` runs all of them, `pytest tests/learn -m learn --timeout 0 -k cartpole` one; with
 `--runs FOLDER` recordings and runs are kept, and gone on with.
 """
@@ -9,24 +10,30 @@ another game before its eyes, and of an agent that was trained in the game itsel
 from __future__ import annotations
 
 import tempfile
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
 
-from phlogiston import datasets, systems
+from phlogiston import datasets
 from phlogiston.datasets.base import Dataset
-from phlogiston.systems.world.agent import TrainedAgent
+from phlogiston.models.dreaming import Rollouts, dream
 from phlogiston.systems.world.system import WorldModel
 
-from .recorder import Entry
+from .recorder import Entry, cpu_time
 
 pytestmark = pytest.mark.learn
 Record = Callable[..., Entry]
 Kept = Callable[[str, int], Path | None]
-TAUS = (0.5, 1.0, 1.15, 1.3)
+DREAMS = 256  # behind a score in the dream
+OTHERS = {
+    "random": "at random", "recorded": "the recording's policy", "blind": "best blind sweep",
+    "blindfold": "the agent, another game before its eyes", "inside": "agent trained in the game",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,7 @@ class Recipe:
         gain: least factor over the recording's policy; 0 for none (scores below 0 have no factor).
         recall: least share of things of 3 to 5 pixels that are there in reconstructions; 0 for none.
         end_auc: the same of the area under the curve of ends.
+        taus: temperatures to train further agents at, with the first seed.
     """
 
     env: str
@@ -56,6 +64,7 @@ class Recipe:
     gain: float = 0.0
     recall: float = 0.0
     end_auc: float = 0.0
+    taus: tuple[float, ...] = ()
 
 
 COVER: dict[str, Any] = {"policy": "sticky:0.7", "skip": 4, "cap": 2_100, "crop": (90, 154, 0, 320), "jobs": 2}
@@ -66,8 +75,8 @@ RECIPES = {
     "take-cover-32": Recipe(
         "VizdoomTakeCover-v1", 600, "ticks survived, mean of 100 games of at most 2,100", 600.0,
         {**COVER, "size": 32},
-        {**SEEING, "max_steps": 525, "frame_steps": 4_000, "steps": 2_000, "rounds": 2, "round_games": 200},
-        gain=1.7, recall=0.7, end_auc=0.92,
+        {**SEEING, "max_steps": 525, "frame_steps": 4_000, "steps": 1_500, "tau": 1.3, "generations": 80},
+        gain=1.7, recall=0.7, end_auc=0.92, taus=(0.5, 1.0, 1.15, 1.3),
     ),
     "take-cover-64": Recipe(
         "VizdoomTakeCover-v1", 600, "ticks survived, mean of 100 games of at most 2,100", 600.0,
@@ -111,6 +120,25 @@ def trained(recipe: Recipe, name: str, seed: int, kept: Kept, tmp_path: Path) ->
     return data, system, folder
 
 
+def judge(recipe: Recipe, system: WorldModel, seed: int) -> dict[str, tuple[float, float | None]]:
+    """Scores in the game and in the dream, at temperature 1, of whoever was not trained."""
+    world = system.model
+    chance = system.play("uniform", recipe.games, seed=seed), system.dream("uniform", DREAMS, tau=1.0, seed=seed)
+    sweep, blind = system.play_blind(16, recipe.games, seed=seed)
+    folded = system.play(None, recipe.games, seed=seed, blindfold=True)
+    asleep = dream(world.eval(), sweep.begin(), DREAMS, system.longest, seed=seed)
+    return {
+        "random": (mean(chance[0]), mean(chance[1])),
+        "recorded": (system.schema["recorded_score"], mean(system.dream("random", DREAMS, tau=1.0, seed=seed))),
+        "blind": (mean(blind), mean(asleep)),
+        "blindfold": (mean(folded), None),
+    }
+
+
+def mean(rollouts: Rollouts) -> float:
+    return float(rollouts.score.mean())
+
+
 @pytest.mark.parametrize("name", list(RECIPES))
 def test_a_game_is_learned_from_a_recording_and_played_with_open_eyes(
     name: str, record: Record, kept: Kept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -122,100 +150,54 @@ def test_a_game_is_learned_from_a_recording_and_played_with_open_eyes(
     recipe = RECIPES[name]
 
     def entry(what: str, title: str, **fields: Any) -> Entry:
-        return record("world", f"games/{name}/{what}", title=title, figure=recipe.figure, **fields)
+        return record(
+            "world", f"games/{name}/{what}", title=f"{name}: {title}",
+            **{"figure": recipe.figure, "n_test": recipe.games, **fields},
+        )  # fmt: skip
 
-    agent = entry("agent", f"{name}: agent from the dream", must=recipe.must, n_test=recipe.games)
-    others = {
-        what: entry(what, f"{name}: {title}", n_test=recipe.games)
-        for what, title in {
-            "random": "at random", "recorded": "the recording's policy", "blind": "best blind sweep",
-            "blindfold": "the agent, another game before its eyes", "inside": "agent trained in the game",
-        }.items()
-    }  # fmt: skip
-    seen = record("world", f"games/{name}/recall", title=f"{name}: small bright things seen", kind="estimate",
-                  figure="share of things of 3 to 5 pixels")  # fmt: skip
-    ends = record("world", f"games/{name}/ends", title=f"{name}: foreseeing the end", kind="exact",
-                  figure="area under the curve, is this frame the end")  # fmt: skip
+    agent = entry("agent", "agent from the dream", must=recipe.must)
+    others = {what: entry(what, title) for what, title in OTHERS.items()}
+    taus = {tau: entry(f"tau/{tau:g}", f"tau {tau:g}", tau=tau) for tau in recipe.taus}
+    for line in taus.values():
+        line.seeds = line.seeds[:1]  # an agent for each takes as long as the first
+    seen = entry("recall", "small bright things seen", kind="estimate", figure="share of things of 3 to 5 pixels")
+    ends = entry("ends", "foreseeing the end", kind="exact", figure="area under the curve, is this frame the end")
+    told: dict[str, list[float]] = defaultdict(list)
+
+    def measure(line: Entry, seed: int, game: float, dreamt: float | None, seconds: float | None = None) -> None:
+        with line.measure(seed) as run:
+            run.value, run.cpu_seconds = game, seconds
+            if dreamt is not None:
+                told[line.name].append(dreamt)
+                line.fields["dream"] = fmean(told[line.name])
+
+    def trained_anew(line: Entry, seed: int, system: WorldModel, tau: float = 1.0, **options: Any) -> None:
+        began = cpu_time()
+        own = system.config.tau == tau and not options
+        found = system.agent if own else system.train_agent(seed=seed, tau=tau, **options)
+        seconds = cpu_time() - began
+        played, dreamt = system.play(found, recipe.games, seed=seed), system.dream(found, DREAMS, tau=tau, seed=seed)
+        measure(line, seed, mean(played), mean(dreamt), seconds)
+
     for seed in agent.seeds:
         with agent.measure(seed) as run:
             data, system, folder = trained(recipe, name, seed, kept, tmp_path)
             run.stop(folder)
-            run.value = float(system.play(None, recipe.games, seed=seed).score.mean())
-        scores = {
-            "random": system.play("random", recipe.games, seed=seed).score,
-            "blind": system.play_blind(16, recipe.games, seed=seed)[1].score,
-            "blindfold": system.play(None, recipe.games, seed=seed, blindfold=True).score,
-        }
-        for what, score in scores.items():
-            with others[what].measure(seed) as run:
-                run.value = float(score.mean())
-        with others["recorded"].measure(seed) as run:
-            run.value = system.schema["recorded_score"]
-        with others["inside"].measure(seed) as run:
-            generations = max(1, recipe.episodes // system.config.population)
-            inside = system.train_agent(inside="game", seed=seed, generations=generations, rollouts=1)
-            run.stop()
-            run.value = float(system.play(inside, recipe.games, seed=seed).score.mean())
-        found = system.evaluate(data, ["memory", "bright"])
-        if recipe.recall:
-            with seen.measure(seed) as run:
-                run.value = found["bright_recall_3_5"].value
-        if recipe.end_auc:
-            with ends.measure(seed) as run:
-                run.value = found["end_auc"].value
+            run.value = mean(system.play(None, recipe.games, seed=seed))
+            told["agent"].append(mean(system.dream(None, DREAMS, tau=1.0, seed=seed)))
+            agent.fields["dream"] = fmean(told["agent"])
+        for what, (game, dreamt) in judge(recipe, system, seed).items():
+            measure(others[what], seed, game, dreamt)
+        generations = max(1, recipe.episodes // system.config.population)
+        trained_anew(others["inside"], seed, system, inside="game", generations=generations, rollouts=1)
+        for tau, line in taus.items():
+            if seed in line.seeds:
+                trained_anew(line, seed, system, tau)
+        found = system.evaluate(data, ["memory", "bright"]) if recipe.recall or recipe.end_auc else {}
+        for line, metric, bar in ((seen, "bright_recall_3_5", recipe.recall), (ends, "end_auc", recipe.end_auc)):
+            if bar:
+                measure(line, seed, found[metric].value, None)
     agent.check()
     assert not recipe.gain or agent.mean >= recipe.gain * others["recorded"].mean
     assert not recipe.recall or seen.mean >= recipe.recall
     assert not recipe.end_auc or ends.mean >= recipe.end_auc
-
-
-@pytest.mark.parametrize("name", list(RECIPES))
-def test_dream_and_game_at_several_temperatures(
-    name: str, record: Record, kept: Kept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("gymnasium", reason="games need phlogiston[games]")
-    if name.startswith("take"):
-        pytest.importorskip("vizdoom", reason="take cover needs phlogiston[games]")
-    monkeypatch.chdir(tmp_path)
-    recipe = RECIPES[name]
-    lines = {
-        tau: record("world", f"games/{name}/tau/{tau:g}", title=f"{name}: tau {tau:g}", figure=recipe.figure,
-                    n_test=recipe.games)
-        for tau in TAUS
-    }  # fmt: skip
-    told: dict[float, list[float]] = {tau: [] for tau in TAUS}
-    for seed in lines[TAUS[0]].seeds:
-        _, system, _ = trained(recipe, name, seed, kept, tmp_path)
-        for tau, line in lines.items():
-            with line.measure(seed) as run:
-                own = system.agent if tau == system.config.tau else system.train_agent(tau=tau, seed=seed)
-                run.stop()
-                run.value = float(system.play(own, recipe.games, seed=seed).score.mean())
-                told[tau].append(float(system.dream(own, 256, tau=tau, seed=seed).score.mean()))
-                line.fields["dream"] = sum(told[tau]) / len(told[tau])
-
-
-HIDDEN = "steps survived in the game, mean of 256 games of at most 200; balls are hidden over 8 of 16 rows"
-
-
-def test_where_balls_are_hidden_an_agent_without_memory_is_clearly_worse(record: Record, kept: Kept) -> None:
-    data = datasets.load("dodge", hidden=8)
-    lines = {
-        looks: record("world", f"hidden/{looks}", title=title, figure=HIDDEN, n_test=256)
-        for looks, title in (("zh", "agent, sees code and memory"), ("z", "agent, sees the code alone"))
-    }
-    for seed in lines["zh"].seeds:
-        folder = kept("dodge-hidden", seed)
-        if folder is not None and (folder / "finished").is_file():
-            system = systems.load(folder)
-        else:
-            system = WorldModel(generations=0).fit(data, seed=seed, out=folder, progress="off")
-            if folder is not None:
-                (folder / "finished").touch()
-        assert isinstance(system, WorldModel)
-        for looks, line in lines.items():
-            with line.measure(seed) as run:
-                found: TrainedAgent = system.train_agent(looks=looks, generations=40, seed=seed)
-                run.stop()
-                run.value = float(system.play(found, 256, seed=seed).score.mean())
-    assert lines["z"].mean < 0.8 * lines["zh"].mean, "without memory an agent is clearly worse"
