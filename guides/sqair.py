@@ -137,7 +137,7 @@ class SQAIRGuide(nn.Module):
         known = canvas = None
         if all(a is b for a, b in zip(drawn, ours, strict=True)):  # no handler replaced them
             known = (born.glimpse, None if kept is None else kept.glimpse)
-            if model.background != "static" and model.renderer == "sum":
+            if model.background != "static" and model.renderer != "over":
                 canvas = born.canvas.reshape(*lead, *model.shape)
         state = model.advance(before, frame.dynamics, stays, births, where_new, what_new, known, canvas)
         model.shared.keep(f"state {time}", drawn, state)

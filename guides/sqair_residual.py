@@ -18,7 +18,7 @@ from torch.nn.functional import adaptive_avg_pool2d, softplus
 
 from phlogiston.distributions.masked import MaskedNormal
 from phlogiston.guides.sqair_parts import Born, Frame, Kept
-from phlogiston.guides.sqair_sight import Sight, found, sight
+from phlogiston.guides.sqair_sight import Sight, brightest_other, found, in_front, sight
 from phlogiston.models.sqair import LEAST, SQAIRModel
 from phlogiston.models.sqair_state import Dynamics, State
 from phlogiston.networks.occupied import Occupied
@@ -154,7 +154,7 @@ class ResidualParts(nn.Module):
         what = torch.addcmul(what_params[0], what_params[1], noise[:, 5:])
         glimpse = model.decode(what)
         layers = model.place(glimpse[:, : model.shape[0]], where)
-        gain = self._gain(layers, others)
+        gain = self._gain(layers, others, None if seen_part is None else seen_part.window)
         features = torch.tanh(gain.unsqueeze(-1) * self.gains)
         free = self.stay(torch.cat([what, what_before, features, where[:, :2]], -1)).squeeze(-1)
         evidence = (gain / 20.0).clamp(-7.0, 6.0).add(torch.tanh(free), alpha=self.freedom)
@@ -166,8 +166,7 @@ class ResidualParts(nn.Module):
             logits = torch.where(seen.squeeze(-1), logits, rows.presence)
         stays = occupied.counting(_coin(noise[:, 0], logits))
         there, shown = stays.unsqueeze(-1), stays[:, None, None, None]
-        left = layers * shown
-        canvas = left.new_zeros(frame.pixels.shape).index_add(0, parent, left)
+        canvas = model.paint(layers * shown, occupied, torch.Size([len(frame.pixels)]))
         drawn = torch.cat([where, what], -1) * there
         packed = occupied.put(torch.cat([there, drawn, logits.unsqueeze(-1), *where_params, *what_params], -1))
         size = model.features
@@ -227,29 +226,35 @@ class ResidualParts(nn.Module):
         ground = frame.pixels.index_select(0, parent)
         for _ in range(self.passes if self.matching else 0):
             own = model.place(pictures, where)
-            residual = ground - self._rest(own, parent, frame)
+            residual, window = self._speaks_of(ground, own, occupied, frame)
             if model.hides:
                 last = occupied.take(before.where)
-                where = found(model, pictures, residual, last, prior, self.reach, self.precision)
+                where = found(model, pictures, residual, last, prior, self.reach, self.precision, window)
             else:
                 nats = self.temperature / self.precision
                 where = moved(where, displacement(own, residual, self.reach, nats), *model.shape[1:])
         own = model.place(pictures, where)
-        others = ground - self._rest(own, parent, frame)
-        if not model.hides:
-            return others, where, None
-        return others * model.open if model.screen else others, where, sight(pictures, own, self.precision)
+        others, window = self._speaks_of(ground, own, occupied, frame)
+        return others, where, sight(pictures, own, self.precision, window) if model.hides else None
 
-    def _rest(self, own: Tensor, parent: Tensor, frame: Frame) -> Tensor:
+    def _speaks_of(self, ground: Tensor, own: Tensor, occupied: Occupied, frame: Frame) -> tuple[Tensor, Tensor | None]:
+        """What frames (rows, channels, height, width) say about each object given all others, zero where they say
+        nothing; and which pixels say something, (rows, 1, height, width) or (height, width), None for all.
+        """
+        model, parent = self.model, occupied.parent
+        if model.renderer == "max":
+            return in_front(ground, brightest_other(own, occupied))
         total = own.new_zeros(frame.pixels.shape).index_add(0, parent, own)
-        if self.model.background == "static":
-            total = total + self.model.picture
-        return total.index_select(0, parent) - own
+        if model.background == "static":
+            total = total + model.picture
+        residual = ground - (total.index_select(0, parent) - own)
+        return (residual * model.open, model.open) if model.screen else (residual, None)
 
     @torch.no_grad()
-    def _gain(self, layers: Tensor, residual: Tensor) -> Tensor:
-        """By how many nats a picture makes the residual more probable, (rows,)."""
-        return (layers * torch.sub(residual, layers, alpha=0.5)).sum((1, 2, 3)) * self.precision
+    def _gain(self, layers: Tensor, residual: Tensor, window: Tensor | None = None) -> Tensor:
+        """By how many nats a picture makes the residual more probable, as far as it shows, (rows,)."""
+        shown = layers if window is None else layers * window
+        return (layers * torch.sub(residual, shown, alpha=0.5)).sum((1, 2, 3)) * self.precision
 
     # ----- discovery ----------------------------------------------------------------------------------------------
 
@@ -284,7 +289,10 @@ class ResidualParts(nn.Module):
             )
             new = alive.counting(new)
             shown = new[:, None, None, None]
-            canvas = canvas.index_add(0, alive.index, layers * shown)
+            layers = layers * shown
+            if model.renderer == "max":
+                layers = torch.relu(layers - canvas.index_select(0, alive.index))
+            canvas = canvas.index_add(0, alive.index, layers)
             births = births.index_add(0, alive.index, new.long())
             if k + 1 < most:
                 with torch.no_grad():

@@ -249,7 +249,21 @@ class SQAIRModel(nn.Module):
         return self.output_scale * planes
 
     def paint(self, layers: Tensor, occupied: Occupied, lead: torch.Size) -> Tensor:
-        """Add up what objects look like: layers (rows, channels, height, width) to (*lead, channels, height, width)."""
+        """Put together what objects look like, their sum or the brightest of them.
+
+        Args:
+            layers: (rows, channels, height, width).
+            occupied: the slots that the rows are.
+            lead: the slots' leading axes.
+
+        Returns:
+            (*lead, channels, height, width).
+        """
+        if self.renderer == "max":
+            return occupied.put(layers).amax(-4).reshape(*lead, *layers.shape[1:])
+        return self._add(layers, occupied, lead)
+
+    def _add(self, layers: Tensor, occupied: Occupied, lead: torch.Size) -> Tensor:
         flat = layers.new_zeros((lead.numel(), *layers.shape[1:])).index_add(
             0, occupied.parent, occupied.counting(layers)
         )
@@ -258,7 +272,7 @@ class SQAIRModel(nn.Module):
     @property
     def hides(self) -> bool:
         """Whether objects may be there that cannot be seen: beside the picture, or behind something."""
-        return self.span > 1.0 or self.screen
+        return self.span > 1.0 or self.screen or self.renderer == "max"
 
     def place(
         self, glimpse: Tensor, where: Tensor, weights: tuple[Tensor, Tensor] | None = None, margin: int = 0
@@ -290,7 +304,7 @@ class SQAIRModel(nn.Module):
         if not self.needs_cover:
             return canvas, None
         covers = cover(boxes, height, width, self.glimpse, self.span).unsqueeze(1)
-        return canvas, self.paint(covers, occupied, lead).squeeze(-3)
+        return canvas, self._add(covers, occupied, lead).squeeze(-3)
 
     def _behind(self) -> Tensor | float:
         return self.picture if self.background == "static" else 0.0

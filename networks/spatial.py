@@ -291,7 +291,7 @@ def partly_seen(
     Args:
         template: (rows, channels, height + 2 reach, width + 2 reach), with what lies beside the picture.
         picture: (rows, channels, height, width), zero where `seen` is.
-        seen: (height, width) in 0 .. 1.
+        seen: (height, width) or (rows, height, width) in 0 .. 1.
         reach: largest shift searched, in pixels.
         nats: in units of the gain.
         expected: (rows, 2) as (x, y), pixels.
@@ -303,7 +303,7 @@ def partly_seen(
     if not len(template):
         return template.new_zeros(0, 2)
     height, width = template.shape[-2:]
-    size = (_smooth_size(height + reach), _smooth_size(width + reach))
+    size = (_smooth_size(height), _smooth_size(width))  # what goes round meets the margins, which are zero
     margin = (reach, reach, reach, reach)
     wide = torch.nn.functional.pad(picture, margin)
     window = torch.nn.functional.pad(seen.to(template.dtype), margin)

@@ -38,7 +38,8 @@ class Config:
             picture.
         screen: pixels of a "static" background that never change hide what is behind them, and objects there are
             followed.
-        renderer: "sum" adds objects up, "over" puts later slots in front.
+        renderer: "sum" adds objects up, "max" shows the brightest in each pixel (what it hides is followed all the
+            same), "over" puts later slots in front.
         parts: the guide's networks: "residual" (fast) or "paper".
         propagation: how the residual guide finds an object again: by matching its picture ("match") or by a look at
             its old position ("glimpse").
@@ -79,7 +80,7 @@ class Config:
     background: Literal["none", "mean", "static"] = "none"
     outside: float = 0.0
     screen: bool = False
-    renderer: Literal["sum", "over"] = "sum"
+    renderer: Literal["sum", "max", "over"] = "sum"
     parts: Literal["residual", "paper"] = "residual"
     propagation: Literal["match", "glimpse"] = "match"
     match_from: float = 0.0
@@ -128,6 +129,11 @@ class Config:
             raise ConfigError(f"shares must be positive and add up to 1; got {self.shares}")
         if self.chain != (self.parts == "paper"):
             raise ConfigError(f"chain belongs to parts 'paper' and to no other; got chain={self.chain}, {self.parts!r}")
+        if self.renderer == "max" and (self.parts, self.output, self.background) != ("residual", "sigmoid", "none"):
+            raise ConfigError(
+                "renderer 'max' takes parts 'residual', output 'sigmoid' and background 'none' (take it away when "
+                f"reading videos); got {self.parts!r}, {self.output!r}, {self.background!r}"
+            )
         if self.renderer == "over" and self.background == "mean":
             raise ConfigError("background 'mean' shows through objects; renderer 'over' takes 'static' or 'none'")
 

@@ -17,6 +17,7 @@ from phlogiston.counting import OperationCounts
 from phlogiston.guides.sqair import SQAIRGuide
 from phlogiston.guides.sqair_paper import PaperParts
 from phlogiston.guides.sqair_residual import ResidualParts
+from phlogiston.guides.sqair_sight import brightest_other, in_front
 from phlogiston.inference.svi.vimco import VIMCO
 from phlogiston.models.sqair import LEAST, SQAIRModel
 from phlogiston.models.sqair_state import State
@@ -290,6 +291,7 @@ def test_hidden_frames_are_left_to_the_prior_and_hidden_pixels_do_not_count() ->
     "options",
     [
         {"renderer": "over"},
+        {"renderer": "max"},
         {"background": "static"},
         {"background": "mean", "background_std": 0.2},
         {"learn_std": True, "output": "linear"},
@@ -309,6 +311,69 @@ def test_plug_ins_train_and_draw(options: dict[str, Any]) -> None:
     assert not lacking
     trace = poutine.trace(model).get_trace(frames=2, rows=3)
     assert trace.nodes["x"]["value"].shape == (3, 2, 3, 20, 20)
+
+
+def test_max_shows_the_brightest_and_weighs_the_same_with_the_guides_picture() -> None:
+    """In each pixel the brightest layer, and no gradient elsewhere; the guide's running maximum is the model's."""
+    model, guide = make(renderer="max")
+    glimpse = torch.rand(1, 3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    where = torch.tensor([[[0.0, 0.0, 0.0, 0.0], [0.3, 0.1, 0.2, -0.2], [0.0, 0.0, 0.0, 0.0]]])
+    presence = torch.tensor([[1.0, 1.0, 0.0]])
+    canvas, _ = model.render(presence, where, glimpse)
+    one, two = (paste(glimpse[:, i], where[:, i], 20, 20) for i in (0, 1))
+    torch.testing.assert_close(canvas, torch.maximum(one, two))
+    x = videos(6, 4)
+    _, target, _ = weigh(model, guide, x, noise_for(model, 6, 4))
+    for state in target.nodes["_RETURN"]["value"]:
+        drawn, _ = model.render(state.presence, state.where, state.glimpse)
+        torch.testing.assert_close(state.canvas, drawn, rtol=1e-5, atol=1e-5)
+    assert max(float(s.presence.sum(-1).max()) for s in target.nodes["_RETURN"]["value"]) >= 2
+
+
+def test_the_brightest_other_is_that_of_the_same_picture() -> None:
+    own = torch.rand(5, 1, 3, 3, generator=torch.Generator().manual_seed(0))
+    mask = torch.tensor([[True, False, True, True], [False, True, True, False]])
+    rest = [own[[1, 2]].amax(0), own[[0, 2]].amax(0), own[[0, 1]].amax(0), own[4], own[3]]
+    occupied = Occupied(mask, gather=True)
+    torch.testing.assert_close(brightest_other(own, occupied), torch.stack(rest))
+    alone = Occupied(torch.tensor([[False, True]]), gather=True)
+    assert brightest_other(own[:1], alone).abs().max() == 0.0
+    slots = Occupied(mask, gather=False)
+    whole = brightest_other(slots.take(occupied.put(own)), slots)
+    torch.testing.assert_close(whole[occupied.index], torch.stack(rest))
+
+
+def test_a_pixel_speaks_of_an_object_where_nothing_brighter_explains_it() -> None:
+    ground, rest = (torch.tensor(v).reshape(1, 1, 1, 4) for v in ([0.8, 1.0, 1.0, 0.0], [0.0, 1.0, 0.3, 0.0]))
+    told, window = in_front(ground, rest)
+    torch.testing.assert_close(window.flatten(), torch.tensor([1.0, 0.0, 1.0, 1.0]))
+    torch.testing.assert_close(told.flatten(), torch.tensor([0.8, 0.0, 1.0, 0.0]))
+
+
+def test_an_object_behind_a_brighter_one_is_left_to_the_prior() -> None:
+    """A small dim square behind a large bright one: what is proposed for it is what the dynamics predict."""
+    model, guide = make(renderer="max")
+    small, large = torch.tensor([-1.5, -1.5, 0.1, 0.0]), torch.tensor([0.0, 0.0, 0.1, 0.0])
+    start = {
+        "t0/births": torch.tensor([2]),
+        "t0/where_new": torch.stack([small, large, torch.zeros(4)]).unsqueeze(0),
+        "t0/what_new": torch.zeros(1, 3, 5),
+    }
+    with torch.no_grad():
+        first = poutine.condition(model, data=start)(x=torch.zeros(1, 1, *SHAPE))[0]
+        first.glimpse[0, 0], first.glimpse[0, 1] = 0.3, 1.0
+        x = paste(torch.ones(1, 1, 8, 8), large.unsqueeze(0), 20, 20).unsqueeze(1)
+        proposed, _, _ = weigh(model, guide, x, noise_for(model, 1, 1), start=first)
+        prior = model.dynamics(first)
+    for site, loc, scale in (
+        ("t1/where", prior.where_loc, prior.where_scale),
+        ("t1/what", prior.what_loc, prior.what_scale),
+    ):
+        ours = proposed.nodes[site]["fn"].base
+        torch.testing.assert_close(ours.loc[0, 0], loc[0, 0], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(ours.scale[0, 0], scale[0, 0], rtol=1e-4, atol=1e-4)
+        assert not torch.allclose(ours.loc[0, 1], loc[0, 1], atol=1e-3), "the bright one is followed by the frame"
+    assert proposed.nodes["t1/presence"]["fn"].base.logits[0, 0] == pytest.approx(float(model.survival), abs=1e-3)
 
 
 @pytest.mark.parametrize("reason", ["outside", "screen"])

@@ -311,6 +311,8 @@ def test_what_cannot_be_used_is_refused_in_words(learned: SQAIR, data: datasets.
         SQAIR(lengths=(3, 4), shares=(0.5, 0.4))
     with pytest.raises(ConfigError, match="chain"):
         SQAIR(chain=True)
+    with pytest.raises(ConfigError, match="renderer 'max' takes"):
+        SQAIR(renderer="max", background="static")
 
 
 def test_more_objects_than_places_are_told_of() -> None:
