@@ -56,10 +56,16 @@ class AutoregressivePrior(nn.Module):
             total = total - 0.5 * table.square().sum()
         return total
 
+    def reads_previous(self, layer: int) -> bool:
+        """Whether a layer's distribution has a table of the code before it, which `place` can set."""
+        return f"{layer}_{layer - 1}" in self.tables
+
     @torch.no_grad()
-    def place(self, layer: int, proportions: Tensor) -> None:
-        """Start a layer's marginal at these cluster proportions (K,)."""
+    def place(self, layer: int, proportions: Tensor, conditional: Tensor | None = None) -> None:
+        """Start a layer's marginal at these proportions (K,), or given the code before at `conditional` (K_prev, K)."""
         self.bias[layer].copy_(proportions.log())
+        if conditional is not None:
+            self.tables[f"{layer}_{layer - 1}"].copy_(conditional.log() - proportions.log())
 
     @torch.no_grad()
     def revive(self, layer: int, component: int) -> None:
@@ -109,9 +115,14 @@ class LatentClassPrior(nn.Module):
             total = total - 0.5 * table.square().sum()
         return total
 
+    def reads_previous(self, layer: int) -> bool:
+        """False: `place` starts codes independent of each other."""
+        return False
+
     @torch.no_grad()
-    def place(self, layer: int, proportions: Tensor) -> None:
-        """Start a layer's marginal at these cluster proportions (K,)."""
+    def place(self, layer: int, proportions: Tensor, conditional: Tensor | None = None) -> None:
+        """Start a layer's marginal at these proportions (K,)."""
+        assert conditional is None
         if layer == len(self.sizes) - 1:
             self.weight.copy_(proportions.log())
         else:

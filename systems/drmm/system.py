@@ -42,7 +42,8 @@ from phlogiston.systems.drmm.config import Config as DRMMConfig
 from phlogiston.systems.drmm.demo import recipes
 from phlogiston.systems.drmm.query import DRMMQuery
 from phlogiston.systems.drmm.scoring import cell_masses, chunks, importance, varying_columns
-from phlogiston.systems.drmm.training import DeadComponents, DepthMonitor, residual_kmeans
+from phlogiston.systems.drmm.start import start
+from phlogiston.systems.drmm.training import DeadComponents, DepthMonitor
 from phlogiston.systems.options import from_config
 from phlogiston.systems.table_rows import categories, fitting_rows
 from phlogiston.systems.tables.tabular import Imputes
@@ -173,11 +174,11 @@ class DRMM(Imputes, System):
         return (self.model, self.guide) if self.config.guide == "autoregressive" else (self._collapsed, None)
 
     def initialise(self, train: Split, seed: int) -> None:
-        """Residual k-means (see `systems.drmm.training.residual_kmeans`)."""
+        """K-means and EM, layer by layer (see `systems.drmm.start.start`)."""
         t = train.tensors
         streams = {name: t[name] for name in self.schema["categorical"] if name in t}
         x = t["x"] if self.model.cells is None else self.model.cells.redraw(t["x"])
-        residual_kmeans(self.model, x, t.get("mask"), streams, t.get("weight"), seed)
+        start(self.model, x, t.get("mask"), streams, t.get("weight"), seed)
 
     def stages(self) -> list[Stage]:
         """One stage: constant learning rate, then linear to zero, while the truncated depths' weight falls."""
