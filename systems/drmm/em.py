@@ -76,15 +76,15 @@ class Pairs:
 
     def shares(self, scores: Tensor) -> tuple[Tensor, Tensor]:
         """Responsibilities (R, K) times weights, and log likelihoods of rows (N,), from log joint scores (R, K)."""
-        whole = scores.logsumexp(1)
-        if len(self.row) != len(self.weight):
-            top = torch.full_like(self.weight, -math.inf).scatter_reduce(0, self.row, whole, "amax")
-            sums = torch.zeros_like(self.weight).index_add_(0, self.row, (whole - top[self.row]).exp())
-            whole = (top + sums.log())[self.row]
-            rows = torch.zeros_like(self.weight).index_copy_(0, self.row, whole)
-        else:
-            rows = torch.zeros_like(self.weight).index_copy_(0, self.row, whole)
-        return (scores - whole.unsqueeze(1)).exp_().mul_(self.weight[self.row].unsqueeze(1)), rows
+        top = scores.amax(1)
+        share = (scores - top.unsqueeze(1)).exp_()
+        whole = top + share.sum(1).log()
+        if len(self.row) != len(self.weight):  # some rows have several pairs
+            best = torch.full_like(self.weight, -math.inf).scatter_reduce(0, self.row, whole, "amax")
+            sums = torch.zeros_like(self.weight).index_add_(0, self.row, (whole - best[self.row]).exp())
+            whole = (best + sums.log())[self.row]
+        factor = (top - whole).exp_().mul_(self.weight[self.row])
+        return share.mul_(factor.unsqueeze(1)), torch.zeros_like(self.weight).index_copy_(0, self.row, whole)
 
     def children(self, layer: Layer, kind: Kind) -> Pairs:
         """The pairs of the next layer: the paths that explain enough of their row, and the best of each."""
