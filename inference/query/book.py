@@ -139,8 +139,24 @@ class Book:
             for site, i in form.terms:
                 if self.columns[site][i] not in self.dates:
                     raise EvidenceError(f"{self.columns[site][i]!r} holds numbers, no dates")
+        if relation == "=":
+            self._on_grid(form)
         terms = {i: v for (_, i), v in form.terms.items()}
         self.add(sites[0], Statement(sites[0], (), relation, terms, form.constant, sd))
+
+    def _on_grid(self, form: Linear) -> None:
+        """Refuse a value that a column of numbers on a grid, such as counts, never has."""
+        if len(form.terms) > 1:
+            return
+        (((site, i), slope),) = form.terms.items()
+        name = self.columns[site][i]
+        centre, step = self.grids.get(name, (0.0, 0.0))
+        if step and abs((cell := (-form.constant / slope - centre) / step) - round(cell)) > ON_GRID:
+            low, high = (centre + step * edge for edge in (math.floor(cell), math.ceil(cell)))
+            raise EvidenceError(
+                f"{name!r} holds values a step of {step:g} apart, and never {-form.constant / slope:g}; "
+                f"ask for {low:g}, for {high:g}, or for {low:g} <= {name} <= {high:g}"
+            )
 
     def _beyond(self, form: Linear) -> Linear:
         """An expression that is not negative where another is positive: of numbers on a grid, from the next one on.

@@ -200,17 +200,33 @@ class _Reader:
             if not soft or relation in ("<=", ">=", "<", ">"):
                 raise EvidenceError("soft evidence is written  name ~ mean +- sd")
             width = self.sum()
-            if right.terms or width.terms:
+            if right.terms or width.terms or width.dated:
                 raise EvidenceError("mean and sd must be numbers")
             if width.constant <= 0:
                 raise EvidenceError(f"the standard deviation must be positive; got {width.constant:g}")
-            self.book.compare(form, "~", width.constant)
+            self._note(form, "~", width.constant)
         elif relation in ("=", "=="):
-            self.book.compare(form, "=")
+            self._note(form, "=")
         else:
             strict: Literal[">", ">="] = ">" if len(relation) == 1 else ">="
-            self.book.compare(form.times(1.0 if relation[0] == ">" else -1.0), strict)
+            self._note(form.times(1.0 if relation[0] == ">" else -1.0), strict)
         return right
+
+    def _note(self, form: Linear, relation: Literal["=", ">", ">=", "~"], sd: float = 0.0) -> None:
+        """Note a comparison; dates are compared with dates, and spans between dates with numbers of days.
+
+        Otherwise `day >= 2024-05` would be about the number 2019, and true of every day since 1975.
+        """
+        slopes = {self.book.columns[site][i]: slope for (site, i), slope in form.terms.items()}
+        dates = [name for name in slopes if name in self.book.dates]
+        moves = abs(sum(slopes[name] for name in dates)) > 1e-9 * sum(abs(slopes[name]) for name in dates)
+        if moves and not form.dated:
+            raise EvidenceError(
+                f"{dates[0]!r} holds dates: compare it with one, written 2024-05-01 or 2024-05-01 18:30"
+            )
+        if dates and form.dated and not moves:
+            raise EvidenceError(f"{' and '.join(map(repr, dates))} are dates a number of days apart, not a date")
+        self.book.compare(form, relation, sd)
 
     def _interval(self, left: Linear) -> None:
         """Read `[low, high]` after `in`."""
@@ -225,8 +241,8 @@ class _Reader:
             raise EvidenceError("an interval has two limits: x in [25, 30]")
         if not low.terms and not high.terms and low.constant > high.constant:
             raise EvidenceError(f"the interval [{low.constant:g}, {high.constant:g}] is empty")
-        self.book.compare(left.plus(low, -1.0), ">=")
-        self.book.compare(high.plus(left, -1.0), ">=")
+        self._note(left.plus(low, -1.0), ">=")
+        self._note(high.plus(left, -1.0), ">=")
 
     def _missing(self, left: Linear) -> bool:
         """Read `missing` after `=` and note that a column is unknown; False where something else stands there."""
@@ -374,7 +390,7 @@ class _Reader:
             return self._column(name).times(sign)
         date = self.match(_DATE)
         if date is not None:
-            return Linear({}, sign * _days(date), dated=True)
+            return Linear({}, sign * days(date), dated=True)
         number = self.match(_NUMBER)
         if number is not None:
             return Linear({}, sign * finite(float(number)))
@@ -401,6 +417,8 @@ class _Reader:
         follows = self.text[self.at + len(word) : self.at + len(word) + 1]
         if not word or word in ("True", "False", "None") or follows in ("(", "'", '"'):
             raise EvidenceError("only numbers, columns, + - * / and brackets may appear")
+        if word in RESERVED and self.book.knows(word):
+            raise EvidenceError(f"{word!r} means something here; write the column as `{word}`")
         if follows == "[" and word not in self.book.columns:
             raise EvidenceError(unknown_message("site", word, self.book.columns))
         raise EvidenceError(unknown_message("column", phrase or word, self.book.names()))
@@ -428,8 +446,14 @@ def _unquoted(text: str) -> str:
     return text.strip() if found is None else found.group(1) or found.group(2) or ""
 
 
-def _days(text: str) -> float:
-    """A date as days since 1970-01-01."""
+def days(text: str) -> float:
+    """A date, written 2024-05-01 or 2024-05-01 18:30, as days since 1970-01-01.
+
+    Raises:
+        EvidenceError: text that is no date.
+    """
+    if _DATE.fullmatch(text) is None:
+        raise EvidenceError(f"{text!r} is no date, which is written 2024-05-01 or 2024-05-01 18:30")
     date, *time = re.split("[T ]", text, maxsplit=1)
     year, month, day = map(int, date.split("-"))
     try:

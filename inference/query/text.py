@@ -28,13 +28,13 @@ import torch
 from torch import Tensor
 
 from phlogiston.datasets.containers import frame_columns, is_frame, plain
-from phlogiston.datasets.moments import rebased, unit_of, wall_clock
+from phlogiston.datasets.moments import is_date, rebased, unit_of, wall_clock
 from phlogiston.errors import DataError, EvidenceError
 from phlogiston.inference.query.book import Book, Columns, Grids, Linear, finite
 from phlogiston.inference.query.evidence import FORMAT, Evidence, as_evidence, from_json, unknown_message
 from phlogiston.inference.query.kinds.base import Statement
 from phlogiston.inference.query.kinds.known import Known
-from phlogiston.inference.query.statements import read_statements
+from phlogiston.inference.query.statements import days, read_statements
 
 
 def parse(
@@ -212,11 +212,15 @@ def _rows(book: Book, given: Mapping[str, Any]) -> dict[str, Evidence]:
 def _column(book: Book, name: str, value: Any) -> Any:
     """A column of evidence as an array; dates as days, by the wall clock of the column's time zone."""
     values = np.asarray(value.to_numpy() if hasattr(value, "to_numpy") else value)
-    first = next((v for v in values.ravel().tolist() if not _absent(v)), None) if values.dtype.kind == "O" else None
+    first = next((v for v in values.ravel().tolist() if not _absent(v)), None) if values.dtype.kind in "OUT" else None
+    if isinstance(first, str) and name in book.dates:
+        return np.array([math.nan if _absent(v) else _number(v, zone="") for v in values.tolist()])
     if values.dtype.kind not in "mM" and not isinstance(first, datetime.date | datetime.timedelta):
         return values
     try:
         found = plain(name, value, "the evidence")
+        if is_date(found.unit) and name not in book.dates:
+            raise EvidenceError(f"{name!r} holds numbers, no dates")
         return rebased(found.numbers(name, "the evidence"), found.unit, unit_of(book.dates.get(name, "")))
     except DataError as error:
         raise EvidenceError(str(error)) from error
@@ -258,12 +262,14 @@ def _read_member(book: Book, name: str, value: Any) -> None:
     if name in book.columns and name not in book.where and isinstance(value, list | tuple):
         _read_row(book, name, value)
         return
-    at, zone = book.entry(name), book.dates.get(name, "")
+    at, zone = book.entry(name), book.dates.get(name)
     if _absent(value):
         book.forget(name)
     elif isinstance(value, bool):
         raise EvidenceError(f"expected a number, [lower, upper] or an object; got {value!r}")
-    elif isinstance(value, int | float | datetime.date | datetime.timedelta):
+    elif isinstance(value, int | float | datetime.date | datetime.timedelta) or (
+        isinstance(value, str) and zone is not None
+    ):
         book.fix(name, _number(value, zone=zone))
     elif _is_evidence(value):
         site, entry = at
@@ -291,7 +297,7 @@ def _read_category(book: Book, name: str, value: Any) -> None:
 def _read_row(book: Book, site: str, value: Sequence[Any]) -> None:
     if len(value) != len(book.columns[site]):
         raise EvidenceError(f"{len(value)} values for {len(book.columns[site])} columns; write null where unknown")
-    zones = [book.dates.get(name, "") for name in book.columns[site]]
+    zones = [book.dates.get(name) for name in book.columns[site]]
     told = [
         Statement(site, (), "=", {i: 1.0}, -_number(v, zone=zones[i])) for i, v in enumerate(value) if v is not None
     ]
@@ -303,7 +309,7 @@ def _read_details(book: Book, name: str, value: Mapping[str, Any]) -> None:
     for key in value:
         if key not in allowed:
             raise EvidenceError(unknown_message("key", key, allowed))
-    zone = book.dates.get(name, "")
+    zone = book.dates.get(name)
     if "known" in value:
         book.fix(name, _number(value["known"], zone=zone))
     if ("near" in value) != ("sd" in value):
@@ -318,15 +324,21 @@ def _read_details(book: Book, name: str, value: Mapping[str, Any]) -> None:
         book.bound(name, low, high)
 
 
-def _number(value: Any, default: float | None = None, zone: str = "") -> float:
-    """A number, or a date as days by the wall clock of a time zone."""
+def _number(value: Any, default: float | None = None, zone: str | None = None) -> float:
+    """A number, or a date as days by the wall clock of a time zone; without a zone ("" is none) dates are refused."""
     if value is None and default is not None:
         return default
     if isinstance(value, datetime.timedelta):
         return finite(value / datetime.timedelta(days=1))
+    if zone is None and isinstance(value, datetime.date):
+        raise EvidenceError(f"the column holds numbers, no dates; got {value!r}")
+    if zone is not None and isinstance(value, str):
+        return days(value.strip())
     if isinstance(value, datetime.date):
         try:
-            moment = np.datetime64(wall_clock(value, zone) if isinstance(value, datetime.datetime) else value, "us")
+            moment = np.datetime64(
+                wall_clock(value, zone or "") if isinstance(value, datetime.datetime) else value, "us"
+            )
         except DataError as error:
             raise EvidenceError(str(error)) from error
         return float((moment - np.datetime64(0, "us")) / np.timedelta64(1, "D"))
