@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from phlogiston.datasets.base import Array
+from phlogiston.datasets.grid import rounded
 from phlogiston.datasets.moments import as_they_were
 from phlogiston.errors import DataError, ShapeError
 
@@ -31,6 +32,9 @@ class Names:
             `TEXT_LABELS` where they are text whatever they look like.
         frame: library of the data frame that came in.
         whole: columns of whole numbers.
+        steps: column -> the step that all its values in training are multiples of, None for none: 0.01 for cents,
+            1 for whole numbers and for days. What is made up is rounded to it; answers are not, for the bounds of a
+            question may lie between.
     """
 
     columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -38,12 +42,14 @@ class Names:
     units: Mapping[str, str] = field(default_factory=dict)
     frame: str = "pandas"
     whole: Collection[str] = frozenset()
+    steps: Mapping[str, float | None] = field(default_factory=dict)
 
-    def table(self, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    def table(self, tensors: Mapping[str, Tensor], made_up: bool = False) -> dict[str, Any]:
         """Columns by name.
 
         Args:
             tensors: site -> (n, entries) or (n,).
+            made_up: round numbers to the steps of training.
 
         Raises:
             ShapeError: a site whose rows are no list of numbers.
@@ -61,14 +67,24 @@ class Names:
             if len(names) != wide.shape[1]:
                 names = [site] if wide.shape[1] == 1 else [f"{site}_{i}" for i in range(wide.shape[1])]
             for j, name in enumerate(names):
-                found[name] = self.column(name, wide[:, j])
+                found[name] = self.column(name, wide[:, j], made_up)
         return self._labels_together(found)
 
-    def column(self, name: str, values: Array) -> Any:
+    def column(self, name: str, values: Array, made_up: bool = False) -> Any:
         """Numbers of a column as what they stand for: whole numbers where all are, dates, or spans of time."""
-        if name in self.whole and not self.units.get(name) and (values == np.round(values)).all():
+        values = self.made_up(name, values) if made_up else values
+        if (
+            (name in self.whole or (made_up and self.steps.get(name) == 1.0))
+            and not self.units.get(name)
+            and (values == np.round(values)).all()
+        ):
             return values.astype(np.int64)
         return self.dated(name, values)
+
+    def made_up(self, name: str, values: Array) -> Array:
+        """Numbers of a column rounded as those of training are."""
+        step = self.steps.get(name)
+        return values if step is None else rounded(values, step)
 
     def dated(self, name: str, values: Array) -> Any:
         """Numbers of a column, as dates or spans of time where they stand for such."""

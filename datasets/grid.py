@@ -23,6 +23,10 @@ OUTSIDE = 5e-4
 """Share of the map's distribution function below the lowest cell, and above the highest."""
 EVERYWHERE = 1e-3
 """Share that is spread evenly over all cells, for cells without a row are possible, too."""
+DECIMALS = tuple(10.0**-n for n in range(7))
+"""Steps that numbers are rounded to."""
+CLOCK = (1.0, 1 / 24, 1 / 1440, 1 / 86400)
+"""Steps that dates and spans of time are rounded to, in days."""
 TIED = 1e-9
 """Share of a column's variance that other columns leave unexplained up to which it is a combination of theirs."""
 
@@ -47,6 +51,35 @@ def grid_of(values: Array, strict: bool = True) -> tuple[float, float] | None:
     if strict and np.median(whole) > 1:
         return None
     return float(distinct[0]) - 0.5 * step, step
+
+
+def fineness(values: Array, steps: Sequence[float] = DECIMALS) -> float | None:
+    """The coarsest of some steps that every value is a multiple of; None where there is none.
+
+    Args:
+        values: of any shape; NaN and infinite ones do not count.
+        steps: from coarse to fine.
+    """
+    known = values[np.isfinite(values)]
+    if not known.size:
+        return None
+    precision = 4 * np.finfo(values.dtype if values.dtype.kind == "f" else np.float64).eps
+    for step in steps:
+        for part in (known[:1000], known):  # most columns are seen through at once
+            cells = part.astype(np.float64) / step
+            slack = precision * np.abs(cells)
+            if not ((slack < 0.01) & (np.abs(cells - np.round(cells)) <= slack + 1e-9)).all():
+                break
+        else:
+            return step
+    return None
+
+
+def rounded(values: Array, step: float) -> Array:
+    """Values as the nearest multiples of a step, to the last decimal where it is a power of ten."""
+    if step in DECIMALS:
+        return np.round(values.astype(np.float64), DECIMALS.index(step))
+    return np.round(values.astype(np.float64) / step) * step
 
 
 def describe_cells(

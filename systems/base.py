@@ -39,7 +39,7 @@ from phlogiston.systems.loading import (
 )
 from phlogiston.systems.options import preset_options, validate_options
 from phlogiston.systems.pretrained import shelf
-from phlogiston.systems.tables.tabular import Tabular, kept
+from phlogiston.systems.tables.tabular import Imputes, Tabular, kept, rounding
 from phlogiston.systems.words import InWords, in_words
 
 if TYPE_CHECKING:
@@ -298,6 +298,8 @@ class System(InWords, Tabular, Reported):
             self.config = validate_options(self.name, {**dataclasses.asdict(self.config), "steps": steps})
         known = in_memory(train)
         self.schema = self.describe(known, meta) | kept(meta)
+        if isinstance(self, Imputes) and not self.schema.get("image_shape"):
+            self.schema |= rounding(self.vocabulary()[0], self.schema.get("units") or {}, known)
         self.trained_on = _told(train, valid, meta)
         if out is not None and resume == "force":
             self.schema = kept_schema(Path(out), self.schema)

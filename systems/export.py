@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,17 +30,12 @@ class Samples:
 
     Attributes:
         tensors: name -> array, one row per sample.
-        columns: site -> names of its columns, where they have names.
-        categorical: stream -> its labels.
-        units, whole: as in `datasets.frames.Names`.
+        names: what they are called in a table.
         image_shape: shape of a picture when a row of `x` is a flattened one.
     """
 
     tensors: dict[str, Array]
-    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    categorical: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    units: Mapping[str, str] = field(default_factory=dict)
-    whole: Collection[str] = frozenset()
+    names: Names = field(default_factory=Names)
     image_shape: tuple[int, ...] | None = None
 
 
@@ -63,8 +58,8 @@ def write(path: Path, samples: Samples) -> None:
     """Write samples in the form the suffix asks for.
 
     `.npz` holds every tensor; `.csv` and `.parquet` the columns of `x`, those of further tables beside it (a
-    regression's `y`), dates as dates, and the labels of streams; `.png` a grid of pictures, or a scatter of two
-    columns; `.gif` and `.mp4` videos side by side, or one picture after the other.
+    regression's `y`), rounded as those of training are, dates as dates, and the labels of streams; `.png` a grid of
+    pictures, or a scatter of two columns; `.gif` and `.mp4` videos side by side, or one picture after the other.
 
     Raises:
         UnknownNameError: the suffix is none of `SUFFIXES`.
@@ -75,12 +70,12 @@ def write(path: Path, samples: Samples) -> None:
     if kind == ".npz":
         extra = {
             "columns" if site == "x" else f"columns_{site}": np.array(names)
-            for site, names in samples.columns.items()
+            for site, names in samples.names.columns.items()
             if names and site in samples.tensors
         }
         np.savez_compressed(path, allow_pickle=False, **samples.tensors, **extra)
     elif export_sequences.is_sequences(samples.tensors):
-        names = tuple(samples.columns.get("x") or ())
+        names = tuple(samples.names.columns.get("x") or ())
         export_sequences.write(path, samples.tensors["x"], samples.tensors["length"], names)
     elif kind in export_sequences.SUFFIXES:
         raise ConfigError(f"these samples are no sequences; a {kind} file cannot show them. Use .npz.")
@@ -118,9 +113,9 @@ def _entries(column: Any) -> list[Any]:
 def _columns(samples: Samples, kind: str) -> dict[str, Any]:
     """The columns of a table of samples by name: numbers and dates, then labels."""
     x, found = _table(samples, kind)
-    names = Names(categories=samples.categorical, units=samples.units, whole=samples.whole)
-    numbers = {name: names.column(name, x[:, j]) for j, name in enumerate(found)}
-    streams = [name for name in samples.categorical if name in samples.tensors]
+    names = samples.names
+    numbers = {name: names.column(name, x[:, j], made_up=True) for j, name in enumerate(found)}
+    streams = [name for name in names.categories if name in samples.tensors]
     return {**numbers, **{name: names.labelled(name, samples.tensors[name]) for name in streams}}
 
 
@@ -134,7 +129,7 @@ def _table(samples: Samples, kind: str) -> tuple[Array, tuple[str, ...]]:
     names: list[str] = []
     for site in sites:
         width = samples.tensors[site].shape[1]
-        own = samples.columns.get(site, ())
+        own = samples.names.columns.get(site, ())
         # names that do not fit the columns would mislabel them
         names += own if len(own) == width else [site] if width == 1 and site != "x" else _counted(site, width)
     return np.concatenate([samples.tensors[site] for site in sites], axis=1), tuple(names)

@@ -19,7 +19,7 @@ from phlogiston.systems.tables.alignment import aligned
 if TYPE_CHECKING:
     from phlogiston.systems.base import System
 
-RESERVED = ("x", "y", "mask", "weight")
+RESERVED = ("x", "mask", "weight")
 
 
 def fitting_rows(system: System, data: Any, mask: Any = None, optional: Collection[str] = ()) -> dict[str, Tensor]:
@@ -54,20 +54,25 @@ def fitting_rows(system: System, data: Any, mask: Any = None, optional: Collecti
     return tensors
 
 
-def categories(tensors: Mapping[str, Tensor], meta: Meta | None, name: str) -> dict[str, list[str]]:
+def categories(
+    tensors: Mapping[str, Tensor], meta: Meta | None, name: str, numbers: Collection[str] = ()
+) -> dict[str, list[str]]:
     """Categories by label among training tensors: codes are int64, uint8 or bool, (rows,), -1 where missing.
+
+    What is neither a category nor anything else the system takes is told.
 
     Args:
         tensors: training rows.
         meta: names of categories, where they are known.
         name: of the system, for messages.
+        numbers: tensors that the system takes as numbers, unless they are int64 (rows,).
 
     Raises:
         DataError: codes below -1, or beyond the names.
     """
     found: dict[str, list[str]] = {}
     for key, tensor in tensors.items():
-        if key in RESERVED and not (key == "y" and tensor.ndim == 1 and tensor.dtype == torch.int64):
+        if key in RESERVED or (key in numbers and not (tensor.ndim == 1 and tensor.dtype == torch.int64)):
             continue
         if tensor.ndim != 1 or tensor.is_floating_point():
             if meta is not None and meta.kind == "yours" and meta.image_shape is None:

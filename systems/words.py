@@ -30,7 +30,8 @@ class InWords:
         frame = self.schema.get("frame") or "pandas"
         units = self.schema.get("units") or {}
         whole = [name for name, grid in self.grids().items() if all(value == round(value) for value in grid)]
-        return Names(columns, categories, units, frame if frame in KINDS else "pandas", frozenset(whole))
+        steps = self.schema.get("steps") or {}
+        return Names(columns, categories, units, frame if frame in KINDS else "pandas", frozenset(whole), steps)
 
     def question(self, *evidence: Any) -> dict[str, Any]:
         """Read what `query` takes: site -> evidence.

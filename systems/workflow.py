@@ -150,16 +150,9 @@ def sample(run: str | Path, n: int, seed: int = 0, sets: Mapping[str, str] | Non
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         drawn = system.sample(n, **options)
-    schema = system.schema
-    columns, _ = system.vocabulary()
-    return Samples(
-        {name: value.detach().cpu().numpy() for name, value in drawn.items()},
-        {site: tuple(names) for site, names in columns.items()},
-        {name: tuple(labels) for name, labels in (schema.get("categorical") or {}).items()},
-        schema.get("units") or {},
-        system.names().whole,
-        tuple(schema["image_shape"]) if schema.get("image_shape") else None,
-    )
+    shape = system.schema.get("image_shape")
+    tensors = {name: value.detach().cpu().numpy() for name, value in drawn.items()}
+    return Samples(tensors, system.names(), tuple(shape) if shape else None)
 
 
 def query(

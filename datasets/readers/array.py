@@ -83,7 +83,7 @@ def load(
         columns: use only these columns.
         names: names for the columns of data that bring none.
         categorical: columns of numbers that are categories.
-        weight: the column that holds row weights; an array called `weight` in an npz file is used by default.
+        weight: the column that holds row weights; an array called `weight` beside `x` is used by default.
         header: whether the first csv line holds names; by default it does where it has text above numbers, or years
             (or 0, 1, 2, ...) above other numbers.
         delimiter: of csv fields; by default what cuts all lines into equally many fields.
@@ -434,7 +434,8 @@ def _splits(parts: Sequence[Table], labels: Mapping[str, tuple[str, ...]], fit: 
             code = {label: i for i, label in enumerate(values)}
             tensors[name] = np.array([-1 if v is None else code[v] for v in part.text[name]], dtype=np.int64)
         try:
-            splits.append(Split(tensors, columns=part.names, double=("x", "y")))
+            # targets called y are numbers, labels of that name stay codes
+            splits.append(Split(tensors, columns=part.names, double={"x", "y"} - labels.keys()))
         except DataError as error:
             raise DataError(f"{part.source}: {error}") from error
     return splits

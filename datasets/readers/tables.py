@@ -258,9 +258,9 @@ def from_arrays(
     if {"images", "cameras"} <= set(data):
         raise DataError(f"{source} holds scenes: 'images' and 'cameras'. Read it by --data gqn --data-set path=FILE.")
     given = {str(name): plain(str(name), value, source) for name, value in data.items()}
-    names = tuple(str(name) for name in given.pop("columns").values.tolist()) if "columns" in given else ()
     if "x" not in given and given and all(value.values.ndim == 1 for value in given.values()):
         return from_columns(given, source)
+    names = tuple(str(name) for name in given.pop("columns").values.tolist()) if "columns" in given else ()
     given_x = given.pop(_name_of_x(given, source))
     if given_x.text:
         raise DataError(f"{source}: 'x' holds text; expected numbers of shape (rows, features).")
@@ -367,9 +367,7 @@ def from_columns(columns: Mapping[str, Plain], source: str) -> Table:
     for name, value in columns.items():
         if value.decision is not None:
             table.decisions.append(value.decision)
-        if name == "weight":
-            _companion(table, name, value, numeric=True)
-        elif value.text or value.values.dtype.kind == "b":
+        if value.text or value.values.dtype.kind == "b":
             table.text[name] = value.entries()
             known = {entry for entry in table.text[name] if entry is not None}
             if value.text and not value.numbered and labels_as_they_are(list(known), list(known)) != list(known):

@@ -51,7 +51,7 @@ def describe(tensors: Mapping[str, Tensor], meta: Meta | None, target: Sequence[
         schema["target"] = _positions(columns, target)
     elif target:
         raise ConfigError("the data have targets 'y' of their own; leave option target empty")
-    schema["categorical"] = categories(tensors, meta, "MDN")
+    schema["categorical"] = categories(tensors, meta, "MDN", numbers=("y",))
     if "y" in schema["categorical"]:
         schema["target_values"] = _values(schema["categorical"].pop("y"))
     x, y = inputs(schema, tensors), targets(schema, tensors)
@@ -181,13 +181,13 @@ def _positions(columns: Sequence[str], target: Sequence[str]) -> list[int]:
 
 
 def _values(labels: Sequence[str]) -> list[float]:
-    """Return the categories of a target as numbers: whole numbers are read as labels unless told otherwise.
+    """Return the categories of a target as numbers: whole numbers and bools are read as labels unless told otherwise.
 
     Raises:
         DataError: some are no numbers.
     """
     try:
-        return [float(label) for label in labels]
+        return [float({"False": "0", "True": "1"}.get(label, label)) for label in labels]
     except ValueError:
         shown = ", ".join(labels[:5])
         raise DataError(f"the targets 'y' are categories ({shown}); MDN predicts real numbers") from None

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from phlogiston.datasets.containers import Plain, frame_columns, frame_kind, is_frame, plain
 from phlogiston.datasets.frames import Names, make_frame
-from phlogiston.datasets.moments import rebased
+from phlogiston.datasets.grid import CLOCK, DECIMALS, fineness
+from phlogiston.datasets.moments import SPAN, is_date, rebased
 from phlogiston.datasets.readers import hub
 from phlogiston.errors import DataError, ShapeError, unknown_name
 from phlogiston.systems.about import summary
@@ -18,7 +19,7 @@ from phlogiston.systems.about.summary import Summary
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from phlogiston.datasets.base import Meta
+    from phlogiston.datasets.base import Meta, Split
 
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -33,13 +34,29 @@ def kept(meta: Meta | None) -> dict[str, Any]:
     return {key: value for key, value in found.items() if value}
 
 
+def rounding(columns: Mapping[str, Sequence[str]], units: Mapping[str, str], train: Split) -> dict[str, Any]:
+    """What a schema keeps of how finely a table's numbers are rounded; nothing for rows that are no table."""
+    found: dict[str, float | None] = {}
+    for site, names in columns.items():
+        values = train.tensors.get(site)
+        if values is None or values.ndim != 2 or values.shape[1] != len(names):
+            continue
+        mask = train.tensors.get("mask") if site == "x" else None
+        numbers = values.numpy() if mask is None else np.where(mask.numpy(), values.numpy(), np.nan)
+        for name, column in zip(names, numbers.T, strict=True):
+            found[name] = fineness(
+                column, CLOCK if is_date(units.get(name, "")) or units.get(name) == SPAN else DECIMALS
+            )
+    return {"steps": found} if found else {}
+
+
 class Tabular:
     """What systems do with tables; mixed into `System`."""
 
     schema: dict[str, Any]
 
     def synthesize(self: Any, n: int, *, seed: int | None = None, kind: str | None = None) -> Any:
-        """Make up rows like those of training, as a data frame.
+        """Make up rows like those of training, as a data frame; numbers and dates are rounded as those of training are.
 
         Args:
             n: how many.
@@ -50,7 +67,7 @@ class Tabular:
             ShapeError: a system whose rows are no list of numbers.
         """
         names = self.names()
-        return make_frame(names.table(self.sample(n, seed=seed)), kind or names.frame)
+        return make_frame(names.table(self.sample(n, seed=seed), made_up=True), kind or names.frame)
 
     def count_parameters(self: Any) -> int:
         """How many numbers were learned."""
@@ -80,7 +97,7 @@ class Imputes:
             data: a data frame, a mapping of columns, an array (rows, columns) with NaN where missing, or a Hugging
                 Face data set.
             how: `"mean"` fills in the mean of a number and the most probable category; `"draw"` one draw of the joint
-                distribution, for multiple imputation under several seeds.
+                distribution, rounded as training's numbers are, for multiple imputation under several seeds.
             num_samples: draws per row behind a mean.
             seed: equal seeds give equal tables.
 
@@ -171,7 +188,8 @@ def _estimate(answer: Any, name: str, names: Names, rows: int, how: How) -> Arra
         raise DataError(f"{name!r} is missing, and this system does not answer what it is")
     entry = list(names.columns[site]).index(name)
     value: Tensor = answer.samples[site][0] if how == "draw" else answer.mean(site)
-    found = value[..., entry].double().reshape(-1).numpy()
+    found: Array = value[..., entry].double().reshape(-1).numpy()
+    found = names.made_up(name, found) if how == "draw" else found
     return np.repeat(found, rows) if single else found
 
 
@@ -202,7 +220,7 @@ def _merged(original: Any, values: Array, gaps: Array, name: str, names: Names) 
     if name in names.units:
         given = np.asarray(original.to_numpy() if hasattr(original, "to_numpy") else original)
         new = names.dated(name, values)
-        if given.dtype.kind in "mM" and isinstance(new, np.ndarray):
+        if isinstance(new, np.ndarray) and given.dtype.kind == new.dtype.kind:  # NaT alone may be of either kind
             return np.where(gaps, new.astype(given.dtype), given)
         if isinstance(new, list):  # dates with a time zone, which numpy does not know
             return _zoned(original, new, gaps)

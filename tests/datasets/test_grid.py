@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from phlogiston.datasets.grid import describe_cells, grid_of
+from phlogiston.datasets.grid import CLOCK, describe_cells, fineness, grid_of, rounded
 from phlogiston.errors import DataError
 
 RANDOM = np.random.default_rng(0)
@@ -76,3 +78,24 @@ def test_weights_count_like_repeated_rows_and_missing_entries_not_at_all() -> No
     holes = np.where(RANDOM.random((N, 1)) < 0.3, 1e9, x)
     known = holes < 1e8
     assert describe_cells(holes, ["x"], known=known) == describe_cells(x[known[:, 0]], ["x"])
+
+
+@given(st.integers(0, 6), st.lists(st.integers(-(10**6), 10**6), min_size=1, max_size=30), st.booleans())
+def test_the_step_that_numbers_are_rounded_to(decimals: int, whole: list[int], gap: bool) -> None:
+    values = np.array([*whole, np.nan] if gap else whole, dtype=np.float64) / 10**decimals
+    step = fineness(values)
+    assert step is not None
+    assert step >= 10.0**-decimals * (1 - 1e-9)
+    assert np.array_equal(rounded(values, step), values, equal_nan=True)
+    if step < 1.0:  # no coarser one will do
+        assert not np.array_equal(rounded(values, 10 * step), values, equal_nan=True)
+
+
+def test_numbers_that_are_not_rounded_have_no_step() -> None:
+    random = np.random.default_rng(0)
+    assert fineness(random.normal(size=50)) is None
+    assert fineness(1e12 + random.normal(size=50)) is None  # float64 holds four decimals there, all of them by itself
+    assert fineness(np.full(3, np.nan)) is None
+    assert fineness((random.integers(0, 9999, 50) / 100).astype(np.float32)) == 0.01
+    assert fineness(random.normal(size=50).astype(np.float32)) is None
+    assert fineness(random.integers(0, 10**6, 50) / 86_400, CLOCK) == 1 / 86_400

@@ -13,6 +13,7 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 
+from phlogiston.datasets.frames import Names
 from phlogiston.errors import ConfigError
 from phlogiston.systems import drawing, export, music
 from phlogiston.systems.export import Samples
@@ -26,12 +27,12 @@ def drawings() -> Samples:
     x = np.zeros((2, 4, 3), np.float32)
     x[0] = [[0, 0, 0], [10, 0, 1], [-10, 5, 0], [0, 10, 1]]
     x[1, 0] = [3, 3, 1]
-    return Samples({"x": x, "length": np.array([4, 1])}, {"x": STROKES})
+    return Samples({"x": x, "length": np.array([4, 1])}, Names({"x": STROKES}))
 
 
 def touches() -> Samples:
     steps = [[0.2, 0.1, 0.0], [0.25, 0.1, 0.02], [0.9, 0.85, 0.5], [0.9, 0.5, 0.02]]
-    return Samples({"x": np.array([steps], np.float32), "length": np.array([4])}, {"x": TOUCHES})
+    return Samples({"x": np.array([steps], np.float32), "length": np.array([4])}, Names({"x": TOUCHES}))
 
 
 def test_a_drawing_is_one_path_per_stroke(tmp_path: Path) -> None:
@@ -112,7 +113,7 @@ def test_what_cannot_be_shown_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="use"):
         export.write(tmp_path / "a.svg", touches())
     with pytest.raises(ConfigError, match="no sequences"):
-        export.write(tmp_path / "a.wav", Samples({"x": np.zeros((3, 2))}, {"x": ("a", "b")}))
+        export.write(tmp_path / "a.wav", Samples({"x": np.zeros((3, 2))}, Names({"x": ("a", "b")})))
 
 
 def test_an_empty_drawing_has_a_box() -> None:

@@ -178,3 +178,42 @@ def test_summary_tells_what_a_system_is(fitted: dict[str, DRMM]) -> None:
     text = fitted["pandas"].summary()
     for words in ("drmm", "seen [days since 1970-01-01]", "categories of side", "600 steps"):
         assert words in text
+
+
+def test_what_is_made_up_is_rounded_as_the_data_are() -> None:
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=400)
+    start = pandas.Timestamp("2024-01-01")
+    frame = pandas.DataFrame(
+        {
+            "income": np.round(50_000 + 20_000 * z).astype(int),
+            "price": np.round(100 + 30 * z, 2),
+            "mass": 70 + 10 * z,
+            "day": start + pandas.to_timedelta(np.round(2000 * z), "D"),
+            "minute": start + pandas.to_timedelta(np.round(1e6 * z), "min"),
+            "moment": start + pandas.to_timedelta(2000 * z, "D"),
+            "span": pandas.to_timedelta(np.round(5000 * z), "h"),
+        }
+    )
+    system = DRMM(num_layers=1, num_components=2, steps=20).fit(frame, progress="off")
+    assert system.schema["steps"] == {
+        "income": 1.0,
+        "price": 0.01,
+        "mass": None,
+        "day": 1.0,
+        "minute": 1 / 1440,
+        "moment": None,
+        "span": 1 / 24,
+    }
+    gaps = frame.head(50).assign(income=np.nan, day=pandas.NaT, span=pandas.NaT)
+    for made in (system.synthesize(200, seed=0), system.impute(gaps, how="draw")):
+        assert np.array_equal(made["income"], np.round(made["income"]))
+        assert np.array_equal(made["price"], np.round(made["price"], 2))
+        assert not np.array_equal(made["mass"], np.round(made["mass"], 3))
+        assert (made["day"] == made["day"].dt.normalize()).all()
+        assert (made["minute"] == made["minute"].dt.round("min")).all()
+        assert (made["span"] == made["span"].dt.round("h")).all()
+        assert not (made["moment"] == made["moment"].dt.round("s")).all()
+    assert system.synthesize(3)["income"].dtype == np.int64
+    answer = system.query("50000.2 <= income <= 50000.4", num_samples=20, seed=0).to_frame()
+    assert answer["income"].between(50_000.2, 50_000.4).all()  # a question's bounds are kept
