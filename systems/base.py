@@ -39,7 +39,7 @@ from phlogiston.systems.loading import (
 )
 from phlogiston.systems.options import preset_options, validate_options
 from phlogiston.systems.pretrained import shelf
-from phlogiston.systems.tables.tabular import Imputes, Tabular, kept, rounding
+from phlogiston.systems.tables.tabular import Tabular
 from phlogiston.systems.words import InWords, in_words
 
 if TYPE_CHECKING:
@@ -297,12 +297,8 @@ class System(InWords, Tabular, Reported):
         if steps is not None:
             self.config = validate_options(self.name, {**dataclasses.asdict(self.config), "steps": steps})
         known = in_memory(train)
-        self.schema = self.describe(known, meta) | kept(meta)
-        if isinstance(self, Imputes) and not self.schema.get("image_shape"):
-            self.schema |= rounding(self.vocabulary()[0], self.schema.get("units") or {}, known)
+        self._take_schema(known, meta, Path(out) if out is not None and resume == "force" else None)
         self.trained_on = _told(train, valid, meta)
-        if out is not None and resume == "force":
-            self.schema = kept_schema(Path(out), self.schema)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             with contextlib.nullcontext() if out is None else within_checkpoint(Path(out)):
@@ -378,6 +374,13 @@ class System(InWords, Tabular, Reported):
         return best
 
     selection: list[tuple[dict[str, Any], float]]
+
+    def _take_schema(self, train: Split, meta: Meta | None, run: Path | None) -> None:
+        """Learn the schema from training rows; a run that is gone on with on other data keeps its own."""
+        self.schema = self.describe(train, meta)
+        self.schema |= self.kept_of_table(train, meta)
+        if run is not None:
+            self.schema = kept_schema(run, self.schema)
 
     def _need_fit(self) -> None:
         if not self.schema:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -28,32 +28,15 @@ CHUNK = 250
 How = Literal["mean", "draw"]
 
 
-def kept(meta: Meta | None) -> dict[str, Any]:
-    """What the schema of a system keeps of a table: units of columns, and the library of a data frame."""
-    found = {} if meta is None else {"units": dict(meta.units), "frame": meta.frame}
-    return {key: value for key, value in found.items() if value}
-
-
-def rounding(columns: Mapping[str, Sequence[str]], units: Mapping[str, str], train: Split) -> dict[str, Any]:
-    """What a schema keeps of how finely a table's numbers are rounded; nothing for rows that are no table."""
-    found: dict[str, float | None] = {}
-    for site, names in columns.items():
-        values = train.tensors.get(site)
-        if values is None or values.ndim != 2 or values.shape[1] != len(names):
-            continue
-        mask = train.tensors.get("mask") if site == "x" else None
-        numbers = values.numpy() if mask is None else np.where(mask.numpy(), values.numpy(), np.nan)
-        for name, column in zip(names, numbers.T, strict=True):
-            found[name] = fineness(
-                column, CLOCK if is_date(units.get(name, "")) or units.get(name) == SPAN else DECIMALS
-            )
-    return {"steps": found} if found else {}
-
-
 class Tabular:
     """What systems do with tables; mixed into `System`."""
 
     schema: dict[str, Any]
+
+    def kept_of_table(self, train: Split, meta: Meta | None) -> dict[str, Any]:
+        """What the schema keeps of a table: units of columns, and the library of a data frame."""
+        found = {} if meta is None else {"units": dict(meta.units), "frame": meta.frame}
+        return {key: value for key, value in found.items() if value}
 
     def synthesize(self: Any, n: int, *, seed: int | None = None, kind: str | None = None) -> Any:
         """Make up rows like those of training, as a data frame; numbers and dates are rounded as those of training are.
@@ -85,8 +68,25 @@ class Tabular:
         return summary.card(self)
 
 
-class Imputes:
+class Imputes(Tabular):
     """Filling in tables; mixed into systems whose rows are those of tables."""
+
+    def kept_of_table(self: Any, train: Split, meta: Meta | None) -> dict[str, Any]:
+        """What the schema keeps of a table; of numbers also the steps that they are rounded to."""
+        found: dict[str, Any] = Tabular.kept_of_table(self, train, meta)
+        if self.schema.get("image_shape"):
+            return found
+        units, mask = found.get("units", {}), train.tensors.get("mask")
+        steps: dict[str, float | None] = {}
+        for site, names in self.vocabulary()[0].items():
+            values = train.tensors.get(site)
+            if values is None or values.ndim != 2 or values.shape[1] != len(names):
+                continue
+            known = values.numpy() if mask is None or site != "x" else np.where(mask.numpy(), values.numpy(), np.nan)
+            for name, column in zip(names, known.T, strict=True):
+                unit = units.get(name, "")
+                steps[name] = fineness(column, CLOCK if is_date(unit) or unit == SPAN else DECIMALS)
+        return found | {"steps": steps}
 
     def impute(self: Any, data: Any, *, how: How = "mean", num_samples: int = 200, seed: int = 0) -> Any:
         """Fill in the missing entries of a table, each row given what is known of it.
