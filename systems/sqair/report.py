@@ -167,7 +167,9 @@ def count(e: Evaluation[SQAIR]) -> dict[str, Metric]:
     more = torch.cat([over[..., 1:], torch.zeros_like(over[..., :1])], -1).gather(-1, truth.unsqueeze(-1)).squeeze(-1)
     frames = {"frames": int(truth.numel())}
     commonest = torch.mode(truth.flatten()).values
-    counted = torch.from_numpy(count_components(x))
+    model = e.system.model
+    fixed = model.picture.detach() if model.background == "static" else None
+    counted = torch.from_numpy(count_components(x, fixed))
     median, maximum = whole_videos(counted)
     return {
         "count_accuracy": from_rows(right.mean(1), "estimate", True, frames),
@@ -195,9 +197,12 @@ def _calibration(chance: Tensor, truth: Tensor) -> Metric:
     return Metric(error, None, int(truth.numel()), "estimate", False, {"bins": 10})
 
 
-def count_components(x: Tensor) -> np.ndarray:
-    """Count without learning: connected regions brighter than 0.2 of at least 8 pixels, (R, T)."""
-    frames = scaled(checked(x)).amax(2).numpy()
+def count_components(x: Tensor, ground: Tensor | None = None) -> np.ndarray:
+    """Count without learning: connected regions of at least 8 pixels that are brighter than 0.2, or differ by more from
+    a fixed background (channels, height, width), (R, T).
+    """
+    shown = scaled(checked(x))
+    frames = (shown if ground is None else (shown - ground).abs()).amax(2).numpy()
     return np.array([[len(components(frame)) for frame in video] for video in frames])
 
 

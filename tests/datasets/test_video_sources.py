@@ -162,6 +162,33 @@ def test_walkers_come_cross_and_go() -> None:
         datasets.load("walkers", speed=(3.0, 1.0))
 
 
+def test_walkers_on_the_square_are_small_far_away_cast_shadows_and_pass_behind_the_tree() -> None:
+    clips = walkers.clips(60, 12, 48, 64, 3, (1.5, 4.0), "square", colour=True)
+    few = walkers.clips(3, 12, 48, 64, 3, (1.5, 4.0), "square", colour=True)
+    np.testing.assert_array_equal(few["x"], clips["x"][:3])
+    present, visible, boxes = (clips[name] for name in ("present", "visible", "boxes"))
+    feet, tall = (boxes[..., 0] + boxes[..., 2])[present], boxes[..., 2][present]
+    assert np.corrcoef(feet, tall)[0, 1] > 0.9  # who stands lower is nearer, and larger
+    hidden = present & (visible < 0.1)
+    assert 0.02 < hidden.sum() / present.sum() < 0.3
+    empty = np.round(255 * walkers.square(48, 64)).transpose(2, 0, 1)
+    colours, tree = walkers.tree(48, 64)
+    empty[:, tree] = np.round(255 * colours[tree]).T
+    np.testing.assert_allclose(
+        clips["x"][..., tree], np.broadcast_to(empty[:, tree], clips["x"][..., tree].shape), atol=1
+    )
+    nobody = visible.sum(-1) == 0
+    assert nobody.any()
+    changed = np.abs(clips["x"].astype(int) - empty) > 2
+    gone = nobody & ~present.any(-1)
+    shadows_only = changed[gone].any(1).mean()
+    assert shadows_only < 0.003  # but for shadows that reach back into the picture
+    darker = (clips["x"].astype(int) - empty < -8).all(2)
+    assert darker[present.any(-1)].any((1, 2)).mean() > 0.7
+    with pytest.raises(UnknownNameError, match="squar"):
+        datasets.load("walkers", background="squar")
+
+
 def test_ones_own_clips_lose_their_background_and_are_divided_by_time(tmp_path: Path) -> None:
     from PIL import Image
 

@@ -13,7 +13,7 @@ from phlogiston.evaluate.tracking import Frame
 from phlogiston.inference.query.evidence import Known
 from phlogiston.systems.sqair import pictures as sqair_pictures
 from phlogiston.systems.sqair.identities import crossings, hidings
-from phlogiston.systems.sqair.report import whole_videos
+from phlogiston.systems.sqair.report import count_components, whole_videos
 from phlogiston.systems.sqair.system import SQAIR
 
 TINY: dict[str, Any] = {
@@ -319,6 +319,15 @@ def test_more_objects_than_places_are_told_of() -> None:
     crowd = datasets.load("moving_digits", sizes=(8, 4, 4), counts=(3,))
     with pytest.warns(DataWarning, match="up to 3 objects"):
         SQAIR({**TINY, "slots": 2}).fit(crowd, tensorboard=False, progress="off")
+
+
+def test_connected_components_are_counted_before_a_fixed_background() -> None:
+    ground = torch.full((1, 20, 20), 0.5)
+    videos = ground.expand(2, 3, 1, 20, 20).clone()
+    videos[0, :, :, 2:8, 2:8] = 0.9
+    videos[0, 1:, :, 12:18, 12:18] = 0.1  # darker things count, too
+    assert count_components(videos, ground).tolist() == [[1, 2, 2], [0, 0, 0]]
+    assert count_components(videos)[1].tolist() == [1, 1, 1], "without it the background is one thing"
 
 
 def test_the_median_of_connected_components_is_the_ordinary_one() -> None:
