@@ -448,7 +448,8 @@ def _check_finite(name: str, tensor: Tensor, columns: Sequence[str]) -> None:
     if rest:
         label = columns[rest[0]] if len(rest) == 1 and rest[0] < len(columns) else rest[0] if len(rest) == 1 else rest
         where = f", column {label!r}"
-    advice = " Mark missing entries in a bool 'mask' and put 0 there." if value != value else " Remove or clip it."
+    gaps = " Fill it in, or put 0 there and mark it in a bool 'mask' if the system takes gaps (tables, clips)."
+    advice = gaps if value != value else " Remove or clip it."
     what = "NaN" if value != value else "an infinite value"
     raise DataError(f"{name!r} holds {what} in row {row}{where} ({int(bad.sum())} such entries in all).{advice}")
 
