@@ -111,11 +111,11 @@ def _vector(
         said += texts[:shown]
         if shown is not None and len(texts) > shown:
             said.append(f"and {len(texts) - shown} more columns of {site} in the same way")
-    return [_dated(text, dates) for text in said]
+    return [dated(text, dates) for text in said]
 
 
-def _dated(text: str, dates: Collection[str]) -> str:
-    """Write the numbers of a statement about one column of dates as dates."""
+def dated(text: str, dates: Collection[str]) -> str:
+    """Write the numbers of a statement about one column of dates as dates; other statements are as they are."""
     name = next((d for d in dates if quoted(d) in text), None)
     if name is None or "*" in text or "~" in text or text.count(" + ") or text.count(" - "):
         return text

@@ -39,7 +39,7 @@ def ask(system: Any, run: str, question: Mapping[str, Any]) -> dict[str, Any]:
     asked["columns"] = {**(question.get("columns") or {})}
     for name, (x, y) in targets.items():
         asked["columns"] |= {f"{name}_x": {"fix": x}, f"{name}_y": {"fix": y}}
-    call = table.call_of(asked)
+    call = table.call_of(system, asked)
     answer = call(system)
     rows = torch.from_numpy(table.equal_rows(answer.weights.numpy(), DRAWN))
     drawn = answer.samples["x"][rows].numpy()

@@ -33,7 +33,7 @@ def describe(system: Any, run: str) -> dict[str, Any]:
 
 def ask(system: Any, run: str, question: Mapping[str, Any]) -> dict[str, Any]:
     """Answer a question; where all inputs are fixed and nothing else is said, with the densities of the targets."""
-    call = table.call_of(question)
+    call = table.call_of(system, question)
     answer = call(system)
     content = table.content(system, answer, question, call, run)
     marks, names = question.get("columns") or {}, system.vocabulary()

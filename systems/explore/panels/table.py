@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from phlogiston.errors import EvidenceError
-from phlogiston.inference.query.explain import quoted
+from phlogiston.inference.query.explain import dated, quoted
 from phlogiston.systems.explore.calls import Call
 from phlogiston.systems.explore.panels.common import number, numbers, samples_of, seed_of, told
 
@@ -62,24 +62,29 @@ def entries(system: Any) -> list[tuple[str, int, str]]:
     return [(site, i, name) for site, names in system.vocabulary()[0].items() for i, name in enumerate(names)]
 
 
-def statements(question: Mapping[str, Any]) -> list[str]:
-    """A question in the words of the query language.
+def statements(system: Any, question: Mapping[str, Any]) -> list[str]:
+    """A question in the words of the query language: days as dates, values on a grid as the nearest ones it has.
 
     Raises:
         EvidenceError: a limit that is no number, or a category of which no value is left.
     """
-    said = []
+    said, grids = [], system.grids()
     for name, mark in (question.get("columns") or {}).items():
         if "fix" in mark:
-            said.append(f"{quoted(name)} = {_number(name, mark['fix'])}")
+            value = _checked(name, mark["fix"])
+            if name in grids:
+                centre, step = grids[name]
+                value = centre + step * round((value - centre) / step)
+            said.append(f"{quoted(name)} = {value!r}")
             continue
         low, high = mark.get("low"), mark.get("high")
         if low is not None and high is not None:
-            said.append(f"{_number(name, low)} <= {quoted(name)} <= {_number(name, high)}")
+            said.append(f"{_checked(name, low)!r} <= {quoted(name)} <= {_checked(name, high)!r}")
         elif low is not None:
-            said.append(f"{quoted(name)} >= {_number(name, low)}")
+            said.append(f"{quoted(name)} >= {_checked(name, low)!r}")
         elif high is not None:
-            said.append(f"{quoted(name)} <= {_number(name, high)}")
+            said.append(f"{quoted(name)} <= {_checked(name, high)!r}")
+    said = [dated(text, system.dates()) for text in said]
     for name, values in (question.get("categories") or {}).items():
         if not values:
             raise EvidenceError(f"{name}: no value is left that it may have; allow one at least")
@@ -87,16 +92,16 @@ def statements(question: Mapping[str, Any]) -> list[str]:
     return said + [text.strip() for text in question.get("typed") or () if text.strip()]
 
 
-def call_of(question: Mapping[str, Any]) -> Call:
+def call_of(system: Any, question: Mapping[str, Any]) -> Call:
     """The call of `System.query` that a question is."""
     options = {"num_samples": samples_of(question), "seed": seed_of(question)}
-    said = statements(question)
+    said = statements(system, question)
     return Call("query", tuple(said) or (None,), options)
 
 
 def ask(system: Any, run: str, question: Mapping[str, Any]) -> dict[str, Any]:
     """Answer a question."""
-    call = call_of(question)
+    call = call_of(system, question)
     answer = call(system)
     return content(system, answer, question, call, run)
 
@@ -159,10 +164,10 @@ def _points(system: Any, answer: Answer, weights: np.ndarray, pair: Any) -> list
     return points
 
 
-def _number(name: str, value: Any) -> str:
+def _checked(name: str, value: Any) -> int | float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise EvidenceError(f"{name}: {value!r} is no number")
-    return repr(value)
+    return value
 
 
 def _word(value: Any) -> str:
