@@ -51,7 +51,7 @@ def record(
       phlogiston data record CartPole-v1 --episodes 200 --out cartpole
       phlogiston data record VizdoomTakeCover-v1 --episodes 600 --policy sticky:0.7 --skip 4 \\
           --crop 90:154,0:320 --size 32 --cap 2100 --jobs 2 --out doom
-      phlogiston train world --data doom
+      phlogiston train world --preset take-cover --data doom
     """
     from phlogiston.datasets import record as play
     from phlogiston.datasets.recording.store import RecordedGames

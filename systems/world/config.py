@@ -121,6 +121,23 @@ class Config:
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "cpu": {"frame_steps": 500, "steps": 250, "generations": 15},
+    # a game of small bright things that agents outlast the recording in, some eight minutes of a CPU core:
+    #   phlogiston data record VizdoomTakeCover-v1 --episodes 600 --policy sticky:0.7 --skip 4 --crop 90:154,0:320
+    #       --size 32 --cap 2100 --out cover
+    #   phlogiston train world --preset take-cover --data cover
+    "take-cover": {
+        "code": 32,
+        "noise": 0.1,
+        "rare": 0.5,
+        "free_bits": 0.2,
+        "hidden": 128,
+        "window": 128,
+        "frame_steps": 4_000,
+        "steps": 1_500,
+        "generations": 80,
+        "tau": 1.3,
+        "max_steps": 525,  # of four frames: the environment's limit
+    },
     # sizes of the paper's models, and searches as long as a CPU can bear; frames of 64 x 64 pixels in colour:
     #   phlogiston data record CarRacing-v3 --episodes 1000 --policy sticky:0.7 --skip 4 --out racing
     #   phlogiston train world --preset paper-carracing --data racing

@@ -17,7 +17,7 @@ import torch
 from phlogiston import datasets
 from phlogiston.datasets.base import Array, Dataset
 from phlogiston.datasets.recording.environment import GameSpec
-from phlogiston.datasets.recording.store import RecordedGames, Recording
+from phlogiston.datasets.recording.store import RecordedGames, Recording, SampledGames
 from phlogiston.errors import ConfigError
 from phlogiston.models.dreaming import Linear
 
@@ -97,5 +97,10 @@ def together(data: Dataset, folder: Path) -> Dataset:
     whole = RecordedGames([*games.recordings, Recording(folder)])
     first = sum(map(len, games.recordings))
     train = whole.select(np.concatenate([games.games, np.arange(first, len(whole))]))
+    valid, test = (
+        # filled up to the longest game, which the agent may have played
+        whole.select(split.whole.games).split(slice(None)) if isinstance(split, SampledGames) else split
+        for split in (data.valid, data.test)
+    )
     options = {**data.meta.options, "more": [*data.meta.options.get("more", ()), str(folder)]}
-    return Dataset(train, data.valid, data.test, replace(data.meta, options=options))  # type: ignore[arg-type]
+    return Dataset(train, valid, test, replace(data.meta, options=options))  # type: ignore[arg-type]

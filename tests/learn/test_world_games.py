@@ -22,6 +22,7 @@ import pytest
 from phlogiston import datasets
 from phlogiston.datasets.base import Dataset
 from phlogiston.models.dreaming import Rollouts, dream
+from phlogiston.systems.world.config import PRESETS
 from phlogiston.systems.world.system import WorldModel
 
 from .recorder import Entry, cpu_time
@@ -68,20 +69,20 @@ class Recipe:
 
 
 COVER: dict[str, Any] = {"policy": "sticky:0.7", "skip": 4, "cap": 2_100, "crop": (90, 154, 0, 320), "jobs": 2}
-SEEING: dict[str, Any] = {"code": 32, "hidden": 128, "noise": 0.1, "rare": 0.5, "free_bits": 0.2, "window": 128}
+SEEING = {name: PRESETS["take-cover"][name] for name in ("code", "hidden", "noise", "rare", "free_bits", "window")}
 RACING: dict[str, Any] = {"policy": "sticky:0.8", "skip": 4, "size": 32, "cap": 1_000, "jobs": 2}
 SMALL: dict[str, Any] = {"code": 4, "hidden": 48, "features": 64, "noise": 0.02, "frame_steps": 1_000, "steps": 1_000}
 RECIPES = {
     "take-cover-32": Recipe(
         "VizdoomTakeCover-v1", 600, "ticks survived, mean of 100 games of at most 2,100", 600.0,
         {**COVER, "size": 32},
-        {**SEEING, "max_steps": 525, "frame_steps": 4_000, "steps": 1_500, "tau": 1.3, "generations": 80},
+        PRESETS["take-cover"],
         gain=1.7, recall=0.7, end_auc=0.92, taus=(0.5, 1.0, 1.15, 1.3),
     ),
     "take-cover-64": Recipe(
         "VizdoomTakeCover-v1", 600, "ticks survived, mean of 100 games of at most 2,100", 600.0,
         {**COVER, "size": 64},
-        {**SEEING, "max_steps": 525, "frame_steps": 3_000, "frame_batch": 16, "steps": 2_000},
+        {**PRESETS["take-cover"], "frame_batch": 16},
         gain=1.7, recall=0.7, end_auc=0.92,
     ),
     "carracing-discrete": Recipe(
@@ -95,8 +96,9 @@ RECIPES = {
         {**SEEING, "frame_steps": 3_000, "steps": 2_000, "rounds": 2}, games=20,
     ),
     "cartpole": Recipe(
-        "CartPole-v1", 400, "steps, mean of 100 games of at most 200", 195.0, {}, {**SMALL, "max_steps": 200},
-        gain=2.0,
+        "CartPole-v1", 400, "steps, mean of 100 games of at most 200", 195.0, {},
+        # games at random end long before the cart has come far: what happens there is learned in the second round
+        {**SMALL, "max_steps": 200, "rounds": 2}, gain=2.0,
     ),
     "acrobot": Recipe(
         "Acrobot-v1", 200, "reward, mean of 100 games of at most 500 steps", -200.0, {"policy": "sticky:0.7"}, SMALL
@@ -124,7 +126,7 @@ def judge(recipe: Recipe, system: WorldModel, seed: int) -> dict[str, tuple[floa
     """Scores in the game and in the dream, at temperature 1, of whoever was not trained."""
     world = system.model
     chance = system.play("uniform", recipe.games, seed=seed), system.dream("uniform", DREAMS, tau=1.0, seed=seed)
-    sweep, blind = system.play_blind(16, recipe.games, seed=seed)
+    sweep, blind = system.play_blind(8, recipe.games, seed=seed)
     folded = system.play(None, recipe.games, seed=seed, blindfold=True)
     asleep = dream(world.eval(), sweep.begin(), DREAMS, system.longest, seed=seed)
     return {
@@ -149,19 +151,20 @@ def test_a_game_is_learned_from_a_recording_and_played_with_open_eyes(
     monkeypatch.chdir(tmp_path)  # some games leave files where they are started
     recipe = RECIPES[name]
 
-    def entry(what: str, title: str, **fields: Any) -> Entry:
+    def entry(what: str, title: str, group: str = "games", **fields: Any) -> Entry:
         return record(
-            "world", f"games/{name}/{what}", title=f"{name}: {title}",
+            "world", f"{group}/{name}/{what}", title=f"{name}: {title}",
             **{"figure": recipe.figure, "n_test": recipe.games, **fields},
         )  # fmt: skip
 
     agent = entry("agent", "agent from the dream", must=recipe.must)
     others = {what: entry(what, title) for what, title in OTHERS.items()}
-    taus = {tau: entry(f"tau/{tau:g}", f"tau {tau:g}", tau=tau) for tau in recipe.taus}
+    taus = {tau: entry(f"{tau:g}", f"{tau:g}", "tau-games", tau=tau) for tau in recipe.taus}
     for line in taus.values():
         line.seeds = line.seeds[:1]  # an agent for each takes as long as the first
-    seen = entry("recall", "small bright things seen", kind="estimate", figure="share of things of 3 to 5 pixels")
-    ends = entry("ends", "foreseeing the end", kind="exact", figure="area under the curve, is this frame the end")
+    share, area = "share of things of 3 to 5 pixels", "area under the curve, is this frame the end"
+    seen = entry("recall", "small bright things seen", "sight", kind="estimate", figure=share, must=recipe.recall)
+    ends = entry("ends", "foreseeing the end", "sight", kind="exact", figure=area, must=recipe.end_auc)
     told: dict[str, list[float]] = defaultdict(list)
 
     def measure(line: Entry, seed: int, game: float, dreamt: float | None, seconds: float | None = None) -> None:
@@ -190,14 +193,13 @@ def test_a_game_is_learned_from_a_recording_and_played_with_open_eyes(
             measure(others[what], seed, game, dreamt)
         generations = max(1, recipe.episodes // system.config.population)
         trained_anew(others["inside"], seed, system, inside="game", generations=generations, rollouts=1)
-        for tau, line in taus.items():
-            if seed in line.seeds:
-                trained_anew(line, seed, system, tau)
         found = system.evaluate(data, ["memory", "bright"]) if recipe.recall or recipe.end_auc else {}
         for line, metric, bar in ((seen, "bright_recall_3_5", recipe.recall), (ends, "end_auc", recipe.end_auc)):
             if bar:
                 measure(line, seed, found[metric].value, None)
-    agent.check()
+        for tau, line in taus.items():
+            if seed in line.seeds:
+                trained_anew(line, seed, system, tau)
+    for line in (agent, *([seen] if recipe.recall else []), *([ends] if recipe.end_auc else [])):
+        line.check()
     assert not recipe.gain or agent.mean >= recipe.gain * others["recorded"].mean
-    assert not recipe.recall or seen.mean >= recipe.recall
-    assert not recipe.end_auc or ends.mean >= recipe.end_auc

@@ -263,29 +263,6 @@ def test_memory_and_agent_are_trained_anew_on_the_codes_of_another_run(
         WorldModel(parts="mc")
 
 
-def test_further_rounds_are_trained_on_what_the_agent_plays(tmp_path: Path) -> None:
-    data = datasets.record("CartPole-v1", tmp_path / "games", episodes=8)
-    options = {**SMALL, "frame_steps": 4, "steps": 3, "rounds": 2, "round_games": 3, "generations": 1}
-    system = WorldModel(options).fit(data, out=tmp_path / "run", progress="off")
-    again = datasets.load(tmp_path / "run-round-1" / "games", test=0.0).train
-    assert isinstance(again, RecordedGames)
-    assert len(again) == 3
-    first = systems.load(tmp_path / "run-round-1")
-    assert isinstance(first, WorldModel)
-    code = first.play(first.agent, 3, game="CartPole-v1")  # the same agent, in other games
-    assert code.score.shape == (3,)
-    loaded = systems.load(tmp_path / "run")
-    assert torch.equal(loaded.sample(1, seed=0)["frames"], system.sample(1, seed=0)["frames"])
-    from phlogiston.systems.run_data import data_of
-
-    rows = data_of(tmp_path / "run", None, {}, loaded.schema)
-    assert len(rows.train) == 7 + 3
-    with pytest.raises(ConfigError, match="rounds need a recording"):
-        WorldModel(options).fit(datasets.load("dodge", sizes=(4, 0, 1), limit=20))
-    with pytest.raises(ConfigError, match="generations"):
-        WorldModel(rounds=2, generations=0)
-
-
 def test_the_papers_preset_for_carracing_runs_on_frames_of_its_kind(tmp_path: Path) -> None:
     class Racing(Catch):
         def _frame(self) -> Any:
