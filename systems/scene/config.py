@@ -77,8 +77,6 @@ class Config:
             mean, in pictures of a few cells a side.
         score_weight: weight of a third comparison: by the energy score, which is least where prior samples are
             distributed as the truth, in colours and edges of pixels and of squares of 2, 4, 8 and 16.
-        score_apart: weight of the distance between samples in that score; above 1 they lie wider than the truth did in
-            training: for data with so few scenes that intervals would be too narrow for others.
         kl_weight: weight of the divergence; 1 gives the bound, more keeps codes where the prior draws them.
         kl_warmup: share of the steps in which that weight rises from a hundredth, half of them below a tenth: latents
             that cost their full price before the decoder has a use for them fall asleep.
@@ -135,7 +133,6 @@ class Config:
     prior_weight: float = 1.0
     spread_weight: float = 0.3
     score_weight: float = 0.0
-    score_apart: float = 1.0
     kl_weight: float = 6.0
     kl_warmup: float = 0.6
     keep_scenes: int = 9
@@ -157,8 +154,6 @@ class Config:
             or not 0 <= self.kl_warmup <= 1
         ):
             raise ConfigError("warmup must lie in (0, 1), final_rate, prior_share and kl_warmup in [0, 1]")
-        if not 0 < self.score_apart < 2**0.5:
-            raise ConfigError(f"score_apart is {self.score_apart:g}; from the root of 2 on samples fly apart")
         if self.kernel % 2 == 0 or self.static_kernel % 2 == 0:
             raise ConfigError(f"kernels must have odd sides; got {self.kernel} and {self.static_kernel}")
         if not self.sides or min(self.sides) < 1:

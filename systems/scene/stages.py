@@ -37,7 +37,6 @@ def stages(config: Config, image: int) -> list[Stage]:
         "prior_weight": c.prior_weight,
         "spread_weight": c.spread_weight,
         "score_weight": c.score_weight,
-        "score_apart": c.score_apart,
         "kl_weight": c.kl_weight,
     }
     shared: dict[str, Any] = {

@@ -60,7 +60,6 @@ class SceneObjective(nn.Module):
         prior_weight: w_p.
         spread_weight: w_s, of `spread_error`.
         score_weight: of `energy_score`.
-        score_apart: its `apart`.
         kl_weight: weight of the divergence.
 
     Attributes:
@@ -78,13 +77,12 @@ class SceneObjective(nn.Module):
         prior_weight: float = 1.0,
         spread_weight: float = 0.0,
         score_weight: float = 0.0,
-        score_apart: float = 1.0,
         kl_weight: float = 1.0,
     ) -> None:
         super().__init__()
         self.model, self.guide, self.latents = model, guide, latents
         self.draft_weight, self.prior_share, self.prior_weight = draft_weight, prior_share, prior_weight
-        self.spread_weight, self.score_weight, self.score_apart = spread_weight, score_weight, score_apart
+        self.spread_weight, self.score_weight = spread_weight, score_weight
         self.bound = Bound(kl_weight)
         self.terms: dict[str, Tensor] = {}
 
@@ -143,7 +141,7 @@ class SceneObjective(nn.Module):
             whole = self.prior_share * queries * scale
             out = out + self.prior_weight * whole * error.mean()
             if self.score_weight:
-                found = energy_score(errors + chosen, chosen, self.score_apart)
+                found = energy_score(errors + chosen, chosen)
                 self.terms["score"] = found.detach()
                 out = out + self.score_weight * whole * chosen[0].numel() * found
             if self.spread_weight:
@@ -172,7 +170,7 @@ def spread_error(errors: Tensor, cell: int, unit: float = 0.02) -> Tensor:
     return torch.as_tensor(out / (3 * unit))
 
 
-def energy_score(samples: Tensor, truth: Tensor, apart: float = 1.0, levels: int = 5, unit: float = 0.2) -> Tensor:
+def energy_score(samples: Tensor, truth: Tensor, levels: int = 5, unit: float = 0.2) -> Tensor:
     """How unlike draws from the truth's distribution samples are, on average over pictures, places and scales.
 
     An unbiased estimate of unit (E|s - x| - E|s - s'| / 2), least in expectation where samples have the distribution of
@@ -185,8 +183,6 @@ def energy_score(samples: Tensor, truth: Tensor, apart: float = 1.0, levels: int
     Args:
         samples: (M, n, 3, H, W), M even.
         truth: (n, 3, H, W).
-        apart: weight of the distance between samples; with more than 1 they lie wider than the truth: normal ones have
-            k / (2 - k) times its variance, k = apart^2.
         levels: scales, fewer where pictures are smaller.
         unit: factor on distances, which gives the result the size of squared errors.
     """
@@ -194,7 +190,7 @@ def energy_score(samples: Tensor, truth: Tensor, apart: float = 1.0, levels: int
     truth = truth.repeat(len(samples) // 2, 1, 1, 1)
     levels = min(levels, int(math.log2(min(truth.shape[-2:]))))
 
-    def length(difference: Tensor) -> Any:
+    def apart(difference: Tensor) -> Any:
         parts = (difference, difference.diff(dim=-1), difference.diff(dim=-2))
         return sum((part.square().sum(1) + 1e-6).sqrt().mean() for part in parts)
 
@@ -202,8 +198,8 @@ def energy_score(samples: Tensor, truth: Tensor, apart: float = 1.0, levels: int
     pairs = [first - truth, second - truth, first - second]
     for level in range(levels):
         pairs = [functional.avg_pool2d(pair, 2) for pair in pairs] if level else pairs
-        near, other, between = (length(pair) for pair in pairs)
-        out = out + 0.5 * (near + other - apart * between)
+        near, other, between = (apart(pair) for pair in pairs)
+        out = out + 0.5 * (near + other - between)
     return torch.as_tensor(unit * out / levels)
 
 

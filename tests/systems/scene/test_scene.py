@@ -384,7 +384,6 @@ def test_photographs_that_cannot_be_are_refused(
         ({"least_context": 9}, "exceeds context"),
         ({"memory": "pooled", "sides": (4,)}, "arena"),
         ({"nodes": "hubs"}, "hub"),
-        ({"score_apart": 1.5}, "fly apart"),
         ({"layrs": 2}, "layers"),
     ],
 )
