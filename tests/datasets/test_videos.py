@@ -1,4 +1,4 @@
-"""Clips of the user's own, and the MUG files: read without running anything, filled up, divided, never changed."""
+"""Clips of the user's own: read without running anything, filled up, divided, never changed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from phlogiston import datasets
-from phlogiston.datasets.fetched import mug
 from phlogiston.datasets.untrusted.media import read_video
 from phlogiston.errors import DataError, ShapeError
 from phlogiston.systems import export
@@ -119,65 +118,6 @@ def test_clips_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
     (tmp_path / "bad.gif").write_bytes(b"no video")
     with pytest.raises(DataError, match=r"bad\.gif"):
         datasets.load(str(tmp_path / "bad.gif"), test=0)
-
-
-# ---- MUG
-
-
-def mug_files(folder: Path, people: int = 4) -> np.ndarray:
-    labels = np.array([(p, a) for p in range(people) for a in range(9)])
-    out = np.empty(len(labels), dtype=object)
-    for i, (p, a) in enumerate(labels):
-        out[i] = np.full((10 + 4 * a, 112, 112, 3), 10 * p + a + 1, dtype=np.uint8)
-        out[i][:, :, :56] += 100
-    np.savez(folder / mug.CLIPS, out)
-    np.savez(folder / mug.LABELS, labels)
-    return labels
-
-
-def test_mug_files_are_relabelled_once_and_framed(tmp_path: Path) -> None:
-    labels = mug_files(tmp_path)
-    before = labels.copy()
-    person, action, kept = mug.relabel(labels)
-    np.testing.assert_array_equal(labels, before)
-    again = mug.relabel(labels)
-    for a, b in zip((person, action, kept), again, strict=True):
-        np.testing.assert_array_equal(a, b)
-    assert sorted(set(labels[kept, 1].tolist())) == [0, 1, 3, 4, 7, 8]
-    assert set(action[labels[kept, 1] == 7].tolist()) == {2}
-    assert set(action[labels[kept, 1] == 8].tolist()) == {5}
-    data = datasets.load("mug", folder=str(tmp_path), frames=8, by="group", test=0.25)
-    assert (len(data.train), len(data.test)) == (18, 6)
-    assert not set(data.train.numpy("group").tolist()) & set(data.test.numpy("group").tolist())
-    frames, mask = data.train.numpy("frames"), data.train.numpy("mask")
-    assert frames.shape[1:] == (8, 3, 64, 64)
-    inside = frames[0, 0, 0] > 0
-    assert 44 <= inside.any(0).sum() <= 47, "the face fills 45 of 64 pixels"
-    short = data.train.numpy("action") == 0  # ten frames, of which every second is kept
-    assert (mask[short].sum(1) == 5).all()
-    assert mask[~short].sum() >= 7 * (~short).sum()
-
-
-def test_mug_clips_are_mirrored_as_a_whole(tmp_path: Path) -> None:
-    mug_files(tmp_path, 2)
-    plain = datasets.load("mug", folder=str(tmp_path), frames=4)
-    both = datasets.load("mug", folder=str(tmp_path), frames=4, mirror=True)
-    n = len(plain.train)
-    assert len(both.train) == 2 * n
-    np.testing.assert_array_equal(both.train.numpy("frames")[n:], plain.train.numpy("frames")[..., ::-1])
-    assert len(both.test) == len(plain.test)
-
-
-def test_missing_or_foreign_mug_files_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="licensed on request"):
-        datasets.load("mug", folder=str(tmp_path))
-    np.savez(tmp_path / mug.CLIPS, np.zeros((2, 5, 112, 112, 3), np.uint8))
-    np.savez(tmp_path / mug.LABELS, np.array([[0, 0], [1, 9]]))
-    with pytest.raises(DataError, match="0 to 8"):
-        datasets.load("mug", folder=str(tmp_path))
-    np.savez(tmp_path / mug.LABELS, np.zeros((5, 2), int))
-    with pytest.raises(DataError, match="2 clips"):
-        datasets.load("mug", folder=str(tmp_path))
 
 
 def test_what_stands_beside_videos_is_kept_as_labels_and_never_a_video(tmp_path: Path) -> None:
