@@ -23,7 +23,7 @@ from typing import Any
 from phlogiston import datasets
 from phlogiston.systems.export import Samples, write
 from phlogiston.systems.vdsm import VDSM
-from phlogiston.systems.vdsm.config import PRESETS
+from phlogiston.systems.vdsm.config import PAIRS, PRESETS
 from phlogiston.systems.vdsm.pictures import swap_figure
 
 SMOKE: dict[str, Any] = {"steps": 10, "warm_steps": 5, "sequence_steps": 3, "aggregate": 1}
@@ -37,7 +37,7 @@ def main() -> None:
     options = parser.parse_args()
 
     data = datasets.load("figures", size=32, characters=(4, 0, 6) if options.smoke else (96, 0, 16))
-    system = VDSM({**PRESETS["cpu-demo"], **(SMOKE if options.smoke else {})}).fit(data)
+    system = VDSM({**PAIRS, **PRESETS["cpu-demo"], **(SMOKE if options.smoke else {})}).fit(data)
     metrics = system.evaluate(data, ["error", "probes"])
     for name in ("excess_frame", "excess_sequence", "probe_identity_top", "probe_dynamics_action", "chance_action"):
         print(f"{name.replace('_', ' ')}: {metrics[name]}")

@@ -26,7 +26,7 @@ from phlogiston.distributions.gaussian_chain import GaussianChain
 from phlogiston.errors import ConfigError
 from phlogiston.models.stage_program import StageProgram
 from phlogiston.models.vdsm import VDSM, active_steps, seen
-from phlogiston.networks.frame_encoder import FrameEncoder, FreeRun, Summary, pixels
+from phlogiston.networks.frame_encoder import FrameEncoder, FreeRun, PartReader, Summary, pixels
 
 PoseGuide = Literal["bottleneck", "smoothing"]
 Pool = Literal["mean", "product"]
@@ -52,6 +52,7 @@ class VDSMGuide(nn.Module):
         recurrent: int = 96,
         layers: int = 1,
         encoder: Literal["blur", "strided"] = "blur",
+        parts: int = 0,
         pose_guide: PoseGuide = "bottleneck",
         pool: Pool = "mean",
         share: float = 0.5,
@@ -67,7 +68,9 @@ class VDSMGuide(nn.Module):
         self.pose_guide, self.pool, self.share, self.agreement = pose_guide, pool, share, agreement
         self.encoder = FrameEncoder(model.channels, model.size, widths, features, encoder)
         self.pose_head = nn.Linear(features, 2 * z)
-        self.identity_head = nn.Sequential(nn.Linear(features, 128), nn.LeakyReLU(0.01), nn.Linear(128, 2 * k))
+        self.parts = PartReader(model.channels, model.size, widths, parts) if parts else None
+        read = features if self.parts is None else self.parts.outputs
+        self.identity_head = nn.Sequential(nn.Linear(read, 128), nn.LeakyReLU(0.01), nn.Linear(128, 2 * k))
         self.identity_loc = nn.Linear(k, k)
         # one-hot identities have no scale of their own
         self.identity_scale = nn.Linear(k, k) if self.identity_kind == "continuous" else None
@@ -98,10 +101,35 @@ class VDSMGuide(nn.Module):
         """
         floats = pixels(frames)
         assert floats is not None
-        features = self.encoder(floats)
+        flat = self.encoder.flat(floats)
+        maps = self.encoder.maps(flat)
+        features = self.encoder.features(maps[-1])
         loc, raw = self.pose_head(features).chunk(2, -1)
-        who, spread = self.identity_head(features).chunk(2, -1)
-        return torch.cat([loc, F.softplus(raw) + FLOOR, who, F.softplus(spread) + FLOOR], -1)
+        shown = features if self.parts is None else self.parts(flat, maps)
+        who, spread = self.identity_head(shown).chunk(2, -1)
+        codes = torch.cat([loc, F.softplus(raw) + FLOOR, who, F.softplus(spread) + FLOOR], -1)
+        return codes.reshape(*frames.shape[:-3], -1)
+
+    @torch.no_grad()
+    def start_at(self, frames: Tensor) -> None:
+        """Before training, let the parts' reader give every difference between frames the same scale.
+
+        Identities then begin as wide as their prior. Without this they differ by so little that the noise of their
+        posterior hides them, and the decoder finds nothing to learn from for long.
+
+        Args:
+            frames: (n, C, H, W), floats in [0, 1] or bytes, of the training clips.
+        """
+        if self.parts is None:
+            return
+        floats = pixels(frames)
+        assert floats is not None
+        flat = self.encoder.flat(floats)
+        self.parts.standardise(flat, self.encoder.maps(flat))
+        loc = self.pool_identity(self.encode_frames(frames).unsqueeze(1))[0]
+        width = self.experts * loc.std(0, correction=0).clamp_min(1e-6)
+        self.identity_loc.bias.sub_(loc.mean(0)).div_(width)
+        self.identity_loc.weight.div_(width.unsqueeze(1))
 
     def pool_identity(self, encoded: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Pool what frames say about the identity.

@@ -145,6 +145,7 @@ class VDSM(nn.Module):
         rank: int = 4,
         route: Route = "grouped",
         aggregate: int = 0,
+        shared_layers: int = 0,
     ) -> None:
         super().__init__()
         if min(experts, pose, dynamics) < 1:
@@ -152,7 +153,7 @@ class VDSM(nn.Module):
         self.channels, self.size = channels, size
         self.experts, self.pose, self.dynamics = experts, pose, dynamics
         self.identity_kind, self.likelihood_kind, self.chain_kind = identity, likelihood, chain
-        self.decoder = ExpertDecoder(pose, experts, channels, size, widths, bank, rank, route)
+        self.decoder = ExpertDecoder(pose, experts, channels, size, widths, bank, rank, route, shared=shared_layers)
         self.transition = Transition(pose, dynamics, hidden)
         self.identity_codes = CodeMixture(aggregate, experts)
         self.dynamics_codes = CodeMixture(aggregate, dynamics)

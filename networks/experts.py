@@ -80,6 +80,10 @@ class Bank(nn.Module):
             mixed = self.weight + changes
         return mixed.reshape(len(blend), *self.shape), blend @ self.bias
 
+    def alone(self) -> tuple[Tensor, Tensor]:
+        """Weights and biases of the only version of a full bank with `experts=1`."""
+        return self.weight[0].reshape(self.shape), self.bias[0]
+
 
 def transposed_grouped(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Transposed convolution, kernel 4, stride 2, padding 1, with weights of each clip's own.
@@ -121,9 +125,11 @@ class ExpertDecoder(nn.Module):
         kind, rank: of the banks, see `Bank`.
         route: how clips are decoded together.
         slope: of the leaky rectifier.
+        shared: how many of the first layers are the same for all clips, without a blend. They see the pose alone, so
+            that where things are is the pose's to say, and the blend decides what they look like there.
 
     Raises:
-        ConfigError: widths that do not fit the size.
+        ConfigError: widths that do not fit the size, or no layer left to blend.
     """
 
     def __init__(
@@ -137,6 +143,7 @@ class ExpertDecoder(nn.Module):
         rank: int = 4,
         route: Route = "grouped",
         slope: float = 0.1,
+        shared: int = 0,
     ) -> None:
         super().__init__()
         doublings = int(math.log2(size / 4)) if size >= 8 else 0
@@ -144,11 +151,21 @@ class ExpertDecoder(nn.Module):
             raise ConfigError(f"frames have {size} pixels; the decoder makes 8, 16, 32, 64, 128, ...")
         if len(widths) != doublings or min(widths) < 1:
             raise ConfigError(f"decoder_widths has {len(widths)} entries; frames of {size} pixels need {doublings}")
+        if not 0 <= shared <= doublings:
+            raise ConfigError(
+                f"shared_layers is {shared}; frames of {size} pixels have {doublings + 1} layers, one to blend at least"
+            )
         self.experts, self.channels, self.size, self.slope, self.route = experts, channels, size, slope, route
-        self.first = Bank(experts, (pose + experts, widths[0] * 16), pose + experts, kind, rank)
+        self.shared = shared
+        inputs = pose if shared else pose + experts
         pairs = list(zip(widths, [*widths[1:], channels], strict=True))
         # stride 2, kernel 4: each output pixel sees a quarter of the kernel
-        self.layers = nn.ModuleList(Bank(experts, (i, o, 4, 4), 4 * i, kind, rank) for i, o in pairs)
+        forms = [((inputs, widths[0] * 16), inputs), *(((i, o, 4, 4), 4 * i) for i, o in pairs)]
+        banks = [
+            Bank(1, shape, fan_in) if n < shared else Bank(experts, shape, fan_in, kind, rank)
+            for n, (shape, fan_in) in enumerate(forms)
+        ]
+        self.first, self.layers = banks[0], nn.ModuleList(banks[1:])
 
     def forward(self, pose: Tensor, blend: Tensor) -> Tensor:
         """Decode.
@@ -164,12 +181,22 @@ class ExpertDecoder(nn.Module):
         frames = pose.shape[-2]
         z = pose.expand(*lead, *pose.shape[-2:]).reshape(-1, *pose.shape[-2:])
         w = blend.expand(*lead, blend.shape[-1]).reshape(-1, blend.shape[-1])
-        weight, bias = self.first(w)
-        x = torch.baddbmm(bias.unsqueeze(1), torch.cat([z, w.unsqueeze(1).expand(-1, frames, -1)], -1), weight)
+        if self.shared:
+            weight, bias = self.first.alone()
+            x = z @ weight + bias
+        else:
+            weight, bias = self.first(w)
+            x = torch.baddbmm(bias.unsqueeze(1), torch.cat([z, w.unsqueeze(1).expand(-1, frames, -1)], -1), weight)
         x = x.reshape(len(z), frames, -1, 4, 4)
         transposed = _ROUTES[self.route]
-        for layer in self.layers:
-            x = transposed(F.leaky_relu(x, self.slope), *layer(w))
+        for n, layer in enumerate(self.layers):
+            x = F.leaky_relu(x, self.slope)
+            if n + 1 < self.shared:
+                assert isinstance(layer, Bank)
+                weight, bias = layer.alone()
+                x = F.conv_transpose2d(x.flatten(0, 1), weight, bias, stride=2, padding=1).unflatten(0, x.shape[:2])
+            else:
+                x = transposed(x, *layer(w))
         return x.reshape(*lead, frames, self.channels, self.size, self.size)
 
     @torch.no_grad()

@@ -113,12 +113,13 @@ def load(
     takes = [] if (root_folder / CLIPS).is_file() else _takes(root_folder)
     told: list[Decision] = []
     if takes:
-        pixels, mask, person, action = _of_folders(takes, cut, draws, told)
+        parts, person, action = _of_folders(takes, cut, draws, told)
     else:
         clips, labels = _read(root_folder)
         person, action, kept = relabel(labels)
         window = draws.random(len(clips))
-        pixels, mask = zip(*(_window(clips[i], cut, window[i], i) for i in kept), strict=True)
+        parts = [_window(clips[i], cut, window[i], i) for i in kept]
+    pixels, mask = zip(*parts, strict=True)
     table = {"frames": np.stack(pixels), "mask": np.stack(mask), "action": action, "group": person}
     who = person if by == "group" else np.arange(len(action))
     people = np.unique(who)
@@ -187,8 +188,8 @@ def _takes(folder: Path) -> list[Path]:
 
 def _of_folders(
     takes: Sequence[Path], cut: Cut, draws: np.random.Generator, told: list[Decision]
-) -> tuple[list[Array], list[Array], Array, Array]:
-    """Read takes: frames and masks as `_window` gives them, person and action int64 (rows,).
+) -> tuple[list[tuple[Array, Array]], Array, Array]:
+    """Read takes: what `_window` gives of each, person and action int64 (rows,).
 
     Raises:
         DataError: none shows one of the expressions, or a picture cannot be read.
@@ -207,7 +208,7 @@ def _of_folders(
     person = np.array([people.index(take.parents[1].name) for take in known], dtype=np.int64)
     action = np.array([EXPRESSIONS.index(take.parent.name.lower()) for take in known], dtype=np.int64)
     parts = [_take(take, cut, where) for take, where in zip(known, draws.random(len(known)), strict=True)]
-    return [part[0] for part in parts], [part[1] for part in parts], person, action
+    return parts, person, action
 
 
 def _take(folder: Path, cut: Cut, where: float) -> tuple[Array, Array]:

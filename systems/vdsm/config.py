@@ -23,9 +23,14 @@ class Config:
         encoder: "blur" convolves at full size and halves without aliasing, "strided" halves by the convolution.
         encoder_widths: channels after each halving down to 4 x 4; as many as the size of the frames has halvings.
         features: of an encoded frame.
+        parts: how many places of a frame the identity is read from, found by attention; 0: from the features, in which
+            what is small counts for little.
         decoder_widths: channels from 4 x 4 up, without those of the frames; as many as there are doublings.
         bank: "full" decoders per expert, or "lowrank" changes of a common one.
         rank: of the changes.
+        shared_layers: of the decoder, the first that all individuals share; 0: none, as published. The others are
+            blended by the identity. Shared layers see the pose alone: it has to say where things are, and the identity
+            what they look like, which is what keeps the action out of the identity where nothing else does.
         route: "grouped" or "gemm": how all clips are decoded at once.
         recurrent: units of the LSTMs.
         layers: of the LSTMs.
@@ -41,9 +46,11 @@ class Config:
         identity_share: in stage 1 the identity is read from a random share of the known frames, at least one, and all
             are explained with it, so that it cannot hold what differs between frames; from pairs it is read from so
             many frames of the partner instead.
-        pair_within_group: read the identity from another clip of the same individual, where the data say who is who
-            (`group`): weak supervision. None: where a data set of this package brings groups, or a mapping a `group`;
-            labels beside clips of yours group them only if this is true.
+        identity_frames: of clips without partners, the frames the identity is read from in stage 1: a share of the
+            "drawn" ones, or as many "others" of the same clip. What is to help there has to be seen all through a clip.
+        pair_within_group: read the identity from another clip of the same individual: weak supervision, for which the
+            data have to say who is who (`group`). Labels are never used without it. None, in runs of earlier versions:
+            no, in a new one.
         agreement: weight of a cost, in nats, for reading different identities from the two clips of a pair: half the
             squared distance of the locations in units of the prior's scale. Without it traces of the action too faint
             to matter to the decoder remain in the code.
@@ -88,9 +95,11 @@ class Config:
     encoder: Literal["blur", "strided"] = "strided"
     encoder_widths: tuple[int, ...] = (24, 32, 48)
     features: int = 128
+    parts: int = 0
     decoder_widths: tuple[int, ...] = (96, 48, 24)
     bank: Literal["full", "lowrank"] = "full"
     rank: int = 4
+    shared_layers: int = 0
     route: Literal["grouped", "gemm"] = "grouped"
     recurrent: int = 96
     layers: int = 1
@@ -101,13 +110,14 @@ class Config:
     chain: Literal["fused", "sites"] = "fused"
     pose_guide: Literal["bottleneck", "smoothing"] = "bottleneck"
     pool: Literal["mean", "product"] = "mean"
-    identity_share: float = 1.0
-    pair_within_group: bool | None = None
+    identity_share: float = 0.5
+    identity_frames: Literal["drawn", "others"] = "drawn"
+    pair_within_group: bool | None = False
     agreement: float = 5.0
     recolour: float = 0.0
-    frames_per_clip: int = 2
+    frames_per_clip: int = 4
     steps: int = 3_200
-    batch_size: int = 40
+    batch_size: int = 20
     learning_rate: float = 3e-3
     warm_steps: int = 1_500
     warm_batch: int = 64
@@ -120,7 +130,7 @@ class Config:
     cooldown: float = 0.2
     cooldown_factor: float = 0.3
     temperature: tuple[float, float, float] = (3.0, 10.0, 0.4)
-    identity_weight: tuple[float, float, float] = (0.025, 0.12, 1 / 3)
+    identity_weight: tuple[float, float, float] = (0.05, 0.25, 1 / 3)
     pose_weight: tuple[float, float, float, float] = (8.0, 2.0, 1.0, 1.0)
     pose_places: tuple[float, float] = (0.1, 0.3)
     sequence_pose_weight: tuple[float, float, float, float] = (0.1, 0.4, 0.4, 1.0)
@@ -141,7 +151,7 @@ class Config:
         at_least(self, 0 if self.stage1 else 1, "steps")
         at_least(
             self, 0, "warm_steps", "sequence_steps", "finetune_steps", "warmup", "epochs", "aggregate", "transition",
-            "judge_epochs", "frames_per_clip", "agreement", "recolour",
+            "judge_epochs", "frames_per_clip", "agreement", "recolour", "parts", "shared_layers",
         )  # fmt: skip
         positive(self, "learning_rate", "warm_learning_rate", "sequence_learning_rate", "clip", "cooldown_factor")
         if not 0 < self.identity_share <= 1:
@@ -194,27 +204,44 @@ _FULL: dict[str, Any] = {
     "curve": "quadratic",
 }
 
-# without another clip of the same individual, identities are read from half of the frames drawn
-_WITHOUT_PAIRS: dict[str, Any] = {
-    "batch_size": 20,
-    "frames_per_clip": 4,
-    "identity_share": 0.5,
-    "identity_weight": (0.05, 0.25, 1 / 3),
+# with another clip of the same individual to read the identity from, few frames of many individuals
+PAIRS: dict[str, Any] = {
+    "pair_within_group": True,
+    "batch_size": 40,
+    "frames_per_clip": 2,
+    "identity_share": 1.0,
+    "identity_weight": (0.025, 0.12, 1 / 3),
 }
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     # frames of 32 pixels, minutes on two cores
     "cpu-figures": {
+        **PAIRS,
         "recolour": 1.0,
         "steps": 3_000,
         "cooldown": 0.3,
         "warm_steps": 2_500,
     },
+    # what is small, in a third of the time: identities read part by part, and blended in the decoder's last layer alone
+    "cpu-parts": {
+        **PAIRS,
+        "recolour": 1.0,
+        "experts": 16,
+        "parts": 12,
+        "shared_layers": 3,
+        "decoder_widths": (96, 48, 32),
+        "temperature": (10.0, 10.0, 1.0),
+        "agreement": 0.1,
+        "batch_size": 20,
+        "steps": 2_400,
+        "cooldown": 0.3,
+        "warm_steps": 1_500,
+        "sequence_steps": 100,
+    },
     # chains that continue for longer than the training clips: poses from the clip, what follows from the transitions.
     # Transitions are learned from inferred poses, and uncertainty about a pose damps the swings: poses have to be sharp
     "cpu-pendulum": {
-        **_WITHOUT_PAIRS,
         "pose_guide": "smoothing",
         "pose_weight": (8.0, 2.0, 0.25, 0.25),
         "steps": 800,
@@ -223,6 +250,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "sequence_steps": 200,
     },
     "cpu-sprites": {
+        **PAIRS,
         "experts": 16,
         "pose": 20,
         "decoder_widths": (96, 64, 32),
@@ -243,8 +271,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "judge_epochs": 0,
     },
     # what the paper's scripts set: 50 batches in each of 200 or 250 epochs
-    "mug": {**_FULL, "experts": 15, "steps": 12_500, "epochs": 250, "pair_within_group": False},
-    "sprites": {**_FULL, "experts": 40},
+    "mug": {**_FULL, "experts": 15, "steps": 12_500, "epochs": 250},
+    "sprites": {**_FULL, "experts": 40, "pair_within_group": True},
     # what the program's first description set
     "seed": {
         **_FULL,

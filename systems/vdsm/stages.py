@@ -19,7 +19,8 @@ from phlogiston.systems.vdsm.config import Config
 from phlogiston.systems.vdsm.training import Codes, DrawFrames, plain
 
 FRAME_PARTS = ("decoder.*", "noise")  # of the model, what stage 1 trains
-ENCODER_PARTS = ("encoder.*", "pose_head.*", "identity_head.*", "identity_loc.*", "identity_scale.*")  # of the guide
+# of the guide
+ENCODER_PARTS = ("encoder.*", "parts.*", "pose_head.*", "identity_head.*", "identity_loc.*", "identity_scale.*")
 
 
 def stages(c: Config, model: VDSMModel, guide: VDSMGuide, length: int) -> list[Stage]:
@@ -40,7 +41,8 @@ def stages(c: Config, model: VDSMModel, guide: VDSMGuide, length: int) -> list[S
     rate = partial(plateaus, c)
     tau = setting(model, "temperature", c.temperature[1])
     frames = [f"model.{part}" for part in FRAME_PARTS if not (part == "noise" and c.likelihood != "normal")]
-    encoder = [f"guide.{p}" for p in ENCODER_PARTS if not (p[:14] == "identity_scale" and c.identity != "continuous")]
+    absent = {"identity_scale.*": c.identity != "continuous", "parts.*": not c.parts}
+    encoder = [f"guide.{part}" for part in ENCODER_PARTS if not absent.get(part)]
     chain = ["guide.summary.*", "guide.dynamics_head.*", "guide.run.*", "guide.before", "guide.from_pose.*"]
     chain += ["guide.from_state.*", "guide.step_loc.*", "guide.step_scale.*", "model.transition.*"]
     anneal = {
@@ -65,7 +67,7 @@ def stages(c: Config, model: VDSMModel, guide: VDSMGuide, length: int) -> list[S
                 c.clip,
                 handlers={"temperature": tau},
                 programs=frame_programs,
-                transform=DrawFrames(c.frames_per_clip, c.identity_share, c.recolour),
+                transform=DrawFrames(c.frames_per_clip, c.identity_share, c.recolour, c.identity_frames == "others"),
             )
         )  # fmt: skip
     if c.warm_steps:

@@ -38,7 +38,7 @@ from phlogiston.systems.calls import at_least, evaluating, seeded
 from phlogiston.systems.frames import mean_colour, refuse_zeros_and_ones
 from phlogiston.systems.options import from_config
 from phlogiston.systems.vdsm.clips import ClipOperations, check_mask, frames_of
-from phlogiston.systems.vdsm.config import PRESETS
+from phlogiston.systems.vdsm.config import PAIRS, PRESETS
 from phlogiston.systems.vdsm.config import Config as VDSMConfig
 from phlogiston.systems.vdsm.query import query_clip
 from phlogiston.systems.vdsm.stages import ENCODER_PARTS, FRAME_PARTS, stages
@@ -47,15 +47,19 @@ from phlogiston.systems.words import in_words
 
 SHARED = (  # options that a run whose stage 1 is taken must agree in
     "experts", "pose", "encoder", "encoder_widths", "features", "decoder_widths", "bank", "rank", "identity",
+    "parts", "shared_layers",
 )  # fmt: skip
+
+
+STARTING = 256  # frames that the scales of the start are computed from
 
 
 class VDSM(ClipOperations):
     """Video disentanglement; options in `systems.vdsm.config.Config`.
 
     Data hold `frames` uint8 (rows, T, C, H, W) or floats in [0, 1]; optionally `mask` bool (rows, T), True where a
-    frame is known, and `group` int64 (rows,), which clips show the same individual. One bare array is `frames`. Labels
-    are never trained on.
+    frame is known, and `group` int64 (rows,), which clips show the same individual; it is looked at only with
+    `pair_within_group=True`. One bare array is `frames`. Labels are never trained on.
 
     Example:
         >>> from phlogiston import datasets
@@ -89,14 +93,22 @@ class VDSM(ClipOperations):
             "size": int(height),
             "length": int(frames.shape[1]),
             "mean": mean_colour(frames),
-            "paired": "group" in train.tensors and self._pairs(meta),
+            "paired": self._pairs(train),
             "categorical": {} if meta is None else {name: list(labels) for name, labels in meta.categorical.items()},
         }
 
-    def _pairs(self, meta: Meta | None) -> bool:
-        """Whether clips of one individual are paired."""
-        asked: bool | None = self.config.pair_within_group
-        return (meta is None or meta.kind != "yours") if asked is None else asked
+    def _pairs(self, train: Split) -> bool:
+        """Whether clips of one individual are paired.
+
+        Raises:
+            ConfigError: they are to be, and the data do not say who is who.
+        """
+        if self.config.pair_within_group and "group" not in train.tensors:
+            raise ConfigError(
+                f"pair_within_group=True needs data that say who is who, in 'group'; these hold "
+                f"{sorted(train.tensors)}. Set pair_within_group=False to learn from each clip by itself."
+            )
+        return bool(self.config.pair_within_group)
 
     def prepare(self, split: Split, role: Role = "train") -> Clips:
         """The clips as the engine reads them."""
@@ -120,9 +132,15 @@ class VDSM(ClipOperations):
         self.guide = from_config(VDSMGuide, c, model=self.model, widths=c.encoder_widths, share=c.identity_share)
 
     def initialise(self, train: Any, seed: int) -> None:
-        """Take the parts of another run's stage 1, where the configuration names one."""
+        """Take the parts of another run's stage 1, where the configuration names one; or set the identity's scale."""
         if self.config.stage1:
             self.adopt(self.config.stage1)
+            return
+        clips = train if isinstance(train, Clips) else train.sample()  # of clips on disk, some
+        every = slice(None, None, max(1, len(clips) // STARTING))
+        some = clips.frames[every]
+        known = torch.ones(some.shape[:2], dtype=torch.bool) if clips.mask is None else clips.mask[every]
+        self.guide.start_at(some[torch.arange(len(some)), known.to(torch.int8).argmax(1)])
 
     def adopt(self, run: str | Path) -> None:
         """Take frame encoder and decoder from another VDSM.
@@ -317,7 +335,7 @@ class VDSM(ClipOperations):
                 "are combinations it was never trained on.",
                 "data": "figures",
                 "data_options": {"size": 32, "characters": (96, 0, 16)},
-                "options": {**PRESETS["cpu-demo"], "steps": 900},
+                "options": {**PAIRS, **PRESETS["cpu-demo"], "steps": 900},
                 "show": ["who times how", "training"],  # motion takes longer than appearance
             }
         ]

@@ -62,35 +62,41 @@ class Clips:
 class DrawFrames:
     """Batch of stage 1: some frames of each clip, drawn at random among those known.
 
-    Where clips have partners, frames of the partner are drawn as well, for the identity to be read from (`who`).
+    Where clips have partners, frames of the partner are drawn as well, for the identity to be read from (`who`); or
+    other frames of the clip itself.
 
     Args:
         count: how many; 0 for all.
-        share: of so many frames, drawn from the partner.
+        share: of so many frames, drawn from the partner or the rest of the clip.
         recolour: how strongly the frames that poses are read from are recoloured (`posed`); see `recoloured`. 0: not
             at all.
+        others: draw `who` from the rest of the clip, where there is no partner.
     """
 
-    def __init__(self, count: int, share: float = 0.5, recolour: float = 0.0) -> None:
-        self.count, self.share, self.recolour = count, share, recolour
+    def __init__(self, count: int, share: float = 0.5, recolour: float = 0.0, others: bool = False) -> None:
+        self.count, self.share, self.recolour, self.others = count, share, recolour, others
 
     def describe(self) -> dict[str, Any]:
         """The transform as JSON-able data."""
         about = {"transform": "frames of clips, identity from partners", "count": self.count, "share": self.share}
-        return {**about, "recolour": self.recolour} if self.recolour else about
+        about = {**about, "recolour": self.recolour} if self.recolour else about
+        return {**about, "others": True} if self.others else about
 
     def __call__(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         mask = batch.get("mask")
         length = batch["frames"].shape[1]
         count = min(self.count or length, length)
-        frames, known = _draw(batch["frames"], mask, count)
+        shown = max(1, math.ceil(self.share * count))
+        apart = self.others and "partner" not in batch
+        frames, known, rest = _draw(batch["frames"], mask, count, shown if apart else 0)
         out = {"frames": frames} if known is None else {"frames": frames, "mask": known}
         if "partner" in batch:
-            shown = max(1, math.ceil(self.share * count))
             partner_mask = batch.get("partner_mask")
             if partner_mask is not None:  # as many as every partner has
                 shown = min(shown, int(partner_mask.sum(1).min()))
             out["who"] = _draw(batch["partner"], partner_mask, shown)[0]
+        elif apart:
+            out["who"] = rest
         if self.recolour:
             out["posed"] = recoloured(out["frames"], self.recolour)
         return out
@@ -118,18 +124,35 @@ def recoloured(frames: Tensor, strength: float) -> Tensor:
     return dim * mixed.clamp(0.0, 1.0) ** bend
 
 
-def _draw(frames: Tensor, mask: Tensor | None, count: int) -> tuple[Tensor, Tensor | None]:
-    """Draw frames, known ones first: floats (rows, count, C, H, W), and which of them are known."""
-    if count < frames.shape[1]:
-        order = torch.rand(frames.shape[:2], device=frames.device)
-        if mask is not None:
-            order = order.masked_fill(~mask, 2.0)
-        chosen = order.argsort(1)[:, :count]
-        frames = frames[torch.arange(len(frames), device=frames.device).unsqueeze(1), chosen]
-        mask = None if mask is None else mask.gather(1, chosen)
-    drawn = pixels(frames)
+def _draw(frames: Tensor, mask: Tensor | None, count: int, more: int = 0) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Draw frames, known ones first.
+
+    Args:
+        frames: (rows, T, C, H, W).
+        mask: bool (rows, T), True where a frame is known, or None.
+        count: how many.
+        more: how many of the others besides; known ones, and where these do not suffice, of those drawn already.
+
+    Returns:
+        Floats (rows, count, C, H, W); which of them are known, or None; and floats (rows, more, C, H, W).
+    """
+    rows, length = frames.shape[:2]
+    if count == length and not more:
+        drawn = pixels(frames)
+        assert drawn is not None
+        return drawn, mask, drawn[:, :0]
+    order = torch.rand(rows, length, device=frames.device)
+    if mask is not None:
+        order = order.masked_fill(~mask, 2.0)
+    order = order.argsort(1)
+    available = torch.full((rows, 1), length, device=frames.device) if mask is None else mask.sum(1, keepdim=True)
+    later = order.gather(1, (count + torch.arange(more, device=frames.device)) % available)
+    each = torch.arange(rows, device=frames.device).unsqueeze(1)
+    chosen = order[:, :count]
+    drawn, others = pixels(frames[each, chosen]), pixels(frames[each, later])
     assert drawn is not None
-    return drawn, mask
+    assert others is not None
+    return drawn, None if mask is None else mask.gather(1, chosen), others
 
 
 class Codes:

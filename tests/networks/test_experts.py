@@ -29,11 +29,12 @@ def one_by_one(decoder: ExpertDecoder, pose: Tensor, blend: Tensor) -> Tensor:
     out = []
     for z, w in zip(pose, blend, strict=True):
         frames = []
+        alone = torch.ones(1).to(w)
         for t in range(len(z)):
-            weight, bias = mixed(decoder.first, w)
-            x = (torch.cat([z[t], w]) @ weight + bias).reshape(1, -1, 4, 4)
-            for layer in decoder.layers:
-                weight, bias = mixed(layer, w)
+            weight, bias = mixed(decoder.first, alone if decoder.shared else w)
+            x = ((z[t] if decoder.shared else torch.cat([z[t], w])) @ weight + bias).reshape(1, -1, 4, 4)
+            for n, layer in enumerate(decoder.layers):
+                weight, bias = mixed(layer, alone if n + 1 < decoder.shared else w)
                 x = F.conv_transpose2d(F.leaky_relu(x, decoder.slope), weight, bias, stride=2, padding=1)
             frames.append(x[0])
         out.append(torch.stack(frames))
@@ -42,9 +43,10 @@ def one_by_one(decoder: ExpertDecoder, pose: Tensor, blend: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("kind", ["full", "lowrank"])
 @pytest.mark.parametrize("route", ["grouped", "gemm"])
-def test_decoding_all_clips_at_once_equals_a_loop_over_clips_and_frames(kind: Any, route: Any) -> None:
+@pytest.mark.parametrize("shared", [0, 1, 2])
+def test_decoding_all_clips_at_once_equals_a_loop_over_clips_and_frames(kind: Any, route: Any, shared: int) -> None:
     torch.manual_seed(0)
-    decoder = ExpertDecoder(3, 4, 2, 16, (6, 5), kind, 2, route).double()
+    decoder = ExpertDecoder(3, 4, 2, 16, (6, 5), kind, 2, route, shared=shared).double()
     for bank in (decoder.first, *decoder.layers):
         torch.nn.init.normal_(bank.bias)
     pose, blend = torch.randn(3, 5, 3).double(), torch.softmax(3 * torch.randn(3, 4), -1).double()
@@ -87,6 +89,18 @@ def test_a_flat_blend_starts_well_scaled_and_different_inputs_give_different_pic
     assert 0.1 < float(x.std()) < 3.0
     assert float((x[:, 0] - x[:, 1]).std()) > 0.05, "poses matter from the first step on"
     assert float(one_hot.std(0).mean()) > 0.02, "experts differ from the first step on"
+
+
+def test_shared_layers_leave_the_blend_to_the_last_ones() -> None:
+    torch.manual_seed(0)
+    sizes = [sum(p.numel() for p in ExpertDecoder(4, 5, 3, 32, (8, 6, 4), shared=n).parameters()) for n in range(4)]
+    assert sizes == sorted(sizes, reverse=True)
+    decoder = ExpertDecoder(4, 5, 3, 32, (8, 6, 4), shared=3)
+    # a last layer alone is linear in the blend: halfway between two individuals is halfway between their logits
+    pose, one, two = torch.randn(1, 2, 4), torch.eye(5)[:1], torch.eye(5)[1:2]
+    torch.testing.assert_close(decoder(pose, (one + two) / 2), (decoder(pose, one) + decoder(pose, two)) / 2)
+    with pytest.raises(ConfigError, match="shared_layers is 4"):
+        ExpertDecoder(4, 5, 3, 32, (8, 6, 4), shared=4)
 
 
 def test_it_starts_at_the_mean_colour() -> None:

@@ -211,7 +211,8 @@ def test_stage_two_takes_a_chosen_stage_one_and_refuses_a_wrong_one(
         {"bank": "lowrank", "route": "gemm"},
         {"recolour": 0.7},
         {"encoder": "blur", "layers": 2, "dropout": 0.1, "finetune_steps": 2},
-        {"pair_within_group": False, "frames_per_clip": 0, "epochs": 6, "curve": "quadratic"},
+        {"pair_within_group": True, "frames_per_clip": 0, "epochs": 6, "curve": "quadratic"},
+        {"shared_layers": 2, "parts": 3, "identity_frames": "others"},
         {"warm_steps": 0, "aggregate": 0},
     ],
 )
@@ -430,14 +431,18 @@ def test_demo_recipes_are_valid_and_fit_their_data() -> None:
             assert set(recipe["data_options"]) <= set(datasets.info(recipe["data"]).options)
 
 
-def test_labels_of_identity_pair_clips_of_yours_only_on_request(tmp_path: Path) -> None:
+def test_who_is_who_is_used_only_on_request_and_asking_needs_it(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     frames = rng.integers(0, 256, (12, 3, 3, 16, 16), dtype=np.uint8)
     np.savez(tmp_path / "clips.npz", frames=frames, identity=np.arange(12) // 2)
-    data = datasets.load(tmp_path / "clips.npz", valid=0, test=0)
-    assert "group" in data.train.tensors
-    for asked, paired in ((None, False), (False, False), (True, True)):
-        system = VDSM(pair_within_group=asked, frames_per_clip=0)
-        assert system.describe(data.train, data.meta)["paired"] is paired
-    built_in = datasets.load("figures", characters=(2, 0, 1))
-    assert VDSM().describe(built_in.train, built_in.meta)["paired"]
+    yours = datasets.load(tmp_path / "clips.npz", valid=0, test=0)
+    for rows in (yours, datasets.load("figures", characters=(2, 0, 1), size=16)):
+        assert "group" in rows.train.tensors
+        for asked in (None, False, True):
+            system = VDSM(pair_within_group=asked)
+            system.schema = system.describe(rows.train, rows.meta)
+            assert system.prepare(rows.train).paired is (asked is True)
+    told = {name for name, options in PRESETS.items() if options.get("pair_within_group")}
+    assert told == {"cpu-figures", "cpu-parts", "figures", "cpu-sprites", "sprites"}
+    with pytest.raises(ConfigError, match="pair_within_group=True needs data that say who is who"):
+        VDSM(TINY, pair_within_group=True).fit({"frames": frames}, **QUIET)

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from phlogiston.errors import DataError
+from phlogiston.guides.vdsm import VDSMGuide
+from phlogiston.models.vdsm import VDSM as VDSMModel
 from phlogiston.systems.vdsm.training import Clips, DrawFrames, fit_mixture, recoloured
 
 
@@ -34,6 +36,38 @@ def test_frames_are_drawn_among_those_known() -> None:
     drawn = DrawFrames(3)({"frames": frames, "mask": mask, "row": torch.arange(40)})
     assert bool(drawn["mask"].all())
     assert set((drawn["frames"] * 255).round().flatten().tolist()) == {0.0, 2.0, 3.0}
+
+
+def test_identities_are_read_from_frames_that_are_not_explained() -> None:
+    frames = torch.arange(6, dtype=torch.uint8).reshape(1, 6, 1, 1, 1).expand(30, 6, 1, 1, 1).contiguous()
+
+    def numbers(x: torch.Tensor) -> list[set[int]]:
+        return [set(clip) for clip in (255 * x).round().flatten(1).int().tolist()]
+
+    torch.manual_seed(0)
+    draw = DrawFrames(3, 2 / 3, others=True)
+    drawn = draw({"frames": frames, "row": torch.arange(30)})
+    assert drawn["who"].shape == (30, 2, 1, 1, 1)
+    assert all(not one & two for one, two in zip(numbers(drawn["frames"]), numbers(drawn["who"]), strict=True))
+    assert len({tuple(sorted(who)) for who in numbers(drawn["who"])}) > 5
+    # of clips with too few known frames, known ones that are explained, too; never one that is missing
+    mask = (torch.arange(6) < torch.tensor([[2], [4], [6]])).repeat(10, 1)
+    drawn = draw({"frames": frames, "mask": mask, "row": torch.arange(30)})
+    for row, who in enumerate(numbers(drawn["who"])):
+        assert max(who) < (2, 4, 6)[row % 3]
+    assert draw.describe()["others"]
+    assert "who" not in DrawFrames(3)({"frames": frames, "row": torch.arange(30)})
+
+
+def test_codes_of_parts_begin_as_wide_as_their_prior() -> None:
+    torch.manual_seed(0)
+    model = VDSMModel(3, 16, 4, 3, 2, (6, 4), shared_layers=2)
+    guide = VDSMGuide(model, (5, 6), 8, 8, encoder="strided", parts=6)
+    frames = torch.randint(0, 256, (50, 3, 16, 16), dtype=torch.uint8)
+    guide.start_at(frames)
+    loc = guide.pool_identity(guide.encode_frames(frames).unsqueeze(1))[0]
+    torch.testing.assert_close(loc.mean(0), torch.zeros(4), atol=1e-4, rtol=0.0)
+    torch.testing.assert_close(loc.std(0, correction=0), torch.full((4,), 0.25), atol=1e-4, rtol=0.0)
 
 
 def test_recolouring_changes_colours_and_nothing_else() -> None:
