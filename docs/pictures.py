@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from phlogiston.errors import DataError
 
@@ -188,6 +188,37 @@ def sqair_what_if() -> Figure:
 def sqair_hidden() -> Figure:
     """Videos of which two frames were hidden, above what was filled in."""
     return _followed()["hidden"]
+
+
+CROWD: dict[str, Any] = {"canvas": 64, "counts": (4, 5, 6), "scale": (0.5, 0.75), "shapes": True, "grain": 0.05}
+
+
+def sqair_crowd() -> Figure:
+    """Four to six discs, squares and digits, followed through noise and through each other."""
+    from phlogiston import datasets
+    from phlogiston.systems.sqair.system import SQAIR
+
+    data = datasets.load("moving_digits", sizes=(3_000, 8, 48), **CROWD)
+    return SQAIR(preset="crowd").fit(data).figures(data)["tracked"]
+
+
+def _walkers(square: bool) -> Figure:
+    """People in a street or on a square, followed."""
+    from phlogiston.systems.sqair.system import SQAIR
+
+    shown = example("sqair_walkers")
+    data = shown.videos(square)
+    return SQAIR(preset="cpu", **(shown.SQUARE if square else shown.OPTIONS)).fit(data).figures(data)["tracked"]
+
+
+def sqair_street() -> Figure:
+    """Walkers in a street, with boxes in the colours of their identities, above what is rendered."""
+    return _walkers(square=False)
+
+
+def sqair_square() -> Figure:
+    """Walkers on a square who pass behind a tree."""
+    return _walkers(square=True)
 
 
 def vdsm_swap() -> Figure:
@@ -367,6 +398,7 @@ PICTURES: dict[str, Callable[[], Figure]] = {
         *(mdn_answers, mdn_at_one_input, mdn_ignorance),
         vdsm_swap,
         *(sqair_tracked, sqair_predicted, sqair_what_if, sqair_hidden),
+        *(sqair_crowd, sqair_street, sqair_square),
         *(scene_views, scene_turn, scene_errors),
         *(touch_music, sketch_drawings, sketch_reconstructions, sketch_interpolations),
         *(handwriting_biases, handwriting_hands, handwriting_window),

@@ -142,6 +142,16 @@ PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "fast": {},
     "cpu": {},
+    # four to six things that pass over each other: first single frames, in which they are found, then longer videos
+    "crowd": {
+        "slots": 6,
+        "renderer": "max",
+        "least_energy": 0.1,
+        "batch_size": 16,
+        "steps": 600,
+        "lengths": (1, 3, 6),
+        "shares": (0.6, 0.3, 0.1),
+    },
     # the published model and training; its guide is drawn on the same frame of a video N times over
     "paper_mlp": {
         "features": 50,
