@@ -188,10 +188,16 @@ PRESETS: dict[str, dict[str, Any]] = {
         "grid": 8,
         "sides": (1,),
         "symmetry": "all",
+        "nodes": "ground",
         "queries": 6,
-        "draft_steps": 6_000,
-        "steps": 1_500,
+        "least_context": 1,
+        "draft_steps": 700,
+        "steps": 1_000,
         "sigma": 0.2,
+        "prior_share": 0.5,
+        "prior_weight": 0.0,
+        "score_weight": 1.0,
+        "kl_warmup": 0.5,
     },
     # the published sizes: 8 steps of 16 x 16 states with 128 channels for pictures of 64 x 64 pixels
     "paper": {

@@ -305,7 +305,7 @@ def test_scene_real_mazes(record: Record, kept: Kept) -> None:
         "scene",
         "real/gqn-mazes",
         title="GQN mazes, 31 scenes for training, 4 held out",
-        configuration="preset gqn-mazes: 31 scenes turned and mirrored, 2 latent layers",
+        configuration="preset gqn-mazes: 31 scenes turned and mirrored, map of the ground, 2 latent layers",
         figure=ERROR,
         kind="estimate",
         higher_is_better=False,
@@ -314,7 +314,7 @@ def test_scene_real_mazes(record: Record, kept: Kept) -> None:
     for seed in entry.seeds:
         with entry.measure(seed) as run:
             system, folder = Scene(preset="gqn-mazes"), kept("scene-gqn-mazes", seed)
-            curve = Curve(system, data.valid, 200, 1_500)
+            curve = Curve(system, data.valid, 200, 500)
             system.fit(data, seed=seed, progress="off", out=folder, callbacks=[curve])
             run.stop(folder)
             run.cpu_seconds -= curve.looking
@@ -327,9 +327,9 @@ def test_scene_real_mazes(record: Record, kept: Kept) -> None:
                 covered = quality.coverage(system, data.valid, context, samples=32, total=120)
                 add(entry.fields, f"covered {context}", seed, covered.value)
             add(entry.fields, "sharpness", seed, quality.likeness(system, data.valid)["sharpness"].value)
-            shown = quality.gallery(system, data.valid, 480)
+            shown = quality.gallery(system, data.valid, 240)
             for name in ("sample", "other"):
-                with warnings.catch_warnings():  # 480 views of four places; both distances are of as many
+                with warnings.catch_warnings():  # 240 views of four places; both distances are of as many
                     warnings.simplefilter("ignore", SampleSizeWarning)
                     compared = fid.compare(shown["truth"], shown[name], "pixels", size=(8, 8), metrics=("fid",))
                 add(entry.fields, f"distance of {name}s", seed, compared["fid"].value)
