@@ -223,7 +223,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "cooldown": 0.3,
         "warm_steps": 2_500,
     },
-    # what is small, in a third of the time: identities read part by part, and blended in the decoder's last layer alone
+    # identities read part by part, and blended in the decoder's last layer alone: tops and legs within two minutes, but
+    # hair or skin are not learned in so short a training
     "cpu-parts": {
         **PAIRS,
         "recolour": 1.0,
