@@ -159,6 +159,11 @@ class CellMap(KeepsFloat64):
         low = self.start + self.step * ((x - self.start) / self.step).floor()
         return low, low + self.step
 
+    def mapped(self, features: int) -> Tensor:
+        """Which of so many columns are mapped: bool (features,)."""
+        where = torch.zeros(features, dtype=torch.bool, device=self.position.device)
+        return where.index_fill_(0, self.position, True)
+
     @property
     def grid(self) -> Grid:
         """The centres of the cells of the mapped columns, used where data lie on them."""

@@ -130,11 +130,9 @@ class EvidenceCompiler:
         def soft(values: Tensor) -> Tensor:
             return model.coordinates(self._rows_at(inner.soft, values)).gather(1, at).squeeze(1)
 
-        mapped = torch.isin(inner.soft, model.cells.position)
-        on_grid = torch.zeros_like(inner.known)
-        on_grid[model.cells.position] = True
+        mapped = model.cells.mapped(model.features)
         names = [self.columns[i] for i in self.varying.tolist()]
-        held = whole_cells(inner, model.cells.enclose(inner.lower, inner.upper), on_grid, names)
+        held = whole_cells(inner, model.cells.enclose(inner.lower, inner.upper), mapped, names)
         spread = 0.5 * (soft(inner.soft_mean + inner.soft_sd) - soft(inner.soft_mean - inner.soft_sd))
         return replace(
             linear,
@@ -142,7 +140,7 @@ class EvidenceCompiler:
             lower=model.coordinates(held.lower),
             upper=model.coordinates(held.upper),
             soft_mean=soft(inner.soft_mean),
-            soft_sd=torch.where(mapped, spread, linear.soft_sd),
+            soft_sd=torch.where(mapped[inner.soft], spread, linear.soft_sd),
         )
 
     def _split(self, inner: LinearEvidence) -> tuple[LinearEvidence, Rows | None]:
@@ -152,8 +150,7 @@ class EvidenceCompiler:
             return inner, None
         known = inner.known
         free = torch.where(known, 0.0, rows.coefficients)
-        mapped = torch.zeros_like(known)
-        mapped[cells.position] = True
+        mapped = cells.mapped(len(known))
         bent = (free[:, mapped] != 0).any(1)
         offset = rows.coefficients[:, known & mapped] @ inner.values[known & mapped]
         table = torch.where(known & mapped, 0.0, rows.coefficients)
@@ -211,8 +208,7 @@ class EvidenceCompiler:
             return linear
         sd = torch.where(e.soft, e.sd, 0.0)
         spread = 0.5 * (model.coordinates(e.value + sd) - model.coordinates(e.value - sd))
-        mapped = torch.zeros_like(e.known)
-        mapped[:, model.cells.position] = True
+        mapped = model.cells.mapped(model.features)
         return Entries(e.known, model.coordinates(e.value), torch.where(mapped & e.soft, spread, linear.sd))
 
     def _fix_constants(self, evidence: LinearEvidence, log_constant: Tensor) -> tuple[LinearEvidence, Tensor]:

@@ -106,12 +106,11 @@ def cell_masses(
         log_probs = model.stream_logits(name, codes).double().log_softmax(-1)  # (P, V)
         score = score + torch.where(label[:, None] >= 0, log_probs.T[label.clamp(min=0)], 0.0)
     u, slope, cells = model.coordinates(x.double()), model.log_slope(x.double()).expand(x.shape), model.cells
-    mapped = torch.zeros(x.shape[1], dtype=torch.bool)
     low = high = u
     if cells is not None:
-        mapped[cells.position] = True
         edges = cells.cells(x[:, cells.position].double())
         low, high = (u.index_copy(1, cells.position, cells(edge)) for edge in edges)
+    mapped = [False] * x.shape[1] if cells is None else cells.mapped(x.shape[1]).tolist()
     for d in range(x.shape[1]):  # (N, P) at a time
         if mapped[d]:
             part = log_interval_mass(*((end[:, d, None] - means[:, d]) / sds[:, d] for end in (low, high)))

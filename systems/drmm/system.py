@@ -43,6 +43,7 @@ from phlogiston.systems.drmm.demo import recipes
 from phlogiston.systems.drmm.query import DRMMQuery
 from phlogiston.systems.drmm.scoring import cell_masses, chunks, importance, varying_columns
 from phlogiston.systems.drmm.start import start
+from phlogiston.systems.drmm.steps import careful_adam
 from phlogiston.systems.drmm.training import DeadComponents, DepthMonitor
 from phlogiston.systems.options import from_config
 from phlogiston.systems.table_rows import categories, fitting_rows
@@ -186,7 +187,7 @@ class DRMM(Imputes, System):
         common: dict[str, Any] = {
             "name": "train",
             "steps": c.steps,
-            "optimizer": "adam",
+            "optimizer": self._adam,
             "learning_rate": c.learning_rate,
             "batch_size": c.batch_size,
             "clip": c.clip,
@@ -204,6 +205,10 @@ class DRMM(Imputes, System):
         if self.schema.get("cells"):
             common["transform"] = self._fill_cells
         return [Stage(objective=objective, handlers=handlers, schedules=schedules, **common)]
+
+    def _adam(self, parameters: list[Tensor], learning_rate: float) -> torch.optim.Optimizer:
+        """Adam that narrow components survive (see `systems.drmm.steps.careful_adam`)."""
+        return careful_adam(self.model.frames, parameters, learning_rate)
 
     def _fill_cells(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """A batch whose columns on a grid lie anywhere in their cells, anew at each step."""

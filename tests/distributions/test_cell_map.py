@@ -89,3 +89,8 @@ def test_far_outside_the_map_is_no_steeper_than_one_deviation_a_cell(cells: Cell
         distance = (cells(end + away * cells.step) - cells(end)).abs()
         assert bool((distance <= 100.0 + 1e-6).all())
         assert bool((distance > 0).all())
+
+
+def test_it_tells_which_columns_are_mapped() -> None:
+    cells = CellMap([3, 1], [0.0, 0.0], [1.0, 1.0], [[0.0, 4.0]] * 2, [[0.01, 0.99]] * 2)
+    assert cells.mapped(5).tolist() == [False, True, False, True, False]
