@@ -8,8 +8,9 @@ BASE   ?= python:3.11-slim
 INPUTS ?= 100000
 SEED   ?= 0
 ONLY   ?=
+UCI    ?=
 
-.PHONY: help setup dev demo test check format faults bench fuzz learn docs browse image pretrained tables pictures clean
+.PHONY: help setup dev demo test check format faults bench fuzz learn rivals docs browse image pretrained tables pictures clean
 
 help:            ## list the targets
 	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -59,6 +60,12 @@ fuzz: dev        ## damaged files for every reader (INPUTS=1000000 SEED=1); what
 learn: dev       ## the full CPU recipes (SYSTEM=drmm selects one); rewrites docs/results and the tables
 	$(BIN)/python -P -m pytest tests/learn -m learn --timeout 0 -s $(if $(SYSTEM),-k $(SYSTEM)); \
 	reached=$$?; $(BIN)/python docs/tables.py && exit $$reached
+
+rivals:          ## NGBoost, CatBoost, CTGAN and a copula in an environment of their own (UCI=FOLDER of the tables); rewrites docs/results/rivals.json
+	$(PYTHON) -m venv .rivals
+	.rivals/bin/python -m pip install --quiet -r requirements-rivals.txt
+	cd benchmarks/rivals && OMP_NUM_THREADS=1 ../../.rivals/bin/python tables.py
+	$(if $(UCI),cd benchmarks/rivals && OMP_NUM_THREADS=1 ../../.rivals/bin/python regression.py $(abspath $(UCI)))
 
 docs: dev        ## the documentation site, build/site/index.html; warnings are errors
 	$(BIN)/python -m pip install --quiet -r requirements-docs.txt

@@ -106,6 +106,16 @@ def completion() -> Figure:
     return figure
 
 
+def drmm_gaps() -> Figure:
+    """Two columns of a table with gaps: what was taken out, filled in, made up."""
+    shown = example("drmm_gaps")
+    table, gappy = shown.load()
+    system = shown.DRMM(preset="small_table").fit(gappy)
+    filled = {"five nearest rows": shown.by_neighbours(gappy), "DRMM": system.impute(gappy)}
+    figure: Figure = shown.picture(table, gappy, filled, shown.made_up(system, len(table)))
+    return figure
+
+
 def classification() -> Figure:
     """Confusion matrices with all labels, few labels, and the labelled rows alone."""
     from phlogiston import datasets
@@ -394,7 +404,7 @@ MOVING: dict[str, Callable[[Path], None]] = {"readme-tracks": readme_tracks}
 PICTURES: dict[str, Callable[[], Figure]] = {
     draw.__name__.replace("_", "-"): draw
     for draw in (
-        *(swissroll, sierpinski, digits, queries, flights, kinematics, completion, classification),
+        *(swissroll, sierpinski, digits, queries, flights, kinematics, completion, drmm_gaps, classification),
         *(mdn_answers, mdn_at_one_input, mdn_ignorance),
         vdsm_swap,
         *(sqair_tracked, sqair_predicted, sqair_what_if, sqair_hidden),

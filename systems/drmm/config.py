@@ -41,6 +41,9 @@ class Config:
         parameter_prior: keep table entries near N(0, table_sd) and log-scales near their start: against overfitting.
         table_sd: sd of that prior on table entries.
         log_scale_sd: sd of that prior on log-scales.
+        pooling: rows of the components' common shape that each component of the first layer counts beside its own when
+            EM starts it: 1 lets rows decide; tens, where rows are few, make components differ more in place than in
+            shape. Training goes on from there without it.
         revive_every: steps between searches for unused components; 0 switches them off.
         grid: columns of values on a grid (pixels, counts, rounded measurements), each standing for a cell one step
             wide: they are mapped to near-normal coordinates and fill their cells with noise drawn anew at every step.
@@ -69,13 +72,14 @@ class Config:
     parameter_prior: bool = True
     table_sd: float = 1.0
     log_scale_sd: float = 0.5
+    pooling: float = 1.0
     revive_every: int = 250
     grid: tuple[str, ...] = ("auto",)
     compile: bool = False
 
     def __post_init__(self) -> None:
         at_least(self, 1, "num_layers", "num_components", "beam", "max_enum", "steps", "batch_size", "rank")
-        positive(self, "learning_rate", "clip", "stream_weight", "table_sd", "log_scale_sd")
+        positive(self, "learning_rate", "clip", "stream_weight", "table_sd", "log_scale_sd", "pooling")
         at_least(self, 0, "depth_weight", "final_depth_weight", "revive_every")
         if self.prior_order is not None and (self.prior_order < 0 or self.prior == "latent_class"):
             raise ConfigError("prior_order must be 0 or more, and only the autoregressive prior has one")
@@ -106,6 +110,15 @@ PRESETS: dict[str, dict[str, Any]] = {
         "steps": 3_000,
         "batch_size": 512,
         "parameter_prior": False,
+    },
+    # hundreds of rows: components that differ in place more than in shape, as EM finds them
+    "small_table": {
+        "frame": "tril",
+        "num_layers": 1,
+        "num_components": 3,
+        "pooling": 60.0,
+        "steps": 20,
+        "learning_rate": 0.001,
     },
     "poses": {
         "frame": "tril",

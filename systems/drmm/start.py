@@ -34,6 +34,7 @@ def start(
     streams: Mapping[str, Tensor] | None = None,
     weight: Tensor | None = None,
     seed: int = 0,
+    pooling: float = 1.0,
 ) -> list[list[float]]:
     """Start every layer as the mixture that fits what the layers above it leave unexplained.
 
@@ -48,6 +49,7 @@ def start(
         streams: labels (N,) by categorical column, -1 where missing.
         weight: (N,), how much each row counts.
         seed: of the row choice and of k-means.
+        pooling: rows of the components' common shape that each component of the first layer counts beside its own.
 
     Returns:
         For each layer fitted by EM the mean log likelihood of the rows at each step, in standardised coordinates.
@@ -74,10 +76,12 @@ def start(
             u, rows, known = u[kept], rows[kept], known[kept]
     values = {name: labels[rows] for name, labels in (streams or {}).items() if bool((labels[rows] >= 0).any())}
     pairs = _pairs(u, known, full, share, Labels.of_rows(values, model.categorical, share))
-    return _layers(model, pairs, _marks(values, share, u.shape[1]), seed, generator)
+    return _layers(model, pairs, _marks(values, share, u.shape[1]), seed, generator, pooling)
 
 
-def _layers(model: DRMM, pairs: Pairs, marks: list[Tensor], seed: int, generator: torch.Generator) -> list[list[float]]:
+def _layers(
+    model: DRMM, pairs: Pairs, marks: list[Tensor], seed: int, generator: torch.Generator, pooling: float
+) -> list[list[float]]:
     """Place layer after layer; arguments and result as `start`'s."""
     curves = []
     for l, frame in enumerate(model.frames):
@@ -98,7 +102,8 @@ def _layers(model: DRMM, pairs: Pairs, marks: list[Tensor], seed: int, generator
             pairs.labels.count(share) if l == 0 else pairs.labels.refine(share, pairs.row)
         else:
             above = model.frames[l - 1].num_components if model.prior.reads_previous(l) else 0
-            layer = fit_layer(pairs, kind, found, spare, above=above, first=l == 0)
+            made_up = pooling if l == 0 and kind != "shift" else None
+            layer = fit_layer(pairs, kind, found, spare, above=above, first=l == 0, made_up=made_up)
             curves.append(layer.likelihoods)
             c = layer.components
             variance = c.factor @ c.factor.mT if kind == "full" else c.factor.square()

@@ -179,7 +179,7 @@ class DRMM(Imputes, System):
         t = train.tensors
         streams = {name: t[name] for name in self.schema["categorical"] if name in t}
         x = t["x"] if self.model.cells is None else self.model.cells.redraw(t["x"])
-        start(self.model, x, t.get("mask"), streams, t.get("weight"), seed)
+        start(self.model, x, t.get("mask"), streams, t.get("weight"), seed, self.config.pooling)
 
     def stages(self) -> list[Stage]:
         """One stage: constant learning rate, then linear to zero, while the truncated depths' weight falls."""

@@ -135,14 +135,14 @@ PRESETS: dict[str, dict[str, Any]] = {
         "members": 16,
         "ensemble": "tabm",
         "bins": 32,
-        "hidden": (64, 64),
+        "hidden": (128, 128),
         "num_components": 2,
         "average": 0.99,
         "recalibrate": True,
         "batch_size": 32,
         "warmup": 0.05,
         "weight_decay": 0.03,
-        "steps": 2_400,
+        "steps": 4_000,
     },
     # random last layer on learned features: few rows cannot determine every weight's distribution
     "bayesian": {

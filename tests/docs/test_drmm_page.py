@@ -9,10 +9,10 @@ PAGE = "docs/drmm.md"
 
 def test_the_snippets_of_the_page_run_one_after_the_other(page: Any) -> None:
     drmm = page(PAGE)
-    assert len(drmm.snippets) == 2
+    assert len(drmm.snippets) == 3
     assert drmm.run()["loss"].isfinite()
 
 
 def test_the_pictures_of_the_page_are_there(page: Any) -> None:
-    assert len(page(PAGE).pictures) == 3
+    assert len(page(PAGE).pictures) == 4
     assert page(PAGE).pictures_are_there()

@@ -18,6 +18,7 @@ SMOKE: dict[str, list[str]] = {
     "drmm_classification.py": ["--smoke"],
     "drmm_completion.py": ["--smoke"],
     "drmm_depths.py": ["--smoke"],
+    "drmm_gaps.py": ["--smoke"],
     "drmm_kinematics.py": ["--smoke"],
     "drmm_motion.py": ["--smoke"],
     "drmm_swissroll_queries.py": ["--smoke"],

@@ -14,6 +14,7 @@ from torch import Tensor
 from phlogiston.errors import EvidenceError
 from phlogiston.inference.query.evidence import HalfSpace, Within
 from phlogiston.inference.query.kinds.sum import Sum
+from phlogiston.systems.mdn.report import grid_crps
 from phlogiston.systems.mdn.system import MDN
 
 
@@ -90,3 +91,22 @@ def test_equalities_of_several_targets_are_refused_where_one_lies_on_a_grid(coun
         counts.query({"x": [0.0], "y": Sum([1.0, 0.0, 1.0], 3.0)})
     with pytest.raises(EvidenceError, match="no closed form"):
         counts.query({"x": [0.0], "y": HalfSpace([1.0, -1.0, 0.0])}, method="exact")
+
+
+def test_the_crps_of_counts_is_that_of_the_probabilities_of_whole_numbers(counts: MDN) -> None:
+    """Against the kernel form E|X - y| - E|X - X'| / 2 over every pair of whole numbers."""
+    joint = counts.predictive([[0.0], [1.0]])
+    values = torch.arange(-60, 80).double()
+    below = joint.cdf((values + 0.5).reshape(-1, 1, 1).expand(-1, 2, 3))[..., 0].double()
+    mass = below.diff(dim=0, prepend=torch.zeros(1, 2).double())
+    y = torch.tensor([[3.0, 1.0, 2.5], [0.0, 0.0, 1.0]]).double()
+    apart = (values.unsqueeze(1) - y[:, 0]).abs()
+    spread = torch.einsum("in,jn,ij->n", mass, mass, (values.unsqueeze(1) - values).abs())
+    want = (mass * apart).sum(0) - spread / 2
+    torch.testing.assert_close(grid_crps(joint, y, 0, (0.0, 1.0)), want, rtol=0, atol=1e-6)
+    fine = grid_crps(joint, y, 2, (0.0, 1e-4))  # too many values to sum
+    torch.testing.assert_close(fine, joint.crps(y)[:, 2].double())
+    table = pandas.DataFrame({"a": [0.0, 1.0], "kids": [3, 0], "pets": [1, 0], "age": [2.5, 1.0]})
+    whole = [grid_crps(joint, y, i, (0.0, 1.0)) for i in (0, 1)]
+    mean = torch.stack([*whole, joint.crps(y)[:, 2].double()]).mean()
+    assert counts.evaluate(table, ["crps"])["crps"].value == pytest.approx(float(mean), abs=1e-5)
