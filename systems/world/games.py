@@ -122,16 +122,21 @@ def describe_recording(games: RecordedGames) -> dict[str, Any]:
     rows = np.arange(len(games))
     action, reward, _ = (torch.from_numpy(part) for part in games.labels(rows, np.zeros_like(rows), longest))
     about = games.recordings[0].about
+    own = torch.from_numpy(games.games < len(games.recordings[0]))  # further ones are an agent's, not the policy's
     keep = about.get("keep")
     limit = about.get("limit", games.spec.cap)
     steps = -(-limit // games.spec.skip) if isinstance(limit, int) and limit > 0 else 0
-    played = {"keep": float(keep)} if isinstance(keep, int | float) else {"moves": first_moves(action, length, actions)}
+    played = (
+        {"keep": float(keep)}
+        if isinstance(keep, int | float)
+        else {"moves": first_moves(action[own], length[own], actions)}
+    )
     return {
         "actions": actions,
         "longest": longest - 1,
         "limit": max(steps, longest - 1),
         "env": games.spec.describe(),
-        "recorded_score": float(reward.double().sum(1).mean()),
+        "recorded_score": float(reward[own].double().sum(1).mean()),
         **played,
         **describe_rewards(reward, length),
     }

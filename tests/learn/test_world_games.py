@@ -48,6 +48,7 @@ class Recipe:
         options: of the system.
         figure: what a score is.
         games: that an agent is judged by.
+        others: that policies beside it are judged by.
         must: least mean score, over seeds.
         gain: least factor over the recording's policy; 0 for none (scores below 0 have no factor).
         recall: least share of things of 3 to 5 pixels that are there in reconstructions; 0 for none.
@@ -62,6 +63,7 @@ class Recipe:
     recording: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
     games: int = 100
+    others: int = 100
     gain: float = 0.0
     recall: float = 0.0
     end_auc: float = 0.0
@@ -74,26 +76,26 @@ RACING: dict[str, Any] = {"policy": "sticky:0.8", "skip": 4, "size": 32, "cap": 
 SMALL: dict[str, Any] = {"code": 4, "hidden": 48, "features": 64, "noise": 0.02, "frame_steps": 1_000, "steps": 1_000}
 RECIPES = {
     "take-cover-32": Recipe(
-        "VizdoomTakeCover-v1", 600, "ticks survived, mean of 100 games of at most 2,100", 600.0,
+        "VizdoomTakeCover-v1", 600, "ticks survived, mean of games of at most 2,100", 600.0,
         {**COVER, "size": 32},
         PRESETS["take-cover"],
-        gain=1.7, recall=0.7, end_auc=0.92, taus=(0.5, 1.0, 1.15, 1.3),
+        others=32, gain=1.7, recall=0.7, end_auc=0.92, taus=(0.5, 1.0, 1.15, 1.3),
     ),
     "take-cover-64": Recipe(
-        "VizdoomTakeCover-v1", 600, "ticks survived, mean of 100 games of at most 2,100", 600.0,
+        "VizdoomTakeCover-v1", 600, "ticks survived, mean of games of at most 2,100", 600.0,
         {**COVER, "size": 64},
         {**PRESETS["take-cover"], "frame_batch": 16},
-        gain=1.7, recall=0.7, end_auc=0.92,
+        others=32, gain=1.7, recall=0.7, end_auc=0.92,
     ),
     "carracing-discrete": Recipe(
         "CarRacing-v3", 200, "reward, mean of 20 tracks", 300.0,
         {**RACING, "options": {"continuous": False}}, {**SEEING, "frame_steps": 3_000, "steps": 2_000, "rounds": 2},
-        games=20,
+        games=20, others=20,
     ),
     "carracing-continuous": Recipe(
         "CarRacing-v3", 200, "reward, mean of 20 tracks", 300.0,
         {**RACING, "actions": [[0, 0.5, 0], [-0.6, 0.1, 0], [0.6, 0.1, 0], [0, 0, 0.4], [0, 0, 0]]},
-        {**SEEING, "frame_steps": 3_000, "steps": 2_000, "rounds": 2}, games=20,
+        {**SEEING, "frame_steps": 3_000, "steps": 2_000, "rounds": 2}, games=20, others=20,
     ),
     "cartpole": Recipe(
         "CartPole-v1", 400, "steps, mean of 100 games of at most 200", 195.0, {},
@@ -125,9 +127,9 @@ def trained(recipe: Recipe, name: str, seed: int, kept: Kept, tmp_path: Path) ->
 def judge(recipe: Recipe, system: WorldModel, seed: int) -> dict[str, tuple[float, float | None]]:
     """Scores in the game and in the dream, at temperature 1, of whoever was not trained."""
     world = system.model
-    chance = system.play("uniform", recipe.games, seed=seed), system.dream("uniform", DREAMS, tau=1.0, seed=seed)
-    sweep, blind = system.play_blind(8, recipe.games, seed=seed)
-    folded = system.play(None, recipe.games, seed=seed, blindfold=True)
+    chance = system.play("uniform", recipe.others, seed=seed), system.dream("uniform", DREAMS, tau=1.0, seed=seed)
+    sweep, blind = system.play_blind(16, recipe.others, seed=seed)
+    folded = system.play(None, recipe.others, seed=seed, blindfold=True)
     asleep = dream(world.eval(), sweep.begin(), DREAMS, system.longest, seed=seed)
     return {
         "random": (mean(chance[0]), mean(chance[1])),
@@ -158,8 +160,8 @@ def test_a_game_is_learned_from_a_recording_and_played_with_open_eyes(
         )  # fmt: skip
 
     agent = entry("agent", "agent from the dream", must=recipe.must)
-    others = {what: entry(what, title) for what, title in OTHERS.items()}
-    taus = {tau: entry(f"{tau:g}", f"{tau:g}", "tau-games", tau=tau) for tau in recipe.taus}
+    others = {what: entry(what, title, n_test=recipe.others) for what, title in OTHERS.items()}
+    taus = {tau: entry(f"{tau:g}", f"{tau:g}", "tau-games", tau=tau, n_test=recipe.others) for tau in recipe.taus}
     for line in taus.values():
         line.seeds = line.seeds[:1]  # an agent for each takes as long as the first
     share, area = "share of things of 3 to 5 pixels", "area under the curve, is this frame the end"
@@ -179,7 +181,7 @@ def test_a_game_is_learned_from_a_recording_and_played_with_open_eyes(
         own = system.config.tau == tau and not options
         found = system.agent if own else system.train_agent(seed=seed, tau=tau, **options)
         seconds = cpu_time() - began
-        played, dreamt = system.play(found, recipe.games, seed=seed), system.dream(found, DREAMS, tau=tau, seed=seed)
+        played, dreamt = system.play(found, recipe.others, seed=seed), system.dream(found, DREAMS, tau=tau, seed=seed)
         measure(line, seed, mean(played), mean(dreamt), seconds)
 
     for seed in agent.seeds:

@@ -10,6 +10,7 @@ import torch
 from phlogiston import datasets, systems
 from phlogiston.datasets.recording.store import RecordedGames
 from phlogiston.errors import ConfigError
+from phlogiston.systems.world.games import describe_recording
 from phlogiston.systems.world.rounds import together
 from phlogiston.systems.world.system import WorldModel
 
@@ -23,6 +24,11 @@ def test_games_longer_than_all_before_join_the_training_games(tmp_path: Path) ->
     datasets.record(Catch(15), tmp_path / "long", episodes=3, size=0)
     both = together(data, tmp_path / "long")
     assert len(both.train) == len(data.train) + 3
+    assert isinstance(both.train, RecordedGames)
+    assert isinstance(data.train, RecordedGames)
+    first, second = describe_recording(data.train), describe_recording(both.train)
+    assert second["recorded_score"] == first["recorded_score"]  # of the recording's policy, not of the agent
+    assert (first["longest"], second["longest"]) == (6, 15)
     for name, value in data.test.tensors.items():  # the test games are the same, with zeros behind
         now, before = torch.as_tensor(both.test.tensors[name]), torch.as_tensor(value)
         if name == "length":
