@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from phlogiston.errors import DataError
 
@@ -356,6 +359,27 @@ def world_dream() -> Figure:
     return dream_figure(system, data.test)
 
 
+def world_cover() -> Figure:
+    """An agent in VizDoom's take cover, and in its dream; ten minutes of recording and training, phlogiston[games]."""
+    from phlogiston import datasets
+    from phlogiston.systems.world.system import WorldModel
+
+    with tempfile.TemporaryDirectory() as folder:
+        view = {"crop": (90, 154, 0, 320), "size": 32, "skip": 4, "cap": 2_100}
+        data = datasets.record("VizdoomTakeCover-v1", f"{folder}/cover", episodes=600, policy="sticky:0.7", **view)
+        return played_beside(WorldModel(preset="take-cover").fit(data))
+
+
+def played_beside(system: WorldModel) -> Figure:
+    """Moments of a game and of a dream that a trained agent plays."""
+    from phlogiston.evaluate.image_figures import image_rows
+    from phlogiston.systems.world.videos import beside
+
+    clips = beside(system, 1, 3)["frames"].float() / 255.0
+    moments = torch.linspace(20, clips.shape[1] - 1, 8).long()
+    return image_rows([("game", clips[0, moments]), ("dream", clips[1, moments])], size=0.95)[0]
+
+
 def world_player() -> Figure:
     """Agents over generations in the dream, and the last one in the game."""
     from phlogiston.systems.world.report import agent_figure
@@ -412,7 +436,7 @@ PICTURES: dict[str, Callable[[], Figure]] = {
         *(scene_views, scene_turn, scene_errors),
         *(touch_music, sketch_drawings, sketch_reconstructions, sketch_interpolations),
         *(handwriting_biases, handwriting_hands, handwriting_window),
-        *(world_dream, world_player),
+        *(world_dream, world_player, world_cover),
         *(readme_questions, readme_poses, readme_answers, readme_completed, readme_survival),
     )
 }

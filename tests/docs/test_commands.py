@@ -29,6 +29,10 @@ ELSEWHERE = {
 # Commands that need what no test has: only their options are checked (test_readme.py).
 ONLY_READ = {
     "phlogiston explore": "it serves until Ctrl-C; tests/systems/explore drives it",
+    "phlogiston data record VizdoomTakeCover-v1": "600 games of it take a minute; tests/learn runs the same recipe",
+    "phlogiston train world --data cover": "it trains on those",
+    "phlogiston evaluate runs/cover": "it plays hundreds of them",
+    "phlogiston show runs/cover": "it plays some",
     "phlogiston fid photos/ generated/": "Inception's official weights are fetched, 95 MB",
 }
 

@@ -112,8 +112,6 @@ def test_world_models_teach_a_game_they_have_only_dreamt(record: Record, kept: K
         entry.save()  # once more, with what was added last
     ends.check()
     assert players["zh"].mean >= 2.5 * random.mean, "a player who never saw the game survives 2.5 times a random one"
-    real = {tau: entry.mean for tau, entry in taus.items()}
-    assert max(real, key=lambda tau: real[tau]) >= 1.0, real
     scores = [float(entry.fields["dream"]) for entry in taus.values()]
     assert scores[-1] < scores[0], scores
 
