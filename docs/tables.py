@@ -60,6 +60,7 @@ HEADINGS = {
     "seeds": "seeds",
     "verdict": "verdict",
 }
+NAMED = 3  # missed marks of a system that the README names
 SPOKEN = {"drmm": "DRMM", "drmm_queries": "DRMM", "mdn": "MDN", "sqair": "SQAIR", "vdsm": "VDSM", "bench": "speed"}
 TEMPLATE = "readme.md.jinja"  # in docs/
 TABLE = re.compile(r"^\s*<!-- table: (?P<what>.+?) -->\s*$")
@@ -266,12 +267,15 @@ def figure(text: str, folder: Path) -> str:
 
 
 def missed(folder: Path) -> str:
-    """Name the entries that do not reach what they must, by system, in words for a sentence."""
+    """Count the entries that do not reach what they must, by system, and name the first, in words for a sentence."""
     lines = []
     for path in sorted(folder.glob("*.json")):
-        titles = [e["title"].replace("`", "") for e in load(path.stem, folder) or [] if "missed" in verdict(e)]
+        bars = [e for e in load(path.stem, folder) or [] if verdict(e)]
+        titles = [e["title"].replace("`", "") for e in bars if "missed" in verdict(e)]
         if titles:
-            lines.append(f"{SPOKEN.get(path.stem, path.stem)}: {'; '.join(titles)}")
+            more = f"; {len(titles) - NAMED} more" if len(titles) > NAMED else ""
+            share = f"{len(titles)} of {len(bars)}"
+            lines.append(f"{SPOKEN.get(path.stem, path.stem)} {share} ({'; '.join(titles[:NAMED])}{more})")
     return " · ".join(lines) or "none"
 
 

@@ -131,7 +131,7 @@ def test_the_template_takes_figures_and_missed_marks(script: Callable[[str], Mod
     tables = script("docs/tables.py")
     share = '{{ figure("toy/a field=baselines.other percent=yes digits=0") }}'
     text = f'{{{{ figure("toy/a digits=2") }}}}, {share}; {{{{ missed() }}}}\n'
-    assert tables.fill(text, tmp_path) == "0.50, 25 %; toy: one\n"
+    assert tables.fill(text, tmp_path) == "0.50, 25 %; toy 1 of 2 (one)\n"
     with pytest.raises(tables.TableError, match="template"):
         tables.fill("{{ nobody }}", tmp_path)
 

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 TARGETS = ["setup", "dev", "demo", "test", "check", "format", "faults", "bench", "fuzz", "learn", "docs", "browse",
-           "image", "tables", "pictures", "clean", "pretrained"]  # fmt: skip
+           "image", "tables", "pictures", "clean", "pretrained", "rivals"]  # fmt: skip
 
 
 def read(name: str) -> str:

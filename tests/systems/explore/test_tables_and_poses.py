@@ -152,10 +152,10 @@ def test_poses_follow_a_dragged_hand_and_foot(visit: Callable, explore_runs: dic
     visitor.open("poses")
     visitor.drag_onto("[data-target=left_hand]", ".scene", 0.3, 0.35)
     visitor.settle()
-    visitor.drag_onto("[data-target=right_foot]", ".scene", 0.55, 0.75)
+    visitor.drag_onto("[data-target=left_foot]", ".scene", 0.55, 0.75)
     answer = visitor.settle()
     said = dict(text.split(" = ") for text in answer["said"])
-    assert list(said) == ["left_hand_x", "left_hand_y", "right_foot_x", "right_foot_y"]
+    assert list(said) == ["left_hand_x", "left_hand_y", "left_foot_x", "left_foot_y"]
     own = system.query({name: float(value) for name, value in said.items()}, num_samples=1000, seed=0)
     agrees(answer, own, list(poses.COLUMNS))
     agrees(answer, visitor.repeated(answer), list(poses.COLUMNS))
@@ -168,7 +168,7 @@ def test_poses_follow_a_dragged_hand_and_foot(visit: Callable, explore_runs: dic
     assert state["state"]["targets"]["left_hand"] == target
     visitor.drag_onto("[data-target=left_hand]", ".scene", 0.02, 0.5)
     visitor.settle()
-    visitor.drag_onto("[data-target=right_foot]", ".scene", 0.98, 0.5)  # farther apart than a body is long
+    visitor.drag_onto("[data-target=left_foot]", ".scene", 0.98, 0.5)  # farther apart than a body is long
     assert visitor.settle()["missed"] > 0.05
     assert "Out of reach" in visitor.page.inner_text("#missed")
 

@@ -336,17 +336,14 @@ def test_a_blindfold_shows_another_game(system: WorldModel) -> None:
 
 def test_agents_are_trained_in_environments_and_by_the_library(system: WorldModel, tmp_path: Path) -> None:
     pytest.importorskip("cmaes", reason="the library's search needs phlogiston[games]")
-    found = system.train_agent(
-        inside=Catch, generations=6, population=8, rollouts=2, spread=1.0, bounds=2.0, start=system.agent
-    )
+    agent = system.agent
+    assert agent is not None
+    options: dict[str, Any] = {"generations": 6, "population": 8, "rollouts": 2, "spread": 1.0, "start": agent}
+    options["bounds"] = 1.1 * float(agent.weights.abs().max())
+    found = system.train_agent(inside=Catch, **options)
     assert found.inside == "game"
-    assert float(found.weights.abs().max()) <= 2.0
-    assert torch.equal(
-        found.weights,
-        system.train_agent(
-            inside=Catch, generations=6, population=8, rollouts=2, spread=1.0, bounds=2.0, start=system.agent
-        ).weights,
-    )
+    assert float(found.weights.abs().max()) <= options["bounds"]
+    assert torch.equal(found.weights, system.train_agent(inside=Catch, **options).weights)
     assert max(mean for mean, _ in found.curve) > found.curve[0][0] or found.curve[0][0] > 6
     path = found.export(tmp_path / "agent.npz", 2)
     with np.load(path) as arrays:
