@@ -4,9 +4,9 @@ With the paths so far summed over, a layer is a mixture over the residuals behin
 the component above. Each step raises the likelihood of the mixture truncated after this layer, together with the
 density of a few made-up rows that keep components from collapsing:
 
-    first layer     a row per component, spread about its mean as components are on average (the harmonic mean of their
-                    covariances, so that columns in which most are narrow stay so)
-    later layers    standard-normal rows, what a layer that has nothing to add would see
+- first layer: a row per component, spread about its mean as components are on average (the harmonic mean of their
+  covariances, so that columns in which most are narrow stay so);
+- later layers: standard-normal rows, what a layer that has nothing to add would see.
 
 Dempster, Laird and Rubin, *Maximum likelihood from incomplete data via the EM algorithm*, 1977. Everything is float64.
 """
