@@ -12,14 +12,13 @@ from torch import Tensor
 
 from phlogiston.datasets.base import Dataset, Meta, Split
 from phlogiston.datasets.readers import array, stream
+from phlogiston.datasets.readers.tables import RESERVED
 from phlogiston.errors import DataError, DataWarning, ShapeError
 from phlogiston.systems.inputs import held_in_memory, rows_of
 from phlogiston.systems.tables.alignment import aligned
 
 if TYPE_CHECKING:
     from phlogiston.systems.base import System
-
-RESERVED = ("x", "mask", "weight")
 
 
 def fitting_rows(system: System, data: Any, mask: Any = None, optional: Collection[str] = ()) -> dict[str, Tensor]:

@@ -116,10 +116,15 @@ def square(height: int, width: int) -> Array:
     return np.clip(grey[..., None] * tint, 0.0, 1.0)
 
 
+def _trunk(width: int) -> tuple[int, int]:
+    """First column of the tree's trunk, and the first one beyond it."""
+    return round(_TRUNK[0] * width), round(_TRUNK[1] * width)
+
+
 def tree(height: int, width: int) -> tuple[Array, Array]:
     """The tree that stands in front: its colours (height, width, 3), and bool (height, width), where it is."""
     y, x = np.mgrid[:height, :width]
-    first, last = (round(share * width) for share in _TRUNK)
+    first, last = _trunk(width)
     trunk = (x >= first) & (x < last)
     crown = np.hypot((x - (first + last) / 2) / (0.30 * width), y / (0.30 * height)) < 1.0
     leaves = 0.22 + 0.10 * np.sin(2.1 * x + 1.3 * y) * np.cos(1.7 * y)
@@ -181,7 +186,7 @@ def clips(
     shown = np.clip(high - low, 0, None)
     present = (shown.prod(-1) / area > 0.25) & there[:, None]
     if background == "square":
-        first, last = (round(share * width) for share in _TRUNK)
+        first, last = _trunk(width)
         behind = np.clip(np.minimum(high[..., 1], last) - np.maximum(low[..., 1], first), 0, None)
         shown[..., 1] = np.clip(shown[..., 1] - behind, 0, None)
     visible = shown.prod(-1) / area * there[:, None]

@@ -135,28 +135,49 @@ class Book:
         sites = sorted({site for site, _ in form.terms})
         if len(sites) > 1:
             raise EvidenceError(f"a statement cannot combine columns of different sites ({', '.join(sites)})")
-        if form.dated:
-            for site, i in form.terms:
-                if self.columns[site][i] not in self.dates:
-                    raise EvidenceError(f"{self.columns[site][i]!r} holds numbers, no dates")
+        self._check_dates(form)
         if relation == "=":
             self._on_grid(form)
         terms = {i: v for (_, i), v in form.terms.items()}
         self.add(sites[0], Statement(sites[0], (), relation, terms, form.constant, sd))
 
+    def _check_dates(self, form: Linear) -> None:
+        """Refuse what compares dates with other than dates, or spans between dates with other than numbers of days.
+
+        Otherwise `day >= 2024-05` would be about the number 2019, and true of every day since 1975.
+        """
+        slopes = {self.columns[site][i]: slope for (site, i), slope in form.terms.items()}
+        dates = [name for name in slopes if name in self.dates]
+        for name in slopes:
+            if form.dated and name not in dates:
+                raise EvidenceError(f"{name!r} holds numbers, no dates")
+        moves = abs(sum(slopes[name] for name in dates)) > 1e-9 * sum(abs(slopes[name]) for name in dates)
+        if moves and not form.dated:
+            raise EvidenceError(
+                f"{dates[0]!r} holds dates: compare it with one, written 2024-05-01 or 2024-05-01 18:30"
+            )
+        if dates and form.dated and not moves:
+            raise EvidenceError(f"{' and '.join(map(repr, dates))} are dates a number of days apart, not a date")
+
+    def _cell(self, form: Linear) -> float | None:
+        """Where on its grid the value lies at which an expression of one column is zero, in steps; None off a grid."""
+        (((site, i), slope),) = form.terms.items()
+        centre, step = self.grids.get(self.columns[site][i], (0.0, 0.0))
+        return (-form.constant / slope - centre) / step if step else None
+
     def _on_grid(self, form: Linear) -> None:
         """Refuse a value that a column of numbers on a grid, such as counts, never has."""
-        if len(form.terms) > 1:
+        cell = self._cell(form) if len(form.terms) == 1 else None
+        if cell is None or abs(cell - round(cell)) <= ON_GRID:
             return
         (((site, i), slope),) = form.terms.items()
         name = self.columns[site][i]
-        centre, step = self.grids.get(name, (0.0, 0.0))
-        if step and abs((cell := (-form.constant / slope - centre) / step) - round(cell)) > ON_GRID:
-            low, high = (centre + step * edge for edge in (math.floor(cell), math.ceil(cell)))
-            raise EvidenceError(
-                f"{name!r} holds values a step of {step:g} apart, and never {-form.constant / slope:g}; "
-                f"ask for {low:g}, for {high:g}, or for {low:g} <= {name} <= {high:g}"
-            )
+        centre, step = self.grids[name]
+        low, high = (centre + step * edge for edge in (math.floor(cell), math.ceil(cell)))
+        raise EvidenceError(
+            f"{name!r} holds values a step of {step:g} apart, and never {-form.constant / slope:g}; "
+            f"ask for {low:g}, for {high:g}, or for {low:g} <= {name} <= {high:g}"
+        )
 
     def _beyond(self, form: Linear) -> Linear:
         """An expression that is not negative where another is positive: of numbers on a grid, from the next one on.
@@ -170,10 +191,10 @@ class Book:
             raise EvidenceError(
                 f"{' and '.join(map(repr, names))} hold numbers on a grid: write >= or <= with the first value meant"
             )
-        (slope,), (centre, step) = form.terms.values(), self.grids[names[0]]
-        cell = (-form.constant / slope - centre) / step
-        if abs(cell - round(cell)) > ON_GRID:
+        cell = self._cell(form)
+        if cell is None or abs(cell - round(cell)) > ON_GRID:
             return form
+        (slope,), (_, step) = form.terms.values(), self.grids[names[0]]
         return Linear(form.terms, form.constant - 0.5 * step * abs(slope), form.dated)
 
     def allow(self, site: str, values: Iterable[int]) -> None:
@@ -197,19 +218,23 @@ class Book:
             name = site if entry < 0 else self.columns[site][entry]
             raise EvidenceError(f"{name!r} is said to be missing, and something else")
 
+    def told(self, name: str, slope: float, constant: float) -> Linear:
+        """A column times a slope, and a constant; beside a column of dates it is one, given in days."""
+        site, i = self.entry(name)
+        return Linear({(site, i): slope}, constant, self.columns[site][i] in self.dates)
+
     def fix(self, name: str, value: float) -> None:
         """Note the value of a column."""
-        self.compare(Linear({self.entry(name): 1.0}, -value), "=")
+        self.compare(self.told(name, 1.0, -value), "=")
 
     def bound(self, name: str, low: float, high: float) -> None:
         """Note limits of a column; infinite ones say nothing."""
-        at = self.entry(name)
         if low > high:
             raise EvidenceError(f"the interval [{low:g}, {high:g}] is empty")
         if low > -math.inf:
-            self.compare(Linear({at: 1.0}, -low), ">=")
+            self.compare(self.told(name, 1.0, -low), ">=")
         if high < math.inf:
-            self.compare(Linear({at: -1.0}, high), ">=")
+            self.compare(self.told(name, -1.0, high), ">=")
 
     def evidence(self) -> dict[str, tuple[Evidence, ...]]:
         """Everything said, as evidence by site."""

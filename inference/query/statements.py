@@ -204,29 +204,13 @@ class _Reader:
                 raise EvidenceError("mean and sd must be numbers")
             if width.constant <= 0:
                 raise EvidenceError(f"the standard deviation must be positive; got {width.constant:g}")
-            self._note(form, "~", width.constant)
+            self.book.compare(form, "~", width.constant)
         elif relation in ("=", "=="):
-            self._note(form, "=")
+            self.book.compare(form, "=")
         else:
             strict: Literal[">", ">="] = ">" if len(relation) == 1 else ">="
-            self._note(form.times(1.0 if relation[0] == ">" else -1.0), strict)
+            self.book.compare(form.times(1.0 if relation[0] == ">" else -1.0), strict)
         return right
-
-    def _note(self, form: Linear, relation: Literal["=", ">", ">=", "~"], sd: float = 0.0) -> None:
-        """Note a comparison; dates are compared with dates, and spans between dates with numbers of days.
-
-        Otherwise `day >= 2024-05` would be about the number 2019, and true of every day since 1975.
-        """
-        slopes = {self.book.columns[site][i]: slope for (site, i), slope in form.terms.items()}
-        dates = [name for name in slopes if name in self.book.dates]
-        moves = abs(sum(slopes[name] for name in dates)) > 1e-9 * sum(abs(slopes[name]) for name in dates)
-        if moves and not form.dated:
-            raise EvidenceError(
-                f"{dates[0]!r} holds dates: compare it with one, written 2024-05-01 or 2024-05-01 18:30"
-            )
-        if dates and form.dated and not moves:
-            raise EvidenceError(f"{' and '.join(map(repr, dates))} are dates a number of days apart, not a date")
-        self.book.compare(form, relation, sd)
 
     def _interval(self, left: Linear) -> None:
         """Read `[low, high]` after `in`."""
@@ -241,8 +225,8 @@ class _Reader:
             raise EvidenceError("an interval has two limits: x in [25, 30]")
         if not low.terms and not high.terms and low.constant > high.constant:
             raise EvidenceError(f"the interval [{low.constant:g}, {high.constant:g}] is empty")
-        self._note(left.plus(low, -1.0), ">=")
-        self._note(high.plus(left, -1.0), ">=")
+        self.book.compare(left.plus(low, -1.0), ">=")
+        self.book.compare(high.plus(left, -1.0), ">=")
 
     def _missing(self, left: Linear) -> bool:
         """Read `missing` after `=` and note that a column is unknown; False where something else stands there."""

@@ -30,7 +30,7 @@ from torch import Tensor
 from phlogiston.datasets.containers import frame_columns, is_frame, plain
 from phlogiston.datasets.moments import is_date, rebased, unit_of, wall_clock
 from phlogiston.errors import DataError, EvidenceError
-from phlogiston.inference.query.book import Book, Columns, Grids, Linear, finite
+from phlogiston.inference.query.book import Book, Columns, Grids, finite
 from phlogiston.inference.query.evidence import FORMAT, Evidence, as_evidence, from_json, unknown_message
 from phlogiston.inference.query.kinds.base import Statement
 from phlogiston.inference.query.kinds.known import Known
@@ -318,7 +318,7 @@ def _read_details(book: Book, name: str, value: Mapping[str, Any]) -> None:
         sd = _number(value["sd"])
         if sd <= 0:
             raise EvidenceError(f"sd must be positive; got {sd:g}")
-        book.compare(Linear({book.entry(name): 1.0}, -_number(value["near"], zone=zone)), "~", sd)
+        book.compare(book.told(name, 1.0, -_number(value["near"], zone=zone)), "~", sd)
     if "min" in value or "max" in value:
         low, high = _number(value.get("min"), -math.inf, zone), _number(value.get("max"), math.inf, zone)
         book.bound(name, low, high)

@@ -67,9 +67,7 @@ def answer(
         _note(compiler, far, together, distances)
     check_alive(log_evidence.unsqueeze(0).expand(n, -1), "query")
     x = model.rounded(model.values(x))
-    if compiler.constant:
-        x = x.new_zeros(rows, n, len(compiler.columns)).index_copy(2, compiler.varying, x)
-    x = torch.where(q.original.known.unsqueeze(1), q.original.value.unsqueeze(1), x)
+    x = torch.where(q.original.known.unsqueeze(1), q.original.value.unsqueeze(1), compiler.complete(x))
     samples = {"x": x.transpose(0, 1).contiguous()}
     for (name, log_probs), race in zip(streams.items(), races, strict=True):
         chosen = log_probs[component.T]  # (n, R, V)
@@ -139,11 +137,7 @@ def prior(model: DRMM, compiler: EvidenceCompiler, n: int, noise: bool, generato
         codes, drawn = model.generate(n, noise=noise)
         probs = {name: model.stream_logits(name, codes).softmax(-1) for name in compiler.categorical}
         samples = {name: torch.multinomial(p, 1).squeeze(-1) for name, p in probs.items()}
-    x = model.rounded(drawn.double())
-    if compiler.constant:
-        x = x.new_zeros(n, len(compiler.columns)).index_copy(1, compiler.varying, x)
-        for i, value in compiler.constant.items():
-            x[:, i] = value
+    x = compiler.complete(model.rounded(drawn.double()))
     zero = torch.zeros((), dtype=torch.float64)
     ess = torch.tensor(float(n), dtype=torch.float64)
     return Answer({"x": x, **samples}, zero.expand(n), zero, zero, "drawn from the model", ess, {"codes": codes})

@@ -153,8 +153,8 @@ class Whole:
     def moments(self, share: Tensor, c: Components | None) -> Moments:
         """Sums with responsibilities (R, K)."""
         del c
-        sizes = [len(part) for part in self._products()]
-        parts = zip(share.split(sizes), self._products(), strict=True)
+        products = self._products()
+        parts = zip(share.split([len(rows) for rows in products]), products, strict=True)
         sums = torch.stack([some.T @ rows for some, rows in parts]).sum(0)
         features = self.u.shape[1]
         second = sums.new_zeros(len(sums), features, features)

@@ -236,10 +236,7 @@ class DRMMQuery:
         if q.curved is not None and not noise:
             raise ConfigError(f"noise='mean' cannot be had with {curved.NAMED}; leave noise at 'model'")
         draws = self._draws(q, mixture, n, pilot, noise, generator)
-        x = self._values(draws.x)
-        if self.constant:
-            x = x.new_zeros(n, len(self.columns)).index_copy(1, self.varying, x)
-        x, good = project(x, q.original)
+        x, good = project(self.compile.complete(self._values(draws.x)), q.original)
         x = self._regrid(x, q)
         log_weights = torch.where(good, draws.log_weights, -math.inf)
         self._check(log_weights, mixture, q)

@@ -211,6 +211,15 @@ class EvidenceCompiler:
         mapped = model.cells.mapped(model.features)
         return Entries(e.known, model.coordinates(e.value), torch.where(mapped & e.soft, spread, linear.sd))
 
+    def complete(self, x: Tensor) -> Tensor:
+        """Put the columns that never vary beside the others: (..., varying) -> (..., columns)."""
+        if not self.constant:
+            return x
+        whole = x.new_zeros(*x.shape[:-1], len(self.columns)).index_copy(-1, self.varying, x)
+        for i, value in self.constant.items():
+            whole[..., i] = value
+        return whole
+
     def _fix_constants(self, evidence: LinearEvidence, log_constant: Tensor) -> tuple[LinearEvidence, Tensor]:
         """Columns that never vary are known, and must agree with what is said about them."""
         if not self.constant:

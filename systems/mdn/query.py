@@ -37,12 +37,7 @@ from phlogiston.distributions.normal_interval import log_interval_mass, standard
 from phlogiston.distributions.resampling import effective_size, replace_dead, spread_error
 from phlogiston.errors import ConfigError, EvidenceError, unknown_name
 from phlogiston.inference.query.answer import FAR, Answer, check_alive, judge_error, stack, warn_if_far, warn_if_poor
-from phlogiston.inference.query.compilation import (
-    asked_sites,
-    compile_entries,
-    compile_vector,
-    count_rows,
-)
+from phlogiston.inference.query.compilation import asked_sites, compile_entries, compile_vector, count_rows
 from phlogiston.inference.query.evidence import Evidence, normalise
 from phlogiston.systems.mdn import rows as mdn_rows
 from phlogiston.systems.mdn.grid_evidence import GridEvidence

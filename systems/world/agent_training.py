@@ -29,6 +29,11 @@ CHANCE = ("random", "uniform")  # policies that see nothing
 FIRST_GAME = 1 << 40  # games that agents are trained and scored in; none of the data's
 
 
+def _on_cpu(module: Any) -> Any:
+    """A copy for many small steps, in evaluation mode."""
+    return copy.deepcopy(module).to("cpu").eval()
+
+
 class AgentVerbs(System):
     """The verbs of `WorldModel` that train agents or let them act."""
 
@@ -154,15 +159,13 @@ class AgentVerbs(System):
         """What `search` takes as a basis."""
         if not count:
             return None
-        world = copy.deepcopy(self.model).to("cpu").eval()
-        return main_directions(world, self._agent("random", None)[0], looks, count, self.longest, seed)
+        return main_directions(_on_cpu(self.model), self._agent("random", None)[0], looks, count, self.longest, seed)
 
     def _score(
         self, looks: str, game: Any, tau: float, ends: Ends, rollouts: int, steps: int
     ) -> Callable[[Tensor, int], Tensor]:
         """What `search` maximises, in a game or the dream (None): controllers (P, F) and a seed -> mean scores."""
-        world = copy.deepcopy(self.model).to("cpu").eval()
-        encode = copy.deepcopy(self.guide).to("cpu").eval().encode
+        world, encode = _on_cpu(self.model), _on_cpu(self.guide).encode
 
         def score(points: Tensor, number: int) -> Tensor:
             controllers, rows = Linear(points, world, looks), len(points) * rollouts

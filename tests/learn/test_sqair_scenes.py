@@ -12,7 +12,7 @@ from phlogiston.systems.sqair.config import PRESETS
 from phlogiston.systems.sqair.system import SQAIR
 
 from .recorder import Entry, cpu_time
-from .test_sqair import components, options, put
+from .test_sqair import options, put_all
 
 pytestmark = pytest.mark.learn
 Record = Callable[..., Entry]
@@ -99,10 +99,6 @@ def test_sqair_follows_what_others_hide(record: Record, scene: str) -> None:
         seconds = cpu_time() - started
         found = system.evaluate(data, ["count", "tracking"])
         print(scene, seed, {key: metric.text() for key, metric in found.items()}, flush=True)
-        entries["count"].fields["baselines"] = components(found)
-        for figure, entry in entries.items():
-            metric = found[FIGURES[figure][2]]
-            entry.fields["std_error_over_videos"] = metric.std_error
-            put(entry, seed, metric.value, seconds)
+        put_all(entries, FIGURES, found, seed, seconds)
     for entry in entries.values():
         entry.check()
