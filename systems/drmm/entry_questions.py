@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from phlogiston.distributions.mixtures.conditioned_rows import draw_given, draw_noise, remoteness_of_rows
+from phlogiston.distributions.mixtures.known_cells import KnownCells
 from phlogiston.inference.query.answer import FAR, Answer, check_alive
 from phlogiston.models.drmm import DRMM
 from phlogiston.systems.drmm.paths import Paths
-from phlogiston.systems.drmm.question import EntryQuestions, EvidenceCompiler
+from phlogiston.systems.drmm.question import CENTRED, EntryQuestions, EvidenceCompiler
 
 
 def answer(
@@ -47,16 +48,20 @@ def answer(
     """
     rows = len(q.original)
     log_prior = prior_given_labels(q, paths, streams)
+    cells = _known_cells(q, compiler, model)
+    points = q.model if cells is None else cells.points
     sizes = [log_probs.shape[1] for log_probs in streams.values()]
     analysers = paths.analysers
     rank = 0 if analysers is None else analysers.loadings.shape[-1]
     independent = analysers is not None or paths.factors.dim() == 2
-    normals, races = draw_noise(q.model, n, independent, noise, generator, sizes, rank)
+    normals, races = draw_noise(points, n, independent, noise, generator, sizes, rank)
     if analysers is not None:
-        spread, drawn = analysers.spread, analysers.draw_given(log_prior, q.model, normals)
-    else:
+        spread, drawn = analysers.spread, analysers.draw_given(log_prior, points, normals)
+    elif cells is None:
         spread = paths.factors if independent else paths.factors.norm(dim=-1)
-        drawn = draw_given(log_prior, paths.means, paths.factors, q.model, normals)
+        drawn = draw_given(log_prior, paths.means, paths.factors, points, normals)
+    else:
+        spread, drawn = paths.factors, cells.draw_given(log_prior, paths.means, paths.factors, normals)
     x = torch.empty(rows, n, model.features, dtype=torch.float64)
     component = torch.empty(rows, n, dtype=torch.long)
     log_evidence = torch.empty(rows, dtype=torch.float64)
@@ -74,13 +79,13 @@ def answer(
         if name in q.allowed:
             chosen = chosen.masked_fill(~q.allowed[name], -torch.inf)
         samples[name] = (chosen.softmax(-1) / race).argmax(-1)
-    log_evidence = log_evidence + _slopes(model, compiler, q)
+    log_evidence = log_evidence + q.log_constant
     return Answer(
         samples,
         log_evidence.expand(n, -1),
         log_evidence,
         torch.zeros(rows, dtype=torch.float64),
-        paths.method,
+        paths.method + (f", {CENTRED}" if q.centred else ""),
         torch.full((rows,), float(n), dtype=torch.float64),
         {"codes": paths.codes[component.T]},
     ), distances
@@ -101,12 +106,16 @@ def log_masses(
     """Log probability of every path together with the evidence of R questions, in the data's units: (R, P)."""
     assert paths.analysers is not None
     masses = paths.analysers.log_masses(prior_given_labels(q, paths, streams), q.model)
-    return masses + _slopes(model, compiler, q).unsqueeze(1)
+    return masses + q.log_constant.unsqueeze(1)
 
 
-def _slopes(model: DRMM, compiler: EvidenceCompiler, q: EntryQuestions) -> Tensor:
-    slope = model.log_slope(q.original.value[:, compiler.varying])
-    return torch.where(q.model.sd < torch.inf, slope, 0.0).sum(1)
+def _known_cells(q: EntryQuestions, compiler: EvidenceCompiler, model: DRMM) -> KnownCells | None:
+    """The cells that known values stand for, in the model's coordinates; None where there are none."""
+    if model.cells is None:
+        return None
+    values = q.original.value[:, compiler.varying]
+    low, high = (model.coordinates(side) for side in model.cells.enclose(values, values))
+    return KnownCells.of(q.model, compiler.whole, low, high)
 
 
 def _note(compiler: EvidenceCompiler, far: Tensor, together: Tensor, distances: dict[str, float]) -> None:

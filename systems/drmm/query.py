@@ -27,7 +27,8 @@ from phlogiston.inference.query.evidence import Evidence, Known, normalise
 from phlogiston.models.drmm import DRMM
 from phlogiston.systems.drmm import curved, entry_questions
 from phlogiston.systems.drmm.paths import MAX_FLOATS, Paths, PathSource, thinning_error
-from phlogiston.systems.drmm.question import EntryQuestions, EvidenceCompiler, Question
+from phlogiston.systems.drmm.question import CENTRED, EntryQuestions, EvidenceCompiler, Question
+from phlogiston.systems.drmm.scoring import cell_masses
 
 
 class DRMMQuery:
@@ -263,6 +264,7 @@ class DRMMQuery:
             samples, codes = {name: value[index] for name, value in samples.items()}, codes[index]
         method = paths.method + ("" if mixture.exact else ", sequential masses") + (", tempered" if temper else "")
         method += "" if q.curved is None else f", {curved.NAMED}"
+        method += f", {CENTRED}" if q.centred else ""
         return Answer(
             samples,
             log_weights + q.log_constant.detach(),
@@ -335,7 +337,7 @@ class DRMMQuery:
         num_particles: int | None = None,
         seed: int | None = None,
     ) -> Tensor:
-        """Log probability of evidence (density, for known and soft entries) in nats, () or (rows,).
+        """Log probability of evidence in nats, () or (rows,): density for known and soft entries, mass on a grid.
 
         Differentiable in the evidence's values (known, soft, limits) where masses have a closed form, which is
         everything but two or more joint inequalities; those are estimated with `num_samples` draws, without gradients.
@@ -370,7 +372,7 @@ class DRMMQuery:
         """Log p(target | evidence) in nats: the difference of two marginals, () or (rows,).
 
         Args:
-            target: what is asked about; its known and soft entries contribute densities.
+            target: what is asked about; its known and soft entries contribute densities, or masses on a grid.
             evidence: what is given.
             **options: passed to `log_evidence`.
         """
@@ -416,7 +418,14 @@ class DRMMQuery:
         for name in {name for q in compiled for name in q.allowed}:
             every = [q.allowed.get(name) for q in compiled]
             streams[name] = torch.tensor([-1 if a is None else int(a.nonzero()[0]) for a in every])
-        return self._marginal(x, mask, streams, self.model.num_paths)
+        whole = self.compile.whole
+        if bool((mask[:, self.varying] & whole).any()):
+            blocks = torch.arange(len(x)).split(max(1, MAX_FLOATS // (16 * self.model.num_paths)))
+            labels = [{name: value[b] for name, value in streams.items()} for b in blocks]
+            parts = zip(blocks, labels, strict=True)
+            return torch.cat([cell_masses(self.model, x[b], mask[b], own, None, whole) for b, own in parts])
+        extra = (mask & self.compile.centred).double() @ self.compile.log_step
+        return self._marginal(x, mask, streams, self.model.num_paths) + extra
 
     @torch.no_grad()
     def predict_proba(

@@ -16,6 +16,8 @@ from phlogiston.inference.query.compilation import compile_category, compile_ent
 from phlogiston.inference.query.evidence import Evidence
 from phlogiston.models.drmm import DRMM
 
+CENTRED = "known values on a grid by the middles of their cells"
+
 
 @dataclass(frozen=True, eq=False)
 class Question:
@@ -28,6 +30,7 @@ class Question:
         allowed: categorical column -> bool (V,), the values left.
         curved: inequalities over several columns that are mapped by their cells, about the varying columns in the
             data's units; `model` knows nothing of them. None where there are none.
+        centred: True where known values on a grid stand for their cells by the middle alone.
     """
 
     original: LinearEvidence
@@ -35,6 +38,7 @@ class Question:
     log_constant: Tensor
     allowed: Mapping[str, Tensor]
     curved: Rows | None = None
+    centred: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,15 +49,23 @@ class EntryQuestions:
         original: about all columns, in the data's units; columns that never vary are known.
         model: about the varying columns, standardised.
         allowed: categorical column -> bool (R, V), the values left; only those something is said about.
+        log_constant: (R,), what is added to the log evidence of the model's coordinates.
+        centred: True where known values on a grid stand for their cells by the middle alone.
     """
 
     original: Entries
     model: Entries
     allowed: Mapping[str, Tensor]
+    log_constant: Tensor
+    centred: bool = False
 
 
 class EvidenceCompiler:
     """Compiles questions about the columns of x and the categorical columns.
+
+    A known value of a column on a grid means the cell around it, whose probability counts. Where the columns of a path
+    are independent that is an interval like any other. Otherwise (`frame="tril"` or `"lowrank"`) the probability is the
+    density in the middle times the step, which answers say of themselves (`CENTRED`).
 
     Args:
         columns: names of all columns, constant ones included.
@@ -61,6 +73,11 @@ class EvidenceCompiler:
         categorical: categorical column -> names of its values.
         model: whose coordinates the evidence is brought into.
         precision: the number format the constant values were seen in.
+
+    Attributes:
+        whole: bool (features,), columns whose known values are intervals.
+        centred: bool (features,), columns whose known values are the middles of their cells.
+        log_step: (features,), log width of the cells of both, 0 elsewhere.
     """
 
     def __init__(
@@ -74,6 +91,13 @@ class EvidenceCompiler:
         self.precision, self.model = precision, model
         self.columns, self.constant, self.categorical = columns, constant, categorical
         self.varying = torch.tensor([i for i in range(len(columns)) if i not in constant])
+        on_grid = torch.zeros(model.features, dtype=torch.bool)
+        self.log_step = torch.zeros(model.features, dtype=torch.float64)
+        if model.cells is not None:  # where noise is part of the data, values are points
+            on_grid[model.cells.position] = model.cells.whole
+            self.log_step[model.cells.position] = torch.where(model.cells.whole, model.cells.step.log(), 0.0)
+        mixes = model.frames[-1].mixes
+        self.whole, self.centred = on_grid & (not mixes), on_grid & mixes
 
     def __call__(self, question: Mapping[str, tuple[Evidence, ...]], row: int) -> Question:
         """Compile one row of a normalised question.
@@ -106,10 +130,27 @@ class EvidenceCompiler:
             soft=position[evidence.soft],
         )
         inner, curved = self._split(inner)
+        inner = self._whole_values(inner)
         observed = self._rows_at(inner.soft, inner.soft_mean)
-        log_constant = log_constant + self._slope(inner.values)[inner.known].sum()
+        log_constant = log_constant + self.log_density(inner.values)[inner.known].sum()
         log_constant = log_constant + self._slope(observed).gather(1, inner.soft.unsqueeze(1)).sum()
-        return Question(evidence, self._standardised(inner), log_constant, allowed, curved)
+        centred = bool((inner.known & self.centred).any())
+        return Question(evidence, self._standardised(inner), log_constant, allowed, curved, centred)
+
+    def log_density(self, x: Tensor) -> Tensor:
+        """What known entries of rows (..., D) add to a log density in the model's coordinates: (..., D).
+
+        The slope of the map to these coordinates, and the width of the cells that stand for middles.
+        """
+        return self._slope(x) + torch.where(self.centred, self.log_step, 0.0)
+
+    def _whole_values(self, inner: LinearEvidence) -> LinearEvidence:
+        """Known values that stand for whole cells become intervals of one value."""
+        held = inner.known & self.whole
+        if not bool(held.any()):
+            return inner
+        lower, upper = (torch.where(held, inner.values, side) for side in (inner.lower, inner.upper))
+        return replace(inner, known=inner.known & ~held, lower=lower, upper=upper)
 
     def _slope(self, x: Tensor) -> Tensor:
         return self.model.log_slope(x).expand(x.shape)
@@ -199,7 +240,11 @@ class EvidenceCompiler:
             if any(s is not None for s in sets):
                 full = torch.ones(len(labels), dtype=torch.bool)
                 allowed[name] = torch.stack([full if s is None else s for s in sets]).expand(rows, -1)
-        return EntryQuestions(e, self._standardised_entries(e.columns(self.varying)), allowed)
+        inner = e.columns(self.varying)
+        said = self.log_density(inner.value).where(inner.known, self._slope(inner.value))
+        said = torch.where((inner.sd < torch.inf) & ~(inner.known & self.whole), said, 0.0)
+        centred = bool((inner.known & self.centred).any())
+        return EntryQuestions(e, self._standardised_entries(inner), allowed, said.sum(1), centred)
 
     def _standardised_entries(self, e: Entries) -> Entries:
         model = self.model

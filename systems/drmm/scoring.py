@@ -86,7 +86,12 @@ def _floats_per_row(model: DRMM, schema: Mapping[str, Any], masked: bool, width:
 
 
 def cell_masses(
-    model: DRMM, x: Tensor, mask: Tensor | None, labels: Mapping[str, Tensor] | None, depth: int | None
+    model: DRMM,
+    x: Tensor,
+    mask: Tensor | None,
+    labels: Mapping[str, Tensor] | None,
+    depth: int | None,
+    massed: Tensor | None = None,
 ) -> Tensor:
     """Log probability of the cells that rows lie in, exactly: columns on a grid by mass, the others by density.
 
@@ -96,6 +101,7 @@ def cell_masses(
         mask: bool (N, D), True where known.
         labels: int64 (N,) by categorical column, -1 where missing, to be part of what is scored.
         depth: layers to use; all by default.
+        massed: bool (D,), the columns scored by mass; all that are on a grid by default.
 
     Returns:
         (N,), in nats.
@@ -110,9 +116,10 @@ def cell_masses(
     if cells is not None:
         edges = cells.cells(x[:, cells.position].double())
         low, high = (u.index_copy(1, cells.position, cells(edge)) for edge in edges)
-    mapped = [False] * x.shape[1] if cells is None else cells.mapped(x.shape[1]).tolist()
+    if massed is None:
+        massed = torch.zeros(x.shape[1], dtype=torch.bool) if cells is None else cells.mapped(x.shape[1])
     for d in range(x.shape[1]):  # (N, P) at a time
-        if mapped[d]:
+        if bool(massed[d]):
             part = log_interval_mass(*((end[:, d, None] - means[:, d]) / sds[:, d] for end in (low, high)))
         else:
             z = (u[:, d, None] - means[:, d]) / sds[:, d]

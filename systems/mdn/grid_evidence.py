@@ -20,9 +20,9 @@ ROUNDING = 1e-12
 class GridEvidence:
     """What a question says of targets, of which some lie on grids.
 
-    Bounds hold whole cells. An inequality of one target is a bound. One of several targets has no closed form: their
-    real numbers are drawn from the half-space moved outwards by half a step a target, which holds every cell whose
-    value counts, and draws are kept whose rounded values count.
+    A known value is its cell, and bounds hold whole cells. An inequality of one target is a bound. One of several
+    targets has no closed form: their real numbers are drawn from the half-space moved outwards by half a step a target,
+    which holds every cell whose value counts, and draws are kept whose rounded values count.
 
     Args:
         about: evidence about D targets as they are written.
@@ -55,7 +55,9 @@ class GridEvidence:
         reach = self.several.coefficients.abs() @ torch.where(grid.used & open_entries, grid.step / 2, 0.0)
         wide = replace(self.several, lower=self.several.lower - reach, upper=self.several.upper + reach)
         joined = Rows(*(torch.cat([getattr(others, f), getattr(wide, f)]) for f in Rows.__dataclass_fields__))
-        cells = replace(self.plain, rows=joined)
+        held = about.known & grid.used
+        lower, upper = (torch.where(held, about.values, side) for side in (lower, upper))
+        cells = replace(self.plain, known=about.known & ~held, rows=_without(joined, held, about.values))
         self.reals = whole_cells(cells, grid.enclose(lower, upper), grid.used, names)
 
     def holds(self, y: Tensor) -> Tensor:
@@ -79,12 +81,18 @@ class GridEvidence:
         return log_mean(kept), None if error is None else torch.hypot(error, chance)
 
 
+def _without(rows: Rows, fixed: Tensor, values: Tensor) -> Rows:
+    """The inequalities (R, D) of the entries that are left once those at `fixed`, bool (D,), have their values."""
+    offset = rows.coefficients[:, fixed] @ values[fixed]
+    free = torch.where(fixed, 0.0, rows.coefficients)
+    return Rows(free, rows.lower - offset, rows.upper - offset, rows.weight)
+
+
 def _bounds(about: LinearEvidence, rows: Rows) -> tuple[Tensor, Tensor]:
     """The bounds of all entries, those that inequalities of one open entry (R, D) give included: (D,) each."""
-    open_rows = torch.where(about.known, 0.0, rows.coefficients)
-    offset = rows.coefficients[:, about.known] @ about.values[about.known]
+    rows = _without(rows, about.known, about.values)
     lower, upper = about.lower.clone(), about.upper.clone()
-    for row, low, high in zip(open_rows, rows.lower - offset, rows.upper - offset, strict=True):
+    for row, low, high in zip(rows.coefficients, rows.lower, rows.upper, strict=True):
         at = int(row.abs().argmax())
         ends = low / row[at], high / row[at]
         lower[at], upper[at] = torch.maximum(lower[at], min(ends)), torch.minimum(upper[at], max(ends))

@@ -13,8 +13,8 @@ With all inputs known the answer is one Gaussian mixture, conditioned exactly on
 subset of them known, boxes, soft values, half-spaces. Otherwise inputs are drawn, and all their mixtures together form
 a large one that is conditioned the same way, so that every input is weighed by how well it explains the targets.
 
-Targets on a grid are answered on it: bounds hold whole cells, and half-spaces of several such targets are answered by
-draws that are rounded before they are judged (`grid_evidence`).
+Targets on a grid are answered on it: a known value has the probability of its cell, bounds hold whole cells, and
+half-spaces of several such targets are answered by draws that are rounded before they are judged (`grid_evidence`).
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from phlogiston.distributions.mixtures.conditioned_rows import draw_given, draw_
 from phlogiston.distributions.mixtures.diagonal import DiagMixture, FactorisedMixture
 from phlogiston.distributions.mixtures.full import BivariateMixture, FullMixture
 from phlogiston.distributions.mixtures.joint import JointMixture
+from phlogiston.distributions.mixtures.known_cells import KnownCells
 from phlogiston.distributions.normal_interval import log_interval_mass, standard_truncated
 from phlogiston.distributions.resampling import effective_size, replace_dead, spread_error
 from phlogiston.errors import ConfigError, EvidenceError, unknown_name
@@ -150,17 +151,22 @@ class MDNQuery:
         correlated = isinstance(predicted, FullMixture | BivariateMixture)
         factors = (predicted.factors() if correlated else predicted.component_scales()).double()
         spread = factors.norm(dim=-1) if correlated else factors
-        noise, _ = draw_noise(about_y, n, not correlated, True, generator)
+        cells = KnownCells.of(about_y, self.grid.used, *self.grid.enclose(about_y.value, about_y.value))
+        noise, _ = draw_noise(about_y if cells is None else cells.points, n, not correlated, True, generator)
+        if cells is None:
+            drawn = draw_given(log_prior, means, factors, about_y, noise)
+        else:
+            drawn = cells.draw_given(log_prior, means, factors, noise)
         y = torch.empty(rows, n, self.targets, dtype=torch.float64)
         component = torch.empty(rows, n, dtype=torch.long)
         log_evidence = torch.empty(rows, dtype=torch.float64)
         far = torch.zeros(self.targets, dtype=torch.float64)
-        for index, draws in draw_given(log_prior, means, factors, about_y, noise):
+        for index, draws in drawn:
             y[index], component[index], log_evidence[index] = draws.x, draws.component, draws.log_evidence
             distance, _ = remoteness_of_rows(log_prior[index], means[index], spread[index], about_y[index], draws, FAR)
             far = torch.maximum(far, distance.amax(0))
         check_alive(log_evidence.unsqueeze(0).expand(n, -1), "query")
-        y = torch.where(about_y.known.unsqueeze(1), y, self.grid.rounded(y))
+        y = torch.where(about_y.known.unsqueeze(1), about_y.value.unsqueeze(1), self.grid.rounded(y))
         self._note("y", far)
         if len(self.inputs) > 1:
             self._note("x", self._outside(about_x.value, about_x.value).amax(0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -75,21 +76,73 @@ def test_masses_need_independent_columns_within_a_path(sheared: DRMM) -> None:
         sheared.log_prob(table()[:5, :2], mass=True)
 
 
-@pytest.mark.parametrize("name", ["system", "sheared"])
-def test_known_values_condition_as_the_density_does(name: str, request: pytest.FixtureRequest) -> None:
-    fitted: DRMM = request.getfixturevalue(name)
-    row = torch.from_numpy(table(3))[:, : len(fitted.schema["columns"])]
-    known = torch.ones_like(row[0])
-    together = fitted.questions().log_evidence({"x": Known(row)})
-    torch.testing.assert_close(together, fitted.log_prob(row.numpy()).value, rtol=1e-4, atol=1e-3)
-    known[1] = 0
-    part = fitted.questions().log_evidence({"x": Known(row, known)})
+def test_a_known_value_on_a_grid_has_the_probability_of_its_cell(system: DRMM) -> None:
+    ask = system.questions()
+    masses = torch.stack([ask.log_evidence({"x": Known([float(k), 0.0, 0.0], [1, 0, 0])}) for k in range(5)])
+    others = [system.query(text, num_samples=10).log_evidence.exp() for text in ("x0 < 0", "x0 > 4")]
+    assert float(masses.exp().sum() + sum(others)) == pytest.approx(1.0, abs=1e-6)
+    for k in (0, 2):
+        low, high = (system.query(f"x0 {op} {k}", num_samples=10).log_evidence.exp() for op in (">=", ">"))
+        assert float(masses[k].exp()) == pytest.approx(float(low - high), abs=1e-5)
+        words = [system.query(text, num_samples=10) for text in (f"x0 = {k}", f"{k} <= x0 <= {k}")]
+        for answer in words:
+            assert answer.method.startswith("exact over")
+            assert "middles" not in answer.method
+            torch.testing.assert_close(answer.log_evidence, masses[k])
+
+
+def test_answers_given_a_value_on_a_grid_are_those_of_draws_that_have_it(system: DRMM) -> None:
+    x = system.sample(100_000, seed=0)["x"].double()
+    for known in ({0: 0.0}, {0: 2.0, 1: 4.0}):
+        inside = torch.stack([x[:, i] == value for i, value in known.items()]).all(0)
+        value, mask = torch.zeros(3), torch.zeros(3)
+        for i, v in known.items():
+            value[i], mask[i] = v, 1
+        count = int(inside.sum())
+        answer = system.query({"x": Known(value, mask)}, num_samples=4000, seed=1)
+        assert float(answer.log_evidence) == pytest.approx(math.log(count / len(x)), abs=5 / count**0.5)
+        mine, theirs = answer.samples["x"][:, 2], x[inside, 2]
+        error = float((mine.var() / len(mine) + theirs.var() / count).sqrt())
+        assert float(mine.mean() - theirs.mean()) == pytest.approx(0.0, abs=5 * error)
+
+
+def test_many_rows_of_known_values_are_answered_as_one_by_one(system: DRMM) -> None:
+    rows = torch.from_numpy(table(12))
+    mask = torch.ones_like(rows)
+    mask[::2, 2], mask[1::3, 1], mask[2::3, 0] = 0, 0, 0
+    one = torch.stack([system.questions().log_evidence({"x": Known(r, m)}) for r, m in zip(rows, mask, strict=True)])
+    together = system.query({"x": Known(rows, mask)}, num_samples=2, seed=0)
+    torch.testing.assert_close(together.log_evidence, one)
+    torch.testing.assert_close(system.questions().conditional_log_prob({"x": Known(rows, mask)}, {}), one)
+    scored = system.log_prob({"x": rows.numpy(), "mask": mask.bool().numpy()}, mass=True).value
+    torch.testing.assert_close(one, scored, rtol=1e-4, atol=1e-3)
+
+
+def test_sheared_paths_take_cells_by_their_middles_and_say_so(sheared: DRMM) -> None:
+    row = torch.from_numpy(table(9))[:, :2]
+    answer = sheared.query({"x": Known(row)}, num_samples=2)
+    assert answer.method.endswith("known values on a grid by the middles of their cells")
+    sorted_one = sheared.query({"x": Known(row[0])}, num_samples=2, sort=True)
+    assert sorted_one.method.endswith("known values on a grid by the middles of their cells")
+    torch.testing.assert_close(answer.log_evidence, sheared.log_prob(row.numpy()).value, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(sheared.questions().log_evidence({"x": Known(row)}), answer.log_evidence)
+    part = sheared.questions().log_evidence({"x": Known(row[:3], [1, 0])})
     edges = torch.linspace(-80, 80, 64_001).double()
     for r in range(3):
         line = row[r].repeat(64_000, 1)
         line[:, 1] = 0.5 * (edges[1:] + edges[:-1])
-        integral = (fitted.log_prob(line.numpy()).value.exp() * edges.diff()).sum().log()
+        integral = (sheared.log_prob(line.numpy()).value.exp() * edges.diff()).sum().log()
         assert float(part[r]) == pytest.approx(float(integral), abs=2e-3)
+
+
+@pytest.mark.parametrize("frame", ["diag", "tril"])
+def test_the_probability_of_a_value_does_not_depend_on_its_unit(frame: str) -> None:
+    x = table(300)
+    options = {**OPTIONS, "frame": frame, "grid": ["x0", "x1"]}
+    plain = DRMM(**options).fit(x, seed=0, steps=10)
+    tenths = DRMM(**options).fit(x * [0.1, 0.25, 1.0], seed=0, steps=10)
+    before, after = (s.query(q, num_samples=2).log_evidence for s, q in ((plain, "x0 = 2"), (tenths, "x0 = 0.2")))
+    assert float(before) == pytest.approx(float(after), abs=1e-3)
 
 
 @pytest.mark.parametrize("name", ["system", "sheared"])

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from phlogiston.errors import EvidenceError
-from phlogiston.inference.query.evidence import HalfSpace, Within
+from phlogiston.inference.query.evidence import HalfSpace, Known, Within
 from phlogiston.inference.query.kinds.sum import Sum
 from phlogiston.systems.mdn.report import grid_crps
 from phlogiston.systems.mdn.system import MDN
@@ -58,6 +58,37 @@ def test_half_spaces_of_several_targets_hold_whole_cells(counts: MDN, a: list[fl
     share = float((both * (a[0] * kids + a[1] * pets + b == 0)).sum()) / want
     found = float((answer.log_weights.softmax(0) * on_the_edge).sum())
     assert found == pytest.approx(share, abs=5 * 0.5 / math.sqrt(float(answer.ess)))
+
+
+def test_a_known_value_on_a_grid_has_the_probability_of_its_cell(counts: MDN) -> None:
+    kids, pets, both = cells(counts)
+    for value, mask in (([2.0, 0.0, 0.0], [1, 0, 0]), ([2.0, 1.0, 0.0], [1, 1, 0])):
+        inside = (kids == value[0]) & ((pets == value[1]) | (mask[1] == 0))
+        want = math.log(float((both * inside).sum()))
+        answer = counts.query({"x": [0.0], "y": Known(value, mask)}, num_samples=50, seed=0)
+        assert answer.method == "exact"
+        assert float(answer.log_evidence) == pytest.approx(want, abs=1e-5)
+        # one question and several take different ways; an open interval makes it a question about more than entries
+        twice = counts.query({"x": [[0.0], [0.0]], "y": Known([value] * 2, [mask] * 2)}, num_samples=50, seed=0)
+        torch.testing.assert_close(twice.log_evidence, answer.log_evidence.expand(2))
+        wide = Within([-math.inf, -math.inf, -1e6], [math.inf, math.inf, math.inf])
+        other = counts.query({"x": [0.0], "y": [Known(value, mask), wide]}, num_samples=50, seed=0)
+        torch.testing.assert_close(other.log_evidence, answer.log_evidence)
+    both_ways = [Known([2.0, 0.0, 0.0], [1, 0, 0]), HalfSpace([1.0, -1.0, 0.0], 0.0)]
+    answer = counts.query({"x": [0.0], "y": both_ways}, num_samples=50, seed=0)
+    want = math.log(float((both * (kids == 2) * (pets <= 2)).sum()))
+    assert float(answer.log_evidence) == pytest.approx(want, abs=1e-5)
+    y = answer.samples["y"]
+    assert bool(((y[:, 0] == 2) & (y[:, 1] <= 2)).all())
+
+
+def test_values_known_by_all_targets_score_as_log_prob_does_on_the_same_grid() -> None:
+    rng = np.random.default_rng(1)
+    x, y = rng.normal(size=(200, 1)), rng.poisson(2.0, (200, 2)).astype(float)
+    system = MDN(num_components=2, hidden=(4,), steps=20, grid=1.0).fit({"x": x, "y": y}, seed=0, progress="off")
+    answer = system.query({"x": x[:5], "y": Known(y[:5])}, num_samples=2, seed=0)
+    scores = system.log_prob({"x": x[:5], "y": y[:5]}).value
+    torch.testing.assert_close(answer.log_evidence, scores.double(), rtol=1e-4, atol=1e-4)
 
 
 def test_a_half_space_of_one_target_is_its_bound(counts: MDN) -> None:
