@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast
@@ -67,7 +68,7 @@ class System(InWords, Tabular, Reported):
 
     Raises:
         UnknownNameError: an unknown preset or option.
-        ConfigError: an option out of range.
+        ConfigError: an option out of range, or an argument of `fit` among the options.
     """
 
     name: ClassVar[str] = ""
@@ -82,6 +83,12 @@ class System(InWords, Tabular, Reported):
         if config is not None:
             chosen.update(config if isinstance(config, Mapping) else dataclasses.asdict(config))
         chosen.update(options)
+        known = {field.name for field in dataclasses.fields(systems.config(self.name))}
+        for argument in sorted(options.keys() & inspect.signature(self.fit).parameters.keys() - known):
+            raise ConfigError(
+                f"{argument!r} is no option of {self.name} but an argument of fit: "
+                f"{type(self).__name__}(...).fit(data, {argument}={options[argument]!r})"
+            )
         self.config: Any = validate_options(self.name, chosen)
         self.schema: dict[str, Any] = {}
         self.model: Any = None

@@ -315,12 +315,13 @@ def check_alive(log_weights: Tensor, what: str) -> None:
         )
 
 
-def warn_if_poor(ess: Tensor, n: int, what: str) -> None:
-    """Warn when the effective sample size is below a tenth of the samples."""
+def warn_if_poor(ess: Tensor, n: int, what: str, remedy: str = "") -> None:
+    """Warn when the effective sample size is below a tenth of the samples; `remedy` is what else may help."""
     worst = float(ess.min())
     if worst < 0.1 * n:
         warnings.warn(
-            f"{what}: the effective sample size is {worst:.1f} of {n} samples; raise num_samples or give less evidence",
+            f"{what}: the effective sample size is {worst:.1f} of {n} samples; raise num_samples or give less "
+            f"evidence{remedy}",
             QueryWarning,
             stacklevel=3,
         )

@@ -104,7 +104,8 @@ def query(
                 check_vectorised(program)
             answers.append(_answer(program, num_samples, method, options))
     answer = answers[0] if rows is None else stack(answers)
-    warn_if_poor(answer.ess, num_samples, f"query ({answer.method})")
+    moved = ", or let particles move to the answer: method='smc'" if method == "importance" else ""
+    warn_if_poor(answer.ess, num_samples, f"query ({answer.method})", moved)
     return replace(answer, samples={name: answer.samples[name] for name in asked_sites(ask, answer.samples)})
 
 

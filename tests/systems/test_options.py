@@ -17,6 +17,7 @@ from torch import nn
 
 from phlogiston import systems
 from phlogiston.errors import ConfigError
+from phlogiston.systems.drmm import DRMM
 from phlogiston.systems.limits import at_least, positive, share
 from phlogiston.systems.options import from_config
 
@@ -91,3 +92,9 @@ def test_limits_refuse_what_is_out_of_range_and_nan(value: float) -> None:
     for check in (positive, share, lambda options, *names: at_least(options, 1, *names)):
         with pytest.raises(ConfigError, match="rate must"):
             check(config, "rate")
+
+
+def test_arguments_of_fit_among_the_options_are_sent_where_they_belong() -> None:
+    with pytest.raises(ConfigError, match=r"'seed' is no option of drmm .*: DRMM\(\.\.\.\)\.fit\(data, seed=3\)"):
+        DRMM(num_layers=1, seed=3)
+    assert DRMM(steps=5).config.steps == 5  # an option and an argument of fit at once

@@ -231,7 +231,7 @@ def test_sharp_data_need_tempering_and_get_it() -> None:
     assert answer.log_evidence is not None
     assert answer.log_evidence.item() == pytest.approx(sum(log_normal(v, sd) for v in x), abs=0.5)
     assert torch.allclose(answer.mean("z"), torch.tensor(x).double(), atol=0.01)
-    with pytest.warns(QueryWarning, match="effective sample size"):
+    with pytest.warns(QueryWarning, match="effective sample size.*method=.smc."):
         query(sharp, None, {"x": Known(x)}, num_samples=500)
 
 
