@@ -43,6 +43,14 @@ def add(fields: dict[str, Any], name: str, seed: int, value: float) -> None:
     fields[name] = sum(found) / len(found)
 
 
+def intervals(entry: Entry, seed: int, system: Scene, split: datasets.Split, total: int) -> None:
+    """Note how often 90 % intervals hold the truth, with 1, 2 and 8 photographs seen, and how wide samples spread."""
+    for number in (1, 2, 8):
+        covered = quality.coverage(system, split, number, samples=59, total=total)
+        add(entry.fields, f"covered {number}", seed, covered.value)
+        add(entry.fields, f"spread {number}", seed, covered.detail["spread"])
+
+
 class Curve:
     """Engine callback: the error of a system in the making every so many steps, and the CPU time it was reached in.
 
@@ -118,10 +126,6 @@ def test_scene_courts(record: Record, kept: Kept, latents: str) -> None:
                 add(fields, f"{side}x{side}", seed, metric.value)
             for number, metric in scoring.context_sweep(system, data.test, (1, 2, 4, 16), total=600).items():
                 add(fields, f"context {number}", seed, metric.value)
-            for number in (1, 2, 8):
-                covered = quality.coverage(system, data.test, number)
-                add(fields, f"covered {number}", seed, covered.value)
-                add(fields, f"spread {number}", seed, covered.detail["spread"])
             trivial = scoring.baselines(system, scoring.episodes(system, data.test))
             fields["baselines"] = {name.replace("_", " "): mean(rows) for name, rows in trivial.items()}
             fields["n_test"], fields["steps"] = len(found["mean"]), system.config.draft_steps + system.config.steps
@@ -142,7 +146,7 @@ def test_scene_courts(record: Record, kept: Kept, latents: str) -> None:
 
 
 def test_scene_distances(record: Record, kept: Kept) -> None:
-    """Fréchet and kernel distances of 8 x 8 thumbnails: what is where, in which colour, and how much that varies."""
+    """Distances of 8 x 8 thumbnails (what is where, in which colour, and how much that varies), and intervals."""
     data = datasets.load("courts", views=24)
     titles = {"sample": "one prior sample a viewpoint", "mean": "means of 8 prior samples",
               "reconstructed": "reconstructions", "other": "other photographs of the same places"}  # fmt: skip
@@ -169,6 +173,8 @@ def test_scene_distances(record: Record, kept: Kept) -> None:
                 for figure in ("kid", "precision", "recall"):
                     add(entry.fields, figure, seed, found[figure].value)
                 entry.fields["n_test"] = len(pictures[name])
+                if name == "sample":
+                    intervals(entry, seed, system, data.test, 300)
 
 
 # ---- places side by side
@@ -323,9 +329,7 @@ def test_scene_real_mazes(record: Record, kept: Kept) -> None:
             for name in ("single", "draft", "best", "variance", "posterior", "kl"):
                 add(entry.fields, name, seed, mean(found[name]))
             add(entry.fields, "gap", seed, mean(scoring.gap(found)))
-            for context in (1, 2, 8):
-                covered = quality.coverage(system, data.valid, context, samples=32, total=120)
-                add(entry.fields, f"covered {context}", seed, covered.value)
+            intervals(entry, seed, system, data.valid, 240)
             add(entry.fields, "sharpness", seed, quality.likeness(system, data.valid)["sharpness"].value)
             shown = quality.gallery(system, data.valid, 240)
             for name in ("sample", "other"):

@@ -90,8 +90,9 @@ def test_sweeps_cover_what_the_data_allow(system: Scene, data: Dataset) -> None:
     assert float(want.abs().max()) < 1e-5  # single = mean + spread, query by query
 
 
-def test_coverage_counts_truths_between_the_samples_quantiles(system: Scene, data: Dataset) -> None:
-    """Truths drawn from the model itself are covered as often as promised, but for the finite number of samples."""
+@pytest.mark.parametrize("samples", [400, 12])
+def test_coverage_counts_truths_between_the_samples_quantiles(system: Scene, data: Dataset, samples: int) -> None:
+    """Truths drawn from the model itself are covered as often as promised, however few samples there are."""
     model, split = system.model, data.test
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
@@ -102,7 +103,7 @@ def test_coverage_counts_truths_between_the_samples_quantiles(system: Scene, dat
             batches.append({**batch, "query_images": picture + 0.2 * torch.randn_like(picture)})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scene_quality, "episodes", lambda *_: iter(batches))
-        own = scene_quality.coverage(system, split, 2, 0.8, samples=400)
+        own = scene_quality.coverage(system, split, 2, 0.8, samples=samples)
     assert own.value == pytest.approx(0.8, abs=0.015)
     assert own.detail["spread"] > 0
 
