@@ -46,6 +46,10 @@ from phlogiston.networks.recurrent import Recurrent
 from phlogiston.networks.vector_codec import VectorDecoder
 
 KINDS = ("factorised", "diag")
+FARTHEST = 12.0
+"""Largest entry of a code that the memory is told, in standard deviations of V's prior; codes of frames lie nearer. The
+memory predicts changes, so a dream that strays from what it knows could go on for good, to codes of any size, at which
+no game ever ends."""
 
 
 class State(NamedTuple):
@@ -193,7 +197,7 @@ class World(nn.Module):
         if self.rewards is None:
             raise ConfigError("these games have no rewards beyond how long they last; there is nothing to predict")
         mean, spread = self.rewards
-        value = self.gain(torch.cat([out, last, code], -1)).squeeze(-1)
+        value = self.gain(torch.cat([out, near(last), near(code)], -1)).squeeze(-1)
         return dist.Normal(mean + spread * value, spread * self.gain_scale.exp(), validate_args=False)
 
     def gained(self, state: State, code: Tensor) -> Tensor:
@@ -205,7 +209,7 @@ class World(nn.Module):
     def observe(self, state: State, code: Tensor, action: Tensor) -> State:
         """The state after a frame of this code (rows, Z), at which this was done, int64 (rows,)."""
         out, hidden = self.rnn(self.enter(self._input(code, action).unsqueeze(1)), state.hidden)
-        return State(hidden, out[:, 0], code, state.seen + 1)
+        return State(hidden, out[:, 0], near(code), state.seen + 1)
 
     def _token(self, rows: int) -> Tensor:
         """Input of the memory at the beginning, in place of a code and an action: (rows, 1, Z + actions + 1)."""
@@ -221,10 +225,10 @@ class World(nn.Module):
             ),
         )
         done = one_hot(action, self.actions, code.dtype)
-        return torch.cat([code, done, code.new_zeros(*code.shape[:-1], 1)], -1)
+        return torch.cat([near(code), done, code.new_zeros(*code.shape[:-1], 1)], -1)
 
     def _prediction(self, out: Tensor, last: Tensor, later: Tensor) -> Prediction:
-        last = torch.where(later.unsqueeze(-1), last, 0.0)
+        last = torch.where(later.unsqueeze(-1), near(last), 0.0)
         raw = self.head(torch.cat([out, last], -1))
         params = mixture_parameters(
             raw[..., :-1], self.kind, self.num_components, self.code, "softplus", self.min_scale
@@ -326,6 +330,11 @@ class World(nn.Module):
             pixel = dist.Normal(picture, self.noise, validate_args=False).to_event(3).mask(valid).to_event(1)
             pyro.sample("frames", pixel, obs=pixels(frames))
         return picture
+
+
+def near(code: Tensor) -> Tensor:
+    """Codes as the memory takes them, see `FARTHEST`."""
+    return code.clamp(-FARTHEST, FARTHEST)
 
 
 class CodePath(TorchDistribution):

@@ -19,7 +19,7 @@ from phlogiston.guides.world import FrameGuide, NoGuide, WorldGuide
 from phlogiston.inference.svi.objectives import make
 from phlogiston.models.dream_game import DreamGame
 from phlogiston.models.dreaming import Linear, Random, dream, num_weights, play
-from phlogiston.models.world import CodePath, FrameModel, MemoryModel, World
+from phlogiston.models.world import FARTHEST, CodePath, FrameModel, MemoryModel, World
 
 ROWS, STEPS, CODE = 5, 7, 3
 LENGTH = torch.tensor([7, 3, 2, 5, 7])
@@ -221,6 +221,27 @@ def test_higher_temperature_makes_codes_wander_further() -> None:
         for tau in (0.2, 1.0, 2.0)
     ]
     assert spread[0] < spread[1] < spread[2]
+
+
+def test_a_dream_that_strays_stays_in_sight() -> None:
+    torch.manual_seed(3)
+    world, _ = pair()
+    world.eval()
+    with torch.no_grad():
+        world.head[-1].bias[:-1].unflatten(0, (CODE, -1))[:, 3:6].fill_(5.0)  # locations: every step adds some five
+        world.head[-1].bias[-1] = -100.0
+    found = dream(world, Random(3), 4, 200, seed=0, keep=True)
+    assert found.code is not None
+    assert found.action is not None
+    assert float(found.code.abs().max()) < FARTHEST + 40  # not the thousand that it would add up to
+    assert float(found.code[:, 50:].abs().max()) > FARTHEST  # what is drawn is not cut off, but what is remembered is
+    prediction, _ = world.predict_all(found.code[:, :-1], found.action)
+    state = world.start(4)
+    for t in range(30):
+        step = world.predict(state)
+        torch.testing.assert_close(step.code.mean, prediction.code.mean[:, t], atol=1e-4, rtol=1e-4)
+        assert float(state.code.abs().max()) <= FARTHEST
+        state = world.observe(state, found.code[:, t], found.action[:, t])
 
 
 def test_the_rule_ends_where_the_weighted_law_passes_one_half() -> None:
