@@ -18,8 +18,9 @@ def record(
     policy: Annotated[
         str,
         typer.Option(
-            help="Who plays: random, sticky:0.7 (the last action again, with that probability), or "
-            "module:function of yours, (frame, generator) -> number of an action."
+            help="Who plays: random, sticky:0.7 (the last action again, with that probability), sticky:0.7:1,1,2 "
+            "(the same, with a weight for every action), or module:function of yours, (frame, generator) -> number "
+            "of an action."
         ),
     ] = "random",
     skip: Annotated[int, typer.Option(min=1, help="How often each action is repeated.")] = 1,

@@ -6,6 +6,7 @@ any kind, ends that are none, and screens that go black with the last breath.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,7 @@ import numpy as np
 
 from phlogiston.datasets.base import Array
 from phlogiston.datasets.recording.actions import Action, as_action, list_actions
+from phlogiston.datasets.recording.undrawn import drawn, undrawn
 from phlogiston.datasets.recording.views import View, view_of
 from phlogiston.errors import ConfigError
 
@@ -108,12 +110,14 @@ class Environment:
         chosen = as_action(self.env.action_space, self.spec.actions[action])
         total, terminated, truncated = 0.0, False, False
         observation: Any = None
-        for _ in range(self.spec.skip):
-            observation, reward, terminated, truncated, _ = self.env.step(chosen)
+        for left in reversed(range(self.spec.skip)):
+            with undrawn(self.env) if left else contextlib.nullcontext():
+                observation, reward, terminated, truncated, _ = self.env.step(chosen)
             total += float(reward)
             self._ticks += 1
             truncated = truncated or (self._ticks == self.spec.cap and not terminated)
             if terminated or truncated:
+                observation = drawn(self.env, observation) if left else observation
                 break
         self.over = over = bool(terminated or truncated)
         frame = self.spec.view.frame(observation, self.env)

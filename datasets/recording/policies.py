@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy as np
 from phlogiston.datasets.base import Array
 from phlogiston.errors import ConfigError
 
-NAMES = "random, sticky:0.7 or module:function"
+NAMES = "random, sticky:0.7, sticky:0.7:1,1,2 (weights of the actions) or module:function"
 
 
 class Policy(Protocol):
@@ -29,10 +29,20 @@ class Sticky:
     Args:
         actions: how many there are.
         keep: probability of the last one.
+        weights: how often each is chosen otherwise, relative to the others; all alike by default.
+
+    Raises:
+        ConfigError: other weights than one for each action, or negative ones.
     """
 
-    def __init__(self, actions: int, keep: float = 0.0) -> None:
+    def __init__(self, actions: int, keep: float = 0.0, weights: Sequence[float] = ()) -> None:
         self.actions, self.keep, self._last = actions, keep, -1
+        self._levels = np.cumsum(weights)
+        if len(weights) and not (len(weights) == actions and min(weights) >= 0 and 0 < self._levels[-1] < np.inf):
+            raise ConfigError(
+                f"policy gives weights {', '.join(f'{w:g}' for w in weights)}; expected one for each of {actions} "
+                "actions, none negative, not all 0"
+            )
 
     def reset(self) -> None:
         """Forget the last game."""
@@ -40,44 +50,60 @@ class Sticky:
 
     def __call__(self, frame: Array, generator: np.random.Generator) -> int:
         """See `Policy`."""
-        again, fresh = generator.random(), int(generator.integers(self.actions))
+        again = generator.random()
+        if len(self._levels):
+            fresh = int(np.searchsorted(self._levels, generator.random() * self._levels[-1], side="right"))
+        else:
+            fresh = int(generator.integers(self.actions))
         self._last = self._last if self._last >= 0 and again < self.keep else fresh
         return self._last
 
 
 def keeps(policy: Any) -> float | None:
-    """How often a named policy keeps its last action: 0 for "random"; None for a function.
+    """How often a named policy keeps its last action, all others being alike: 0 for "random"; else None.
 
     Raises:
-        ConfigError: a share that is none.
+        ConfigError: a share that is none, or weights that are not numbers.
     """
+    named = _sticky(policy)
+    return None if named is None or named[1] else named[0]
+
+
+def _sticky(policy: Any) -> tuple[float, list[float]] | None:
+    """How often a named policy keeps its last action, and weights of the others; None for a function."""
     if policy == "random":
-        return 0.0
-    if not isinstance(policy, str) or not policy.startswith("sticky"):
+        return 0.0, []
+    if not isinstance(policy, str) or policy.partition(":")[0] != "sticky":
         return None
+    share, _, weights = policy.partition(":")[2].partition(":")
     try:
-        keep = float(policy.removeprefix("sticky").removeprefix(":") or 0.7)
+        keep = float(share or 0.7)
+        found = [float(weight) for weight in weights.split(",")] if weights else []
     except ValueError:
         keep = -1.0
     if not 0 <= keep < 1:
-        raise ConfigError(f"policy is {policy!r}; sticky takes a probability below 1, as in sticky:0.7")
-    return keep
+        raise ConfigError(
+            f"policy is {policy!r}; sticky takes a probability below 1, as in sticky:0.7, and perhaps a weight for "
+            "every action, as in sticky:0.7:1,1,2"
+        )
+    return keep, found
 
 
 def as_policy(policy: Any, actions: int) -> Policy:
     """Return what chooses actions.
 
     Args:
-        policy: "random", "sticky:0.7", "module:function", or a function `(frame, generator) -> action`; a class is
-            called once for a policy of its own, and one that has a method `reset` is told when a game begins.
+        policy: "random"; "sticky:0.7", or "sticky:0.7:1,1,2" with a weight for every action; "module:function", or a
+            function `(frame, generator) -> action`; a class is called once for a policy of its own, and one that has a
+            method `reset` is told when a game begins.
         actions: how many there are.
 
     Raises:
         ConfigError: none of these.
     """
-    keep = keeps(policy)
-    if keep is not None:
-        return Sticky(actions, keep)
+    named = _sticky(policy)
+    if named is not None:
+        return Sticky(actions, *named)
     made = _imported(policy) if isinstance(policy, str) else policy
     if isinstance(made, type):
         made = made()

@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,8 +60,9 @@ def record(
             vector of them; or a function that makes one.
         out: folder to make.
         episodes: games.
-        policy: who plays: "random"; "sticky:0.7", the last action again with that probability, or any; "module:name"
-            or a function `(frame, generator) -> number of an action`.
+        policy: who plays: "random"; "sticky:0.7", the last action again with that probability, or any;
+            "sticky:0.7:1,1,2", the same with a weight for every action; "module:name" or a function
+            `(frame, generator) -> number of an action`.
         skip: how often each action is repeated; rewards are added up.
         cap: steps of the environment (skipped ones, too) after which a game is cut off; 0 leaves that to it.
         crop: rows from and to, columns from and to, in pixels of the observation.
@@ -201,12 +203,8 @@ def _batches(
 
 def _play_group(spec: GameSpec, policy: Any, numbers: range, seed: int, folder: Path) -> tuple[Path, PlayedGames]:
     """Play some games in a process of their own; frames go through a file."""
-    made = make(spec.env, spec.options)
-    try:
-        game, chooses = Environment(made, spec), as_policy(policy, len(spec.actions))
-        parts = [play_one(game, chooses, number, seed) for number in numbers]
-    finally:
-        made.close()
+    game, chooses = _opened(spec), as_policy(policy, len(spec.actions))
+    parts = [play_one(game, chooses, number, seed) for number in numbers]
     path = folder / f"part-{numbers.start}.npy"
     np.save(path, np.concatenate([frames for frames, _ in parts]))
     games = [part for _, part in parts]
@@ -216,6 +214,18 @@ def _play_group(spec: GameSpec, policy: Any, numbers: range, seed: int, folder: 
         [a for g in games for a in g.action],
         [r for g in games for r in g.reward],
     )
+
+
+_OPEN: list[Environment] = []  # of this process, which is one of a recording; opening may take as long as ten games
+
+
+def _opened(spec: GameSpec) -> Environment:
+    """The environment of this process, opened once and closed with it."""
+    if not _OPEN:
+        made = make(spec.env, spec.options)
+        Finalize(None, made.close, exitpriority=1)
+        _OPEN.append(Environment(made, spec))
+    return _OPEN[0]
 
 
 def play_one(game: Environment, policy: Any, number: int, seed: int) -> tuple[Array, PlayedGames]:

@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 from phlogiston import datasets
 from phlogiston.cli.main import app
 from phlogiston.datasets.recording.actions import list_actions
-from phlogiston.datasets.recording.environment import GameSpec, again
+from phlogiston.datasets.recording.environment import Environment, GameSpec, again, game_spec
+from phlogiston.datasets.recording.policies import keeps
 from phlogiston.datasets.recording.store import RecordedGames
 from phlogiston.datasets.recording.views import View, view_of
 from phlogiston.errors import ConfigError, DataError, RunError, ShapeError
@@ -47,6 +48,40 @@ class Steps(gymnasium.Env):  # type: ignore[misc,name-defined]
 
     def _frame(self) -> Any:
         return np.full((20, 16, 3), (10 * self.time + 1) % 256, np.uint8)
+
+
+def test_steps_of_carracing_that_nobody_sees_are_not_drawn_and_nothing_else_changes() -> None:
+    pytest.importorskip("Box2D", reason="CarRacing needs phlogiston[games]")
+    env = gymnasium.make("CarRacing-v3", continuous=False)
+    spec = game_spec("CarRacing-v3", env, {"continuous": False}, size=16, skip=4, cap=10)
+    game = Environment(env, spec)
+    inner, drawn = env.unwrapped, []
+    draw = type(inner)._render
+    counting = pytest.MonkeyPatch()
+    counting.setattr(type(inner), "_render", lambda self, mode: (drawn.append(mode), draw(self, mode))[1])
+    try:
+        frames, rewards = [game.reset(3)], []
+        drawn.clear()
+        while not game.over:
+            frame, reward, ended, _ = game.step(3)
+            frames.append(frame)
+            rewards.append(reward)
+            assert not ended
+        assert len(frames) == 1 + 3  # 4, 4 and 2 steps: the last is cut off
+        assert drawn == ["state_pixels"] * 3
+    finally:
+        counting.undo()
+    assert "_render" not in vars(inner)
+    plain = env.reset(seed=3)[0]
+    seen, gained = [plain], []
+    for _ in range(10):
+        plain, reward, *_ = env.step(3)
+        seen.append(plain)
+        gained.append(float(reward))
+    for frame, number in zip(frames, (0, 4, 8, 10), strict=True):
+        assert np.array_equal(frame, spec.view.frame(seen[number], env))
+    assert rewards == pytest.approx([sum(gained[:4]), sum(gained[4:8]), sum(gained[8:])])
+    env.close()
 
 
 def games(data: datasets.Dataset) -> RecordedGames:
@@ -121,6 +156,20 @@ def test_a_sticky_policy_keeps_its_action_as_often_as_it_says(tmp_path: Path) ->
     action = found.recordings[0].action[:-1]
     same = float((action[1:] == action[:-1]).mean())
     assert same == pytest.approx(0.7 + 0.3 / 3, abs=5 * (0.8 * 0.2 / 2_000) ** 0.5)
+
+
+def test_a_policy_may_prefer_actions(tmp_path: Path) -> None:
+    policy = "sticky:0.5:1,0,3"
+    found = games(datasets.record(Steps(lasts=4_000), tmp_path / "g", episodes=1, policy=policy, size=8))
+    recording = found.recordings[0]
+    counts = np.bincount(recording.action[:-1], minlength=3) / 4_000
+    assert counts[1] == 0
+    # actions that come in runs of 2 on average: three times the variance of independent ones
+    assert float(counts[2]) == pytest.approx(0.75, abs=5 * (3 * 0.75 * 0.25 / 4_000) ** 0.5)
+    assert keeps(policy) is None  # so that dreams move as the recording did, not all alike
+    for wrong in ("sticky:0.5:1,2", "sticky:0.5:0,0,0", "sticky:0.5:1,-1,2", "sticky:0.5:a,b,c"):
+        with pytest.raises(ConfigError, match="weight"):
+            datasets.record(Steps(), tmp_path / "i", policy=wrong)
 
 
 def test_policies_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
