@@ -19,6 +19,7 @@ from phlogiston.systems.calls import at_least, evaluating
 from phlogiston.systems.world.agent import TrainedAgent, free_path
 from phlogiston.systems.world.config import Config as WorldConfig
 from phlogiston.systems.world.directions import main_directions
+from phlogiston.systems.world.improvement import Trial
 from phlogiston.systems.world.judging import Sweep, best_sweep, play_blind
 from phlogiston.systems.world.outside import as_game
 from phlogiston.systems.world.playing import play_all
@@ -88,16 +89,20 @@ class AgentVerbs(System):
             generations: how many.
             population: controllers in each.
             rollouts: of each controller.
-            directions: main directions of the inputs, as these vary in dreams of the recording's policy, along which
-                controllers look; 0 searches every weight by itself, as bounds need it.
+            directions: main directions of the inputs, in dreams of the recording's policy, along which controllers
+                look; 0 searches every weight by itself, as bounds need it.
             spread: standard deviation with which the search begins, of weights or of those of directions.
-            start: an agent, the file of one or weights (F,) to begin at; 0 by default.
+            start: an agent, its file or weights (F,) to begin at; by default, in a dream, the recording's policy,
+                improved (`systems.world.improvement`), if better than it; else, in a game or with bounds, 0.
             bounds: largest absolute value of a weight; None for none. Needs the method "cmaes".
             method: "own", our CMA-ES, or "cmaes", that of the library cmaes (an extra: phlogiston[games]); by default
                 the library's where there are bounds, else our own.
             max_steps: longest rollout.
             seed: of the search and of everything drawn.
             out: file to keep the agent in, JSON; None keeps it in memory.
+
+        From a dream, the search's end is returned if it is clearly better in further dreams than its beginning, else
+        that. An agent clearly worse there than the policy of the recording gives a `DataWarning`.
 
         Raises:
             ConfigError: options out of range; a game that cannot be played here.
@@ -116,22 +121,21 @@ class AgentVerbs(System):
         spread = float(c.spread if spread is None else spread)
         if bounds is not None and directions:
             raise ConfigError(f"bounds are of single weights, directions={directions} of many: give one of them")
-        directions = 0 if bounds is not None else c.directions if directions is None else directions
-        method = method or ("own" if bounds is None else "cmaes")
+        directions = 0 if bounds else at_least("directions", c.directions if directions is None else directions, 0)
         begin = None if start is None else self._weights(start)
         dreams = isinstance(inside, str) and inside == "dream"
         place = None if dreams else self._place(inside)
         try:
             steps = max_steps or (self.longest if place is None else self.limit)
-            score = self._score(looks, place, tau, ends, rollouts, steps)
-            basis = self._directions(looks, at_least("directions", directions, 0), seed)
-            result = search(
-                score, self.model, looks, generations, population, spread, seed, begin, bounds, method, basis
-            )
+            trial = self._trial(looks, steps, tau, ends, seed) if dreams else None
+            weights, curve = self._sought(
+                self._score(looks, place, tau, ends, rollouts, steps), trial, begin, directions, bounds, method,
+                looks=looks, generations=generations, population=population, spread=spread, seed=seed,
+            )  # fmt: skip
         finally:
             if place is not None and place is not inside and hasattr(place, "close"):
                 place.close()
-        agent = TrainedAgent(result.weights, looks, "dream" if dreams else "game", tau, ends, result.curve)
+        agent = TrainedAgent(weights, looks, "dream" if dreams else "game", tau, ends, curve)
         if out is not None:
             agent.save(out)
         return agent
@@ -160,6 +164,37 @@ class AgentVerbs(System):
         if not count:
             return None
         return main_directions(_on_cpu(self.model), self._agent("random", None)[0], looks, count, self.longest, seed)
+
+    def _sought(
+        self,
+        score: Callable[[Tensor, int], Tensor],
+        trial: Trial | None,
+        begin: Tensor | None,
+        directions: int,
+        bounds: float | None,
+        method: Searches | None,
+        *,
+        looks: str,
+        seed: int,
+        **options: Any,
+    ) -> tuple[Tensor, list[tuple[float, float]]]:
+        """Search, from a good beginning where none is given, and judge in a dream: weights and the curve."""
+        if trial is not None and begin is None and bounds is None:
+            begin = trial.beginning(directions)
+        method = method or ("own" if bounds is None else "cmaes")
+        result = search(
+            score, self.model, looks, start=begin, bounds=bounds, method=method,
+            basis=self._directions(looks, directions, seed), seed=seed, **options,
+        )  # fmt: skip
+        return result.weights if trial is None else trial.better(begin, result.weights), result.curve
+
+    def _trial(self, looks: str, steps: int, tau: float, ends: Ends, seed: int) -> Trial:
+        """Where agents are compared with the recording's policy."""
+
+        def policy() -> Agent:
+            return self._agent("random", None)[0]
+
+        return Trial(_on_cpu(self.model), policy, looks, steps, tau=tau, ends=ends, seed=seed)
 
     def _score(
         self, looks: str, game: Any, tau: float, ends: Ends, rollouts: int, steps: int

@@ -61,8 +61,16 @@ def main_directions(world: World, policy: Agent, looks: str, count: int, steps: 
     sums = torch.zeros(size + 1, size + 1, dtype=torch.float64)
     dream(world, Watch(policy, looks, sums), DREAMS, steps, seed=seed)
     mean = sums[-1, :-1] / sums[-1, -1]
-    values, axes = torch.linalg.eigh(sums[:-1, :-1] / sums[-1, -1] - mean.outer(mean))  # in ascending order
-    kept = min(count, int((values > LEAST * values[-1]).sum()))
-    along = axes[:, -kept:] / values[-kept:].sqrt() if kept else axes[:, :0]
+    along = whitened(sums[:-1, :-1] / sums[-1, -1] - mean.outer(mean), count)
     one = torch.cat([torch.cat([along, -(mean @ along).unsqueeze(0)]), torch.eye(size + 1)[:, -1:]], 1)
     return torch.block_diag(*[one] * world.actions).float()
+
+
+def whitened(covariance: Tensor, count: int) -> Tensor:
+    """Principal axes (D, count) of a covariance (D, D), float64, divided by their standard deviations.
+
+    They are fewer than `count` where inputs vary in fewer.
+    """
+    values, axes = torch.linalg.eigh(covariance)  # in ascending order
+    kept = min(count, int((values > LEAST * values[-1]).sum()))
+    return axes[:, -kept:] / values[-kept:].sqrt() if kept else axes[:, :0]

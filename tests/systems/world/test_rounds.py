@@ -14,7 +14,7 @@ from phlogiston.systems.world.games import describe_recording
 from phlogiston.systems.world.rounds import together
 from phlogiston.systems.world.system import WorldModel
 
-from .test_games import SMALL, Catch
+from .recorded import SMALL, Catch
 
 pytest.importorskip("gymnasium", reason="games need phlogiston[games]")
 
