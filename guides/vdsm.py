@@ -1,10 +1,10 @@
 """How VDSM infers who, which action, and the poses of a clip.
 
 Every frame is encoded by itself: a posterior of its pose, and what it says about the identity, which is pooled over
-frames. A bidirectional LSTM reads the sequence of pose locations into the dynamics code. From a sample of that code
-alone a free-running LSTM and a combiner make the posterior of the poses (the *bottleneck*: everything a regenerated
-clip shows of the action has passed through the code); with `pose_guide="smoothing"` the combiner also reads the
-sequence itself.
+frames. (Where frames are linear in who is seen, that is read off by least squares, given the pose.) A
+bidirectional LSTM reads the sequence of pose locations into the dynamics code. From a sample of that code alone a
+free-running LSTM and a combiner make the posterior of the poses (the *bottleneck*: everything a regenerated clip shows
+of the action has passed through the code); with `pose_guide="smoothing"` the combiner also reads the sequence itself.
 
 Vowels, Camgoz and Bowden, *VDSM*, CVPR 2021, section 3. Where we differ on purpose: the encoder is not affine, the
 dynamics' location has no activation, missing frames have no influence at all.
@@ -26,7 +26,8 @@ from phlogiston.distributions.gaussian_chain import GaussianChain
 from phlogiston.errors import ConfigError
 from phlogiston.models.stage_program import StageProgram
 from phlogiston.models.vdsm import VDSM, active_steps, seen
-from phlogiston.networks.frame_encoder import FrameEncoder, FreeRun, PartReader, Summary, pixels
+from phlogiston.networks.experts import ExpertDecoder
+from phlogiston.networks.frame_encoder import FrameEncoder, FreeRun, Summary, pixels
 
 PoseGuide = Literal["bottleneck", "smoothing"]
 Pool = Literal["mean", "product"]
@@ -52,7 +53,6 @@ class VDSMGuide(nn.Module):
         recurrent: int = 96,
         layers: int = 1,
         encoder: Literal["blur", "strided"] = "blur",
-        parts: int = 0,
         pose_guide: PoseGuide = "bottleneck",
         pool: Pool = "mean",
         share: float = 0.5,
@@ -62,18 +62,22 @@ class VDSMGuide(nn.Module):
         super().__init__()
         if not 0 < share <= 1:
             raise ConfigError(f"share is {share}; it must be above 0 and at most 1")
-        z, k, d = model.pose, model.experts, model.dynamics
-        self.pose, self.experts, self.dynamics = z, k, d
+        z, k, d = model.pose, model.blended, model.dynamics
+        self.pose, self.blended, self.dynamics, self.identity_size = z, k, d, model.identity_size
+        # the model's parameters are the model's: a list keeps them out of this module's tree
+        self._model = [model]
         self.identity_kind, self.chain_kind = model.identity_kind, model.chain_kind
         self.pose_guide, self.pool, self.share, self.agreement = pose_guide, pool, share, agreement
         self.encoder = FrameEncoder(model.channels, model.size, widths, features, encoder)
         self.pose_head = nn.Linear(features, 2 * z)
-        self.parts = PartReader(model.channels, model.size, widths, parts) if parts else None
-        read = features if self.parts is None else self.parts.outputs
-        self.identity_head = nn.Sequential(nn.Linear(read, 128), nn.LeakyReLU(0.01), nn.Linear(128, 2 * k))
-        self.identity_loc = nn.Linear(k, k)
-        # one-hot identities have no scale of their own
-        self.identity_scale = nn.Linear(k, k) if self.identity_kind == "continuous" else None
+        self.identity_scale: nn.Linear | None = None
+        if k:
+            self.identity_head = nn.Sequential(nn.Linear(features, 128), nn.LeakyReLU(0.01), nn.Linear(128, 2 * k))
+            self.identity_loc = nn.Linear(k, k)
+            if self.identity_kind == "continuous":  # one-hot identities have no scale of their own
+                self.identity_scale = nn.Linear(k, k)
+        # of pixels, where who is seen is read from frames that are linear in it
+        self.read_noise = None if isinstance(model.decoder, ExpertDecoder) else nn.Parameter(torch.tensor(-2.0))
         self.summary = Summary(z, recurrent, layers, dropout)
         self.dynamics_head = nn.Linear(self.summary.outputs, 2 * d)
         self.run = FreeRun(d, recurrent, layers)
@@ -98,38 +102,33 @@ class VDSMGuide(nn.Module):
 
         Returns:
             (..., 2 Z + 2 K): location and scale of the pose, location and scale of what is said about the identity.
+            Where frames are linear in who is seen, what they say about it follows, and without experts K is 0.
         """
         floats = pixels(frames)
         assert floats is not None
-        flat = self.encoder.flat(floats)
-        maps = self.encoder.maps(flat)
-        features = self.encoder.features(maps[-1])
+        flat = floats.reshape(-1, *floats.shape[-3:])
+        features = self.encoder(flat)
+        codes = [self._pose_of(features)]
+        if self.blended:
+            who, spread = self.identity_head(features).chunk(2, -1)
+            codes += [who, F.softplus(spread) + FLOOR]
+        decoder = self._model[0].decoder
+        if not isinstance(decoder, ExpertDecoder):
+            blend = features[:, :0]
+            if self.blended:
+                blend = self._model[0].weights(self.identity_size * self.identity_loc(codes[1]))
+            codes.append(decoder.read(codes[0][:, : self.pose], blend, flat))
+        return torch.cat(codes, -1).reshape(*frames.shape[:-3], -1)
+
+    def encode_poses(self, frames: Tensor) -> Tensor:
+        """The first 2 Z entries of `encode_frames`, location and scale of the poses, without working out the others."""
+        floats = pixels(frames)
+        assert floats is not None
+        return self._pose_of(self.encoder(floats))
+
+    def _pose_of(self, features: Tensor) -> Tensor:
         loc, raw = self.pose_head(features).chunk(2, -1)
-        shown = features if self.parts is None else self.parts(flat, maps)
-        who, spread = self.identity_head(shown).chunk(2, -1)
-        codes = torch.cat([loc, F.softplus(raw) + FLOOR, who, F.softplus(spread) + FLOOR], -1)
-        return codes.reshape(*frames.shape[:-3], -1)
-
-    @torch.no_grad()
-    def start_at(self, frames: Tensor) -> None:
-        """Before training, let the parts' reader give every difference between frames the same scale.
-
-        Identities then begin as wide as their prior. Without this they differ by so little that the noise of their
-        posterior hides them, and the decoder finds nothing to learn from for long.
-
-        Args:
-            frames: (n, C, H, W), floats in [0, 1] or bytes, of the training clips.
-        """
-        if self.parts is None:
-            return
-        floats = pixels(frames)
-        assert floats is not None
-        flat = self.encoder.flat(floats)
-        self.parts.standardise(flat, self.encoder.maps(flat))
-        loc = self.pool_identity(self.encode_frames(frames).unsqueeze(1))[0]
-        width = self.experts * loc.std(0, correction=0).clamp_min(1e-6)
-        self.identity_loc.bias.sub_(loc.mean(0)).div_(width)
-        self.identity_loc.weight.div_(width.unsqueeze(1))
+        return torch.cat([loc, F.softplus(raw) + FLOOR], -1)
 
     def pool_identity(self, encoded: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Pool what frames say about the identity.
@@ -139,10 +138,26 @@ class VDSMGuide(nn.Module):
             mask: bool (rows, T), frames to use; all if None.
 
         Returns:
-            Location and scale, (rows, K) each; for one-hot identities the location is logits.
+            Location and scale, (rows, K) each, with segments or a basis those of its colours or coordinates after
+            them; for one-hot identities the location is logits.
         """
-        z, k = self.pose, self.experts
-        loc, scale = encoded[..., 2 * z : 2 * z + k], encoded[..., 2 * z + k :]
+        z, k = self.pose, self.blended
+        decoder = self._model[0].decoder
+        if isinstance(decoder, ExpertDecoder):
+            return self._pool_blend(encoded[..., 2 * z :], mask)
+        assert self.read_noise is not None
+        said = encoded[..., 2 * z + 2 * k :]
+        said = said.sum(1) if mask is None else (said * mask.unsqueeze(-1)).sum(1)
+        noise = F.softplus(self.read_noise) + FLOOR
+        loc, scale = (part / self.identity_size for part in decoder.posterior(said, noise))
+        if not k:
+            return loc, scale
+        own, width = self._pool_blend(encoded[..., 2 * z : 2 * z + 2 * k], mask)
+        return torch.cat([own, loc], -1), torch.cat([width, scale], -1)
+
+    def _pool_blend(self, said: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Pool what frames say about the blend, (rows, T, 2 K)."""
+        loc, scale = said.chunk(2, -1)
         loc = self.identity_loc(loc)
         scale = scale if self.identity_scale is None else F.softplus(self.identity_scale(scale)) + FLOOR
         weight = torch.ones_like(loc[..., :1]) if mask is None else mask.unsqueeze(-1).to(loc.dtype)
@@ -290,20 +305,27 @@ class FrameGuide(StageProgram[VDSMGuide]):
                 random cannot help there, so that poses do not learn to hold it.
         """
         whole = self.whole
-        encoded = whole.encoding_of(frames, encoded)
-        with pyro.plate("data", len(encoded), dim=-2):
+        if who is None or whole.agreement > 0:
+            encoded = whole.encoding_of(frames, encoded)
+        if posed is not None or encoded is None:
+            shown = frames if posed is None else posed
+            assert shown is not None
+            poses = whole.encode_poses(shown)
+        else:
+            poses = encoded
+        with pyro.plate("data", len(poses), dim=-2):
             if who is None:
+                assert encoded is not None
                 whole.sample_identity(encoded, mask)
             else:
                 others = whole.encode_frames(who)
                 whole.sample_identity(others, None, glimpse=False)
-                if whole.agreement > 0:
+                if encoded is not None and whole.agreement > 0:
                     gap = whole.pool_identity(others)[0] - whole.pool_identity(encoded, mask)[0]
-                    cost = 0.5 * whole.agreement * (whole.experts * gap).square().sum(-1, keepdim=True)
+                    cost = 0.5 * whole.agreement * (whole.identity_size * gap).square().sum(-1, keepdim=True)
                     pyro.factor("agreement", cost, has_rsample=True)  # in a guide, a factor is paid for
-            with pyro.plate("time", encoded.shape[1], dim=-1), seen(mask):
-                read = encoded if posed is None else whole.encode_frames(posed)
-                loc, scale = read[..., : whole.pose], read[..., whole.pose : 2 * whole.pose]
+            with pyro.plate("time", poses.shape[1], dim=-1), seen(mask):
+                loc, scale = poses[..., : whole.pose], poses[..., whole.pose : 2 * whole.pose]
                 pyro.sample("pose", dist.Normal(loc, scale).to_event(1))
 
 

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 
 from phlogiston.distributions.gaussian_chain import GaussianChain
 from phlogiston.errors import ConfigError
+from phlogiston.models.linear_frames import BasisDecoder, SegmentDecoder
 from phlogiston.models.stage_program import StageProgram
 from phlogiston.networks.experts import BankKind, ExpertDecoder, Route
 from phlogiston.networks.frame_encoder import pixels
@@ -127,6 +128,9 @@ class VDSM(nn.Module):
 
     Attributes:
         temperature: `tau`; a training stage moves it by a handler.
+        blended: entries of an identity that blend experts, the first ones; the others are colours of segments or
+            coordinates in a basis.
+        identity_size: entries of an identity.
     """
 
     def __init__(
@@ -146,16 +150,34 @@ class VDSM(nn.Module):
         route: Route = "grouped",
         aggregate: int = 0,
         shared_layers: int = 0,
+        segments: int = 0,
+        basis: int = 0,
     ) -> None:
         super().__init__()
         if min(experts, pose, dynamics) < 1:
             raise ConfigError(f"experts={experts}, pose={pose}, dynamics={dynamics}; all must be at least 1")
+        if (segments or basis) and identity != "continuous":
+            raise ConfigError(f"segments={segments}, basis={basis} need identity='continuous'; got {identity!r}")
+        if basis and (segments or experts > 1):
+            raise ConfigError(
+                f"basis={basis} takes the place of segments and experts; set segments=0 (it is {segments}) and "
+                f"experts=1 (it is {experts})"
+            )
         self.channels, self.size = channels, size
         self.experts, self.pose, self.dynamics = experts, pose, dynamics
         self.identity_kind, self.likelihood_kind, self.chain_kind = identity, likelihood, chain
-        self.decoder = ExpertDecoder(pose, experts, channels, size, widths, bank, rank, route, shared=shared_layers)
+        form = (pose, experts, channels, size, widths, bank, rank, route)
+        self.decoder: ExpertDecoder | SegmentDecoder | BasisDecoder
+        if segments:
+            self.decoder = SegmentDecoder(*form, shared=shared_layers, segments=segments)
+            self.blended = self.decoder.blended
+        elif basis:
+            self.decoder, self.blended = BasisDecoder(pose, channels, size, widths, route, basis), 0
+        else:
+            self.decoder, self.blended = ExpertDecoder(*form, shared=shared_layers), experts
+        self.identity_size = self.blended + segments * channels + basis
         self.transition = Transition(pose, dynamics, hidden)
-        self.identity_codes = CodeMixture(aggregate, experts)
+        self.identity_codes = CodeMixture(aggregate, self.identity_size)
         self.dynamics_codes = CodeMixture(aggregate, dynamics)
         self.temperature = 10.0
         self.noise: nn.Parameter | None = nn.Parameter(torch.tensor(-2.0)) if likelihood == "normal" else None
@@ -165,13 +187,13 @@ class VDSM(nn.Module):
     # ----- parts --------------------------------------------------------------------------------------------------
 
     def identity_prior(self) -> dist.TorchDistribution:
-        """Prior of the identity, event (K,)."""
-        flat = self.zero.expand(self.experts)
+        """Prior of the identity, event (K,), or (identity_size,) with segments or a basis."""
+        flat = self.zero.expand(self.identity_size)
         if self.identity_kind == "discrete":
             return dist.OneHotCategorical(logits=flat)
         if self.identity_kind == "relaxed":
             return dist.RelaxedOneHotCategoricalStraightThrough(self.zero + 0.5, logits=flat)
-        return dist.Normal(flat, 1.0 / self.experts).to_event(1)
+        return dist.Normal(flat, 1.0 / self.identity_size).to_event(1)
 
     def dynamics_prior(self) -> dist.TorchDistribution:
         """Prior of the dynamics, event (D,)."""
@@ -187,10 +209,17 @@ class VDSM(nn.Module):
         return GaussianChain((start, torch.ones_like(start)), step, length, active)
 
     def blend(self, identity: Tensor) -> Tensor:
-        """Blend weights `w` of identities, (..., K)."""
+        """What the decoder takes of identities: blend weights `w`, (..., K), and after them colours or coordinates."""
         if self.identity_kind != "continuous":
             return identity
-        return torch.softmax(self.temperature * identity, -1)
+        if isinstance(self.decoder, ExpertDecoder):
+            return torch.softmax(self.temperature * identity, -1)
+        unit = self.identity_size * identity
+        return torch.cat([self.weights(unit[..., : self.blended]), self.decoder.look(unit[..., self.blended :])], -1)
+
+    def weights(self, unit: Tensor) -> Tensor:
+        """Blend weights of entries that have scale 1 under the prior, (..., K)."""
+        return torch.softmax(self.temperature / self.experts * unit, -1)
 
     def decode(self, pose: Tensor, identity: Tensor) -> Tensor:
         """Logits of frames (..., T, C, H, W) of poses (..., T, Z) and identities (..., K)."""

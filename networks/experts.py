@@ -126,7 +126,8 @@ class ExpertDecoder(nn.Module):
         route: how clips are decoded together.
         slope: of the leaky rectifier.
         shared: how many of the first layers are the same for all clips, without a blend. They see the pose alone, so
-            that where things are is the pose's to say, and the blend decides what they look like there.
+            that where things are is the pose's to say, and the blend decides what they look like there. With one
+            expert it may be all of them.
 
     Raises:
         ConfigError: widths that do not fit the size, or no layer left to blend.
@@ -151,7 +152,7 @@ class ExpertDecoder(nn.Module):
             raise ConfigError(f"frames have {size} pixels; the decoder makes 8, 16, 32, 64, 128, ...")
         if len(widths) != doublings or min(widths) < 1:
             raise ConfigError(f"decoder_widths has {len(widths)} entries; frames of {size} pixels need {doublings}")
-        if not 0 <= shared <= doublings:
+        if not 0 <= shared <= doublings + int(experts == 1):
             raise ConfigError(
                 f"shared_layers is {shared}; frames of {size} pixels have {doublings + 1} layers, one to blend at least"
             )
@@ -192,12 +193,43 @@ class ExpertDecoder(nn.Module):
         for n, layer in enumerate(self.layers):
             x = F.leaky_relu(x, self.slope)
             if n + 1 < self.shared:
-                assert isinstance(layer, Bank)
-                weight, bias = layer.alone()
-                x = F.conv_transpose2d(x.flatten(0, 1), weight, bias, stride=2, padding=1).unflatten(0, x.shape[:2])
+                x = self._alone(layer, x.flatten(0, 1)).unflatten(0, x.shape[:2])
             else:
                 x = transposed(x, *layer(w))
         return x.reshape(*lead, frames, self.channels, self.size, self.size)
+
+    def components(self, pose: Tensor) -> Tensor:
+        """What each expert alone makes of poses, where the last layer is the only one that is blended.
+
+        Args:
+            pose: (n, Z).
+
+        Returns:
+            Logits, (n, K, channels, size, size).
+
+        Raises:
+            ConfigError: more layers are blended.
+        """
+        if self.shared != len(self.layers):
+            raise ConfigError(
+                f"components need shared={len(self.layers)}, all layers but the last; it is {self.shared}"
+            )
+        weight, bias = self.first.alone()
+        x = (pose @ weight + bias).reshape(len(pose), -1, 4, 4)
+        for layer in self.layers[:-1]:
+            x = self._alone(layer, F.leaky_relu(x, self.slope))
+        last = self.layers[-1]
+        assert isinstance(last, Bank)
+        weights = last.weight.reshape(self.experts, *last.shape).transpose(0, 1).flatten(1, 2)  # (in, K * out, 4, 4)
+        made = F.conv_transpose2d(F.leaky_relu(x, self.slope), weights, last.bias.flatten(), stride=2, padding=1)
+        return made.unflatten(1, (self.experts, self.channels))
+
+    @staticmethod
+    def _alone(layer: nn.Module, x: Tensor) -> Tensor:
+        """A layer that all clips share, of (n, inputs, h, w)."""
+        assert isinstance(layer, Bank)
+        weight, bias = layer.alone()
+        return F.conv_transpose2d(x, weight, bias, stride=2, padding=1)
 
     @torch.no_grad()
     def start_at(self, mean: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Encoders of single frames and of their parts, and recurrent summaries of sequences with missing entries."""
+"""Encoders of single frames, and recurrent summaries of sequences in which some entries are missing."""
 
 from __future__ import annotations
 
@@ -66,7 +66,6 @@ class FrameEncoder(nn.Module):
             else:
                 blocks += [nn.Conv2d(i, o, 4, stride=2, padding=1), nn.LeakyReLU(slope)]
         self.trunk = nn.Sequential(*blocks)
-        self.block = len(blocks) // halvings  # modules of a halving
         self.last = nn.Conv2d(widths[-1], features, 4)
         self.slope = slope
         self.channels, self.size = channels, size
@@ -74,91 +73,9 @@ class FrameEncoder(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         """Frames (..., channels, size, size) in [0, 1] to features (..., features)."""
-        return self.features(self.trunk(self.flat(frames))).reshape(*frames.shape[:-3], -1)
-
-    def flat(self, frames: Tensor) -> Tensor:
-        """Frames as one batch, (n, channels, size, size), in the memory layout convolutions are fastest in."""
-        return frames.reshape(-1, self.channels, self.size, self.size).contiguous(memory_format=self.layout)
-
-    def maps(self, flat: Tensor) -> list[Tensor]:
-        """What each halving gives of frames (n, channels, size, size): (n, width, size / 2, size / 2) and so on."""
-        found = []
-        for i in range(0, len(self.trunk), self.block):
-            flat = self.trunk[i : i + self.block](flat)
-            found.append(flat)
-        return found
-
-    def features(self, last: Tensor) -> Tensor:
-        """Features (n, features) of the last map, (n, width, 4, 4)."""
-        return F.leaky_relu(self.last(last).flatten(1), self.slope)
-
-
-class PartReader(nn.Module):
-    """Looks at some places of a frame and says what is there: attention whose queries each find a part.
-
-    A query scores every place of the first map by what all maps of the encoder show there (the later ones see more of
-    the surroundings) and by where it is. What it returns is read from the first map and the frame itself, averaged by
-    its softmax over places, so that a part of few pixels counts as much as a large one.
-
-    Args:
-        channels: of the frames.
-        size: of the frames.
-        widths: of the encoder's maps, each half as large as the one before, the first half as large as the frames.
-        queries: how many parts.
-
-    Attributes:
-        outputs: size of what is read of a frame.
-    """
-
-    mean: Tensor
-    spread: Tensor
-
-    def __init__(self, channels: int, size: int, widths: Sequence[int], queries: int = 12) -> None:
-        super().__init__()
-        self.scores = nn.ModuleList(nn.Conv2d(width, queries, 1) for width in widths)
-        self.place = nn.Parameter(-self._apart(queries, size // 2))
-        self.outputs = queries * (widths[0] + channels)
-        self.register_buffer("mean", torch.zeros(self.outputs))
-        self.register_buffer("spread", torch.ones(self.outputs))
-
-    @staticmethod
-    def _apart(queries: int, side: int) -> Tensor:
-        """Squared distances of places from the queries' own ones, over the variance: (queries, side, side).
-
-        Queries begin at places spread over the frame, each with a neighbourhood of its own. Averages over whole frames,
-        which they would begin with otherwise, hold nearly nothing of what is small, and to learn to look takes long.
-        """
-        columns = math.ceil(math.sqrt(queries))
-        rows = math.ceil(queries / columns)
-        index = torch.arange(queries)
-        y, x = (index // columns + 0.5) / rows, (index % columns + 0.5) / columns
-        grid = (torch.arange(side) + 0.5) / side
-        far = (grid - y[:, None]).square()[:, :, None] + (grid - x[:, None]).square()[:, None, :]
-        return far / (2.0 * (0.5 / columns) ** 2)
-
-    def forward(self, flat: Tensor, maps: Sequence[Tensor]) -> Tensor:
-        """Read.
-
-        Args:
-            flat: frames (n, channels, size, size).
-            maps: of these, by `FrameEncoder.maps`.
-
-        Returns:
-            (n, outputs).
-        """
-        score = self.scores[-1](maps[-1])
-        for level in range(len(maps) - 2, -1, -1):
-            score = self.scores[level](maps[level]) + F.interpolate(score, size=maps[level].shape[-1])
-        weight = (score + self.place).flatten(2).softmax(-1)  # (n, queries, places)
-        shown = torch.cat([maps[0], F.avg_pool2d(flat, 2)], 1).flatten(2)
-        return ((weight @ shown.transpose(1, 2)).flatten(1) - self.mean) / self.spread
-
-    @torch.no_grad()
-    def standardise(self, flat: Tensor, maps: Sequence[Tensor]) -> None:
-        """Let what is read of these frames have mean 0 and scale 1, before training: small differences count, too."""
-        read = self(flat, maps)
-        self.mean.copy_(read.mean(0))
-        self.spread.copy_(read.std(0, correction=0).clamp_min(1e-3))
+        flat = frames.reshape(-1, self.channels, self.size, self.size).contiguous(memory_format=self.layout)
+        out = F.leaky_relu(self.last(self.trunk(flat)).flatten(1), self.slope)
+        return out.reshape(*frames.shape[:-3], -1)
 
 
 class Summary(nn.Module):

@@ -23,14 +23,18 @@ class Config:
         encoder: "blur" convolves at full size and halves without aliasing, "strided" halves by the convolution.
         encoder_widths: channels after each halving down to 4 x 4; as many as the size of the frames has halvings.
         features: of an encoded frame.
-        parts: how many places of a frame the identity is read from, found by attention; 0: from the features, in which
-            what is small counts for little.
         decoder_widths: channels from 4 x 4 up, without those of the frames; as many as there are doublings.
         bank: "full" decoders per expert, or "lowrank" changes of a common one.
         rank: of the changes.
         shared_layers: of the decoder, the first that all individuals share; 0: none, as published. The others are
             blended by the identity. Shared layers see the pose alone: it has to say where things are, and the identity
             what they look like, which is what keeps the action out of the identity where nothing else does.
+        segments: parts of one colour each that frames are made of; 0: none, as published. The pose says where each is,
+            the identity holds its colour, read from the clip by least squares. With `experts=1` that is all it holds;
+            more experts blend the shapes.
+        basis: pictures that frames are sums of, besides one that everybody shares; 0: none, as published. The pose
+            makes the pictures, the identity holds by how much each counts, read from the clip by least squares. Takes
+            the place of experts: `experts=1`.
         route: "grouped" or "gemm": how all clips are decoded at once.
         recurrent: units of the LSTMs.
         layers: of the LSTMs.
@@ -95,11 +99,12 @@ class Config:
     encoder: Literal["blur", "strided"] = "strided"
     encoder_widths: tuple[int, ...] = (24, 32, 48)
     features: int = 128
-    parts: int = 0
     decoder_widths: tuple[int, ...] = (96, 48, 24)
     bank: Literal["full", "lowrank"] = "full"
     rank: int = 4
     shared_layers: int = 0
+    segments: int = 0
+    basis: int = 0
     route: Literal["grouped", "gemm"] = "grouped"
     recurrent: int = 96
     layers: int = 1
@@ -151,7 +156,7 @@ class Config:
         at_least(self, 0 if self.stage1 else 1, "steps")
         at_least(
             self, 0, "warm_steps", "sequence_steps", "finetune_steps", "warmup", "epochs", "aggregate", "transition",
-            "judge_epochs", "frames_per_clip", "agreement", "recolour", "parts", "shared_layers",
+            "judge_epochs", "frames_per_clip", "agreement", "recolour", "shared_layers", "segments", "basis",
         )  # fmt: skip
         positive(self, "learning_rate", "warm_learning_rate", "sequence_learning_rate", "clip", "cooldown_factor")
         if not 0 < self.identity_share <= 1:
@@ -223,22 +228,38 @@ PRESETS: dict[str, dict[str, Any]] = {
         "cooldown": 0.3,
         "warm_steps": 2_500,
     },
-    # identities read part by part, and blended in the decoder's last layer alone: tops and legs within two minutes, but
-    # hair or skin are not learned in so short a training
-    "cpu-parts": {
-        **PAIRS,
-        "recolour": 1.0,
-        "experts": 16,
-        "parts": 12,
-        "shared_layers": 3,
+    # frames made of segments of one colour each, unpaired, nothing told; two minutes on one core
+    "cpu-segments": {
+        "experts": 1,
+        "segments": 7,
+        "likelihood": "normal",
         "decoder_widths": (96, 48, 32),
-        "temperature": (10.0, 10.0, 1.0),
-        "agreement": 0.1,
-        "batch_size": 20,
-        "steps": 2_400,
+        "frames_per_clip": 2,
+        "identity_share": 1.0,
+        "identity_weight": (0.1, 0.1, 1.0),
+        "agreement": 0.0,
+        "steps": 2_000,
         "cooldown": 0.3,
         "warm_steps": 1_500,
         "sequence_steps": 100,
+    },
+    # sprites of 64 pixels as sums of pictures, on pairs; some eight minutes on one core
+    "cpu-basis": {
+        **PAIRS,
+        "experts": 1,
+        "basis": 32,
+        "pose": 20,
+        "likelihood": "normal",
+        "encoder_widths": (16, 24, 32, 48),
+        "decoder_widths": (96, 64, 48, 24),
+        "agreement": 0.0,
+        "batch_size": 12,
+        "identity_weight": (0.1, 0.1, 1.0),
+        "steps": 900,
+        "cooldown": 0.3,
+        "warm_steps": 800,
+        "sequence_steps": 60,
+        "aggregate": 0,
     },
     # chains that continue for longer than the training clips: poses from the clip, what follows from the transitions.
     # Transitions are learned from inferred poses, and uncertainty about a pose damps the swings: poses have to be sharp

@@ -20,7 +20,9 @@ from phlogiston.systems.vdsm.training import Codes, DrawFrames, plain
 
 FRAME_PARTS = ("decoder.*", "noise")  # of the model, what stage 1 trains
 # of the guide
-ENCODER_PARTS = ("encoder.*", "parts.*", "pose_head.*", "identity_head.*", "identity_loc.*", "identity_scale.*")
+ENCODER_PARTS = (
+    "encoder.*", "pose_head.*", "identity_head.*", "identity_loc.*", "identity_scale.*", "read_noise",
+)  # fmt: skip
 
 
 def stages(c: Config, model: VDSMModel, guide: VDSMGuide, length: int) -> list[Stage]:
@@ -41,7 +43,9 @@ def stages(c: Config, model: VDSMModel, guide: VDSMGuide, length: int) -> list[S
     rate = partial(plateaus, c)
     tau = setting(model, "temperature", c.temperature[1])
     frames = [f"model.{part}" for part in FRAME_PARTS if not (part == "noise" and c.likelihood != "normal")]
-    absent = {"identity_scale.*": c.identity != "continuous", "parts.*": not c.parts}
+    absent = {"identity_scale.*": c.identity != "continuous", "read_noise": not c.segments and not c.basis}
+    if not model.blended:
+        absent = {**absent, **dict.fromkeys(("identity_head.*", "identity_loc.*", "identity_scale.*"), True)}
     encoder = [f"guide.{part}" for part in ENCODER_PARTS if not absent.get(part)]
     chain = ["guide.summary.*", "guide.dynamics_head.*", "guide.run.*", "guide.before", "guide.from_pose.*"]
     chain += ["guide.from_state.*", "guide.step_loc.*", "guide.step_scale.*", "model.transition.*"]

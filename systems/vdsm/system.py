@@ -32,6 +32,7 @@ from phlogiston.inference.svi.engine import Stage
 from phlogiston.inference.svi.objectives import IWAE
 from phlogiston.inference.svi.row_noise import row_keys
 from phlogiston.models.vdsm import VDSM as VDSMModel
+from phlogiston.networks.experts import ExpertDecoder
 from phlogiston.networks.frame_encoder import pixels
 from phlogiston.systems.base import Role
 from phlogiston.systems.calls import at_least, evaluating, seeded
@@ -47,11 +48,8 @@ from phlogiston.systems.words import in_words
 
 SHARED = (  # options that a run whose stage 1 is taken must agree in
     "experts", "pose", "encoder", "encoder_widths", "features", "decoder_widths", "bank", "rank", "identity",
-    "parts", "shared_layers",
+    "shared_layers", "segments", "basis",
 )  # fmt: skip
-
-
-STARTING = 256  # frames that the scales of the start are computed from
 
 
 class VDSM(ClipOperations):
@@ -128,19 +126,14 @@ class VDSM(ClipOperations):
             hidden=c.transition or c.recurrent,
         )  # fmt: skip
         self.model.temperature = c.temperature[1]
-        self.model.decoder.start_at(torch.tensor(schema["mean"]))
+        if isinstance(self.model.decoder, ExpertDecoder):
+            self.model.decoder.start_at(torch.tensor(schema["mean"]))
         self.guide = from_config(VDSMGuide, c, model=self.model, widths=c.encoder_widths, share=c.identity_share)
 
     def initialise(self, train: Any, seed: int) -> None:
-        """Take the parts of another run's stage 1, where the configuration names one; or set the identity's scale."""
+        """Take the parts of another run's stage 1, where the configuration names one."""
         if self.config.stage1:
             self.adopt(self.config.stage1)
-            return
-        clips = train if isinstance(train, Clips) else train.sample()  # of clips on disk, some
-        every = slice(None, None, max(1, len(clips) // STARTING))
-        some = clips.frames[every]
-        known = torch.ones(some.shape[:2], dtype=torch.bool) if clips.mask is None else clips.mask[every]
-        self.guide.start_at(some[torch.arange(len(some)), known.to(torch.int8).argmax(1)])
 
     def adopt(self, run: str | Path) -> None:
         """Take frame encoder and decoder from another VDSM.
@@ -223,7 +216,7 @@ class VDSM(ClipOperations):
             raise unknown_name("chain", chain, ("prior", "guide"))
         model = self.model
         with seeded(seed), evaluating(model, self.guide):
-            who = self._given("identity", identity, n, self.config.experts)
+            who = self._given("identity", identity, n, model.identity_size)
             what = self._given("dynamics", dynamics, n, self.config.dynamics)
             standard = prior == "standard" or self.config.identity != "continuous"
             if who is None:
@@ -318,7 +311,7 @@ class VDSM(ClipOperations):
     def vocabulary(self) -> tuple[dict[str, Sequence[str]], dict[str, Sequence[str]]]:
         """Names evidence may be written in: entries of identity and dynamics."""
         self._need_fit()
-        sizes = {"identity": self.config.experts, "dynamics": self.config.dynamics}
+        sizes = {"identity": self.model.identity_size, "dynamics": self.config.dynamics}
         return {site: tuple(f"{site}_{i}" for i in range(size)) for site, size in sizes.items()}, {}
 
     @classmethod

@@ -99,6 +99,11 @@ def test_shared_layers_leave_the_blend_to_the_last_ones() -> None:
     # a last layer alone is linear in the blend: halfway between two individuals is halfway between their logits
     pose, one, two = torch.randn(1, 2, 4), torch.eye(5)[:1], torch.eye(5)[1:2]
     torch.testing.assert_close(decoder(pose, (one + two) / 2), (decoder(pose, one) + decoder(pose, two)) / 2)
+    alone = decoder.components(pose[0])
+    torch.testing.assert_close(alone[:, 1], decoder(pose, two)[0])
+    torch.testing.assert_close(decoder(pose, one - 2 * two)[0], alone[:, 0] - 2 * alone[:, 1])
+    with pytest.raises(ConfigError, match="all layers but the last; it is 2"):
+        ExpertDecoder(4, 5, 3, 32, (8, 6, 4), shared=2).components(pose[0])
     with pytest.raises(ConfigError, match="shared_layers is 4"):
         ExpertDecoder(4, 5, 3, 32, (8, 6, 4), shared=4)
 

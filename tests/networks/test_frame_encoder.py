@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from phlogiston.errors import ConfigError
-from phlogiston.networks.frame_encoder import BlurPool, FrameEncoder, FreeRun, PartReader, Summary
+from phlogiston.networks.frame_encoder import BlurPool, FrameEncoder, FreeRun, Summary
 
 
 @pytest.mark.parametrize("kind", ["blur", "strided"])
@@ -49,45 +49,6 @@ def test_missing_entries_have_no_influence_and_padding_changes_nothing(n: int, l
         torch.testing.assert_close(summary(x, mask)[1][row][mask[row]], outputs[0])
     longer, more = torch.cat([x, torch.randn(n, 3, 3).double()], 1), torch.cat([mask, torch.zeros(n, 3).bool()], 1)
     torch.testing.assert_close(summary(longer, more)[0], summary(x, mask)[0])
-
-
-def test_a_reader_of_parts_averages_what_is_there_by_attention() -> None:
-    torch.manual_seed(0)
-    encoder, reader = FrameEncoder(3, 32, (5, 4, 6), 8, "strided"), PartReader(3, 32, (5, 4, 6), 7)
-    flat = torch.rand(4, 3, 32, 32)
-    maps = encoder.maps(flat)
-    torch.testing.assert_close(encoder.features(maps[-1]), encoder(flat))
-    read = reader(flat, maps).reshape(4, 7, 5 + 3)
-    for query in range(7):  # place by place, by hand
-        total, mixed = torch.zeros(4, 1), torch.zeros(4, 8)
-        for y in range(16):
-            for x in range(16):
-                seen = [maps[level][:, :, y >> level, x >> level] for level in range(3)]
-                score = sum(
-                    s @ c.weight[query, :, 0, 0] + c.bias[query] for s, c in zip(seen, reader.scores, strict=True)
-                )
-                weight = (score + reader.place[query, y, x]).exp().unsqueeze(1)
-                colour = flat[:, :, 2 * y : 2 * y + 2, 2 * x : 2 * x + 2].mean((2, 3))
-                total, mixed = total + weight, mixed + weight * torch.cat([seen[0], colour], 1)
-        torch.testing.assert_close(read[:, query], mixed / total, rtol=1e-4, atol=1e-5)
-
-
-def test_a_reader_of_parts_begins_with_small_things_as_large_as_others() -> None:
-    torch.manual_seed(0)
-    encoder, reader = FrameEncoder(3, 32, (8, 8, 8), 8, "strided"), PartReader(3, 32, (8, 8, 8), 12)
-    flat = 0.5 * torch.ones(256, 3, 32, 32)
-    flat[:, :, 2:22, 4:28] = torch.rand(256, 3, 1, 1)
-    small = torch.rand(256)
-    flat[:, 0, 26:28, 26:28] = small[:, None, None]  # 4 pixels of 1,024
-
-    def told(x: torch.Tensor) -> float:
-        return torch.corrcoef(torch.cat([x, small[:, None]], 1).T)[-1, :-1].nan_to_num().abs().max().item()
-
-    reader.standardise(flat, encoder.maps(flat))
-    read = reader(flat, encoder.maps(flat)).detach()
-    torch.testing.assert_close(read.mean(0), torch.zeros(reader.outputs), atol=1e-4, rtol=0.0)
-    assert told(read) > 0.45
-    assert told(flat.mean((2, 3))) < 0.25
 
 
 def test_a_free_run_goes_on_from_where_a_shorter_one_stopped() -> None:

@@ -212,7 +212,10 @@ def test_stage_two_takes_a_chosen_stage_one_and_refuses_a_wrong_one(
         {"recolour": 0.7},
         {"encoder": "blur", "layers": 2, "dropout": 0.1, "finetune_steps": 2},
         {"pair_within_group": True, "frames_per_clip": 0, "epochs": 6, "curve": "quadratic"},
-        {"shared_layers": 2, "parts": 3, "identity_frames": "others"},
+        {"shared_layers": 2, "identity_frames": "others"},
+        {"segments": 3, "experts": 1, "likelihood": "normal", "identity_share": 1.0},
+        {"basis": 3, "experts": 1, "chain": "sites", "identity_share": 1.0},
+        {"segments": 3, "experts": 2, "shared_layers": 2, "pair_within_group": True, "recolour": 0.5},
         {"warm_steps": 0, "aggregate": 0},
     ],
 )
@@ -443,6 +446,6 @@ def test_who_is_who_is_used_only_on_request_and_asking_needs_it(tmp_path: Path) 
             system.schema = system.describe(rows.train, rows.meta)
             assert system.prepare(rows.train).paired is (asked is True)
     told = {name for name, options in PRESETS.items() if options.get("pair_within_group")}
-    assert told == {"cpu-figures", "cpu-parts", "figures", "cpu-sprites", "sprites"}
+    assert told == {"cpu-figures", "figures", "cpu-sprites", "sprites"}
     with pytest.raises(ConfigError, match="pair_within_group=True needs data that say who is who"):
         VDSM(TINY, pair_within_group=True).fit({"frames": frames}, **QUIET)

@@ -6,8 +6,6 @@ import pytest
 import torch
 
 from phlogiston.errors import DataError
-from phlogiston.guides.vdsm import VDSMGuide
-from phlogiston.models.vdsm import VDSM as VDSMModel
 from phlogiston.systems.vdsm.training import Clips, DrawFrames, fit_mixture, recoloured
 
 
@@ -57,17 +55,6 @@ def test_identities_are_read_from_frames_that_are_not_explained() -> None:
         assert max(who) < (2, 4, 6)[row % 3]
     assert draw.describe()["others"]
     assert "who" not in DrawFrames(3)({"frames": frames, "row": torch.arange(30)})
-
-
-def test_codes_of_parts_begin_as_wide_as_their_prior() -> None:
-    torch.manual_seed(0)
-    model = VDSMModel(3, 16, 4, 3, 2, (6, 4), shared_layers=2)
-    guide = VDSMGuide(model, (5, 6), 8, 8, encoder="strided", parts=6)
-    frames = torch.randint(0, 256, (50, 3, 16, 16), dtype=torch.uint8)
-    guide.start_at(frames)
-    loc = guide.pool_identity(guide.encode_frames(frames).unsqueeze(1))[0]
-    torch.testing.assert_close(loc.mean(0), torch.zeros(4), atol=1e-4, rtol=0.0)
-    torch.testing.assert_close(loc.std(0, correction=0), torch.full((4,), 0.25), atol=1e-4, rtol=0.0)
 
 
 def test_recolouring_changes_colours_and_nothing_else() -> None:
