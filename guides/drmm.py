@@ -66,7 +66,7 @@ class BeamGuide(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None, weight: Tensor | None = None, **streams: Tensor) -> None:
         """Propose paths; arguments as `DRMM.forward`, `x` required."""
-        beam = self.model.find(x, width=self.width, mask=mask, streams=streams)
+        beam = self.model.find(x, width=self.width, mask=mask, streams=self.model.labels(streams))
         with pyro.plate("data", len(x), dim=-1), row_weights(weight):
             pyro.sample("z", PathPosterior(beam.codes, beam.log_posterior()), infer={"enumerate": "parallel"})
 
@@ -93,7 +93,7 @@ class AutoregressiveGuide(nn.Module):
         with pyro.plate("data", len(x), dim=-1), row_weights(weight):
             codes: list[Tensor] = []
             for l in range(model.num_layers):
-                logits = self._scores(x, mask, codes, streams)
+                logits = self._scores(x, mask, codes, model.labels(streams))
                 last = l == model.num_layers - 1
                 infer: Any = {"enumerate": "parallel"} if last and self.enumerate_last else {}
                 codes.append(pyro.sample(f"z_{l + 1}", dist.Categorical(logits=logits), infer=infer))

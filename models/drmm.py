@@ -19,6 +19,7 @@ frames beside the paper's shifts, and the path summed out instead of sampled in 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, cast
@@ -155,23 +156,24 @@ class DRMM(KeepsFloat64):
             weight: (batch,), how much each row counts. Pyro's enumeration allows scalar scales alone, so weights need
                 the collapsed program, or a guide that samples.
             num_rows: how many rows to generate when nothing tells.
-            **streams: int64 (batch,) per categorical column, -1 where missing.
+            **streams: int64 (batch,) per categorical column, -1 where missing; each by the name of its site.
 
         Returns:
             x, given or generated.
         """
         n = _count_rows(x, streams, num_rows)
+        known = self.labels(streams)
         with pyro.plate("data", n, dim=-1), row_weights(weight):
             z = self._sample_path(n)
             likelihood = ResidualNormal(self.frames, z, self.location, self.scale, mask, cells=self.cells)
             x = pyro.sample("x", likelihood, obs=x)
             for name in self.categorical:
-                labels = streams.get(name)
+                labels, site = known.get(name), label_site(name)
                 stream = dist.Categorical(logits=self.stream_logits(name, z))
                 if labels is None:
-                    pyro.sample(name, stream)
+                    pyro.sample(site, stream)
                 else:
-                    pyro.sample(name, stream.mask(labels >= 0), obs=labels.clamp(min=0))
+                    pyro.sample(site, stream.mask(labels >= 0), obs=labels.clamp(min=0))
         return x
 
     def _sample_path(self, n: int) -> Tensor:
@@ -184,6 +186,11 @@ class DRMM(KeepsFloat64):
             logits = self.prior.log_conditional(prefix.to(self.location.device))
             codes.append(pyro.sample(f"z_{l + 1}", dist.Categorical(logits=logits), infer={"enumerate": "parallel"}))
         return torch.stack(torch.broadcast_tensors(*codes), -1)
+
+    def labels(self, batch: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
+        """Labels by categorical column, from arguments of the program, which are called like its sites."""
+        found = {name: batch.get(label_site(name)) for name in self.categorical}
+        return {name: labels for name, labels in found.items() if labels is not None}
 
     def stream_logits(self, name: str, codes: Tensor) -> Tensor:
         """Logits of a categorical column given paths (..., l): (..., V)."""
@@ -409,6 +416,15 @@ def parameter_key(name: str, layer: int | None = None) -> str:
     return key
 
 
+def label_site(name: str) -> str:
+    """The site of a categorical column, and the argument that gives its labels: its name, unless the program has that.
+
+    A column may be called anything, also like the site `z` or the argument `num_rows`.
+    """
+    own = name in ("data", "num_rows", "parameter_prior", "z") or re.fullmatch(r"z_\d+", name)
+    return f"{name} (labels)" if own else name
+
+
 class CollapsedDRMM(nn.Module):
     """The same joint with the path summed out over each row's beam: the program that trains and scores fast.
 
@@ -449,7 +465,8 @@ class CollapsedDRMM(nn.Module):
         if self.parameter_prior:
             pyro.factor("parameter_prior", model.log_parameter_prior(self.table_sd, self.log_scale_sd))
         n = _count_rows(x, streams, num_rows)
-        known = {name: streams.get(name) for name in model.categorical}
+        given = model.labels(streams)
+        known = {name: given.get(name) for name in model.categorical}
         with pyro.plate("data", n, dim=-1), row_weights(weight):
             mixture = PathMixture(
                 find=lambda rows: self._find(model.find, rows, width=self.width, mask=mask, streams=known),
@@ -469,11 +486,11 @@ class CollapsedDRMM(nn.Module):
             logits = beam.stream_logits[name]
             stream = MixtureCategorical(log_joint.log_softmax(-1), logits, labels, beam.nested_streams.get(name))
             if labels is None:
-                drawn = pyro.sample(name, stream)
+                drawn = pyro.sample(label_site(name), stream)
                 index = drawn[:, None, None].expand(*logits.shape[:-1], 1)
                 log_joint = log_joint + logits.gather(-1, index).squeeze(-1)
                 continue
-            pyro.sample(name, stream, obs=labels)
+            pyro.sample(label_site(name), stream, obs=labels)
             log_joint = log_joint + beam.stream_log_lik[name]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from phlogiston import systems
@@ -24,9 +25,9 @@ def validate_options(name: str, options: Mapping[str, Any]) -> Any:
         UnknownNameError: an option the system does not have, with the nearest one it has.
         ConfigError: a value of the wrong type or out of range.
     """
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
-    kind = systems.config(name)
+    kind: Any = systems.config(name)
     known = {field.name for field in dataclasses.fields(kind)}
     for option in options:
         if option not in known:
@@ -35,12 +36,20 @@ def validate_options(name: str, options: Mapping[str, Any]) -> Any:
     lists = {field for field, hint in hints.items() if get_origin(hint) is tuple and get_args(hint)[-1] is ...}
     whole = {k: (v,) if k in lists and isinstance(v, str | int | float) else v for k, v in options.items()}
     try:
-        return TypeAdapter(kind).validate_python(whole)
+        return _validator(kind).validate_python(whole)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "configuration"
         message = first["msg"].removeprefix("Value error, ")
         raise ConfigError(f"{name}: {where}: {message} (got {first['input']!r})" if first["loc"] else message) from None
+
+
+@cache
+def _validator(kind: type) -> Any:
+    """What checks a configuration: making it takes longer than using it a hundred times."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
 
 
 def shared_steps(options: Mapping[str, int], total: int) -> dict[str, int]:

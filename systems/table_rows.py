@@ -44,7 +44,8 @@ def fitting_rows(system: System, data: Any, mask: Any = None, optional: Collecti
         numeric = {"y"} & set(system.DOUBLE)
         units = schema.get("units")
         tensors = array.fitting(data, schema["columns"], schema["categorical"], numeric, optional, units)
-        tensors = dict(Split(tensors, double=("x", "y")).narrowed(system.DOUBLE).tensors)
+        numbers = {"x", "y"} - set(schema["categorical"])  # labels may be called y
+        tensors = dict(Split(tensors, double=numbers).narrowed(system.DOUBLE).tensors)
     if mask is not None:
         given = torch.as_tensor(mask, dtype=torch.bool)
         if given.shape != tensors["x"].shape:

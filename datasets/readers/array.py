@@ -219,7 +219,7 @@ def fitting(
         name: codes_of(name, entries, categorical[name], name in table.whole, table.source)
         for name, entries in known.items()
     }
-    return Split({**split.tensors, **codes}, double=split.double).tensors
+    return Split({**split.tensors, **codes}, double=split.double - codes.keys()).tensors
 
 
 def _in_order(table: Table, columns: Sequence[str], optional: Collection[str]) -> Table:

@@ -32,6 +32,7 @@ Kind = Literal["shift", "iso", "diag", "full"]
 LEAST_VARIANCE = math.exp(2 * MIN_LOG_SCALE)
 TOLERANCE = 1e-3  # nats per row that another step must bring
 MOST_STEPS, FEWEST_STEPS = 30, 10
+MOST_STEPS_BELOW = 6  # of a layer of diagonals below the first: beyond, training gains more in the same time
 WORK = 1e10  # operations that all steps together may take before there are fewer than MOST_STEPS
 LEAST_SHARE = 0.05  # of its row that a path must explain to be followed
 ROWS_BEHIND = 5.0  # rows of the overall proportions that count as behind every component above
@@ -164,6 +165,8 @@ def fit_layer(
     if steps is None:
         work = 4.0 * len(clusters) * count * features * (features / 2 if kind == "full" else 1)
         steps = int(min(max(WORK / work, FEWEST_STEPS), MOST_STEPS))
+        if not first and kind == "diag":
+            steps = min(steps, MOST_STEPS_BELOW)
     behind, _ = pairs.shares(pairs.base.unsqueeze(1))
     share = functional.one_hot(clusters, count) * behind
     total = pairs.weight.sum()

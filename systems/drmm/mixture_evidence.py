@@ -65,8 +65,31 @@ class Moments:
         return Moments(self.count + other.count, self.first + other.first, self.second + other.second)
 
 
-class Entrywise:
+class Products:
+    """Numbers of pairs that densities and moments are linear in, in blocks of rows; kept where they are small."""
+
+    def __init__(self) -> None:
+        self._kept: list[Tensor] = []
+
+    def form(self, rows: slice) -> Tensor:
+        """The products of some rows: (rows, P)."""
+        raise NotImplementedError
+
+    def blocks(self, rows: int, width: int) -> list[Tensor]:
+        """Those of all rows, of about so many columns."""
+        if self._kept:
+            return self._kept
+        block = max(1, BLOCK // width)
+        made = [self.form(slice(start, start + block)) for start in range(0, max(rows, 1), block)]
+        if len(made) <= 4:
+            self._kept = made
+        return made
+
+
+class Entrywise(Products):
     """Pairs under diagonal covariances.
+
+    Densities and moments are products of one matrix with rows `known, u, u^2`, the first of them 1 where everything is.
 
     Args:
         u: (R, D), 0 where unknown.
@@ -74,6 +97,7 @@ class Entrywise:
     """
 
     def __init__(self, u: Tensor, known: Tensor | None) -> None:
+        super().__init__()
         self.u, self.known = u, known
 
     def __len__(self) -> int:
@@ -83,18 +107,27 @@ class Entrywise:
         """Where pairs lie for the first clusters: (R, D)."""
         return self.u
 
+    def form(self, rows: slice) -> Tensor:
+        """The products of some rows: (rows, P)."""
+        u = self.u[rows]
+        return torch.cat([torch.ones_like(u[:, :1]) if self.known is None else self.known[rows], u, u.square()], 1)
+
     def log_density(self, c: Components) -> Tensor:
         """Log N(u; mean, covariance) of what is known under every component: (R, K)."""
         w = c.factor.reciprocal().square()
         constant = c.log_det() - 0.5 * (c.mean.square() * w + LOG_2PI)  # (K, D)
-        apart = self.u @ (c.mean * w).T - 0.5 * (self.u.square() @ w.T)
-        return apart + (constant.sum(1) if self.known is None else self.known @ constant.T)
+        constant = constant.sum(1, keepdim=True) if self.known is None else constant
+        weights = torch.cat([constant, c.mean * w, -0.5 * w], 1)
+        return torch.cat([part @ weights.T for part in self.blocks(*self.u.shape)])
 
     def moments(self, share: Tensor, c: Components | None) -> Moments:
         """Sums with responsibilities (R, K)."""
         del c
-        count = share.sum(0).unsqueeze(1).expand(-1, self.u.shape[1]) if self.known is None else share.T @ self.known
-        return Moments(count, share.T @ self.u, share.T @ self.u.square())
+        products, features = self.blocks(*self.u.shape), self.u.shape[1]
+        parts = zip(share.split([len(rows) for rows in products]), products, strict=True)
+        sums = torch.stack([some.T @ rows for some, rows in parts]).sum(0)
+        count, first, second = sums.split([sums.shape[1] - 2 * features, features, features], 1)
+        return Moments(count.expand(-1, features), first, second)
 
     def child(self, c: Components, at: Tensor, code: Tensor) -> tuple[Entrywise, Tensor]:
         """Residuals of pairs `at` (P,) behind components `code` (P,), and the log determinants that come with them."""
@@ -106,7 +139,7 @@ class Entrywise:
         return Entrywise(u * known, known), (log_det[code] * known).sum(1)
 
 
-class Whole:
+class Whole(Products):
     """Pairs under full covariances with every entry known.
 
     Densities and moments are products of one matrix with rows `1, u, u u^T`.
@@ -116,9 +149,9 @@ class Whole:
     """
 
     def __init__(self, u: Tensor) -> None:
+        super().__init__()
         self.u = u
         self.rows, self.columns = torch.tril_indices(u.shape[1], u.shape[1])
-        self._features: list[Tensor] = []
 
     def __len__(self) -> int:
         return len(self.u)
@@ -127,18 +160,10 @@ class Whole:
         """Where pairs lie for the first clusters: (R, D)."""
         return self.u
 
-    def _products(self) -> list[Tensor]:
-        """`1, u, u u^T` of all pairs, kept where they are small."""
-        if self._features:
-            return self._features
-        block = max(1, BLOCK // len(self.rows))
-        made = [
-            torch.cat([torch.ones_like(u[:, :1]), u, u[:, self.rows] * u[:, self.columns]], 1)
-            for u in self.u.split(block)
-        ]
-        if len(made) <= 4:
-            self._features = made
-        return made
+    def form(self, rows: slice) -> Tensor:
+        """The products of some rows: (rows, P)."""
+        u = self.u[rows]
+        return torch.cat([torch.ones_like(u[:, :1]), u, u[:, self.rows] * u[:, self.columns]], 1)
 
     def log_density(self, c: Components) -> Tensor:
         """Log N(u; mean, covariance) under every component: (R, K)."""
@@ -148,12 +173,12 @@ class Whole:
         constant = c.log_det() - 0.5 * ((pull * c.mean).sum(1) + self.u.shape[1] * LOG_2PI)
         twice = torch.where(self.rows == self.columns, -0.5, -1.0).to(precision)
         weights = torch.cat([constant.unsqueeze(1), pull, precision[:, self.rows, self.columns] * twice], 1)
-        return torch.cat([part @ weights.T for part in self._products()])
+        return torch.cat([part @ weights.T for part in self.blocks(len(self.u), len(self.rows))])
 
     def moments(self, share: Tensor, c: Components | None) -> Moments:
         """Sums with responsibilities (R, K)."""
         del c
-        products = self._products()
+        products = self.blocks(len(self.u), len(self.rows))
         parts = zip(share.split([len(rows) for rows in products]), products, strict=True)
         sums = torch.stack([some.T @ rows for some, rows in parts]).sum(0)
         features = self.u.shape[1]

@@ -12,7 +12,6 @@ sampling. Densities are with respect to the columns that do vary, in the data's 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import wraps
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -34,7 +33,7 @@ from phlogiston.inference.svi.engine import Stage
 from phlogiston.inference.svi.handlers import scale_sites, weight_depths
 from phlogiston.inference.svi.schedules import hold_then, linear
 from phlogiston.models.drmm import DRMM as DRMMModel
-from phlogiston.models.drmm import CollapsedDRMM
+from phlogiston.models.drmm import CollapsedDRMM, label_site
 from phlogiston.networks.beam import Beam
 from phlogiston.systems.base import Role, System
 from phlogiston.systems.calls import at_least
@@ -52,8 +51,6 @@ from phlogiston.systems.words import in_words
 
 if TYPE_CHECKING:
     from phlogiston.inference.query.answer import Answer
-
-SITES = ("data", "z", "parameter_prior", "num_rows")
 
 
 class DRMM(Imputes, System):
@@ -101,10 +98,6 @@ class DRMM(Imputes, System):
         if not varies.any():
             raise DataError("every column of x is constant: there is no density to learn")
         tell_wild(standard.wild, columns, left_out="these cells")
-        categorical = categories(tensors, meta, "DRMM")
-        for name in categorical:
-            if name in SITES or re.fullmatch(r"z_\d+", name):
-                raise DataError(f"a label cannot be called {name!r}, which is a name of the model's own; rename it")
         return {
             "columns": columns,
             "constant": {str(i): float(standard.location[i]) for i in standard.constant.nonzero()[0]},
@@ -120,7 +113,7 @@ class DRMM(Imputes, System):
                 None if weight is None else weight.numpy(),
                 {} if meta is None else meta.cells,
             ),
-            "categorical": categorical,
+            "categorical": categories(tensors, meta, "DRMM"),
             "image_shape": list(meta.image_shape) if meta is not None and meta.image_shape else None,
         }
 
@@ -137,9 +130,11 @@ class DRMM(Imputes, System):
         batch: dict[str, Tensor] = {"x": x[:, keep] if x.is_floating_point() else x[:, keep].double()}
         if known is not None and not bool(known.all()):
             batch["mask"] = known[:, keep]
-        for name in ("weight", *self.schema["categorical"]):
+        if "weight" in split.tensors:
+            batch["weight"] = split.tensors["weight"]
+        for name in self.schema["categorical"]:
             if name in split.tensors:
-                batch[name] = split.tensors[name] if name == "weight" else split.tensors[name].to(torch.int64)
+                batch[label_site(name)] = split.tensors[name].to(torch.int64)
         return written_out(Split(batch, double=self.DOUBLE))
 
     def read_rows(self, data: Any) -> Split:
@@ -177,7 +172,7 @@ class DRMM(Imputes, System):
     def initialise(self, train: Split, seed: int) -> None:
         """K-means and EM, layer by layer (see `systems.drmm.start.start`)."""
         t = train.tensors
-        streams = {name: t[name] for name in self.schema["categorical"] if name in t}
+        streams = self.model.labels(t)
         x = t["x"] if self.model.cells is None else self.model.cells.redraw(t["x"])
         start(self.model, x, t.get("mask"), streams, t.get("weight"), seed, self.config.pooling)
 
@@ -193,7 +188,7 @@ class DRMM(Imputes, System):
             "clip": c.clip,
         }
         schedules: dict[str, Any] = {"learning_rate": hold_then(linear(1.0, 0.0), hold=0.5)}
-        streams = list(self.schema["categorical"])
+        streams = [label_site(name) for name in self.schema["categorical"]]
         handlers: dict[str, Any] = {}
         if streams and c.stream_weight != 1.0:
             handlers["streams"] = scale_sites(dict.fromkeys(streams, c.stream_weight))

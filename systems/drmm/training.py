@@ -62,8 +62,7 @@ class DeadComponents:
         index = torch.randint(total, (self.rows,), generator=generator) if index is None else index
         batch = {k: v.to(model.location.device) for k, v in state.data[index].items()}
         x, mask = batch["x"], batch.get("mask")
-        streams = {name: batch[name] for name in model.categorical if name in batch}
-        beam = model.find(x, width=self.width, mask=mask, streams=streams)
+        beam = model.find(x, width=self.width, mask=mask, streams=model.labels(batch))
         posterior = beam.log_posterior().exp()
         worst = beam.nested[:, -1].argsort()[: max(1, len(x) // 20)]
         u = model.standardise(x, mask)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -28,7 +29,7 @@ class Config:
         ensemble: how members come about: "independent" networks (a deep ensemble), or "tabm", which share the hidden
             layers' weights and have rank-one adapters, biases and an output layer of their own.
         bins: pieces of the piecewise-linear embedding of each input, between quantiles, which the network takes beside
-            the input itself; 0 for none.
+            the input itself; 0 for none, "auto" for a number that grows with the training rows (`sizes`).
         average: what remains, at every step, of the running average of parameters with which training ends; 0 ends
             with the best on the validation rows instead.
         recalibrate: refit how wide components are on the validation rows after training; without any, nothing changes.
@@ -45,7 +46,7 @@ class Config:
         min_scale: smallest standard deviation of a component, in standard deviations of the target.
         grid: step of the grid on which targets were recorded; scores are then log probabilities of its cells. 0: none.
         steps: optimiser steps.
-        batch_size: rows per step.
+        batch_size: rows per step; "auto" for a number that grows with the training rows (`sizes`).
         learning_rate: peak of the one-cycle schedule (a linear rise, then a cosine to zero).
         warmup: share of the steps the rise takes.
         weight_decay: of AdamW.
@@ -63,7 +64,7 @@ class Config:
     activation: Literal["silu", "tanh", "relu", "gelu"] = "silu"
     members: int = 1
     ensemble: Literal["independent", "tabm"] = "independent"
-    bins: int = 0
+    bins: int | Literal["auto"] = 0
     average: float = 0.0
     recalibrate: bool = False
     weights: Literal["point", "mean_field", "low_rank"] = "point"
@@ -79,7 +80,7 @@ class Config:
     min_scale: float = 0.01
     grid: float = 0.0
     steps: int = 3_000
-    batch_size: int = 128
+    batch_size: int | Literal["auto"] = 128
     learning_rate: float = 0.005
     warmup: float = 0.2
     weight_decay: float = 0.001
@@ -91,10 +92,14 @@ class Config:
     def __post_init__(self) -> None:
         at_least(
             self, 1, "num_components", "members", "rank", "posterior_steps", "particles", "weight_samples", "steps",
-            "batch_size", "check_every",
+            "check_every",
         )  # fmt: skip
+        if self.batch_size != "auto":
+            at_least(self, 1, "batch_size")
+        if self.bins != "auto":
+            at_least(self, 0, "bins")
         positive(self, "prior_sd", "init_scale", "kl_weight", "min_scale", "learning_rate", "clip")
-        at_least(self, 0, "weight_decay", "patience", "keep_inputs", "grid", "bins", "average")
+        at_least(self, 0, "weight_decay", "patience", "keep_inputs", "grid", "average")
         share(self, "warmup")
         if self.average >= 1:
             raise ConfigError(f"average is {self.average}; what remains of an average at a step is below 1")
@@ -112,6 +117,27 @@ class Config:
             raise ConfigError("patience is for point estimates; random weights regularise themselves")
         if self.grid and self.kind in ("full", "bivariate"):
             raise ConfigError(f"grid needs components with independent coordinates; kind is {self.kind!r}")
+
+
+def sizes(config: Config, rows: float) -> dict[str, int]:
+    """The options that are "auto", for so many training rows: powers of two that grow with them.
+
+    A step takes about a 32nd of the rows, 32 to 256; an input has a piece for about 128 rows, 32 to 64.
+
+    Args:
+        config: the options.
+        rows: training rows, or the sum of their weights.
+
+    Returns:
+        `batch_size` and `bins`, those of them that are "auto".
+    """
+    found = {"batch_size": _power_of_two(rows / 32, 32, 256), "bins": _power_of_two(rows / 128, 32, 64)}
+    return {name: value for name, value in found.items() if getattr(config, name) == "auto"}
+
+
+def _power_of_two(value: float, least: int, most: int) -> int:
+    """The nearest power of two (by ratio) within limits that are powers of two themselves."""
+    return min(max(2 ** round(math.log2(max(value, 1.0))), least), most)
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -134,15 +160,16 @@ PRESETS: dict[str, dict[str, Any]] = {
     "table": {
         "members": 16,
         "ensemble": "tabm",
-        "bins": 32,
+        "bins": "auto",
         "hidden": (128, 128),
         "num_components": 2,
         "average": 0.99,
         "recalibrate": True,
-        "batch_size": 32,
+        "batch_size": "auto",
         "warmup": 0.05,
-        "weight_decay": 0.03,
-        "steps": 4_000,
+        "weight_decay": 0.0,
+        "min_scale": 0.003,
+        "steps": 2_500,
     },
     # random last layer on learned features: few rows cannot determine every weight's distribution
     "bayesian": {

@@ -39,7 +39,7 @@ from phlogiston.models.mdn import MDN as MDNModel
 from phlogiston.models.mdn import BayesianMDN
 from phlogiston.systems.base import Role, System
 from phlogiston.systems.mdn import rows as mdn_rows
-from phlogiston.systems.mdn.config import PRESETS
+from phlogiston.systems.mdn.config import PRESETS, sizes
 from phlogiston.systems.mdn.config import Config as MDNConfig
 from phlogiston.systems.mdn.query import MDNQuery
 from phlogiston.systems.mdn.training import Averaging, KeepBest, Recalibrate
@@ -80,8 +80,10 @@ class MDN(Imputes, System):
     # ----- data ---------------------------------------------------------------------------------------------------
 
     def describe(self, train: Split, meta: Meta | None) -> dict[str, Any]:
-        """Columns and targets, their locations and scales, and the labels of categorical inputs."""
-        return mdn_rows.describe(train.tensors, meta, self.config.target)
+        """Columns and targets, their locations and scales, labels of categorical inputs, and sizes that rows decide."""
+        schema = mdn_rows.describe(train.tensors, meta, self.config.target)
+        weight = train.tensors.get("weight")
+        return schema | {"sizes": sizes(self.config, len(train) if weight is None else float(weight.sum()))}
 
     def prepare(self, split: Split, role: Role = "train") -> Split:
         """Inputs, targets and row weights, as the programs take them; rows with wild cells are left out."""
@@ -110,6 +112,7 @@ class MDN(Imputes, System):
             targets=len(schema["y"]["location"]),
             members=c.members if c.members > 1 else None,
             grid=c.grid or None,
+            bins=self._size("bins", c.bins),
         )
         for side in ("x", "y"):
             for part in ("location", "scale"):
@@ -148,9 +151,14 @@ class MDN(Imputes, System):
         posterior = {} if self.config.weights == "point" else {"posterior_steps": self.config.posterior_steps}
         return {"steps": self.config.steps, **posterior}
 
+    def _size(self, name: str, given: int | str) -> int:
+        """An option that may be "auto", as the training rows decided it."""
+        return int(self.schema["sizes"][name] if given == "auto" else given)
+
     def stages(self) -> list[Stage]:
         """Maximum likelihood under a one-cycle schedule; for random weights a second stage for the posterior."""
         c = self.config
+        batch_size = self._size("batch_size", c.batch_size)
         decay = partial(OPTIMIZERS["adamw"], weight_decay=c.weight_decay)
         stages = [
             Stage(
@@ -159,7 +167,7 @@ class MDN(Imputes, System):
                 KeepBest.make,
                 lambda parameters, rate: decay(parameters, lr=rate),
                 c.learning_rate,
-                c.batch_size,
+                batch_size,
                 ("*",) if self.guide is None else ("guide.loc.*", "model.*"),
                 {"learning_rate": warmup(c.warmup, cosine(1.0, 0.0), 0.05)},
                 c.clip,
@@ -177,7 +185,7 @@ class MDN(Imputes, System):
                     bound,
                     "adam",
                     c.learning_rate,
-                    c.batch_size,
+                    batch_size,
                     ("guide.*", "model.*"),
                     {"learning_rate": warmup(c.warmup, cosine(1.0, 0.0), 0.05)},
                     c.clip,

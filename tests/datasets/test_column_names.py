@@ -77,6 +77,28 @@ def test_labels_called_y_are_labels(data: Any) -> None:
             ph.MDN(num_components=2, steps=2).fit(given, progress="off")
 
 
+@pytest.mark.parametrize(
+    ("name", "guide"),
+    [("y", "beam"), ("z", "beam"), ("data", "beam"), ("num_rows", "beam"), ("z_1", "autoregressive")],
+)
+def test_labels_called_like_a_part_of_the_density_are_labels(name: str, guide: str) -> None:
+    def answers(name: str) -> list[Any]:
+        frame = pandas.DataFrame({"a": NUMBERS[:, 0], "b": NUMBERS[:, 1], name: LABELS})
+        options: dict[str, Any] = {"num_layers": 2, "num_components": 2, "steps": 3, "guide": guide}
+        system = ph.DRMM(**options, stream_weight=2.0).fit(frame, progress="off")
+        drawn = system.sample(4, seed=0)
+        return [
+            system.log_prob(frame, joint=True).value,
+            torch.as_tensor(np.asarray(system.predict_proba(name, frame.drop(columns=name)))),
+            system.query(f"{name} = u", seed=0).mean("x"),
+            drawn["x"],
+            drawn[name],
+        ]
+
+    for found, wanted in zip(answers(name), answers("kind"), strict=True):
+        assert torch.equal(found, wanted)
+
+
 def test_what_a_density_does_not_use_is_told() -> None:
     for y in (NUMBERS[:, 0], NUMBERS):
         with pytest.warns(DataWarning, match="does not use 'y'"):

@@ -22,6 +22,7 @@ import pytest
 
 from phlogiston import datasets
 from phlogiston.systems.drmm import DRMM
+from phlogiston.systems.mdn.report import pit
 from phlogiston.systems.mdn.system import MDN
 
 from .recorder import Entry
@@ -63,15 +64,19 @@ def test_rivals_mdn_one_preset_for_every_table(record: Record, test_data: Callab
         )
         for kind, figure in SAID.items()
     }
+    held: list[float] = []
     for split in splits:
         data = datasets.load("uci", root=test_data("uci_regression"), table=table, split=split)
         began = time.process_time()
         system = MDN(preset="table", **whole).fit(data, seed=split, progress="off")
         spent = time.process_time() - began
         found = system.evaluate(data, ["crps", "rmse", "log_likelihood"])
+        where = pit(system, system.predictive(data.test), data.test.tensors["y"].double())
+        held.append(float(((where - 0.5).abs() <= 0.45).double().mean()))
         ours = {"crps": found["crps"].value, "rmse": found["rmse"].value, "nll": -found["log_likelihood"].value}
         for kind, entry in entries.items():
             entry.seeds, entry.fields["n_test"] = splits, len(data.test)
+            entry.fields |= {"coverage_90": statistics.fmean(held), "coverage_90_error": _error(held)}
             if split == splits[-1]:
                 theirs = kind if kind == "rmse" or not whole else f"{kind}_cells"
                 entry.fields |= compared({**entry.values, split: ours[kind]}, rivals(f"uci/{table}"), theirs)

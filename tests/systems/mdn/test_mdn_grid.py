@@ -141,3 +141,18 @@ def test_the_crps_of_counts_is_that_of_the_probabilities_of_whole_numbers(counts
     whole = [grid_crps(joint, y, i, (0.0, 1.0)) for i in (0, 1)]
     mean = torch.stack([*whole, joint.crps(y)[:, 2].double()]).mean()
     assert counts.evaluate(table, ["crps"])["crps"].value == pytest.approx(float(mean), abs=1e-5)
+
+
+def test_intervals_of_grades_hold_shares_of_cells() -> None:
+    """A grade that is sure fills its whole cell, wherever in the cell the density of the network is narrow."""
+    rng = np.random.default_rng(0)
+    x = rng.choice([-1.0, 1.0], size=(400, 1))
+    rows = {"x": x, "y": 5.0 + 3.0 * x}
+    options: dict[str, Any] = {"num_components": 1, "hidden": (8,), "steps": 250, "learning_rate": 0.05}
+    system = MDN(grid=1.0, **options).fit(rows, progress="off")
+    mixture = system.predictive(rows["x"])
+    y = torch.tensor(rows["y"])
+    mass = mixture.cdf(y + 0.5) - mixture.cdf(y - 0.5)
+    found = system.evaluate(rows, ["coverage"])["coverage_90"].value
+    assert float(mass.mean()) > 0.97
+    assert found == pytest.approx(0.9, abs=0.06)  # 400 draws of uniform places: four standard errors

@@ -16,6 +16,7 @@ from phlogiston.datasets.base import Dataset, Meta, Split
 from phlogiston.errors import ConfigError, TrainingWarning
 from phlogiston.inference.query.evidence import Within
 from phlogiston.models.mdn import MDN as Model
+from phlogiston.systems.mdn.config import sizes
 from phlogiston.systems.mdn.system import MDN
 from phlogiston.systems.mdn.training import MaximumLikelihood, Recalibrate
 
@@ -106,8 +107,33 @@ def test_queries_answer_from_the_recalibrated_density(fitted: MDN) -> None:
 
 
 @pytest.mark.parametrize(
+    ("rows", "batch_size", "bins"), [(1, 32, 32), (1_300, 32, 32), (3_000, 128, 32), (7_750, 256, 64), (10**6, 256, 64)]
+)
+def test_sizes_grow_with_rows_unless_they_are_given(rows: int, batch_size: int, bins: int) -> None:
+    assert sizes(MDN(preset="table").config, rows) == {"batch_size": batch_size, "bins": bins}
+    assert sizes(MDN(preset="table", bins=5).config, rows) == {"batch_size": batch_size}
+
+
+def test_weights_are_counted_as_rows_are(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(1_000, 1))
+    rows = {"x": np.repeat(x, 3, 0), "y": np.repeat(x, 3, 0)}
+    weighted = {"x": x, "y": x, "weight": np.full(1_000, 3.0)}
+    tiny: dict[str, Any] = {"preset": "table", "members": 2, "hidden": (4,), "steps": 2, "recalibrate": False}
+    found = [MDN(**tiny).fit(data, progress="off") for data in (rows, weighted)]
+    assert [one.schema["sizes"] for one in found] == [{"batch_size": 128, "bins": 32}] * 2
+    assert found[0].network.edges.shape == (1, 33)
+    found[0].save(tmp_path / "saved")
+    again = systems.load(tmp_path / "saved")
+    assert torch.equal(again.predict(x[:5]), found[0].predict(x[:5]))
+
+
+@pytest.mark.parametrize(
     ("options", "said"),
     [
+        ({"bins": -1}, "bins must not be negative"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"batch_size": "many"}, "batch_size"),
         ({"ensemble": "tabm"}, "members >= 2"),
         ({"ensemble": "tabm", "members": 4, "hidden": ()}, "hidden layer"),
         ({"average": 1.0}, "below 1"),
