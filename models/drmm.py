@@ -32,13 +32,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from phlogiston.distributions.cell_map import CellMap, log_slopes, standardised
-from phlogiston.distributions.paths import (
-    FARTHEST,
-    MixtureCategorical,
-    PathMixture,
-    PathPrior,
-    ResidualNormal,
-)
+from phlogiston.distributions.paths import FARTHEST, MixtureCategorical, PathMixture, PathPrior, ResidualNormal
 from phlogiston.distributions.sequential_draws import apply_factors
 from phlogiston.errors import ConfigError, ShapeError, unknown_name
 from phlogiston.models.compiled import Compiled
@@ -162,13 +156,13 @@ class DRMM(KeepsFloat64):
             x, given or generated.
         """
         n = _count_rows(x, streams, num_rows)
-        known = self.labels(streams)
         with pyro.plate("data", n, dim=-1), row_weights(weight):
             z = self._sample_path(n)
             likelihood = ResidualNormal(self.frames, z, self.location, self.scale, mask, cells=self.cells)
             x = pyro.sample("x", likelihood, obs=x)
             for name in self.categorical:
-                labels, site = known.get(name), label_site(name)
+                site = label_site(name)
+                labels = streams.get(site)
                 stream = dist.Categorical(logits=self.stream_logits(name, z))
                 if labels is None:
                     pyro.sample(site, stream)
@@ -417,12 +411,8 @@ def parameter_key(name: str, layer: int | None = None) -> str:
 
 
 def label_site(name: str) -> str:
-    """The site of a categorical column, and the argument that gives its labels: its name, unless the program has that.
-
-    A column may be called anything, also like the site `z` or the argument `num_rows`.
-    """
-    own = name in ("data", "num_rows", "parameter_prior", "z") or re.fullmatch(r"z_\d+", name)
-    return f"{name} (labels)" if own else name
+    """The site of a categorical column, and the argument with its labels: its name, unless the program uses that."""
+    return f"{name} (labels)" if re.fullmatch(r"data|num_rows|parameter_prior|z(_\d+)?", name) else name
 
 
 class CollapsedDRMM(nn.Module):
@@ -465,8 +455,7 @@ class CollapsedDRMM(nn.Module):
         if self.parameter_prior:
             pyro.factor("parameter_prior", model.log_parameter_prior(self.table_sd, self.log_scale_sd))
         n = _count_rows(x, streams, num_rows)
-        given = model.labels(streams)
-        known = {name: given.get(name) for name in model.categorical}
+        known = {name: streams.get(label_site(name)) for name in model.categorical}
         with pyro.plate("data", n, dim=-1), row_weights(weight):
             mixture = PathMixture(
                 find=lambda rows: self._find(model.find, rows, width=self.width, mask=mask, streams=known),
