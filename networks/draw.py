@@ -72,6 +72,55 @@ class Painting:
     total: Tensor
 
 
+OUTPUTS = ("shuffle", "layers", "linear")
+
+
+class LayeredHead(nn.Module):
+    """States to pictures made of layers: smooth fields of colour, each seen where its mask says so.
+
+    Masks are a softmax of fields that need not be steep themselves to make an edge, at any place within a cell. They
+    are made at half the pictures' size, the states being enlarged by two time and again, and shuffled to full size,
+    together with details that are added to the colours. What every picture has at the same pixels is learned pixel by
+    pixel.
+
+    Args:
+        hidden: channels of the states.
+        size: s.
+        factor: pixels along a cell's side, a power of two, at least 2.
+        layers: K, of colour.
+    """
+
+    def __init__(self, hidden: int, size: int, factor: int, layers: int = 4) -> None:
+        super().__init__()
+        self.layers, self.image = layers, size * factor
+        self.enter = nn.Conv2d(hidden, 2 * hidden, 3, padding=1)
+        self.colours = nn.Conv2d(2 * hidden, 3 * layers, 1)
+        width, self.enlarge, self.refine = 2 * hidden, nn.ModuleList(), nn.ModuleList()
+        while factor > 2:
+            narrow = max(16, width // 2)
+            self.enlarge.append(nn.Sequential(nn.Conv2d(width, 4 * narrow, 1), nn.PixelShuffle(2)))
+            self.refine.append(nn.Conv2d(narrow, narrow, 3, padding=1))
+            width, factor = narrow, factor // 2
+        self.leave = nn.Sequential(nn.Conv2d(width, 4 * (layers + 3), 1), nn.PixelShuffle(2))
+        self.fixed = nn.Parameter(torch.zeros(layers + 3, self.image, self.image))
+        cells = torch.eye(size)[None]
+        between = functional.interpolate(cells, self.image, mode="linear")[0].mT  # a product is faster than the layer
+        self.register_buffer("between", between.contiguous(), persistent=False)
+
+    between: Tensor
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Paint (n, hidden, s, s): (n, 3, H, W)."""
+        x = torch.relu(self.enter(states))
+        colours = self.between @ self.colours(x) @ self.between.mT
+        for enlarge, refine in zip(self.enlarge, self.refine, strict=True):
+            x = torch.relu(enlarge(x))
+            x = x + torch.relu(refine(x))
+        masks, details = (self.leave(x) + self.fixed).split((self.layers, 3), 1)
+        seen = torch.softmax(3.0 * masks, 1)[:, :, None] * colours.unflatten(1, (self.layers, 3))
+        return 0.3 * details + seen.sum(1)
+
+
 class DrawDecoder(nn.Module):
     """The generator; see the module's description.
 
@@ -113,8 +162,13 @@ class DrawDecoder(nn.Module):
             raise ConfigError(f"kernel={kernel}, static_kernel={static_kernel}; odd numbers are expected.")
         if poses not in ("rays", "vector"):
             raise unknown_name("way to enter poses", poses, ("rays", "vector"))
-        if output not in ("shuffle", "linear"):
-            raise unknown_name("output", output, ("shuffle", "linear"))
+        if output not in OUTPUTS:
+            raise unknown_name("output", output, OUTPUTS)
+        if output == "layers" and (image // size < 2 or image // size & (image // size - 1)):
+            raise ConfigError(
+                f"output 'layers' doubles {size} cells a side, and pictures have {image} pixels a side; "
+                "set grid to fit, or output='shuffle'."
+            )
         self.image, self.size, self.hidden, self.latent, self.layers = image, size, hidden, latent, layers
         self.padding, self.output = kernel // 2, output
         rays = poses == "rays"
@@ -139,13 +193,15 @@ class DrawDecoder(nn.Module):
         cells = torch.Size([latent, size, size])
         self.shapes = [torch.Size([whole, 1, 1]) if self.whole and not layer else cells for layer in range(layers)]
         if output == "shuffle":
-            self.head = nn.Sequential(
+            self.head: nn.Module = nn.Sequential(
                 nn.ReLU(),
                 nn.Conv2d(hidden, 2 * hidden, 3, padding=1),
                 nn.ReLU(),
                 nn.Conv2d(2 * hidden, 3 * factor**2, 1),
                 nn.PixelShuffle(factor),
             )
+        elif output == "layers":
+            self.head = LayeredHead(hidden, size, factor)
         else:
             self.up = nn.ConvTranspose2d(hidden, canvas, factor, stride=factor, bias=False)
             self.down = nn.Conv2d(canvas, canvas, factor, stride=factor, bias=False)
@@ -154,7 +210,7 @@ class DrawDecoder(nn.Module):
     @property
     def feedback(self) -> int:
         """Channels in which the inference side reads the canvas."""
-        return self.hidden if self.output == "shuffle" else self.down.out_channels
+        return self.hidden if self.output != "linear" else self.down.out_channels
 
     def context(self, code: Tensor, poses: Tensor) -> Context:
         """Prepare a query: everything that does not depend on latents.
@@ -204,7 +260,7 @@ class DrawDecoder(nn.Module):
 
     def picture(self, total: Tensor) -> Tensor:
         """Turn a sum of states (..., hidden, s, s) into pictures (..., 3, H, W)."""
-        if self.output == "shuffle":
+        if self.output != "linear":
             return apply_over(self.head, total) + 0.5
         # out(Up(H)) as one deconvolution
         kernel = torch.einsum("hcij,oc->hoij", self.up.weight, self.out.weight[:, :, 0, 0])
@@ -216,7 +272,7 @@ class DrawDecoder(nn.Module):
 
     def folded(self, kernel: Tensor) -> Tensor:
         """Fold Down(Up(.)) into a kernel over feedback channels: (out, feedback, k, k) to (out, hidden, k, k)."""
-        if self.output == "shuffle":
+        if self.output != "linear":
             return kernel
         matrix = torch.einsum("fcij,hcij->fh", self.down.weight, self.up.weight)
         return torch.einsum("ofij,fh->ohij", kernel, matrix)

@@ -6,7 +6,8 @@ seen and which are queried, separately for every scene. All randomness comes fro
 engine reseeds at every step.
 
 Symmetries augment small data: a scene rotated by a quarter turn, or mirrored, is a scene like any other. A rotation
-changes poses only, a mirror exchanges left and right of every photograph (`turned`).
+changes poses only, a mirror exchanges left and right of every photograph (`turned`). What the camera writes into every
+photograph at the same pixels (`display`) is not mirrored.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class SceneGrid:
         context: photographs seen per scene.
         queries: photographs queried per scene.
         sides: scenes along a grid's side, one of which is drawn per batch.
-        least: fewest photographs seen; their number is drawn per grid between it and `context`.
+        least: fewest photographs seen; their number is drawn per grid between it and `context`, few of them oftener.
         width: width of a scene.
         arena: scenes along the side of an area a grid is placed in at random; 0 leaves it at the origin.
         corner: smallest x and y of a scene.
@@ -81,6 +82,7 @@ class SceneGrid:
         self.context, self.queries, self.sides = context, queries, tuple(sides)
         self.width, self.arena, self.corner, self.overlap = width, arena, corner, overlap
         self.symmetry = symmetry
+        self.fixed = display(self.images.flatten(0, 1)) if symmetry == "all" else None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -101,11 +103,12 @@ class SceneGrid:
         if self.symmetry != "none":
             quarters = torch.randint(4, (len(index),))
             mirror = torch.rand(len(index)) < 0.5 if self.symmetry == "all" else None
-            images, poses = turned(images, poses, quarters, mirror, self.corner + 0.5 * self.width)
+            images, poses = turned(images, poses, quarters, mirror, self.corner + 0.5 * self.width, self.fixed)
         count = seen.shape[1]
         batch = self.compose(side, images[:, :count], poses[:, :count], images[:, count:], poses[:, count:])
         if self.least < self.context:
-            many = torch.randint(self.least, self.context + 1, (len(index) // side**2, 1))
+            share = torch.rand(len(index) // side**2, 1) ** 1.5
+            many = self.least + (share * (self.context - self.least + 1)).long()
             batch["obs_mask"] = (torch.arange(self.context)[None] < many).repeat(1, side**2)
         return batch
 
@@ -174,8 +177,36 @@ def six_axes(poses: Tensor) -> Tensor:
     return poses if poses.shape[-1] == 6 else torch.cat([poses, torch.zeros_like(poses[..., :1])], -1)
 
 
+def display(photographs: Tensor, most: int = 500) -> Tensor:
+    """Find what is written into photographs at the same pixels, whatever they show: numbers, symbols, a frame.
+
+    Such pixels stand out from their neighbours by more on average than that varies from photograph to photograph; those
+    within two pixels of them count, too.
+
+    Args:
+        photographs: (N, H, W, 3), of which `most`, evenly spaced, are looked at.
+
+    Returns:
+        bool (H, W), the same left and right: True at such pixels and their mirror images.
+    """
+    import torch
+    from torch.nn import functional
+
+    few = photographs[:: max(1, len(photographs) // most)].permute(0, 3, 1, 2).float()
+    around = functional.avg_pool2d(functional.pad(few, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+    out = few - around
+    fixed = (out.mean(0).abs() > torch.maximum(out.std(0), torch.tensor(1.0))).any(0)
+    fixed = functional.max_pool2d(fixed[None].float(), 5, stride=1, padding=2)[0] > 0  # plain parts of it, too
+    return fixed | fixed.flip(-1)
+
+
 def turned(
-    images: Tensor, poses: Tensor, quarters: Tensor, mirror: Tensor | None, middle: float
+    images: Tensor,
+    poses: Tensor,
+    quarters: Tensor,
+    mirror: Tensor | None,
+    middle: float,
+    fixed: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return the photographs that would have been taken in rotated and mirrored scenes.
 
@@ -185,6 +216,7 @@ def turned(
         quarters: int (N,), quarter turns to the left about the middle of each scene.
         mirror: bool (N,), scenes mirrored in x before they are rotated; None for none.
         middle: x and y of a scene's middle.
+        fixed: bool (H, W), pixels that are not mirrored; see `display`.
     """
     import torch
 
@@ -193,7 +225,9 @@ def turned(
     if mirror is not None:
         m = mirror[:, None]
         x, yaw, roll = torch.where(m, -x, x), torch.where(m, math.pi - yaw, yaw), torch.where(m, -roll, roll)
-        images = torch.where(mirror[:, None, None, None, None], images.flip(3), images)
+        moved = mirror[:, None, None, None, None]
+        moved = moved if fixed is None else moved & ~fixed[..., None]
+        images = torch.where(moved, images.flip(3), images)
     cos = torch.tensor([1.0, 0.0, -1.0, 0.0], dtype=poses.dtype)[quarters][:, None]
     sin = torch.tensor([0.0, 1.0, 0.0, -1.0], dtype=poses.dtype)[quarters][:, None]
     yaw = yaw + 0.5 * math.pi * quarters[:, None]

@@ -47,7 +47,8 @@ class Config:
         width: channels of a query's context.
         blocks: residual blocks of the context.
         poses: how a query's pose enters: "rays" per cell, or a "vector".
-        output: "shuffle" (a nonlinear head) or "linear" (the reference's canvas).
+        output: "shuffle" (a nonlinear head); "layers" of colours under masks, for sharper edges at more cost; or
+            "linear" (the reference's canvas).
         canvas: channels of the linear canvas.
         draft: begin every picture from a deterministic draft, instead of nothing.
         prior_context: let the priors see the query.
@@ -58,7 +59,8 @@ class Config:
         sigma: standard deviation of a pixel, in [0, 1] units; with "discretized-logistic" the scale it starts from.
         sigma_start: where sigma starts; it falls in a straight line to `sigma` over all steps. 0: constant.
         context: photographs seen per scene in training.
-        least_context: fewest of them, their number being drawn per scene; 0: always `context`.
+        least_context: fewest of them, their number being drawn per scene, few of them oftener than
+            many; 0: always `context`.
         queries: photographs queried per scene.
         sides: scenes along a grid's side in training; drawn per batch.
         symmetry: scenes are shown as they are ("none"), rotated by random quarter turns ("turns"), or also mirrored
@@ -77,6 +79,7 @@ class Config:
             mean, in pictures of a few cells a side.
         score_weight: weight of a third comparison: by the energy score, which is least where prior samples are
             distributed as the truth, in colours and edges of pixels and of squares of 2, 4, 8 and 16.
+        grain_weight: weight, within that score, of how much edge and texture samples have square by square.
         kl_weight: weight of the divergence; 1 gives the bound, more keeps codes where the prior draws them.
         kl_warmup: share of the steps in which that weight rises from a hundredth, half of them below a tenth: latents
             that cost their full price before the decoder has a use for them fall asleep.
@@ -107,7 +110,7 @@ class Config:
     width: int = 64
     blocks: int = 2
     poses: Literal["rays", "vector"] = "rays"
-    output: Literal["shuffle", "linear"] = "shuffle"
+    output: Literal["shuffle", "layers", "linear"] = "shuffle"
     canvas: int = 48
     draft: bool = True
     prior_context: bool = True
@@ -133,6 +136,7 @@ class Config:
     prior_weight: float = 1.0
     spread_weight: float = 0.3
     score_weight: float = 0.0
+    grain_weight: float = 0.0
     kl_weight: float = 6.0
     kl_warmup: float = 0.6
     keep_scenes: int = 9
@@ -146,6 +150,7 @@ class Config:
         at_least(
             self, 0, "layers", "steps_between", "blocks", "context", "least_context", "draft_steps", "draft_weight",
             "prior_weight", "kl_weight", "keep_scenes", "sigma_start", "whole", "spread_weight", "score_weight",
+            "grain_weight",
         )  # fmt: skip
         if (
             not 0 < self.warmup < 1
@@ -189,14 +194,20 @@ PRESETS: dict[str, dict[str, Any]] = {
         "sides": (1,),
         "symmetry": "all",
         "nodes": "ground",
+        "output": "layers",
+        "layers": 3,
+        "whole": 16,
+        "latent": 8,
         "queries": 6,
         "least_context": 1,
-        "draft_steps": 700,
-        "steps": 1_000,
-        "sigma": 0.2,
+        "draft_steps": 900,
+        "steps": 700,
+        "sigma": 0.07,  # what pictures painted through the guide's latents err by
+        "kl_weight": 8.0,
         "prior_share": 0.5,
         "prior_weight": 0.0,
         "score_weight": 1.0,
+        "grain_weight": 3.0,
         "kl_warmup": 0.5,
     },
     # the published sizes: 8 steps of 16 x 16 states with 128 channels for pictures of 64 x 64 pixels

@@ -37,6 +37,7 @@ def stages(config: Config, image: int) -> list[Stage]:
         "prior_weight": c.prior_weight,
         "spread_weight": c.spread_weight,
         "score_weight": c.score_weight,
+        "grain_weight": c.grain_weight,
         "kl_weight": c.kl_weight,
     }
     shared: dict[str, Any] = {
@@ -46,7 +47,7 @@ def stages(config: Config, image: int) -> list[Stage]:
     }
     recipe = []
     if c.draft_steps:
-        last = ("head",) if c.output == "shuffle" else ("up", "out")
+        last = ("head",) if c.output != "linear" else ("up", "out")
         parts = ["memory", *(f"decoder.{name}" for name in ("expand", "draft", *last))]
         recipe.append(
             Stage(

@@ -10,7 +10,7 @@ import torch
 
 from phlogiston import datasets
 from phlogiston.datasets.base import Dataset, Split
-from phlogiston.datasets.generated.scene_grid import SceneGrid, turned
+from phlogiston.datasets.generated.scene_grid import SceneGrid, display, turned
 from phlogiston.errors import ConfigError, DataError, UnknownNameError
 from phlogiston.networks.view_rays import ray_map
 
@@ -61,6 +61,10 @@ def test_numbers_of_photographs_and_cells_vary_where_asked(data: Dataset) -> Non
         origins.add(round(float(batch["origin"][0, 0]), 4))
         assert float(batch["origin"].max()) <= -0.4 + (3 - int(batch["side"][0])) * 0.7 + 1e-6
     assert seen == {2, 3, 4, 5}
+    many = SceneGrid(data.train, 5, 1, (1,), least=2)[torch.arange(4).repeat(1000)]["obs_mask"].sum(1)
+    for number in range(2, 6):  # the share to draw `number` or less grows like the power 2 / 3: few are drawn oftener
+        want = ((number - 1) / 4) ** (2 / 3)
+        assert float((many <= number).float().mean()) == pytest.approx(want, abs=4 * 0.5 / math.sqrt(4000))
     assert sides == {1, 2}
     assert len(origins) > 20
     with pytest.raises(DataError, match="photographs"):
@@ -100,3 +104,26 @@ def test_turning_cells_keeps_them_in_their_tiles(data: Dataset) -> None:
     assert not bool((batch["poses"][:, :, None, :2] == own[:, None, :, :2]).all(-1).any(-1).all())
     with pytest.raises(UnknownNameError, match="symmetry"):
         SceneGrid(data.train, 5, 1, symmetry="mirror")
+
+
+def test_what_a_camera_writes_into_its_photographs_is_not_mirrored() -> None:
+    torch.manual_seed(0)
+    smooth = torch.rand(60, 3, 5, 5)
+    smooth = torch.nn.functional.interpolate(smooth, (20, 20), mode="bicubic").clamp(0, 1)
+    pictures = (200 * smooth).byte().permute(0, 2, 3, 1).reshape(6, 10, 20, 20, 3)
+    assert not bool(display(pictures.flatten(0, 1)).any())
+    pictures[..., 16:18, 3:5, :] = torch.tensor([250, 250, 0], dtype=torch.uint8)
+    fixed = display(pictures.flatten(0, 1))
+    assert bool(fixed[16:18, 3:5].all())
+    assert torch.equal(fixed, fixed.flip(-1))
+    assert not bool(fixed[:13].any())
+    data = Split({"images": pictures, "poses": torch.zeros(6, 10, 5)})
+    batch = SceneGrid(data, 4, 2, (1,), symmetry="all")[torch.arange(6)]
+    shown = batch["images"].permute(0, 1, 3, 4, 2)
+    assert bool((shown[..., 16:18, 3:5, :] == torch.tensor([250, 250, 0], dtype=torch.uint8)).all())
+    rest = shown[..., :13, :, :]
+    known = pictures[..., :13, :, :].flatten(0, 1)
+    straight = (rest[:, 0, None] == known).all((-3, -2, -1)).any(1)
+    mirrored = (rest[:, 0, None] == known.flip(2)).all((-3, -2, -1)).any(1)
+    assert bool((straight | mirrored).all())
+    assert 0 < int(mirrored.sum()) < 6

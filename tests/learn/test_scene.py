@@ -311,7 +311,7 @@ def test_scene_real_mazes(record: Record, kept: Kept) -> None:
         "scene",
         "real/gqn-mazes",
         title="GQN mazes, 31 scenes for training, 4 held out",
-        configuration="preset gqn-mazes: 31 scenes turned and mirrored, map of the ground, 2 latent layers",
+        configuration="preset gqn-mazes: 31 scenes turned and mirrored, map of the ground, 3 latent layers",
         figure=ERROR,
         kind="estimate",
         higher_is_better=False,

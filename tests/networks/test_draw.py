@@ -13,7 +13,7 @@ from phlogiston.distributions.mixed_normals import MixedNormals
 from phlogiston.errors import ConfigError, UnknownNameError
 from phlogiston.models.scene import latent_prior, tempered
 from phlogiston.networks import draw_plain
-from phlogiston.networks.draw import DrawDecoder, DrawEncoder
+from phlogiston.networks.draw import DrawDecoder, DrawEncoder, LayeredHead
 from phlogiston.networks.latents import HIGH, LOW, bent
 from phlogiston.networks.scene_memory import GraphMemory, PooledMemory
 from phlogiston.networks.view_rays import CHANNELS, RayAddress, ray_map
@@ -25,6 +25,7 @@ FORMS: list[dict[str, Any]] = [
     {"output": "linear", "poses": "vector", "canvas": 5, "static_kernel": 3},
     {"output": "linear", "draft": False, "prior_context": False, "layers": 3},
     {"whole": 3, "layers": 3},
+    {"output": "layers", "layers": 3},
     {"whole": 5, "layers": 1, "static_kernel": 3},
 ]
 
@@ -162,3 +163,40 @@ def test_a_mixture_over_the_whole_picture_is_drawn_tempered_and_expected_by_the_
     assert local.event_shape == decoder.shapes[1]
     scale = tempered(local, 0.5).base_dist.scale
     torch.testing.assert_close(scale, 0.5 * local.base_dist.scale)
+
+
+def test_a_layered_picture_is_colours_under_masks() -> None:
+    """Two colours whose masks cross within a cell make one edge there, as steep as the masks' difference."""
+    head = LayeredHead(5, 4, 8, layers=2).double()
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.zero_()
+        head.colours.bias.copy_(torch.tensor([0.9, 0.1, 0.2, 0.3, 0.8, 0.5]))
+        at = torch.arange(32.0).double()
+        head.fixed[0] = 2.0 * (13.5 - at)  # the first colour to the left of 13.5, the second to the right
+        head.fixed[2, 4, 7] = 1.0
+    picture = head(torch.randn(2, 5, 4, 4).double()).detach()
+    left = torch.sigmoid(6.0 * (13.5 - at))
+    first, second = head.colours.bias.view(2, 3, 1).detach()
+    want = (left * first + (1 - left) * second)[None, :, None].repeat(2, 1, 32, 1)
+    want[:, 0, 4, 7] += 0.3
+    torch.testing.assert_close(picture, want)
+    steps = picture[0, 0, 0].diff()
+    assert int(steps.abs().argmax()) == 13
+    assert float(steps.abs().max()) > 0.9 * 0.6  # most of the way from one colour to the other within one pixel
+
+
+def test_colours_between_cells_are_interpolated() -> None:
+    head = LayeredHead(5, 4, 8, layers=1).double()
+    with torch.no_grad():
+        head.leave[0].weight.zero_()
+        head.leave[0].bias.zero_()
+    states = torch.randn(2, 5, 4, 4).double()
+    cells = head.colours(torch.relu(head.enter(states)))
+    want = torch.nn.functional.interpolate(cells, (32, 32), mode="bilinear")
+    torch.testing.assert_close(head(states), want)
+
+
+def test_layers_need_pictures_that_cells_double_into() -> None:
+    with pytest.raises(ConfigError, match="layers"):
+        DrawDecoder(PooledMemory(3, 2), 24, 4, output="layers")

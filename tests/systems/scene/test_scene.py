@@ -74,7 +74,7 @@ def test_it_learns_to_paint_what_a_memory_holds() -> None:
     [
         {"nodes": "hub", "layers": 0},
         {"nodes": "lattice", "write": "soft"},
-        {"nodes": "ground", "score_weight": 1.0},
+        {"nodes": "ground", "score_weight": 1.0, "grain_weight": 1.0, "output": "layers"},
         {"whole": 3, "parts": 1, "spread_weight": 0.5},
         {"whole": 3, "parts": 4, "layers": 1},
         {"whole": 2, "prior_context": False},

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from phlogiston import datasets
 from phlogiston.datasets.base import Dataset
 from phlogiston.errors import DataError
+from phlogiston.evaluate.calibration import crps
 from phlogiston.systems.scene import quality as scene_quality
 from phlogiston.systems.scene import scoring as scene_scoring
 from phlogiston.systems.scene.system import Scene
-from phlogiston.systems.scene.training import energy_score, paint, spread_error
+from phlogiston.systems.scene.training import energy_score, grain_score, paint, spread_error
 
 from .test_scene import TINY
 
@@ -57,8 +59,7 @@ def test_the_energy_score_of_normal_colours_is_in_closed_form() -> None:
     """One channel of 2 x 2 pixels: colours are normal, and so are differences, with twice the variance."""
     torch.manual_seed(0)
     samples = 0.3 + 0.5 * torch.randn(2, 200_000, 1, 2, 2)
-    truth = torch.zeros(200_000, 1, 2, 2)
-    rows = torch.stack([energy_score(samples[:, i], truth[i]) for i in torch.arange(200_000).split(4000)]) / 0.2
+    rows = torch.stack([energy_score(samples[:, i]) for i in torch.arange(200_000).split(4000)]) / 0.2
 
     def closed(mean: float, deviation: float) -> float:  # the continuous ranked probability score of a normal, at 0
         z = mean / deviation
@@ -77,7 +78,46 @@ def test_the_energy_score_prefers_sharp_samples_in_doubt_to_their_mean() -> None
     right = edges[torch.randint(2, (2, 400))]
     mean = edges.mean(0).expand_as(right)
     wrong = (mean + right.std() * torch.randn_like(right)).clamp(0, 1)
-    assert energy_score(right, truth) < 0.8 * min(energy_score(mean, truth), energy_score(wrong, truth))
+    found = [float(energy_score(samples - truth)) for samples in (right, mean, wrong)]
+    assert found[0] < 0.8 * min(found[1:])
+
+
+def test_the_grain_score_is_the_crps_of_local_gradients() -> None:
+    """Against loops over squares and pixels, and the CRPS of `evaluate.calibration`."""
+    torch.manual_seed(0)
+    pictures = torch.rand(3, 4, 3, 8, 8).double()  # two samples of four views, and the truth
+
+    def grain(picture: np.ndarray, side: int) -> list[float]:
+        found = []
+        for top in range(0, picture.shape[1], side):
+            for left in range(0, picture.shape[2], side):
+                total = 0.0
+                for i in range(top, top + side):
+                    for j in range(left, left + side):
+                        here = picture[:, i, j]
+                        if i + 1 < picture.shape[1]:
+                            total += float(((picture[:, i + 1, j] - here) ** 2).sum())
+                        if j + 1 < picture.shape[2]:
+                            total += float(((picture[:, i, j + 1] - here) ** 2).sum())
+                found.append(math.sqrt(total / side**2 + 1e-5))
+        return found
+
+    want = 0.0
+    for level in range(2):
+        small = torch.nn.functional.avg_pool2d(pictures.flatten(0, 1), 2**level).unflatten(0, (3, 4)).numpy()
+        rows = np.array([[grain(view, 4 // 2**level) for view in views] for views in small]).reshape(3, -1)
+        want += 0.2 * float(crps(rows[:2], rows[2]).mean()) / 2
+    found = grain_score(pictures[:2], pictures[2], side=4, levels=2)
+    assert float(found) == pytest.approx(want, rel=1e-9)
+
+
+def test_the_grain_score_asks_for_an_edge_even_in_the_wrong_place() -> None:
+    edges = torch.stack([(torch.arange(8.0) < at).expand(3, 8, 8).float() for at in (2, 3, 4, 5, 6)])
+    torch.manual_seed(0)
+    truth, sharp = edges[torch.randint(5, (100,))], edges[torch.randint(5, (2, 100))]
+    blurred = edges.mean(0).expand_as(sharp)
+    assert abs(float(grain_score(sharp, truth, levels=1))) < 1e-6
+    assert float(grain_score(sharp, truth)) < 0.7 * float(grain_score(blurred, truth))
 
 
 def test_sweeps_cover_what_the_data_allow(system: Scene, data: Dataset) -> None:
