@@ -112,17 +112,17 @@ def crps(e: Evaluation[MDN]) -> dict[str, Metric]:
     def score(mixture: Any, y: Tensor) -> Tensor:
         found = mixture.crps(y)
         for i, name in enumerate(names):
-            if name in grids:
-                found[:, i] = grid_crps(mixture, y, i, grids[name])
+            if name in grids and (of_values := grid_crps(mixture, y, i, grids[name])) is not None:
+                found[:, i] = of_values
         return found.mean(-1)
 
     return {"crps": _mean(e, _by_row(e, score), "exact", False, {"unit": "units of the target"})}
 
 
-def grid_crps(mixture: Any, y: Tensor, target: int, grid: tuple[float, float]) -> Tensor:
-    """CRPS of a target rounded to a grid: (rows,).
+def grid_crps(mixture: Any, y: Tensor, target: int, grid: tuple[float, float]) -> Tensor | None:
+    """CRPS of a target rounded to a grid: (rows,); None where distributions span thousands of values.
 
-    Where a distribution spans thousands of values, that of the real number, of which it is a step sum.
+    There the closed form for the real number stands, of which this is a sum in steps.
 
     Args:
         mixture: of the targets, batch (rows,).
@@ -134,8 +134,7 @@ def grid_crps(mixture: Any, y: Tensor, target: int, grid: tuple[float, float]) -
     ends = torch.cat([mixture.quantile([1e-9, 1 - 1e-9])[..., target], y[:, target].unsqueeze(0)])
     first, last = (((end - value) / step).round() for end in (ends.min(), ends.max()))
     if float(last - first) > MOST_VALUES:
-        closed: Tensor = mixture.crps(y)[:, target]
-        return closed
+        return None
     values = value + step * torch.arange(float(first), float(last) + 1).double()
     edges = (values + step / 2).reshape(-1, 1, 1).expand(-1, *y.shape)
     below = mixture.cdf(edges)[..., target].double()

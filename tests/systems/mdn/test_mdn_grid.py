@@ -134,11 +134,10 @@ def test_the_crps_of_counts_is_that_of_the_probabilities_of_whole_numbers(counts
     apart = (values.unsqueeze(1) - y[:, 0]).abs()
     spread = torch.einsum("in,jn,ij->n", mass, mass, (values.unsqueeze(1) - values).abs())
     want = (mass * apart).sum(0) - spread / 2
-    torch.testing.assert_close(grid_crps(joint, y, 0, (0.0, 1.0)), want, rtol=0, atol=1e-6)
-    fine = grid_crps(joint, y, 2, (0.0, 1e-4))  # too many values to sum
-    torch.testing.assert_close(fine, joint.crps(y)[:, 2].double())
+    whole = [found for i in (0, 1) if (found := grid_crps(joint, y, i, (0.0, 1.0))) is not None]
+    torch.testing.assert_close(whole[0], want, rtol=0, atol=1e-6)
+    assert grid_crps(joint, y, 2, (0.0, 1e-4)) is None  # too many values to sum
     table = pandas.DataFrame({"a": [0.0, 1.0], "kids": [3, 0], "pets": [1, 0], "age": [2.5, 1.0]})
-    whole = [grid_crps(joint, y, i, (0.0, 1.0)) for i in (0, 1)]
     mean = torch.stack([*whole, joint.crps(y)[:, 2].double()]).mean()
     assert counts.evaluate(table, ["crps"])["crps"].value == pytest.approx(float(mean), abs=1e-5)
 
