@@ -84,10 +84,10 @@ def answer(
         samples,
         log_evidence.expand(n, -1),
         log_evidence,
-        torch.zeros(rows, dtype=torch.float64),
+        None if q.centred else torch.zeros(rows, dtype=torch.float64),
         paths.method + (f", {CENTRED}" if q.centred else ""),
         torch.full((rows,), float(n), dtype=torch.float64),
-        {"codes": paths.codes[component.T]},
+        {"codes": paths.codes[component.T], **({"log_evidence_error": CENTRED} if q.centred else {})},
     ), distances
 
 

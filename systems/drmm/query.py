@@ -258,6 +258,8 @@ class DRMMQuery:
                 error, reason = None, "too few prefixes of paths were kept to tell it; raise num_particles"
             elif error is not None:
                 error = torch.hypot(error, lost)
+        if q.centred:
+            error, reason = None, CENTRED
         error, why = judge_error(error, reason)
         if bool(torch.isneginf(log_weights).any()):
             index, log_weights = replace_dead(log_weights, generator)

@@ -121,9 +121,11 @@ def test_many_rows_of_known_values_are_answered_as_one_by_one(system: DRMM) -> N
 def test_sheared_paths_take_cells_by_their_middles_and_say_so(sheared: DRMM) -> None:
     row = torch.from_numpy(table(9))[:, :2]
     answer = sheared.query({"x": Known(row)}, num_samples=2)
-    assert answer.method.endswith("known values on a grid by the middles of their cells")
     sorted_one = sheared.query({"x": Known(row[0])}, num_samples=2, sort=True)
-    assert sorted_one.method.endswith("known values on a grid by the middles of their cells")
+    for each in (answer, sorted_one):
+        assert each.method.endswith("known values on a grid by the middles of their cells")
+        assert each.log_evidence_error is None
+        assert each.details["log_evidence_error"] == "known values on a grid by the middles of their cells"
     torch.testing.assert_close(answer.log_evidence, sheared.log_prob(row.numpy()).value, rtol=1e-4, atol=1e-3)
     torch.testing.assert_close(sheared.questions().log_evidence({"x": Known(row)}), answer.log_evidence)
     part = sheared.questions().log_evidence({"x": Known(row[:3], [1, 0])})
