@@ -23,6 +23,10 @@ OUTSIDE = 5e-4
 """Share of the map's distribution function below the lowest cell, and above the highest."""
 EVERYWHERE = 1e-3
 """Share that is spread evenly over all cells, for cells without a row are possible, too."""
+APART = 0.25
+"""Of a column with two values: the share of a cell's probability that separates it from the other on either side."""
+EDGE = 1e-3
+"""Width of these sides, in cells: hardly any noise falls there."""
 DECIMALS = tuple(10.0**-n for n in range(7))
 """Steps that numbers are rounded to."""
 CLOCK = (1.0, 1 / 24, 1 / 1440, 1 / 86400)
@@ -89,6 +93,7 @@ def describe_cells(
     known: Array | None = None,
     weight: Array | None = None,
     filled: Mapping[str, tuple[float, float]] | None = None,
+    apart: bool = False,
 ) -> dict[str, list[Any]]:
     """Find the columns on a grid and the map of each, as `distributions.cell_map.CellMap` takes them.
 
@@ -102,6 +107,7 @@ def describe_cells(
         known: bool (rows, columns), True where known; None when everything is.
         weight: (rows,), 0 or more; a common factor changes nothing.
         filled: columns whose source filled the cells with noise itself: lower edge of a cell, and the width.
+        apart: map columns of two values so that their cells do not touch; for models that know the masses of cells.
 
     Returns:
         Arguments of a `CellMap`, JSON-able; empty where no column is on a grid.
@@ -119,7 +125,8 @@ def describe_cells(
             )
     share = np.ones(len(x)) if weight is None else np.asarray(weight, dtype=np.float64)
     rows = share > 0
-    result: dict[str, list[Any]] = {"columns": [], "start": [], "step": [], "knots": [], "shares": [], "filled": []}
+    fields = ("columns", "start", "step", "knots", "shares", "filled", "apart")
+    result: dict[str, list[Any]] = {field: [] for field in fields}
     candidates: list[tuple[int, tuple[float, float]]] = []
     for j, name in enumerate(names):
         if not auto and name not in grid:
@@ -139,7 +146,11 @@ def describe_cells(
             continue
         here = rows if known is None else rows & known[:, j]
         start, knots, shares = _distribution(x[here, j], share[here], start, step)
-        for key, value in zip(result, (j, start, step, knots, shares, names[j] in (filled or {})), strict=True):
+        noisy = names[j] in (filled or {})
+        two = apart and len(knots) == 3 and not noisy
+        if two:
+            knots, shares = _apart(knots, shares, step)
+        for key, value in zip(fields, (j, start, step, knots, shares, noisy, two), strict=True):
             result[key].append(value)
     return result if result["columns"] else {}
 
@@ -159,6 +170,26 @@ def _distribution(values: Array, share: Array, start: float, step: float) -> tup
         keep = np.flatnonzero(np.r_[True, (part[1:] != part[:-1])] | np.r_[(part[1:] != part[:-1]), True])
     edges = start + step * (first + keep)
     return start + step * first, edges.tolist(), reached[keep].tolist()
+
+
+def _apart(knots: Sequence[float], shares: Sequence[float], step: float) -> tuple[list[float], list[float]]:
+    """The map of two cells with a gap between their images.
+
+    Images that touch share a border that no normal component ends at: each value would lend the other some six per cent
+    of its probability. Between values of a count that is smoothing; between yes and no it is an error.
+    """
+    pairs = zip(knots, knots[1:], shares, shares[1:], strict=False)
+    inner = [
+        (at, share)
+        for low, high, below, above in pairs
+        for at, share in (
+            (low, below),
+            (low + EDGE * step, below + APART * (above - below)),
+            (high - EDGE * step, above - APART * (above - below)),
+        )
+    ]
+    where, reached = zip(*inner, (knots[-1], shares[-1]), strict=True)
+    return list(where), list(reached)
 
 
 def _tied(x: Array, known: Array | None, rows: Array) -> Array:

@@ -74,6 +74,7 @@ class CellMap(KeepsFloat64):
     Attributes:
         position: int64 (C,), the mapped columns.
         whole: bool (C,), True where data are the cells' centres.
+        apart: bool (C,), True where the density is that of the whole cell, everywhere in it.
 
     Values are float64; a row's columns that are not mapped are none of this module's business.
     """
@@ -86,6 +87,7 @@ class CellMap(KeepsFloat64):
     last: Tensor
     slope: Tensor
     whole: Tensor
+    apart: Tensor
 
     def __init__(
         self,
@@ -95,6 +97,7 @@ class CellMap(KeepsFloat64):
         knots: Sequence[Sequence[float]],
         shares: Sequence[Sequence[float]],
         filled: Sequence[bool] = (),
+        apart: Sequence[bool] = (),
     ) -> None:
         super().__init__()
         most = max(len(k) for k in knots)
@@ -107,6 +110,8 @@ class CellMap(KeepsFloat64):
         self.register_buffer("step", torch.tensor(step, dtype=torch.float64), persistent=False)
         whole = [not noise for noise in filled] or [True] * len(columns)
         self.register_buffer("whole", torch.tensor(whole, dtype=torch.bool), persistent=False)
+        gaps = list(apart) or [False] * len(columns)
+        self.register_buffer("apart", torch.tensor(gaps, dtype=torch.bool), persistent=False)
         self.register_buffer("knots", padded(knots), persistent=False)
         self.register_buffer("shares", padded(shares), persistent=False)
         self.register_buffer("last", torch.tensor([len(k) - 1 for k in knots]), persistent=False)

@@ -28,7 +28,7 @@ from phlogiston.models.drmm import DRMM
 from phlogiston.systems.drmm import curved, entry_questions
 from phlogiston.systems.drmm.paths import MAX_FLOATS, Paths, PathSource, thinning_error
 from phlogiston.systems.drmm.question import CENTRED, EntryQuestions, EvidenceCompiler, Question
-from phlogiston.systems.drmm.scoring import cell_masses
+from phlogiston.systems.drmm.scoring import cell_densities, cell_masses
 
 
 class DRMMQuery:
@@ -307,7 +307,13 @@ class DRMMQuery:
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log density of complete rows, (n, columns) -> (n,), in nats; beyond 4,096 paths a beam's bound."""
-        width = self.model.num_paths if self.model.num_paths <= 4096 else 64
+        cells, few = self.model.cells, self.model.num_paths <= 4096
+        if few and cells is not None and bool(cells.apart.any()):
+            rows = x[:, self.varying].double()
+            step = max(1, MAX_FLOATS // (16 * self.model.num_paths))
+            parts = torch.split(rows, step)
+            return torch.cat([cell_densities(self.model, part, None, None, None) for part in parts])
+        width = self.model.num_paths if few else 64
         return self._marginal(x[:, self.varying].double(), None, {}, width)
 
     def _marginal(self, x: Tensor, mask: Tensor | None, streams: Mapping[str, Tensor], width: int) -> Tensor:

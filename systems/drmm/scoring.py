@@ -128,6 +128,23 @@ def cell_masses(
     return score.logsumexp(-1)
 
 
+def cell_densities(
+    model: DRMM, x: Tensor, mask: Tensor | None, labels: Mapping[str, Tensor] | None, depth: int | None
+) -> Tensor:
+    """Log density of rows where some columns have gaps between their cells' images: there it is a cell's mean density.
+
+    Args:
+        model, x, mask, labels, depth: as for `cell_masses`.
+    """
+    cells = model.cells
+    assert cells is not None, "columns without cells have no gaps"
+    features = x.shape[1]
+    apart = torch.zeros(features, dtype=torch.bool).index_copy(0, cells.position, cells.apart)
+    log_step = torch.zeros(features, dtype=torch.float64).index_copy(0, cells.position, cells.step.log())
+    known = apart.expand(x.shape) if mask is None else mask & apart
+    return cell_masses(model, x, mask, labels, depth, apart) - known.double() @ log_step
+
+
 def importance(
     model: DRMM, x: Tensor, mask: Tensor | None, depth: int | None, num_particles: int, seed: int
 ) -> tuple[Tensor, Tensor]:

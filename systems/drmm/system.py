@@ -40,7 +40,7 @@ from phlogiston.systems.calls import at_least
 from phlogiston.systems.drmm.config import Config as DRMMConfig
 from phlogiston.systems.drmm.demo import recipes
 from phlogiston.systems.drmm.query import DRMMQuery
-from phlogiston.systems.drmm.scoring import cell_masses, chunks, importance, varying_columns
+from phlogiston.systems.drmm.scoring import cell_densities, cell_masses, chunks, importance, varying_columns
 from phlogiston.systems.drmm.start import start
 from phlogiston.systems.drmm.steps import careful_adam
 from phlogiston.systems.drmm.training import DeadComponents, DepthMonitor
@@ -112,6 +112,7 @@ class DRMM(Imputes, System):
                 None if known is None else known.numpy()[:, varies],
                 None if weight is None else weight.numpy(),
                 {} if meta is None else meta.cells,
+                apart=self.config.frame not in ("tril", "lowrank"),
             ),
             "categorical": categories(tensors, meta, "DRMM"),
             "image_shape": list(meta.image_shape) if meta is not None and meta.image_shape else None,
@@ -328,6 +329,8 @@ class DRMM(Imputes, System):
                 labels = {k: rows[k] for k in self.schema["categorical"] if k in rows} if joint else None
                 if mass:
                     value = cell_masses(self.model, rows["x"], known, labels, depth)
+                elif method == "exact" and self.model.cells is not None and bool(self.model.cells.apart.any()):
+                    value = cell_densities(self.model, rows["x"], known, labels, depth)
                 elif method == "importance":
                     value, error = importance(self.model, rows["x"], known, depth, num_particles, seed)
                     errors.append(error)
