@@ -15,6 +15,7 @@ Groups of metrics, and what they give::
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ import torch
 from torch import Tensor
 
 from phlogiston.datasets.base import Split
+from phlogiston.errors import DataWarning
 from phlogiston.evaluate.figures import ACCENT, INK, SOFT, new_figure
 from phlogiston.evaluate.image_figures import frame, image_rows
 from phlogiston.evaluate.metric import Metric, from_rows
@@ -60,7 +62,30 @@ def survival(e: Evaluation[WorldModel]) -> dict[str, Metric]:
         detail = {**unit, "longest": system.longest, "tau": system.config.tau}
         score = system.dream(None, PLAYED).score.double()
         results["survival_dreamt"] = from_rows(score, "estimate", higher_is_better=None, detail=detail)
+        if "survival" in results:
+            chance = from_rows(system.dream("random", PLAYED).score.double(), "estimate", higher_is_better=None)
+            _compare(results, chance)
     return results
+
+
+def _compare(results: Mapping[str, Metric], chance: Metric) -> None:
+    """Say so where an agent gains far less in the game than it does in its dream.
+
+    Args:
+        results: scores of the agent and of the recording's policy in the game, and of the agent in its dream.
+        chance: score of the recording's policy in that dream.
+    """
+    agent, lucky, dreamt = (results[n] for n in ("survival", "survival_random", "survival_dreamt"))
+    promised, kept = dreamt.value - chance.value, agent.value - lucky.value
+    error = sum((m.std_error or 0.0) ** 2 for m in (agent, lucky, dreamt, chance)) ** 0.5
+    if 0.5 * promised - kept > 3 * error:
+        warnings.warn(
+            f"in its dream the agent scores {promised:+.4g} relative to the recording's policy, in the game "
+            f"{kept:+.4g}: it makes use of what is wrong in the dream. Train on its own games, too (rounds=2), or "
+            "in a dream of a higher temperature (tau)",
+            DataWarning,
+            stacklevel=3,
+        )
 
 
 def frames(e: Evaluation[WorldModel]) -> dict[str, Metric]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ import torch
 
 from phlogiston import datasets
 from phlogiston.datasets.generated.games.dodge import DodgeEnv
-from phlogiston.errors import ConfigError
+from phlogiston.errors import ConfigError, DataWarning
+from phlogiston.evaluate.metric import Metric
 from phlogiston.models.world import World
 from phlogiston.systems.world import report
 from phlogiston.systems.world.judging import Sweep, best_sweep, play_blind, small_bright, sweeps
@@ -109,3 +111,16 @@ def test_games_and_dreams_are_shown_side_by_side(system: WorldModel) -> None:
     assert torch.equal(shown[0, 0, 0, 15::6, ::6], first)
     figures = system.figures(data, names=["the agent in the game and in a dream"])
     assert len(figures) == 1
+
+
+@pytest.mark.parametrize(("game", "told"), [(170.0, True), (340.0, True), (900.0, False)])
+def test_an_agent_that_is_good_in_its_dream_alone_is_told_of(game: float, told: bool) -> None:
+    def metric(value: float) -> Metric:
+        return Metric(value, 10.0, 100, "estimate", None)
+
+    found = {"survival": metric(game), "survival_random": metric(360.0), "survival_dreamt": metric(840.0)}
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        report._compare(found, metric(350.0))
+    assert [w.category for w in said] == [DataWarning] * told
+    assert all("+490 relative to the recording's policy" in str(w.message) for w in said)
