@@ -107,6 +107,7 @@ def _error(values: list[float]) -> float:
 
 SHIPPED = ("wine", "breast_cancer", "diabetes")
 OURS: dict[str, Any] = {"preset": "small_table"}
+MANY = {"wine": list(range(10))}  # draws of the gaps: among 178 rows three tell too little
 
 
 def imputers(frame: pandas.DataFrame, category: str, seed: int) -> dict[str, Callable[[], tuple[Any, list[str], Any]]]:
@@ -171,6 +172,8 @@ def test_rivals_drmm_gaps_filled_in(record: Record, script: Callable[[str], Modu
         for kind, (figure, higher) in figures.items()
     }
     found: dict[str, list[dict[str, float]]] = {}
+    for entry in entries.values():
+        entry.seeds = MANY.get(name, entry.seeds)
     for seed in entries["rmse"].seeds:
         hole = quality.gaps(table, seed, how)
         frame = quality.punched(table.frame, hole)
