@@ -1,8 +1,10 @@
 """A scene seen from new viewpoints: a memory of posed photographs, read and painted by a recurrent decoder.
 
     m   = memory(photographs, poses)                                   deterministic
-    z_l ~ N(mean_l, sd_l^2)(z_<l, m, query pose),   l = 0 .. L-1       site "z_<l>", event (latent, s, s)
+    z_l ~ N(mean_l, (t sd_l)^2)(z_<l, m, query pose),   l = 0 .. L-1   site "z_<l>", event (latent, s, s)
     x   ~ likelihood(picture(z, m, query pose))                        site "x", event (3, H, W)
+
+t is `prior_temperature`, 1 in training (`systems.scene.training`).
 
 Plates: "data" over grids of scenes (dim -2) and "queries" over viewpoints (dim -1), the latter masked where a grid has
 fewer than the widest. A row of a batch is a square grid of `side` x `side` scenes with one memory: a single scene where
@@ -39,12 +41,18 @@ LIKELIHOODS = ("normal", "normal-learned-sigma", "discretized-logistic")
 
 
 def latent_prior(decoder: DrawDecoder, painting: Painting) -> Any:
-    """Return the prior of the next latent: one normal, or a mixture of normals where the context foresees several."""
+    """Return the prior of the next latent: one normal, or a mixture of normals where the context foresees several.
+
+    Its deviations are those the networks were trained with, times `decoder.prior_temperature`.
+    """
+    prior: Any
     if decoder.foresight is not None and painting.layer == 0:
         logits, means, deviations = decoder.foresight(painting.context.values)
-        return MixedNormals(logits, means, deviations, trailing=2)
-    mean, logvar = decoder.prior(painting)
-    return dist.Normal(mean, (0.5 * logvar).exp()).to_event(3)
+        prior = MixedNormals(logits, means, deviations, trailing=2)
+    else:
+        mean, logvar = decoder.prior(painting)
+        prior = dist.Normal(mean, (0.5 * logvar).exp()).to_event(3)
+    return prior if decoder.prior_temperature == 1.0 else tempered(prior, decoder.prior_temperature)
 
 
 def tempered(prior: Any, temperature: float) -> Any:
@@ -54,6 +62,16 @@ def tempered(prior: Any, temperature: float) -> Any:
     while hasattr(prior, "base_dist"):
         prior = prior.base_dist
     return dist.Normal(prior.loc, (prior.scale * temperature).clamp_min(1e-12)).to_event(3)
+
+
+@contextmanager
+def at_temperature(decoder: DrawDecoder, temperature: float) -> Iterator[None]:
+    """Set `prior_temperature` within a block."""
+    before, decoder.prior_temperature = decoder.prior_temperature, temperature
+    try:
+        yield
+    finally:
+        decoder.prior_temperature = before
 
 
 class Shared:

@@ -154,6 +154,7 @@ class DrawDecoder(nn.Module):
         blocks: int = 2,
         whole: int = 0,
         parts: int = 1,
+        prior_temperature: float = 1.0,
     ) -> None:
         super().__init__()
         if image % size:
@@ -171,6 +172,7 @@ class DrawDecoder(nn.Module):
             )
         self.image, self.size, self.hidden, self.latent, self.layers = image, size, hidden, latent, layers
         self.padding, self.output = kernel // 2, output
+        self.prior_temperature = prior_temperature
         rays = poses == "rays"
         self.expand = Rays(memory, width, size, blocks) if rays else Expanded(memory, width, size)
         self.width = width if poses == "rays" else width + VECTOR
@@ -234,7 +236,10 @@ class DrawDecoder(nn.Module):
         return Painting(context, 0, nothing, nothing, context.draft)
 
     def prior(self, painting: Painting) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of the next latent, (..., *shapes[layer]) each; where it is a mixture, 0 and 0."""
+        """Mean and log-variance of the next latent, (..., *shapes[layer]) each; where it is a mixture, 0 and 0.
+
+        They are what was trained, before `prior_temperature`.
+        """
         if self.whole and painting.layer == 0:
             lead = painting.context.values.shape[:-3]
             return (painting.total.new_zeros(*lead, self.whole, 1, 1),) * 2

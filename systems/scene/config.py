@@ -52,6 +52,8 @@ class Config:
         canvas: channels of the linear canvas.
         draft: begin every picture from a deterministic draft, instead of nothing.
         prior_context: let the priors see the query.
+        prior_temperature: factor on the priors' standard deviations once the model is trained, in samples and densities
+            alike: networks trained on few scenes are too sure of others. `systems.scene.quality.calibrate` finds it.
         reduce: how the guide takes pictures in: "conv", two strided layers, of the picture and its difference to the
             draft; or "linear", the reference's single map of the picture to 3 channels.
         residual: the guide predicts means and log-variances of latents relative to their prior's.
@@ -114,6 +116,7 @@ class Config:
     canvas: int = 48
     draft: bool = True
     prior_context: bool = True
+    prior_temperature: float = 1.0
     reduce: Literal["conv", "linear"] = "conv"
     residual: bool = True
     likelihood: Literal["normal", "normal-learned-sigma", "discretized-logistic"] = "normal"
@@ -146,7 +149,7 @@ class Config:
             self, 1, "arena", "raster", "bins", "values", "code", "grid", "hidden", "latent", "parts", "kernel",
             "static_kernel", "width", "canvas", "queries", "steps", "batch_size",
         )  # fmt: skip
-        positive(self, "tile", "sigma", "learning_rate", "clip")
+        positive(self, "tile", "sigma", "learning_rate", "clip", "prior_temperature")
         at_least(
             self, 0, "layers", "steps_between", "blocks", "context", "least_context", "draft_steps", "draft_weight",
             "prior_weight", "kl_weight", "keep_scenes", "sigma_start", "whole", "spread_weight", "score_weight",

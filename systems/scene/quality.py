@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pyro
@@ -10,10 +12,10 @@ import torch
 from torch import Tensor
 
 from phlogiston.datasets.base import Split
-from phlogiston.errors import DataError
+from phlogiston.errors import ConfigError, DataError
 from phlogiston.evaluate.image_error import image_error
 from phlogiston.evaluate.metric import Metric, from_rows
-from phlogiston.models.scene import unit
+from phlogiston.models.scene import at_temperature, unit
 from phlogiston.networks.query_context import apply_over
 from phlogiston.systems.scene.scoring import SAMPLES, episodes, observe_batch, split_of
 from phlogiston.systems.scene.system import Scene
@@ -141,3 +143,47 @@ def coverage(
             inside.append(((at - 0.5).abs() <= 0.5 * share).float().mean((-3, -2, -1)).flatten())
     detail = {"share": share, "context": context, "samples": samples, "spread": float(torch.cat(spread).mean())}
     return from_rows(torch.cat(inside), "estimate", None, detail)
+
+
+def calibrate(
+    system: Scene,
+    data: Any,
+    contexts: Sequence[int] = (1, 2, 8),
+    share: float = 0.9,
+    samples: int = 59,
+    total: int = 240,
+    seed: int = 0,
+    limit: float = 3.0,
+) -> float:
+    """Choose the temperature of the latents' priors at which intervals of prior samples hold what they promise.
+
+    The same temperature is taken for all numbers of photographs: the one at which `coverage`, on average over them, is
+    `share`, found by bisection to two parts in a hundred. It becomes the system's option `prior_temperature`, in its
+    samples and its densities, and is saved with it.
+
+    Args:
+        system: fitted, with latents and a normal likelihood; changed in place.
+        data: scenes it was not trained on, and is not to be judged by either.
+        contexts: photographs seen.
+        share, samples, total, seed: as for `coverage`.
+        limit: largest temperature that is tried, and the inverse of the smallest.
+
+    Returns:
+        The temperature, 1 being that of training; an end of the range where `share` lies beyond it.
+
+    Raises:
+        ConfigError: a system without latents.
+    """
+    if not system.config.layers:
+        raise ConfigError("layers=0 leaves no latents whose priors could be calibrated")
+    split = split_of(data)
+    low, high = 1.0 / limit, limit
+    while high / low > 1.04:
+        middle = math.sqrt(low * high)
+        with at_temperature(system.model.decoder, middle):
+            found = [coverage(system, split, number, share, samples, total, seed).value for number in contexts]
+        low, high = (middle, high) if sum(found) < share * len(found) else (low, middle)
+    chosen = round(math.sqrt(low * high), 3)
+    system.config = replace(system.config, prior_temperature=chosen)
+    system.model.decoder.prior_temperature = chosen
+    return chosen

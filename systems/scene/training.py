@@ -11,6 +11,7 @@ with s, s' two independent pictures painted from the prior. In expectation the l
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from torch.nn import functional
 
 from phlogiston.guides.scene import SceneGuide
 from phlogiston.inference.svi.bounds import MeanField
-from phlogiston.models.scene import SceneModel, latent_prior, tempered, unit
+from phlogiston.models.scene import SceneModel, at_temperature, latent_prior, tempered, unit
 from phlogiston.networks.draw import Context, DrawDecoder
 
 
@@ -104,7 +105,9 @@ class SceneObjective(nn.Module):
         mask = batch.get("query_mask")
         queries = shape.numel() if mask is None else int(mask.sum())
         scenes = shape[0] * batch["side"].reshape(-1)[0].square()
-        with model.shared.held():
+        # trained at temperature 1: networks would only learn to undo another one
+        plain = at_temperature(model.decoder, 1.0) if self.training else nullcontext()
+        with model.shared.held(), plain:
             loss: Any = 0.0
             if self.latents or not self.training:
                 weight = self.kl_weight

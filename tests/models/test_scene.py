@@ -19,7 +19,7 @@ from phlogiston.distributions.discretized_logistic import DiscretizedLogistic
 from phlogiston.errors import ConfigError, ShapeError, UnknownNameError
 from phlogiston.guides.scene import SceneGuide
 from phlogiston.inference.svi.bounds import MeanField
-from phlogiston.models.scene import SceneModel
+from phlogiston.models.scene import SceneModel, at_temperature
 from phlogiston.networks import draw_plain
 from phlogiston.networks.draw import DrawDecoder, DrawEncoder
 from phlogiston.networks.scene_memory import GraphMemory, PooledMemory
@@ -72,8 +72,9 @@ def test_model_and_guide_match_and_every_parameter_learns(memory: str, likelihoo
     assert [n for n, p in guide.named_parameters() if p.grad is None or not torch.isfinite(p.grad).all()] == []
 
 
-def test_the_bound_is_the_one_on_paper() -> None:
-    model, guide = pair()
+@pytest.mark.parametrize("temperature", [1.0, 1.4])
+def test_the_bound_is_the_one_on_paper(temperature: float) -> None:
+    model, guide = pair(prior_temperature=temperature)
     model, guide = model.double(), guide.double()
     rows = {k: v.double() if v.is_floating_point() else v for k, v in batch().items()}
     mask = torch.tensor([[True, True, False], [True, True, True]])
@@ -90,12 +91,41 @@ def test_the_bound_is_the_one_on_paper() -> None:
     square = ((x - run.pictures) / model.sigma).square().flatten(1).sum(1)
     logp = -0.5 * square - x[0].numel() * (model.sigma.log() + 0.5 * math.log(2 * math.pi))
     divergence: Any = 0.0
-    for (m, v), (pm, pv) in zip(run.posteriors, run.priors, strict=True):
+    for (m, v), (pm, trained) in zip(run.posteriors, run.priors, strict=True):
+        pv = trained + 2 * math.log(temperature)
         term = 0.5 * (pv - v + (v - pv).exp() + (m - pm).square() * (-pv).exp() - 1)
         assert bool((term >= -1e-12).all())
         divergence = divergence + term.flatten(1).sum(1)
     want = ((divergence - logp) * mask.flatten()).sum()
     assert float(found.detach()) == pytest.approx(float(want.detach()), rel=1e-9)
+
+
+@pytest.mark.parametrize("parts", [1, 4])
+def test_samples_spread_and_are_scored_by_the_prior_s_temperature(parts: int) -> None:
+    """The same noise lies 1.7 times as far from the means; the density is that of the wider normals."""
+    model, _ = pair(whole=3, parts=parts)
+    rows = batch()
+    query = {name: value for name, value in rows.items() if name != "query_images"}
+    traces = []
+    for temperature in (1.0, 1.7):
+        with torch.no_grad(), at_temperature(model.decoder, temperature), pyro.plate("samples", 400, dim=-3):
+            torch.manual_seed(3)
+            traces.append(poutine.trace(model).get_trace(**query))
+    assert model.decoder.prior_temperature == 1.0
+    plain, wide = (trace.nodes["z_0"]["value"].flatten(-3) for trace in traces)
+    prior = traces[0].nodes["z_0"]["fn"]
+    if parts == 1:
+        torch.testing.assert_close(wide, 1.7 * plain)  # around zero
+        scale = torch.ones(1, 3)
+        means, weights = torch.zeros(1, 3), torch.ones(1)
+    else:
+        near = plain[..., None, :] - prior.means, wide[..., None, :] - prior.means  # of one part they are parallel
+        error = (near[1] - 1.7 * near[0]).abs().amax(-1).amin(-1)
+        assert float(error.max()) < 1e-5
+        means, weights, scale = prior.means, prior.logits.softmax(-1), prior.deviations
+    parted = torch.distributions.Normal(means, 1.7 * scale).log_prob(wide[..., None, :]).sum(-1)
+    want = (parted + weights.log()).logsumexp(-1)
+    torch.testing.assert_close(traces[1].nodes["z_0"]["fn"].log_prob(traces[1].nodes["z_0"]["value"]), want)
 
 
 def test_shared_work_is_done_once_per_loss_and_nothing_is_left_behind() -> None:

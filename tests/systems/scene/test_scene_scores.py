@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from phlogiston import datasets
-from phlogiston.datasets.base import Dataset
-from phlogiston.errors import DataError
+from phlogiston.datasets.base import Dataset, Split
+from phlogiston.errors import ConfigError, DataError
 from phlogiston.evaluate.calibration import crps
+from phlogiston.models.scene import at_temperature
 from phlogiston.systems.scene import quality as scene_quality
 from phlogiston.systems.scene import scoring as scene_scoring
 from phlogiston.systems.scene.system import Scene
-from phlogiston.systems.scene.training import energy_score, grain_score, paint, spread_error
+from phlogiston.systems.scene.training import SceneObjective, energy_score, grain_score, paint, spread_error
 
 from .test_scene import TINY
 
@@ -130,22 +132,69 @@ def test_sweeps_cover_what_the_data_allow(system: Scene, data: Dataset) -> None:
     assert float(want.abs().max()) < 1e-5  # single = mean + spread, query by query
 
 
+def own_truths(system: Scene, split: Split, sigma: float, temperature: float = 1.0) -> list[dict[str, torch.Tensor]]:
+    """Batches whose pictures are the model's own, at a temperature of its latents' priors."""
+    model, batches = system.model, []
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        for batch in scene_scoring.episodes(system, split, 1, 2, 60):
+            state = model.observe(batch["images"], batch["poses"], None, batch["origin"], batch["side"])
+            picture = paint(model.decoder, model.context(state, batch["query_poses"]), 1, temperature)[0]
+            batches.append({**batch, "query_images": picture + sigma * torch.randn_like(picture)})
+    return batches
+
+
 @pytest.mark.parametrize("samples", [400, 12])
 def test_coverage_counts_truths_between_the_samples_quantiles(system: Scene, data: Dataset, samples: int) -> None:
     """Truths drawn from the model itself are covered as often as promised, however few samples there are."""
-    model, split = system.model, data.test
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(3)
-        batches = []
-        for batch in scene_scoring.episodes(system, split, 1, 2, 60):
-            state = model.observe(batch["images"], batch["poses"], None, batch["origin"], batch["side"])
-            picture = paint(model.decoder, model.context(state, batch["query_poses"]), 1)[0]
-            batches.append({**batch, "query_images": picture + 0.2 * torch.randn_like(picture)})
+    batches = own_truths(system, data.test, 0.2)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scene_quality, "episodes", lambda *_: iter(batches))
-        own = scene_quality.coverage(system, split, 2, 0.8, samples=samples)
+        own = scene_quality.coverage(system, data.test, 2, 0.8, samples=samples)
     assert own.value == pytest.approx(0.8, abs=0.015)
     assert own.detail["spread"] > 0
+
+
+def test_priors_are_calibrated_to_truths_that_lie_further_out(data: Dataset, tmp_path: Path) -> None:
+    """Truths drawn with deviations 1.8 times as large: that factor is found, takes effect everywhere, and is kept."""
+    system = Scene(TINY, sigma=0.002).fit(data, progress="off")
+    photographs = {name: data.test.tensors[name][0, 4:] for name in ("images", "poses")}
+    seen = system.observe(data.test.tensors["images"][0, :4], data.test.tensors["poses"][0, :4])
+    before = system.sample_views(seen, photographs["poses"], 200, seed=0)
+    batches = own_truths(system, data.test, 0.0, 1.8)
+    scored = system.log_prob(photographs, memory=seen, num_particles=4).value
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scene_quality, "episodes", lambda *_: iter(batches))
+        found = scene_quality.calibrate(system, data.test, (2,), samples=59)
+        assert found == system.config.prior_temperature == pytest.approx(1.8, rel=0.08)
+        assert scene_quality.coverage(system, data.test, 2).value == pytest.approx(0.9, abs=0.02)
+    after = system.sample_views(seen, photographs["poses"], 200, seed=0)
+    assert float(after.std(0).mean() / before.std(0).mean()) == pytest.approx(found, rel=0.1)
+    gained = system.log_prob(photographs, memory=seen, num_particles=4).value - scored
+    assert float(gained.abs().min()) > 1.0
+    again = Scene.load(system.save(tmp_path / "kept"))
+    assert torch.equal(again.sample_views(seen, photographs["poses"], 200, seed=0), after)
+    with pytest.raises(ConfigError, match="no latents"):
+        scene_quality.calibrate(Scene(TINY, layers=0), data.test)
+
+
+def test_training_is_at_temperature_one_and_evaluation_at_the_model_s(system: Scene, data: Dataset) -> None:
+    batch = next(scene_scoring.episodes(system, data.test, 1, 2, 20))
+    objective = SceneObjective(system.model, system.guide)
+
+    def losses(temperature: float) -> list[float]:
+        found = []
+        with at_temperature(system.model.decoder, temperature), torch.no_grad(), torch.random.fork_rng(devices=[]):
+            for training in (True, False):
+                torch.manual_seed(0)
+                objective.train(training)
+                found.append(float(objective(**batch)))
+        objective.eval()
+        return found
+
+    plain, wide = losses(1.0), losses(1.5)
+    assert plain[0] == wide[0]
+    assert plain[1] != wide[1]
 
 
 def test_the_gallery_shows_each_viewpoint_in_every_way(system: Scene, data: Dataset) -> None:
