@@ -24,6 +24,9 @@ from phlogiston.inference.svi.bounds import MeanField
 from phlogiston.models.scene import SceneModel, at_temperature, latent_prior, tempered, unit
 from phlogiston.networks.draw import Context, DrawDecoder
 
+MOST_PIXELS = 2**22
+"""Pixels painted at once where no gradients are asked for: each takes a few hundred bytes on the way."""
+
 
 class Bound(MeanField):
     """The mean-field bound, remembering its divergence and weighting it.
@@ -248,7 +251,11 @@ def pick(context: Context, rows: Tensor) -> Context:
 
 
 def paint(decoder: DrawDecoder, context: Context, samples: int, temperature: float = 1.0) -> Tensor:
-    """Paint from the prior: (samples, ..., 3, H, W), differentiable."""
+    """Paint from the prior: (samples, ..., 3, H, W), differentiable; without gradients, some samples at a time."""
+    few = max(1, MOST_PIXELS // (context.values.shape[:-3].numel() * decoder.image**2))
+    if samples > few and decoder.layers and not torch.is_grad_enabled():
+        counts = [min(few, samples - start) for start in range(0, samples, few)]
+        return torch.cat([paint(decoder, context, count, temperature) for count in counts])
     painting = decoder.begin(context)
     if not decoder.layers:
         picture = decoder.picture(painting.total)

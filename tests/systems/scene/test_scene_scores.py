@@ -16,6 +16,7 @@ from phlogiston.evaluate.calibration import crps
 from phlogiston.models.scene import at_temperature
 from phlogiston.systems.scene import quality as scene_quality
 from phlogiston.systems.scene import scoring as scene_scoring
+from phlogiston.systems.scene import training as scene_training
 from phlogiston.systems.scene.system import Scene
 from phlogiston.systems.scene.training import SceneObjective, energy_score, grain_score, paint, spread_error
 
@@ -142,6 +143,25 @@ def own_truths(system: Scene, split: Split, sigma: float, temperature: float = 1
             picture = paint(model.decoder, model.context(state, batch["query_poses"]), 1, temperature)[0]
             batches.append({**batch, "query_images": picture + sigma * torch.randn_like(picture)})
     return batches
+
+
+def test_many_samples_are_painted_some_at_a_time(system: Scene, data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, batch = system.model, next(scene_scoring.episodes(system, data.test, 1, 2, 12))
+    together, decode = [], model.decoder.picture
+    monkeypatch.setattr(model.decoder, "picture", lambda total: together.append(total.shape[0]) or decode(total))
+    with torch.no_grad():
+        state = model.observe(batch["images"], batch["poses"], None, batch["origin"], batch["side"])
+        context = model.context(state, batch["query_poses"])
+        whole = paint(model.decoder, context, 50)
+        assert together == [50]
+        pixels = context.values.shape[:-3].numel() * model.decoder.image**2
+        monkeypatch.setattr(scene_training, "MOST_PIXELS", 8 * pixels)
+        parts = paint(model.decoder, context, 50)
+    assert together[1:] == [8] * 6 + [2]
+    assert parts.shape == whole.shape
+    spread = whole.std(0).mean()
+    assert float((parts.mean(0) - whole.mean(0)).abs().mean()) < float(spread)
+    assert float(parts.std(0).mean()) == pytest.approx(float(spread), rel=0.2)
 
 
 @pytest.mark.parametrize("samples", [400, 12])
