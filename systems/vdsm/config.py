@@ -228,7 +228,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "cooldown": 0.3,
         "warm_steps": 2_500,
     },
-    # frames made of segments of one colour each, unpaired, nothing told; two minutes on one core
+    # frames made of segments of one colour each, unpaired, nothing told; two minutes on one core. A clip shows one
+    # view: nothing ties the segments of a front to those of a profile, except that all grow from the same blobs while
+    # poses are dear. At a weight of 8 they are cheap against pixels at once, and fronts may get other segments
     "cpu-segments": {
         "experts": 1,
         "segments": 7,
@@ -238,6 +240,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "identity_share": 1.0,
         "identity_weight": (0.1, 0.1, 1.0),
         "agreement": 0.0,
+        "pose_weight": (200.0, 20.0, 1.0, 1.0),
+        "pose_places": (0.15, 0.4),
         "steps": 2_000,
         "cooldown": 0.3,
         "warm_steps": 1_500,

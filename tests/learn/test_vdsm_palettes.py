@@ -1,8 +1,9 @@
 """VDSM on figures in three palettes: unseen characters swapped, judged against the clip that should have come out.
 
-Each clip is learned from by itself: no pairs, no recoloured frames. The recipe was chosen on validation characters of
-palette 1 (`characters=(96, 32, 32)`); test characters were looked at only here. One training per palette and seed;
-with `--runs` they are kept.
+Each clip is learned from by itself: no pairs, no recoloured frames. Chosen on validation characters
+(`characters=(96, 32, 32)`): how many segments and steps, on palettes 1 and 2; how dear poses are at first and for how
+long (`pose_weight`, `pose_places`), on palettes 0 and 2 with seeds 0 and 2, in shorter trainings. Test characters were
+looked at only here. One training per palette and seed; with `--runs` they are kept.
 """
 
 from __future__ import annotations
