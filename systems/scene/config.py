@@ -188,6 +188,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "cpu": {},
     "pooled": {"memory": "pooled"},
     "courts": {"draft_steps": 1_700, "steps": 1_000},
+    # for memories of few photographs: trained with 3 to 8 of them, priors calibrated on validation scenes
+    "courts-few": {"draft_steps": 2_700, "steps": 1_600, "least_context": 3, "prior_temperature": 0.8},
     # no latents: for comparisons of memories
     "courts-short": {"layers": 0, "draft_steps": 600},
     "gqn-mazes": {

@@ -142,6 +142,34 @@ def test_scene_courts(record: Record, kept: Kept, latents: str) -> None:
     entry.check()
 
 
+def test_scene_courts_few(record: Record, kept: Kept) -> None:
+    """Trained with few photographs, too: intervals for one and two of them; chosen on validation places."""
+    data = datasets.load("courts", views=24)
+    entry = record(
+        "scene",
+        "few/courts",
+        title="courts-few",
+        configuration="3 to 8 photographs in training, priors at .8 of their deviations",
+        figure=ERROR,
+        kind="estimate",
+        higher_is_better=False,
+        must=0.021,
+    )
+    for seed in entry.seeds:
+        with entry.measure(seed) as run:
+            system, folder = Scene(preset="courts-few"), kept("scene-courts-few", seed)
+            system.fit(data, seed=seed, progress="off", out=folder)
+            run.stop(folder)
+            found = scoring.score(system, scoring.episodes(system, data.test, total=1152))
+            run.value = mean(found["mean"])
+            for number, metric in scoring.context_sweep(system, data.test, (1, 2), total=600).items():
+                add(entry.fields, f"context {number}", seed, metric.value)
+            intervals(entry, seed, system, data.test, 300)
+            entry.fields["n_test"] = len(found["mean"])
+            entry.fields["steps"] = system.config.draft_steps + system.config.steps
+    entry.check()
+
+
 # ---- sets of pictures
 
 
