@@ -1,9 +1,8 @@
 """Frames that are linear in who is seen: segments of one colour each, or pictures that are added up.
 
-    segments   m_t = softmax(Masks(z_t; W)) over segments p, at every pixel; mean of frame t = sum_p m_tp c_p
-               c_p = centre_p + spread_p v_p, a colour for each segment and clip
-    basis      mean of frame t = B_0(z_t) + sum_p v_p B_p(z_t), a number for each picture and clip
-    v ~ N(0, I)
+With segments, the mean of frame t is `sum_p m_tp c_p`: masks `m_t = softmax(Masks(z_t; W))` over segments p at every
+pixel, and a colour `c_p = centre_p + spread_p v_p` for each segment and clip. With a basis it is
+`B_0(z_t) + sum_p v_p B_p(z_t)`, a number for each picture and clip. Either way `v ~ N(0, I)`.
 
 A decoder whose weights depend on a code has to learn what every code looks like, and what is small comes out mixed with
 what surrounds it. Here the pose says where things are and who is seen enters linearly, so that combinations that were
