@@ -180,13 +180,11 @@ def test_labels_may_have_any_name(name: str) -> None:
     assert torch.isfinite(system.log_prob(data, joint=True).value).all()
 
 
-def test_labels_without_a_known_entry_and_with_names_of_the_model_are_refused() -> None:
+def test_labels_without_a_known_entry_are_refused() -> None:
     x = np.random.default_rng(0).normal(size=(60, 2))
     for label in (np.full(60, -1), np.full(60, None), np.full(60, np.nan)):
         with pytest.raises(DataError, match=r"'label' (is -1 in every row|has no known entry)"):
             whole({"x": x, "label": label})
-    with pytest.raises(DataError, match="cannot be called 'data'"):
-        DRMM(steps=2).fit({"x": x, "data": np.arange(60) % 2})
 
 
 def test_integers_beyond_float64_are_refused_by_name() -> None:
