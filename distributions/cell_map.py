@@ -166,8 +166,11 @@ class CellMap(KeepsFloat64):
 
     def mapped(self, features: int) -> Tensor:
         """Which of so many columns are mapped: bool (features,)."""
-        where = torch.zeros(features, dtype=torch.bool, device=self.position.device)
-        return where.index_fill_(0, self.position, True)
+        return self.by_column(torch.ones_like(self.whole), features)
+
+    def by_column(self, values: Tensor, features: int) -> Tensor:
+        """What is said of the mapped columns (C,) for so many columns (features,), 0 or False for the others."""
+        return values.new_zeros(features).index_copy_(0, self.position, values)
 
     @property
     def grid(self) -> Grid:

@@ -94,8 +94,8 @@ class EvidenceCompiler:
         on_grid = torch.zeros(model.features, dtype=torch.bool)
         self.log_step = torch.zeros(model.features, dtype=torch.float64)
         if model.cells is not None:  # where noise is part of the data, values are points
-            on_grid[model.cells.position] = model.cells.whole
-            self.log_step[model.cells.position] = torch.where(model.cells.whole, model.cells.step.log(), 0.0)
+            on_grid = model.cells.by_column(model.cells.whole, model.features)
+            self.log_step = model.cells.by_column(model.cells.step.log() * model.cells.whole, model.features)
         mixes = model.frames[-1].mixes
         self.whole, self.centred = on_grid & (not mixes), on_grid & mixes
 

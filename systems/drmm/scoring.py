@@ -138,9 +138,7 @@ def cell_densities(
     """
     cells = model.cells
     assert cells is not None, "columns without cells have no gaps"
-    features = x.shape[1]
-    apart = torch.zeros(features, dtype=torch.bool).index_copy(0, cells.position, cells.apart)
-    log_step = torch.zeros(features, dtype=torch.float64).index_copy(0, cells.position, cells.step.log())
+    apart, log_step = (cells.by_column(said, x.shape[1]) for said in (cells.apart, cells.step.log()))
     known = apart.expand(x.shape) if mask is None else mask & apart
     return cell_masses(model, x, mask, labels, depth, apart) - known.double() @ log_step
 
