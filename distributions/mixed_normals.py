@@ -91,7 +91,8 @@ class MixedNormals(TorchDistribution):
         result: Tensor = torch.logsumexp(parts, -1) - 0.5 * math.log(2.0 * math.pi) * self.means.shape[-1]
         return result.expand(joint_shape(result.shape, self.batch_shape))
 
-    def tempered(self, temperature: float) -> MixedNormals:
-        """The same mixture with all deviations multiplied."""
-        deviations = self.deviations * max(temperature, 1e-12)
+    def tempered(self, temperature: float | Tensor) -> MixedNormals:
+        """The same mixture with all deviations multiplied, by one factor or by one for each mixture of the batch."""
+        factor = torch.as_tensor(temperature, dtype=self.deviations.dtype, device=self.deviations.device)
+        deviations = self.deviations * factor.clamp_min(1e-12)[..., None, None]
         return MixedNormals(self.logits, self.means, deviations, self.trailing, validate_args=False)

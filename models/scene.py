@@ -4,7 +4,8 @@
     z_l ~ N(mean_l, (t sd_l)^2)(z_<l, m, query pose),   l = 0 .. L-1   site "z_<l>", event (latent, s, s)
     x   ~ likelihood(picture(z, m, query pose))                        site "x", event (3, H, W)
 
-t is `prior_temperature`, 1 in training (`systems.scene.training`).
+t is 1 in training (`systems.scene.training`), then `prior_temperature` ((V + 1) / (n + 1))^`prior_growth`, where n
+photographs were seen of the query's tile, or V, the number of training, if they are more.
 
 Plates: "data" over grids of scenes (dim -2) and "queries" over viewpoints (dim -1), the latter masked where a grid has
 fewer than the widest. A row of a batch is a square grid of `side` x `side` scenes with one memory: a single scene where
@@ -43,7 +44,7 @@ LIKELIHOODS = ("normal", "normal-learned-sigma", "discretized-logistic")
 def latent_prior(decoder: DrawDecoder, painting: Painting) -> Any:
     """Return the prior of the next latent: one normal, or a mixture of normals where the context foresees several.
 
-    Its deviations are those the networks were trained with, times `decoder.prior_temperature`.
+    Its deviations are those the networks were trained with, times `decoder.temperature`.
     """
     prior: Any
     if decoder.foresight is not None and painting.layer == 0:
@@ -52,26 +53,34 @@ def latent_prior(decoder: DrawDecoder, painting: Painting) -> Any:
     else:
         mean, logvar = decoder.prior(painting)
         prior = dist.Normal(mean, (0.5 * logvar).exp()).to_event(3)
-    return prior if decoder.prior_temperature == 1.0 else tempered(prior, decoder.prior_temperature)
+    temperature = decoder.temperature(painting.context)
+    return prior if isinstance(temperature, float) and temperature == 1.0 else tempered(prior, temperature)
 
 
-def tempered(prior: Any, temperature: float) -> Any:
-    """Return the prior of a latent with its standard deviations multiplied; those of all parts, if it is a mixture."""
+def tempered(prior: Any, temperature: float | Tensor) -> Any:
+    """Return the prior of a latent with its standard deviations multiplied; those of all parts, if it is a mixture.
+
+    Args:
+        prior: of batch shape (..., B, Q).
+        temperature: one factor, or (B, Q).
+    """
     if isinstance(prior, MixedNormals):
         return prior.tempered(temperature)
     while hasattr(prior, "base_dist"):
         prior = prior.base_dist
-    return dist.Normal(prior.loc, (prior.scale * temperature).clamp_min(1e-12)).to_event(3)
+    factor = temperature[..., None, None, None] if isinstance(temperature, Tensor) else temperature
+    return dist.Normal(prior.loc, (prior.scale * factor).clamp_min(1e-12)).to_event(3)
 
 
 @contextmanager
-def at_temperature(decoder: DrawDecoder, temperature: float) -> Iterator[None]:
-    """Set `prior_temperature` within a block."""
-    before, decoder.prior_temperature = decoder.prior_temperature, temperature
+def at_temperature(decoder: DrawDecoder, temperature: float, growth: float = 0.0) -> Iterator[None]:
+    """Set `prior_temperature` and `prior_growth` within a block."""
+    before = decoder.prior_temperature, decoder.prior_growth
+    decoder.prior_temperature, decoder.prior_growth = temperature, growth
     try:
         yield
     finally:
-        decoder.prior_temperature = before
+        decoder.prior_temperature, decoder.prior_growth = before
 
 
 class Shared:
@@ -120,6 +129,7 @@ class SceneModel(nn.Module):
         memory: what photographs are written to.
         decoder: what paints pictures.
         width: the option `tile`.
+        most: V, the option `context`.
 
     The other arguments are options of `systems.scene.config.Config`, described there.
     """
@@ -131,11 +141,12 @@ class SceneModel(nn.Module):
         width: float = 0.7,
         likelihood: str = "normal",
         sigma: float = 0.2,
+        most: int = 8,
     ) -> None:
         super().__init__()
         if likelihood not in LIKELIHOODS:
             raise unknown_name("likelihood", likelihood, LIKELIHOODS)
-        self.memory, self.decoder, self.width, self.kind = memory, decoder, width, likelihood
+        self.memory, self.decoder, self.width, self.kind, self.most = memory, decoder, width, likelihood, most
         self.register_buffer("sigma", torch.tensor(float(sigma)))
         if likelihood != "normal":
             self.raw_scale = nn.Parameter(torch.full((3,), math.log(math.expm1(float(sigma)))))
@@ -169,7 +180,15 @@ class SceneModel(nn.Module):
     def context(self, state: State, query_poses: Tensor) -> Context:
         """What the decoder starts from at query poses (B, Q, 6)."""
         local = self.memory.local(query_poses, state.frame)
-        return self.decoder.context(self.memory.read(state, query_poses), local)
+        return self.decoder.context(self.memory.read(state, query_poses), local, self.scarce(state, query_poses))
+
+    def scarce(self, state: State, query_poses: Tensor) -> Tensor | None:
+        """How few photographs were seen of each query's tile, log (V + 1) / (n + 1), (B, Q); None if nothing asks."""
+        if not self.decoder.prior_growth:
+            return None
+        (asked, _), (at, _) = state.frame.tiles(query_poses), state.frame.tiles(state.poses)
+        seen = ((asked[:, :, None] == at[:, None]) & state.mask[:, None]).sum(-1).clamp_max(self.most)
+        return math.log(self.most + 1.0) - torch.log(seen + query_poses.new_ones(()))
 
     def prior(self, painting: Painting) -> Any:
         """The prior of the next latent."""

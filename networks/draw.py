@@ -53,12 +53,14 @@ class Context:
         generator: its part of the generator's gates.
         prior: its part of the priors' parameters.
         draft: the state a picture begins with.
+        scarce: how few photographs were seen, (B, Q) or nothing; see `DrawDecoder.temperature`.
     """
 
     values: Tensor
     generator: Tensor
     prior: Tensor
     draft: Tensor
+    scarce: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,6 +157,7 @@ class DrawDecoder(nn.Module):
         whole: int = 0,
         parts: int = 1,
         prior_temperature: float = 1.0,
+        prior_growth: float = 0.0,
     ) -> None:
         super().__init__()
         if image % size:
@@ -172,7 +175,7 @@ class DrawDecoder(nn.Module):
             )
         self.image, self.size, self.hidden, self.latent, self.layers = image, size, hidden, latent, layers
         self.padding, self.output = kernel // 2, output
-        self.prior_temperature = prior_temperature
+        self.prior_temperature, self.prior_growth = prior_temperature, prior_growth
         rays = poses == "rays"
         self.expand = Rays(memory, width, size, blocks) if rays else Expanded(memory, width, size)
         self.width = width if poses == "rays" else width + VECTOR
@@ -214,12 +217,13 @@ class DrawDecoder(nn.Module):
         """Channels in which the inference side reads the canvas."""
         return self.hidden if self.output != "linear" else self.down.out_channels
 
-    def context(self, code: Tensor, poses: Tensor) -> Context:
+    def context(self, code: Tensor, poses: Tensor, scarce: Tensor | None = None) -> Context:
         """Prepare a query: everything that does not depend on latents.
 
         Args:
             code: (B, Q, R), read from the memory.
             poses: (B, Q, 6), in the memory's local coordinates.
+            scarce: (B, Q), how few photographs were seen, see `temperature`; None for as many as in training.
         """
         values = self.expand(code, poses)
         draft = values.new_zeros(*values.shape[:-3], self.hidden, self.size, self.size)
@@ -228,7 +232,14 @@ class DrawDecoder(nn.Module):
         prior = values.new_zeros(())
         if self.prior_context is not None:
             prior = apply_over(self.prior_context, values).unflatten(-3, (-1, 2 * self.latent))
-        return Context(values, apply_over(self.static, values), prior, draft)
+        scarce = values.new_zeros(()) if scarce is None else scarce
+        return Context(values, apply_over(self.static, values), prior, draft, scarce)
+
+    def temperature(self, context: Context) -> Tensor | float:
+        """Factor on the priors' deviations, `prior_temperature` exp(`prior_growth` scarce): one number, or (B, Q)."""
+        if not self.prior_growth:
+            return self.prior_temperature
+        return self.prior_temperature * (self.prior_growth * context.scarce).exp()
 
     def begin(self, context: Context) -> Painting:
         """The picture before the first latent."""
@@ -238,7 +249,7 @@ class DrawDecoder(nn.Module):
     def prior(self, painting: Painting) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of the next latent, (..., *shapes[layer]) each; where it is a mixture, 0 and 0.
 
-        They are what was trained, before `prior_temperature`.
+        They are what was trained, before `temperature`.
         """
         if self.whole and painting.layer == 0:
             lead = painting.context.values.shape[:-3]

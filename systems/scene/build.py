@@ -92,7 +92,7 @@ def build(config: Config, schema: dict[str, Any]) -> tuple[SceneModel, SceneGuid
     else:
         memory = from_config(PooledMemory, c, widths=c.encoder)
     decoder = from_config(DrawDecoder, c, memory=memory, image=side, size=c.grid)
-    model = from_config(SceneModel, c, memory=memory, decoder=decoder, width=c.tile)
+    model = from_config(SceneModel, c, memory=memory, decoder=decoder, width=c.tile, most=c.context)
     guide = SceneGuide(model, from_config(DrawEncoder, c, decoder=decoder, features=c.hidden))
     model.register_buffer("mean_image", torch.zeros(3, side, side))
     if schema["kept"] is not None:

@@ -54,6 +54,8 @@ class Config:
         prior_context: let the priors see the query.
         prior_temperature: factor on the priors' standard deviations once the model is trained, in samples and densities
             alike: networks trained on few scenes are too sure of others. `systems.scene.quality.calibrate` finds it.
+        prior_growth: by how much more where fewer photographs were seen than `context`: with n of them the factor is
+            `prior_temperature` ((context + 1) / (n + 1))^`prior_growth`. `calibrate` finds both.
         reduce: how the guide takes pictures in: "conv", two strided layers, of the picture and its difference to the
             draft; or "linear", the reference's single map of the picture to 3 channels.
         residual: the guide predicts means and log-variances of latents relative to their prior's.
@@ -117,6 +119,7 @@ class Config:
     draft: bool = True
     prior_context: bool = True
     prior_temperature: float = 1.0
+    prior_growth: float = 0.0
     reduce: Literal["conv", "linear"] = "conv"
     residual: bool = True
     likelihood: Literal["normal", "normal-learned-sigma", "discretized-logistic"] = "normal"
@@ -183,6 +186,30 @@ class Config:
 # one latent per cell and layer, as published; the bound as it stands
 CELLS: dict[str, Any] = {"whole": 0, "layers": 2, "kl_weight": 1.0, "spread_weight": 0.0}
 
+# pictures of 64 x 64 pixels with edges in them, of places where walls hide things
+SHARP: dict[str, Any] = {
+    **CELLS,
+    "encoder": (16, 24, 48),
+    "grid": 8,
+    "sides": (1,),
+    "nodes": "ground",
+    "output": "layers",
+    "layers": 3,
+    "whole": 16,
+    "latent": 8,
+    "queries": 6,
+    "least_context": 1,
+    "draft_steps": 900,
+    "steps": 700,
+    "sigma": 0.07,  # what pictures painted through the guide's latents err by
+    "kl_weight": 8.0,
+    "prior_share": 0.5,
+    "prior_weight": 0.0,
+    "score_weight": 1.0,
+    "grain_weight": 3.0,
+    "kl_warmup": 0.5,
+}
+
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "cpu": {},
@@ -192,29 +219,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "courts-few": {"draft_steps": 2_700, "steps": 1_600, "least_context": 3, "prior_temperature": 0.8},
     # no latents: for comparisons of memories
     "courts-short": {"layers": 0, "draft_steps": 600},
-    "gqn-mazes": {
-        **CELLS,
-        "encoder": (16, 24, 48),
-        "grid": 8,
-        "sides": (1,),
-        "symmetry": "all",
-        "nodes": "ground",
-        "output": "layers",
-        "layers": 3,
-        "whole": 16,
-        "latent": 8,
-        "queries": 6,
-        "least_context": 1,
-        "draft_steps": 900,
-        "steps": 700,
-        "sigma": 0.07,  # what pictures painted through the guide's latents err by
-        "kl_weight": 8.0,
-        "prior_share": 0.5,
-        "prior_weight": 0.0,
-        "score_weight": 1.0,
-        "grain_weight": 3.0,
-        "kl_warmup": 0.5,
-    },
+    "courts-64": SHARP,
+    "gqn-mazes": {**SHARP, "symmetry": "all", "prior_growth": 0.17},
     # the published sizes: 8 steps of 16 x 16 states with 128 channels for pictures of 64 x 64 pixels
     "paper": {
         **CELLS,

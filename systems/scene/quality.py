@@ -154,36 +154,47 @@ def calibrate(
     total: int = 240,
     seed: int = 0,
     limit: float = 3.0,
-) -> float:
-    """Choose the temperature of the latents' priors at which intervals of prior samples hold what they promise.
+) -> dict[str, float]:
+    """Choose how wide the latents' priors are, so that intervals of prior samples hold what they promise.
 
-    The same temperature is taken for all numbers of photographs: the one at which `coverage`, on average over them, is
-    `share`, found by bisection to two parts in a hundred. It becomes the system's option `prior_temperature`, in its
-    samples and its densities, and is saved with it.
+    For each number of photographs the temperature at which `coverage` is `share` is found by bisection, to two parts in
+    a hundred; then the line that comes nearest to their logarithms, in the logarithm of the number (plus 1). Its two
+    numbers become the system's options `prior_temperature` and `prior_growth`, in its samples and its densities, and
+    are saved with it.
 
     Args:
         system: fitted, with latents and a normal likelihood; changed in place.
         data: scenes it was not trained on, and is not to be judged by either.
-        contexts: photographs seen.
+        contexts: photographs seen; of a single number only the temperature is found, the growth being 0.
         share, samples, total, seed: as for `coverage`.
-        limit: largest temperature that is tried, and the inverse of the smallest.
+        limit: largest temperature that is tried, and the inverse of the smallest; it is taken where `share` lies
+            beyond.
 
     Returns:
-        The temperature, 1 being that of training; an end of the range where `share` lies beyond it.
+        The two options by name; 1 and 0 are those of training.
 
     Raises:
-        ConfigError: a system without latents.
+        ConfigError: a system without latents, or no number of photographs.
     """
     if not system.config.layers:
         raise ConfigError("layers=0 leaves no latents whose priors could be calibrated")
-    split = split_of(data)
-    low, high = 1.0 / limit, limit
-    while high / low > 1.04:
-        middle = math.sqrt(low * high)
-        with at_temperature(system.model.decoder, middle):
-            found = [coverage(system, split, number, share, samples, total, seed).value for number in contexts]
-        low, high = (middle, high) if sum(found) < share * len(found) else (low, middle)
-    chosen = round(math.sqrt(low * high), 3)
-    system.config = replace(system.config, prior_temperature=chosen)
-    system.model.decoder.prior_temperature = chosen
-    return chosen
+    if not contexts:
+        raise ConfigError("contexts is empty; it must name at least one number of photographs")
+    split, decoder, most = split_of(data), system.model.decoder, system.config.context
+    right = []
+    for number in contexts:
+        low, high = 1.0 / limit, limit
+        while high / low > 1.04:
+            middle = math.sqrt(low * high)
+            with at_temperature(decoder, middle):
+                found = coverage(system, split, number, share, samples, total, seed).value
+            low, high = (middle, high) if found < share else (low, middle)
+        right.append(0.5 * math.log(low * high))
+    few = [math.log((most + 1) / (min(number, most) + 1)) for number in contexts]
+    middle, height = sum(few) / len(few), sum(right) / len(right)
+    wide = sum((x - middle) ** 2 for x in few)
+    growth = sum((x - middle) * y for x, y in zip(few, right, strict=True)) / wide if wide else 0.0
+    level, growth = round(math.exp(height - growth * middle), 3), round(growth, 3)
+    system.config = replace(system.config, prior_temperature=level, prior_growth=growth)
+    decoder.prior_temperature, decoder.prior_growth = level, growth
+    return {"prior_temperature": level, "prior_growth": growth}

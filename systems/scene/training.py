@@ -247,7 +247,8 @@ def pick(context: Context, rows: Tensor) -> Context:
     prior = context.prior.flatten(0, 1)[rows] if context.prior.dim() else context.prior
     parts = (context.values, context.generator, context.draft)
     values, generator, draft = (part.flatten(0, 1)[rows] for part in parts)
-    return Context(values, generator, prior, draft)
+    scarce = context.scarce.flatten()[rows] if context.scarce.dim() else context.scarce
+    return Context(values, generator, prior, draft, scarce)
 
 
 def paint(decoder: DrawDecoder, context: Context, samples: int, temperature: float = 1.0) -> Tensor:

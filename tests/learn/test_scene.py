@@ -51,6 +51,17 @@ def intervals(entry: Entry, seed: int, system: Scene, split: datasets.Split, tot
         add(entry.fields, f"spread {number}", seed, covered.detail["spread"])
 
 
+def as_pictures(entry: Entry, seed: int, system: Scene, split: datasets.Split) -> None:
+    """Note how sharp samples are, and how far from photographs; other photographs of the same places, likewise."""
+    add(entry.fields, "sharpness", seed, quality.likeness(system, split)["sharpness"].value)
+    shown = quality.gallery(system, split, 240)
+    for name in ("sample", "other"):
+        with warnings.catch_warnings():  # of few views; both distances are of as many
+            warnings.simplefilter("ignore", SampleSizeWarning)
+            compared = fid.compare(shown["truth"], shown[name], "pixels", size=(8, 8), metrics=("fid",))
+        add(entry.fields, f"distance of {name}s", seed, compared["fid"].value)
+
+
 class Curve:
     """Engine callback: the error of a system in the making every so many steps, and the CPU time it was reached in.
 
@@ -165,6 +176,38 @@ def test_scene_courts_few(record: Record, kept: Kept) -> None:
             for number, metric in scoring.context_sweep(system, data.test, (1, 2), total=600).items():
                 add(entry.fields, f"context {number}", seed, metric.value)
             intervals(entry, seed, system, data.test, 300)
+            entry.fields["n_test"] = len(found["mean"])
+            entry.fields["steps"] = system.config.draft_steps + system.config.steps
+    entry.check()
+
+
+def test_scene_courts_64(record: Record, kept: Kept) -> None:
+    """At twice the size; the widths of priors were chosen on validation places."""
+    data = datasets.load("courts", views=24, size=64)
+    entry = record(
+        "scene",
+        "large/courts",
+        title="courts-64",
+        configuration="64 x 64, map of the ground, 3 latent layers, pictures of layers, energy score",
+        figure=ERROR,
+        kind="estimate",
+        higher_is_better=False,
+    )
+    for seed in entry.seeds:
+        with entry.measure(seed) as run:
+            system, folder = Scene(preset="courts-64"), kept("scene-courts-64", seed)
+            system.fit(data, seed=seed, progress="off", out=folder)
+            run.stop(folder)
+            found = scoring.score(system, scoring.episodes(system, data.test, total=576))
+            run.value = mean(found["mean"])
+            for name in ("single", "posterior", "variance", "kl"):
+                add(entry.fields, name, seed, mean(found[name]))
+            for number, metric in scoring.context_sweep(system, data.test, (1, 2), total=288).items():
+                add(entry.fields, f"context {number}", seed, metric.value)
+            intervals(entry, seed, system, data.test, 288)
+            as_pictures(entry, seed, system, data.test)
+            trivial = scoring.baselines(system, scoring.episodes(system, data.test))
+            entry.fields["baselines"] = {n.replace("_", " "): mean(rows) for n, rows in trivial.items()}
             entry.fields["n_test"] = len(found["mean"])
             entry.fields["steps"] = system.config.draft_steps + system.config.steps
     entry.check()
@@ -358,13 +401,7 @@ def test_scene_real_mazes(record: Record, kept: Kept) -> None:
                 add(entry.fields, name, seed, mean(found[name]))
             add(entry.fields, "gap", seed, mean(scoring.gap(found)))
             intervals(entry, seed, system, data.valid, 240)
-            add(entry.fields, "sharpness", seed, quality.likeness(system, data.valid)["sharpness"].value)
-            shown = quality.gallery(system, data.valid, 240)
-            for name in ("sample", "other"):
-                with warnings.catch_warnings():  # 240 views of four places; both distances are of as many
-                    warnings.simplefilter("ignore", SampleSizeWarning)
-                    compared = fid.compare(shown["truth"], shown[name], "pixels", size=(8, 8), metrics=("fid",))
-                add(entry.fields, f"distance of {name}s", seed, compared["fid"].value)
+            as_pictures(entry, seed, system, data.valid)
             trivial = scoring.baselines(system, scoring.episodes(system, data.valid))
             entry.fields["baselines"] = {n.replace("_", " "): mean(rows) for n, rows in trivial.items()}
             entry.fields["n_test"] = len(found["mean"])

@@ -128,6 +128,38 @@ def test_samples_spread_and_are_scored_by_the_prior_s_temperature(parts: int) ->
     torch.testing.assert_close(traces[1].nodes["z_0"]["fn"].log_prob(traces[1].nodes["z_0"]["value"]), want)
 
 
+@pytest.mark.parametrize("parts", [1, 4])
+def test_priors_grow_wide_where_few_photographs_were_seen(parts: int) -> None:
+    """Two rooms beside each other: one and three photographs of the left ones, none and five of the right ones."""
+    model, _ = pair(whole=3, parts=parts, prior_temperature=0.8, prior_growth=0.5)
+    rows = batch(seen=6, asked=2)
+    del rows["query_images"]
+    left, right = torch.tensor([-0.2, -0.2]), torch.tensor([0.5, -0.2])
+    rows["poses"][0, :, :2], rows["poses"][1, :, :2] = left, right
+    rows["poses"][1, :3, :2] = left
+    rows["obs_mask"] = torch.tensor([[True] + 5 * [False], 6 * [True]])
+    rows["query_poses"][:, 0, :2], rows["query_poses"][:, 1, :2] = left, right
+    model.most = 2  # as if trained with two at most
+
+    def scales() -> Tensor:
+        with torch.no_grad():
+            torch.manual_seed(0)
+            prior: Any = poutine.trace(model).get_trace(**rows).nodes["z_0"]["fn"]
+        found: Tensor = prior.deviations[..., 0, 0] if parts > 1 else prior.base_dist.scale[..., 0, 0, 0]
+        return found
+
+    wide = scales()
+    want = 0.8 * torch.tensor([[3 / 2, 3 / 1], [3 / 3, 3 / 3]]).sqrt()
+    with at_temperature(model.decoder, 1.0):
+        plain = scales()
+    torch.testing.assert_close(wide, want * plain)
+    painting = model.prepare(False, **rows)
+    painting = model.step(painting, torch.zeros(2, 2, 3, 1, 1))
+    trained = (0.5 * model.decoder.prior(painting)[1]).exp()
+    torch.testing.assert_close(model.prior(painting).base_dist.scale, want[..., None, None, None] * trained)
+    assert model.decoder.prior_growth == 0.5
+
+
 def test_shared_work_is_done_once_per_loss_and_nothing_is_left_behind() -> None:
     model, guide = pair()
     rows = batch()

@@ -133,12 +133,14 @@ def test_sweeps_cover_what_the_data_allow(system: Scene, data: Dataset) -> None:
     assert float(want.abs().max()) < 1e-5  # single = mean + spread, query by query
 
 
-def own_truths(system: Scene, split: Split, sigma: float, temperature: float = 1.0) -> list[dict[str, torch.Tensor]]:
+def own_truths(
+    system: Scene, split: Split, sigma: float, temperature: float = 1.0, seen: int = 2
+) -> list[dict[str, torch.Tensor]]:
     """Batches whose pictures are the model's own, at a temperature of its latents' priors."""
     model, batches = system.model, []
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
-        for batch in scene_scoring.episodes(system, split, 1, 2, 60):
+        for batch in scene_scoring.episodes(system, split, 1, seen, 60):
             state = model.observe(batch["images"], batch["poses"], None, batch["origin"], batch["side"])
             picture = paint(model.decoder, model.context(state, batch["query_poses"]), 1, temperature)[0]
             batches.append({**batch, "query_images": picture + sigma * torch.randn_like(picture)})
@@ -186,16 +188,45 @@ def test_priors_are_calibrated_to_truths_that_lie_further_out(data: Dataset, tmp
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scene_quality, "episodes", lambda *_: iter(batches))
         found = scene_quality.calibrate(system, data.test, (2,), samples=59)
-        assert found == system.config.prior_temperature == pytest.approx(1.8, rel=0.08)
+        assert found == {"prior_temperature": system.config.prior_temperature, "prior_growth": 0.0}
+        assert found["prior_temperature"] == pytest.approx(1.8, rel=0.08)
         assert scene_quality.coverage(system, data.test, 2).value == pytest.approx(0.9, abs=0.02)
     after = system.sample_views(seen, photographs["poses"], 200, seed=0)
-    assert float(after.std(0).mean() / before.std(0).mean()) == pytest.approx(found, rel=0.1)
+    assert float(after.std(0).mean() / before.std(0).mean()) == pytest.approx(found["prior_temperature"], rel=0.1)
     gained = system.log_prob(photographs, memory=seen, num_particles=4).value - scored
     assert float(gained.abs().min()) > 1.0
     again = Scene.load(system.save(tmp_path / "kept"))
     assert torch.equal(again.sample_views(seen, photographs["poses"], 200, seed=0), after)
     with pytest.raises(ConfigError, match="no latents"):
         scene_quality.calibrate(Scene(TINY, layers=0), data.test)
+    with pytest.raises(ConfigError, match="contexts"):
+        scene_quality.calibrate(system, data.test, ())
+
+
+def test_priors_are_calibrated_by_how_many_photographs_were_seen(data: Dataset, tmp_path: Path) -> None:
+    """Truths of one photograph lie 2.2 times as far out, those of four 1.4 times: both are found, two between them."""
+    system = Scene(TINY, sigma=0.002).fit(data, progress="off")
+    truths = {seen: own_truths(system, data.test, 0.0, factor, seen) for seen, factor in ((1, 2.2), (4, 1.4))}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scene_quality, "episodes", lambda system, split, side, seen, *_: iter(truths[seen]))
+        found = scene_quality.calibrate(system, data.test, (1, 4), samples=59)
+        for seen in truths:
+            assert scene_quality.coverage(system, data.test, seen).value == pytest.approx(0.9, abs=0.025)
+    assert found["prior_temperature"] == pytest.approx(1.4, rel=0.08)
+    assert found["prior_growth"] == pytest.approx(math.log(2.2 / 1.4) / math.log(5 / 2), abs=0.1)
+    again = Scene.load(system.save(tmp_path / "kept"))
+    assert again.model.decoder.prior_growth == again.config.prior_growth == found["prior_growth"]
+    images, poses = data.test.tensors["images"][0], data.test.tensors["poses"][0]
+    for count, factor in ((1, 2.2), (4, 1.4), (7, 1.4)):  # as many as in training are 4
+        seen = system.observe(images[:count], poses[:count])
+        with at_temperature(system.model.decoder, 1.0):
+            plain = system.sample_views(seen, poses[7:], 200, latents=True, seed=0)[1]["z_0"].std(0)
+        ratio = system.sample_views(seen, poses[7:], 200, latents=True, seed=0)[1]["z_0"].std(0) / plain
+        assert float(ratio.min()) == pytest.approx(float(ratio.max()), rel=1e-4)
+        assert float(ratio.mean()) == pytest.approx(factor, rel=0.1)
+        assert torch.equal(
+            system.sample_views(seen, poses[7:], 3, seed=0), again.sample_views(seen, poses[7:], 3, seed=0)
+        )
 
 
 def test_training_is_at_temperature_one_and_evaluation_at_the_model_s(system: Scene, data: Dataset) -> None:
