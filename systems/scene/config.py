@@ -220,7 +220,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # no latents: for comparisons of memories
     "courts-short": {"layers": 0, "draft_steps": 600},
     "courts-64": SHARP,
-    "gqn-mazes": {**SHARP, "symmetry": "all", "prior_growth": 0.17},
+    "gqn-mazes": {**SHARP, "symmetry": "all"},
     # the published sizes: 8 steps of 16 x 16 states with 128 channels for pictures of 64 x 64 pixels
     "paper": {
         **CELLS,

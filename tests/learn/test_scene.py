@@ -28,7 +28,6 @@ from .recorder import Entry
 pytestmark = pytest.mark.learn
 Record = Callable[..., Entry]
 Kept = Callable[[str, int], Path | None]
-SAMPLE = Path(__file__).resolve().parents[3] / "shared" / "data" / "gqn-mazes" / "gqn_mazes_35x128_64.npz"
 ERROR = "squared error per pixel of the mean of 8 prior samples"
 
 
@@ -375,9 +374,8 @@ def test_scene_matching(record: Record, memory: str) -> None:
 # ---- real mazes
 
 
-@pytest.mark.skipif(not SAMPLE.is_file(), reason="the developer sample of GQN mazes is not here")
-def test_scene_real_mazes(record: Record, kept: Kept) -> None:
-    data = datasets.load("gqn", path=str(SAMPLE))
+def test_scene_real_mazes(record: Record, kept: Kept, test_data: Callable[[str], Path]) -> None:
+    data = datasets.load("gqn", path=str(test_data("gqn-mazes") / "gqn_mazes_35x128_64.npz"))
     entry = record(
         "scene",
         "real/gqn-mazes",
