@@ -56,6 +56,12 @@ class Rows:
         """The rows at `index`, in that order."""
         return Rows(self.coefficients[index], self.lower[index], self.upper[index], self.weight[index])
 
+    def given(self, fixed: Tensor, values: Tensor) -> Rows:
+        """What the rows say of the other entries once those at `fixed`, bool (D,), have their `values` (D,)."""
+        offset = self.coefficients[:, fixed] @ values[fixed]
+        free = torch.where(fixed, 0.0, self.coefficients)
+        return Rows(free, self.lower - offset, self.upper - offset, self.weight)
+
     def violation(self, x: Tensor) -> Tensor:
         """How far each of `x` (n, D) lies outside each row: (n, R), zero inside."""
         value = x @ self.coefficients.T
@@ -109,6 +115,11 @@ class LinearEvidence:
         return LinearEvidence(
             torch.zeros(dim, dtype=torch.bool), zero, zero - math.inf, zero + math.inf, zero + 1, Rows.empty(dim)
         )
+
+    def as_intervals(self, held: Tensor) -> LinearEvidence:
+        """The same with known entries at `held`, bool (D,), as intervals that hold their one value."""
+        lower, upper = (torch.where(held, self.values, side) for side in (self.lower, self.upper))
+        return replace(self, known=self.known & ~held, lower=lower, upper=upper)
 
     def standardised(self, location: Tensor, scale: Tensor) -> LinearEvidence:
         """The same evidence about `(x - location) / scale`, entrywise; `scale` (D,) positive."""

@@ -59,6 +59,9 @@ class Metric:
             error = float(self.std_error)
             object.__setattr__(self, "std_error", error if math.isfinite(error) else None)
 
+    def __float__(self) -> float:
+        return self.value
+
     def __str__(self) -> str:
         return f"{self.text()} (n = {self.n}, {self.kind})"
 

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -72,6 +73,10 @@ class Score(Framed):
 
     def __len__(self) -> int:
         return len(self.value)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """The values (n,), for numpy and whatever takes its arrays."""
+        return np.array(self.value.detach().cpu().numpy(), dtype=dtype, copy=copy)
 
     def _repr_html_(self) -> str:
         shown = cards.histogram(self.value.detach().cpu(), label="log densities of the rows") if len(self) else ""

@@ -48,6 +48,8 @@ FARTHEST = 1e15
 """Inputs are clamped at so many standard deviations from their mean."""
 WIDTHS = tuple(2.0 ** (i / 2) for i in range(-6, 8))
 """Factors on the components' standard deviations among which recalibration chooses, 1/8 ... 11."""
+PRIOR_ROWS, LEAST_SHARE = 2.0, 1e-3
+"""What recalibration believes beforehand, in rows, and the probability below which a factor is left out."""
 
 
 class MDN(KeepsFloat64):
@@ -193,7 +195,8 @@ class MDN(KeepsFloat64):
 
         Networks fit the spread of their training rows, which lie nearer to their means than others do. The
         probabilities of the factors `WIDTHS` are chosen by maximum likelihood (expectation maximisation, a convex
-        problem), with one row's worth of prior counts; factors below 1 % are dropped.
+        problem). `PRIOR_ROWS` made-up rows say that components are right or too narrow, never too wide: dozens of rows
+        say little about the tails, and would let intervals be as narrow as they happen to allow.
 
         Args:
             x: (rows, features).
@@ -211,10 +214,12 @@ class MDN(KeepsFloat64):
         table = torch.stack(scores, 1)  # (rows, factors)
         counts = torch.ones(len(x), dtype=table.dtype, device=table.device) if weight is None else weight.double()
         share = torch.full_like(table[0], 1 / len(WIDTHS))
+        prior = (table.new_tensor(WIDTHS) >= 1).double()
+        prior *= PRIOR_ROWS / prior.sum()
         for _ in range(rounds):
             taken = (table + share.log()).softmax(1) * counts.unsqueeze(1)
-            share = (taken.sum(0) + 1 / len(WIDTHS)) / (counts.sum() + 1.0)
-        share = torch.where(share < 0.01, 0.0, share)
+            share = (taken.sum(0) + prior) / (counts.sum() + PRIOR_ROWS)
+        share = torch.where(share < LEAST_SHARE, 0.0, share)
         self.widths.copy_(share / share.sum())
 
     def likelihood(self, x: Tensor, given: Mapping[str, Tensor] | None = None) -> Mixture:

@@ -8,7 +8,7 @@ scikit-learn; torch is loaded by the first `fit`.
 from __future__ import annotations
 
 from numbers import Real
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -46,14 +46,15 @@ class DRMMDensity(DensityMixin, BaseEstimator):
     defaults).
 
     Args:
-        num_layers: layers of the mixture.
+        num_layers: layers of the mixture. While it, `num_components` and `frame` are all "auto", cross-validation
+            chooses them; where any is given, the others are 3, 16 and "diag". `system_.recipe` tells the choice.
         num_components: components of each layer.
         frame: what a layer may do to the next one's coordinates: `"shift"`, `"iso"` (also scales), `"diag"` (scales
             each column) or `"tril"` (shears, too; for correlated columns).
         prior: distribution of the component paths, `"autoregressive"` or `"latent_class"`.
         beam: paths kept per row in training.
         max_enum: log-densities are exact up to this many paths, lower bounds beyond.
-        steps: optimiser steps.
+        steps: optimiser steps; "auto" for 3,000, fewer where a structure was chosen that needs no more.
         batch_size: rows per step.
         learning_rate: of Adam.
         parameter_prior: whether tables and scales are kept near their start, against overfitting.
@@ -90,14 +91,14 @@ class DRMMDensity(DensityMixin, BaseEstimator):
 
     def __init__(
         self,
-        num_layers: int = 3,
-        num_components: int = 16,
+        num_layers: int | Literal["auto"] = "auto",
+        num_components: int | Literal["auto"] = "auto",
         *,
-        frame: str = "diag",
+        frame: str = "auto",
         prior: str = "autoregressive",
         beam: int = 8,
         max_enum: int = 65_536,
-        steps: int = 3_000,
+        steps: int | Literal["auto"] = "auto",
         batch_size: int = 256,
         learning_rate: float = 0.01,
         parameter_prior: bool = True,
@@ -167,7 +168,7 @@ class DRMMDensity(DensityMixin, BaseEstimator):
             self.location_[int(i)] = value
         # Rows are scored in double precision, so that a row's score does not depend on the rows beside it.
         self.system_.model.double()
-        exact = self.num_components**self.num_layers <= self.max_enum
+        exact = self.system_.model.num_paths <= self.max_enum
         self.score_kind_ = "exact" if exact else "lower bound"
         return self
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from phlogiston.errors import ConfigError
@@ -17,7 +17,9 @@ class Config:
     """Every option of the system.
 
     Attributes:
-        num_layers: layers `L`; the mixture has `num_components ** num_layers` modes.
+        num_layers: layers `L`; the mixture has `num_components ** num_layers` modes. `num_layers`, `num_components`,
+            `frame` and `pooling` are chosen together by cross-validation on the training rows (`drmm.selection`) while
+            all four are "auto"; where any is given, the others are 3, 16, "diag" and 1.
         num_components: components `K` of each layer.
         frame: what a layer may do to the next one's coordinates: "shift" moves (the paper), "iso" also scales, "diag"
             scales each column, "tril" shears, too. "tril" for strongly correlated columns, up to some 64 of them;
@@ -30,7 +32,7 @@ class Config:
             layer by layer as the paper does.
         beam: paths kept per layer and row in training.
         max_enum: densities are exact up to this many paths, beam bounds beyond.
-        steps: optimiser steps.
+        steps: optimiser steps; "auto" for 3,000, fewer where a structure was chosen that needs no more.
         batch_size: rows per step, over all processes.
         learning_rate: of Adam; constant for the first half, then linear to zero.
         clip: largest gradient norm.
@@ -53,16 +55,16 @@ class Config:
             more at the start. Needs a C++ compiler; where there is none, a warning says so and training goes on.
     """
 
-    num_layers: int = 3
-    num_components: int = 16
-    frame: Literal["shift", "iso", "diag", "tril", "lowrank"] = "diag"
+    num_layers: int | Literal["auto"] = "auto"
+    num_components: int | Literal["auto"] = "auto"
+    frame: Literal["auto", "shift", "iso", "diag", "tril", "lowrank"] = "auto"
     rank: int = 8
     prior: Literal["autoregressive", "latent_class"] = "autoregressive"
     prior_order: int | None = None
     guide: Literal["beam", "exact", "autoregressive"] = "beam"
     beam: int = 8
     max_enum: int = 65_536
-    steps: int = 3_000
+    steps: int | Literal["auto"] = "auto"
     batch_size: int = 256
     learning_rate: float = 0.01
     clip: float = 10.0
@@ -72,29 +74,70 @@ class Config:
     parameter_prior: bool = True
     table_sd: float = 1.0
     log_scale_sd: float = 0.5
-    pooling: float = 1.0
+    pooling: float | Literal["auto"] = "auto"
     revive_every: int = 250
     grid: tuple[str, ...] = ("auto",)
     compile: bool = False
 
     def __post_init__(self) -> None:
-        at_least(self, 1, "num_layers", "num_components", "beam", "max_enum", "steps", "batch_size", "rank")
-        positive(self, "learning_rate", "clip", "stream_weight", "table_sd", "log_scale_sd", "pooling")
+        counts = ("num_layers", "num_components", "steps")
+        at_least(self, 1, "beam", "max_enum", "batch_size", "rank", *(n for n in counts if getattr(self, n) != "auto"))
+        positive(self, "learning_rate", "clip", "stream_weight", "table_sd", "log_scale_sd")
+        if self.pooling != "auto":
+            positive(self, "pooling")
         at_least(self, 0, "depth_weight", "final_depth_weight", "revive_every")
         if self.prior_order is not None and (self.prior_order < 0 or self.prior == "latent_class"):
             raise ConfigError("prior_order must be 0 or more, and only the autoregressive prior has one")
-        if self.guide == "exact" and self.num_components**self.num_layers > self.max_enum:
+        paths = fixed(self).paths
+        if self.guide == "exact" and not self.open and paths > self.max_enum:
             raise ConfigError(
-                f"guide 'exact' sums num_components ** num_layers = {self.num_components**self.num_layers} paths, "
+                f"guide 'exact' sums num_components ** num_layers = {paths} paths, "
                 f"more than max_enum = {self.max_enum}; use guide 'beam'"
             )
+
+    @property
+    def open(self) -> bool:
+        """Whether the structure is to be chosen by cross-validation."""
+        return all(getattr(self, field.name) == "auto" for field in fields(Structure))
+
+
+STEPS = 3_000
+"""Optimiser steps of a structure that was given."""
+
+
+@dataclass(frozen=True)
+class Structure:
+    """What cross-validation chooses; fields are those of `Config`."""
+
+    num_layers: int = 3
+    num_components: int = 16
+    frame: Literal["shift", "iso", "diag", "tril", "lowrank"] = "diag"
+    pooling: float = 1.0
+
+    @property
+    def paths(self) -> int:
+        """How many modes it has."""
+        return self.num_components**self.num_layers
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps that suit it: one layer is all but finished by EM, which places factor analysers only."""
+        if self.frame == "lowrank":
+            return 1_000
+        return 20 if self.num_layers == 1 else STEPS
+
+
+def fixed(config: Config) -> Structure:
+    """The structure a configuration gives, with defaults for what is "auto"."""
+    given = {field.name: getattr(config, field.name) for field in fields(Structure)}
+    return Structure(**{name: value for name, value in given.items() if value != "auto"})
 
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     # The paper's residuals and step count, at its toy-data size.
     "paper": {"frame": "shift", "steps": 50_000, "batch_size": 64, "learning_rate": 0.005, "parameter_prior": False},
-    "cpu": {"steps": 1_500},
+    "cpu": {"num_layers": 3, "num_components": 16, "steps": 1_500},
     "swissroll": {
         "frame": "tril",
         "num_layers": 2,

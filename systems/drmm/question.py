@@ -113,10 +113,9 @@ class EvidenceCompiler:
             if chosen is not None:
                 allowed[name] = chosen
         v = self.varying
-        rows = evidence.rows
         fixed = torch.ones(len(self.columns), dtype=torch.bool)
         fixed[v] = False
-        offset = rows.coefficients[:, fixed] @ evidence.values[fixed]
+        rows = evidence.rows.given(fixed, evidence.values)
         position = torch.full((len(self.columns),), -1)
         position[v] = torch.arange(len(v))
         inner = replace(
@@ -126,11 +125,11 @@ class EvidenceCompiler:
             lower=evidence.lower[v],
             upper=evidence.upper[v],
             box_weight=evidence.box_weight[v],
-            rows=Rows(rows.coefficients[:, v], rows.lower - offset, rows.upper - offset, rows.weight),
+            rows=replace(rows, coefficients=rows.coefficients[:, v]),
             soft=position[evidence.soft],
         )
         inner, curved = self._split(inner)
-        inner = self._whole_values(inner)
+        inner = inner.as_intervals(inner.known & self.whole)
         observed = self._rows_at(inner.soft, inner.soft_mean)
         log_constant = log_constant + self.log_density(inner.values)[inner.known].sum()
         log_constant = log_constant + self._slope(observed).gather(1, inner.soft.unsqueeze(1)).sum()
@@ -143,14 +142,6 @@ class EvidenceCompiler:
         The slope of the map to these coordinates, and the width of the cells that stand for middles.
         """
         return self._slope(x) + torch.where(self.centred, self.log_step, 0.0)
-
-    def _whole_values(self, inner: LinearEvidence) -> LinearEvidence:
-        """Known values that stand for whole cells become intervals of one value."""
-        held = inner.known & self.whole
-        if not bool(held.any()):
-            return inner
-        lower, upper = (torch.where(held, inner.values, side) for side in (inner.lower, inner.upper))
-        return replace(inner, known=inner.known & ~held, lower=lower, upper=upper)
 
     def _slope(self, x: Tensor) -> Tensor:
         return self.model.log_slope(x).expand(x.shape)
@@ -193,9 +184,7 @@ class EvidenceCompiler:
         free = torch.where(known, 0.0, rows.coefficients)
         mapped = cells.mapped(len(known))
         bent = (free[:, mapped] != 0).any(1)
-        offset = rows.coefficients[:, known & mapped] @ inner.values[known & mapped]
-        table = torch.where(known & mapped, 0.0, rows.coefficients)
-        rows = Rows(table, rows.lower - offset, rows.upper - offset, rows.weight)
+        rows = rows.given(known & mapped, inner.values)
         if bool((bent & (rows.lower == rows.upper)).any()):
             raise EvidenceError(
                 "a sum that names a column on a grid cannot be fixed exactly: give it as an interval, or fit with "

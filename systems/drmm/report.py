@@ -245,8 +245,8 @@ def gaussian_mixture(e: Evaluation[DRMM]) -> dict[str, Metric]:
         return {}
     train, test = (part.numpy("x")[:, list(system.varying)].astype(np.float64) for part in parts)
     location, scale = system.model.location.numpy(), system.model.scale.numpy()
-    kind = "full" if system.config.frame == "tril" else "diag"
-    components = min(system.config.num_components, len(train) // 4)
+    kind = "full" if system.recipe.frame == "tril" else "diag"
+    components = min(system.recipe.num_components, len(train) // 4)
     mixture = GaussianMixture(components, covariance_type=kind, random_state=0, reg_covar=1e-4, max_iter=50)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # fifty rounds are plenty here, converged or not

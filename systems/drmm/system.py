@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from functools import wraps
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -37,10 +38,12 @@ from phlogiston.models.drmm import CollapsedDRMM, label_site
 from phlogiston.networks.beam import Beam
 from phlogiston.systems.base import Role, System
 from phlogiston.systems.calls import at_least
+from phlogiston.systems.drmm.config import STEPS, fixed
 from phlogiston.systems.drmm.config import Config as DRMMConfig
 from phlogiston.systems.drmm.demo import recipes
 from phlogiston.systems.drmm.query import DRMMQuery
 from phlogiston.systems.drmm.scoring import cell_densities, cell_masses, chunks, importance, varying_columns
+from phlogiston.systems.drmm.selection import choose
 from phlogiston.systems.drmm.start import start
 from phlogiston.systems.drmm.steps import careful_adam
 from phlogiston.systems.drmm.training import DeadComponents, DepthMonitor
@@ -98,25 +101,41 @@ class DRMM(Imputes, System):
         if not varies.any():
             raise DataError("every column of x is constant: there is no density to learn")
         tell_wild(standard.wild, columns, left_out="these cells")
-        return {
+        schema = {
             "columns": columns,
             "constant": {str(i): float(standard.location[i]) for i in standard.constant.nonzero()[0]},
             "location": standard.location[varies].tolist(),
             "scale": standard.scale[varies].tolist(),
             "precision": precision,
             "limits": {str(i): list(limits) for i, limits in standard.limits.items()},
-            "cells": describe_cells(
-                x.double().numpy()[:, varies],
-                [name for name, used in zip(columns, varies, strict=True) if used],
-                self.config.grid,
-                None if known is None else known.numpy()[:, varies],
-                None if weight is None else weight.numpy(),
-                {} if meta is None else meta.cells,
-                apart=self.config.frame not in ("tril", "lowrank"),
-            ),
             "categorical": categories(tensors, meta, "DRMM"),
             "image_shape": list(meta.image_shape) if meta is not None and meta.image_shape else None,
         }
+
+        def described(recipe: DRMMConfig) -> dict[str, Any]:
+            cells = describe_cells(
+                x.double().numpy()[:, varies],
+                [name for name, used in zip(columns, varies, strict=True) if used],
+                recipe.grid,
+                None if known is None else known.numpy()[:, varies],
+                None if weight is None else weight.numpy(),
+                {} if meta is None else meta.cells,
+                apart=recipe.frame not in ("tril", "lowrank"),
+            )
+            return {**schema, "cells": cells}
+
+        chosen = choose(lambda recipe: type(self)(asdict(recipe)), self.config, train, described)
+        return {**described(replace(self.config, **chosen)), "chosen": chosen}
+
+    @property
+    def recipe(self) -> DRMMConfig:
+        """The configuration with what was chosen from the training rows in place of "auto"."""
+        return replace(self.config, **self.schema.get("chosen", {}))
+
+    def step_options(self) -> dict[str, int]:
+        """Optimiser steps; before the data are known, those of a structure that is given."""
+        steps = self.recipe.steps
+        return {"steps": STEPS if steps == "auto" else steps}
 
     @property
     def varying(self) -> list[int]:
@@ -146,7 +165,7 @@ class DRMM(Imputes, System):
 
     def build(self) -> None:
         """The generative program, the guide the configuration names, and the collapsed program training runs on."""
-        c = self.config
+        c = self.recipe
         self.model = from_config(
             DRMMModel,
             c,
@@ -175,11 +194,11 @@ class DRMM(Imputes, System):
         t = train.tensors
         streams = self.model.labels(t)
         x = t["x"] if self.model.cells is None else self.model.cells.redraw(t["x"])
-        start(self.model, x, t.get("mask"), streams, t.get("weight"), seed, self.config.pooling)
+        start(self.model, x, t.get("mask"), streams, t.get("weight"), seed, float(self.recipe.pooling))
 
     def stages(self) -> list[Stage]:
         """One stage: constant learning rate, then linear to zero, while the truncated depths' weight falls."""
-        c = self.config
+        c = self.recipe
         common: dict[str, Any] = {
             "name": "train",
             "steps": c.steps,
@@ -193,7 +212,7 @@ class DRMM(Imputes, System):
         handlers: dict[str, Any] = {}
         if streams and c.stream_weight != 1.0:
             handlers["streams"] = scale_sites(dict.fromkeys(streams, c.stream_weight))
-        if c.num_layers > 1 and c.guide != "autoregressive":
+        if fixed(c).num_layers > 1 and c.guide != "autoregressive":
             depth_weights: dict[str, float | Tensor] = dict.fromkeys(("x", *streams), c.depth_weight)
             handlers["depths"] = weight_depths(depth_weights)
             schedules["depths.weight"] = linear(c.depth_weight, c.final_depth_weight)
@@ -446,14 +465,14 @@ class DRMM(Imputes, System):
     def _method_of_masses(self, method: str) -> Literal["exact"]:
         if self.model.frames[-1].mixes or method not in ("auto", "exact"):
             raise ConfigError(
-                f"mass=True needs frame 'shift', 'iso' or 'diag' and method 'exact'; got frame {self.config.frame!r} "
+                f"mass=True needs frame 'shift', 'iso' or 'diag' and method 'exact'; got frame {self.recipe.frame!r} "
                 f"and method {method!r}"
             )
         return "exact"
 
     def _check_depth(self, depth: int | None) -> None:
-        if depth is not None and not 1 <= depth <= self.config.num_layers:
-            raise ConfigError(f"depth must be between 1 and num_layers={self.config.num_layers}; got {depth}")
+        if depth is not None and not 1 <= depth <= self.model.num_layers:
+            raise ConfigError(f"depth must be between 1 and num_layers={self.model.num_layers}; got {depth}")
 
     def _insert(self, x: Tensor) -> Tensor:
         """Put the constant columns back: (..., varying) -> (..., features)."""

@@ -56,9 +56,8 @@ class GridEvidence:
         wide = replace(self.several, lower=self.several.lower - reach, upper=self.several.upper + reach)
         joined = Rows(*(torch.cat([getattr(others, f), getattr(wide, f)]) for f in Rows.__dataclass_fields__))
         held = about.known & grid.used
-        lower, upper = (torch.where(held, about.values, side) for side in (lower, upper))
-        cells = replace(self.plain, known=about.known & ~held, rows=_without(joined, held, about.values))
-        self.reals = whole_cells(cells, grid.enclose(lower, upper), grid.used, names)
+        cells = replace(self.plain, rows=joined.given(held, about.values)).as_intervals(held)
+        self.reals = whole_cells(cells, grid.enclose(cells.lower, cells.upper), grid.used, names)
 
     def holds(self, y: Tensor) -> Tensor:
         """Whether rounded targets (n, D) satisfy the inequalities of several of them, up to rounding: bool (n,)."""
@@ -81,16 +80,9 @@ class GridEvidence:
         return log_mean(kept), None if error is None else torch.hypot(error, chance)
 
 
-def _without(rows: Rows, fixed: Tensor, values: Tensor) -> Rows:
-    """The inequalities (R, D) of the entries that are left once those at `fixed`, bool (D,), have their values."""
-    offset = rows.coefficients[:, fixed] @ values[fixed]
-    free = torch.where(fixed, 0.0, rows.coefficients)
-    return Rows(free, rows.lower - offset, rows.upper - offset, rows.weight)
-
-
 def _bounds(about: LinearEvidence, rows: Rows) -> tuple[Tensor, Tensor]:
     """The bounds of all entries, those that inequalities of one open entry (R, D) give included: (D,) each."""
-    rows = _without(rows, about.known, about.values)
+    rows = rows.given(about.known, about.values)
     lower, upper = about.lower.clone(), about.upper.clone()
     for row, low, high in zip(rows.coefficients, rows.lower, rows.upper, strict=True):
         at = int(row.abs().argmax())

@@ -18,6 +18,7 @@ from phlogiston.datasets.base import Split
 from phlogiston.distributions.pyro_modules import own_parameters
 from phlogiston.errors import ConfigError, DataError, SampleSizeWarning, ShapeError
 from phlogiston.evaluate.importance import log_likelihood, sandwich, simulate
+from phlogiston.evaluate.score import Score
 from phlogiston.evaluate.weights import effective_size, pareto_shape
 
 from .pairs import LinearGaussian, Posterior
@@ -343,3 +344,10 @@ def test_one_particle_states_no_error(linear_gaussian: LinearGaussian, loose: Po
     found = log_likelihood(linear_gaussian, loose, {"x": linear_gaussian.draw(4)}, 1)
     assert found.score.std_error is None
     assert "monte_carlo_std_error" not in found.metrics()["log_likelihood"].detail
+
+
+def test_numpy_and_float_take_scores_and_metrics_as_they_are() -> None:
+    score = Score(torch.tensor([-1.0, -3.0], dtype=torch.float64))
+    assert np.asarray(score).tolist() == [-1.0, -3.0]
+    assert np.asarray(score, dtype=np.float32).dtype == np.float32
+    assert float(score.mean()) == np.asarray(score).mean() == -2.0
