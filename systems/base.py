@@ -74,6 +74,7 @@ class System(InWords, Tabular, Reported):
     name: ClassVar[str] = ""
     DOUBLE: ClassVar[tuple[str, ...]] = ()  # tensors of the data that keep float64: the system standardises them
     ARRAY: ClassVar[str] = "x"  # the tensor that one bare array given as data stands for
+    _progress: str = "auto"  # how the fit that is going on shows progress
     HEEDS: ClassVar[tuple[str, ...]] = ()  # of "mask", "weight" and "length": what is taken into account
 
     def __init__(
@@ -300,6 +301,7 @@ class System(InWords, Tabular, Reported):
             threads = threads_of_run(out)
         self.threads = self.threads if threads is None else threads
         self.scored = None  # figures of an earlier fit
+        self._progress = engine.get("progress", "auto")
         train, valid, meta = self._coerced(data)
         if steps is not None:
             self.config = validate_options(self.name, {**dataclasses.asdict(self.config), "steps": steps})

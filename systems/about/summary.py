@@ -73,6 +73,8 @@ def _facts(system: Any) -> list[tuple[str, str]]:
     told = [("system", f"{system.name}: {systems.summary(system.name)}")]
     told.append(("parameters", f"{system.count_parameters():,}"))
     told += _options(system)
+    chosen = system.schema.get("chosen") or system.schema.get("sizes")  # what "auto" came to
+    told += [("chosen", ", ".join(f"{name}={value!r}" for name, value in chosen.items()))] if chosen else []
     for site, own in names.columns.items():
         if own:
             units = [f"{name} [{names.units[name]}]" if name in names.units else name for name in own]

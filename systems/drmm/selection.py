@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from phlogiston.datasets.base import Split
+from phlogiston.inference.svi import progress
 from phlogiston.systems.drmm.config import STEPS, Config, Structure, fixed
 from phlogiston.systems.drmm.start import MOST_FEATURES
 
@@ -56,7 +57,11 @@ WIDE = (
 
 
 def choose(
-    make: Callable[[Config], DRMM], config: Config, train: Split, described: Callable[[Config], dict[str, Any]]
+    make: Callable[[Config], DRMM],
+    config: Config,
+    train: Split,
+    described: Callable[[Config], dict[str, Any]],
+    show: str = "off",
 ) -> dict[str, Any]:
     """Choose the options that are "auto".
 
@@ -65,17 +70,22 @@ def choose(
         config: the configuration, some of whose options are "auto".
         train: the training rows.
         described: the schema under a configuration without "auto".
+        show: how to show progress; see `inference.svi.progress.make`.
 
     Returns:
         Values of the options that are "auto"; empty where none is. The same for the same rows.
     """
-    structure = _best(make, config, train, described) if config.open else fixed(config)
+    structure = _best(make, config, train, described, show) if config.open else fixed(config)
     decided = dataclasses.asdict(structure) | {"steps": structure.steps if config.open else STEPS}
     return {name: value for name, value in decided.items() if getattr(config, name) == "auto"}
 
 
 def _best(
-    make: Callable[[Config], DRMM], config: Config, train: Split, described: Callable[[Config], dict[str, Any]]
+    make: Callable[[Config], DRMM],
+    config: Config,
+    train: Split,
+    described: Callable[[Config], dict[str, Any]],
+    show: str,
 ) -> Structure:
     schemas = {"diag": described(_with(config, SINGLE))}
     features = len(schemas["diag"]["location"])
@@ -84,13 +94,18 @@ def _best(
         return SINGLE
     most = config.max_enum if config.guide == "exact" else None
     candidates = [c for c in (CANDIDATES if features <= MOST_FEATURES else WIDE) if most is None or c.paths <= most]
-    scores = []
-    with torch.random.fork_rng(devices=[]):
-        for candidate in candidates:
-            options = _with(config, candidate)
-            if candidate.frame not in schemas:
-                schemas[candidate.frame] = described(options)
-            scores.append(_held_out(make, options, schemas[candidate.frame], rows, fold))
+    scores: list[Tensor] = []
+    bar = progress.make(show, len(candidates))
+    try:
+        with torch.random.fork_rng(devices=[]):
+            for candidate in candidates:
+                options = _with(config, candidate)
+                if candidate.frame not in schemas:
+                    schemas[candidate.frame] = described(options)
+                scores.append(_held_out(make, options, schemas[candidate.frame], rows, fold))
+                bar.update(len(scores), "structure", -float(max(scores)))
+    finally:
+        bar.close()
     return candidates[int(torch.stack(scores).argmax())]
 
 

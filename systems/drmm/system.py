@@ -124,7 +124,8 @@ class DRMM(Imputes, System):
             )
             return {**schema, "cells": cells}
 
-        chosen = choose(lambda recipe: type(self)(asdict(recipe)), self.config, train, described)
+        make = lambda recipe: type(self)(asdict(recipe))  # noqa: E731
+        chosen = choose(make, self.config, train, described, self._progress)
         return {**described(replace(self.config, **chosen)), "chosen": chosen}
 
     @property

@@ -96,3 +96,8 @@ def test_the_choice_is_kept_and_gone_on_with(tmp_path: Path) -> None:
     assert loaded.config.num_layers == "auto"
     assert loaded.recipe.num_layers in {c.num_layers for c in CANDIDATES}
     assert float(loaded.log_prob(rows).value.sum()) == float(system.log_prob(rows).value.sum())
+
+
+def test_a_summary_tells_what_was_chosen() -> None:
+    system = DRMM().fit(np.random.default_rng(0).normal(size=(40, 2)), **QUICK)
+    assert f"num_components={system.recipe.num_components}" in str(system.summary())
