@@ -12,7 +12,7 @@ from phlogiston.lazy import lazy
 
 if TYPE_CHECKING:
     from phlogiston.inference.svi import handlers, objectives, schedules
-    from phlogiston.inference.svi.callbacks import EarlyStopping, State
+    from phlogiston.inference.svi.callbacks import EarlyStopping, KeepBest, State
     from phlogiston.inference.svi.checkpoints import load_parameters
     from phlogiston.inference.svi.engine import fit
     from phlogiston.inference.svi.handlers import per_datum, scale_sites, weight_depths
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "EarlyStopping",
     "History",
+    "KeepBest",
     "Stage",
     "State",
     "fit",
@@ -44,6 +45,7 @@ __getattr__ = lazy(
         "History": "svi.history",
         "State": "svi.callbacks",
         "EarlyStopping": "svi.callbacks",
+        "KeepBest": "svi.callbacks",
         "load_parameters": "svi.checkpoints",
         "make_fabric": "svi.parallel",
         "scale_sites": "svi.handlers",

@@ -204,23 +204,36 @@ class MDN(KeepsFloat64):
             weight: (rows,), how much each row counts.
             rounds: of expectation maximisation.
         """
-        if not len(x):
-            return
-        scores = []
+        if len(x):
+            table = self._log_densities_by_width(x, y)
+            self.widths.copy_(_shares(table, weight, rounds))
+
+    @torch.no_grad()
+    def calibrated_loss(self, x: Tensor, y: Tensor, weight: Tensor | None = None, rounds: int = 30) -> float:
+        """Minus the mean log predictive density of rows (arguments as `calibrate`'s), with the widths it would choose.
+
+        Without recalibration, with the components' own widths.
+        """
+        counts = torch.ones(len(x), dtype=torch.float64) if weight is None else weight.double()
+        if self.recalibrate:
+            table = self._log_densities_by_width(x, y)
+            each = torch.logsumexp(table + _shares(table, weight, rounds).log(), 1)
+        else:
+            each = self._log_predictive(x, y)
+        return float(-(each @ counts.to(each)) / counts.sum())
+
+    def _log_densities_by_width(self, x: Tensor, y: Tensor) -> Tensor:
+        """Log predictive densities with all components widened by each of the factors `WIDTHS`: (rows, factors)."""
+        before, scores = self.widths.clone(), []
         for i in range(len(WIDTHS)):
             self.widths.zero_()[i] = 1.0
-            rows = self.log_likelihood(x, y).double()
-            scores.append(rows if self.members is None else torch.logsumexp(rows, 0) - math.log(self.members))
-        table = torch.stack(scores, 1)  # (rows, factors)
-        counts = torch.ones(len(x), dtype=table.dtype, device=table.device) if weight is None else weight.double()
-        share = torch.full_like(table[0], 1 / len(WIDTHS))
-        prior = (table.new_tensor(WIDTHS) >= 1).double()
-        prior *= PRIOR_ROWS / prior.sum()
-        for _ in range(rounds):
-            taken = (table + share.log()).softmax(1) * counts.unsqueeze(1)
-            share = (taken.sum(0) + prior) / (counts.sum() + PRIOR_ROWS)
-        share = torch.where(share < LEAST_SHARE, 0.0, share)
-        self.widths.copy_(share / share.sum())
+            scores.append(self._log_predictive(x, y))
+        self.widths.copy_(before)
+        return torch.stack(scores, 1)
+
+    def _log_predictive(self, x: Tensor, y: Tensor) -> Tensor:
+        rows = self.log_likelihood(x, y).double()
+        return rows if self.members is None else torch.logsumexp(rows, 0) - math.log(self.members)
 
     def likelihood(self, x: Tensor, given: Mapping[str, Tensor] | None = None) -> Mixture:
         """Return p(y | x) in the data's units: a mixture of batch (rows,), or one per member, (members, rows).
@@ -382,3 +395,16 @@ def _need(x: Tensor | None, features: int) -> Tensor:
     if x.dim() != 2 or x.shape[1] != features:
         raise ShapeError(f"x has shape {tuple(x.shape)}; this model takes (rows, {features})")
     return x
+
+
+def _shares(table: Tensor, weight: Tensor | None, rounds: int) -> Tensor:
+    """Probabilities of the factors `WIDTHS` by expectation maximisation, from log densities (rows, factors)."""
+    counts = torch.ones(len(table), dtype=table.dtype, device=table.device) if weight is None else weight.double()
+    share = torch.full_like(table[0], 1 / len(WIDTHS))
+    prior = (table.new_tensor(WIDTHS) >= 1).double()
+    prior *= PRIOR_ROWS / prior.sum()
+    for _ in range(rounds):
+        taken = (table + share.log()).softmax(1) * counts.unsqueeze(1)
+        share = (taken.sum(0) + prior) / (counts.sum() + PRIOR_ROWS)
+    share = torch.where(share < LEAST_SHARE, 0.0, share)
+    return share / share.sum()

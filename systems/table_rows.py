@@ -108,3 +108,10 @@ def _checked(tensors: Mapping[str, Tensor], known: Mapping[str, Any]) -> dict[st
                 "where it is missing. Pass labels of other values in a mapping of arrays instead of a Split."
             )
     return out
+
+
+def copies(rows: Tensor) -> Tensor:
+    """Number rows (N, ...) in order of appearance, equal ones alike: int64 (N,)."""
+    flat = np.ascontiguousarray(rows.numpy()).view(np.uint8).reshape(len(rows), -1)
+    _, first, which = np.unique(flat, axis=0, return_index=True, return_inverse=True)
+    return torch.from_numpy(first.argsort().argsort()[which.reshape(-1)])

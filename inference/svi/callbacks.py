@@ -6,19 +6,20 @@ another reason (`request_stop`), before the checkpoint is written: what a stage 
 interruption (Ctrl-C, SIGTERM) ends nothing: the same call goes on from its checkpoint.
 
 One that remembers things implements `state_dict() -> JSON-able` and `load_state_dict(state)`; the engine keeps that
-with each checkpoint. With several processes every process calls its callbacks: look at `state.leader` before writing
-files.
+with each checkpoint, and what `tensors() -> {name: tensor}` returns, for `load_tensors(tensors)`. With several
+processes every process calls its callbacks: look at `state.leader` before writing files.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from phlogiston.errors import ConfigError
+from phlogiston.inference.svi import checkpoints
 
 EVENTS = ("on_start", "on_stage", "on_step", "on_stage_end", "on_checkpoint", "on_end")
 
@@ -45,6 +46,7 @@ class State:
         fabric: the Lightning Fabric, or None.
         leader: True on the one process that writes.
         run: path of the run folder, or None.
+        validate: gives the loss on the validation rows, nats per data point; with several processes all must call it.
     """
 
     def __init__(self, model: nn.Module, guide: nn.Module, data: Any, total: int, valid: Any = None) -> None:
@@ -64,6 +66,7 @@ class State:
         self.fabric: Any = None
         self.leader = True
         self.run: Any = None
+        self.validate: Callable[[], float] = lambda: float("nan")
         self.stop_requested = False
 
     @property
@@ -101,6 +104,22 @@ class Callbacks:
     def state_dict(self) -> list[Any]:
         """Return what the callbacks remember, one entry each, None for those that remember nothing."""
         return [[type(c).__name__, c.state_dict() if hasattr(c, "state_dict") else None] for c in self.all]
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Return the tensors that callbacks remember, by place and name."""
+        return {
+            f"{i}.{name}": value
+            for i, callback in enumerate(self.all)
+            if hasattr(callback, "tensors")
+            for name, value in callback.tensors().items()
+        }
+
+    def load_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
+        """Give callbacks the tensors back that they remembered."""
+        for i, callback in enumerate(self.all):
+            if hasattr(callback, "load_tensors"):
+                own = {n.removeprefix(f"{i}."): value for n, value in tensors.items() if n.startswith(f"{i}.")}
+                callback.load_tensors(own)
 
     def load_state_dict(self, states: Sequence[Any]) -> None:
         """Give callbacks their memory back, where kind and place agree."""
@@ -147,3 +166,55 @@ class EarlyStopping:
         """Take up a saved memory."""
         self.best = float("inf") if state["best"] is None else state["best"]
         self.waited = state["waited"]
+
+
+class KeepBest:
+    """Ends training at the parameters with the lowest validation loss.
+
+    For a single stage whose loss means the same at every step. It looks every 10 steps at first, then about every tenth
+    of the steps so far: what a few rows have to say is soon learned. Without validation rows it does nothing.
+    """
+
+    def __init__(self) -> None:
+        self.best = float("inf")
+        self.kept: dict[str, torch.Tensor] = {}
+
+    def on_step(self, state: State) -> None:
+        """Keep what is better than all before, when it is time to look."""
+        if state.valid is not None and state.step % (10 * max(1, state.step // 100)) == 0:
+            self._compare(state)
+
+    @torch.no_grad()
+    def on_stage_end(self, state: State) -> None:
+        """Look once more, and put the best in place."""
+        if state.valid is None:
+            return
+        self._compare(state)
+        for name, value in self._named(state).items():
+            value.copy_(self.kept[name])
+
+    def _compare(self, state: State) -> None:
+        loss = state.validate()
+        if loss < self.best or not self.kept:
+            self.best = loss
+            self.kept = {name: value.detach().clone() for name, value in self._named(state).items()}
+
+    @staticmethod
+    def _named(state: State) -> dict[str, torch.Tensor]:
+        return checkpoints.named_tensors({"model": state.model, "guide": state.guide})
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the best loss."""
+        return {"best": None if self.best == float("inf") else self.best}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up a saved loss."""
+        self.best = float("inf") if state["best"] is None else state["best"]
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Return the best parameters."""
+        return self.kept
+
+    def load_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
+        """Take up saved parameters."""
+        self.kept = {name: value.clone() for name, value in tensors.items()}

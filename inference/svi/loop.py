@@ -36,6 +36,8 @@ from phlogiston.inference.svi.stages import Stage
 from phlogiston.inference.svi.step import Outcome, Stepper
 
 _MEMORY = "remembered."  # prefix of the tensors an objective remembers from step to step
+_CALLBACKS = "callbacks."  # prefix of those that callbacks remember
+_APART = ("optimizer.", _MEMORY, _CALLBACKS)  # prefixes of what belongs to no module
 
 
 class Loop:
@@ -95,6 +97,7 @@ class Loop:
         self.stretch = Interval()  # since the last checkpoint
         self.history = History()
         self.state = State(model, guide, data, self.total, valid)
+        self.state.validate = lambda: self.stepper.validate(self.valid)
         self.step = 0
         self.seconds = 0.0
         self.forced = False  # a run of other data or precision may be gone on with
@@ -422,6 +425,7 @@ class Loop:
         named = checkpoints.named_tensors(active.modules)
         memory, remembered = active.bound.state()
         memory = {f"{_MEMORY}{name}": value for name, value in memory.items()}
+        memory |= {f"{_CALLBACKS}{name}": value for name, value in self.callbacks.tensors().items()}
         tensors = checkpoints.capture({**named, **moments, **memory}, self.good[0])
         state = {
             "step": self.step,
@@ -477,7 +481,7 @@ class Loop:
         """Put modules, optimiser, callbacks and step back to the last good state; what the policy counted stays."""
         tensors, state = self.good
         active = self.stepper.active
-        own = {name: value for name, value in tensors.items() if not name.startswith(("optimizer.", _MEMORY))}
+        own = {name: value for name, value in tensors.items() if not name.startswith(_APART)}
         named = checkpoints.named_tensors(active.modules)
         same_stage = state["stage_index"] == active.index
         if not same_stage:  # an objective's own tensors, and the optimiser, belong to one stage
@@ -498,3 +502,6 @@ class Loop:
         self.state.valid_loss = state["valid_loss"]
         self.state.metrics = dict(state["metrics"])
         self.callbacks.load_state_dict(state["callbacks"])
+        self.callbacks.load_tensors(
+            {n.removeprefix(_CALLBACKS): value for n, value in tensors.items() if n.startswith(_CALLBACKS)}
+        )

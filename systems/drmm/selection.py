@@ -12,7 +12,6 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,6 +19,7 @@ from phlogiston.datasets.base import Split
 from phlogiston.inference.svi import progress
 from phlogiston.systems.drmm.config import STEPS, Config, Structure, fixed
 from phlogiston.systems.drmm.start import MOST_FEATURES
+from phlogiston.systems.table_rows import copies
 
 if TYPE_CHECKING:
     from phlogiston.systems.drmm.system import DRMM
@@ -119,12 +119,11 @@ def _folds(train: Split, features: int) -> tuple[Split, Tensor]:
     most = int(min(max(WORK / features**2, LEAST_ROWS), MOST_ROWS))
     index = torch.randperm(len(train), generator=generator)[:most]
     rows = Split(train[index], double=train.double)
-    x = np.ascontiguousarray(rows.tensors["x"].numpy())
-    _, copy = np.unique(x.view(np.uint8).reshape(len(x), -1), axis=0, return_inverse=True)
+    copy = copies(rows.tensors["x"])
     distinct = int(copy.max()) + 1
     if distinct < FEWEST_ROWS:
         return rows, torch.empty(0, dtype=torch.int64)
-    place = torch.randperm(distinct, generator=generator)[torch.from_numpy(copy.reshape(-1))]
+    place = torch.randperm(distinct, generator=generator)[copy]
     return rows, place % (FOLDS_OF_LARGE if distinct > LARGE else FOLDS)
 
 

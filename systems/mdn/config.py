@@ -30,9 +30,12 @@ class Config:
             layers' weights and have rank-one adapters, biases and an output layer of their own.
         bins: pieces of the piecewise-linear embedding of each input, between quantiles, which the network takes beside
             the input itself; 0 for none, "auto" for a number that grows with the training rows (`sizes`).
-        average: what remains, at every step, of the running average of parameters with which training ends; 0 ends
-            with the best on the validation rows instead.
+        average: what remains, at every step, of the running average of parameters that is kept in place of the
+            parameters themselves; 0 for no average.
         recalibrate: refit how wide components are on the validation rows after training; without any, nothing changes.
+        hold_out: share of the training rows set aside for validation where data come without validation rows: "auto"
+            is a tenth, but 50 rows, or a fifth where those are more. Nothing else keeps a network from learning the
+            noise of its rows by heart. 0 holds out none; random weights, which need none, neither.
         weights: "point" estimates, or random ones: "mean_field" or "low_rank" posterior.
         random: which weights are random: "all" or the "last" layer's.
         prior_sd: standard deviation of the prior on weights, times sqrt(inputs of the layer).
@@ -51,8 +54,8 @@ class Config:
         warmup: share of the steps the rise takes.
         weight_decay: of AdamW.
         clip: largest gradient norm.
-        check_every: steps between evaluations on the validation rows; each member keeps its best parameters. Without
-            validation rows the last ones are kept.
+        check_every: steps between evaluations on the validation rows; each member, or the average, keeps its best
+            parameters. Without validation rows the last ones are kept.
         patience: evaluations without any member improving that end training early; 0 for never.
         keep_inputs: training inputs kept with the model, from which `sample` draws where it is given none.
     """
@@ -67,6 +70,7 @@ class Config:
     bins: int | Literal["auto"] = 0
     average: float = 0.0
     recalibrate: bool = False
+    hold_out: float | Literal["auto"] = "auto"
     weights: Literal["point", "mean_field", "low_rank"] = "point"
     random: Literal["all", "last"] = "all"
     prior_sd: float = 1.0
@@ -101,6 +105,8 @@ class Config:
         positive(self, "prior_sd", "init_scale", "kl_weight", "min_scale", "learning_rate", "clip")
         at_least(self, 0, "weight_decay", "patience", "keep_inputs", "grid", "average")
         share(self, "warmup")
+        if self.hold_out != "auto" and not 0 <= self.hold_out < 1:
+            raise ConfigError(f"hold_out is {self.hold_out}; give the share of the rows to set aside, from 0 up to 1")
         if self.average >= 1:
             raise ConfigError(f"average is {self.average}; what remains of an average at a step is below 1")
         if self.ensemble == "tabm" and (self.members < 2 or not self.hidden):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from phlogiston.datasets.base import Meta
+from phlogiston.datasets.base import Meta, Split
 from phlogiston.datasets.grid import grid_of
 from phlogiston.datasets.standardise import standardise, tell_wild
 from phlogiston.distributions.cell_map import Grid
@@ -23,7 +23,8 @@ from phlogiston.errors import ConfigError, DataError, EvidenceError, ShapeError,
 from phlogiston.inference.query.compilation import count_rows
 from phlogiston.inference.query.evidence import as_evidence, normalise
 from phlogiston.inference.query.kinds.known import Known
-from phlogiston.systems.table_rows import categories
+from phlogiston.systems.mdn.config import Config
+from phlogiston.systems.table_rows import categories, copies
 
 
 def describe(tensors: Mapping[str, Tensor], meta: Meta | None, target: Sequence[str] = ()) -> dict[str, Any]:
@@ -243,3 +244,26 @@ def tame(schema: Mapping[str, Any], x: Tensor, y: Tensor) -> Tensor:
         for i, (low, high) in schema[side].get("limits", {}).items():
             keep &= (values[:, int(i)] >= low) & (values[:, int(i)] <= high)
     return keep
+
+
+def parted(rows: Split, config: Config) -> tuple[Split, Split]:
+    """Part training rows at random, the same way each time, into those trained on and those set aside.
+
+    Copies of a row stay together, and a row of weight 3 counts like three of them.
+    """
+    numbers = [rows.tensors[name].double().reshape(len(rows), -1) for name in ("x", "y") if name in rows.tensors]
+    copy = copies(torch.cat(numbers, 1))
+    weight = rows.tensors.get("weight")
+    total = len(rows) if weight is None else max(1, round(float(weight.sum())))
+    order = torch.randperm(int(copy.max()) + 1, generator=torch.Generator().manual_seed(0))
+    held = order[copy] < rows_held_out(config, total) * len(order) // total
+    return rows.select(~held), rows.select(held)
+
+
+def rows_held_out(config: Config, rows: int) -> int:
+    """How many of so many training rows are set aside where data come without validation rows."""
+    if config.weights != "point":
+        return 0
+    if config.hold_out != "auto":
+        return round(config.hold_out * rows)
+    return max(rows // 10, min(50, rows // 5))

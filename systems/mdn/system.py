@@ -79,6 +79,14 @@ class MDN(Imputes, System):
 
     # ----- data ---------------------------------------------------------------------------------------------------
 
+    def _coerced(self, data: Any) -> tuple[Any, Split | None, Meta | None]:
+        """Data taken apart; without validation rows, some of the training rows become them."""
+        train, valid, meta = super()._coerced(data)
+        if isinstance(train, Split) and len(train) and (valid is None or not len(valid)):
+            kept, held = mdn_rows.parted(train, self.config)
+            return (kept, held, meta) if len(held) else (train, valid, meta)
+        return train, valid, meta
+
     def describe(self, train: Split, meta: Meta | None) -> dict[str, Any]:
         """Columns and targets, their locations and scales, labels of categorical inputs, and sizes that rows decide."""
         schema = mdn_rows.describe(train.tensors, meta, self.config.target)
@@ -198,7 +206,10 @@ class MDN(Imputes, System):
         """Validation rows choose each member's best parameters, or how wide components are after averaging, or both."""
         c = self.config
         last: list[Any] = [Recalibrate("fit")] if c.recalibrate else []
-        return [Averaging(c.average, "fit") if c.average else KeepBest(c.check_every, c.patience, "fit"), *last]
+        return [
+            Averaging(c.average, c.check_every, "fit") if c.average else KeepBest(c.check_every, c.patience, "fit"),
+            *last,
+        ]
 
     # ----- verbs --------------------------------------------------------------------------------------------------
 

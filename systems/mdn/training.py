@@ -12,7 +12,8 @@ from phlogiston.errors import TrainingWarning
 from phlogiston.guides.mdn import LowRankGuide, MeanFieldGuide
 from phlogiston.models.mdn import MDN, BayesianMDN
 
-KEPT = "kept_"
+KEPT, AVERAGE = "kept_", "average_"
+BEGIN = 0.1  # share of the steps before parameters are averaged
 
 
 class MaximumLikelihood(nn.Module):
@@ -34,7 +35,8 @@ class MaximumLikelihood(nn.Module):
         # members that share weights are good or bad together
         self.choices = self.members if isinstance(model, MDN) and not model.shared else None
         for name, value in self.trained().items():
-            self.register_buffer(KEPT + name.replace(".", "_"), value.detach().clone())
+            for prefix in (KEPT, AVERAGE):
+                self.register_buffer(prefix + name.replace(".", "_"), value.detach().clone())
         self.register_buffer("best", torch.full((self.choices or 1,), float("inf")))
 
     best: Tensor
@@ -81,14 +83,33 @@ class MaximumLikelihood(nn.Module):
 
     @torch.no_grad()
     def average(self, decay: float) -> None:
-        """Move the kept parameters towards the present ones by a share of 1 - decay; 0 copies them."""
-        for value, kept in self._pairs():
-            kept.lerp_(value.to(kept.dtype), 1.0 - decay)
-        self.best.zero_()  # `restore` takes what was kept
+        """Move the average of the parameters towards the present ones by a share of 1 - decay; 0 copies them."""
+        for value, average in self._pairs(AVERAGE):
+            average.lerp_(value.to(average.dtype), 1.0 - decay)
 
-    def _pairs(self) -> list[tuple[nn.Parameter, Tensor]]:
-        """Each parameter with the buffer that holds its best value."""
-        return [(value, getattr(self, KEPT + name.replace(".", "_"))) for name, value in self.trained().items()]
+    @torch.no_grad()
+    def keep_average(self, x: Tensor | None = None, y: Tensor | None = None, weight: Tensor | None = None) -> None:
+        """Keep the average of the parameters: if it gives validation rows a higher density than any before, or anyway.
+
+        Densities are those after recalibration, where there is any: narrow components are no fault it cannot mend.
+        """
+        score = 0.0
+        if x is not None and y is not None and isinstance(self.model, MDN):
+            present = [value.clone() for value, _ in self._pairs(AVERAGE)]
+            for value, average in self._pairs(AVERAGE):
+                value.copy_(average)
+            score = self.model.calibrated_loss(x, y, weight)
+            for (value, _), before in zip(self._pairs(AVERAGE), present, strict=True):
+                value.copy_(before)
+            if not score < float(self.best[0]):
+                return
+        self.best.fill_(score)
+        for (_, average), (_, kept) in zip(self._pairs(AVERAGE), self._pairs(), strict=True):
+            kept.copy_(average)
+
+    def _pairs(self, prefix: str = KEPT) -> list[tuple[nn.Parameter, Tensor]]:
+        """Each parameter with the buffer that holds its best value, or its average."""
+        return [(value, getattr(self, prefix + name.replace(".", "_"))) for name, value in self.trained().items()]
 
     def _mask(self, mask: Tensor, value: Tensor) -> Tensor:
         """A mask over members in the shape that broadcasts against a parameter of theirs."""
@@ -148,25 +169,40 @@ class KeepBest:
 class Averaging:
     """Engine callback: training ends at an exponential average of the parameters, begun after a tenth of the steps.
 
-    No validation row is looked at: they stay fresh for recalibration.
+    It is scored on the validation rows at intervals, and the best one is kept: where targets are mostly noise, a
+    network that is trained to the end has learned the noise by heart. Without validation rows the last one stays.
 
     Args:
         decay: what remains of the average at every step.
+        every: steps between scores.
         stage: name of the stage it acts on.
     """
 
-    def __init__(self, decay: float, stage: str) -> None:
-        self.decay, self.stage = decay, stage
+    def __init__(self, decay: float, every: int, stage: str) -> None:
+        self.decay, self.every, self.stage = decay, every, stage
 
     def on_step(self, state: Any) -> None:
-        """Update the average."""
-        if state.stage.name == self.stage:
-            state.objective.average(self.decay if state.stage_progress > 0.1 else 0.0)
+        """Update the average, and score it when that is due."""
+        if state.stage.name != self.stage:
+            return
+        state.objective.average(self.decay if state.stage_progress > BEGIN else 0.0)
+        if state.valid is not None and state.stage_progress > BEGIN and state.step % self.every == 0:
+            self._score(state)
 
     def on_stage_end(self, state: Any) -> None:
-        """Put the average in place, whichever way training ended."""
-        if state.stage.name == self.stage:
-            state.objective.restore()
+        """Put the best average in place, whichever way training ended."""
+        if state.stage.name != self.stage:
+            return
+        if state.valid is None:
+            state.objective.keep_average()
+        else:
+            self._score(state)
+        state.objective.restore()
+
+    @staticmethod
+    def _score(state: Any) -> None:
+        state.objective.keep_average(**{name: value.to(state.device) for name, value in state.valid[:].items()})
+        state.metrics["valid_loss_of_average"] = float(state.objective.best[0])
 
 
 class Recalibrate:

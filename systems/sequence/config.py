@@ -46,6 +46,9 @@ class Config:
         learning_rate: peak of the schedule (a linear rise, then a cosine to nearly zero).
         warmup: share of the steps the rise takes.
         clip: largest gradient norm of the loss per step.
+        hold_out: set some of the training rows aside for validation where data come without validation rows: a tenth
+            or a fifth of the sequences, or of fewer than five the last sixth of each. The parameters that score them
+            best are kept; nothing else keeps a network from learning a few short sequences by heart.
         valid_length: steps of a validation sequence that are scored.
     """
 
@@ -72,6 +75,7 @@ class Config:
     learning_rate: float = 0.004
     warmup: float = 0.05
     clip: float = 1.0
+    hold_out: bool = True
     valid_length: int = 400
 
     def __post_init__(self) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from phlogiston.datasets.base import Meta
+from phlogiston.datasets.base import Meta, Split
 from phlogiston.errors import ConfigError, DataError, unknown_name
 from phlogiston.inference.svi.sequences import Endings, Windows
 from phlogiston.models.generation import Stop
@@ -16,6 +16,8 @@ from phlogiston.models.stepwise import valid_steps
 from phlogiston.systems.sequence.config import Config
 
 OFFSETS = ("dt", "dx", "dy", "pen")
+LEAST_END = 5
+"""Steps that the end of a sequence must have to be worth setting aside."""
 
 
 def columns_of(config: Config, width: int, meta: Meta | None) -> dict[str, Any]:
@@ -138,3 +140,29 @@ def clock(column: int, seconds: float, rows: int) -> Stop:
         return over
 
     return stop
+
+
+def parted(rows: Split) -> tuple[Split, Split | None]:
+    """Set some rows aside for validation, the same ones each time.
+
+    Of five sequences or more a tenth, but 20, or a fifth where those are more; of fewer the last sixth of each, if that
+    is `LEAST_END` steps.
+
+    Args:
+        rows: with `x` (rows, steps, columns) and maybe `length` (rows,).
+
+    Returns:
+        What is left for training, and what is set aside; None where nothing can be.
+    """
+    x, count = rows.tensors["x"], len(rows)
+    if count >= 5:
+        held = torch.randperm(count, generator=torch.Generator().manual_seed(0)) < max(count // 10, min(20, count // 5))
+        return rows.select(~held), rows.select(held)
+    length = rows.tensors.get("length", torch.full((count,), x.shape[1]))
+    end = length // 6
+    if not count or int(end.min()) < LEAST_END:
+        return rows, None
+    ends = [row[n - e : n] for row, n, e in zip(x, length.tolist(), end.tolist(), strict=True)]
+    last = {"x": torch.nn.utils.rnn.pad_sequence(ends, batch_first=True), "length": end}
+    begun = length - end
+    return (Split({"x": x[:, : int(begun.max())], "length": begun}, rows.sequences), Split(last, rows.sequences))

@@ -21,6 +21,7 @@ from torch import Tensor
 from phlogiston.datasets.base import Meta, Split
 from phlogiston.errors import ConfigError, DataError, ShapeError
 from phlogiston.evaluate.score import Score
+from phlogiston.inference.svi.callbacks import KeepBest
 from phlogiston.inference.svi.engine import Stage
 from phlogiston.inference.svi.schedules import cosine, warmup
 from phlogiston.inference.svi.sequences import Endings, Sequences, Windows
@@ -31,7 +32,7 @@ from phlogiston.systems.base import Role
 from phlogiston.systems.options import from_config
 from phlogiston.systems.sequence.config import PRESETS
 from phlogiston.systems.sequence.config import Config as SequenceConfig
-from phlogiston.systems.sequence.rows import Mirrored, Noisy, clock, columns_of, limits_of
+from phlogiston.systems.sequence.rows import Mirrored, Noisy, clock, columns_of, limits_of, parted
 from phlogiston.systems.sequence.training import CarriedLikelihood
 from phlogiston.systems.stepwise import StepwiseSystem, consume_rows, make_choice
 
@@ -57,6 +58,14 @@ class SequenceModel(StepwiseSystem):
     config: SequenceConfig
 
     # ----- data ---------------------------------------------------------------------------------------------------
+
+    def _coerced(self, data: Any) -> tuple[Any, Split | None, Meta | None]:
+        """Data taken apart; without validation rows, some of the training rows become them."""
+        train, valid, meta = super()._coerced(data)
+        x = train.tensors.get("x") if isinstance(train, Split) else None
+        if self.config.hold_out and x is not None and x.ndim == 3 and (valid is None or not len(valid)):
+            train, valid = parted(train)
+        return train, valid, meta
 
     def describe(self, train: Split, meta: Meta | None) -> dict[str, Any]:
         """Columns, how each is modelled, and the limits generated steps are kept within."""
@@ -154,6 +163,10 @@ class SequenceModel(StepwiseSystem):
         return [
             Stage("fit", c.steps, objective, "adam", c.learning_rate, c.batch_size, schedules=schedule, clip=c.clip)
         ]
+
+    def callbacks(self) -> list[Any]:
+        """The parameters that score the validation rows best are kept."""
+        return [KeepBest()]
 
     # ----- verbs --------------------------------------------------------------------------------------------------
 
