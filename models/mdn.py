@@ -209,18 +209,15 @@ class MDN(KeepsFloat64):
             self.widths.copy_(_shares(table, weight, rounds))
 
     @torch.no_grad()
-    def calibrated_loss(self, x: Tensor, y: Tensor, weight: Tensor | None = None, rounds: int = 30) -> float:
-        """Minus the mean log predictive density of rows (arguments as `calibrate`'s), with the widths it would choose.
+    def calibrated(self, x: Tensor, y: Tensor, weight: Tensor | None = None, rounds: int = 30) -> Tensor:
+        """Log predictive densities of rows, with the widths that `calibrate` would choose by them: float64 (rows,).
 
-        Without recalibration, with the components' own widths.
+        Arguments are those of `calibrate`; without recalibration components have their own widths.
         """
-        counts = torch.ones(len(x), dtype=torch.float64) if weight is None else weight.double()
-        if self.recalibrate:
-            table = self._log_densities_by_width(x, y)
-            each = torch.logsumexp(table + _shares(table, weight, rounds).log(), 1)
-        else:
-            each = self._log_predictive(x, y)
-        return float(-(each @ counts.to(each)) / counts.sum())
+        if not self.recalibrate:
+            return self._log_predictive(x, y)
+        table = self._log_densities_by_width(x, y)
+        return torch.logsumexp(table + _shares(table, weight, rounds).log(), 1)
 
     def _log_densities_by_width(self, x: Tensor, y: Tensor) -> Tensor:
         """Log predictive densities with all components widened by each of the factors `WIDTHS`: (rows, factors)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -88,24 +89,45 @@ class MaximumLikelihood(nn.Module):
             average.lerp_(value.to(average.dtype), 1.0 - decay)
 
     @torch.no_grad()
-    def keep_average(self, x: Tensor | None = None, y: Tensor | None = None, weight: Tensor | None = None) -> None:
-        """Keep the average of the parameters: if it gives validation rows a higher density than any before, or anyway.
+    def keep_average(self) -> None:
+        """Keep the average of the parameters, for `restore`."""
+        self.best.zero_()
+        for (_, average), (_, kept) in zip(self._pairs(AVERAGE), self._pairs(), strict=True):
+            kept.copy_(average)
+
+    @torch.no_grad()
+    def keep_better_average(self, rows: Mapping[str, Tensor], last: bool = False) -> None:
+        """Keep the average if it gives validation rows a higher density than any before.
+
+        The last one is kept, too, unless the best beats it by more than chance would, a standard error of their
+        difference: where training goes on to do good, or no harm, its end is the better guess.
 
         Densities are those after recalibration, where there is any: narrow components are no fault it cannot mend.
         """
-        score = 0.0
-        if x is not None and y is not None and isinstance(self.model, MDN):
-            present = [value.clone() for value, _ in self._pairs(AVERAGE)]
-            for value, average in self._pairs(AVERAGE):
-                value.copy_(average)
-            score = self.model.calibrated_loss(x, y, weight)
-            for (value, _), before in zip(self._pairs(AVERAGE), present, strict=True):
-                value.copy_(before)
-            if not score < float(self.best[0]):
-                return
-        self.best.fill_(score)
-        for (_, average), (_, kept) in zip(self._pairs(AVERAGE), self._pairs(), strict=True):
-            kept.copy_(average)
+        weight = rows.get("weight", torch.ones(len(rows["y"]))).double()
+        share = weight / weight.sum()
+        now = self._scores(AVERAGE, rows)
+        loss = -float(now @ share)
+        if loss < float(self.best[0]) or (last and not bool(torch.isfinite(self.best[0]))):
+            self.keep_average()
+            self.best.fill_(loss)
+        elif last:
+            gain = self._scores(KEPT, rows) - now
+            mean = gain @ share
+            if mean <= ((gain - mean).square() @ share / len(gain)).sqrt():
+                self.keep_average()
+                self.best.fill_(loss)
+
+    def _scores(self, prefix: str, rows: Mapping[str, Tensor]) -> Tensor:
+        """Log densities of rows under the parameters kept under a prefix: (rows,)."""
+        assert isinstance(self.model, MDN)
+        present = [value.clone() for value, _ in self._pairs(prefix)]
+        for value, other in self._pairs(prefix):
+            value.copy_(other)
+        scores = self.model.calibrated(rows["x"], rows["y"], rows.get("weight"))
+        for (value, _), before in zip(self._pairs(prefix), present, strict=True):
+            value.copy_(before)
+        return scores
 
     def _pairs(self, prefix: str = KEPT) -> list[tuple[nn.Parameter, Tensor]]:
         """Each parameter with the buffer that holds its best value, or its average."""
@@ -169,8 +191,9 @@ class KeepBest:
 class Averaging:
     """Engine callback: training ends at an exponential average of the parameters, begun after a tenth of the steps.
 
-    It is scored on the validation rows at intervals, and the best one is kept: where targets are mostly noise, a
-    network that is trained to the end has learned the noise by heart. Without validation rows the last one stays.
+    It is scored on the validation rows at intervals, and the best one is kept, if it is clearly better than the last:
+    where targets are mostly noise, a network that is trained to the end has learned the noise by heart. Without
+    validation rows the last one stays.
 
     Args:
         decay: what remains of the average at every step.
@@ -196,12 +219,13 @@ class Averaging:
         if state.valid is None:
             state.objective.keep_average()
         else:
-            self._score(state)
+            self._score(state, last=True)
         state.objective.restore()
 
     @staticmethod
-    def _score(state: Any) -> None:
-        state.objective.keep_average(**{name: value.to(state.device) for name, value in state.valid[:].items()})
+    def _score(state: Any, last: bool = False) -> None:
+        rows = {name: value.to(state.device) for name, value in state.valid[:].items()}
+        state.objective.keep_better_average(rows, last)
         state.metrics["valid_loss_of_average"] = float(state.objective.best[0])
 
 
