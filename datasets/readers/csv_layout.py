@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TextIO
 
 from phlogiston.datasets.containers import MISSING
-from phlogiston.datasets.readers.number_text import bare, like_date, number
+from phlogiston.datasets.readers.number_text import all_numbers, bare, like_date, number
 from phlogiston.datasets.untrusted.packed import BoundedGzip
 from phlogiston.errors import DataError
 
@@ -208,6 +208,8 @@ def counts_from_zero(first: Sequence[str]) -> bool:
 
 def _mostly_numbers(entries: Sequence[str]) -> bool:
     known = [entry for entry in entries if entry not in MISSING]
+    if all_numbers(known):
+        return True
     half = len(known) // 2
     # no further than it takes: a majority is certain after half of them and one
     return not known or next(islice(filter(like_number, known), half, None), None) is not None

@@ -169,7 +169,7 @@ class _Sorter:
 
     def _commas(self) -> list[int]:
         """Columns that were read at once, with a decimal comma."""
-        return [j for j in self.fields.numbers if any("," in entry for entry in self.fields.layout.sample[j])]
+        return [j for j in self.fields.numbers if "," in "".join(self.fields.layout.sample[j])]
 
     def _witness(self) -> set[str]:
         """What columns of numbers say about the decimal mark of the file."""

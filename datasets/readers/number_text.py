@@ -7,6 +7,7 @@ in doubt is refused with the option that decides it.
 from __future__ import annotations
 
 import datetime
+import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -68,6 +69,14 @@ def number(entry: str) -> float | None:
         return float(entry)
     except ValueError:
         return None
+
+
+def all_numbers(entries: Sequence[str]) -> bool:
+    """Whether all entries are numbers as Python writes them, looked at at once; `number` may find some where not."""
+    try:
+        return "_" not in "".join(entries) and all(map(math.isfinite, map(float, entries)))
+    except ValueError:
+        return False
 
 
 def decimal_marks(digits: Iterable[str]) -> set[str]:

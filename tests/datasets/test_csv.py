@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from phlogiston import datasets
+from phlogiston.datasets.readers.csv_fields import Fields
 from phlogiston.errors import DataError
 
 WHOLE: dict[str, Any] = {"valid": 0, "test": 0}
@@ -156,3 +157,23 @@ def test_amounts_come_back_from_every_notation(tmp_path: Path, rows: list[Any], 
     csv.writer(buffer, delimiter=";").writerows([("a", "b"), *((c, i) for i, c in enumerate(cells))])
     x = load(tmp_path, buffer.getvalue()).train.numpy()[:, 0]
     np.testing.assert_allclose(x, [float(f"{'-' if a < 0 else ''}{abs(a)}.{c:02d}") for a, c in rows], rtol=1e-15)
+
+
+@pytest.mark.parametrize(
+    "late", ["  7.5, 2", ' "7.5","2"', "7.5,   ", " NA,2", "\t7.5,2", ' "7.5", "2"', "nan, inf", "1e3 , 2 "]
+)
+def test_blanks_and_quotes_far_below_numbers_are_read_as_where_they_are_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: str
+) -> None:
+    lines = [f"{i}.5,{-i}" for i in range(700)]
+
+    def read() -> Any:
+        try:
+            data = load(tmp_path, "\n".join(["a,b", *lines, late]) + "\n")
+        except DataError as error:
+            return str(error)
+        return data.meta.columns, data.meta.categorical, data.meta.decisions, data.train[:]["x"].nan_to_num(-1).tolist()
+
+    first = read()
+    monkeypatch.setattr(Fields, "_read_all", lambda self, text, decimal: self._read(range(2), text, decimal))
+    assert first == read()
