@@ -78,6 +78,11 @@ class _Lean:
         self._score(*traces)
         return traces
 
+    def _mean(self: Any, model: Any, guide: Any, args: Any, kwargs: Any) -> Tensor:
+        if self.num_particles == 1 and not self.vectorize_particles:
+            return torch.as_tensor(self._particle(*self._get_trace(model, guide, args, kwargs)))
+        return mean([self._particle(*traces) for traces in self._get_traces(model, guide, args, kwargs)], self)
+
     def _score(self, model_trace: Any, guide_trace: Any) -> None:
         raise NotImplementedError
 
@@ -89,7 +94,7 @@ class Elbo(_Lean, Trace_ELBO):
         """Return minus the bound, summed over the batch (nats), with the gradient of the surrogate."""
         if is_validation_enabled():
             return super().differentiable_loss(model, guide, *args, **kwargs)
-        return mean([self._particle(*traces) for traces in self._get_traces(model, guide, args, kwargs)], self)
+        return self._mean(model, guide, args, kwargs)
 
     def _score(self, model_trace: Any, guide_trace: Any) -> None:
         latent = [site for site in guide_trace.nodes.values() if site["type"] == "sample"]
@@ -136,7 +141,7 @@ class MeanField(_Lean, TraceMeanField_ELBO):
         """Return minus the bound, summed over the batch (nats)."""
         if is_validation_enabled() or runs_the_model(guide):
             return super().differentiable_loss(model, guide, *args, **kwargs)
-        return mean([self._particle(*traces) for traces in self._get_traces(model, guide, args, kwargs)], self)
+        return self._mean(model, guide, args, kwargs)
 
     def _score(self, model_trace: Any, guide_trace: Any) -> None:
         for site in model_trace.nodes.values():

@@ -80,6 +80,7 @@ class Stepper:
         self.processes = processes
         self._cuda = processes.device is not None and processes.device.type == "cuda"
         self._ahead = Ahead(processes.device) if self._cuda and processes.device is not None else None
+        self._expect = getattr(data, "expect", None)
         self._batch: dict[str, Tensor] = {}
         self._noise: tuple[int, ...] = ()
 
@@ -251,7 +252,8 @@ class Stepper:
         self._batch = {}
         if rows:
             self._batch = self._rows(index, self.active.stage, step=step)
-            self._foretell(step + 1 - self.active.start)
+            if self._expect is not None:
+                self._foretell(step + 1 - self.active.start)
         loss: Any
         if self._exchange is None:
             loss, failed = self._alone(rows)
@@ -265,7 +267,8 @@ class Stepper:
             torch._foreach_div_(self.grads, size)
         if len(pyro.get_param_store()) != self._stored:  # a pyro.param that the first look did not come across
             self._stored = sites.check_parameters(named_parameters(self.active.modules).values())
-        self._fetch(step + 1, rollbacks)
+        if self._ahead is not None:
+            self._fetch(step + 1, rollbacks)
         value, norm = _numbers(loss, self.grads)
         finite = not failed and abs(value) < float("inf") and norm < float("inf")
         if finite:
@@ -275,9 +278,8 @@ class Stepper:
 
     def _foretell(self, step: int) -> None:
         """Let rows that are slow to read know which of them the stage's next step wants, while this one computes."""
-        expect = getattr(self.data, "expect", None)
-        if expect is not None and step < self.active.stage.steps:
-            expect(self._order.batch(step)[0])
+        if self._expect is not None and step < self.active.stage.steps:
+            self._expect(self._order.batch(step)[0])
 
     def _fetch(self, step: int, rollbacks: int) -> None:
         """Copy the next step's rows to the accelerator while it is busy with this one, if the stage goes on."""

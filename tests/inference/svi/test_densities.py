@@ -104,6 +104,28 @@ def test_summed_divergences_of_normals_equal_torchs(shape: tuple[int, int], loc:
     assert_same(ours, kl_divergence(p, q).sum(), wrt)
 
 
+@pytest.mark.parametrize("trained", [True, False])
+@pytest.mark.parametrize("prior", [(5, 3), (3,), (1,), ()])
+def test_divergences_from_priors_that_broadcast_equal_torchs_to_the_second_derivative(
+    prior: tuple[int, ...], trained: bool
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    wrt = [torch.randn(5, 3, generator=generator, dtype=torch.float64).requires_grad_() for _ in range(2)]
+    more = [torch.randn(prior, generator=generator, dtype=torch.float64).requires_grad_(trained) for _ in range(2)]
+    wrt_all = wrt + (more if trained else [])
+
+    def divergences() -> tuple[Tensor, Tensor]:
+        pair = [dist.Normal(loc, log_scale.exp()) for loc, log_scale in (wrt, more)]
+        ours = kl_sum(*pair)
+        assert ours is not None
+        pair = [dist.Normal(loc, log_scale.exp()) for loc, log_scale in (wrt, more)]
+        return ours, kl_divergence(*pair).sum()
+
+    assert_same(*divergences(), wrt_all)
+    slopes = [torch.cat(torch.autograd.grad(whole, wrt, create_graph=True)) for whole in divergences()]
+    assert_same(*[(slope**3).sum() for slope in slopes], wrt_all)
+
+
 def test_pairs_without_a_rule_are_left_to_torch() -> None:
     normal = dist.Normal(torch.zeros(2), torch.ones(2))
     assert kl_sum(normal, dist.Laplace(torch.zeros(2), torch.ones(2))) is None
