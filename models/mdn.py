@@ -36,6 +36,7 @@ from phlogiston.errors import ConfigError, ShapeError, unknown_name
 from phlogiston.networks.dense import Adapted, Dense, pieces, quantile_edges
 from phlogiston.networks.mixture_heads import (
     SCALES,
+    MixtureParams,
     check,
     initial_outputs,
     mixture_parameters,
@@ -169,17 +170,23 @@ class MDN(KeepsFloat64):
             given: parameters of `net` by name that replace its own.
             dtype: of the mixture; the network's by default.
         """
+        params = self._of_mixture(x, given, dtype)
+        if self.recalibrate:
+            kept = self.widths > 0
+            factors = self.widths.new_tensor(WIDTHS)[kept].to(params.loc.dtype)
+            if not bool((factors == 1).all()):
+                params = spread_components(params, factors, self.widths[kept].log().to(factors.dtype))
+        return mixture(params, validate_args=False)
+
+    def _of_mixture(
+        self, x: Tensor, given: Mapping[str, Tensor] | None = None, dtype: torch.dtype | None = None
+    ) -> MixtureParams:
+        """Parameters of the mixture as the network gives them, components as wide as they were trained."""
         u = self._standard_inputs(x)
         u = torch.cat([u, pieces(u, self.edges)], 1) if self.bins else u
         raw = self.net(u.to(self.net.biases[-1].dtype), given)
         raw = raw if dtype is None else raw.to(dtype)
-        params = mixture_parameters(raw, self.kind, self.num_components, self.targets, self.scale, self.min_scale)
-        if self.recalibrate:
-            kept = self.widths > 0
-            factors = self.widths.new_tensor(WIDTHS)[kept].to(raw.dtype)
-            if not bool((factors == 1).all()):
-                params = spread_components(params, factors, self.widths[kept].log().to(raw.dtype))
-        return mixture(params, validate_args=False)
+        return mixture_parameters(raw, self.kind, self.num_components, self.targets, self.scale, self.min_scale)
 
     def _standard_inputs(self, x: Tensor) -> Tensor:
         return ((x - self.x_location) / self.x_scale).clamp(-FARTHEST, FARTHEST)  # what comes out must be finite
@@ -215,21 +222,21 @@ class MDN(KeepsFloat64):
         Arguments are those of `calibrate`; without recalibration components have their own widths.
         """
         if not self.recalibrate:
-            return self._log_predictive(x, y)
+            return self._merged(self.log_likelihood(x, y))
         table = self._log_densities_by_width(x, y)
         return torch.logsumexp(table + _shares(table, weight, rounds).log(), 1)
 
     def _log_densities_by_width(self, x: Tensor, y: Tensor) -> Tensor:
         """Log predictive densities with all components widened by each of the factors `WIDTHS`: (rows, factors)."""
-        before, scores = self.widths.clone(), []
-        for i in range(len(WIDTHS)):
-            self.widths.zero_()[i] = 1.0
-            scores.append(self._log_predictive(x, y))
-        self.widths.copy_(before)
+        params, scores = self._of_mixture(x), []
+        for factor in WIDTHS:
+            wide = spread_components(params, params.loc.new_tensor([factor]), params.loc.new_zeros(1))
+            scores.append(self._merged(self._log_density(mixture(wide, validate_args=False), y)))
         return torch.stack(scores, 1)
 
-    def _log_predictive(self, x: Tensor, y: Tensor) -> Tensor:
-        rows = self.log_likelihood(x, y).double()
+    def _merged(self, rows: Tensor) -> Tensor:
+        """Log densities of the members' equal mixture, float64 (rows,), from theirs, (rows,) or (members, rows)."""
+        rows = rows.double()
         return rows if self.members is None else torch.logsumexp(rows, 0) - math.log(self.members)
 
     def likelihood(self, x: Tensor, given: Mapping[str, Tensor] | None = None) -> Mixture:
@@ -254,7 +261,10 @@ class MDN(KeepsFloat64):
 
         The same number as the site's, without the program around it, which makes training fast.
         """
-        standard = self.standard(x, given)
+        return self._log_density(self.standard(x, given), y)
+
+    def _log_density(self, standard: Mixture, y: Tensor) -> Tensor:
+        """Log density of targets under a mixture of standardised ones, or the log probability of their cells."""
         like = self.net.biases[-1].dtype
         value = ((y - self.y_location) / self.y_scale).to(like)
         if self.grid is not None:
