@@ -22,7 +22,7 @@ from phlogiston.guides.sqair_sight import Sight, brightest_other, found, in_fron
 from phlogiston.models.sqair import LEAST, SQAIRModel
 from phlogiston.models.sqair_state import Dynamics, State
 from phlogiston.networks.occupied import Occupied
-from phlogiston.networks.perceptron import perceptron
+from phlogiston.networks.perceptron import applied, perceptron
 from phlogiston.networks.spatial import cover, crop, displacement, enlarged, logits_of, moved, placing, scale_of
 
 GRID, FINE = 13, 25  # positions where births may start, and pixels the search looks at, per axis
@@ -117,7 +117,7 @@ class ResidualParts(nn.Module):
         glance = self.look(others, enlarged(matched, 1.0 if self.matching else 1.5))
         if seen_part is not None:
             glance = glance + seen_part.complete(model, matched)
-        loc, spread = self.follow(torch.cat([glance, matched, rows.memory], -1)).chunk(2, -1)
+        loc, spread = applied(model.shared, self.follow, torch.cat([glance, matched, rows.memory], -1)).chunk(2, -1)
         base = matched if self.matching else rows.where_loc
         where_params = (base + loc, softplus(spread) + LEAST)
         if seen_part is not None:
@@ -135,8 +135,8 @@ class ResidualParts(nn.Module):
         glance = self.look(others, where)
         if seen_part is not None:
             glance = glance + seen_part.complete(model, where)
-        code, spread = self.encoder(glance).chunk(2, -1)
-        gate, narrow = self.mix(torch.cat([code, what_before, rows.memory], -1)).chunk(2, -1)
+        code, spread = applied(model.shared, self.encoder, glance).chunk(2, -1)
+        gate, narrow = applied(model.shared, self.mix, torch.cat([code, what_before, rows.memory], -1)).chunk(2, -1)
         what_params = (
             what_before + torch.sigmoid(gate - 2.0) * (code - what_before),
             softplus(spread + narrow - 1.5) + LEAST,
@@ -156,7 +156,7 @@ class ResidualParts(nn.Module):
         layers = model.place(glimpse[:, : model.shape[0]], where)
         gain = self._gain(layers, others, None if seen_part is None else seen_part.window)
         features = torch.tanh(gain.unsqueeze(-1) * self.gains)
-        free = self.stay(torch.cat([what, what_before, features, where[:, :2]], -1)).squeeze(-1)
+        free = applied(model.shared, self.stay, torch.cat([what, what_before, features, where[:, :2]], -1)).squeeze(-1)
         evidence = (gain / 20.0).clamp(-7.0, 6.0).add(torch.tanh(free), alpha=self.freedom)
         logits = evidence + self.survival_bias
         if seen_part is not None:
@@ -360,7 +360,7 @@ class ResidualParts(nn.Module):
         model = self.model
         peak = self._peak(residual, energy)
         start = torch.cat([model.where_loc.detach()[:2].expand(len(peak), 2), logits_of(peak, model.span)], -1)
-        loc, spread = self.aim(self.look(residual, enlarged(start, 1.2))).chunk(2, -1)
+        loc, spread = applied(model.shared, self.aim, self.look(residual, enlarged(start, 1.2))).chunk(2, -1)
         where_params = (start + loc, softplus(spread) + LEAST)
         if seen is not None:
             there = seen.unsqueeze(-1)
@@ -370,7 +370,7 @@ class ResidualParts(nn.Module):
                 torch.where(there, where_params[1], prior[1]),
             )
         where = torch.addcmul(where_params[0], where_params[1], noise[:, 1:5])
-        code, spread = self.encoder(self.look(residual, where)).chunk(2, -1)
+        code, spread = applied(model.shared, self.encoder, self.look(residual, where)).chunk(2, -1)
         what_params = (code, softplus(spread) + LEAST)
         if seen is not None:
             what_params = (torch.where(there, code, 0.0), torch.where(there, what_params[1], 1.0))
@@ -381,7 +381,7 @@ class ResidualParts(nn.Module):
         with torch.no_grad():  # energy in the box that no other box covers, as a share of the least of an object
             evidence = (energy * _box(weights)).sum((1, 2)) / self.threshold
             features = torch.tanh(torch.stack([evidence - 1.0, evidence / 4], -1))
-        free = self.birth(torch.cat([what, features, where[:, :1]], -1)).squeeze(-1)
+        free = applied(model.shared, self.birth, torch.cat([what, features, where[:, :1]], -1)).squeeze(-1)
         if self.births == "energy":
             logit = (5.0 * (evidence - 1.0)).clamp(-5.0, 6.0).add(torch.tanh(free), alpha=self.freedom)
         else:

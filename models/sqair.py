@@ -30,7 +30,7 @@ from phlogiston.distributions.masked import MaskedBernoulli, MaskedNormal
 from phlogiston.distributions.shapes import joint_shape
 from phlogiston.models.sqair_state import Dynamics, State, counted, pixel_mask
 from phlogiston.networks.occupied import Occupied
-from phlogiston.networks.perceptron import linear, perceptron
+from phlogiston.networks.perceptron import applied, linear, perceptron
 from phlogiston.networks.shared import Shared
 from phlogiston.networks.spatial import cover, paste, placing
 
@@ -161,7 +161,7 @@ class SQAIRModel(nn.Module):
         occupied = Occupied(state.presence > 0)
         where, what, step = (occupied.take(part) for part in (state.where, state.what, state.step))
         inputs = [what, where] if self.location == "absolute" else [what, where, 10.0 * step]
-        memory = self.cell(torch.cat(inputs, -1), occupied.take(state.memory))
+        memory = applied(self.shared, self.cell, torch.cat(inputs, -1), occupied.take(state.memory))
         read = self.readout(memory)
         size = 4 + self.features
         widths = (4, self.features, 4, self.features, memory.shape[1], 1)
@@ -240,7 +240,7 @@ class SQAIRModel(nn.Module):
 
     def decode(self, what: Tensor) -> Tensor:
         """Appearance (rows, features) to glimpse (rows, planes, gh, gw); the last plane is opacity under `over`."""
-        flat = self.decoder(what)
+        flat = applied(self.shared, self.decoder, what)
         planes = flat.reshape(len(what), self.planes, *self.glimpse)
         if self.output == "sigmoid":
             return torch.sigmoid(planes)
