@@ -16,6 +16,7 @@ import torch
 from pyro.distributions import constraints
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from phlogiston.distributions.shapes import joint_shape
@@ -91,21 +92,27 @@ class MaskedNormal(MaskedReals):
         return self._raw[1] if mask is None else torch.where(mask, self._raw[1], 1.0)
 
     @classmethod
-    def stack(cls, parts: Sequence[MaskedNormal]) -> MaskedNormal | None:
-        """One distribution with a new first batch axis for several of the same shapes; None where they differ."""
-        axes = {(part.batch_shape, part.event_shape) for part in parts}
-        if len(axes) > 1:
-            return None
-        batch, event = axes.pop()
-        rank = len(batch) + len(event)
-        loc, scale = (stacked([part._raw[i] for part in parts], rank) for i in (0, 1))
+    def stack_log_prob(cls, parts: Sequence[MaskedNormal], values: Sequence[Tensor]) -> Tensor | None:
+        """Log densities of several of the same shapes at a value each, (parts, *batch); None where they differ.
+
+        The fewest operations, forth and back: a gradient can be taken once, not of a gradient.
+        """
+        shape = parts[0].batch_shape + parts[0].event_shape
         masks = [part.mask_of_entries for part in parts]
         known = [mask for mask in masks if mask is not None]
-        mask = stacked(known, rank) if len(known) == len(masks) else None
-        if loc is None or scale is None or (mask is None and known):
+        if any(part.batch_shape + part.event_shape != shape for part in parts) or 0 < len(known) < len(masks):
             return None
-        whole = cls(loc, scale, mask, len(event), validate_args=False)
-        return whole.expand(torch.Size([len(parts), *batch]))
+        mask = stacked(known, len(shape)) if known else None
+        if known and mask is None:
+            return None
+        columns = []
+        for tensors in ([part._raw[0] for part in parts], [part._raw[1] for part in parts], values):
+            one = all(tensor is tensors[0] for tensor in tensors)
+            columns.append([tensors[0]] if one else [t if t.shape == shape else t.expand(shape) for t in tensors])
+        axes = len(parts[0].event_shape)
+        flat = [tensor for column in columns for tensor in column]
+        result = _Densities.apply(mask, axes, [len(column) for column in columns], *flat)  # type: ignore[no-untyped-call]
+        return result.expand(len(parts), *parts[0].batch_shape)  # type: ignore[no-any-return]
 
     @property
     def mean(self) -> Tensor:
@@ -180,14 +187,15 @@ class MaskedBernoulli(TorchDistribution):
         super().__init__(shape[:-1], shape[-1:], validate_args=validate_args)
 
     @classmethod
-    def stack(cls, parts: Sequence[MaskedBernoulli]) -> MaskedBernoulli | None:
-        """One distribution with a new first batch axis for several of the same shapes; None where they differ."""
+    def stack_log_prob(cls, parts: Sequence[MaskedBernoulli], values: Sequence[Tensor]) -> Tensor | None:
+        """Log probabilities of several of the same shapes at a value each, (parts, *batch); None where they differ."""
         rank = len(parts[0].batch_shape) + 1
         logits = stacked([part.logits for part in parts], rank)
         mask = stacked([part.mask_of_entries for part in parts], rank)
         if logits is None or mask is None or len({(part.batch_shape, part.event_shape) for part in parts}) > 1:
             return None
-        return cls(logits, mask, validate_args=False).expand(torch.Size([len(parts), *parts[0].batch_shape]))
+        whole = cls(logits, mask, validate_args=False).expand(torch.Size([len(parts), *parts[0].batch_shape]))
+        return whole.log_prob(torch.stack(list(values)))
 
     @property
     def support(self) -> Any:
@@ -241,3 +249,52 @@ def stacked(parts: Sequence[Tensor], rank: int) -> Tensor | None:
         return None
     whole = torch.stack(list(parts))
     return whole.reshape(len(parts), *[1] * (rank - first.dim()), *first.shape) if first.dim() < rank else whole
+
+
+class _Densities(torch.autograd.Function):
+    """Summed log densities of stacked Normals of which only some entries count.
+
+    Args:
+        mask: (parts or 1, *shape), bool, where entries count; None for everywhere.
+        axes: of an event.
+        counts: how many of the tensors are locations, scales and values: one for all parts, or one for each.
+
+    Returns:
+        (parts, *batch).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, mask: Tensor | None, axes: int, counts: list[int], *tensors: Tensor) -> Tensor:
+        loc, scale, value = (part[0] if len(part) == 1 else torch.stack(part) for part in _split(tensors, counts))
+        gap, weight = torch.sub(value, loc), None
+        if mask is not None:  # what does not count may be NaN
+            away = ~mask
+            gap.masked_fill_(away, 0.0)
+            scale = scale.to(gap.dtype).masked_fill(away, 1.0)
+            weight = mask.to(gap.dtype)
+        gap.div_(scale)
+        terms = torch.log(scale).add_(_HALF_LOG_TWO_PI)
+        terms = torch.addcmul(terms, gap, gap, value=0.5)
+        if weight is not None:
+            terms.mul_(weight)
+        ctx.save_for_backward(gap, scale, weight)
+        ctx.axes, ctx.counts, ctx.shapes = axes, counts, [part[0].shape for part in _split(tensors, counts)]
+        return terms.sum(list(range(-axes, 0))).neg_()
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+        gap, scale, weight = ctx.saved_tensors
+        whole = gradient.reshape(*gradient.shape, *[1] * ctx.axes)
+        each = (whole if weight is None else whole * weight) / scale
+        of_loc = each * gap
+        columns = [of_loc, torch.addcmul(-each, of_loc, gap), -of_loc]
+        out: list[Any] = []
+        for column, count, shape in zip(columns, ctx.counts, ctx.shapes, strict=True):
+            out += [column.sum_to_size(shape)] if count == 1 else column.unbind(0)
+        return None, None, None, *out
+
+
+def _split(tensors: Sequence[Tensor], counts: Sequence[int]) -> list[Sequence[Tensor]]:
+    starts = [sum(counts[:i]) for i in range(len(counts))]
+    return [tensors[start : start + count] for start, count in zip(starts, counts, strict=True)]

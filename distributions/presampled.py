@@ -64,13 +64,11 @@ class PreSampled(TorchDistribution):
             self._validate_sample(value)
 
     @classmethod
-    def stack(cls, parts: Sequence[PreSampled]) -> Any:
+    def stack_log_prob(cls, parts: Sequence[PreSampled], values: Sequence[Tensor]) -> Any:
         """What the bases make of themselves: densities are theirs."""
         bases = [part.base for part in parts]
-        make = getattr(type(bases[0]), "stack", None)
-        if make is None or any(type(base) is not type(bases[0]) for base in bases):
-            return None
-        return make(bases)
+        stack = getattr(type(bases[0]), "stack_log_prob", None)
+        return None if stack is None else stack(bases, values)
 
     @property
     def support(self) -> Any:

@@ -45,15 +45,15 @@ class StickCount(TorchDistribution):
             raise ValueError(f"capacity lies outside 0 ... {self.steps}, the number of steps with logits")
 
     @classmethod
-    def stack(cls, parts: Sequence[StickCount]) -> StickCount | None:
-        """One distribution with a new first batch axis for several of the same shapes; None where they differ."""
+    def stack_log_prob(cls, parts: Sequence[StickCount], values: Sequence[Tensor]) -> Tensor | None:
+        """Log probabilities of several of the same shapes at a value each, (parts, *batch); None where they differ."""
         rank = len(parts[0].batch_shape)
         logits = stacked([part.logits for part in parts], rank + 1)
         capacity = stacked([part.capacity for part in parts], rank)
         if logits is None or capacity is None or len({part.batch_shape for part in parts}) > 1:
             return None
         whole = cls(logits, capacity, validate_args=False)
-        return whole.expand(torch.Size([len(parts), *parts[0].batch_shape]))
+        return whole.expand(torch.Size([len(parts), *parts[0].batch_shape])).log_prob(torch.stack(list(values)))
 
     @property
     def support(self) -> Any:

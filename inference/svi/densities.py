@@ -44,8 +44,8 @@ def stacked_log_probs(sites: Sequence[Any]) -> list[tuple[list[Any], Tensor]]:
     """Log-densities of sites that have the same shapes, computed together.
 
     A program that goes through time has sites that differ in nothing but their numbers, and each costs a dozen small
-    operations. Distributions that can be computed at once have a method `stack`. Sites with a mask or a scale, and
-    all sites while they validate their arguments, are left to Pyro.
+    operations. Distributions that can be computed at once have a method `stack_log_prob`. Sites with a mask or a
+    scale, and all sites while they validate their arguments, are left to Pyro.
 
     Args:
         sites: nodes of a trace with type "sample".
@@ -58,15 +58,32 @@ def stacked_log_probs(sites: Sequence[Any]) -> list[tuple[list[Any], Tensor]]:
         fn = site["fn"]
         if site["mask"] is not None or isinstance(site["scale"], Tensor) or site["scale"] != 1.0 or fn._validate_args:
             continue
-        if hasattr(type(fn), "stack") and not (site["args"] or site["kwargs"]):
-            key = (type(fn), type(getattr(fn, "base", None)), fn.batch_shape, fn.event_shape, site["value"].shape)
+        if _stacking(fn) is not None and not (site["args"] or site["kwargs"]):
+            base = getattr(fn, "base", fn)
+            most = base.logits.shape[-1] if hasattr(base, "logits") else 0  # counts of other ranges are not alike
+            key = (type(fn), type(base), most, fn.batch_shape, fn.event_shape, site["value"].shape)
             groups.setdefault((*key, is_reparameterised(site)), []).append(site)
     results = []
     for group in groups.values():
-        whole = type(group[0]["fn"]).stack([site["fn"] for site in group]) if len(group) > 1 else None
-        if whole is not None:
-            results.append((group, whole.log_prob(torch.stack([site["value"] for site in group]))))
+        stacking = _stacking(group[0]["fn"])
+        if stacking is not None and len(group) > 1:
+            whole = stacking([site["fn"] for site in group], [site["value"] for site in group])
+            if whole is not None:
+                results.append((group, whole))
     return results
+
+
+def _stacking(fn: Any) -> Callable[[Sequence[Any], Sequence[Tensor]], Tensor | None] | None:
+    """What computes the densities of several such distributions at once, None where nothing does."""
+    return _categoricals if type(fn) is dist.Categorical else getattr(type(fn), "stack_log_prob", None)
+
+
+def _categoricals(fns: Sequence[dist.Categorical], values: Sequence[Tensor]) -> Tensor | None:
+    """Log probabilities (fns, *batch) of one value each; None where the numbers of categories differ."""
+    if any(fn.logits.shape != values[0].shape + fns[0].logits.shape[-1:] for fn in fns):
+        return None
+    chosen = torch.stack(list(values)).long().unsqueeze(-1)
+    return torch.stack([fn.logits for fn in fns]).gather(-1, chosen).squeeze(-1)
 
 
 def is_reparameterised(site: Any) -> bool:

@@ -158,6 +158,8 @@ def _sites(kind: str) -> list[Any]:
         fns = [MaskedNormal(torch.randn(4), torch.rand(4) + 0.1, m, 2) for m in mask]
     elif kind == "coins":
         fns = [MaskedBernoulli(torch.randn(3, 2), m.squeeze(-1)) for m in mask]
+    elif kind == "categories":
+        fns = [dist.Categorical(logits=torch.randn(3, 4)) for _ in mask]
     elif kind == "counts":
         fns = [StickCount(torch.randn(3, 2), torch.randint(0, 3, (3,))) for _ in mask]
     else:
@@ -166,13 +168,38 @@ def _sites(kind: str) -> list[Any]:
     return [{"fn": fn, "value": fn.sample(), "mask": None, "scale": 1.0, "args": (), "kwargs": {}} for fn in fns]
 
 
-@pytest.mark.parametrize("kind", ["normal", "one prior for all", "unlike priors", "coins", "counts", "drawn before"])
+@pytest.mark.parametrize(
+    "kind", ["normal", "one prior for all", "unlike priors", "coins", "categories", "counts", "drawn before"]
+)
 def test_densities_computed_together_are_those_computed_one_by_one(kind: str) -> None:
     with pyro.validation_enabled(False):
         sites = _sites(kind)
         ((group, found),) = stacked_log_probs(sites)
         assert len(group) == 3
         torch.testing.assert_close(found, torch.stack([site["fn"].log_prob(site["value"]) for site in sites]))
+
+
+def test_gradients_of_densities_computed_together_ignore_what_does_not_count() -> None:
+    torch.manual_seed(0)
+    masks = [torch.rand(3, 2, 1) < 0.6 for _ in range(3)]
+    locs, values = ([torch.randn(3, 2, 4).double() for _ in masks] for _ in range(2))
+    scales = [torch.rand(3, 2, 4).double() + 0.5 for _ in masks]
+    one, wide = torch.randn(4).double(), torch.rand(4).double() + 0.5
+    for loc, scale in ((locs, scales), ([one] * 3, [wide] * 3), ([locs[0], one, one], scales)):
+        inputs = [t.requires_grad_() for t in {id(t): t for t in (*loc, *scale, *values)}.values()]
+        fns = [MaskedNormal(*part, 2, validate_args=False) for part in zip(loc, scale, masks, strict=True)]
+        weight = torch.rand(3, 3).double()
+        apart = torch.stack([fn.log_prob(value) for fn, value in zip(fns, values, strict=True)])
+        expected = torch.autograd.grad((weight * apart).sum(), inputs)
+        with torch.no_grad():
+            for tensor, mask in zip(values, masks, strict=True):
+                tensor.masked_fill_(~mask, torch.nan)
+        together = MaskedNormal.stack_log_prob(fns, values)
+        assert together is not None
+        torch.testing.assert_close(torch.autograd.grad((weight * together).sum(), inputs), expected)
+        with torch.no_grad():
+            for tensor, mask in zip(values, masks, strict=True):
+                tensor.masked_fill_(~mask, 0.0)
 
 
 def test_sites_that_differ_are_left_alone() -> None:
