@@ -84,6 +84,8 @@ class SQAIRGuide(nn.Module):
                 "noise", dist.Normal(zero, 1.0).to_event(3).mask(False), infer={"is_auxiliary": True}
             )  # (..., rows, frames, slots + births, width)
             lead = noise.shape[:-3]
+            # the first number of each slot decides by a threshold: all of them at once
+            noise = torch.cat([torch.special.ndtr(noise[..., :1]), noise[..., 1:]], -1)
             fresh = self.parts.encode(video)
             for time in range(frames):
                 pixels = video[:, time].expand(*lead, *model.shape).reshape(-1, *model.shape)

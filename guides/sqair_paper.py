@@ -215,6 +215,6 @@ class PaperParts(nn.Module):
 
 
 def _coin(noise: Tensor, logits: Tensor) -> Tensor:
-    """Heads (1.0) with probability sigma(logits), from standard normal noise."""
+    """Heads (1.0) with probability sigma(logits), from noise uniform in 0 .. 1."""
     with torch.no_grad():
-        return (torch.special.ndtr(noise) < torch.sigmoid(logits)).to(noise.dtype)
+        return (noise < torch.sigmoid(logits)).to(noise.dtype)

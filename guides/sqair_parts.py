@@ -20,7 +20,7 @@ class Frame:
         before: the state of the frame before, None at the first.
         dynamics: the prior's step from it.
         seen: bool (R,), False where the frame is hidden and the guide falls back on the prior; None if all are seen.
-        noise: standard normal (*lead, slots + births, 1 + 4 + features), of this frame.
+        noise: (*lead, slots + births, 1 + 4 + features), of this frame: uniform in 0 .. 1, then standard normal.
         memory: the guide's own recurrent state (*lead, slots, memory), or None.
         fresh: an encoding of the frame made once per row, or None.
     """
@@ -47,6 +47,7 @@ class Kept:
         glimpse: decoded (*lead, slots, planes, gh, gw).
         canvas: (R, channels, height, width), what stays, painted.
         memory: the guide's own recurrent state after the frame, or None.
+        covered: (R, height, width), how much of each pixel lies in boxes of what stays; None where nobody asks.
     """
 
     presence: Tensor
@@ -58,6 +59,7 @@ class Kept:
     glimpse: Tensor
     canvas: Tensor
     memory: Tensor | None = None
+    covered: Tensor | None = None
 
 
 @dataclass

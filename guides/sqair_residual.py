@@ -10,7 +10,7 @@ bound. Networks run on the slots that hold something, never on empty ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ from phlogiston.models.sqair import LEAST, SQAIRModel
 from phlogiston.models.sqair_state import Dynamics, State
 from phlogiston.networks.occupied import Occupied
 from phlogiston.networks.perceptron import applied, perceptron
-from phlogiston.networks.spatial import cover, crop, displacement, enlarged, logits_of, moved, placing, scale_of
+from phlogiston.networks.spatial import Pair, boxed, crop, displacement, enlarged, framing, logits_of, moved, scale_of
 
 GRID, FINE = 13, 25  # positions where births may start, and pixels the search looks at, per axis
 
@@ -98,9 +98,13 @@ class ResidualParts(nn.Module):
         """The distribution of propagated boxes."""
         return MaskedNormal(*parameters, there, 2)
 
-    def look(self, picture: Tensor, where: Tensor) -> Tensor:
+    def look(self, picture: Tensor, where: Tensor, weights: Pair | None = None) -> Tensor:
         """Glimpses (rows, pixels) of boxes."""
-        return crop(picture, where, self.model.glimpse, span=self.model.span).flatten(1)
+        return crop(picture, where, self.model.glimpse, span=self.model.span, weights=weights).flatten(1)
+
+    def _framing(self, where: Tensor) -> tuple[Pair, Pair]:
+        """Weights to look at boxes with, and to paste what is in them."""
+        return framing(where, *self.model.shape[1:], self.model.glimpse, self.model.span)
 
     # ----- propagation --------------------------------------------------------------------------------------------
 
@@ -113,10 +117,10 @@ class ResidualParts(nn.Module):
         parent = occupied.parent
         noise = occupied.take(frame.noise[..., : model.slots, :])
         what_before = occupied.take(before.what)
-        others, matched, seen_part = self._others(frame, occupied, before, rows)
-        glance = self.look(others, enlarged(matched, 1.0 if self.matching else 1.5))
+        others, matched, cut, seen_part = self._others(frame, occupied, before, rows)
+        glance = self.look(others, matched, cut) if self.matching else self.look(others, enlarged(matched, 1.5))
         if seen_part is not None:
-            glance = glance + seen_part.complete(model, matched)
+            glance = glance + seen_part.complete(model, matched, cut)
         loc, spread = applied(model.shared, self.follow, torch.cat([glance, matched, rows.memory], -1)).chunk(2, -1)
         base = matched if self.matching else rows.where_loc
         where_params = (base + loc, softplus(spread) + LEAST)
@@ -132,9 +136,10 @@ class ResidualParts(nn.Module):
                 torch.where(seen, where_params[1], rows.where_scale),
             )
         where = torch.addcmul(where_params[0], where_params[1], noise[:, 1:5])
-        glance = self.look(others, where)
+        cut, put = self._framing(where)
+        glance = self.look(others, where, cut)
         if seen_part is not None:
-            glance = glance + seen_part.complete(model, where)
+            glance = glance + seen_part.complete(model, where, cut)
         code, spread = applied(model.shared, self.encoder, glance).chunk(2, -1)
         gate, narrow = applied(model.shared, self.mix, torch.cat([code, what_before, rows.memory], -1)).chunk(2, -1)
         what_params = (
@@ -153,7 +158,7 @@ class ResidualParts(nn.Module):
             )
         what = torch.addcmul(what_params[0], what_params[1], noise[:, 5:])
         glimpse = model.decode(what)
-        layers = model.place(glimpse[:, : model.shape[0]], where)
+        layers = model.place(glimpse[:, : model.shape[0]], where, put)
         gain = self._gain(layers, others, None if seen_part is None else seen_part.window)
         features = torch.tanh(gain.unsqueeze(-1) * self.gains)
         free = applied(model.shared, self.stay, torch.cat([what, what_before, features, where[:, :2]], -1)).squeeze(-1)
@@ -180,6 +185,7 @@ class ResidualParts(nn.Module):
             (params[2], params[3]),
             occupied.put(glimpse * shown),
             canvas,
+            covered=self._covered(frame, occupied, put, stays),
         )
 
     def _objects(self, frame: Frame) -> tuple[Occupied, Dynamics]:
@@ -215,9 +221,9 @@ class ResidualParts(nn.Module):
     @torch.no_grad()
     def _others(
         self, frame: Frame, occupied: Occupied, before: State, prior: Dynamics
-    ) -> tuple[Tensor, Tensor, Sight | None]:
-        """The frame minus all other objects, (rows, channels, height, width), each object's matched box, and how much
-        of it can be seen where the model lets objects hide.
+    ) -> tuple[Tensor, Tensor, Pair, Sight | None]:
+        """The frame minus all other objects, (rows, channels, height, width), each object's matched box, the weights to
+        look at it with, and how much of it can be seen where the model lets objects hide.
         """
         model = self.model
         pictures = occupied.take(before.glimpse)[:, : model.shape[0]]
@@ -233,9 +239,10 @@ class ResidualParts(nn.Module):
             else:
                 nats = self.temperature / self.precision
                 where = moved(where, displacement(own, residual, self.reach, nats), *model.shape[1:])
-        own = model.place(pictures, where)
+        cut, put = self._framing(where)
+        own = model.place(pictures, where, put)
         others, window = self._speaks_of(ground, own, occupied, frame)
-        return others, where, sight(pictures, own, self.precision, window) if model.hides else None
+        return others, where, cut, sight(pictures, own, self.precision, window) if model.hides else None
 
     def _speaks_of(self, ground: Tensor, own: Tensor, occupied: Occupied, frame: Frame) -> tuple[Tensor, Tensor | None]:
         """What frames (rows, channels, height, width) say about each object given all others, zero where they say
@@ -265,27 +272,34 @@ class ResidualParts(nn.Module):
         flat = capacity.reshape(-1)
         size = model.features
         canvas = frame.pixels.new_zeros(frame.pixels.shape) if kept is None else kept.canvas
-        covered = self._covered(frame, kept)
+        covered = canvas.new_zeros(rows, *model.shape[1:]) if kept is None or kept.covered is None else kept.covered
         births = torch.zeros(rows, dtype=torch.long, device=flat.device)
-        parts: list[tuple[Tensor, Tensor]] = []
+        parts: list[Tensor] = []
         for k in range(most):
             noise = frame.noise[..., model.slots + k, :].reshape(rows, -1)
-            possible = (births == k) & (flat > k)
+            possible = (births == k) & (flat > k) if k else flat > 0
             residual = frame.pixels - canvas
             if model.background == "static":
                 residual = residual - model.picture
             if model.screen:
                 residual = residual * model.open
             energy = self._uncovered(residual, covered)
-            promising = possible & self._strong(energy, frame.seen)
+            strong, near = self._windowed(energy)
+            if frame.seen is not None:
+                strong = strong | ~frame.seen
             # where nothing is to be seen a birth is as good as excluded, and nothing needs to be computed
-            alive = Occupied(promising | (possible & (_coin(noise[:, 0], self.floor) > 0)))
+            alive = Occupied(possible & (strong | (noise[:, 0] < _RARE)))
             if frame.before is not None and not len(alive):
-                parts.append(self._nothing(rows, canvas))
+                parts.append(canvas.new_zeros(rows, 12 + 3 * size + 1 + model.planes * math.prod(model.glimpse)))
                 continue
             hidden = None if frame.seen is None else alive.take(frame.seen)
-            new, packed, glimpse, layers, weights = self._candidate(
-                alive.take(residual), alive.take(energy), alive.take(noise), alive.take(promising), hidden
+            new, told, glimpse, layers, put = self._candidate(
+                alive.take(residual),
+                alive.take(energy),
+                alive.take(near),
+                alive.take(noise),
+                alive.take(strong),
+                hidden,
             )
             new = alive.counting(new)
             shown = new[:, None, None, None]
@@ -296,51 +310,51 @@ class ResidualParts(nn.Module):
             births = births.index_add(0, alive.index, new.long())
             if k + 1 < most:
                 with torch.no_grad():
-                    covered = covered.index_add(0, alive.index, _box(weights) * shown.squeeze(1))
-            drawn = packed[:, -(5 + size) : -1] * new.unsqueeze(-1)
-            logits = alive.put(packed[:, -1:] - _FLOOR) + _FLOOR
-            told = alive.put(torch.cat([packed[:, : -(5 + size)], drawn], -1))
-            parts.append((torch.cat([told, logits], -1), alive.put(glimpse * shown)))
-        whole, glimpse = (torch.stack(column, 1) for column in zip(*parts, strict=True))
+                    covered = covered.index_add(0, alive.index, boxed(put) * shown.squeeze(1))
+            *params, drawn, logit = told
+            there = torch.cat([drawn, glimpse.flatten(1)], -1) * new.unsqueeze(-1)
+            parts.append(alive.put(torch.cat([*params, (logit - _FLOOR).unsqueeze(-1), there], -1)))
+        whole = torch.stack(parts, 1) if most > 1 else parts[0].unsqueeze(1)
         whole = whole.reshape(*frame.lead, *whole.shape[1:])
-        *params, where, what, logits = whole.split((4, 4, size, size, 4, size, 1), -1)
+        widths = (4, 4, size, size, 1, 4, size, model.planes * math.prod(model.glimpse))
+        *params, logits, where, what, glimpse = whole.split(widths, -1)
         return Born(
             births.reshape(frame.lead),
-            logits.squeeze(-1),
+            logits.squeeze(-1) + _FLOOR,
             where,
             what,
             (params[0], params[1]),
             (params[2], params[3]),
-            glimpse.reshape(*frame.lead, *glimpse.shape[1:]),
+            glimpse.reshape(*glimpse.shape[:-1], model.planes, *model.glimpse),
             canvas,
         )
 
     @torch.no_grad()
-    def _covered(self, frame: Frame, kept: Kept | None) -> Tensor:
+    def _covered(self, frame: Frame, occupied: Occupied, put: Pair, stays: Tensor) -> Tensor:
         """How much of each pixel lies in boxes of objects that stay, (R, height, width)."""
-        height, width = self.model.shape[1:]
-        out = frame.pixels.new_zeros(len(frame.pixels), height, width)
-        if kept is None:
-            return out
-        occupied = Occupied(kept.presence > 0)
-        boxes = cover(occupied.take(kept.where), height, width, self.model.glimpse, self.model.span)
-        return out.index_add(0, occupied.parent, occupied.counting(boxes))
-
-    def _nothing(self, rows: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        """What is said of a birth that is looked for nowhere."""
-        model = self.model
-        packed = like.new_zeros(rows, 12 + 3 * model.features + 1)
-        packed[:, -1] = _FLOOR
-        return packed, like.new_zeros(rows, model.planes, *model.glimpse)
+        out = frame.pixels.new_zeros(len(frame.pixels), *self.model.shape[1:])
+        return out.index_add(0, occupied.parent, boxed(put) * stays[:, None, None])
 
     @torch.no_grad()
-    def _strong(self, energy: Tensor, seen: Tensor | None) -> Tensor:
-        """Rows where something might be born: some window holds energy to speak of, or the frame is hidden."""
+    def _windowed(self, energy: Tensor) -> tuple[Tensor, Tensor]:
+        """Where something might be born.
+
+        Args:
+            energy: (rows, height, width), of pixels that no box covers, nats.
+
+        Returns:
+            bool (rows,), whether some window holds energy to speak of; and the energy around each point of the grid in
+            fifths of an object's least, (rows, GRID, GRID).
+        """
+        rows, columns = self._windows()
+        count, height, width = energy.shape
+        across = (energy.reshape(count * height, width) @ columns).reshape(count, height, 2 * GRID)
+        whole = torch.bmm(rows.expand(count, 2 * GRID, height), across)
         if self.births != "energy":
-            return torch.ones(len(energy), dtype=torch.bool, device=energy.device)
-        rows, columns = self._windows("wide", _wide)
-        strong = (rows @ energy @ columns.T).flatten(1).amax(1) > _SLIGHT * self.threshold
-        return strong if seen is None else strong | ~seen
+            strong = torch.ones(count, dtype=torch.bool, device=energy.device)
+        else:
+            strong = whole[:, :GRID, :GRID].amax((1, 2)) > 1.0
+        return strong, whole[:, GRID:, GRID:]
 
     @torch.no_grad()
     def _uncovered(self, residual: Tensor, covered: Tensor) -> Tensor:
@@ -349,19 +363,21 @@ class ResidualParts(nn.Module):
         return energy * (1.0 - covered).clamp_(min=0.0) * (0.5 * self.precision)
 
     def _candidate(
-        self, residual: Tensor, energy: Tensor, noise: Tensor, promising: Tensor, seen: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]:
+        self, residual: Tensor, energy: Tensor, near: Tensor, noise: Tensor, strong: Tensor, seen: Tensor | None
+    ) -> tuple[Tensor, list[Tensor], Tensor, Tensor, Pair]:
         """Draw a box and an appearance for something new, and whether it is there.
 
         Returns:
-            Birth (rows,); loc and scale of where and of what, where, what and logit side by side; glimpse; the glimpse
-            in an empty picture; and the weights it is pasted with.
+            Birth (rows,); loc and scale of where and of what, where and what side by side, and the logit; glimpse; the
+            glimpse in an empty picture; and the weights it is pasted with.
         """
         model = self.model
-        peak = self._peak(residual, energy)
-        start = torch.cat([model.where_loc.detach()[:2].expand(len(peak), 2), logits_of(peak, model.span)], -1)
-        loc, spread = applied(model.shared, self.aim, self.look(residual, enlarged(start, 1.2))).chunk(2, -1)
-        where_params = (start + loc, softplus(spread) + LEAST)
+        shift = logits_of(self._peak(residual, near), model.span)
+        usual, wide = self._usual_sizes()
+        rows = len(shift)
+        glance = self.look(residual, torch.cat([wide.expand(rows, 2), shift], -1))
+        loc, spread = applied(model.shared, self.aim, glance).chunk(2, -1)
+        where_params = (torch.cat([usual.expand(rows, 2), shift], -1) + loc, softplus(spread) + LEAST)
         if seen is not None:
             there = seen.unsqueeze(-1)
             prior = (model.where_loc, softplus(model.where_spread) + LEAST)
@@ -370,16 +386,16 @@ class ResidualParts(nn.Module):
                 torch.where(there, where_params[1], prior[1]),
             )
         where = torch.addcmul(where_params[0], where_params[1], noise[:, 1:5])
-        code, spread = applied(model.shared, self.encoder, self.look(residual, where)).chunk(2, -1)
+        cut, put = self._framing(where)
+        code, spread = applied(model.shared, self.encoder, self.look(residual, where, cut)).chunk(2, -1)
         what_params = (code, softplus(spread) + LEAST)
         if seen is not None:
             what_params = (torch.where(there, code, 0.0), torch.where(there, what_params[1], 1.0))
         what = torch.addcmul(what_params[0], what_params[1], noise[:, 5:])
         glimpse = model.decode(what)
-        weights = placing(where, *model.shape[1:], model.glimpse, model.span)
-        layers = model.place(glimpse[:, : model.shape[0]], where, weights)
+        layers = model.place(glimpse[:, : model.shape[0]], where, put)
         with torch.no_grad():  # energy in the box that no other box covers, as a share of the least of an object
-            evidence = (energy * _box(weights)).sum((1, 2)) / self.threshold
+            evidence = (energy * boxed(put)).sum((1, 2)) / self.threshold
             features = torch.tanh(torch.stack([evidence - 1.0, evidence / 4], -1))
         free = applied(model.shared, self.birth, torch.cat([what, features, where[:, :1]], -1)).squeeze(-1)
         if self.births == "energy":
@@ -388,40 +404,52 @@ class ResidualParts(nn.Module):
             logit = free + 1.0
         if seen is not None:
             logit = torch.where(seen, logit, self._hidden_logit())
-        logit = torch.where(promising, logit, self.floor)
-        packed = torch.cat([*where_params, *what_params, where, what, logit.unsqueeze(-1)], -1)
-        return _coin(noise[:, 0], logit), packed, glimpse, layers, weights
+        logit = torch.where(strong, logit, self.floor)
+        told = [*where_params, *what_params, torch.cat([where, what], -1), logit]
+        return _coin(noise[:, 0], logit), told, glimpse, layers, put
+
+    @torch.no_grad()
+    def _usual_sizes(self) -> Pair:
+        """Logits of a typical new box's scale, and of one 1.2 times as large."""
+
+        def compute() -> Pair:
+            usual = model.where_loc.detach()
+            return usual[:2], enlarged(usual, 1.2)[:2]
+
+        model = self.model
+        result: Pair = model.shared("usual sizes", (model.where_loc,), compute)
+        return result
 
     def _hidden_logit(self) -> Tensor:
         """Logit of a birth that cannot be seen: the prior's."""
         chance = torch.softmax(self.model.later_logits, -1)
         return torch.logit(1.0 - chance[0], eps=1e-6)
 
-    def _peak(self, residual: Tensor, energy: Tensor) -> Tensor:
+    def _peak(self, residual: Tensor, near: Tensor) -> Tensor:
         """Where to look: mean of a softmax around the highest peak, (rows, 2) as (x, y) in -0.98 .. 0.98."""
         coarse = adaptive_avg_pool2d(residual.detach(), FINE)
-        with torch.no_grad():
-            rows, columns = self._windows("triangle", _triangle)
-            blurred = rows @ energy @ columns.T
-        score = blurred / (0.2 * self.threshold) + self.search(coarse).squeeze(1)
-        flat = score.flatten(1)
+        flat = (near + self.search(coarse).squeeze(1)).flatten(1)
         best = flat.detach().argmax(1)
         far = self.far.index_select(0, best)
         chance = torch.softmax(flat.masked_fill(far, -torch.inf), -1)
         return (chance @ self.grid).clamp(-0.98, 0.98)
 
-    def _windows(self, name: str, shape: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-        """Weights (GRID, height) and (GRID, width) of windows of an object's size around the points of the grid."""
-        loc = self.model.where_loc
+    def _windows(self) -> Pair:
+        """Weights (2 GRID, height) and (width, 2 GRID) of windows of an object's size around the points of the grid:
+        flat ones, in units of the least energy to speak of, then triangles, in fifths of an object's least energy.
+        """
+        loc, size = self.model.where_loc, self.model.shape[1:]
 
-        def compute() -> tuple[Tensor, Tensor]:
+        def compute() -> Pair:
             extent = scale_of(loc.detach())  # (x, y) as shares of the picture
             centres = torch.linspace(-1.0, 1.0, GRID, device=loc.device, dtype=loc.dtype).unsqueeze(1)
-            pixels = (torch.linspace(-1.0, 1.0, n, device=loc.device, dtype=loc.dtype) for n in self.model.shape[1:])
-            rows, columns = (shape((centres - p).abs() / extent[i]) for p, i in zip(pixels, (1, 0), strict=True))
-            return rows, columns
+            pixels = (torch.linspace(-1.0, 1.0, n, device=loc.device, dtype=loc.dtype) for n in size)
+            apart = [(centres - p).abs() / extent[i] for p, i in zip(pixels, (1, 0), strict=True)]
+            rows, columns = (torch.cat([_wide(gap), _triangle(gap)]) for gap in apart)
+            units = torch.stack([_SLIGHT * self.threshold, 0.2 * self.threshold]).repeat_interleave(GRID)
+            return rows, (columns / units.unsqueeze(1)).T.contiguous()
 
-        result: tuple[Tensor, Tensor] = self.model.shared(f"windows {name}", (loc,), compute)
+        result: Pair = self.model.shared("windows", (loc, self.threshold), compute)
         return result
 
 
@@ -434,12 +462,6 @@ def _grid() -> tuple[Tensor, Tensor]:
     return points.reshape(-1, 2), apart.reshape(GRID * GRID, GRID * GRID)
 
 
-def _box(weights: tuple[Tensor, Tensor]) -> Tensor:
-    """How much of each pixel lies in a box, (rows, height, width), from the weights a glimpse is pasted with."""
-    rows, columns = weights
-    return rows.sum(-1).unsqueeze(-1) * columns.sum(-1).unsqueeze(-2)
-
-
 def _triangle(apart: Tensor) -> Tensor:
     return torch.relu(1.0 - apart / 1.2)
 
@@ -449,12 +471,13 @@ def _wide(apart: Tensor) -> Tensor:
 
 
 _FLOOR = -12.0  # logit of a birth where nothing is to be seen
+_RARE = 1.0 / (1.0 + math.exp(-_FLOOR))
 _DOUBT = 2.0  # by how much the logit of staying lies below the prior's where an object fits as well as nothing would
 _SLIGHT = 0.35  # share of the least energy of an object below which nothing is to be seen
 _BOX = [0.0] * 4 + [-3.0] * 4
 
 
 def _coin(noise: Tensor, logits: Tensor) -> Tensor:
-    """Heads (1.0) with probability sigma(logits), from standard normal noise."""
+    """Heads (1.0) with probability sigma(logits), from noise uniform in 0 .. 1."""
     with torch.no_grad():
-        return (torch.special.ndtr(noise) < torch.sigmoid(logits)).to(noise.dtype)
+        return (noise < torch.sigmoid(logits)).to(noise.dtype)

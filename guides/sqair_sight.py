@@ -15,7 +15,7 @@ from torch import Tensor
 from phlogiston.models.sqair import SQAIRModel
 from phlogiston.models.sqair_state import Dynamics
 from phlogiston.networks.occupied import Occupied
-from phlogiston.networks.spatial import crop, moved, partly_seen, pixel_spread, shift_of
+from phlogiston.networks.spatial import Pair, crop, moved, partly_seen, pixel_spread, shift_of
 
 _NATS = 2.0  # temperature of the filter: what little shows of an object must outweigh where it was expected
 _HALF = 10.0  # nats of visible energy at which frame and prior count alike
@@ -38,11 +38,11 @@ class Sight:
     window: Tensor | None
 
     @torch.no_grad()
-    def complete(self, model: SQAIRModel, where: Tensor) -> Tensor:
+    def complete(self, model: SQAIRModel, where: Tensor, cut: Pair) -> Tensor:
         """What to add to a glimpse (rows, pixels) at a box: the part that cannot be seen, as it looked before."""
         height, width = model.shape[1:]
         window = where.new_ones(height, width) if self.window is None else self.window
-        shown = crop(window.expand(len(where), 1, height, width), where, model.glimpse, span=model.span)
+        shown = crop(window.expand(len(where), 1, height, width), where, model.glimpse, span=model.span, weights=cut)
         return ((1.0 - shown) * self.look).flatten(1)
 
     def between(self, prior: Tensor, seen: Tensor) -> Tensor:

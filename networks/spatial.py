@@ -85,8 +85,9 @@ def _extent(height: int, width: int, dtype: torch.dtype, device: torch.device) -
 
 @_constant
 def _ticks(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Entries of an axis, counted from its middle."""
-    return torch.arange(size, dtype=dtype, device=device) - (size - 1) / 2.0
+    """Entries of an axis, the first at -1 and the last at 1."""
+    half = (size - 1) / 2.0
+    return (torch.arange(size, dtype=dtype, device=device) - half) / max(half, 1.0)
 
 
 @_constant
@@ -103,68 +104,118 @@ class _Weights(torch.autograd.Function):
 
     Args:
         where: (rows, 2 axes), logits of scales, then of shifts.
-        points: of the window, -1 .. 1.
-        size: entries of what the points fall on.
-        inverse: whether the window is the picture (pasting) or the glimpse (cropping).
         span: of centres.
+        cut: points of the glimpse, -1 .. 1, and entries of the picture; None if nothing is cropped.
+        put: points of the picture and entries of the glimpse; None if nothing is pasted.
 
     Returns:
-        (rows, axes, points, size).
+        For each that is asked for (rows, axes, points, size).
     """
 
     @staticmethod
-    def forward(ctx: Any, where: Tensor, points: Tensor, size: int, inverse: bool, span: float) -> Tensor:
-        half = (size - 1) / 2.0
-        raw, moves = where.chunk(2, 1)
+    def forward(
+        ctx: Any, where: Tensor, span: float, cut: tuple[Tensor, int] | None, put: tuple[Tensor, int] | None
+    ) -> tuple[Tensor, ...]:
+        axes = where.shape[1] // 2
+        raw, moves = where.unsqueeze(2).split(axes, 1)
         share = torch.sigmoid(raw)
         bend = torch.tanh(moves if span == 1.0 else moves / span)
         shift = bend if span == 1.0 else span * bend
         scale = (share * (1.0 - 2.0 * _LEAST)).add_(_LEAST)
-        if inverse:
-            at = (points - shift.unsqueeze(2)).mul_(half).div_(scale.unsqueeze(2))
+        weights, slopes, halves = [], [], []
+        points = at = None
+        if cut is not None:
+            points = cut[0]
+            parts = [(torch.addcmul(shift, scale, points), cut[1])]
         else:
-            at = torch.addcmul(shift.unsqueeze(2), scale.unsqueeze(2), points).mul_(half)
-        apart = at.unsqueeze(3) - _ticks(size, at.dtype, at.device)
-        weights = torch.rsub(apart.abs(), 1.0).clamp_(min=0.0)
-        ctx.half, ctx.inverse = half, inverse
-        ctx.save_for_backward(share, bend, scale, points, at, apart, weights)
-        return weights
+            parts = []
+        if put is not None:
+            at = (put[0] - shift).div_(scale)
+            parts.append((at, put[1]))
+        for place, size in parts:
+            apart = place.unsqueeze(3) - _ticks(size, place.dtype, place.device)
+            half = (size - 1) / 2.0
+            weights.append(torch.rsub(apart.abs(), 1.0, alpha=half).clamp_(min=0.0))
+            halves.append(half)
+            if ctx.needs_input_grad[0]:  # minus the derivative by `place`, over `half`
+                slopes.append(torch.ops.aten.threshold_backward(torch.sign(apart), weights[-1], 0.0))
+        ctx.halves = halves
+        ctx.save_for_backward(share, bend, scale, points, at, *slopes)
+        return tuple(weights)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:  # type: ignore[override]
-        share, bend, scale, points, at, apart, weights = ctx.saved_tensors
-        slope = torch.sign(apart).mul_(weights > 0).mul_(gradient).sum(3)  # minus the derivative by `at`
-        if ctx.inverse:
-            of_scale = (slope * at).sum(2).div_(scale)
-            of_shift = slope.sum(2).mul_(ctx.half).div_(scale)
-        else:
-            of_scale = (slope @ points).mul_(-ctx.half)
-            of_shift = slope.sum(2).mul_(-ctx.half)
-        of_raw = of_scale.mul_(1.0 - 2.0 * _LEAST).mul_(share).mul_(1.0 - share)
-        return torch.cat([of_raw, of_shift.mul_(1.0 - bend.square())], 1), None, None, None, None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        share, bend, scale, points, at, *slopes = ctx.saved_tensors
+        sums = [(gradient * slope).sum(3) for gradient, slope in zip(gradients, slopes, strict=True)]
+        of_scale: Any = None
+        of_shift: Any = None
+        if points is not None:
+            of_scale = (sums[0] * points).sum(2, keepdim=True).mul_(-ctx.halves[0])
+            of_shift = sums[0].sum(2, keepdim=True).mul_(-ctx.halves[0])
+        if at is not None:
+            stretch = sums[-1].sum(2, keepdim=True), (sums[-1] * at).sum(2, keepdim=True)
+            far, wide = (part.mul_(ctx.halves[-1]).div_(scale) for part in stretch)
+            of_scale, of_shift = (wide, far) if of_scale is None else (of_scale.add_(wide), of_shift.add_(far))
+        of_raw = torch.ops.aten.sigmoid_backward(of_scale.mul_(1.0 - 2.0 * _LEAST), share)
+        of_moves = torch.ops.aten.tanh_backward(of_shift, bend)
+        return torch.cat([of_raw, of_moves], 1).squeeze(2), None, None, None
+
+
+Pair = tuple[Tensor, Tensor]
+"""Weights of rows and of columns."""
 
 
 def _weights(
-    where: Tensor, points: tuple[int, int], sizes: tuple[int, int], inverse: bool, span: float, margin: int = 0
-) -> tuple[Tensor, Tensor]:
-    """Weights of rows (n, points, sizes) and of columns, see `_Weights`; points and sizes as (height, width)."""
+    where: Tensor,
+    size: tuple[int, int],
+    glimpse: tuple[int, int],
+    span: float,
+    *,
+    cut: bool = False,
+    put: bool = False,
+    margin: int = 0,
+) -> list[Pair]:
+    """Weights for cropping, of rows (n, gh, height) and of columns, and for pasting, (n, height, gh) and alike."""
 
-    def of(boxes: Tensor, count: int, size: int) -> Tensor:
-        at = _points(count, where.dtype, where.device, margin)
-        result: Tensor = _Weights.apply(boxes, at, size, inverse, span)  # type: ignore[no-untyped-call]
+    def of(boxes: Tensor, i: int) -> tuple[Tensor, ...]:
+        short, long = (_points(n, where.dtype, where.device, more) for n, more in ((glimpse[i], 0), (size[i], margin)))
+        result: tuple[Tensor, ...] = _Weights.apply(  # type: ignore[no-untyped-call]
+            boxes, span, (short, size[i]) if cut else None, (long, glimpse[i]) if put else None
+        )
         return result
 
-    if points[0] == points[1] and sizes[0] == sizes[1]:
-        columns, rows = of(where, points[0], sizes[0]).unbind(1)
-        return rows, columns
-    rows, columns = (of(where[:, 1 - i :: 2], points[i], sizes[i]).squeeze(1) for i in (0, 1))
-    return rows, columns
+    if size[0] == size[1] and glimpse[0] == glimpse[1]:
+        pairs = [both.unbind(1) for both in of(where, 0)]
+        return [(rows, columns) for columns, rows in pairs]
+    kinds = [[part.squeeze(1) for part in of(where[:, 1 - i :: 2], i)] for i in (0, 1)]
+    return list(zip(*kinds, strict=True))
+
+
+class _Product(torch.autograd.Function):
+    """rows @ picture @ columns^T of single planes: (n, a, h), (n, h, w), (n, b, w) -> (n, a, b)."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, picture: Tensor, columns: Tensor) -> Tensor:
+        half = torch.bmm(rows, picture)
+        ctx.save_for_backward(rows, picture, columns, half)
+        return torch.bmm(half, columns.mT)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        rows, picture, columns, half = ctx.saved_tensors
+        needs = ctx.needs_input_grad
+        of_half = torch.bmm(gradient, columns)
+        return (
+            torch.bmm(of_half, picture.mT) if needs[0] else None,
+            torch.bmm(rows.mT, of_half) if needs[1] else None,
+            torch.bmm(gradient.mT, half) if needs[2] else None,
+        )
 
 
 def _product(rows: Tensor, picture: Tensor, columns: Tensor) -> Tensor:
     """rows @ picture @ columns^T per channel; (n, a, h), (n, channels, h, w), (n, b, w) -> (n, channels, a, b)."""
     if picture.shape[1] == 1:
-        return torch.bmm(torch.bmm(rows, picture.squeeze(1)), columns.mT).unsqueeze(1)
+        return _Product.apply(rows, picture.squeeze(1), columns).unsqueeze(1)  # type: ignore[no-untyped-call, no-any-return]
     return rows.unsqueeze(1) @ picture @ columns.unsqueeze(1).mT
 
 
@@ -180,7 +231,14 @@ def _smooth_weights(scale: Tensor, shift: Tensor, glimpse: int, size: int) -> Te
     return torch.relu(1.0 - apart / reach) / reach
 
 
-def crop(picture: Tensor, where: Tensor, glimpse: tuple[int, int], smooth: bool = False, span: float = 1.0) -> Tensor:
+def crop(
+    picture: Tensor,
+    where: Tensor,
+    glimpse: tuple[int, int],
+    smooth: bool = False,
+    span: float = 1.0,
+    weights: Pair | None = None,
+) -> Tensor:
     """Cut a box out.
 
     Args:
@@ -189,6 +247,7 @@ def crop(picture: Tensor, where: Tensor, glimpse: tuple[int, int], smooth: bool 
         glimpse: height and width of the result.
         smooth: average over neighbours where the result is coarser than the picture.
         span: of centres, see above.
+        weights: the first of what `framing` gives for these boxes, where that is known already.
 
     Returns:
         (rows, channels, *glimpse).
@@ -198,19 +257,34 @@ def crop(picture: Tensor, where: Tensor, glimpse: tuple[int, int], smooth: bool 
         scale, shift = scale_of(where), shift_of(where, span)
         rows = _smooth_weights(scale[:, 1], shift[:, 1], glimpse[0], height)
         columns = _smooth_weights(scale[:, 0], shift[:, 0], glimpse[1], width)
+    elif weights is not None:
+        rows, columns = weights
     else:
-        rows, columns = _weights(where, glimpse, (height, width), False, span)
+        ((rows, columns),) = _weights(where, (height, width), glimpse, span, cut=True)
     return _product(rows, picture, columns)
 
 
 def placing(
     where: Tensor, height: int, width: int, glimpse: tuple[int, int], span: float = 1.0, margin: int = 0
-) -> tuple[Tensor, Tensor]:
+) -> Pair:
     """What `paste` and `cover` compute from boxes alone: rows (n, height, gh) and columns (n, width, gw) of weights.
 
     A margin makes the picture larger by so many pixels at each side.
     """
-    return _weights(where, (height, width), glimpse, True, span, margin)
+    (pair,) = _weights(where, (height, width), glimpse, span, put=True, margin=margin)
+    return pair
+
+
+def framing(where: Tensor, height: int, width: int, glimpse: tuple[int, int], span: float = 1.0) -> tuple[Pair, Pair]:
+    """What `crop` and `paste` compute from boxes alone, for both at once."""
+    cut, put = _weights(where, (height, width), glimpse, span, cut=True, put=True)
+    return cut, put
+
+
+def boxed(weights: Pair) -> Tensor:
+    """How much of each pixel lies in a box, (rows, height, width), from the weights a glimpse is pasted with."""
+    rows, columns = weights
+    return rows.sum(-1).unsqueeze(-1) * columns.sum(-1).unsqueeze(-2)
 
 
 def paste(
@@ -218,7 +292,7 @@ def paste(
     where: Tensor,
     height: int,
     width: int,
-    weights: tuple[Tensor, Tensor] | None = None,
+    weights: Pair | None = None,
     span: float = 1.0,
 ) -> Tensor:
     """Put a glimpse into an empty picture.
@@ -242,8 +316,7 @@ def paste(
 
 def cover(where: Tensor, height: int, width: int, glimpse: tuple[int, int], span: float = 1.0) -> Tensor:
     """What pasting a glimpse full of ones would give: (rows, height, width), one in the box and zero outside."""
-    rows, columns = placing(where, height, width, glimpse, span)
-    return rows.sum(-1).unsqueeze(-1) * columns.sum(-1).unsqueeze(-2)
+    return boxed(placing(where, height, width, glimpse, span))
 
 
 def displacement(template: Tensor, picture: Tensor, reach: int, temperature: float | Tensor) -> Tensor:
