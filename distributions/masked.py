@@ -182,15 +182,20 @@ class MaskedBernoulli(TorchDistribution):
 
     def __init__(self, logits: Tensor, mask: Tensor, validate_args: bool | None = None) -> None:
         shape = joint_shape(logits.shape, mask.shape)
-        self.logits = torch.where(mask, logits, 0.0)
+        self._raw = logits
         self.mask_of_entries = mask
         super().__init__(shape[:-1], shape[-1:], validate_args=validate_args)
+
+    @cached_property
+    def logits(self) -> Tensor:
+        """Of heads, zero where masked out."""
+        return torch.where(self.mask_of_entries, self._raw, 0.0)
 
     @classmethod
     def stack_log_prob(cls, parts: Sequence[MaskedBernoulli], values: Sequence[Tensor]) -> Tensor | None:
         """Log probabilities of several of the same shapes at a value each, (parts, *batch); None where they differ."""
         rank = len(parts[0].batch_shape) + 1
-        logits = stacked([part.logits for part in parts], rank)
+        logits = stacked([part._raw for part in parts], rank)
         mask = stacked([part.mask_of_entries for part in parts], rank)
         if logits is None or mask is None or len({(part.batch_shape, part.event_shape) for part in parts}) > 1:
             return None
@@ -205,7 +210,7 @@ class MaskedBernoulli(TorchDistribution):
     def expand(self, batch_shape: Any, _instance: Any = None) -> MaskedBernoulli:
         """Repeat over new batch axes; parameters are not copied."""
         new = MaskedBernoulli.__new__(MaskedBernoulli)
-        new.logits, new.mask_of_entries = self.logits, self.mask_of_entries
+        new._raw, new.mask_of_entries = self._raw, self.mask_of_entries
         TorchDistribution.__init__(new, torch.Size(batch_shape), self.event_shape, validate_args=False)
         new._validate_args = self._validate_args
         return new

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -38,17 +39,22 @@ class StickCount(TorchDistribution):
     def __init__(self, logits: Tensor, capacity: Tensor, validate_args: bool | None = None) -> None:
         self.steps = logits.shape[-1]
         self.capacity = capacity
-        reachable = torch.arange(self.steps, device=logits.device) < capacity.unsqueeze(-1)
-        self.logits = torch.where(reachable, logits, 0.0)
+        self._raw = logits
         super().__init__(joint_shape(logits.shape[:-1], capacity.shape), validate_args=validate_args)
         if self._validate_args and not bool(((capacity >= 0) & (capacity <= self.steps)).all()):
             raise ValueError(f"capacity lies outside 0 ... {self.steps}, the number of steps with logits")
+
+    @cached_property
+    def logits(self) -> Tensor:
+        """Of going on at each step, zero at steps that cannot be reached."""
+        reachable = torch.arange(self.steps, device=self._raw.device) < self.capacity.unsqueeze(-1)
+        return torch.where(reachable, self._raw, 0.0)
 
     @classmethod
     def stack_log_prob(cls, parts: Sequence[StickCount], values: Sequence[Tensor]) -> Tensor | None:
         """Log probabilities of several of the same shapes at a value each, (parts, *batch); None where they differ."""
         rank = len(parts[0].batch_shape)
-        logits = stacked([part.logits for part in parts], rank + 1)
+        logits = stacked([part._raw for part in parts], rank + 1)
         capacity = stacked([part.capacity for part in parts], rank)
         if logits is None or capacity is None or len({part.batch_shape for part in parts}) > 1:
             return None
@@ -63,7 +69,7 @@ class StickCount(TorchDistribution):
     def expand(self, batch_shape: Any, _instance: Any = None) -> StickCount:
         """Repeat over new batch axes."""
         shape = torch.Size(batch_shape)
-        new = StickCount(self.logits.expand(*shape, self.steps), self.capacity.expand(shape), validate_args=False)
+        new = StickCount(self._raw.expand(*shape, self.steps), self.capacity.expand(shape), validate_args=False)
         new._validate_args = self._validate_args
         return new
 

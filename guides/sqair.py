@@ -128,7 +128,7 @@ class SQAIRGuide(nn.Module):
         capacity = model.capacity(stays).expand(lead)
         born: Born = self.parts.discover(frame, kept, capacity, most)
         births = pyro.sample(f"t{time}/births", PreSampled(StickCount(born.logits, capacity), born.births))
-        new = (torch.arange(most, device=births.device) < births.unsqueeze(-1)).unsqueeze(-1)
+        new = model.born(births, most)
         where_new = pyro.sample(f"t{time}/where_new", PreSampled(MaskedNormal(*born.where_params, new, 2), born.where))
         what_new = pyro.sample(f"t{time}/what_new", PreSampled(MaskedNormal(*born.what_params, new, 2), born.what))
         drawn: tuple[Tensor, ...] = (births, where_new, what_new)

@@ -116,7 +116,7 @@ class ResidualParts(nn.Module):
         occupied, rows = self._objects(frame)
         parent = occupied.parent
         noise = occupied.take(frame.noise[..., : model.slots, :])
-        what_before = occupied.take(before.what)
+        what_before = occupied.take(before.what) if rows.what is None else rows.what
         others, matched, cut, seen_part = self._others(frame, occupied, before, rows)
         glance = self.look(others, matched, cut) if self.matching else self.look(others, enlarged(matched, 1.5))
         if seen_part is not None:

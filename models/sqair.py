@@ -162,20 +162,21 @@ class SQAIRModel(nn.Module):
         where, what, step = (occupied.take(part) for part in (state.where, state.what, state.step))
         inputs = [what, where] if self.location == "absolute" else [what, where, 10.0 * step]
         memory = applied(self.shared, self.cell, torch.cat(inputs, -1), occupied.take(state.memory))
-        read = self.readout(memory)
+        read = applied(self.shared, self.readout, memory)
         size = 4 + self.features
-        widths = (4, self.features, 4, self.features, memory.shape[1], 1)
-        loc, spread = read[:, :size], softplus(read[:, size : 2 * size]) + LEAST
+        loc, spread = read[:, : 2 * size].chunk(2, -1)
+        spread = softplus(spread) + LEAST
         if self.location != "absolute":
             loc = loc + torch.cat([where + step if self.location == "velocity" else where, what], -1)
         stays = read[:, -1:] if self.presence == "learned" else self.survival.expand(len(read), 1)
         packed = torch.cat([loc, spread, memory, stays], -1)
+        widths = (4, self.features, 4, self.features, memory.shape[1], 1)
 
         def parts(whole: Tensor, **more: Any) -> Dynamics:
             where_loc, what_loc, where_scale, what_scale, memory, stays = whole.split(widths, -1)
             return Dynamics(stays.squeeze(-1), where_loc, where_scale, what_loc, what_scale, memory, **more)
 
-        return parts(occupied.put(packed), occupied=occupied, rows=parts(packed))
+        return parts(occupied.put(packed), occupied=occupied, rows=parts(packed, what=what))
 
     def count_logits(self, before: Dynamics | None, state: State | None, capacity: Tensor, context: Any) -> Tensor:
         """Logits of the number of births, minus infinity beyond the capacity: (..., most + 1)."""
@@ -186,7 +187,7 @@ class SQAIRModel(nn.Module):
         if self.chain:
             logits = logits + self.count(self._expected(before, state, capacity))[..., : logits.shape[-1]]
         count = torch.arange(logits.shape[-1], device=logits.device)
-        return torch.where(count <= capacity.unsqueeze(-1), logits, -torch.inf)
+        return logits.masked_fill(count > capacity.unsqueeze(-1), -torch.inf)
 
     def _expected(self, before: Dynamics | None, state: State | None, like: Tensor) -> Tensor:
         """Expected share of slots whose objects stay, (..., 1)."""
@@ -207,9 +208,9 @@ class SQAIRModel(nn.Module):
         self, births: Tensor, most: int, context: Tensor | None = None, expected: Tensor | None = None
     ) -> Any:
         """The distribution of boxes of new objects, event (most, 4)."""
-        mask = (torch.arange(most, device=births.device) < births.unsqueeze(-1)).unsqueeze(-1)
+        mask = self.born(births, most)
         if not self.chain:
-            return MaskedNormal(self.where_loc, softplus(self.where_spread) + LEAST, mask, 2)
+            return MaskedNormal(*self.where_guess(), mask, 2)
         assert context is not None
         assert expected is not None
         lead = joint_shape(births.shape, context.shape[:-1])
@@ -220,7 +221,10 @@ class SQAIRModel(nn.Module):
     def where_guess(self) -> tuple[Tensor, Tensor]:
         """Loc and scale of a new box if nothing is known of the frame; under a chain, of the first."""
         if not self.chain:
-            return self.where_loc, softplus(self.where_spread) + LEAST
+            scale: Tensor = self.shared(
+                "where scale", (self.where_spread,), lambda: softplus(self.where_spread) + LEAST
+            )
+            return self.where_loc, scale
         nothing = self.chain_state.new_zeros(self.chain_context.in_features - 4)
         inside = torch.nn.functional.elu(self.chain_context(torch.cat([self.chain_state, nothing])))
         return self._link(self.chain_start, inside)
@@ -232,9 +236,22 @@ class SQAIRModel(nn.Module):
 
     def what_new(self, births: Tensor, most: int) -> MaskedNormal:
         """The distribution of appearances of new objects, event (most, features)."""
-        mask = (torch.arange(most, device=births.device) < births.unsqueeze(-1)).unsqueeze(-1)
-        zero = torch.zeros(self.features, device=births.device)
-        return MaskedNormal(zero, torch.ones_like(zero), mask, 2)
+        like = self.first_births
+
+        def compute() -> tuple[Tensor, Tensor]:
+            return like.new_zeros(self.features), like.new_ones(self.features)
+
+        loc, scale = self.shared("what prior", (like,), compute)
+        return MaskedNormal(loc, scale, self.born(births, most), 2)
+
+    def born(self, births: Tensor, most: int) -> Tensor:
+        """Which of the new objects there are, bool (..., most, 1)."""
+
+        def compute() -> Tensor:
+            return (torch.arange(most, device=births.device) < births.unsqueeze(-1)).unsqueeze(-1)
+
+        mask: Tensor = self.shared(f"born {id(births)} {most}", (births,), compute)
+        return mask
 
     # ----- rendering ----------------------------------------------------------------------------------------------
 
@@ -372,13 +389,15 @@ class SQAIRModel(nn.Module):
 
         def put(fresh: Tensor, old: Tensor | None) -> Tensor:
             rest = fresh.shape[len(lead) + 1 :]
-            index = order.reshape(*order.shape, *[1] * len(rest)).expand(*order.shape, *rest)
-            chosen = fresh.gather(len(lead), index)
+            chosen = fresh  # one new object goes to whatever place is its
+            if fresh.shape[len(lead)] > 1:
+                index = order.reshape(*order.shape, *[1] * len(rest)).expand(*order.shape, *rest)
+                chosen = fresh.gather(len(lead), index)
             there = new.reshape(*new.shape, *[1] * len(rest))
-            return torch.where(there, chosen, torch.zeros((), device=device) if old is None else old)
+            return chosen.masked_fill(~there, 0.0) if old is None else torch.where(there, chosen, old)
 
-        presence = torch.where(new, 1.0, kept)
-        there = (presence > 0).unsqueeze(-1)
+        presence = kept.masked_fill(new, 1.0)
+        gone = (presence == 0).unsqueeze(-1)
         where_old, what_old = (None, None) if stays is None else stays[1:]
         where, what = put(where_new, where_old), put(what_new, what_old)
         if known is not None:
@@ -388,12 +407,12 @@ class SQAIRModel(nn.Module):
             glimpse = occupied.put(self.decode(occupied.take(what)))
         fresh = self.first_memory.expand(*presence.shape, -1)
         if before is None or dynamics is None or stays is None:
-            memory, step = torch.where(there, fresh, 0.0), torch.zeros_like(where)
-            ids = torch.where(new, rank, -1)
+            memory, step = fresh.masked_fill(gone, 0.0), torch.zeros_like(where)
+            ids = rank.masked_fill(~new, -1)
         else:
-            memory = torch.where(new.unsqueeze(-1), fresh, torch.where(there, dynamics.memory, 0.0))
-            step = torch.where((kept > 0).unsqueeze(-1), where - before.where, 0.0)
-            ids = torch.where(new, born.unsqueeze(-1) + rank, torch.where(presence > 0, before.ids, -1))
+            memory = torch.where(new.unsqueeze(-1), fresh, dynamics.memory).masked_fill(gone, 0.0)
+            step = (where - before.where).masked_fill((kept == 0).unsqueeze(-1), 0.0)
+            ids = torch.where(new, born.unsqueeze(-1) + rank, before.ids).masked_fill(gone.squeeze(-1), -1)
         covers = None
         if canvas is None or self.needs_cover:
             painted, covers = self.render(presence, where, glimpse)
@@ -475,7 +494,13 @@ class SQAIRModel(nn.Module):
         """Slots left for births, int64 (...)."""
         if stays is None:
             return torch.tensor(self.slots, device=self.first_memory.device)
-        return (self.slots - stays[0].sum(-1)).long().clamp(max=self.later_births)
+        presence = stays[0]
+
+        def compute() -> Tensor:
+            return (self.slots - presence.sum(-1)).long().clamp(max=self.later_births)
+
+        free: Tensor = self.shared(f"capacity {id(presence)}", (presence,), compute)
+        return free
 
     def video(self, x: Tensor) -> Tensor:
         """Videos as float (rows, frames, channels, height, width)."""

@@ -60,6 +60,7 @@ class Dynamics:
         memory: (..., slots, memory), after the step.
         occupied: the slots that hold something.
         rows: the same for these alone, without leading axes.
+        what: (rows, features), before the step, among `rows`.
     """
 
     presence: Tensor
@@ -70,6 +71,7 @@ class Dynamics:
     memory: Tensor
     occupied: Occupied | None = None
     rows: Dynamics | None = None
+    what: Tensor | None = None
 
 
 def pixel_mask(mask: Tensor | None, lengths: Tensor | None, rows: int, frames: int) -> Tensor | None:

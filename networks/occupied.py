@@ -7,6 +7,7 @@ on all slots, empty ones as zeros. Either way an empty slot has no value and no 
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import ClassVar
 
 import torch
@@ -47,7 +48,7 @@ class Occupied:
     def __len__(self) -> int:
         return len(self.index)
 
-    @property
+    @cached_property
     def parent(self) -> Tensor:
         """Flat positions of the rows in a tensor that lacks the mask's last axis, int64 (rows,)."""
         return torch.div(self.index, self.shape[-1], rounding_mode="floor")

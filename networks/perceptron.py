@@ -55,12 +55,12 @@ def applied(shared: Shared, net: nn.Module, *inputs: Tensor) -> Tensor:
 
     Args:
         shared: what is remembered between the uses.
-        net: a `perceptron`, or an `nn.GRUCell`, which takes the state as its second input; anything else, and all
-            under autocast, is called as it is.
+        net: a `perceptron`, one layer, or an `nn.GRUCell`, which takes the state as its second input; anything else,
+            and all under autocast, is called as it is.
         inputs: (rows, n) each.
     """
     gates = isinstance(net, nn.GRUCell)
-    known = gates or isinstance(net, nn.Sequential)
+    known = gates or isinstance(net, nn.Sequential | nn.Linear)
     if not known or not torch.is_grad_enabled() or torch.is_autocast_enabled(inputs[0].device.type):
         return net(*inputs)  # type: ignore[no-any-return]
     parameters = tuple(net.parameters())
@@ -122,7 +122,7 @@ class _Uses:
         if isinstance(net, nn.GRUCell):
             pairs = [(net.weight_ih, net.bias_ih), (net.weight_hh, net.bias_hh)]
         else:
-            pairs = [(layer.weight, layer.bias) for layer in net.children() if isinstance(layer, nn.Linear)]
+            pairs = [(layer.weight, layer.bias) for layer in net.modules() if isinstance(layer, nn.Linear)]
         weights, biases = ([pair[i] for pair in pairs] for i in (0, 1))
         self.layers = _Layers(weights, biases)
         self.token: Tensor = _Gather.apply(self.layers, *(p for pair in pairs for p in pair))  # type: ignore[no-untyped-call]

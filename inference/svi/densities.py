@@ -60,7 +60,8 @@ def stacked_log_probs(sites: Sequence[Any]) -> list[tuple[list[Any], Tensor]]:
             continue
         if _stacking(fn) is not None and not (site["args"] or site["kwargs"]):
             base = getattr(fn, "base", fn)
-            most = base.logits.shape[-1] if hasattr(base, "logits") else 0  # counts of other ranges are not alike
+            # counts of other ranges are not alike
+            most = base.logits.shape[-1] if type(base) is dist.Categorical else getattr(base, "steps", 0)
             key = (type(fn), type(base), most, fn.batch_shape, fn.event_shape, site["value"].shape)
             groups.setdefault((*key, is_reparameterised(site)), []).append(site)
     results = []
