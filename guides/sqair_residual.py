@@ -11,9 +11,11 @@ bound. Networks run on the slots that hold something, never on empty ones.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import adaptive_avg_pool2d, softplus
 
 from phlogiston.distributions.masked import MaskedNormal
@@ -121,9 +123,8 @@ class ResidualParts(nn.Module):
         glance = self.look(others, matched, cut) if self.matching else self.look(others, enlarged(matched, 1.5))
         if seen_part is not None:
             glance = glance + seen_part.complete(model, matched, cut)
-        loc, spread = applied(model.shared, self.follow, torch.cat([glance, matched, rows.memory], -1)).chunk(2, -1)
-        base = matched if self.matching else rows.where_loc
-        where_params = (base + loc, softplus(spread) + LEAST)
+        told = applied(model.shared, self.follow, torch.cat([glance, matched, rows.memory], -1))
+        where_params, where = _draw(told, matched if self.matching else rows.where_loc, noise[:, 1:5])
         if seen_part is not None:
             where_params = (
                 seen_part.between(rows.where_loc, where_params[0]),
@@ -135,7 +136,8 @@ class ResidualParts(nn.Module):
                 torch.where(seen, where_params[0], rows.where_loc),
                 torch.where(seen, where_params[1], rows.where_scale),
             )
-        where = torch.addcmul(where_params[0], where_params[1], noise[:, 1:5])
+        if seen_part is not None or frame.seen is not None:
+            where = torch.addcmul(where_params[0], where_params[1], noise[:, 1:5])
         cut, put = self._framing(where)
         glance = self.look(others, where, cut)
         if seen_part is not None:
@@ -372,12 +374,12 @@ class ResidualParts(nn.Module):
             glimpse in an empty picture; and the weights it is pasted with.
         """
         model = self.model
-        shift = logits_of(self._peak(residual, near), model.span)
+        shift = self._peak(residual, near)
         usual, wide = self._usual_sizes()
         rows = len(shift)
         glance = self.look(residual, torch.cat([wide.expand(rows, 2), shift], -1))
-        loc, spread = applied(model.shared, self.aim, glance).chunk(2, -1)
-        where_params = (torch.cat([usual.expand(rows, 2), shift], -1) + loc, softplus(spread) + LEAST)
+        base = torch.cat([usual.expand(rows, 2), shift], -1)
+        where_params, where = _draw(applied(model.shared, self.aim, glance), base, noise[:, 1:5])
         if seen is not None:
             there = seen.unsqueeze(-1)
             prior = (model.where_loc, softplus(model.where_spread) + LEAST)
@@ -385,13 +387,13 @@ class ResidualParts(nn.Module):
                 torch.where(there, where_params[0], prior[0]),
                 torch.where(there, where_params[1], prior[1]),
             )
-        where = torch.addcmul(where_params[0], where_params[1], noise[:, 1:5])
+            where = torch.addcmul(where_params[0], where_params[1], noise[:, 1:5])
         cut, put = self._framing(where)
-        code, spread = applied(model.shared, self.encoder, self.look(residual, where, cut)).chunk(2, -1)
-        what_params = (code, softplus(spread) + LEAST)
+        told = applied(model.shared, self.encoder, self.look(residual, where, cut))
+        what_params, what = _draw(told, None, noise[:, 5:])
         if seen is not None:
-            what_params = (torch.where(there, code, 0.0), torch.where(there, what_params[1], 1.0))
-        what = torch.addcmul(what_params[0], what_params[1], noise[:, 5:])
+            what_params = (torch.where(there, what_params[0], 0.0), torch.where(there, what_params[1], 1.0))
+            what = torch.addcmul(what_params[0], what_params[1], noise[:, 5:])
         glimpse = model.decode(what)
         layers = model.place(glimpse[:, : model.shape[0]], where, put)
         with torch.no_grad():  # energy in the box that no other box covers, as a share of the least of an object
@@ -405,8 +407,8 @@ class ResidualParts(nn.Module):
         if seen is not None:
             logit = torch.where(seen, logit, self._hidden_logit())
         logit = torch.where(strong, logit, self.floor)
-        told = [*where_params, *what_params, torch.cat([where, what], -1), logit]
-        return _coin(noise[:, 0], logit), told, glimpse, layers, put
+        said = [*where_params, *what_params, torch.cat([where, what], -1), logit]
+        return _coin(noise[:, 0], logit), said, glimpse, layers, put
 
     @torch.no_grad()
     def _usual_sizes(self) -> Pair:
@@ -426,13 +428,12 @@ class ResidualParts(nn.Module):
         return torch.logit(1.0 - chance[0], eps=1e-6)
 
     def _peak(self, residual: Tensor, near: Tensor) -> Tensor:
-        """Where to look: mean of a softmax around the highest peak, (rows, 2) as (x, y) in -0.98 .. 0.98."""
+        """Where to look, the logits of a box's shift (rows, 2): mean of a softmax around the highest peak."""
         coarse = adaptive_avg_pool2d(residual.detach(), FINE)
         flat = (near + self.search(coarse).squeeze(1)).flatten(1)
         best = flat.detach().argmax(1)
         far = self.far.index_select(0, best)
-        chance = torch.softmax(flat.masked_fill(far, -torch.inf), -1)
-        return (chance @ self.grid).clamp(-0.98, 0.98)
+        return _MeanPoint.apply(flat, far, self.grid, self.model.span)  # type: ignore[no-untyped-call, no-any-return]
 
     def _windows(self) -> Pair:
         """Weights (2 GRID, height) and (width, 2 GRID) of windows of an object's size around the points of the grid:
@@ -460,6 +461,69 @@ def _grid() -> tuple[Tensor, Tensor]:
     apart = far[:, None, :, None] | far[None, :, None, :]
     points = torch.stack([steps.expand(GRID, GRID), steps.unsqueeze(1).expand(GRID, GRID)], -1)
     return points.reshape(-1, 2), apart.reshape(GRID * GRID, GRID * GRID)
+
+
+class _MeanPoint(torch.autograd.Function):
+    """`logits_of(mean)` of points under a softmax of scores, within -0.98 .. 0.98.
+
+    Args:
+        scores: (rows, points).
+        far: bool of the same shape, True where a point has no chance.
+        points: (points, 2).
+        span: of centres.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, far: Tensor, points: Tensor, span: float) -> Tensor:
+        chance = torch.softmax(scores.masked_fill(far, -torch.inf), -1)
+        mean = chance @ points
+        ctx.span = span
+        ctx.save_for_backward(chance, mean, points)
+        return logits_of(mean.clamp(-0.98, 0.98), span)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        chance, mean, points = ctx.saved_tensors
+        slope = torch.rsub((mean / ctx.span).square(), 1.0)
+        of_mean = torch.where(mean.abs() <= 0.98, gradient / slope, 0.0)
+        of_scores = torch.ops.aten._softmax_backward_data(of_mean @ points.T, chance, -1, chance.dtype)
+        return of_scores, None, None, None
+
+
+class _Draw(torch.autograd.Function):
+    """A Normal draw: loc = base + first half of `told`, scale = softplus(second half) + LEAST; loc + scale noise.
+
+    Args:
+        told: (rows, 2 n).
+        base: (rows, n), or None.
+        noise: (rows, n), standard normal.
+
+    Returns:
+        loc, scale and draw, (rows, n) each.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, told: Tensor, base: Tensor | None, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        loc, raw = told.chunk(2, -1)
+        loc = loc.clone() if base is None else loc + base
+        scale = softplus(raw).add_(LEAST)
+        ctx.save_for_backward(raw, noise)
+        return loc, scale, torch.addcmul(loc, scale, noise)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, of_loc: Tensor, of_scale: Tensor, of_draw: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        raw, noise = ctx.saved_tensors
+        of_raw = torch.ops.aten.softplus_backward(torch.addcmul(of_scale, of_draw, noise), raw, 1.0, 20.0)
+        of_loc = of_loc + of_draw
+        return torch.cat([of_loc, of_raw], -1), of_loc if ctx.needs_input_grad[1] else None, None
+
+
+def _draw(told: Tensor, base: Tensor | None, noise: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
+    """Location and scale, and the draw, see `_Draw`."""
+    loc, scale, drawn = _Draw.apply(told, base, noise)  # type: ignore[no-untyped-call]
+    return (loc, scale), drawn
 
 
 def _triangle(apart: Tensor) -> Tensor:
