@@ -300,6 +300,6 @@ class _Densities(torch.autograd.Function):
         return None, None, None, *out
 
 
-def _split(tensors: Sequence[Tensor], counts: Sequence[int]) -> list[Sequence[Tensor]]:
+def _split(tensors: tuple[Tensor, ...], counts: Sequence[int]) -> list[tuple[Tensor, ...]]:
     starts = [sum(counts[:i]) for i in range(len(counts))]
     return [tensors[start : start + count] for start, count in zip(starts, counts, strict=True)]
