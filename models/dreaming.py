@@ -254,6 +254,7 @@ def play(
     seed: int = 0,
     keep: bool = False,
     generator: torch.Generator | None = None,
+    patience: int = 0,
 ) -> Rollouts:
     """Act in a game outside, seen through the encoder and the memory.
 
@@ -267,6 +268,8 @@ def play(
         seed: of the games, and of the agent's draws.
         keep: keep codes, actions, frames and rewards.
         generator: of the agent's draws; one of the seed by default.
+        patience: give a game up in which so many steps in a row have gained nothing, no reward above 0; its score is
+            what it were if all further steps up to the limit were worth the mean of these. 0 gives none up.
 
     Raises:
         ConfigError: no steps.
@@ -279,13 +282,15 @@ def play(
     present = torch.arange(len(games))
     alive = torch.ones(len(games), dtype=torch.bool)
     score, length = torch.zeros(len(games)), torch.ones(len(games), dtype=torch.long)
+    idle, lost = torch.zeros(len(games), dtype=torch.long), torch.zeros(len(games))  # steps in a row, and their rewards
+    given_up = torch.zeros(len(games), dtype=torch.bool)
     codes: list[Tensor] = []
     seen: list[Tensor] = []
     done: list[Tensor] = []
     gains: list[Tensor] = []
     for t in range(steps + 1):
         stay = alive[present]
-        if t and not keep and int(stay.sum()) < SHARE * len(present):
+        if t and not keep and int(stay.sum()) < (1.0 if patience else SHARE) * len(present):
             index = stay.nonzero().squeeze(-1)
             present, agent = present[index], agent.select(index)
             state, outside = rows_of(state, index), rows_of(outside, index)
@@ -308,8 +313,16 @@ def play(
             gains.append(gain)
         length[present] += alive[present]
         alive[present] &= ~over
+        if patience:
+            waits = gain <= 0
+            idle[present] = torch.where(waits, idle[present] + 1, 0)
+            lost[present] = torch.where(waits, lost[present] + gain, 0.0)
+            tired = alive & (idle >= patience)
+            score += torch.where(tired, lost / idle.clamp_min(1) * (steps - t - 1), 0.0)
+            given_up |= tired
+            alive &= ~tired
         state = world.observe(state, code, action)
-    outcome = Rollouts(score, ~alive, length)
+    outcome = Rollouts(score, ~(alive | given_up), length)
     if not keep:
         return outcome
     kept = {"code": codes, "action": done, "frames": seen, "reward": gains}

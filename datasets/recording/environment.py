@@ -6,7 +6,6 @@ any kind, ends that are none, and screens that go black with the last breath.
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +16,7 @@ import numpy as np
 
 from phlogiston.datasets.base import Array
 from phlogiston.datasets.recording.actions import Action, as_action, list_actions
-from phlogiston.datasets.recording.undrawn import drawn, undrawn
+from phlogiston.datasets.recording.undrawn import Hastened, drawn, undrawn
 from phlogiston.datasets.recording.views import View, view_of
 from phlogiston.errors import ConfigError
 
@@ -92,10 +91,12 @@ class Environment:
     def __init__(self, env: Any, spec: GameSpec) -> None:
         self.env, self.spec, self.over = env, spec, False
         self._ticks, self._last = 0, np.zeros(0, dtype=np.uint8)
+        self._hastened = Hastened(env)
 
     def reset(self, seed: int) -> Array:
         """Begin a game; return its first frame."""
-        observation, _ = self.env.reset(seed=seed)
+        with self._hastened:
+            observation, _ = self.env.reset(seed=seed)
         self._ticks, self.over = 0, False
         self._last = self.spec.view.frame(observation, self.env)
         return self._last
@@ -111,13 +112,14 @@ class Environment:
         total, terminated, truncated = 0.0, False, False
         observation: Any = None
         for left in reversed(range(self.spec.skip)):
-            with undrawn(self.env) if left else contextlib.nullcontext():
+            with undrawn(self.env) if left else self._hastened:
                 observation, reward, terminated, truncated, _ = self.env.step(chosen)
             total += float(reward)
             self._ticks += 1
             truncated = truncated or (self._ticks == self.spec.cap and not terminated)
             if terminated or truncated:
-                observation = drawn(self.env, observation) if left else observation
+                with self._hastened:
+                    observation = drawn(self.env, observation) if left else observation
                 break
         self.over = over = bool(terminated or truncated)
         frame = self.spec.view.frame(observation, self.env)

@@ -75,6 +75,7 @@ class AgentVerbs(System):
         bounds: float | None = None,
         method: Searches | None = None,
         max_steps: int | None = None,
+        patience: int = 0,
         seed: int = 0,
         out: str | Path | None = None,
     ) -> TrainedAgent:
@@ -98,6 +99,8 @@ class AgentVerbs(System):
             method: "own", our CMA-ES, or "cmaes", that of the library cmaes (an extra: phlogiston[games]); by default
                 the library's where there are bounds, else our own.
             max_steps: longest rollout.
+            patience: give a game outside up in which so many steps in a row gained nothing; see
+                `models.dreaming.play`. It spares a search the end of lost games.
             seed: of the search and of everything drawn.
             out: file to keep the agent in, JSON; None keeps it in memory.
 
@@ -119,6 +122,7 @@ class AgentVerbs(System):
         population = at_least("population", c.population if population is None else population, 4)
         rollouts = at_least("rollouts", c.rollouts if rollouts is None else rollouts, 1)
         spread = float(c.spread if spread is None else spread)
+        patience = at_least("patience", patience, 0)
         if bounds is not None and directions:
             raise ConfigError(f"bounds are of single weights, directions={directions} of many: give one of them")
         directions = 0 if bounds else at_least("directions", c.directions if directions is None else directions, 0)
@@ -129,8 +133,8 @@ class AgentVerbs(System):
             steps = max_steps or (self.longest if place is None else self.limit)
             trial = self._trial(looks, steps, tau, ends, seed) if dreams else None
             weights, curve = self._sought(
-                self._score(looks, place, tau, ends, rollouts, steps), trial, begin, directions, bounds, method,
-                looks=looks, generations=generations, population=population, spread=spread, seed=seed,
+                self._score(looks, place, tau, ends, rollouts, steps, patience), trial, begin, directions, bounds,
+                method, looks=looks, generations=generations, population=population, spread=spread, seed=seed,
             )  # fmt: skip
         finally:
             if place is not None and place is not inside and hasattr(place, "close"):
@@ -197,7 +201,7 @@ class AgentVerbs(System):
         return Trial(_on_cpu(self.model), policy, looks, steps, tau=tau, ends=ends, seed=seed)
 
     def _score(
-        self, looks: str, game: Any, tau: float, ends: Ends, rollouts: int, steps: int
+        self, looks: str, game: Any, tau: float, ends: Ends, rollouts: int, steps: int, patience: int
     ) -> Callable[[Tensor, int], Tensor]:
         """What `search` maximises, in a game or the dream (None): controllers (P, F) and a seed -> mean scores."""
         world, encode = _on_cpu(self.model), _on_cpu(self.guide).encode
@@ -208,7 +212,7 @@ class AgentVerbs(System):
                 outcome = dream(world, controllers, rows, steps, tau=tau, ends=ends, seed=number)
             else:  # the same games for all, so that luck does not choose
                 games = (FIRST_GAME + number * rollouts + torch.arange(rollouts)).repeat(len(points))
-                outcome = play_all(world, encode, controllers, game, games, steps)
+                outcome = play_all(world, encode, controllers, game, games, steps, patience=patience)
             return outcome.score.unflatten(0, (len(points), rollouts)).mean(1)
 
         return score

@@ -24,6 +24,7 @@ def play_all(
     seed: int = 0,
     keep: bool = False,
     blindfold: bool = False,
+    patience: int = 0,
 ) -> Rollouts:
     """Act in games outside; arguments as those of `models.dreaming.play`.
 
@@ -50,7 +51,8 @@ def play_all(
         sees = _Elsewhere(codes[index], lengths[index]) if blindfold else encode
         parts.append(
             play(
-                world, sees, some, game, games[index], steps, seed=seed, keep=keep or blindfold, generator=generator
+                world, sees, some, game, games[index], steps, seed=seed, keep=keep or blindfold, generator=generator,
+                patience=patience,
             )
         )  # fmt: skip
     return parts[0] if len(parts) == 1 else joined(parts)

@@ -17,6 +17,7 @@ from phlogiston.datasets.recording.actions import list_actions
 from phlogiston.datasets.recording.environment import Environment, GameSpec, again, game_spec
 from phlogiston.datasets.recording.policies import keeps
 from phlogiston.datasets.recording.store import RecordedGames
+from phlogiston.datasets.recording.undrawn import Hastened
 from phlogiston.datasets.recording.views import View, view_of
 from phlogiston.errors import ConfigError, DataError, RunError, ShapeError
 
@@ -359,3 +360,32 @@ def test_take_cover_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert int(found.lengths.max()) <= 51
     reward = found.recordings[0].reward
     assert sorted(set(reward[reward > 0].tolist()))[-1] == 4  # a tick each
+
+
+def test_polygons_of_carracing_outside_of_the_picture_are_not_drawn_and_the_pictures_are_the_same() -> None:
+    pytest.importorskip("Box2D", reason="CarRacing needs phlogiston[games]")
+    plain, env = (gymnasium.make("CarRacing-v3", continuous=False) for _ in range(2))
+    hastened = Hastened(env)
+    counts = {}
+    for name, made in (("plain", plain), ("hastened", env)):
+        counts[name] = 0
+        draw = made.unwrapped._draw_colored_polygon
+
+        def counting(*args: Any, name: str = name, draw: Any = draw, **options: Any) -> None:
+            counts[name] += 1
+            draw(*args, **options)
+
+        made.unwrapped._draw_colored_polygon = counting
+    for seed in (0, 1):
+        with hastened:
+            frame = env.reset(seed=seed)[0]
+        assert np.array_equal(frame, plain.reset(seed=seed)[0])
+        for step in range(60):
+            action = 3 if step % 9 else 1  # onto the road, so that tiles change their colours
+            with hastened:
+                frame = env.step(action)[0]
+            assert np.array_equal(frame, plain.step(action)[0])
+    assert "_render_road" not in vars(env.unwrapped)
+    assert counts["hastened"] < 0.5 * counts["plain"]
+    for made in (plain, env):
+        made.close()
