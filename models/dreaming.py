@@ -284,13 +284,23 @@ def play(
     score, length = torch.zeros(len(games)), torch.ones(len(games), dtype=torch.long)
     idle, lost = torch.zeros(len(games), dtype=torch.long), torch.zeros(len(games))  # steps in a row, and their rewards
     given_up = torch.zeros(len(games), dtype=torch.bool)
+
+    def whole(value: Tensor) -> Tensor:
+        """Rows of the games still there among those of all."""
+        return (
+            value
+            if len(present) == len(games)
+            else value.new_zeros(len(games), *value.shape[1:]).index_copy(0, present, value)
+        )
+
     codes: list[Tensor] = []
     seen: list[Tensor] = []
     done: list[Tensor] = []
     gains: list[Tensor] = []
     for t in range(steps + 1):
         stay = alive[present]
-        if t and not keep and int(stay.sum()) < (1.0 if patience else SHARE) * len(present):
+        # games given up are not over: they must leave, lest they be played on
+        if t and (patience or not keep) and int(stay.sum()) < (1.0 if patience else SHARE) * len(present):
             index = stay.nonzero().squeeze(-1)
             present, agent = present[index], agent.select(index)
             state, outside = rows_of(state, index), rows_of(outside, index)
@@ -299,18 +309,18 @@ def play(
         frame = game.render(outside)
         code = encode(frame)[0]
         if keep:
-            codes.append(code)
-            seen.append(frame)
+            codes.append(whole(code))
+            seen.append(whole(frame))
         if t == steps or not bool(alive.any()):
             break
         action = agent.act(code, state.out, generator)
         if keep:
-            done.append(action)
+            done.append(whole(action))
         outside, reward, over = game.step(outside, action)
         gain = reward * alive[present]
         score[present] += gain
         if keep:
-            gains.append(gain)
+            gains.append(whole(gain))
         length[present] += alive[present]
         alive[present] &= ~over
         if patience:

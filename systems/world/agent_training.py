@@ -23,10 +23,12 @@ from phlogiston.systems.world.improvement import Trial
 from phlogiston.systems.world.judging import Sweep, best_sweep, play_blind
 from phlogiston.systems.world.outside import as_game
 from phlogiston.systems.world.playing import play_all
+from phlogiston.systems.world.practice import Roll, practise
 from phlogiston.systems.world.replay import Replay, SideBySide
 from phlogiston.systems.world.training import Searches, search
 
 CHANCE = ("random", "uniform")  # policies that see nothing
+MOST = 1 << 12  # games of a round
 FIRST_GAME = 1 << 40  # games that agents are trained and scored in; none of the data's
 
 
@@ -76,10 +78,12 @@ class AgentVerbs(System):
         method: Searches | None = None,
         max_steps: int | None = None,
         patience: int = 0,
+        explore: float = 0.3,
+        discount: float = 0.95,
         seed: int = 0,
         out: str | Path | None = None,
     ) -> TrainedAgent:
-        """Train an agent by evolution; what is not given is as configured.
+        """Train an agent, by evolution if not told otherwise; what is not given is as configured.
 
         Args:
             looks: its inputs: "z" the code, "h" the memory, "zh" both.
@@ -87,8 +91,8 @@ class AgentVerbs(System):
                 environment, the id of one or a function that makes one.
             tau: temperature of the dream.
             ends: how dreams end, "sampled" or "rule".
-            generations: how many.
-            population: controllers in each.
+            generations: how many; with the method "improve", rounds of games.
+            population: controllers in each, or games of a round.
             rollouts: of each controller.
             directions: main directions of the inputs, in dreams of the recording's policy, along which controllers
                 look; 0 searches every weight by itself, as bounds need it.
@@ -97,10 +101,14 @@ class AgentVerbs(System):
                 improved (`systems.world.improvement`), if better than it; else, in a game or with bounds, 0.
             bounds: largest absolute value of a weight; None for none. Needs the method "cmaes".
             method: "own", our CMA-ES, or "cmaes", that of the library cmaes (an extra: phlogiston[games]); by default
-                the library's where there are bounds, else our own.
+                the library's where there are bounds, else our own. "improve" is no evolution, but learns from every
+                step of the games of an agent that gets better (`systems.world.practice`); in a game with rewards along
+                the way it needs far fewer games.
             max_steps: longest rollout.
             patience: give a game outside up in which so many steps in a row gained nothing; see
                 `models.dreaming.play`. It spares a search the end of lost games.
+            explore: with the method "improve", how often the recording's policy acts in the agent's place.
+            discount: with the method "improve", what a reward counts per step that it lies ahead, below 1.
             seed: of the search and of everything drawn.
             out: file to keep the agent in, JSON; None keeps it in memory.
 
@@ -123,6 +131,10 @@ class AgentVerbs(System):
         rollouts = at_least("rollouts", c.rollouts if rollouts is None else rollouts, 1)
         spread = float(c.spread if spread is None else spread)
         patience = at_least("patience", patience, 0)
+        if not (0 <= explore <= 0.5 and 0 < discount < 1):
+            raise ConfigError(f"explore={explore}, discount={discount}; expected 0 to 0.5, and between 0 and 1")
+        if method == "improve" and bounds is not None:
+            raise ConfigError("bounds are of weights that are searched; method='improve' searches none")
         if bounds is not None and directions:
             raise ConfigError(f"bounds are of single weights, directions={directions} of many: give one of them")
         directions = 0 if bounds else at_least("directions", c.directions if directions is None else directions, 0)
@@ -131,11 +143,19 @@ class AgentVerbs(System):
         place = None if dreams else self._place(inside)
         try:
             steps = max_steps or (self.longest if place is None else self.limit)
-            trial = self._trial(looks, steps, tau, ends, seed) if dreams else None
-            weights, curve = self._sought(
-                self._score(looks, place, tau, ends, rollouts, steps, patience), trial, begin, directions, bounds,
-                method, looks=looks, generations=generations, population=population, spread=spread, seed=seed,
-            )  # fmt: skip
+            if method == "improve":
+                found = practise(
+                    _on_cpu(self.model), self._roll(place, tau, ends, steps, patience, seed),
+                    lambda: self._agent("random", None)[0], looks, generations, population, explore=explore,
+                    discount=discount, count=directions, start=begin,
+                )  # fmt: skip
+                weights, curve = found.weights, found.curve
+            else:
+                trial = self._trial(looks, steps, tau, ends, seed) if dreams else None
+                weights, curve = self._sought(
+                    self._score(looks, place, tau, ends, rollouts, steps, patience), trial, begin, directions, bounds,
+                    method, looks=looks, generations=generations, population=population, spread=spread, seed=seed,
+                )  # fmt: skip
         finally:
             if place is not None and place is not inside and hasattr(place, "close"):
                 place.close()
@@ -216,6 +236,19 @@ class AgentVerbs(System):
             return outcome.score.unflatten(0, (len(points), rollouts)).mean(1)
 
         return score
+
+    def _roll(self, game: Any, tau: float, ends: Ends, steps: int, patience: int, seed: int) -> Roll:
+        """What `practise` plays, in a game or the dream (None)."""
+        world, encode = _on_cpu(self.model), _on_cpu(self.guide).encode
+
+        def roll(agent: Agent, games: int, number: int, keep: bool, agents: int = 1) -> Rollouts:
+            own = seed * 1_000_003 + number
+            if game is None:
+                return dream(world, agent, games * agents, steps, tau=tau, ends=ends, seed=own, keep=keep)
+            numbers = (FIRST_GAME + own * MOST + torch.arange(games)).repeat(agents)
+            return play_all(world, encode, agent, game, numbers, steps, seed=own, keep=keep, patience=patience)
+
+        return roll
 
     def _place(self, inside: Any) -> Any:
         """The game outside that an agent is trained in.

@@ -138,6 +138,21 @@ PRESETS: dict[str, dict[str, Any]] = {
         "tau": 1.3,
         "max_steps": 525,  # of four frames: the environment's limit
     },
+    # a game of rewards along the way, in small grey frames; the agent learns in the game itself, as in the paper:
+    #   phlogiston data record CarRacing-v3 --set continuous=false --episodes 100 --policy sticky:0.3:.5,1,1,2,.25
+    #       --skip 6 --crop 0:84,0:96 --size 32 --grey --out racing
+    #   phlogiston train world --preset racing --data racing --out runs/racing
+    #   phlogiston practise runs/racing --set inside=game --set method=improve --set generations=12
+    #       --set population=24 --set patience=17
+    "racing": {
+        "code": 16,
+        "noise": 0.1,
+        "free_bits": 0.2,
+        "hidden": 64,
+        "frame_steps": 1_500,
+        "steps": 1_000,
+        "generations": 0,
+    },
     # sizes of the paper's models, and searches as long as a CPU can bear; frames of 64 x 64 pixels in colour:
     #   phlogiston data record CarRacing-v3 --episodes 1000 --policy sticky:0.7 --skip 4 --out racing
     #   phlogiston train world --preset paper-carracing --data racing

@@ -132,6 +132,10 @@ class Moments:
             own = rows[action == number]
             self._sums[number] += own.T @ own
 
+    def fade(self, share: float) -> None:
+        """Let all that was taken in so far count less."""
+        self._sums *= share
+
     def advantages(self, count: int = 0) -> Tensor | None:
         """The regressions as a controller.
 

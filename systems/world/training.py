@@ -137,7 +137,7 @@ class Search:
     curve: list[tuple[float, float]]
 
 
-Searches = Literal["own", "cmaes"]
+Searches = Literal["own", "cmaes", "improve"]
 
 
 def search(

@@ -22,6 +22,7 @@ import pytest
 from phlogiston import datasets
 from phlogiston.datasets.base import Dataset
 from phlogiston.models.dreaming import Rollouts, dream
+from phlogiston.systems.world.agent import TrainedAgent
 from phlogiston.systems.world.config import PRESETS
 from phlogiston.systems.world.system import WorldModel
 
@@ -54,6 +55,8 @@ class Recipe:
         recall: least share of things of 3 to 5 pixels that are there in reconstructions; 0 for none.
         end_auc: the same of the area under the curve of ends.
         taus: temperatures to train further agents at, with the first seed.
+        practice: how the agent is trained in the game itself; empty where it comes from the dream.
+        compared: games in which blind sweeps are compared; 0 for none.
     """
 
     env: str
@@ -68,11 +71,18 @@ class Recipe:
     recall: float = 0.0
     end_auc: float = 0.0
     taus: tuple[float, ...] = ()
+    practice: dict[str, Any] = field(default_factory=dict)
+    compared: int = 16
 
 
 COVER: dict[str, Any] = {"policy": "sticky:0.7", "skip": 4, "cap": 2_100, "crop": (90, 154, 0, 320), "jobs": 2}
-SEEING = {name: PRESETS["take-cover"][name] for name in ("code", "hidden", "noise", "rare", "free_bits", "window")}
-RACING: dict[str, Any] = {"policy": "sticky:0.8", "skip": 4, "size": 32, "cap": 1_000, "jobs": 2}
+# nothing, right, left, gas, brake: who turns and brakes as often as drives gets nowhere
+RACING: dict[str, Any] = {
+    "policy": "sticky:0.3:.5,1,1,2,.25", "skip": 6, "size": 32, "grey": True, "crop": (0, 84, 0, 96), "jobs": 2,
+}  # fmt: skip
+PRACTICE: dict[str, Any] = {
+    "inside": "game", "method": "improve", "generations": 12, "population": 24, "patience": 17,
+}  # fmt: skip
 SMALL: dict[str, Any] = {"code": 4, "hidden": 48, "features": 64, "noise": 0.02, "frame_steps": 1_000, "steps": 1_000}
 RECIPES = {
     "take-cover-32": Recipe(
@@ -88,14 +98,14 @@ RECIPES = {
         others=32, gain=1.7, recall=0.7, end_auc=0.92,
     ),
     "carracing-discrete": Recipe(
-        "CarRacing-v3", 200, "reward, mean of 20 tracks", 300.0,
-        {**RACING, "options": {"continuous": False}}, {**SEEING, "frame_steps": 3_000, "steps": 2_000, "rounds": 2},
-        games=20, others=20,
+        "CarRacing-v3", 100, "reward, mean of 20 tracks", 300.0,
+        {**RACING, "options": {"continuous": False}}, PRESETS["racing"],
+        games=20, others=20, practice=PRACTICE, compared=0,
     ),
     "carracing-continuous": Recipe(
-        "CarRacing-v3", 200, "reward, mean of 20 tracks", 300.0,
-        {**RACING, "actions": [[0, 0.5, 0], [-0.6, 0.1, 0], [0.6, 0.1, 0], [0, 0, 0.4], [0, 0, 0]]},
-        {**SEEING, "frame_steps": 3_000, "steps": 2_000, "rounds": 2}, games=20, others=20,
+        "CarRacing-v3", 100, "reward, mean of 20 tracks", 300.0,
+        {**RACING, "actions": [[0, 0, 0], [0.5, 0.1, 0], [-0.5, 0.1, 0], [0, 0.4, 0], [0, 0, 0.5]]},
+        PRESETS["racing"], games=20, others=20, practice=PRACTICE, compared=0,
     ),
     "cartpole": Recipe(
         "CartPole-v1", 400, "steps, mean of 100 games of at most 200", 195.0, {},
@@ -116,27 +126,36 @@ def recorded(recipe: Recipe, folder: Path, seed: int) -> Dataset:
     return datasets.load(folder)
 
 
-def trained(recipe: Recipe, name: str, seed: int, kept: Kept, tmp_path: Path) -> tuple[Dataset, WorldModel, Path]:
-    """The recording, the system trained on it, and its run; one that is kept is gone on with, or loaded."""
+def trained(
+    recipe: Recipe, name: str, seed: int, kept: Kept, tmp_path: Path
+) -> tuple[Dataset, WorldModel, TrainedAgent, Path]:
+    """The recording, the system trained on it, its agent and run; one that is kept is gone on with, or loaded."""
     folder = kept(name, seed) or Path(tempfile.mkdtemp(dir=tmp_path)) / name
     data = recorded(recipe, folder.with_name(f"{name}-games-{seed}"), seed)
     system = WorldModel(recipe.options).fit(data, seed=seed, out=folder, progress="off")
-    return data, system, folder
+    file = folder / "driver.json"
+    if not recipe.practice:
+        return data, system, system.agent, folder
+    if file.exists():
+        return data, system, TrainedAgent.load(file), folder
+    return data, system, system.train_agent(seed=seed, out=file, **recipe.practice), folder
 
 
-def judge(recipe: Recipe, system: WorldModel, seed: int) -> dict[str, tuple[float, float | None]]:
+def judge(recipe: Recipe, system: WorldModel, agent: TrainedAgent, seed: int) -> dict[str, tuple[float, float | None]]:
     """Scores in the game and in the dream, at temperature 1, of whoever was not trained."""
     world = system.model
     chance = system.play("uniform", recipe.others, seed=seed), system.dream("uniform", DREAMS, tau=1.0, seed=seed)
-    sweep, blind = system.play_blind(16, recipe.others, seed=seed)
-    folded = system.play(None, recipe.others, seed=seed, blindfold=True)
-    asleep = dream(world.eval(), sweep.begin(), DREAMS, system.longest, seed=seed)
-    return {
+    folded = system.play(agent, recipe.others, seed=seed, blindfold=True)
+    found: dict[str, tuple[float, float | None]] = {
         "random": (mean(chance[0]), mean(chance[1])),
         "recorded": (system.schema["recorded_score"], mean(system.dream("random", DREAMS, tau=1.0, seed=seed))),
-        "blind": (mean(blind), mean(asleep)),
         "blindfold": (mean(folded), None),
     }
+    if recipe.compared:
+        sweep, blind = system.play_blind(recipe.compared, recipe.others, seed=seed)
+        asleep = dream(world.eval(), sweep.begin(), DREAMS, system.longest, seed=seed)
+        found["blind"] = mean(blind), mean(asleep)
+    return found
 
 
 def mean(rollouts: Rollouts) -> float:
@@ -159,8 +178,9 @@ def test_a_game_is_learned_from_a_recording_and_played_with_open_eyes(
             **{"figure": recipe.figure, "n_test": recipe.games, **fields},
         )  # fmt: skip
 
-    agent = entry("agent", "agent from the dream", must=recipe.must)
-    others = {what: entry(what, title, n_test=recipe.others) for what, title in OTHERS.items()}
+    agent = entry("agent", "agent trained in the game" if recipe.practice else "agent from the dream", must=recipe.must)
+    beside = set(OTHERS) - ({"inside"} if recipe.practice else set()) - (set() if recipe.compared else {"blind"})
+    others = {w: entry(w, title, n_test=recipe.others) for w, title in OTHERS.items() if w in beside}
     taus = {tau: entry(f"{tau:g}", f"{tau:g}", "tau-games", tau=tau, n_test=recipe.others) for tau in recipe.taus}
     for line in taus.values():
         line.seeds = line.seeds[:1]  # an agent for each takes as long as the first
@@ -186,15 +206,16 @@ def test_a_game_is_learned_from_a_recording_and_played_with_open_eyes(
 
     for seed in agent.seeds:
         with agent.measure(seed) as run:
-            data, system, folder = trained(recipe, name, seed, kept, tmp_path)
+            data, system, player, folder = trained(recipe, name, seed, kept, tmp_path)
             run.stop(folder)
-            run.value = mean(system.play(None, recipe.games, seed=seed))
-            told["agent"].append(mean(system.dream(None, DREAMS, tau=1.0, seed=seed)))
+            run.value = mean(system.play(player, recipe.games, seed=seed))
+            told["agent"].append(mean(system.dream(player, DREAMS, tau=1.0, seed=seed)))
             agent.fields["dream"] = fmean(told["agent"])
-        for what, (game, dreamt) in judge(recipe, system, seed).items():
+        for what, (game, dreamt) in judge(recipe, system, player, seed).items():
             measure(others[what], seed, game, dreamt)
-        generations = max(1, recipe.episodes // system.config.population)
-        trained_anew(others["inside"], seed, system, inside="game", generations=generations, rollouts=1)
+        if "inside" in others:
+            generations = max(1, recipe.episodes // system.config.population)
+            trained_anew(others["inside"], seed, system, inside="game", generations=generations, rollouts=1)
         found = system.evaluate(data, ["memory", "bright"]) if recipe.recall or recipe.end_auc else {}
         for line, metric, bar in ((seen, "bright_recall_3_5", recipe.recall), (ends, "end_auc", recipe.end_auc)):
             if bar:
