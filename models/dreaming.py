@@ -242,6 +242,40 @@ def dream(
     return Rollouts(score, ~alive, length, torch.stack(codes, 1), torch.stack(done, 1), reward=torch.stack(gains, 1))
 
 
+class _Hopes:
+    """Which games are worth playing on.
+
+    Args:
+        games: how many.
+        patience: steps without a gain after which one is given up; 0 for never.
+    """
+
+    def __init__(self, games: int, patience: int) -> None:
+        self.patience = patience
+        self.given_up = torch.zeros(games, dtype=torch.bool)
+        self._idle, self._lost = torch.zeros(games), torch.zeros(games)  # steps in a row, and their rewards
+
+    def after(self, present: Tensor, gain: Tensor, alive: Tensor) -> Tensor:
+        """Games that are given up after a step, which gained this in those present."""
+        waits = gain <= 0
+        self._idle[present] = torch.where(waits, self._idle[present] + 1, 0.0)
+        self._lost[present] = torch.where(waits, self._lost[present] + gain, 0.0)
+        now = alive & (self._idle >= self.patience) & (self.patience > 0)
+        self.given_up |= now
+        return now.nonzero().squeeze(-1)
+
+    def expected(self, games: Tensor) -> Tensor:
+        """What a further step of these would bring: the mean of the idle ones."""
+        return self._lost[games] / self._idle[games]
+
+
+def _whole(value: Tensor, present: Tensor, games: int) -> Tensor:
+    """Values of the games still present among those of all; 0 of the others."""
+    if len(present) == games:
+        return value
+    return value.new_zeros(games, *value.shape[1:]).index_copy(0, present, value)
+
+
 @torch.no_grad()
 def play(
     world: World,
@@ -261,8 +295,7 @@ def play(
     Args:
         world: whose memory.
         encode: frames -> location and scale of their codes; locations are used.
-        agent: chooses the actions.
-        game: where.
+        agent, game: who chooses the actions, and where.
         games: numbers of the games, (rows,).
         steps: longest rollout.
         seed: of the games, and of the agent's draws.
@@ -282,58 +315,38 @@ def play(
     present = torch.arange(len(games))
     alive = torch.ones(len(games), dtype=torch.bool)
     score, length = torch.zeros(len(games)), torch.ones(len(games), dtype=torch.long)
-    idle, lost = torch.zeros(len(games), dtype=torch.long), torch.zeros(len(games))  # steps in a row, and their rewards
-    given_up = torch.zeros(len(games), dtype=torch.bool)
+    hopes = _Hopes(len(games), patience)
+    kept: dict[str, list[Tensor]] = {"code": [], "action": [], "frames": [], "reward": []}
 
-    def whole(value: Tensor) -> Tensor:
-        """Rows of the games still there among those of all."""
-        return (
-            value
-            if len(present) == len(games)
-            else value.new_zeros(len(games), *value.shape[1:]).index_copy(0, present, value)
-        )
+    def note(**values: Tensor) -> None:
+        for name, value in values.items() if keep else ():
+            kept[name].append(_whole(value, present, len(games)))
 
-    codes: list[Tensor] = []
-    seen: list[Tensor] = []
-    done: list[Tensor] = []
-    gains: list[Tensor] = []
     for t in range(steps + 1):
         stay = alive[present]
         # games given up are not over: they must leave, lest they be played on
-        if t and (patience or not keep) and int(stay.sum()) < (1.0 if patience else SHARE) * len(present):
+        if (patience or not keep) and 0 < int(stay.sum()) < (1.0 if patience else SHARE) * len(present):
             index = stay.nonzero().squeeze(-1)
             present, agent = present[index], agent.select(index)
             state, outside = rows_of(state, index), rows_of(outside, index)
-        if not len(present):
-            break
         frame = game.render(outside)
         code = encode(frame)[0]
-        if keep:
-            codes.append(whole(code))
-            seen.append(whole(frame))
+        note(code=code, frames=frame)
         if t == steps or not bool(alive.any()):
             break
         action = agent.act(code, state.out, generator)
-        if keep:
-            done.append(whole(action))
+        note(action=action)
         outside, reward, over = game.step(outside, action)
         gain = reward * alive[present]
         score[present] += gain
-        if keep:
-            gains.append(whole(gain))
+        note(reward=gain)
         length[present] += alive[present]
         alive[present] &= ~over
-        if patience:
-            waits = gain <= 0
-            idle[present] = torch.where(waits, idle[present] + 1, 0)
-            lost[present] = torch.where(waits, lost[present] + gain, 0.0)
-            tired = alive & (idle >= patience)
-            score += torch.where(tired, lost / idle.clamp_min(1) * (steps - t - 1), 0.0)
-            given_up |= tired
-            alive &= ~tired
+        lost = hopes.after(present, gain, alive)
+        score[lost] += hopes.expected(lost) * (steps - t - 1)
+        alive[lost] = False
         state = world.observe(state, code, action)
-    outcome = Rollouts(score, ~(alive | given_up), length)
+    outcome = Rollouts(score, ~(alive | hopes.given_up), length)
     if not keep:
         return outcome
-    kept = {"code": codes, "action": done, "frames": seen, "reward": gains}
     return replace(outcome, **{name: torch.stack(parts, 1) for name, parts in kept.items()})

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,12 +24,11 @@ from phlogiston.systems.world.improvement import Trial
 from phlogiston.systems.world.judging import Sweep, best_sweep, play_blind
 from phlogiston.systems.world.outside import as_game
 from phlogiston.systems.world.playing import play_all
-from phlogiston.systems.world.practice import Roll, practise
+from phlogiston.systems.world.practice import practise, rolls
 from phlogiston.systems.world.replay import Replay, SideBySide
-from phlogiston.systems.world.training import Searches, search
+from phlogiston.systems.world.training import Search, Searches, search
 
 CHANCE = ("random", "uniform")  # policies that see nothing
-MOST = 1 << 12  # games of a round
 FIRST_GAME = 1 << 40  # games that agents are trained and scored in; none of the data's
 
 
@@ -78,42 +78,35 @@ class AgentVerbs(System):
         method: Searches | None = None,
         max_steps: int | None = None,
         patience: int = 0,
-        explore: float = 0.3,
-        discount: float = 0.95,
         seed: int = 0,
         out: str | Path | None = None,
+        explore: float = 0.3,
+        discount: float = 0.95,
     ) -> TrainedAgent:
         """Train an agent, by evolution if not told otherwise; what is not given is as configured.
 
         Args:
             looks: its inputs: "z" the code, "h" the memory, "zh" both.
-            inside: "dream", the memory's; "game", the game itself, where the data say which it is; or a Gymnasium
-                environment, the id of one or a function that makes one.
-            tau: temperature of the dream.
-            ends: how dreams end, "sampled" or "rule".
-            generations: how many; with the method "improve", rounds of games.
-            population: controllers in each, or games of a round.
-            rollouts: of each controller.
-            directions: main directions of the inputs, in dreams of the recording's policy, along which controllers
-                look; 0 searches every weight by itself, as bounds need it.
+            inside: "dream"; "game", if the data say which it is; or a Gymnasium environment, its id or what makes one.
+            tau, ends: temperature of the dream, and how it ends, "sampled" or "rule".
+            generations, population, rollouts: how many, controllers in each, and rollouts of each controller; with the
+                method "improve", rounds, and games in each.
+            directions: main directions of the inputs along which controllers look; 0, or bounds, for every weight.
             spread: standard deviation with which the search begins, of weights or of those of directions.
             start: an agent, its file or weights (F,) to begin at; by default, in a dream, the recording's policy,
                 improved (`systems.world.improvement`), if better than it; else, in a game or with bounds, 0.
             bounds: largest absolute value of a weight; None for none. Needs the method "cmaes".
-            method: "own", our CMA-ES, or "cmaes", that of the library cmaes (an extra: phlogiston[games]); by default
-                the library's where there are bounds, else our own. "improve" is no evolution, but learns from every
-                step of the games of an agent that gets better (`systems.world.practice`); in a game with rewards along
-                the way it needs far fewer games.
+            method: "own", our CMA-ES; "cmaes", that of the library cmaes (an extra: phlogiston[games]), the default
+                with bounds; or "improve", which learns from every step that the agent plays, not from scores alone, and
+                needs far fewer games where rewards come along the way (`systems.world.practice`).
             max_steps: longest rollout.
-            patience: give a game outside up in which so many steps in a row gained nothing; see
-                `models.dreaming.play`. It spares a search the end of lost games.
-            explore: with the method "improve", how often the recording's policy acts in the agent's place.
-            discount: with the method "improve", what a reward counts per step that it lies ahead, below 1.
+            patience: steps without a gain after which a game outside is given up (`models.dreaming.play`); 0 for never.
             seed: of the search and of everything drawn.
             out: file to keep the agent in, JSON; None keeps it in memory.
+            explore, discount: of the method "improve", see `systems.world.practice.practise`.
 
-        From a dream, the search's end is returned if it is clearly better in further dreams than its beginning, else
-        that. An agent clearly worse there than the policy of the recording gives a `DataWarning`.
+        In a dream, a search's beginning is returned where its end is not clearly better in further dreams. An agent
+        clearly worse there than the policy of the recording gives a `DataWarning`.
 
         Raises:
             ConfigError: options out of range; a game that cannot be played here.
@@ -123,43 +116,29 @@ class AgentVerbs(System):
         c = self.config
         if out is not None and Path(out).exists():
             raise RunError(f"{out} exists already; choose another name, nothing was written")
-        looks = c.looks if looks is None else looks
-        tau = float(c.tau if tau is None else tau)
-        ends = c.ends if ends is None else ends
+        if bounds is not None and (directions or method == "improve"):
+            raise ConfigError(f"bounds are of single weights: not with directions={directions}, method={method!r}")
+        looks, ends = looks or c.looks, ends or c.ends
+        tau, spread = float(c.tau if tau is None else tau), float(c.spread if spread is None else spread)
         generations = at_least("generations", c.generations or 60 if generations is None else generations, 1)
         population = at_least("population", c.population if population is None else population, 4)
         rollouts = at_least("rollouts", c.rollouts if rollouts is None else rollouts, 1)
-        spread = float(c.spread if spread is None else spread)
-        patience = at_least("patience", patience, 0)
-        if not (0 <= explore <= 0.5 and 0 < discount < 1):
-            raise ConfigError(f"explore={explore}, discount={discount}; expected 0 to 0.5, and between 0 and 1")
-        if method == "improve" and bounds is not None:
-            raise ConfigError("bounds are of weights that are searched; method='improve' searches none")
-        if bounds is not None and directions:
-            raise ConfigError(f"bounds are of single weights, directions={directions} of many: give one of them")
         directions = 0 if bounds else at_least("directions", c.directions if directions is None else directions, 0)
-        begin = None if start is None else self._weights(start)
-        dreams = isinstance(inside, str) and inside == "dream"
-        place = None if dreams else self._place(inside)
-        try:
+        with self._place(inside) as place:
             steps = max_steps or (self.longest if place is None else self.limit)
+            where = (place, FIRST_GAME, steps, seed, tau, ends, at_least("patience", patience, 0))
             if method == "improve":
+                world, encode = _on_cpu(self.model), _on_cpu(self.guide).encode
                 found = practise(
-                    _on_cpu(self.model), self._roll(place, tau, ends, steps, patience, seed),
-                    lambda: self._agent("random", None)[0], looks, generations, population, explore=explore,
-                    discount=discount, count=directions, start=begin,
+                    world, rolls(world, encode, *where), lambda: self._agent("random", None)[0], looks, generations,
+                    population, explore=explore, discount=discount, count=directions, start=self._weights(start),
                 )  # fmt: skip
-                weights, curve = found.weights, found.curve
             else:
-                trial = self._trial(looks, steps, tau, ends, seed) if dreams else None
-                weights, curve = self._sought(
-                    self._score(looks, place, tau, ends, rollouts, steps, patience), trial, begin, directions, bounds,
-                    method, looks=looks, generations=generations, population=population, spread=spread, seed=seed,
+                found = self._sought(
+                    where, bounds, method, looks=looks, rollouts=rollouts, directions=directions, seed=seed,
+                    begin=self._weights(start), generations=generations, population=population, spread=spread,
                 )  # fmt: skip
-        finally:
-            if place is not None and place is not inside and hasattr(place, "close"):
-                place.close()
-        agent = TrainedAgent(weights, looks, "dream" if dreams else "game", tau, ends, curve)
+        agent = TrainedAgent(found.weights, looks, "dream" if place is None else "game", tau, ends, found.curve)
         if out is not None:
             agent.save(out)
         return agent
@@ -178,7 +157,9 @@ class AgentVerbs(System):
         path = free_path(run) if out is None else Path(out)
         return self.train_agent(seed=seed, out=path, **options), path
 
-    def _weights(self, start: Any) -> Tensor:
+    def _weights(self, start: Any) -> Tensor | None:
+        if start is None:
+            return None
         if isinstance(start, str | Path):
             start = TrainedAgent.load(start)
         return start.weights if isinstance(start, TrainedAgent) else torch.as_tensor(start, dtype=torch.float32)
@@ -191,26 +172,28 @@ class AgentVerbs(System):
 
     def _sought(
         self,
-        score: Callable[[Tensor, int], Tensor],
-        trial: Trial | None,
-        begin: Tensor | None,
-        directions: int,
+        where: tuple[Any, ...],
         bounds: float | None,
         method: Searches | None,
         *,
         looks: str,
+        rollouts: int,
+        directions: int,
+        begin: Tensor | None,
         seed: int,
         **options: Any,
-    ) -> tuple[Tensor, list[tuple[float, float]]]:
-        """Search, from a good beginning where none is given, and judge in a dream: weights and the curve."""
+    ) -> Search:
+        """Search, from a good beginning where none is given, and judge in a dream."""
+        place, _, steps, _, tau, ends, patience = where
+        trial = self._trial(looks, steps, tau, ends, seed) if place is None else None
         if trial is not None and begin is None and bounds is None:
             begin = trial.beginning(directions)
-        method = method or ("own" if bounds is None else "cmaes")
-        result = search(
-            score, self.model, looks, start=begin, bounds=bounds, method=method,
+        found = search(
+            self._score(looks, place, tau, ends, rollouts, steps, patience), self.model, looks, start=begin,
+            bounds=bounds, method=method or ("own" if bounds is None else "cmaes"),
             basis=self._directions(looks, directions, seed), seed=seed, **options,
         )  # fmt: skip
-        return result.weights if trial is None else trial.better(begin, result.weights), result.curve
+        return found if trial is None else Search(trial.better(begin, found.weights), found.curve)
 
     def _trial(self, looks: str, steps: int, tau: float, ends: Ends, seed: int) -> Trial:
         """Where agents are compared with the recording's policy."""
@@ -237,33 +220,28 @@ class AgentVerbs(System):
 
         return score
 
-    def _roll(self, game: Any, tau: float, ends: Ends, steps: int, patience: int, seed: int) -> Roll:
-        """What `practise` plays, in a game or the dream (None)."""
-        world, encode = _on_cpu(self.model), _on_cpu(self.guide).encode
-
-        def roll(agent: Agent, games: int, number: int, keep: bool, agents: int = 1) -> Rollouts:
-            own = seed * 1_000_003 + number
-            if game is None:
-                return dream(world, agent, games * agents, steps, tau=tau, ends=ends, seed=own, keep=keep)
-            numbers = (FIRST_GAME + own * MOST + torch.arange(games)).repeat(agents)
-            return play_all(world, encode, agent, game, numbers, steps, seed=own, keep=keep, patience=patience)
-
-        return roll
-
-    def _place(self, inside: Any) -> Any:
-        """The game outside that an agent is trained in.
+    @contextlib.contextmanager
+    def _place(self, inside: Any) -> Iterator[Any]:
+        """The game outside that an agent is trained in, closed in the end; None for the dream.
 
         Raises:
             UnknownNameError: a text that is neither "dream", "game" nor the id of an environment.
         """
+        place = None
         if not isinstance(inside, str):
-            return as_game(inside, self.schema)
-        if inside == "game":
-            return self._game()
+            place = as_game(inside, self.schema)
+        elif inside == "game":
+            place = self._game()
+        elif inside != "dream":
+            try:
+                place = as_game(inside, self.schema)
+            except ConfigError as error:
+                raise unknown_name("value of inside, nor environment,", inside, ("dream", "game")) from error
         try:
-            return as_game(inside, self.schema)
-        except ConfigError as error:
-            raise unknown_name("value of inside, nor environment,", inside, ("dream", "game")) from error
+            yield place
+        finally:
+            if place is not None and place is not inside and hasattr(place, "close"):
+                place.close()
 
     @property
     def longest(self) -> int:

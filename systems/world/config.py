@@ -142,7 +142,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     #   phlogiston data record CarRacing-v3 --set continuous=false --episodes 100 --policy sticky:0.3:.5,1,1,2,.25
     #       --skip 6 --crop 0:84,0:96 --size 32 --grey --out racing
     #   phlogiston train world --preset racing --data racing --out runs/racing
-    #   phlogiston practise runs/racing --set inside=game --set method=improve --set generations=12
+    #   phlogiston practise runs/racing --set inside=game --set method=improve --set generations=8
     #       --set population=24 --set patience=17
     "racing": {
         "code": 16,

@@ -12,20 +12,23 @@ of the recording's policy. See `improvement`, whose regression this is, round af
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from phlogiston.models.dreaming import Agent, Linear, Rollouts, inputs_of, num_weights
+from phlogiston.errors import ConfigError
+from phlogiston.models.dreaming import Agent, Ends, Linear, Rollouts, dream, inputs_of, num_weights
 from phlogiston.models.world import World
 from phlogiston.systems.world.improvement import Moments, returns
+from phlogiston.systems.world.playing import play_all
 from phlogiston.systems.world.training import Search
 
 AT_FIRST = 4  # times as many games of the recording's policy as of a later round
 REMEMBERED = 0.8  # weight of earlier rounds, per round
 FINALISTS = 3  # agents of the best rounds that play once more, undisturbed, with the last one
 FINAL = 16  # games of each
+MOST = 1 << 12  # games of a round, at most
 CHUNK = 32  # games whose inputs are made at once
 
 
@@ -34,6 +37,33 @@ class Roll(Protocol):
 
     def __call__(self, agent: Agent, games: int, number: int, keep: bool, agents: int = 1) -> Rollouts:
         """Let agents play so many games of round `number` each, the same ones; those of the first agent come first."""
+
+
+def rolls(
+    world: World, encode: Any, game: Any, first: int, steps: int, seed: int, tau: float, ends: Ends, patience: int
+) -> Roll:
+    """What is played by `practise`, in a game or the dream.
+
+    Args:
+        world: where it dreams, or whose memory sees the game.
+        encode: frames -> location and scale of their codes.
+        game: as `play_all` takes it; None for the dream.
+        first: number of the first game.
+        steps: of the longest game.
+        seed: of the games.
+        tau: temperature of the dream.
+        ends: how dreams end.
+        patience: when games are given up, see `models.dreaming.play`.
+    """
+
+    def roll(agent: Agent, games: int, number: int, keep: bool, agents: int = 1) -> Rollouts:
+        own = seed * 1_000_003 + number
+        if game is None:
+            return dream(world, agent, games * agents, steps, tau=tau, ends=ends, seed=own, keep=keep)
+        numbers = (first + own * MOST + torch.arange(games)).repeat(agents)
+        return play_all(world, encode, agent, game, numbers, steps, seed=own, keep=keep, patience=patience)
+
+    return roll
 
 
 class Exploring:
@@ -88,7 +118,12 @@ def practise(
     Returns:
         The best agent of all rounds, and for every round the mean and the best score of its games, explored ones.
         Weights are 0 where games never differ in what is gained.
+
+    Raises:
+        ConfigError: `explore` or `discount` out of range.
     """
+    if not (0 <= explore <= 0.5 and 0 < discount < 1):
+        raise ConfigError(f"explore={explore}, discount={discount}; expected 0 to 0.5, and between 0 and 1")
     weights, curve = start, []
     moments: Moments | None = None
     tried: list[tuple[float, Tensor]] = []

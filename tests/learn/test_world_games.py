@@ -81,7 +81,7 @@ RACING: dict[str, Any] = {
     "policy": "sticky:0.3:.5,1,1,2,.25", "skip": 6, "size": 32, "grey": True, "crop": (0, 84, 0, 96), "jobs": 2,
 }  # fmt: skip
 PRACTICE: dict[str, Any] = {
-    "inside": "game", "method": "improve", "generations": 12, "population": 24, "patience": 17,
+    "inside": "game", "method": "improve", "generations": 8, "population": 24, "patience": 17,
 }  # fmt: skip
 SMALL: dict[str, Any] = {"code": 4, "hidden": 48, "features": 64, "noise": 0.02, "frame_steps": 1_000, "steps": 1_000}
 RECIPES = {
