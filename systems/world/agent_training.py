@@ -96,9 +96,8 @@ class AgentVerbs(System):
             start: an agent, its file or weights (F,) to begin at; by default, in a dream, the recording's policy,
                 improved (`systems.world.improvement`), if better than it; else, in a game or with bounds, 0.
             bounds: largest absolute value of a weight; None for none. Needs the method "cmaes".
-            method: "own", our CMA-ES; "cmaes", that of the library cmaes (an extra: phlogiston[games]), the default
-                with bounds; or "improve", which learns from every step that the agent plays, not from scores alone, and
-                needs far fewer games where rewards come along the way (`systems.world.practice`).
+            method: "own", our CMA-ES; "cmaes", that of the library cmaes (phlogiston[games]), the default with bounds;
+                or "improve": no search, but learning from every step the agent plays (`systems.world.practice`).
             max_steps: longest rollout.
             patience: steps without a gain after which a game outside is given up (`models.dreaming.play`); 0 for never.
             seed: of the search and of everything drawn.
