@@ -52,7 +52,16 @@ class AgentVerbs(System):
         if not c.generations:
             return None
         curve = [(float(a), float(b)) for a, b in self.model.curve.tolist()]
-        return TrainedAgent(self.model.player.clone(), c.looks, "dream", c.tau, c.ends, curve)
+        return TrainedAgent(self.model.player.clone(), c.looks, c.inside, c.tau, c.ends, curve)
+
+    def check_place(self) -> None:
+        """See that the agent can be trained where it is to be.
+
+        Raises:
+            ConfigError: the game cannot be played here.
+        """
+        with self._place(self.config.inside):
+            pass
 
     def train_own_agent(self) -> None:
         """Train the agent that is kept with the parameters, as configured; called at the end of training."""
@@ -65,7 +74,7 @@ class AgentVerbs(System):
         self,
         *,
         looks: str | None = None,
-        inside: Any = "dream",
+        inside: Any = None,
         tau: float | None = None,
         ends: Ends | None = None,
         generations: int | None = None,
@@ -77,7 +86,7 @@ class AgentVerbs(System):
         bounds: float | None = None,
         method: Searches | None = None,
         max_steps: int | None = None,
-        patience: int = 0,
+        patience: int | None = None,
         seed: int = 0,
         out: str | Path | None = None,
         explore: float = 0.3,
@@ -89,20 +98,18 @@ class AgentVerbs(System):
             looks: its inputs: "z" the code, "h" the memory, "zh" both.
             inside: "dream"; "game", if the data say which it is; or a Gymnasium environment, its id or what makes one.
             tau, ends: temperature of the dream, and how it ends, "sampled" or "rule".
-            generations, population, rollouts: how many, controllers in each, and rollouts of each controller; with the
-                method "improve", rounds, and games in each.
+            generations, population, rollouts: how many, controllers in each, and rollouts of each; or rounds and games.
             directions: main directions of the inputs along which controllers look; 0, or bounds, for every weight.
-            spread: standard deviation with which the search begins, of weights or of those of directions.
+            spread: standard deviation with which a search begins.
             start: an agent, its file or weights (F,) to begin at; by default, in a dream, the recording's policy,
                 improved (`systems.world.improvement`), if better than it; else, in a game or with bounds, 0.
             bounds: largest absolute value of a weight; None for none. Needs the method "cmaes".
-            method: "own", our CMA-ES; "cmaes", that of the library cmaes (phlogiston[games]), the default with bounds;
-                or "improve": no search, but learning from every step the agent plays (`systems.world.practice`).
+            method: "own", our CMA-ES, "cmaes", that of the library of that name, as with bounds, or "improve".
             max_steps: longest rollout.
             patience: steps without a gain after which a game outside is given up (`models.dreaming.play`); 0 for never.
             seed: of the search and of everything drawn.
             out: file to keep the agent in, JSON; None keeps it in memory.
-            explore, discount: of the method "improve", see `systems.world.practice.practise`.
+            explore, discount: of the method "improve" (`systems.world.practice`).
 
         In a dream, a search's beginning is returned where its end is not clearly better in further dreams. An agent
         clearly worse there than the policy of the recording gives a `DataWarning`.
@@ -115,17 +122,19 @@ class AgentVerbs(System):
         c = self.config
         if out is not None and Path(out).exists():
             raise RunError(f"{out} exists already; choose another name, nothing was written")
+        method = method or (c.method if bounds is None else "cmaes")
         if bounds is not None and (directions or method == "improve"):
             raise ConfigError(f"bounds are of single weights: not with directions={directions}, method={method!r}")
-        looks, ends = looks or c.looks, ends or c.ends
-        tau, spread = float(c.tau if tau is None else tau), float(c.spread if spread is None else spread)
+        looks, ends, tau = looks or c.looks, ends or c.ends, float(c.tau if tau is None else tau)
+        spread = float(c.spread if spread is None else spread)
         generations = at_least("generations", c.generations or 60 if generations is None else generations, 1)
         population = at_least("population", c.population if population is None else population, 4)
         rollouts = at_least("rollouts", c.rollouts if rollouts is None else rollouts, 1)
         directions = 0 if bounds else at_least("directions", c.directions if directions is None else directions, 0)
-        with self._place(inside) as place:
+        patience = at_least("patience", c.patience if patience is None else patience, 0)
+        with self._place(c.inside if inside is None else inside) as place:
             steps = max_steps or (self.longest if place is None else self.limit)
-            where = (place, FIRST_GAME, steps, seed, tau, ends, at_least("patience", patience, 0))
+            where = (place, FIRST_GAME, steps, seed, tau, ends, patience)
             if method == "improve":
                 world, encode = _on_cpu(self.model), _on_cpu(self.guide).encode
                 found = practise(
@@ -173,7 +182,7 @@ class AgentVerbs(System):
         self,
         where: tuple[Any, ...],
         bounds: float | None,
-        method: Searches | None,
+        method: Searches,
         *,
         looks: str,
         rollouts: int,
@@ -189,7 +198,7 @@ class AgentVerbs(System):
             begin = trial.beginning(directions)
         found = search(
             self._score(looks, place, tau, ends, rollouts, steps, patience), self.model, looks, start=begin,
-            bounds=bounds, method=method or ("own" if bounds is None else "cmaes"),
+            bounds=bounds, method=method,
             basis=self._directions(looks, directions, seed), seed=seed, **options,
         )  # fmt: skip
         return found if trial is None else Search(trial.better(begin, found.weights), found.curve)

@@ -44,9 +44,14 @@ class Config:
         warmup: share of a stage's steps the rise takes.
         clip: largest gradient norm.
         looks: what the controller takes: "z" the code, "h" the memory, "zh" both.
-        generations: of the controller's training in the dream at the end; 0 trains none.
+        generations: of the controller's training at the end; 0 trains none.
         population: controllers per generation.
         rollouts: dreams of each.
+        inside: where it is trained: "dream", or "game", the recording's environment.
+        method: "own", a search by CMA-ES; or "improve", which learns from every step the controller plays and needs far
+            fewer games where rewards come along the way: then generations are rounds of `population` games
+            (`systems.world.practice`).
+        patience: steps without a reward above 0 after which a game it is trained in is given up; 0 for never.
         directions: controllers look along so many main directions of their inputs, as these vary in dreams of the
             recording's policy. 0 searches every weight by itself.
         spread: standard deviation with which the search begins, of weights or of those of directions.
@@ -90,6 +95,9 @@ class Config:
     generations: int = 40
     population: int = 32
     rollouts: int = 8
+    inside: Literal["dream", "game"] = "dream"
+    method: Literal["own", "improve"] = "own"
+    patience: int = 0
     directions: int = 24
     spread: float = 0.1
     tau: float = 1.15
@@ -109,7 +117,7 @@ class Config:
             self, "noise", "min_scale", "end_weight", "end_share", "frame_learning_rate", "learning_rate", "clip",
             "spread", "tau",
         )  # fmt: skip
-        at_least(self, 0, "rare", "free_bits", "generations", "directions", "max_steps", "window")
+        at_least(self, 0, "rare", "free_bits", "generations", "directions", "max_steps", "window", "patience")
         at_least(self, 4, "population")
         share(self, "warmup")
         if "v" not in self.parts and not self.start:
@@ -138,12 +146,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         "tau": 1.3,
         "max_steps": 525,  # of four frames: the environment's limit
     },
-    # a game of rewards along the way, in small grey frames; the agent learns in the game itself, as in the paper:
+    # a game of rewards along the way, in small grey frames; as the paper's, the agent learns in the game itself:
     #   phlogiston data record CarRacing-v3 --set continuous=false --episodes 100 --policy sticky:0.3:.5,1,1,2,.25
     #       --skip 6 --crop 0:84,0:96 --size 32 --grey --out racing
-    #   phlogiston train world --preset racing --data racing --out runs/racing
-    #   phlogiston practise runs/racing --set inside=game --set method=improve --set generations=8
-    #       --set population=24 --set patience=17
+    #   phlogiston train world --preset racing --data racing
     "racing": {
         "code": 16,
         "noise": 0.1,
@@ -151,7 +157,11 @@ PRESETS: dict[str, dict[str, Any]] = {
         "hidden": 64,
         "frame_steps": 1_500,
         "steps": 1_000,
-        "generations": 0,
+        "inside": "game",
+        "method": "improve",
+        "generations": 8,
+        "population": 24,
+        "patience": 17,  # of six frames: two seconds
     },
     # sizes of the paper's models, and searches as long as a CPU can bear; frames of 64 x 64 pixels in colour:
     #   phlogiston data record CarRacing-v3 --episodes 1000 --policy sticky:0.7 --skip 4 --out racing

@@ -199,6 +199,8 @@ class WorldModel(AgentVerbs):
 
     def initialise(self, train: Any, seed: int) -> None:
         """Begin with the parameters of the round before, or of the run `start`, where there is one; weigh colours."""
+        if self.config.generations:
+            self.check_place()
         if self.model.weights is not None:
             shown = torch.linspace(0, int(train.starts[-1]) - 1, COUNTED).long()  # frames, evenly spaced
             self.model.weights.copy_(colour_weights(train.frames(*train.place(shown)), self.config.rare))

@@ -22,7 +22,6 @@ import pytest
 from phlogiston import datasets
 from phlogiston.datasets.base import Dataset
 from phlogiston.models.dreaming import Rollouts, dream
-from phlogiston.systems.world.agent import TrainedAgent
 from phlogiston.systems.world.config import PRESETS
 from phlogiston.systems.world.system import WorldModel
 
@@ -55,7 +54,6 @@ class Recipe:
         recall: least share of things of 3 to 5 pixels that are there in reconstructions; 0 for none.
         end_auc: the same of the area under the curve of ends.
         taus: temperatures to train further agents at, with the first seed.
-        practice: how the agent is trained in the game itself; empty where it comes from the dream.
         compared: games in which blind sweeps are compared; 0 for none.
     """
 
@@ -71,7 +69,6 @@ class Recipe:
     recall: float = 0.0
     end_auc: float = 0.0
     taus: tuple[float, ...] = ()
-    practice: dict[str, Any] = field(default_factory=dict)
     compared: int = 16
 
 
@@ -79,9 +76,6 @@ COVER: dict[str, Any] = {"policy": "sticky:0.7", "skip": 4, "cap": 2_100, "crop"
 # nothing, right, left, gas, brake: who turns and brakes as often as drives gets nowhere
 RACING: dict[str, Any] = {
     "policy": "sticky:0.3:.5,1,1,2,.25", "skip": 6, "size": 32, "grey": True, "crop": (0, 84, 0, 96), "jobs": 2,
-}  # fmt: skip
-PRACTICE: dict[str, Any] = {
-    "inside": "game", "method": "improve", "generations": 8, "population": 24, "patience": 17,
 }  # fmt: skip
 SMALL: dict[str, Any] = {"code": 4, "hidden": 48, "features": 64, "noise": 0.02, "frame_steps": 1_000, "steps": 1_000}
 RECIPES = {
@@ -100,12 +94,12 @@ RECIPES = {
     "carracing-discrete": Recipe(
         "CarRacing-v3", 100, "reward, mean of 20 tracks", 300.0,
         {**RACING, "options": {"continuous": False}}, PRESETS["racing"],
-        games=20, others=20, practice=PRACTICE, compared=0,
+        games=20, others=20, compared=0,
     ),
     "carracing-continuous": Recipe(
         "CarRacing-v3", 100, "reward, mean of 20 tracks", 300.0,
         {**RACING, "actions": [[0, 0, 0], [0.5, 0.1, 0], [-0.5, 0.1, 0], [0, 0.4, 0], [0, 0, 0.5]]},
-        PRESETS["racing"], games=20, others=20, practice=PRACTICE, compared=0,
+        PRESETS["racing"], games=20, others=20, compared=0,
     ),
     "cartpole": Recipe(
         "CartPole-v1", 400, "steps, mean of 100 games of at most 200", 195.0, {},
@@ -126,26 +120,19 @@ def recorded(recipe: Recipe, folder: Path, seed: int) -> Dataset:
     return datasets.load(folder)
 
 
-def trained(
-    recipe: Recipe, name: str, seed: int, kept: Kept, tmp_path: Path
-) -> tuple[Dataset, WorldModel, TrainedAgent, Path]:
-    """The recording, the system trained on it, its agent and run; one that is kept is gone on with, or loaded."""
+def trained(recipe: Recipe, name: str, seed: int, kept: Kept, tmp_path: Path) -> tuple[Dataset, WorldModel, Path]:
+    """The recording, the system trained on it, and its run; one that is kept is gone on with, or loaded."""
     folder = kept(name, seed) or Path(tempfile.mkdtemp(dir=tmp_path)) / name
     data = recorded(recipe, folder.with_name(f"{name}-games-{seed}"), seed)
     system = WorldModel(recipe.options).fit(data, seed=seed, out=folder, progress="off")
-    file = folder / "driver.json"
-    if not recipe.practice:
-        return data, system, system.agent, folder
-    if file.exists():
-        return data, system, TrainedAgent.load(file), folder
-    return data, system, system.train_agent(seed=seed, out=file, **recipe.practice), folder
+    return data, system, folder
 
 
-def judge(recipe: Recipe, system: WorldModel, agent: TrainedAgent, seed: int) -> dict[str, tuple[float, float | None]]:
+def judge(recipe: Recipe, system: WorldModel, seed: int) -> dict[str, tuple[float, float | None]]:
     """Scores in the game and in the dream, at temperature 1, of whoever was not trained."""
     world = system.model
     chance = system.play("uniform", recipe.others, seed=seed), system.dream("uniform", DREAMS, tau=1.0, seed=seed)
-    folded = system.play(agent, recipe.others, seed=seed, blindfold=True)
+    folded = system.play(None, recipe.others, seed=seed, blindfold=True)
     found: dict[str, tuple[float, float | None]] = {
         "random": (mean(chance[0]), mean(chance[1])),
         "recorded": (system.schema["recorded_score"], mean(system.dream("random", DREAMS, tau=1.0, seed=seed))),
@@ -180,8 +167,8 @@ def test_a_game_is_learned_from_a_recording_and_played_with_open_eyes(
             **{"figure": recipe.figure, "n_test": recipe.games, **fields},
         )  # fmt: skip
 
-    agent = entry("agent", "agent trained in the game" if recipe.practice else "agent from the dream", must=recipe.must)
-    beside = set(OTHERS) - ({"inside"} if recipe.practice else set()) - (set() if recipe.compared else {"blind"})
+    agent = entry("agent", OTHERS["inside"] if "inside" in recipe.options else "agent from the dream", must=recipe.must)
+    beside = set(OTHERS) - ({"inside"} & set(recipe.options)) - (set() if recipe.compared else {"blind"})
     others = {w: entry(w, title, n_test=recipe.others) for w, title in OTHERS.items() if w in beside}
     taus = {tau: entry(f"{tau:g}", f"{tau:g}", "tau-games", tau=tau, n_test=recipe.others) for tau in recipe.taus}
     for line in taus.values():
@@ -208,12 +195,12 @@ def test_a_game_is_learned_from_a_recording_and_played_with_open_eyes(
 
     for seed in agent.seeds:
         with agent.measure(seed) as run:
-            data, system, player, folder = trained(recipe, name, seed, kept, tmp_path)
+            data, system, folder = trained(recipe, name, seed, kept, tmp_path)
             run.stop(folder)
-            run.value = mean(system.play(player, recipe.games, seed=seed))
-            told["agent"].append(mean(system.dream(player, DREAMS, tau=1.0, seed=seed)))
+            run.value = mean(system.play(None, recipe.games, seed=seed))
+            told["agent"].append(mean(system.dream(None, DREAMS, tau=1.0, seed=seed)))
             agent.fields["dream"] = fmean(told["agent"])
-        for what, (game, dreamt) in judge(recipe, system, player, seed).items():
+        for what, (game, dreamt) in judge(recipe, system, seed).items():
             measure(others[what], seed, game, dreamt)
         if "inside" in others:
             generations = max(1, recipe.episodes // system.config.population)

@@ -86,3 +86,22 @@ def test_what_practice_cannot_take_is_refused(system: WorldModel) -> None:
     for options in ({"explore": 0.6}, {"discount": 1.0}, {"bounds": 1.0, "directions": 0}):
         with pytest.raises(ConfigError):
             system.train_agent(method="improve", generations=1, **options)
+
+
+def test_the_agent_of_a_run_may_be_trained_in_the_game(tmp_path: Path) -> None:
+    data = datasets.record("CartPole-v1", tmp_path / "pole", episodes=10)
+    options = {**SMALL, "inside": "game", "method": "improve", "max_steps": 20}
+    agent = WorldModel(options).fit(data, progress="off", out=tmp_path / "run").agent
+    assert agent is not None
+    assert agent.inside == "game"
+    assert len(agent.curve) == options["generations"]
+    assert agent.curve[-1][1] <= 20
+    again = WorldModel.load(tmp_path / "run").agent
+    assert again is not None
+    assert torch.equal(again.weights, agent.weights)
+
+
+def test_a_game_that_cannot_be_played_is_refused_before_anything_is_trained(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="does not name its environment"):
+        WorldModel({**SMALL, "inside": "game"}).fit(datasets.load(folder), progress="off", out=tmp_path / "run")
+    assert not list((tmp_path / "run").glob("checkpoints/*"))
