@@ -281,11 +281,12 @@ def dream_figure(system: WorldModel, split: Split, seed: int = 3) -> Figure:
 
 
 def agent_figure(system: WorldModel) -> Figure:
-    """Left: how long agents lasted in the dream, by generation. Right: how long the last one does in the game."""
+    """Left: how well agents did while they learned, by generation. Right: how long the last one lasts in the game."""
     agent = system.agent
     assert agent is not None
     playable = system.playable
-    alt = "survival of agents over generations of evolution in the dream, and of the last one in the game itself"
+    where = f"in the {agent.inside}"
+    alt = f"scores of agents over generations of learning {where}, and survival of the last one in the game itself"
     figure = new_figure(7.5 if playable else 4.5, 3.0, alt)
     panels = figure.subplots(1, 2 if playable else 1, squeeze=False)[0]
     mean, best = (np.array(v) for v in zip(*agent.curve, strict=True))
@@ -294,13 +295,13 @@ def agent_figure(system: WorldModel) -> Figure:
     panels[0].plot(steps, mean, color=ACCENT, linewidth=1.6, label="mean of the population")
     panels[0].set(
         xlabel="generation",
-        ylabel="score in the dream" if system.model.rewards else "steps survived in the dream",
-        ylim=(0, None),
+        ylabel=f"score {where}" if system.model.rewards else f"steps survived {where}",
+        ylim=(min(0.0, float(mean.min())), None),
     )
     panels[0].legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0.0, 1.0))
     panels[0].xaxis.get_major_locator().set_params(integer=True)
     if playable:
-        for policy, colour, label in (("random", SOFT, "at random"), (None, INK, "agent from the dream")):
+        for policy, colour, label in (("random", SOFT, "at random"), (None, INK, f"agent from the {agent.inside}")):
             score = system.play(policy, _played(system)).length.numpy() - 1
             time = np.arange(system.limit)
             left = (score[:, None] > time).mean(0)  # whoever lasts to the limit never leaves
@@ -319,8 +320,8 @@ def dream(e: Evaluation[WorldModel]) -> Figure:
 
 
 def learning(e: Evaluation[WorldModel]) -> Figure | None:
-    """Left how long agents lasted in the dream, generation by generation. Right how long the last one lasts in the game
-    itself, which it never played while learning: its curve should lie well above that of moves at random.
+    """Left how well agents did where they learned, dream or game, generation by generation. Right how long
+    the last one lasts in the game itself: its curve should lie well above that of moves at random.
     """
     agent = e.system.agent
     return agent_figure(e.system) if agent is not None and agent.curve else None
@@ -356,7 +357,7 @@ def played(e: Evaluation[WorldModel]) -> Figure | None:
 FIGURES = {
     "the agent in the game and in a dream": played,
     "a game, and a dream that begins like it": dream,
-    "what an agent learned in the dream": learning,
+    "what an agent learned": learning,
 }
 
 

@@ -206,7 +206,7 @@ def search(
 
 
 class TrainAgent:
-    """Engine callback: at the end, train the agent in the dream of the finished model.
+    """Engine callback: at the end, train the agent in the dream of the finished model, or in the game.
 
     Args:
         system: a `WorldModel`.
