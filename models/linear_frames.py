@@ -28,7 +28,7 @@ DARKEST = 1e-4  # means of pixels are kept in [DARKEST, 1 - DARKEST], so that th
 
 def logits_of(mean: Tensor) -> Tensor:
     """Logits of means, brought into (0, 1); gradients pass as if nothing had been cut off."""
-    return torch.logit(mean + (mean.clamp(DARKEST, 1.0 - DARKEST) - mean).detach())
+    return torch.logit(mean.detach().clamp(DARKEST, 1.0 - DARKEST) + (mean - mean.detach()))
 
 
 class SegmentDecoder(nn.Module):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from phlogiston.errors import ConfigError
 from phlogiston.guides.vdsm import FrameGuide, VDSMGuide
-from phlogiston.models.linear_frames import BasisDecoder, SegmentDecoder, linear_posterior
+from phlogiston.models.linear_frames import BasisDecoder, SegmentDecoder, linear_posterior, logits_of
 from phlogiston.models.vdsm import VDSM, FrameModel
 
 P, C, Z, T = 4, 3, 2, 5
@@ -151,6 +151,16 @@ def test_everything_that_is_trained_gets_a_gradient(kind: dict[str, Any]) -> Non
         assert parameter.grad is not None
         assert bool(parameter.grad.isfinite().all())
         assert float(parameter.grad.abs().max()) > 0
+
+
+@pytest.mark.parametrize("far", [0.1, 5e3, 1e7])
+def test_means_far_outside_have_a_logit_and_a_gradient(far: float) -> None:
+    mean = torch.tensor([-far, 0.3, 1.0 + far], requires_grad=True)
+    made = logits_of(mean)
+    torch.testing.assert_close(made.sigmoid(), mean.detach().clamp(1e-4, 1.0 - 1e-4))
+    (made.sigmoid() - 0.5).square().sum().backward()
+    assert mean.grad is not None
+    torch.testing.assert_close(mean.grad, torch.tensor([-0.9998, -0.4, 0.9998]))
 
 
 def test_what_cannot_be_made_of_segments_is_refused() -> None:
