@@ -86,6 +86,8 @@ class Callbacks:
         ConfigError: for an object with none of the methods.
     """
 
+    PREFIX = "callbacks."  # of the names of what they remember, among a checkpoint's tensors
+
     def __init__(self, callbacks: Sequence[Any]) -> None:
         self.all = list(callbacks)
         for callback in self.all:
@@ -106,20 +108,20 @@ class Callbacks:
         return [[type(c).__name__, c.state_dict() if hasattr(c, "state_dict") else None] for c in self.all]
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Return the tensors that callbacks remember, by place and name."""
+        """Return the tensors that callbacks remember, by prefix, place and name."""
         return {
-            f"{i}.{name}": value
+            f"{self.PREFIX}{i}.{name}": value
             for i, callback in enumerate(self.all)
             if hasattr(callback, "tensors")
             for name, value in callback.tensors().items()
         }
 
     def load_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
-        """Give callbacks the tensors back that they remembered."""
+        """Give callbacks the tensors back that they remembered, among others."""
         for i, callback in enumerate(self.all):
             if hasattr(callback, "load_tensors"):
-                own = {n.removeprefix(f"{i}."): value for n, value in tensors.items() if n.startswith(f"{i}.")}
-                callback.load_tensors(own)
+                own = f"{self.PREFIX}{i}."
+                callback.load_tensors({n.removeprefix(own): v for n, v in tensors.items() if n.startswith(own)})
 
     def load_state_dict(self, states: Sequence[Any]) -> None:
         """Give callbacks their memory back, where kind and place agree."""

@@ -14,13 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from phlogiston.errors import (
-    CheckpointError,
-    PhlogistonError,
-    ProcessLostError,
-    TrainingError,
-    TrainingWarning,
-)
+from phlogiston.errors import CheckpointError, PhlogistonError, ProcessLostError, TrainingError, TrainingWarning
 from phlogiston.inference.svi import checkpoints, runs
 from phlogiston.inference.svi.callbacks import Callbacks, State
 from phlogiston.inference.svi.history import History, Interval
@@ -36,8 +30,7 @@ from phlogiston.inference.svi.stages import Stage
 from phlogiston.inference.svi.step import Outcome, Stepper
 
 _MEMORY = "remembered."  # prefix of the tensors an objective remembers from step to step
-_CALLBACKS = "callbacks."  # prefix of those that callbacks remember
-_APART = ("optimizer.", _MEMORY, _CALLBACKS)  # prefixes of what belongs to no module
+_APART = ("optimizer.", _MEMORY, Callbacks.PREFIX)  # prefixes of what belongs to no module
 
 
 class Loop:
@@ -425,8 +418,7 @@ class Loop:
         named = checkpoints.named_tensors(active.modules)
         memory, remembered = active.bound.state()
         memory = {f"{_MEMORY}{name}": value for name, value in memory.items()}
-        memory |= {f"{_CALLBACKS}{name}": value for name, value in self.callbacks.tensors().items()}
-        tensors = checkpoints.capture({**named, **moments, **memory}, self.good[0])
+        tensors = checkpoints.capture({**named, **moments, **memory, **self.callbacks.tensors()}, self.good[0])
         state = {
             "step": self.step,
             "stage": active.stage.name,
@@ -502,6 +494,4 @@ class Loop:
         self.state.valid_loss = state["valid_loss"]
         self.state.metrics = dict(state["metrics"])
         self.callbacks.load_state_dict(state["callbacks"])
-        self.callbacks.load_tensors(
-            {n.removeprefix(_CALLBACKS): value for n, value in tensors.items() if n.startswith(_CALLBACKS)}
-        )
+        self.callbacks.load_tensors(tensors)

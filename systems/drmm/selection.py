@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,9 +20,6 @@ from phlogiston.inference.svi import progress
 from phlogiston.systems.drmm.config import STEPS, Config, Structure, fixed
 from phlogiston.systems.drmm.start import MOST_FEATURES
 from phlogiston.systems.table_rows import copies
-
-if TYPE_CHECKING:
-    from phlogiston.systems.drmm.system import DRMM
 
 FEWEST_ROWS = 10  # below, nothing can be held out: one Gaussian without shear
 FOLDS = 5
@@ -57,7 +54,7 @@ WIDE = (
 
 
 def choose(
-    make: Callable[[Config], DRMM],
+    make: Callable[[Config], Any],
     config: Config,
     train: Split,
     described: Callable[[Config], dict[str, Any]],
@@ -66,7 +63,7 @@ def choose(
     """Choose the options that are "auto".
 
     Args:
-        make: builds a system with a configuration.
+        make: builds a deep residual mixture with a configuration.
         config: the configuration, some of whose options are "auto".
         train: the training rows.
         described: the schema under a configuration without "auto".
@@ -81,7 +78,7 @@ def choose(
 
 
 def _best(
-    make: Callable[[Config], DRMM],
+    make: Callable[[Config], Any],
     config: Config,
     train: Split,
     described: Callable[[Config], dict[str, Any]],
@@ -128,7 +125,7 @@ def _folds(train: Split, features: int) -> tuple[Split, Tensor]:
 
 
 def _held_out(
-    make: Callable[[Config], DRMM], config: Config, schema: Mapping[str, Any], rows: Split, fold: Tensor
+    make: Callable[[Config], Any], config: Config, schema: Mapping[str, Any], rows: Split, fold: Tensor
 ) -> Tensor:
     """Mean log density of rows under models started without their fold, nats a row."""
     total, count = torch.zeros((), dtype=torch.float64), 0.0
