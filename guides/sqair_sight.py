@@ -20,7 +20,8 @@ from phlogiston.networks.spatial import Pair, crop, moved, partly_seen, pixel_sp
 _NATS = 2.0  # temperature of the filter: what little shows of an object must outweigh where it was expected
 _HALF = 10.0  # nats of visible energy at which frame and prior count alike
 _BRIGHTER = 0.5  # by how much a picture is brighter than the others where it surely shows the object
-_NARROWEST = 0.25  # of the reach: the prior of a shift is taken to be no narrower, for dynamics yet unlearned
+_NARROWEST = 0.25  # of the reach: the prior of a shift is taken to be no narrower, for dynamics yet unlearned,
+_NARROW = 3.0  # but pixels at most: a far reach finds again what strayed while it was hidden, nothing more
 
 
 @dataclass
@@ -81,7 +82,9 @@ def found(
     start = torch.cat([prior.where_loc[:, :2], before[:, 2:]], -1)
     pixels = torch.tensor([width - 1.0, height - 1.0], device=before.device) / 2.0
     expected = (shift_of(prior.where_loc, model.span) - shift_of(before, model.span)) * pixels
-    spread = pixel_spread(prior.where_loc, prior.where_scale, height, width, model.span).clamp(min=_NARROWEST * reach)
+    spread = pixel_spread(prior.where_loc, prior.where_scale, height, width, model.span).clamp(
+        min=min(_NARROWEST * reach, _NARROW)
+    )
     template = model.place(pictures, start, margin=reach)
     step = partly_seen(template, residual, seen, reach, _NATS / precision, expected, spread)
     return moved(start, step, height, width, model.span)

@@ -52,7 +52,7 @@ SCENES = {
         "moving_digits",
         {"sizes": (3_000, 256, 256), "counts": (1, 2), "scale": (0.7, 0.7), "screen": 20},
         {"background": "static", "screen": True, "survival": 0.9999, "birth": 0.0001, "steps": 500,
-         "lengths": (3, 6, 10), "shares": (0.5, 0.25, 0.25), "batch_size": 16, "reach": 12},
+         "lengths": (3, 6, 10), "shares": (0.5, 0.25, 0.25), "batch_size": 16, "reach": 18},
         {"hidden": (0.90, None), "count": (None, None), "mota": (None, None)},
     ),
     "street": Scene(
