@@ -11,21 +11,20 @@ bound. Networks run on the slots that hold something, never on empty ones.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn.functional import adaptive_avg_pool2d, softplus
 
 from phlogiston.distributions.masked import MaskedNormal
+from phlogiston.guides.sqair_draws import MeanPoint, draw
 from phlogiston.guides.sqair_parts import Born, Frame, Kept
 from phlogiston.guides.sqair_sight import Sight, brightest_other, found, in_front, sight
 from phlogiston.models.sqair import LEAST, SQAIRModel
 from phlogiston.models.sqair_state import Dynamics, State
 from phlogiston.networks.occupied import Occupied
 from phlogiston.networks.perceptron import applied, perceptron
-from phlogiston.networks.spatial import Pair, boxed, crop, displacement, enlarged, framing, logits_of, moved, scale_of
+from phlogiston.networks.spatial import Pair, boxed, crop, displacement, enlarged, framing, moved, scale_of
 
 GRID, FINE = 13, 25  # positions where births may start, and pixels the search looks at, per axis
 
@@ -124,7 +123,7 @@ class ResidualParts(nn.Module):
         if seen_part is not None:
             glance = glance + seen_part.complete(model, matched, cut)
         told = applied(model.shared, self.follow, torch.cat([glance, matched, rows.memory], -1))
-        where_params, where = _draw(told, matched if self.matching else rows.where_loc, noise[:, 1:5])
+        where_params, where = draw(told, matched if self.matching else rows.where_loc, noise[:, 1:5])
         if seen_part is not None:
             where_params = (
                 seen_part.between(rows.where_loc, where_params[0]),
@@ -379,7 +378,7 @@ class ResidualParts(nn.Module):
         rows = len(shift)
         glance = self.look(residual, torch.cat([wide.expand(rows, 2), shift], -1))
         base = torch.cat([usual.expand(rows, 2), shift], -1)
-        where_params, where = _draw(applied(model.shared, self.aim, glance), base, noise[:, 1:5])
+        where_params, where = draw(applied(model.shared, self.aim, glance), base, noise[:, 1:5])
         if seen is not None:
             there = seen.unsqueeze(-1)
             prior = (model.where_loc, softplus(model.where_spread) + LEAST)
@@ -390,7 +389,7 @@ class ResidualParts(nn.Module):
             where = torch.addcmul(where_params[0], where_params[1], noise[:, 1:5])
         cut, put = self._framing(where)
         told = applied(model.shared, self.encoder, self.look(residual, where, cut))
-        what_params, what = _draw(told, None, noise[:, 5:])
+        what_params, what = draw(told, None, noise[:, 5:])
         if seen is not None:
             what_params = (torch.where(there, what_params[0], 0.0), torch.where(there, what_params[1], 1.0))
             what = torch.addcmul(what_params[0], what_params[1], noise[:, 5:])
@@ -433,7 +432,7 @@ class ResidualParts(nn.Module):
         flat = (near + self.search(coarse).squeeze(1)).flatten(1)
         best = flat.detach().argmax(1)
         far = self.far.index_select(0, best)
-        return _MeanPoint.apply(flat, far, self.grid, self.model.span)  # type: ignore[no-untyped-call, no-any-return]
+        return MeanPoint.apply(flat, far, self.grid, self.model.span)  # type: ignore[no-untyped-call, no-any-return]
 
     def _windows(self) -> Pair:
         """Weights (2 GRID, height) and (width, 2 GRID) of windows of an object's size around the points of the grid:
@@ -461,69 +460,6 @@ def _grid() -> tuple[Tensor, Tensor]:
     apart = far[:, None, :, None] | far[None, :, None, :]
     points = torch.stack([steps.expand(GRID, GRID), steps.unsqueeze(1).expand(GRID, GRID)], -1)
     return points.reshape(-1, 2), apart.reshape(GRID * GRID, GRID * GRID)
-
-
-class _MeanPoint(torch.autograd.Function):
-    """`logits_of(mean)` of points under a softmax of scores, within -0.98 .. 0.98.
-
-    Args:
-        scores: (rows, points).
-        far: bool of the same shape, True where a point has no chance.
-        points: (points, 2).
-        span: of centres.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, scores: Tensor, far: Tensor, points: Tensor, span: float) -> Tensor:
-        chance = torch.softmax(scores.masked_fill(far, -torch.inf), -1)
-        mean = chance @ points
-        ctx.span = span
-        ctx.save_for_backward(chance, mean, points)
-        return logits_of(mean.clamp(-0.98, 0.98), span)
-
-    @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        chance, mean, points = ctx.saved_tensors
-        slope = torch.rsub((mean / ctx.span).square(), 1.0)
-        of_mean = torch.where(mean.abs() <= 0.98, gradient / slope, 0.0)
-        of_scores = torch.ops.aten._softmax_backward_data(of_mean @ points.T, chance, -1, chance.dtype)
-        return of_scores, None, None, None
-
-
-class _Draw(torch.autograd.Function):
-    """A Normal draw: loc = base + first half of `told`, scale = softplus(second half) + LEAST; loc + scale noise.
-
-    Args:
-        told: (rows, 2 n).
-        base: (rows, n), or None.
-        noise: (rows, n), standard normal.
-
-    Returns:
-        loc, scale and draw, (rows, n) each.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, told: Tensor, base: Tensor | None, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        loc, raw = told.chunk(2, -1)
-        loc = loc.clone() if base is None else loc + base
-        scale = softplus(raw).add_(LEAST)
-        ctx.save_for_backward(raw, noise)
-        return loc, scale, torch.addcmul(loc, scale, noise)
-
-    @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, of_loc: Tensor, of_scale: Tensor, of_draw: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        raw, noise = ctx.saved_tensors
-        of_raw = torch.ops.aten.softplus_backward(torch.addcmul(of_scale, of_draw, noise), raw, 1.0, 20.0)
-        of_loc = of_loc + of_draw
-        return torch.cat([of_loc, of_raw], -1), of_loc if ctx.needs_input_grad[1] else None, None
-
-
-def _draw(told: Tensor, base: Tensor | None, noise: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
-    """Location and scale, and the draw, see `_Draw`."""
-    loc, scale, drawn = _Draw.apply(told, base, noise)  # type: ignore[no-untyped-call]
-    return (loc, scale), drawn
 
 
 def _triangle(apart: Tensor) -> Tensor:

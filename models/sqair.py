@@ -180,10 +180,7 @@ class SQAIRModel(nn.Module):
 
     def count_logits(self, before: Dynamics | None, state: State | None, capacity: Tensor, context: Any) -> Tensor:
         """Logits of the number of births, minus infinity beyond the capacity: (..., most + 1)."""
-        if state is None:
-            logits = self.first_births
-        else:
-            logits = self.later_logits
+        logits = self.first_births if state is None else self.later_logits
         if self.chain:
             logits = logits + self.count(self._expected(before, state, capacity))[..., : logits.shape[-1]]
         count = torch.arange(logits.shape[-1], device=logits.device)
@@ -265,6 +262,10 @@ class SQAIRModel(nn.Module):
             return torch.cat([self.output_scale * planes[:, :-1], torch.sigmoid(planes[:, -1:])], 1)
         return self.output_scale * planes
 
+    def _glimpses(self, presence: Tensor, what: Tensor) -> Tensor:
+        occupied = Occupied(presence > 0)
+        return occupied.put(self.decode(occupied.take(what)))
+
     def paint(self, layers: Tensor, occupied: Occupied, lead: torch.Size) -> Tensor:
         """Put together what objects look like, their sum or the brightest of them.
 
@@ -281,9 +282,8 @@ class SQAIRModel(nn.Module):
         return self._add(layers, occupied, lead)
 
     def _add(self, layers: Tensor, occupied: Occupied, lead: torch.Size) -> Tensor:
-        flat = layers.new_zeros((lead.numel(), *layers.shape[1:])).index_add(
-            0, occupied.parent, occupied.counting(layers)
-        )
+        flat = layers.new_zeros((lead.numel(), *layers.shape[1:]))
+        flat = flat.index_add(0, occupied.parent, occupied.counting(layers))
         return flat.reshape(*lead, *layers.shape[1:])
 
     @property
@@ -375,8 +375,7 @@ class SQAIRModel(nn.Module):
                 have been decoded already.
             canvas: where it has been painted already.
         """
-        lead = births.shape
-        device = births.device
+        lead, device = births.shape, births.device
         if before is None or stays is None or dynamics is None:
             kept = torch.zeros(*lead, self.slots, device=device)
             born = torch.zeros(lead, dtype=torch.long, device=device)
@@ -400,11 +399,7 @@ class SQAIRModel(nn.Module):
         gone = (presence == 0).unsqueeze(-1)
         where_old, what_old = (None, None) if stays is None else stays[1:]
         where, what = put(where_new, where_old), put(what_new, what_old)
-        if known is not None:
-            glimpse = put(*known)
-        else:
-            occupied = Occupied(presence > 0)
-            glimpse = occupied.put(self.decode(occupied.take(what)))
+        glimpse = self._glimpses(presence, what) if known is None else put(*known)
         fresh = self.first_memory.expand(*presence.shape, -1)
         if before is None or dynamics is None or stays is None:
             memory, step = fresh.masked_fill(gone, 0.0), torch.zeros_like(where)
@@ -494,12 +489,9 @@ class SQAIRModel(nn.Module):
         """Slots left for births, int64 (...)."""
         if stays is None:
             return torch.tensor(self.slots, device=self.first_memory.device)
-        presence = stays[0]
-
-        def compute() -> Tensor:
-            return (self.slots - presence.sum(-1)).long().clamp(max=self.later_births)
-
-        free: Tensor = self.shared(f"capacity {id(presence)}", (presence,), compute)
+        presence, most = stays[0], self.later_births
+        free: Tensor = self.shared(f"capacity {id(presence)}", (presence,),
+                                   lambda: (self.slots - presence.sum(-1)).long().clamp(max=most))  # fmt: skip
         return free
 
     def video(self, x: Tensor) -> Tensor:
