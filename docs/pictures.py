@@ -370,6 +370,18 @@ def world_cover() -> Figure:
         return played_beside(WorldModel(preset="take-cover").fit(data))
 
 
+def world_race() -> Figure:
+    """An agent that drives CarRacing, and in its dream; six minutes of recording and training, phlogiston[games]."""
+    from phlogiston import datasets
+    from phlogiston.systems.world.system import WorldModel
+
+    with tempfile.TemporaryDirectory() as folder:
+        view: dict[str, Any] = {"crop": (0, 84, 0, 96), "size": 32, "skip": 6, "grey": True}
+        view |= {"options": {"continuous": False}, "policy": "sticky:0.3:.5,1,1,2,.25"}
+        data = datasets.record("CarRacing-v3", f"{folder}/racing", episodes=100, **view)
+        return played_beside(WorldModel(preset="racing").fit(data))
+
+
 def played_beside(system: WorldModel) -> Figure:
     """Moments of a game and of a dream that a trained agent plays."""
     from phlogiston.evaluate.image_figures import image_rows
@@ -436,7 +448,7 @@ PICTURES: dict[str, Callable[[], Figure]] = {
         *(scene_views, scene_turn, scene_errors),
         *(touch_music, sketch_drawings, sketch_reconstructions, sketch_interpolations),
         *(handwriting_biases, handwriting_hands, handwriting_window),
-        *(world_dream, world_player, world_cover),
+        *(world_dream, world_player, world_cover, world_race),
         *(readme_questions, readme_poses, readme_answers, readme_completed, readme_survival),
     )
 }

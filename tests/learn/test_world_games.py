@@ -73,7 +73,7 @@ class Recipe:
 
 
 COVER: dict[str, Any] = {"policy": "sticky:0.7", "skip": 4, "cap": 2_100, "crop": (90, 154, 0, 320), "jobs": 2}
-# nothing, right, left, gas, brake: who turns and brakes as often as drives gets nowhere
+# nothing, right, left, gas, brake, as the discrete game has them: who turns and brakes as often as drives gets nowhere
 RACING: dict[str, Any] = {
     "policy": "sticky:0.3:.5,1,1,2,.25", "skip": 6, "size": 32, "grey": True, "crop": (0, 84, 0, 96), "jobs": 2,
 }  # fmt: skip
@@ -98,7 +98,7 @@ RECIPES = {
     ),
     "carracing-continuous": Recipe(
         "CarRacing-v3", 100, "reward, mean of 20 tracks", 300.0,
-        {**RACING, "actions": [[0, 0, 0], [0.5, 0.1, 0], [-0.5, 0.1, 0], [0, 0.4, 0], [0, 0, 0.5]]},
+        {**RACING, "actions": [[0, 0, 0], [0.6, 0, 0], [-0.6, 0, 0], [0, 0.2, 0], [0, 0, 0.8]]},
         PRESETS["racing"], games=20, others=20, compared=0,
     ),
     "cartpole": Recipe(
