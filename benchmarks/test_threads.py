@@ -25,7 +25,7 @@ def test_the_default_is_no_slower_than_one_thread(row: Rows) -> None:
 
     def train(threads: int) -> None:
         torch.set_num_threads(threads)
-        DRMM(steps=60).fit(data, progress="off")
+        DRMM(num_layers=3, num_components=16, steps=60).fit(data, progress="off")
 
     row(
         "threads/drmm",
