@@ -61,7 +61,7 @@ def applied(shared: Shared, net: nn.Module, *inputs: Tensor) -> Tensor:
     """
     gates = isinstance(net, nn.GRUCell)
     known = gates or isinstance(net, nn.Sequential | nn.Linear)
-    if not known or not torch.is_grad_enabled() or torch.is_autocast_enabled(inputs[0].device.type):
+    if not known or not torch.is_grad_enabled() or _autocast(inputs[0].device.type):
         return net(*inputs)  # type: ignore[no-any-return]
     parameters = tuple(net.parameters())
     uses: _Uses = shared(f"uses of {id(net)}", parameters, lambda: _Uses(net))
@@ -204,3 +204,8 @@ class _Cell(torch.autograd.Function):
             of_entered @ layers.weights[0] if needs[2] else None,
             of_state.addmm_(of_kept, layers.weights[1]) if needs[3] else None,
         )
+
+
+def _autocast(device: str) -> bool:
+    """Whether autocast is on for a kind of device; some kinds do not know it."""
+    return bool(torch.amp.is_autocast_available(device)) and torch.is_autocast_enabled(device)

@@ -35,7 +35,8 @@ class Config:
         recalibrate: refit how wide components are on the validation rows after training; without any, nothing changes.
         hold_out: share of the training rows set aside for validation where data come without validation rows: "auto"
             is a tenth, but 50 rows, or a fifth where those are more. Nothing else keeps a network from learning the
-            noise of its rows by heart. 0 holds out none; random weights, which need none, neither.
+            noise of its rows by heart. 0 holds out none; of rows that stay on disk, and under random weights, which
+            need none, none are.
         weights: "point" estimates, or random ones: "mean_field" or "low_rank" posterior.
         random: which weights are random: "all" or the "last" layer's.
         prior_sd: standard deviation of the prior on weights, times sqrt(inputs of the layer).
