@@ -13,7 +13,7 @@ from phlogiston.models.sqair import LEAST
 from phlogiston.networks.spatial import logits_of
 
 
-class MeanPoint(torch.autograd.Function):
+class _MeanPoint(torch.autograd.Function):
     """`logits_of(mean)` of points under a softmax of scores, within -0.98 .. 0.98.
 
     Args:
@@ -41,7 +41,7 @@ class MeanPoint(torch.autograd.Function):
         return of_scores, None, None, None
 
 
-class Draw(torch.autograd.Function):
+class _Draw(torch.autograd.Function):
     """A Normal draw: loc = base + first half of `told`, scale = softplus(second half) + LEAST; loc + scale noise.
 
     Args:
@@ -71,6 +71,12 @@ class Draw(torch.autograd.Function):
 
 
 def draw(told: Tensor, base: Tensor | None, noise: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
-    """Location and scale, and the draw, see `Draw`."""
-    loc, scale, drawn = Draw.apply(told, base, noise)  # type: ignore[no-untyped-call]
+    """Location and scale, and the draw, see `_Draw`."""
+    loc, scale, drawn = _Draw.apply(told, base, noise)  # type: ignore[no-untyped-call]
     return (loc, scale), drawn
+
+
+def mean_point(scores: Tensor, far: Tensor, points: Tensor, span: float) -> Tensor:
+    """Logits of the mean of points, see `_MeanPoint`: (rows, 2)."""
+    mean: Tensor = _MeanPoint.apply(scores, far, points, span)  # type: ignore[no-untyped-call]
+    return mean

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, softplus
 
 from phlogiston.distributions.masked import MaskedNormal
-from phlogiston.guides.sqair_draws import MeanPoint, draw
+from phlogiston.guides.sqair_draws import draw, mean_point
 from phlogiston.guides.sqair_parts import Born, Frame, Kept
 from phlogiston.guides.sqair_sight import Sight, brightest_other, found, in_front, sight
 from phlogiston.models.sqair import LEAST, SQAIRModel
@@ -432,7 +432,7 @@ class ResidualParts(nn.Module):
         flat = (near + self.search(coarse).squeeze(1)).flatten(1)
         best = flat.detach().argmax(1)
         far = self.far.index_select(0, best)
-        return MeanPoint.apply(flat, far, self.grid, self.model.span)  # type: ignore[no-untyped-call, no-any-return]
+        return mean_point(flat, far, self.grid, self.model.span)
 
     def _windows(self) -> Pair:
         """Weights (2 GRID, height) and (width, 2 GRID) of windows of an object's size around the points of the grid:
