@@ -84,8 +84,7 @@ def _best(
     described: Callable[[Config], dict[str, Any]],
     show: str,
 ) -> Structure:
-    schemas = {"diag": described(_with(config, SINGLE))}
-    features = len(schemas["diag"]["location"])
+    features = len(described(_with(config, SINGLE))["location"])
     rows, fold = _folds(train, features)
     if not len(fold):
         return SINGLE
@@ -97,9 +96,7 @@ def _best(
         with torch.random.fork_rng(devices=[]):
             for candidate in candidates:
                 options = _with(config, candidate)
-                if candidate.frame not in schemas:
-                    schemas[candidate.frame] = described(options)
-                scores.append(_held_out(make, options, schemas[candidate.frame], rows, fold))
+                scores.append(_held_out(make, options, described(options), rows, fold))
                 bar.update(len(scores), "structure", -float(max(scores)))
     finally:
         bar.close()

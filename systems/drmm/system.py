@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
-from functools import wraps
+from dataclasses import replace
+from functools import cache, wraps
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
@@ -112,20 +112,22 @@ class DRMM(Imputes, System):
             "image_shape": list(meta.image_shape) if meta is not None and meta.image_shape else None,
         }
 
-        def described(recipe: DRMMConfig) -> dict[str, Any]:
-            cells = describe_cells(
+        @cache
+        def cells(apart: bool) -> Any:
+            return describe_cells(
                 x.double().numpy()[:, varies],
                 [name for name, used in zip(columns, varies, strict=True) if used],
-                recipe.grid,
+                self.config.grid,
                 None if known is None else known.numpy()[:, varies],
                 None if weight is None else weight.numpy(),
                 {} if meta is None else meta.cells,
-                apart=recipe.frame not in ("tril", "lowrank"),
+                apart=apart,
             )
-            return {**schema, "cells": cells}
 
-        make = lambda recipe: type(self)(asdict(recipe))  # noqa: E731
-        chosen = choose(make, self.config, train, described, self._progress)
+        def described(recipe: DRMMConfig) -> dict[str, Any]:
+            return {**schema, "cells": cells(recipe.frame not in ("tril", "lowrank"))}
+
+        chosen = choose(type(self), self.config, train, described, self._progress)
         return {**described(replace(self.config, **chosen)), "chosen": chosen}
 
     @property

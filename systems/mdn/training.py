@@ -175,8 +175,7 @@ class KeepBest:
         state.objective.restore()
 
     def _evaluate(self, state: Any) -> None:
-        rows = {name: value.to(state.device) for name, value in state.valid[:].items()}
-        self.waited = 0 if state.objective.update_best(**rows) else self.waited + 1
+        self.waited = 0 if state.objective.update_best(**_valid_rows(state)) else self.waited + 1
         state.metrics["valid_loss_of_best"] = float(state.objective.best.mean())
 
     def state_dict(self) -> dict[str, Any]:
@@ -224,8 +223,7 @@ class Averaging:
 
     @staticmethod
     def _score(state: Any, last: bool = False) -> None:
-        rows = {name: value.to(state.device) for name, value in state.valid[:].items()}
-        state.objective.keep_better_average(rows, last)
+        state.objective.keep_better_average(_valid_rows(state), last)
         state.metrics["valid_loss_of_average"] = float(state.objective.best[0])
 
 
@@ -257,4 +255,9 @@ class Recalibrate:
     def on_stage_end(self, state: Any) -> None:
         """Recalibrate what training leaves behind."""
         if state.stage.name == self.stage and state.valid is not None:
-            state.model.calibrate(**{name: value.to(state.device) for name, value in state.valid[:].items()})
+            state.model.calibrate(**_valid_rows(state))
+
+
+def _valid_rows(state: Any) -> dict[str, Tensor]:
+    """All validation rows, where the model is."""
+    return {name: value.to(state.device) for name, value in state.valid[:].items()}
