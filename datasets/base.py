@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias
 
 import numpy as np
 
+from phlogiston.arrays import tensor_of
 from phlogiston.datasets import dataset_card
 from phlogiston.errors import DataError, ShapeError, unknown_name
 
@@ -350,41 +351,14 @@ def _as_tensor(name: str, value: Any, double: bool = False) -> Tensor:
     """Convert to a tensor of one of the few dtypes batches are made of."""
     import torch
 
-    if not isinstance(value, torch.Tensor):
-        array = value if isinstance(value, np.memmap) else np.asarray(value)
-        if array.dtype.kind not in "fiub":
-            raise DataError(
-                f"{name!r} holds {array.dtype} values; expected numbers. Encode text as integer codes first."
-            )
-        array = _mapped_anew(array)
-        if not array.flags.writeable or any(stride < 0 for stride in array.strides) or not array.dtype.isnative:
-            array = array.astype(array.dtype.newbyteorder("="), order="C")
-        if array.dtype.kind == "u" and array.dtype.itemsize > 1:
-            array = array.astype(np.int64)
-        value = torch.from_numpy(np.asarray(array, order="C"))
-    tensor: Tensor = value.detach().cpu()
+    tensor = tensor_of(name, value).cpu()
     if tensor.ndim == 0:
         raise ShapeError(f"{name!r} is a single number; expected one entry per row.")
-    if tensor.is_complex():
-        raise DataError(f"{name!r} holds complex values; expected real numbers.")
     if double and (tensor.dtype == torch.float64 or not tensor.is_floating_point()):
         return tensor.to(torch.float64)
     if tensor.is_floating_point():
         return to_float32(name, tensor)
     return tensor if tensor.dtype in (torch.bool, torch.uint8) else tensor.to(torch.int64)
-
-
-def _mapped_anew(array: Array) -> Array:
-    """A memory-mapped array that may only be read, mapped so that a tensor may stand on it: nothing is copied.
-
-    A view does not say where in its file it begins, and stays as it is.
-    """
-    given: Any = array
-    mapped = isinstance(given, np.memmap) and given.mode == "r" and type(given.base).__name__ == "mmap"
-    if not mapped or given.filename is None or not given.flags.c_contiguous:
-        return array
-    anew: Array = np.memmap(given.filename, given.dtype, "c", given.offset, given.shape)
-    return anew
 
 
 def to_float32(name: str, tensor: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from phlogiston.arrays import tensor_of
 from phlogiston.datasets import moments
 from phlogiston.datasets.base import Array, Decision
 from phlogiston.errors import DataError, ShapeError
@@ -120,11 +121,9 @@ def plain(name: str, value: Any, source: str) -> Plain:
         ShapeError: a single value, or a ragged list.
     """
     if type(value).__module__.startswith("torch"):
-        value = value.detach().cpu()
+        value = tensor_of(name, value).cpu()
         if str(value.dtype) == "torch.bfloat16":
             value = value.float()
-        if value.is_complex() or value.is_sparse:
-            raise DataError(f"{source}: {name!r} holds {value.dtype} values; expected dense real numbers.")
         value = value.numpy()
     missing = None
     if _is_categories(value):

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from phlogiston.arrays import tensor_of
 from phlogiston.errors import ConfigError, DataError, ShapeError
 from phlogiston.evaluate.metric import Metric
 
@@ -379,9 +380,7 @@ def _nuclear_norm(matrix: Tensor) -> float:
 
 
 def _rows(values: Any, name: str) -> Tensor:
-    rows = (
-        values.detach().cpu().double() if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values)).double()
-    )
+    rows = tensor_of(name, values).cpu().double()
     if rows.ndim != 2 or rows.shape[1] == 0:
         raise ShapeError(f"{name} has shape {tuple(rows.shape)}; expected features of shape (rows, features).")
     if len(rows) < 2:

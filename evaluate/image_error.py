@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, pad
 
+from phlogiston.arrays import tensor_of
 from phlogiston.errors import DataError, ShapeError
 from phlogiston.evaluate.metric import Metric, from_rows
 
@@ -68,7 +69,7 @@ def _ssim(one: Tensor, two: Tensor, data_range: float) -> Tensor:
 
 
 def _images(name: str, values: Any) -> Tensor:
-    images = torch.as_tensor(values).detach().float().cpu()
+    images = (values if isinstance(values, Tensor) else tensor_of(name, values)).detach().float().cpu()
     if images.ndim == 5:
         images = images.flatten(0, 1)
     if images.ndim == 3:

@@ -19,10 +19,10 @@ import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from phlogiston.arrays import tensor_of
 from phlogiston.errors import ConfigError, DataError, ShapeError
 from phlogiston.evaluate.metric import Metric, from_rows, from_share
 
@@ -98,7 +98,7 @@ def _prepare(real: Any, generated: Any, k: int) -> tuple[Tensor, Tensor]:
         raise ConfigError(f"k is {k}; a ball reaches to the first neighbour at least.")
     sets = []
     for name, value in (("real", real), ("generated", generated)):
-        features = value.detach() if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
+        features = tensor_of(name, value)
         if features.ndim != 2 or features.shape[1] == 0:
             raise ShapeError(f"{name} has shape {tuple(features.shape)}; expected features of shape (rows, features).")
         if features.dtype not in (torch.float32, torch.float64):

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from phlogiston.arrays import tensor_of
 from phlogiston.errors import ConfigError
 from phlogiston.models.stepwise import PLAIN, Choice, Noise, Prediction, Stepwise, rows_of, select
 
@@ -171,7 +172,7 @@ class Stream:
     @torch.inference_mode()
     def hear(self, value: Any) -> None:
         """Take in a step that was made elsewhere: (width,)."""
-        seen = torch.as_tensor(value, dtype=torch.get_default_dtype()).reshape(-1, self.model.width)
+        seen = tensor_of("value", value).to(torch.get_default_dtype()).reshape(-1, self.model.width)
         _, state = self.model.predict(self.state)
         self.state = self.model.observe(state, seen)
         self.steps += 1
@@ -193,7 +194,7 @@ class Stream:
     @torch.inference_mode()
     def filter(self, value: Any) -> tuple[Any, float]:
         """Take in a step; return the prediction of it and its log probability."""
-        seen = torch.as_tensor(value, dtype=torch.get_default_dtype()).reshape(-1, self.model.width)
+        seen = tensor_of("value", value).to(torch.get_default_dtype()).reshape(-1, self.model.width)
         prediction, state = self.model.predict(self.state)
         score = float(prediction.log_prob(seen).sum())
         self.state = self.model.observe(state, seen)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import operator
 from collections.abc import Iterator
+from typing import SupportsIndex
 
 import torch
 from torch import nn
@@ -11,15 +13,19 @@ from torch import nn
 from phlogiston.errors import ConfigError
 
 
-def at_least(name: str, value: int, least: int) -> int:
+def at_least(name: str, value: SupportsIndex, least: int) -> int:
     """Return a whole number, or refuse what is none or too small.
 
     Raises:
         ConfigError: it is not `least` or more.
     """
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+    try:
+        number = operator.index(value)
+    except (TypeError, ValueError):  # of an array with several entries it is a ValueError
+        number = least - 1
+    if isinstance(value, bool) or number < least:
         raise ConfigError(f"{name} is {value!r}; it must be a whole number from {least} on")
-    return value
+    return number
 
 
 @contextlib.contextmanager
@@ -36,10 +42,34 @@ def evaluating(*modules: nn.Module) -> Iterator[None]:
                 m.training = True
 
 
+def checked_seed(seed: SupportsIndex | None) -> int | None:
+    """Return a seed, or refuse what is none.
+
+    Raises:
+        ConfigError: neither None nor a whole number below 2^64 either way, which is what torch takes.
+    """
+    if seed is None:
+        return None
+    try:
+        number = operator.index(seed)
+    except (TypeError, ValueError):
+        number = 2**64
+    if isinstance(seed, bool) or not -(2**63) <= number < 2**64:
+        raise ConfigError(f"seed is {seed!r}; it must be None or a whole number from -2^63 up to 2^64 - 1")
+    return number
+
+
+def drawn_seed(seed: SupportsIndex | None) -> int:
+    """Return a seed; where none is given, one from torch's generator."""
+    given = checked_seed(seed)
+    return int(torch.randint(2**31, ())) if given is None else given
+
+
 @contextlib.contextmanager
-def seeded(seed: int | None) -> Iterator[None]:
+def seeded(seed: SupportsIndex | None) -> Iterator[None]:
     """Random numbers of one's own, where a seed is given."""
-    with torch.random.fork_rng(enabled=seed is not None):
-        if seed is not None:
-            torch.manual_seed(seed)
+    given = checked_seed(seed)
+    with torch.random.fork_rng(enabled=given is not None):
+        if given is not None:
+            torch.manual_seed(given)
         yield

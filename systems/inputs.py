@@ -7,8 +7,10 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from phlogiston.arrays import tensor_of
 from phlogiston.datasets.base import Dataset, Meta, Split
 from phlogiston.datasets.readers import array, stream
 from phlogiston.datasets.streamed import Streamed
@@ -63,7 +65,7 @@ def as_rows(x: Any) -> Any:
     Raises:
         ShapeError: anything else.
     """
-    rows = x if isinstance(x, Tensor) else np.asarray(x)
+    rows = tensor_of("x", x)
     if rows.ndim != 2:
         raise ShapeError(f"x has shape {tuple(rows.shape)}; expected two axes, (rows, features)")
     return rows
@@ -109,3 +111,18 @@ def rows_of(x: Any, *, double: Collection[str] = (), **extra: Any) -> dict[str, 
         return Split({**x, **extra}, double=double).tensors
     extra = {name: value for name, value in extra.items() if value is not None}
     return Split({"x": as_rows(x), **extra}, double=double).tensors
+
+
+def number_held_out(rows: int, few: int) -> int:
+    """A tenth of the rows; where that is less than `few`, so many, but no more than a fifth."""
+    return max(rows // 10, min(few, rows // 5))
+
+
+def held_rows(rows: int, few: int = 20) -> Tensor:
+    """Which of so many rows are set aside, the same ones each time: bool (rows,); none of fewer than five."""
+    return torch.randperm(rows, generator=torch.Generator().manual_seed(0)) < number_held_out(rows, few)
+
+
+def apart(rows: Split, held: Tensor) -> tuple[Split, Split | None]:
+    """Training rows, and those set aside, if any are."""
+    return (rows.select(~held), rows.select(held)) if bool(held.any()) else (rows, None)

@@ -29,6 +29,7 @@ from phlogiston.inference.query.compilation import compile_vector, count_rows
 from phlogiston.inference.query.evidence import Evidence, OneOf, normalise
 from phlogiston.inference.query.islands import Islands
 from phlogiston.models.stepwise import Prediction, Stepwise, select
+from phlogiston.systems.calls import drawn_seed
 
 _FIELDS = ("value", "mask", "mean", "sd", "lower", "upper", "weight")
 _TOGETHER = 2**16  # particles that walk at once, of as many rows of evidence as they make
@@ -85,7 +86,7 @@ def filter_particles(
     if given is not None and count > given:
         pieces = [_longer(piece, given, count, model.width) for piece in pieces]
     rows = count_rows({"x": tuple(pieces)}, ["x"])
-    seed = int(torch.randint(2**31, ())) if seed is None else seed
+    seed = drawn_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     names = list(columns) if columns is not None else [str(i) for i in range(model.width)]
     answers: list[Answer] = []

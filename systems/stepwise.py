@@ -10,12 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from phlogiston.datasets.base import Dataset, Split, to_float32
+from phlogiston.arrays import tensor_of
+from phlogiston.datasets.base import Dataset, Meta, Split, to_float32
 from phlogiston.errors import ConfigError, DataError, ShapeError, unknown_name
+from phlogiston.inference.svi.callbacks import KeepBest
 from phlogiston.models.generation import Stream, export_step
 from phlogiston.models.stepwise import Choice, Stepwise, select
 from phlogiston.systems.base import System
-from phlogiston.systems.inputs import check_heeded, rows_of
+from phlogiston.systems.inputs import apart, check_heeded, held_rows, rows_of
 from phlogiston.systems.words import in_words
 
 if TYPE_CHECKING:
@@ -25,13 +27,23 @@ MAX_STEPS = 100_000
 METHODS = ("auto", "particle filter")  # of `query`
 
 
+def is_list(data: Any) -> bool:
+    """Say whether data are a list of sequences, (steps, columns) each."""
+    if not isinstance(data, Sequence) or isinstance(data, str | bytes) or not len(data):
+        return False
+    try:
+        return bool(np.ndim(data[0]) == 2)
+    except ValueError:  # a list whose entries differ: `padded` says so
+        return True
+
+
 def padded(sequences: Sequence[Any]) -> tuple[Tensor, Tensor]:
     """Sequences (steps, columns) of different lengths as one tensor (rows, steps, columns), and their lengths (rows,).
 
     Raises:
         ShapeError: sequences of different numbers of columns.
     """
-    rows = [torch.as_tensor(np.asarray(row)) for row in sequences]
+    rows = [tensor_of(f"sequence {i}", row) for i, row in enumerate(sequences)]
     for i, row in enumerate(rows):
         if row.ndim != 2 or row.shape[1] != rows[0].shape[1]:
             raise ShapeError(f"sequence {i} has shape {tuple(row.shape)}; expected (steps, {rows[0].shape[1]})")
@@ -61,10 +73,26 @@ class StepwiseSystem(System):
 
     def accepted(self, data: Any) -> Any:
         """A list of sequences (steps, columns), or one array (rows, steps, columns) of equally long ones."""
-        if isinstance(data, Sequence) and not isinstance(data, str) and len(data) and np.ndim(data[0]) == 2:
+        if is_list(data):
             x, length = padded(data)
             return {"x": x, "length": length}
         return {"x": data} if isinstance(data, np.ndarray | Tensor) and data.ndim == 3 else data
+
+    def _coerced(self, data: Any) -> tuple[Any, Split | None, Meta | None]:
+        """Data taken apart; without validation rows, some of the training rows become them."""
+        train, valid, meta = super()._coerced(data)
+        x = train.tensors.get("x") if isinstance(train, Split) else None
+        if self.config.hold_out and x is not None and x.ndim == 3 and (valid is None or not len(valid)):
+            train, valid = self.set_aside(train)
+        return train, valid, meta
+
+    def set_aside(self, rows: Split) -> tuple[Split, Split | None]:
+        """Training rows that come without validation rows, parted into both; None where there are too few."""
+        return apart(rows, held_rows(len(rows)))
+
+    def callbacks(self) -> list[Any]:
+        """The parameters that score the validation rows best are kept."""
+        return [KeepBest()]
 
     def read_rows(self, data: Any) -> Split:
         """Read rows to score: also one sequence, a list of them, or a padded array; see `sequences`."""
@@ -90,15 +118,14 @@ class StepwiseSystem(System):
         if isinstance(x, Dataset | Split | Mapping):
             tensors = rows_of(x)
             check_heeded(self, tensors)
-            if "length" in tensors:
-                x, length = tensors["x"], tensors["length"]
-            else:
-                x = tensors["x"]
-        if isinstance(x, Sequence) and not isinstance(x, str) and len(x) and np.ndim(x[0]) == 2:
+            if "x" not in tensors:
+                raise DataError(f"there is no 'x' (rows, steps, {self.width}) in these data; they hold {list(tensors)}")
+            x, length = tensors["x"], tensors.get("length", length)
+        if is_list(x):
             for i, part in enumerate(x):
-                self._check_columns(torch.as_tensor(np.asarray(part)), f"sequence {i}")
+                self._check_columns(tensor_of(f"sequence {i}", part), f"sequence {i}")
             x, length = padded(x)
-        x = to_float32("x", x if isinstance(x, Tensor) else torch.as_tensor(np.asarray(x)))
+        x = to_float32("x", tensor_of("x", x))
         if x.dim() == 2:
             x = x.unsqueeze(0)
         if x.dim() != 3:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from phlogiston.datasets.frames import KINDS, Names
 from phlogiston.datasets.moments import is_date, zone_of
 from phlogiston.errors import EvidenceError
+from phlogiston.systems.calls import at_least, checked_seed
 
 if TYPE_CHECKING:
     from phlogiston.inference.query.answer import Answer
@@ -80,6 +81,9 @@ def in_words(query: Callable[..., Answer]) -> Callable[..., Answer]:
 
     @functools.wraps(query)
     def asked(self: InWords, *evidence: Any, **options: Any) -> Answer:
+        for name in ("num_samples", "num_particles", "seed"):
+            if type(options.get(name)) not in (int, type(None)):
+                options[name] = checked_seed(options[name]) if name == "seed" else at_least(name, options[name], 1)
         given = [options.pop("evidence")] if "evidence" in options else []
         rest = list(evidence)
         while rest and (not given or isinstance(rest[0], str | Mapping)):

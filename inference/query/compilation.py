@@ -41,7 +41,7 @@ def count_rows(question: Mapping[str, tuple[Evidence, ...]], vectors: Iterable[s
         vectors: names of the sites whose last axis is their entries; the others are categorical.
 
     Raises:
-        EvidenceError: evidence with different numbers of rows.
+        EvidenceError: evidence with different numbers of rows, or with none.
     """
     sizes: dict[str, int] = {}
     vector = set(vectors)
@@ -56,6 +56,9 @@ def count_rows(question: Mapping[str, tuple[Evidence, ...]], vectors: Iterable[s
                             f"{name}: {piece.kind} {field} has shape {tuple(value.shape)}; too many axes"
                         )
                     sizes[f"{name} ({piece.kind})"] = len(value)
+    for what, size in sizes.items():
+        if not size:
+            raise EvidenceError(f"evidence about {what} has no rows; at least one is needed")
     distinct = {n for n in sizes.values() if n != 1}
     if len(distinct) > 1:
         shown = ", ".join(f"{k}: {v}" for k, v in sizes.items())

@@ -147,6 +147,14 @@ def _read_words(book: Book, words: Any) -> None:
         read_statements(book, text)
 
 
+def _has_axes(value: Any) -> bool:
+    """Say whether a value is a list or an array, also one whose entries differ in length."""
+    try:
+        return bool(np.ndim(value))
+    except ValueError:
+        return True
+
+
 def _about_site(book: Book, name: str, value: Any) -> bool:
     """Whether what is said under a name is evidence about a whole site."""
     if not book.knows(book.find(name)):
@@ -162,7 +170,7 @@ def _about_site(book: Book, name: str, value: Any) -> bool:
     if name not in book.where:
         return not (isinstance(value, list | tuple) and len(value) == size and any(v is None for v in value))
     if size == 1:
-        pair = isinstance(value, list | tuple) and len(value) == 2 and not any(map(np.ndim, value))
+        pair = isinstance(value, list | tuple) and len(value) == 2 and not any(map(_has_axes, value))
         return not (pair or isinstance(value, Mapping | str | None))
     if _is_evidence(value):
         several = value if isinstance(value, list | tuple) else [value]

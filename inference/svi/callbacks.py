@@ -131,7 +131,7 @@ class Callbacks:
 
 
 class EarlyStopping:
-    """Ends training when the validation loss has not improved for some checkpoints.
+    """Ends training when the validation loss has not improved for some checkpoints of a stage.
 
     Args:
         patience: checkpoints without improvement that end training, at least 1.
@@ -148,6 +148,12 @@ class EarlyStopping:
         self.least = least
         self.best = float("inf")
         self.waited = 0
+        self.stage = ""
+
+    def on_stage(self, state: State) -> None:
+        """Begin anew: losses of different stages say nothing beside each other."""
+        if state.stage.name != self.stage:
+            self.stage, self.best, self.waited = state.stage.name, float("inf"), 0
 
     def on_checkpoint(self, state: State) -> None:
         """Compare the validation loss with the best one."""
@@ -161,25 +167,33 @@ class EarlyStopping:
             state.request_stop()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return best loss and patience used up."""
-        return {"best": None if self.best == float("inf") else self.best, "waited": self.waited}
+        """Return the stage, its best loss, and patience used up."""
+        best = None if self.best == float("inf") else self.best
+        return {"stage": self.stage, "best": best, "waited": self.waited}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up a saved memory."""
         self.best = float("inf") if state["best"] is None else state["best"]
         self.waited = state["waited"]
+        self.stage = state.get("stage", "")
 
 
 class KeepBest:
-    """Ends training at the parameters with the lowest validation loss.
+    """Ends every stage of training at the parameters with the lowest validation loss.
 
-    For a single stage whose loss means the same at every step. It looks every 10 steps at first, then about every tenth
-    of the steps so far: what a few rows have to say is soon learned. Without validation rows it does nothing.
+    It looks every 10 steps at first, then about every tenth of the steps so far: what a few rows have to say is soon
+    learned. Without validation rows it does nothing.
     """
 
     def __init__(self) -> None:
         self.best = float("inf")
         self.kept: dict[str, torch.Tensor] = {}
+        self.stage = ""
+
+    def on_stage(self, state: State) -> None:
+        """Begin anew: losses of different stages say nothing beside each other."""
+        if state.stage.name != self.stage:
+            self.stage, self.best, self.kept = state.stage.name, float("inf"), {}
 
     def on_step(self, state: State) -> None:
         """Keep what is better than all before, when it is time to look."""
@@ -206,12 +220,13 @@ class KeepBest:
         return checkpoints.named_tensors({"model": state.model, "guide": state.guide})
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the best loss."""
-        return {"best": None if self.best == float("inf") else self.best}
+        """Return the stage and its best loss."""
+        return {"stage": self.stage, "best": None if self.best == float("inf") else self.best}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up a saved loss."""
         self.best = float("inf") if state["best"] is None else state["best"]
+        self.stage = state.get("stage", "")
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Return the best parameters."""

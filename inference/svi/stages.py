@@ -210,6 +210,7 @@ class Active:
             self.per_datum = PerDatum(1.0)
             self.handlers.append(self.per_datum)
         self._actions = list(self._resolve(where))
+        self._progress = 0.0
         try:
             self.parameters = self._select(where)
             self._make_optimizer(where)
@@ -285,12 +286,26 @@ class Active:
         share = factor if schedule is None else factor * schedule(progress)
         for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * share
+        self._schedule(progress)
+        self._progress = progress
+        return self.stage.learning_rate * share
+
+    def _schedule(self, progress: float) -> None:
+        """Set scheduled attributes."""
         for target, name, rule in self._actions:
             if target is self._scales.weights:
                 target[name] = rule(progress)
             else:
                 setattr(target, name, rule(progress))
-        return self.stage.learning_rate * share
+
+    @contextlib.contextmanager
+    def at_its_end(self) -> Iterator[None]:
+        """Scheduled attributes as they are at the last step, so that losses of different steps can be compared."""
+        self._schedule(1.0)
+        try:
+            yield
+        finally:
+            self._schedule(self._progress)
 
     @contextlib.contextmanager
     def entered(self) -> Iterator[None]:

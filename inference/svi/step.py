@@ -316,7 +316,10 @@ class Stepper:
         return result or first_bad_gradient(self.active.parameters)
 
     def validate(self, rows: Any) -> float:
-        """Return the loss per data point on other rows: evaluation mode, the same noise every time."""
+        """Return the loss per data point on other rows: evaluation mode, the same noise every time.
+
+        Schedules are as at the end of the stage: a loss whose weights still change says nothing beside an earlier one.
+        """
         active = self.active
         training = [module for module in active.bound.modules() if module.training]
         active.bound.eval()
@@ -330,7 +333,7 @@ class Stepper:
                 self._reseed(_VALIDATION, number, self.processes.rank)
                 if active.per_datum is not None:
                     active.per_datum.weight = len(index) / len(self.data)
-                with self._in_force():
+                with active.at_its_end(), self._in_force():
                     total += active.bound.evaluate(self._rows(index, active.stage, rows))
         finally:
             for module in training:

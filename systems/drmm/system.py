@@ -37,7 +37,7 @@ from phlogiston.models.drmm import DRMM as DRMMModel
 from phlogiston.models.drmm import CollapsedDRMM, label_site
 from phlogiston.networks.beam import Beam
 from phlogiston.systems.base import Role, System
-from phlogiston.systems.calls import at_least
+from phlogiston.systems.calls import at_least, seeded
 from phlogiston.systems.drmm.config import STEPS, fixed
 from phlogiston.systems.drmm.config import Config as DRMMConfig
 from phlogiston.systems.drmm.demo import recipes
@@ -267,14 +267,11 @@ class DRMM(Imputes, System):
             ConfigError: n below 1, or a depth the model does not have.
         """
         self._need_fit()
-        if n < 1:
-            raise ConfigError(f"n must be at least 1; got {n}")
+        n = at_least("n", n, 1)
         self._check_depth(depth)
         if noise not in ("model", "mean"):
             raise unknown_name("noise", noise, ("model", "mean"))
-        with torch.random.fork_rng(enabled=seed is not None), torch.no_grad():
-            if seed is not None:
-                torch.manual_seed(seed)
+        with seeded(seed), torch.no_grad():
             # dtype in, dtype out; models from before it was written down had seen float32
             precision = getattr(torch, self.schema.get("precision", "float32"))
             out = {"x": torch.empty(n, len(self.schema["columns"]), dtype=precision)}

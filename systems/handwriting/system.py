@@ -27,9 +27,10 @@ from phlogiston.inference.svi.sequences import Sequences
 from phlogiston.models.generation import RowNoise, Stream, generate
 from phlogiston.models.handwriting import Handwriting
 from phlogiston.systems.base import Role
+from phlogiston.systems.calls import at_least, drawn_seed
 from phlogiston.systems.handwriting.config import PRESETS
 from phlogiston.systems.handwriting.config import Config as HandwritingConfig
-from phlogiston.systems.inputs import rows_of
+from phlogiston.systems.inputs import apart, held_rows, rows_of
 from phlogiston.systems.options import from_config
 from phlogiston.systems.stepwise import StepwiseSystem, consume_rows, make_choice
 from phlogiston.systems.words import in_words
@@ -60,6 +61,15 @@ class HandwritingModel(StepwiseSystem):
     config: HandwritingConfig
 
     # ----- data ---------------------------------------------------------------------------------------------------
+
+    def set_aside(self, rows: Split) -> tuple[Split, Split | None]:
+        """As `StepwiseSystem.set_aside`, but a line with a character that no other line has is trained on."""
+        text, held = rows.tensors.get("text"), held_rows(len(rows))
+        if text is None or text.ndim != 2:  # `describe` says what is wrong
+            return rows, None
+        lost = text[held][~torch.isin(text[held], text[~held])].unique()
+        held &= ~torch.isin(text, lost).any(1)
+        return apart(rows, held)
 
     def describe(self, train: Split, meta: Meta | None) -> dict[str, Any]:
         """The alphabet, and how many points a character takes."""
@@ -163,8 +173,7 @@ class HandwritingModel(StepwiseSystem):
         Raises:
             DataError: a character outside the alphabet.
         """
-        if n < 1:
-            raise ConfigError(f"n must be at least 1; got {n}")
+        n = at_least("n", n, 1)
         texts = [text] * n if isinstance(text, str) else list(text)
         if not texts or (n > 1 and not isinstance(text, str)):
             raise ConfigError(f"text is a list of {len(texts)}, n is {n}: give one text and n, or several texts")
@@ -179,7 +188,7 @@ class HandwritingModel(StepwiseSystem):
         codes = torch.nn.utils.rnn.pad_sequence(
             [self.codes(line)[0] for line in whole], batch_first=True, padding_value=-1
         )
-        seed = int(torch.randint(2**31, ())) if seed is None else seed
+        seed = drawn_seed(seed)
         choice = make_choice(pi_temperature, sigma_temperature, pen_temperature, bias)
         longest = round(3 * self.schema["points_per_character"] * max(map(len, texts))) + 40
         most = max_points or min(self.config.max_points, longest)

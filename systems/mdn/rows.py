@@ -23,6 +23,7 @@ from phlogiston.errors import ConfigError, DataError, EvidenceError, ShapeError,
 from phlogiston.inference.query.compilation import count_rows
 from phlogiston.inference.query.evidence import as_evidence, normalise
 from phlogiston.inference.query.kinds.known import Known
+from phlogiston.systems.inputs import number_held_out
 from phlogiston.systems.mdn.config import Config
 from phlogiston.systems.table_rows import categories, copies
 
@@ -266,4 +267,4 @@ def rows_held_out(config: Config, rows: int) -> int:
         return 0
     if config.hold_out != "auto":
         return round(config.hold_out * rows)
-    return max(rows // 10, min(50, rows // 5))
+    return number_held_out(rows, few=50)

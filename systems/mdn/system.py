@@ -38,6 +38,7 @@ from phlogiston.inference.svi.schedules import cosine, warmup
 from phlogiston.models.mdn import MDN as MDNModel
 from phlogiston.models.mdn import BayesianMDN
 from phlogiston.systems.base import Role, System
+from phlogiston.systems.calls import at_least, drawn_seed, seeded
 from phlogiston.systems.mdn import rows as mdn_rows
 from phlogiston.systems.mdn.config import PRESETS, sizes
 from phlogiston.systems.mdn.config import Config as MDNConfig
@@ -306,14 +307,11 @@ class MDN(Imputes, System):
             ConfigError: n below 1, or no inputs given and none kept.
         """
         self._need_fit()
-        if n < 1:
-            raise ConfigError(f"n must be at least 1; got {n}")
+        n = at_least("n", n, 1)
         own = x is None
         if own and not len(self.network.inputs):
             raise ConfigError("this model keeps no training inputs (keep_inputs=0); give x")
-        with torch.random.fork_rng(enabled=seed is not None):
-            if seed is not None:
-                torch.manual_seed(seed)
+        with seeded(seed):
             rows = self.network.inputs[torch.randint(len(self.network.inputs), (n,))] if own else self._inputs(x)
             options: dict[str, Any] = {"pi_temperature": pi_temperature, "sigma_temperature": sigma_temperature}
             parts = [self.predictive_at(p).draw(() if own else (n,), **options) for p in rows.split(CHUNK)]
@@ -389,7 +387,7 @@ class MDN(Imputes, System):
         self._need_fit()
         network = self.network
         seed = options.get("seed")
-        weights_seed = int(torch.randint(2**31, ())) if seed is None else seed
+        weights_seed = drawn_seed(seed)
         random = isinstance(self.model, BayesianMDN)
         answerer = MDNQuery(
             lambda inputs: self.predictive_at(inputs, weights_seed),

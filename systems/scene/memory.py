@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from phlogiston.arrays import tensor_of
 from phlogiston.datasets.generated.scene_grid import CORNER
 from phlogiston.errors import ConfigError, DataError, ShapeError
 from phlogiston.models.scene import SceneModel, unit
@@ -252,7 +253,7 @@ def check_poses(poses: Any, memory: Memory) -> Tensor:
         ShapeError: not (n, 5) or (n, 6).
         DataError: NaN, infinity, or a camera outside.
     """
-    given = poses.detach().cpu().float() if isinstance(poses, Tensor) else torch.as_tensor(np.asarray(poses)).float()
+    given = (poses.detach() if isinstance(poses, Tensor) else tensor_of("poses", poses)).cpu().float()
     if given.dim() != 2 or given.shape[1] not in (5, 6):
         raise ShapeError(
             f"poses have shape {tuple(given.shape)}; expected (views, 5) or (views, 6): x, y, z, yaw, pitch[, roll]."
@@ -284,7 +285,7 @@ def check_views(images: Any, poses: Any, memory: Memory) -> tuple[Tensor, Tensor
     if images is None or poses is None:
         raise ShapeError("images and poses belong together: give both.")
     where = check_poses(poses, memory)
-    given = images.detach().cpu() if isinstance(images, Tensor) else torch.as_tensor(np.asarray(images))
+    given = (images.detach() if isinstance(images, Tensor) else tensor_of("images", images)).cpu()
     size = memory.model.decoder.image
     if given.dim() != 4 or 3 not in (given.shape[1], given.shape[-1]):
         raise ShapeError(f"images have shape {tuple(given.shape)}; expected (views, H, W, 3) or (views, 3, H, W).")

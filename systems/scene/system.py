@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from phlogiston.arrays import tensor_of
 from phlogiston.datasets.base import Meta, Split
 from phlogiston.datasets.generated.scene_grid import SceneGrid, check_scenes
 from phlogiston.errors import ConfigError, DataError, ShapeError, unknown_name
@@ -30,7 +31,7 @@ from phlogiston.evaluate.weights import mean_and_error
 from phlogiston.inference.svi.engine import Stage
 from phlogiston.inference.svi.row_noise import row_keys
 from phlogiston.systems.base import Role, System
-from phlogiston.systems.calls import at_least
+from phlogiston.systems.calls import at_least, checked_seed, drawn_seed
 from phlogiston.systems.inputs import check_heeded, coerce, rows_of
 from phlogiston.systems.scene import build as scene_build
 from phlogiston.systems.scene import stages as scene_stages
@@ -169,6 +170,7 @@ class Scene(System):
             (num_samples, queries, 3, H, W).
         """
         at_least("num_samples", num_samples, 1)
+        seed = checked_seed(seed)
         if temperature < 0:
             raise ConfigError(f"temperature is {temperature}; it must not be negative.")
         where = check_poses(poses, memory)
@@ -261,13 +263,13 @@ class Scene(System):
             seed: of the samples.
         """
         where = check_poses(candidates, memory)
-        picture = torch.as_tensor(np.asarray(image)) if not isinstance(image, Tensor) else image
+        picture = tensor_of("image", image)
         if picture.dim() != 3:
             raise ShapeError(
                 f"image has shape {tuple(picture.shape)}; expected one photograph, (H, W, 3) or (3, H, W)."
             )
         many = picture.expand(len(where), *picture.shape)
-        seed = int(torch.randint(2**31, ())) if seed is None else seed
+        seed = drawn_seed(seed)
         at_least("num_particles", num_particles, 1)
         return torch.softmax(self._score_views(memory, many, where, num_particles, seed).value, 0)
 

@@ -13,6 +13,7 @@ from phlogiston.errors import ConfigError, DataError, unknown_name
 from phlogiston.inference.svi.sequences import Endings, Windows
 from phlogiston.models.generation import Stop
 from phlogiston.models.stepwise import valid_steps
+from phlogiston.systems.inputs import apart, held_rows
 from phlogiston.systems.sequence.config import Config
 
 OFFSETS = ("dt", "dx", "dy", "pen")
@@ -143,10 +144,7 @@ def clock(column: int, seconds: float, rows: int) -> Stop:
 
 
 def parted(rows: Split) -> tuple[Split, Split | None]:
-    """Set some rows aside for validation, the same ones each time.
-
-    Of five sequences or more a tenth, but 20, or a fifth where those are more; of fewer the last sixth of each, if that
-    is `LEAST_END` steps.
+    """Set some rows aside, or of fewer than five the last sixth of each, if that is `LEAST_END` steps.
 
     Args:
         rows: with `x` (rows, steps, columns) and maybe `length` (rows,).
@@ -154,10 +152,10 @@ def parted(rows: Split) -> tuple[Split, Split | None]:
     Returns:
         What is left for training, and what is set aside; None where nothing can be.
     """
+    train, valid = apart(rows, held_rows(len(rows)))
+    if valid is not None:
+        return train, valid
     x, count = rows.tensors["x"], len(rows)
-    if count >= 5:
-        held = torch.randperm(count, generator=torch.Generator().manual_seed(0)) < max(count // 10, min(20, count // 5))
-        return rows.select(~held), rows.select(held)
     length = rows.tensors.get("length", torch.full((count,), x.shape[1]))
     end = length // 6
     if not count or int(end.min()) < LEAST_END:

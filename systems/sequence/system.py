@@ -21,7 +21,6 @@ from torch import Tensor
 from phlogiston.datasets.base import Meta, Split
 from phlogiston.errors import ConfigError, DataError, ShapeError
 from phlogiston.evaluate.score import Score
-from phlogiston.inference.svi.callbacks import KeepBest
 from phlogiston.inference.svi.engine import Stage
 from phlogiston.inference.svi.schedules import cosine, warmup
 from phlogiston.inference.svi.sequences import Endings, Sequences, Windows
@@ -29,6 +28,7 @@ from phlogiston.models.generation import RowNoise, generate
 from phlogiston.models.sequence import MDNRNN
 from phlogiston.models.stepwise import Prediction, valid_steps
 from phlogiston.systems.base import Role
+from phlogiston.systems.calls import at_least, drawn_seed
 from phlogiston.systems.options import from_config
 from phlogiston.systems.sequence.config import PRESETS
 from phlogiston.systems.sequence.config import Config as SequenceConfig
@@ -59,13 +59,9 @@ class SequenceModel(StepwiseSystem):
 
     # ----- data ---------------------------------------------------------------------------------------------------
 
-    def _coerced(self, data: Any) -> tuple[Any, Split | None, Meta | None]:
-        """Data taken apart; without validation rows, some of the training rows become them."""
-        train, valid, meta = super()._coerced(data)
-        x = train.tensors.get("x") if isinstance(train, Split) else None
-        if self.config.hold_out and x is not None and x.ndim == 3 and (valid is None or not len(valid)):
-            train, valid = parted(train)
-        return train, valid, meta
+    def set_aside(self, rows: Split) -> tuple[Split, Split | None]:
+        """Also of fewer than five sequences the ends; see `parted`."""
+        return parted(rows)
 
     def describe(self, train: Split, meta: Meta | None) -> dict[str, Any]:
         """Columns, how each is modelled, and the limits generated steps are kept within."""
@@ -164,10 +160,6 @@ class SequenceModel(StepwiseSystem):
             Stage("fit", c.steps, objective, "adam", c.learning_rate, c.batch_size, schedules=schedule, clip=c.clip)
         ]
 
-    def callbacks(self) -> list[Any]:
-        """The parameters that score the validation rows best are kept."""
-        return [KeepBest()]
-
     # ----- verbs --------------------------------------------------------------------------------------------------
 
     def constrain(self, value: Tensor) -> Tensor:
@@ -205,8 +197,7 @@ class SequenceModel(StepwiseSystem):
             changed by more than half a cell.
         """
         self._need_fit()
-        if n < 1:
-            raise ConfigError(f"n must be at least 1; got {n}")
+        n = at_least("n", n, 1)
         with torch.inference_mode():
             state = self.model.start(n)
         return self._draw(state, n, steps, seconds, seed, (pi_temperature, sigma_temperature, pen_temperature))
@@ -277,7 +268,7 @@ class SequenceModel(StepwiseSystem):
             stop = clock(self.schema["columns"].index("dt"), seconds, rows)
             steps = steps or min(20_000, max(50, round(1000 * seconds)))
         steps = steps or self.schema["typical_steps"]
-        seed = int(torch.randint(2**31, ())) if seed is None else seed
+        seed = drawn_seed(seed)
         self.model.eval()
         choice = make_choice(*temperatures)
         noise, half = RowNoise(self.model, rows, seed), 0.5 * self.config.grid

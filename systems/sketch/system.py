@@ -30,7 +30,7 @@ from phlogiston.models.generation import RowNoise, generate, row_seed
 from phlogiston.models.sketch import SketchRNN
 from phlogiston.models.stepwise import Choice
 from phlogiston.systems.base import Role
-from phlogiston.systems.calls import at_least
+from phlogiston.systems.calls import at_least, drawn_seed
 from phlogiston.systems.options import from_config
 from phlogiston.systems.sketch.config import PRESETS
 from phlogiston.systems.sketch.config import Config as SketchConfig
@@ -101,8 +101,9 @@ class Sketch(StepwiseSystem):
         return stages_of(self.config)
 
     def callbacks(self) -> list[Any]:
-        """A check at the end of training: it warns with `TrainingWarning` when the latent has collapsed."""
-        return [CollapseCheck(self.guide, self.config.dequantise)] if self.guide is not None else []
+        """Those of all systems of sequences, and a check that warns when the latent has collapsed."""
+        check = [CollapseCheck(self.guide, self.config.dequantise)] if self.guide is not None else []
+        return [*super().callbacks(), *check]
 
     # ----- verbs --------------------------------------------------------------------------------------------------
 
@@ -134,9 +135,8 @@ class Sketch(StepwiseSystem):
             `x` (n, points, 3): dx, dy, pen; `length` (n,).
         """
         self._need_fit()
-        if n < 1:
-            raise ConfigError(f"n must be at least 1; got {n}")
-        seed = int(torch.randint(2**31, ())) if seed is None else seed
+        n = at_least("n", n, 1)
+        seed = drawn_seed(seed)
         choice = make_choice(pi_temperature, sigma_temperature, pen_temperature, 0.0, temperature)
         if z is None and self.config.latent:
             z = self._priors(n, seed)
@@ -250,9 +250,8 @@ class Sketch(StepwiseSystem):
         x, length = self.sequences(prefix)
         if len(x) != 1:
             raise ShapeError(f"prefix holds {len(x)} drawings; give the beginning of one")
-        if n < 1:
-            raise ConfigError(f"n must be at least 1; got {n}")
-        seed = int(torch.randint(2**31, ())) if seed is None else seed
+        n = at_least("n", n, 1)
+        seed = drawn_seed(seed)
         begun = x[:, : int(length[0])].expand(n, -1, -1)
         with torch.no_grad():
             if z is None and self.config.latent:

@@ -51,7 +51,7 @@ class Config:
         least_energy: energy that makes a birth as likely as not, as a share of the typical object's.
         particles: K, particles per video and step.
         signal: "iwae" is the gradient of the bound; "elbo" is what the published code used.
-        lengths: frames per video in each stage of the training.
+        lengths: frames per video in each stage of the training; of shorter videos all.
         shares: share of the steps each of these stages takes.
         optimizer: "adam" or "rmsprop".
         learning_rate: step size, until `decay_from`.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from phlogiston.datasets.base import Dataset, Meta, Split
-from phlogiston.errors import ConfigError, DataWarning, ShapeError
+from phlogiston.errors import ConfigError, DataError, DataWarning, ShapeError
 from phlogiston.evaluate.held_out import held_out
 from phlogiston.evaluate.score import Score
 from phlogiston.evaluate.weights import mean_and_error
@@ -84,11 +84,6 @@ class SQAIR(System):
                 DataWarning,
                 stacklevel=4,
             )
-        if x.shape[1] < max(self.config.lengths):
-            raise ShapeError(
-                f"videos have {x.shape[1]} frames, training needs up to {max(self.config.lengths)}: set lengths, for "
-                f"example lengths=({x.shape[1]},) with shares=(1.0,)."
-            )
         what_moves = statistics(x, self.config.background, self.config.std)
         return {"shape": list(x.shape[2:]), "frames": int(x.shape[1]), **what_moves}
 
@@ -122,7 +117,7 @@ class SQAIR(System):
 
     def stages(self) -> list[Stage]:
         """Videos grow from stage to stage; the matched filter may come later."""
-        return stages(self.config, self.model, self.guide)
+        return stages(self.config, self.model, self.guide, self.schema["frames"])
 
     # ----- verbs --------------------------------------------------------------------------------------------------
 
@@ -153,7 +148,10 @@ class SQAIR(System):
             tensors = rows.tensors if isinstance(rows, Split) else rows
             check_heeded(self, tensors)
             rows = tensors.get("x")
-        return of_frames(checked(rows), self.schema["shape"])
+        found = of_frames(checked(rows), self.schema["shape"])
+        if not len(found):
+            raise DataError("x holds no videos; at least one is needed.")
+        return found
 
     def infer(
         self, x: Any, *, num_particles: int = 5, resample: bool = True, mask: Any = None, seed: int | None = 0

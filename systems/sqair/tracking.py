@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from phlogiston.arrays import tensor_of
 from phlogiston.errors import ShapeError
 from phlogiston.guides.sqair import SQAIRGuide
 from phlogiston.models.sqair import SQAIRModel
@@ -88,7 +89,7 @@ class Tracker:
         Raises:
             ShapeError, DataError: not a frame like those the model was fitted on.
         """
-        picture = torch.as_tensor(frame)
+        picture = tensor_of("frame", frame)
         video = checked(picture[None, None], "frame")
         if video.shape[2:] != torch.Size(self.model.shape):
             raise ShapeError(f"frame has shape {tuple(picture.shape)}; this model was fitted on {self.model.shape}.")

@@ -39,13 +39,14 @@ class Switch(Messenger):
         return {"handler": "switch the matched filter"}
 
 
-def stages(config: Config, model: SQAIRModel, guide: SQAIRGuide) -> list[Stage]:
+def stages(config: Config, model: SQAIRModel, guide: SQAIRGuide, frames: int) -> list[Stage]:
     """Plan the training of a pair.
 
     Args:
         config: of the system.
         model: the model.
         guide: its guide.
+        frames: of the videos, where that is less than a stage asks for.
 
     Returns:
         The stages: videos grow from one to the next, and the matched filter may come later.
@@ -66,6 +67,7 @@ def stages(config: Config, model: SQAIRModel, guide: SQAIRGuide) -> list[Stage]:
             continue
         done += steps
         index = next(i for i in range(len(c.shares)) if sum(c.shares[: i + 1]) > begin + 1e-9)
+        length = min(c.lengths[index], frames)
         moves: dict[str, Any] = {"learning_rate": schedules.linear(_rate(c, begin), _rate(c, end))}
         handlers: dict[str, Messenger] = {}
         if c.match_from > 0 and c.parts == "residual" and c.propagation == "match":
@@ -73,16 +75,16 @@ def stages(config: Config, model: SQAIRModel, guide: SQAIRGuide) -> list[Stage]:
             moves["propagation.matching"] = schedules.constant(float(begin >= c.match_from - 1e-9))
         plan.append(
             Stage(
-                f"{c.lengths[index]} frames" + (f" from {begin:.0%}" if begin > 0 else ""),
+                f"{length} frames" + (f" from {begin:.0%}" if begin > 0 else ""),
                 steps,
                 objective,
                 _rmsprop if c.optimizer == "rmsprop" else "adam",
                 c.learning_rate,
                 c.batch_size,
-                _trainable(model, guide, c.lengths[index]),
+                _trainable(model, guide, length),
                 schedules=moves,
                 clip=c.clip,
-                sequence_length=c.lengths[index],
+                sequence_length=length,
                 handlers=handlers,
             )
         )

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from phlogiston.arrays import tensor_of
 from phlogiston.errors import DataError, ShapeError
 from phlogiston.inference.query.evidence import Known, Near, normalise
 
@@ -27,7 +28,7 @@ def checked(x: Any, name: str = "x") -> Tensor:
             f"the data have no {name!r}: videos of shape (videos, frames, height, width) are expected. "
             "A folder of videos is read by --data video_folder --data-set data=FOLDER."
         )
-    videos = x if isinstance(x, Tensor) else torch.as_tensor(np.asarray(x))
+    videos = tensor_of(name, x)
     if videos.dim() not in (4, 5):
         raise ShapeError(
             f"{name} has shape {tuple(videos.shape)}; expected (videos, frames, height, width) or "
@@ -36,6 +37,11 @@ def checked(x: Any, name: str = "x") -> Tensor:
     if videos.dim() == 4:
         videos = videos.unsqueeze(2)
     _, frames, channels, height, width = videos.shape
+    if channels not in (1, 3) and width in (1, 3):
+        raise ShapeError(
+            f"{name} has shape {tuple(videos.shape)}: channels seem to be last. Put them before height and width: "
+            f"{name}.transpose(0, 1, 4, 2, 3), of a tensor {name}.movedim(-1, 2)."
+        )
     if frames < 1 or channels not in (1, 3) or min(height, width) < 8:
         raise ShapeError(
             f"{name} has shape {tuple(videos.shape)}, read as (videos, frames, channels, height, width): at least one "

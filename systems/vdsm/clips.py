@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from phlogiston.arrays import tensor_of
 from phlogiston.datasets.base import Dataset, Split
 from phlogiston.errors import ConfigError, DataError, ShapeError, unknown_name
 from phlogiston.evaluate.held_out import held_out
@@ -315,9 +316,9 @@ class ClipOperations(System):
         if isinstance(x, Dataset):
             x = held_out(x)
         if isinstance(x, Split | Mapping):
-            tensors = x.tensors if isinstance(x, Split) else {k: torch.as_tensor(v) for k, v in x.items()}
+            tensors = x.tensors if isinstance(x, Split) else {name: tensor_of(name, value) for name, value in x.items()}
             mask = tensors.get("mask") if mask is None else mask
             frames = frames_of(tensors, self.schema)
         else:
-            frames = check_frames(torch.as_tensor(x), self.schema)
+            frames = check_frames(tensor_of("frames", x), self.schema)
         return frames, check_mask(mask, frames)

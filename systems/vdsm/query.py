@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from phlogiston.arrays import tensor_of
 from phlogiston.errors import ConfigError, ShapeError
 from phlogiston.guides.vdsm import VDSMGuide
 from phlogiston.inference.query.answer import Answer
@@ -74,7 +75,7 @@ def query_clip(
         raise ConfigError("queries need a continuous identity and a fused chain")
     known, question = None, dict(normalise(evidence))
     if batch is not None and batch.get("frames") is not None:
-        frames, mask = torch.as_tensor(batch["frames"]), batch.get("mask")
+        frames, mask = tensor_of("frames", batch["frames"]), batch.get("mask")
         frames = frames if frames.ndim == 5 else frames.unsqueeze(0)
         if frames.ndim != 5 or len(frames) != 1:
             raise ShapeError(f"batch['frames'] has shape {tuple(frames.shape)}; ask about one clip at a time")

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from phlogiston.arrays import tensor_of
 from phlogiston.datasets.recording.store import RecordedGames
 from phlogiston.errors import DataError, ShapeError
 from phlogiston.systems.frames import fit_frames
@@ -27,14 +28,14 @@ def check_games(tensors: Mapping[str, Any], schema: Mapping[str, Any] | None = N
                 "a world model needs 'frames' (rows, T, C, H, W) and 'action' (rows, T); the data hold "
                 f"{sorted(tensors)}"
             )
-    frames = check_frames(torch.as_tensor(tensors["frames"]), schema)
+    frames = check_frames(tensor_of("frames", tensors["frames"]), schema)
     if frames.dim() != 5:
         raise ShapeError(f"frames have shape {tuple(frames.shape)}; expected five axes, (rows, T, C, H, W)")
     rows, steps = frames.shape[:2]
-    action = torch.as_tensor(tensors["action"])
-    done = torch.as_tensor(tensors.get("done", torch.zeros(rows, steps, dtype=torch.bool)))
-    length = torch.as_tensor(tensors.get("length", torch.full((rows,), steps)))
-    reward = torch.as_tensor(tensors["reward"]) if "reward" in tensors else None
+    action = tensor_of("action", tensors["action"])
+    done = tensor_of("done", tensors.get("done", torch.zeros(rows, steps, dtype=torch.bool)))
+    length = tensor_of("length", tensors.get("length", torch.full((rows,), steps)))
+    reward = tensor_of("reward", tensors["reward"]) if "reward" in tensors else None
     for name, value, shape in (
         ("action", action, (rows, steps)),
         ("done", done, (rows, steps)),

@@ -33,6 +33,7 @@ from phlogiston.inference.query.evidence import Evidence, Known, OneOf, normalis
 from phlogiston.inference.query.islands import Islands
 from phlogiston.inference.svi.row_noise import normal, uniform
 from phlogiston.models.world import State, World
+from phlogiston.systems.calls import drawn_seed
 
 SITES = ("frames", "action", "done", "code")
 METHODS = ("auto", "smc")
@@ -76,7 +77,7 @@ def filter_games(
         warn_if_far({"a pixel of 'frames'": float(beyond) / world.noise}, "query (particle filter)")
     action = _action_evidence(question.get("action", ()), count, world.actions)
     done = _end_evidence(question.get("done", ()), count)
-    seed = int(torch.randint(2**31, ())) if seed is None else seed
+    seed = drawn_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     path, islands = _ParticleFilter(
         world, guide, pixels, action, done, num_particles, generator, "code" in requested

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from phlogiston.arrays import tensor_of
 from phlogiston.datasets.base import Dataset, Meta, Split
 from phlogiston.datasets.generated.games.dodge import ACTIONS
 from phlogiston.datasets.recording.store import SampledGames
@@ -37,7 +38,7 @@ from phlogiston.models.dreaming import Ends, num_weights
 from phlogiston.models.world import FrameModel, MemoryModel, World
 from phlogiston.networks.rare_colours import colour_weights
 from phlogiston.systems.base import Role
-from phlogiston.systems.calls import at_least, evaluating
+from phlogiston.systems.calls import at_least, drawn_seed, evaluating
 from phlogiston.systems.frames import mean_colour, refuse_zeros_and_ones
 from phlogiston.systems.inputs import check_heeded, rows_of
 from phlogiston.systems.options import from_config
@@ -153,7 +154,7 @@ class WorldModel(AgentVerbs):
         self._need_fit()
         if isinstance(x, Dataset | Split | Mapping):
             x = rows_of(x)["frames"]
-        return check_frames(torch.as_tensor(x), self.schema)
+        return check_frames(tensor_of("frames", x), self.schema)
 
     # ----- training -----------------------------------------------------------------------------------------------
 
@@ -281,7 +282,7 @@ class WorldModel(AgentVerbs):
             done at each; `done` bool (n, T), True from the end on; `length` (n,).
         """
         self._need_fit()
-        seed = int(torch.randint(2**31, ())) if seed is None else seed
+        seed = drawn_seed(seed)
         rollouts = self.dream(player, at_least("n", n, 1), tau=tau, max_steps=steps, ends=ends, seed=seed, keep=True)
         assert rollouts.code is not None
         assert rollouts.action is not None

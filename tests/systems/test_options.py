@@ -76,7 +76,8 @@ def test_every_option_is_described_in_the_configuration_alone(name: str) -> None
 def test_every_option_is_used(name: str) -> None:
     options = {field.name for field in dataclasses.fields(systems.config(name))}
     used = {parameter for program, _ in builds(name) for parameter in inspect.signature(program).parameters}
-    for path in (SYSTEMS / name).glob("*.py"):
+    bases = [Path(inspect.getfile(kind)) for kind in systems.get(name).__mro__ if kind.__module__.startswith("phlog")]
+    for path in [*(SYSTEMS / name).glob("*.py"), *bases]:
         if path.name != "config.py":
             tree = ast.parse(path.read_text(encoding="utf-8"))
             used |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}

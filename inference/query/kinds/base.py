@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from phlogiston.arrays import tensor_of
 from phlogiston.distributions.shapes import joint_shape
 from phlogiston.errors import EvidenceError
 from phlogiston.inference.query.kinds.vector import Vector
@@ -180,11 +181,15 @@ def category(name: str, value: int | str, labels: Sequence[str]) -> int:
 
 def as_tensor(value: Any, what: str, *, allow_infinite: bool = False) -> Tensor:
     """Turn numbers, lists, arrays into a tensor (floats become float64); refuse NaN and, mostly, infinity."""
+    dense = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
     try:
-        tensor = value.detach() if isinstance(value, Tensor) and not value.requires_grad else value
-        tensor = tensor if isinstance(tensor, Tensor) else torch.as_tensor(np.asarray(value))
-    except (TypeError, ValueError) as error:
-        raise EvidenceError(f"{what} must be a number or an array of numbers; got {value!r}") from error
+        tensor = value if dense else torch.as_tensor(np.asarray(value))
+    except (TypeError, ValueError):  # a flipped array, one of another byte order, or none at all
+        try:
+            tensor = tensor_of(what, value)
+        except (TypeError, ValueError) as error:
+            raise EvidenceError(f"{what} must be a number or an array of numbers; got {value!r}") from error
+    tensor = tensor if tensor.requires_grad else tensor.detach()
     if tensor.is_complex():
         raise EvidenceError(f"{what} must be real; got {tensor.dtype}")
     if tensor.is_floating_point():

@@ -282,7 +282,7 @@ def test_bad_sequences_are_refused(fitted: SequenceModel) -> None:
         fitted.log_prob(np.full((5, 3), np.nan))
     with pytest.raises(DataError, match="at most"):
         fitted.sequences(np.zeros((1, 100, 3)), most=50)
-    with pytest.raises(ConfigError, match="n must"):
+    with pytest.raises(ConfigError, match="n is 0"):
         fitted.sample(0)
     with pytest.raises(ConfigError, match="temperature"):
         fitted.sample(1, steps=2, pi_temperature=-1.0)

@@ -258,9 +258,7 @@ def test_black_and_white_videos_are_survived(learned: SQAIR, level: int) -> None
 
 def test_single_frames_are_air(data: datasets.Dataset) -> None:
     pictures = data.train.tensors["x"][:8, :1]
-    system = SQAIR({**TINY, "lengths": (1,), "shares": (1.0,)})
-    with pytest.raises(ShapeError, match="1 frames"):
-        SQAIR(TINY).fit({"x": pictures})
+    system = SQAIR(TINY)  # whose stages ask for more frames than there are
     system.fit({"x": pictures}, tensorboard=False, progress="off")
     assert system.infer(pictures)["boxes"].shape == (8, 1, 3, 4)
 
