@@ -289,6 +289,7 @@ def play(
     keep: bool = False,
     generator: torch.Generator | None = None,
     patience: int = 0,
+    frames: bool = True,
 ) -> Rollouts:
     """Act in a game outside, seen through the encoder and the memory.
 
@@ -303,6 +304,7 @@ def play(
         generator: of the agent's draws; one of the seed by default.
         patience: give a game up in which so many steps in a row have gained nothing, no reward above 0; its score is
             what it were if all further steps up to the limit were worth the mean of these. 0 gives none up.
+        frames: whether frames are among what is kept; they take by far the most memory.
 
     Raises:
         ConfigError: no steps.
@@ -316,11 +318,12 @@ def play(
     alive = torch.ones(len(games), dtype=torch.bool)
     score, length = torch.zeros(len(games)), torch.ones(len(games), dtype=torch.long)
     hopes = _Hopes(len(games), patience)
-    kept: dict[str, list[Tensor]] = {"code": [], "action": [], "frames": [], "reward": []}
+    kept: dict[str, list[Tensor]] = {name: [] for name in ("code", "action", "reward", *(["frames"] if frames else []))}
 
     def note(**values: Tensor) -> None:
         for name, value in values.items() if keep else ():
-            kept[name].append(_whole(value, present, len(games)))
+            if name in kept:
+                kept[name].append(_whole(value, present, len(games)))
 
     for t in range(steps + 1):
         stay = alive[present]

@@ -25,6 +25,7 @@ def play_all(
     keep: bool = False,
     blindfold: bool = False,
     patience: int = 0,
+    frames: bool = True,
 ) -> Rollouts:
     """Act in games outside; arguments as those of `models.dreaming.play`.
 
@@ -42,7 +43,7 @@ def play_all(
     if blindfold:
         if len(games) < 2:
             raise ConfigError("a blindfold needs two games at least: each agent sees another one than it plays")
-        shown = play_all(world, encode, agent, game, games, steps, seed=seed, keep=True)
+        shown = play_all(world, encode, agent, game, games, steps, seed=seed, keep=True, frames=False)
         assert shown.code is not None
         codes, lengths = shown.code.roll(1, 0), shown.length.roll(1)
     parts = []
@@ -52,7 +53,7 @@ def play_all(
         parts.append(
             play(
                 world, sees, some, game, games[index], steps, seed=seed, keep=keep or blindfold, generator=generator,
-                patience=patience,
+                patience=patience, frames=frames and keep,
             )
         )  # fmt: skip
     return parts[0] if len(parts) == 1 else joined(parts)

@@ -61,7 +61,9 @@ def rolls(
         if game is None:
             return dream(world, agent, games * agents, steps, tau=tau, ends=ends, seed=own, keep=keep)
         numbers = (first + own * MOST + torch.arange(games)).repeat(agents)
-        return play_all(world, encode, agent, game, numbers, steps, seed=own, keep=keep, patience=patience)
+        return play_all(
+            world, encode, agent, game, numbers, steps, seed=own, keep=keep, patience=patience, frames=False
+        )
 
     return roll
 

@@ -1,8 +1,8 @@
 """World models of games that others made: recorded, dreamt, played, and doubted.
 
 Every score stands beside those of chance, of the recording's policy, of the best blind sweep, of the same agent with
-another game before its eyes, and of an agent that was trained in the game itself, in as many games as were recorded;
-and beside what the same policy scores in the dream at temperature 1.
+another game before its eyes, and of an agent that was trained in the game itself, in as many games as were recorded,
+again with and without the blindfold; and beside what the same policy scores in the dream at temperature 1.
 `make learn SYSTEM=world_games` runs all of them, `pytest tests/learn -m learn --timeout 0 -k cartpole` one; with
 `--runs FOLDER` recordings and runs are kept, and gone on with.
 """
@@ -34,6 +34,7 @@ DREAMS = 256  # behind a score in the dream
 OTHERS = {
     "random": "at random", "recorded": "the recording's policy", "blind": "best blind sweep",
     "blindfold": "the agent, another game before its eyes", "inside": "agent trained in the game",
+    "inside-blindfold": "that one, another game before its eyes",
 }  # fmt: skip
 
 
@@ -55,6 +56,8 @@ class Recipe:
         end_auc: the same of the area under the curve of ends.
         taus: temperatures to train further agents at, with the first seed.
         compared: games in which blind sweeps are compared; 0 for none.
+        inside: options of training in the game, of recipes that train in the dream; by default an evolution of as many
+            games as were recorded.
     """
 
     env: str
@@ -70,6 +73,7 @@ class Recipe:
     end_auc: float = 0.0
     taus: tuple[float, ...] = ()
     compared: int = 16
+    inside: dict[str, Any] = field(default_factory=dict)
 
 
 COVER: dict[str, Any] = {"policy": "sticky:0.7", "skip": 4, "cap": 2_100, "crop": (90, 154, 0, 320), "jobs": 2}
@@ -77,19 +81,21 @@ COVER: dict[str, Any] = {"policy": "sticky:0.7", "skip": 4, "cap": 2_100, "crop"
 RACING: dict[str, Any] = {
     "policy": "sticky:0.3:.5,1,1,2,.25", "skip": 6, "size": 32, "grey": True, "crop": (0, 84, 0, 96), "jobs": 2,
 }  # fmt: skip
+# with those of the recording's policy, four times as many, and those of the last choice: 640 games
+IMPROVED: dict[str, Any] = {"method": "improve", "generations": 9, "population": 48}
 SMALL: dict[str, Any] = {"code": 4, "hidden": 48, "features": 64, "noise": 0.02, "frame_steps": 1_000, "steps": 1_000}
 RECIPES = {
     "take-cover-32": Recipe(
         "VizdoomTakeCover-v1", 600, "ticks survived, mean of games of at most 2,100", 600.0,
         {**COVER, "size": 32},
         PRESETS["take-cover"],
-        others=32, gain=1.7, recall=0.7, end_auc=0.92, taus=(0.5, 1.0, 1.15, 1.3),
+        others=32, gain=1.7, recall=0.7, end_auc=0.92, taus=(0.5, 1.0, 1.15, 1.3), inside=IMPROVED,
     ),
     "take-cover-64": Recipe(
         "VizdoomTakeCover-v1", 600, "ticks survived, mean of games of at most 2,100", 600.0,
         {**COVER, "size": 64},
         {**PRESETS["take-cover"], "frame_batch": 16},
-        others=32, gain=1.7, recall=0.7, end_auc=0.92,
+        others=32, gain=1.7, recall=0.7, end_auc=0.92, inside=IMPROVED,
     ),
     "carracing-discrete": Recipe(
         "CarRacing-v3", 100, "reward, mean of 20 tracks", 300.0,
@@ -169,7 +175,11 @@ def test_a_game_is_learned_from_a_recording_and_played_with_open_eyes(
 
     agent = entry("agent", OTHERS["inside"] if "inside" in recipe.options else "agent from the dream", must=recipe.must)
     beside = set(OTHERS) - ({"inside"} & set(recipe.options)) - (set() if recipe.compared else {"blind"})
-    others = {w: entry(w, title, n_test=recipe.others) for w, title in OTHERS.items() if w in beside}
+    beside -= set() if recipe.inside else {"inside-blindfold"}
+    others = {
+        w: entry(w, title, n_test=recipe.games if w.startswith("inside") else recipe.others)
+        for w, title in OTHERS.items() if w in beside
+    }  # fmt: skip
     taus = {tau: entry(f"{tau:g}", f"{tau:g}", "tau-games", tau=tau, n_test=recipe.others) for tau in recipe.taus}
     for line in taus.values():
         line.seeds = line.seeds[:1]  # an agent for each takes as long as the first
@@ -185,13 +195,14 @@ def test_a_game_is_learned_from_a_recording_and_played_with_open_eyes(
                 told[line.name].append(dreamt)
                 line.fields["dream"] = fmean(told[line.name])
 
-    def trained_anew(line: Entry, seed: int, system: WorldModel, tau: float = 1.0, **options: Any) -> None:
+    def trained_anew(line: Entry, seed: int, system: WorldModel, tau: float = 1.0, **options: Any) -> Any:
         began = cpu_time()
         own = system.config.tau == tau and not options
         found = system.agent if own else system.train_agent(seed=seed, tau=tau, **options)
-        seconds = cpu_time() - began
-        played, dreamt = system.play(found, recipe.others, seed=seed), system.dream(found, DREAMS, tau=tau, seed=seed)
+        seconds, games = cpu_time() - began, line.fields["n_test"]
+        played, dreamt = system.play(found, games, seed=seed), system.dream(found, DREAMS, tau=tau, seed=seed)
         measure(line, seed, mean(played), mean(dreamt), seconds)
+        return found
 
     for seed in agent.seeds:
         with agent.measure(seed) as run:
@@ -202,13 +213,16 @@ def test_a_game_is_learned_from_a_recording_and_played_with_open_eyes(
             agent.fields["dream"] = fmean(told["agent"])
         for what, (game, dreamt) in judge(recipe, system, seed).items():
             measure(others[what], seed, game, dreamt)
-        if "inside" in others:
-            generations = max(1, recipe.episodes // system.config.population)
-            trained_anew(others["inside"], seed, system, inside="game", generations=generations, rollouts=1)
         found = system.evaluate(data, ["memory", "bright"]) if recipe.recall or recipe.end_auc else {}
         for line, metric, bar in ((seen, "bright_recall_3_5", recipe.recall), (ends, "end_auc", recipe.end_auc)):
             if bar:
                 measure(line, seed, found[metric].value, None)
+        if "inside" in others:
+            evolved = {"generations": max(1, recipe.episodes // system.config.population), "rollouts": 1}
+            own = trained_anew(others["inside"], seed, system, inside="game", **(recipe.inside or evolved))
+            if recipe.inside:
+                folded = system.play(own, recipe.games, seed=seed, blindfold=True)
+                measure(others["inside-blindfold"], seed, mean(folded), None)
         for tau, line in taus.items():
             if seed in line.seeds:
                 trained_anew(line, seed, system, tau)

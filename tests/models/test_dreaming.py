@@ -67,3 +67,11 @@ def test_a_game_that_is_given_up_scores_as_if_it_had_been_played_to_the_limit() 
 
 def test_what_is_kept_of_games_given_up_is_the_same() -> None:
     assert torch.equal(played(8, keep=True)[1].score, played(8)[1].score)
+
+
+def test_games_are_kept_without_their_frames() -> None:
+    whole, spare = (played(8, keep=True, frames=kept)[1] for kept in (True, False))
+    assert spare.frames is None
+    assert whole.frames is not None
+    for name in ("code", "action", "reward", "score"):
+        assert torch.equal(getattr(whole, name), getattr(spare, name)), name
