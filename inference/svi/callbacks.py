@@ -181,8 +181,9 @@ class EarlyStopping:
 class KeepBest:
     """Ends every stage of training at the parameters with the lowest validation loss.
 
-    It looks every 10 steps at first, then about every tenth of the steps so far: what a few rows have to say is soon
-    learned. Without validation rows it does nothing.
+    It looks every 10 steps at first, then about every tenth of the steps so far, for what a few rows have to say is
+    soon learned; but no more often than all rows have been seen once, for before they cannot be known by heart. Without
+    validation rows it does nothing.
     """
 
     def __init__(self) -> None:
@@ -197,7 +198,11 @@ class KeepBest:
 
     def on_step(self, state: State) -> None:
         """Keep what is better than all before, when it is time to look."""
-        if state.valid is not None and state.step % (10 * max(1, state.step // 100)) == 0:
+        if state.valid is None:
+            return
+        done = 1 + round(state.stage_progress * (state.stage.steps - 1))
+        epoch = -(-len(state.data) // state.stage.batch_size)
+        if done % max(10, done // 100 * 10, epoch) == 0:
             self._compare(state)
 
     @torch.no_grad()
