@@ -31,7 +31,9 @@ class FrameDecoder(nn.Module):
         super().__init__()
         doublings = int(math.log2(size / 4)) if size >= 8 else 0
         if 4 * 2**doublings != size or doublings < 1:
-            raise ConfigError(f"frames have {size} pixels; the decoder makes 8, 16, 32, 64, 128, ...")
+            raise ConfigError(
+                f"frames have {size} pixels; the decoder makes 8, 16, 32, 64, 128, ...: resize them, or pad them"
+            )
         if len(widths) != doublings or min(widths) < 1:
             raise ConfigError(f"widths has {len(widths)} entries; frames of {size} pixels need {doublings}")
         self.channels, self.size, self.width = channels, size, widths[0]

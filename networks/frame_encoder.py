@@ -56,7 +56,9 @@ class FrameEncoder(nn.Module):
         super().__init__()
         halvings = int(math.log2(size / 4)) if size >= 8 else 0
         if 4 * 2**halvings != size or halvings < 1:
-            raise ConfigError(f"frames have {size} pixels; the encoder takes 8, 16, 32, 64, 128, ...")
+            raise ConfigError(
+                f"frames have {size} pixels; the encoder takes 8, 16, 32, 64, 128, ...: resize them, or pad them"
+            )
         if len(widths) != halvings or min(widths) < 1:
             raise ConfigError(f"encoder_widths has {len(widths)} entries; frames of {size} pixels need {halvings}")
         blocks: list[nn.Module] = []

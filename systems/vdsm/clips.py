@@ -35,7 +35,8 @@ def check_frames(frames: Tensor, schema: Mapping[str, Any] | None = None) -> Ten
         DataError: no clips, or values outside [0, 1].
     """
     if frames.ndim != 5:
-        raise ShapeError(f"frames have shape {tuple(frames.shape)}; expected five axes, (rows, T, C, H, W)")
+        advice = " Grey clips (rows, T, H, W): frames[:, :, None]" if frames.ndim == 4 else ""
+        raise ShapeError(f"frames have shape {tuple(frames.shape)}; expected five axes, (rows, T, C, H, W).{advice}")
     if frames.shape[2] not in (1, 3) and frames.shape[-1] in (1, 3):
         raise ShapeError(
             f"frames have shape {tuple(frames.shape)}: channels seem to be last. Move them: frames.movedim(-1, 2)"

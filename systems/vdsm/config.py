@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,9 +23,11 @@ class Config:
         pose: size of the pose of a frame.
         dynamics: size of the dynamics code of a clip.
         encoder: "blur" convolves at full size and halves without aliasing, "strided" halves by the convolution.
-        encoder_widths: channels after each halving down to 4 x 4; as many as the size of the frames has halvings.
+        encoder_widths: channels after each halving down to 4 x 4. Frames with more halvings repeat the last, those with
+            fewer go without it.
         features: of an encoded frame.
-        decoder_widths: channels from 4 x 4 up, without those of the frames; as many as there are doublings.
+        decoder_widths: channels from 4 x 4 up, without those of the frames. Frames with more doublings repeat the
+            first, those with fewer go without it.
         bank: "full" decoders per expert, or "lowrank" changes of a common one.
         rank: of the changes.
         shared_layers: of the decoder, the first that all individuals share; 0: none, as published. The others are
@@ -177,6 +181,27 @@ class Config:
         for name in ("encoder_widths", "decoder_widths"):
             if not getattr(self, name) or min(getattr(self, name)) < 1:
                 raise ConfigError(f"{name} needs at least one channel in every layer; got {getattr(self, name)}")
+
+
+def down(widths: Sequence[int], size: int) -> tuple[int, ...]:
+    """`encoder_widths` for frames of `size` pixels.
+
+    Example:
+        >>> down((24, 32, 48), 64), down((24, 32, 48), 16)
+        ((24, 32, 48, 48), (24, 32))
+    """
+    halvings = max(1, int(math.log2(max(size, 8) / 4)))
+    return (*widths, *[widths[-1]] * (halvings - len(widths)))[:halvings]
+
+
+def up(widths: Sequence[int], size: int) -> tuple[int, ...]:
+    """`decoder_widths` for frames of `size` pixels.
+
+    Example:
+        >>> up((96, 48, 24), 64), up((96, 48, 24), 16)
+        ((96, 96, 48, 24), (48, 24))
+    """
+    return down(widths[::-1], size)[::-1]
 
 
 # the sizes of the published program for frames of 64 pixels

@@ -39,7 +39,7 @@ from phlogiston.systems.calls import at_least, evaluating, seeded
 from phlogiston.systems.frames import mean_colour, refuse_zeros_and_ones
 from phlogiston.systems.options import from_config
 from phlogiston.systems.vdsm.clips import ClipOperations, check_mask, frames_of
-from phlogiston.systems.vdsm.config import PAIRS, PRESETS
+from phlogiston.systems.vdsm.config import PAIRS, PRESETS, down, up
 from phlogiston.systems.vdsm.config import Config as VDSMConfig
 from phlogiston.systems.vdsm.query import query_clip
 from phlogiston.systems.vdsm.stages import ENCODER_PARTS, FRAME_PARTS, stages
@@ -122,13 +122,14 @@ class VDSM(ClipOperations):
         """Model and guide."""
         c, schema = self.config, self.schema
         self.model = from_config(
-            VDSMModel, c, channels=schema["channels"], size=schema["size"], widths=c.decoder_widths,
+            VDSMModel, c, channels=schema["channels"], size=schema["size"], widths=up(c.decoder_widths, schema["size"]),
             hidden=c.transition or c.recurrent,
         )  # fmt: skip
         self.model.temperature = c.temperature[1]
         if isinstance(self.model.decoder, ExpertDecoder):
             self.model.decoder.start_at(torch.tensor(schema["mean"]))
-        self.guide = from_config(VDSMGuide, c, model=self.model, widths=c.encoder_widths, share=c.identity_share)
+        widths = down(c.encoder_widths, schema["size"])
+        self.guide = from_config(VDSMGuide, c, model=self.model, widths=widths, share=c.identity_share)
 
     def initialise(self, train: Any, seed: int) -> None:
         """Take the parts of another run's stage 1, where the configuration names one."""
