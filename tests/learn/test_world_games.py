@@ -49,7 +49,7 @@ class Recipe:
         options: of the system.
         figure: what a score is.
         games: that an agent is judged by.
-        others: that policies beside it are judged by.
+        others: that policies which see nothing, and agents of other temperatures, are judged by.
         must: least mean score, over seeds.
         gain: least factor over the recording's policy; 0 for none (scores below 0 have no factor).
         recall: least share of things of 3 to 5 pixels that are there in reconstructions; 0 for none.
@@ -138,7 +138,7 @@ def judge(recipe: Recipe, system: WorldModel, seed: int) -> dict[str, tuple[floa
     """Scores in the game and in the dream, at temperature 1, of whoever was not trained."""
     world = system.model
     chance = system.play("uniform", recipe.others, seed=seed), system.dream("uniform", DREAMS, tau=1.0, seed=seed)
-    folded = system.play(None, recipe.others, seed=seed, blindfold=True)
+    folded = system.play(None, recipe.games, seed=seed, blindfold=True)
     found: dict[str, tuple[float, float | None]] = {
         "random": (mean(chance[0]), mean(chance[1])),
         "recorded": (system.schema["recorded_score"], mean(system.dream("random", DREAMS, tau=1.0, seed=seed))),
@@ -177,7 +177,7 @@ def test_a_game_is_learned_from_a_recording_and_played_with_open_eyes(
     beside = set(OTHERS) - ({"inside"} & set(recipe.options)) - (set() if recipe.compared else {"blind"})
     beside -= set() if recipe.inside else {"inside-blindfold"}
     others = {
-        w: entry(w, title, n_test=recipe.games if w.startswith("inside") else recipe.others)
+        w: entry(w, title, n_test=recipe.others if w in ("random", "recorded", "blind") else recipe.games)
         for w, title in OTHERS.items() if w in beside
     }  # fmt: skip
     taus = {tau: entry(f"{tau:g}", f"{tau:g}", "tau-games", tau=tau, n_test=recipe.others) for tau in recipe.taus}
