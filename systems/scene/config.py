@@ -84,6 +84,9 @@ class Config:
         score_weight: weight of a third comparison: by the energy score, which is least where prior samples are
             distributed as the truth, in colours and edges of pixels and of squares of 2, 4, 8 and 16.
         grain_weight: weight, within that score, of how much edge and texture samples have square by square.
+        edge_steps: steps at the end, on top of `steps`, in which the weight of edges and texture is another one: with it
+            from the start, samples are full of edges before they know where.
+        edge_weight: that weight, in place of `grain_weight`.
         kl_weight: weight of the divergence; 1 gives the bound, more keeps codes where the prior draws them.
         kl_warmup: share of the steps in which that weight rises from a hundredth, half of them below a tenth: latents
             that cost their full price before the decoder has a use for them fall asleep.
@@ -143,6 +146,8 @@ class Config:
     spread_weight: float = 0.3
     score_weight: float = 0.0
     grain_weight: float = 0.0
+    edge_steps: int = 0
+    edge_weight: float = 0.0
     kl_weight: float = 6.0
     kl_warmup: float = 0.6
     keep_scenes: int = 9
@@ -156,7 +161,7 @@ class Config:
         at_least(
             self, 0, "layers", "steps_between", "blocks", "context", "least_context", "draft_steps", "draft_weight",
             "prior_weight", "kl_weight", "keep_scenes", "sigma_start", "whole", "spread_weight", "score_weight",
-            "grain_weight",
+            "grain_weight", "edge_steps", "edge_weight",
         )  # fmt: skip
         if (
             not 0 < self.warmup < 1
@@ -173,6 +178,8 @@ class Config:
             raise ConfigError(f"least_context ({self.least_context}) exceeds context ({self.context})")
         if not self.layers and not self.draft_steps:
             raise ConfigError("layers=0 leaves nothing to train but the draft: set draft_steps")
+        if self.edge_steps and not (self.layers and self.score_weight and self.edge_weight):
+            raise ConfigError("edge_steps train prior samples by a score: set layers, score_weight and edge_weight")
         if self.draft_steps and not self.draft:
             raise ConfigError("draft_steps train the draft, but draft is off; set draft_steps=0")
         if self.memory == "pooled" and max(self.sides) > self.arena:
@@ -215,12 +222,18 @@ PRESETS: dict[str, dict[str, Any]] = {
     "cpu": {},
     "pooled": {"memory": "pooled"},
     "courts": {"draft_steps": 1_700, "steps": 1_000},
-    # for memories of few photographs: trained with 3 to 8 of them, priors calibrated on validation scenes
-    "courts-few": {"draft_steps": 2_700, "steps": 1_600, "least_context": 3, "prior_temperature": 0.8},
+    # for memories of few photographs: trained with 3 to 8 of them; priors chosen on validation scenes, see docs/scene.md
+    "courts-few": {
+        "draft_steps": 2_700,
+        "steps": 1_600,
+        "least_context": 3,
+        "prior_temperature": 0.6,
+        "prior_growth": 0.3,
+    },
     # no latents: for comparisons of memories
     "courts-short": {"layers": 0, "draft_steps": 600},
-    # priors calibrated on validation rooms, as those of "gqn-mazes" on scenes kept back from training
-    "courts-64": {**SHARP, "prior_temperature": 0.837, "prior_growth": 0.225},
+    # priors chosen on validation rooms, as those of "gqn-mazes" on scenes kept back from training
+    "courts-64": {**SHARP, "edge_steps": 600, "edge_weight": 12.0, "prior_temperature": 0.96, "prior_growth": 0.2},
     "gqn-mazes": {**SHARP, "symmetry": "all", "prior_growth": 0.17},
     # the published sizes: 8 steps of 16 x 16 states with 128 channels for pictures of 64 x 64 pixels
     "paper": {

@@ -1,4 +1,4 @@
-"""How scenes are trained: the draft alone, then everything."""
+"""How scenes are trained: the draft alone, then everything, then with more weight on edges where that is asked for."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from phlogiston.inference.svi.schedules import constant, cosine, linear, piecewi
 from phlogiston.systems.scene.config import Config
 from phlogiston.systems.scene.training import PixelNoise, SceneObjective
 
+EDGE_RATE = 0.4
+"""Share of the peak learning rate that the last stage, of a trained system, begins with."""
+
 
 def scene_objective(**options: Any) -> Callable[[nn.Module, nn.Module], nn.Module]:
     """Return what a `Stage` takes: a maker of the objective, named `scene` in the records."""
@@ -23,7 +26,7 @@ def scene_objective(**options: Any) -> Callable[[nn.Module, nn.Module], nn.Modul
 
 
 def stages(config: Config, image: int) -> list[Stage]:
-    """Return the recipe: the draft alone, then everything.
+    """Return the recipe: the draft alone, then everything, then edges.
 
     Args:
         config: the options.
@@ -80,4 +83,14 @@ def stages(config: Config, image: int) -> list[Stage]:
             **shared,
         )
     )
+    if c.edge_steps:
+        recipe.append(
+            Stage(
+                "edges",
+                c.edge_steps,
+                objective=scene_objective(**{**options, "grain_weight": c.edge_weight}),
+                schedules={"learning_rate": warmup(c.warmup, cosine(EDGE_RATE, c.final_rate))},
+                **shared,
+            )
+        )
     return recipe

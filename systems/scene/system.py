@@ -114,10 +114,11 @@ class Scene(System):
     def step_options(self) -> dict[str, int]:
         """The options that count optimiser steps, stage by stage."""
         draft = {"draft_steps": self.config.draft_steps} if self.config.draft_steps else {}
-        return draft | ({"steps": self.config.steps} if self.config.layers else {})
+        edges = {"edge_steps": self.config.edge_steps} if self.config.edge_steps else {}
+        return draft | ({"steps": self.config.steps} if self.config.layers else {}) | edges
 
     def stages(self) -> list[Stage]:
-        """The draft alone, then everything."""
+        """The draft alone, then everything, then edges."""
         return scene_stages.stages(self.config, self.schema["image"])
 
     def callbacks(self) -> list[Any]:

@@ -159,7 +159,7 @@ def test_scene_courts_few(record: Record, kept: Kept) -> None:
         "scene",
         "few/courts",
         title="courts-few",
-        configuration="3 to 8 photographs in training, priors at .8 of their deviations",
+        configuration="3 to 8 photographs in training, priors chosen on validation places",
         figure=ERROR,
         kind="estimate",
         higher_is_better=False,
@@ -181,7 +181,7 @@ def test_scene_courts_few(record: Record, kept: Kept) -> None:
 
 
 def test_scene_courts_64(record: Record, kept: Kept) -> None:
-    """At twice the size, by the recipe chosen for mazes; nothing was chosen on courts."""
+    """At twice the size: the recipe of mazes, trained longer for edges and textures; chosen on validation places."""
     data = datasets.load("courts", views=24, size=64)
     test = data.test.select(list(range(144)))
     entry = record(
@@ -192,6 +192,7 @@ def test_scene_courts_64(record: Record, kept: Kept) -> None:
         figure=ERROR,
         kind="estimate",
         higher_is_better=False,
+        must=0.020,
     )
     for seed in entry.seeds:
         with entry.measure(seed) as run:
@@ -209,7 +210,7 @@ def test_scene_courts_64(record: Record, kept: Kept) -> None:
             trivial = scoring.baselines(system, scoring.episodes(system, test, total=144))
             entry.fields["baselines"] = {n.replace("_", " "): mean(rows) for n, rows in trivial.items()}
             entry.fields["n_test"] = len(found["mean"])
-            entry.fields["steps"] = system.config.draft_steps + system.config.steps
+            entry.fields["steps"] = sum(system.step_options().values())
     entry.check()
 
 

@@ -75,6 +75,7 @@ def test_it_learns_to_paint_what_a_memory_holds() -> None:
         {"nodes": "hub", "layers": 0},
         {"nodes": "lattice", "write": "soft"},
         {"nodes": "ground", "score_weight": 1.0, "grain_weight": 1.0, "output": "layers"},
+        {"score_weight": 1.0, "edge_steps": 2, "edge_weight": 2.0},
         {"whole": 3, "parts": 1, "spread_weight": 0.5},
         {"whole": 3, "parts": 4, "layers": 1},
         {"whole": 2, "prior_context": False},
@@ -115,6 +116,33 @@ def test_a_resumed_run_ends_as_the_uninterrupted_one(data: Dataset, tmp_path: Pa
     resumed = Scene(options).fit(data, out=tmp_path, **quiet)
     for a, b in zip(whole.guide.parameters(), resumed.guide.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_edges_come_last_with_a_weight_of_their_own(data: Dataset) -> None:
+    """More steps at another weight of the score; those before stay as they would be without."""
+    options = {**TINY, "score_weight": 1.0, "grain_weight": 0.5, "prior_share": 1.0}
+    weights: list[tuple[str, float]] = []
+
+    class Note:
+        def on_step(self, state: Any) -> None:
+            weights.append((state.stage.name, state.objective.grain_weight))
+
+    before: dict[int, list[torch.Tensor]] = {}
+
+    class Keep:
+        def on_stage_end(self, state: Any) -> None:
+            before.setdefault(state.step, [p.detach().clone() for p in state.model.parameters()])
+
+    plain = Scene(options).fit(data, progress="off")
+    edges = {"edge_steps": 2, "edge_weight": 4.0}
+    system = Scene({**options, **edges}).fit(data, progress="off", callbacks=[Note(), Keep()])
+    assert weights == [("draft", 0.5)] * 3 + [("all", 0.5)] * 3 + [("edges", 4.0)] * 2
+    assert system.step_options() == {"draft_steps": 3, "steps": 3, "edge_steps": 2}
+    for a, b in zip(plain.model.parameters(), before[6], strict=True):
+        assert torch.equal(a, b)
+    assert any(not torch.equal(a, b) for a, b in zip(system.model.parameters(), before[6], strict=True))
+    with pytest.raises(ConfigError, match="edge_steps"):
+        Scene({**TINY, "edge_steps": 2, "edge_weight": 1.0})
 
 
 def test_records_hold_the_terms_of_the_loss(data: Dataset) -> None:
