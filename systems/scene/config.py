@@ -84,8 +84,7 @@ class Config:
         score_weight: weight of a third comparison: by the energy score, which is least where prior samples are
             distributed as the truth, in colours and edges of pixels and of squares of 2, 4, 8 and 16.
         grain_weight: weight, within that score, of how much edge and texture samples have square by square.
-        edge_steps: steps at the end, on top of `steps`, in which the weight of edges and texture is another one: with it
-            from the start, samples are full of edges before they know where.
+        edge_steps: steps at the end, on top of `steps`, in which the weight of edges and texture is another one.
         edge_weight: that weight, in place of `grain_weight`.
         kl_weight: weight of the divergence; 1 gives the bound, more keeps codes where the prior draws them.
         kl_warmup: share of the steps in which that weight rises from a hundredth, half of them below a tenth: latents
@@ -222,7 +221,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "cpu": {},
     "pooled": {"memory": "pooled"},
     "courts": {"draft_steps": 1_700, "steps": 1_000},
-    # for memories of few photographs: trained with 3 to 8 of them; priors chosen on validation scenes, see docs/scene.md
+    # for memories of few photographs: trained with 3 to 8 of them; priors chosen on validation scenes
     "courts-few": {
         "draft_steps": 2_700,
         "steps": 1_600,
