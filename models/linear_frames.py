@@ -14,6 +14,7 @@ Tenenbaum and Freeman, "Separating style and content with bilinear models", 2000
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -24,6 +25,7 @@ from phlogiston.errors import ConfigError
 from phlogiston.networks.experts import Bank, BankKind, ExpertDecoder, Route
 
 DARKEST = 1e-4  # means of pixels are kept in [DARKEST, 1 - DARKEST], so that they have a logit
+SHARED_PIXELS = 0.2  # cosine of masks; parts that touch have about half as much, from pixels on their edges
 
 
 def logits_of(mean: Tensor) -> Tensor:
@@ -41,6 +43,10 @@ class SegmentDecoder(nn.Module):
         size: of the frames.
         widths, kind, rank, route, shared: of the decoder of the masks, see `ExpertDecoder`.
         segments: `P`.
+        tied: whether segments may become parts of others.
+
+    Attributes:
+        ties: int64 (P,), the segment whose colour each is drawn in, its own at first; None where all keep theirs.
     """
 
     def __init__(
@@ -55,6 +61,7 @@ class SegmentDecoder(nn.Module):
         route: Route = "grouped",
         shared: int = 0,
         segments: int = 8,
+        tied: bool = False,
     ) -> None:
         super().__init__()
         if segments < 2:
@@ -65,6 +72,8 @@ class SegmentDecoder(nn.Module):
         self.blended = experts if experts > 1 else 0
         self.centre = nn.Parameter(torch.full((segments, channels), 0.4))
         self.log_spread = nn.Parameter(torch.full((segments, channels), math.log(0.3)))
+        self.ties: Tensor | None
+        self.register_buffer("ties", torch.arange(segments) if tied else None)
 
     def shares(self, pose: Tensor, blend: Tensor) -> Tensor:
         """Share of each segment in each pixel.
@@ -74,10 +83,11 @@ class SegmentDecoder(nn.Module):
             blend: (..., K) or, with one expert, (..., 0).
 
         Returns:
-            (..., T, P, H, W), sums to 1 over segments.
+            (..., T, P, H, W), sums to 1 over segments; that of a segment that is part of another is 0.
         """
         weights = blend if self.blended else blend.new_ones(*blend.shape[:-1], 1)
-        return self.masks(pose, weights).softmax(-3)
+        shares = self.masks(pose, weights).softmax(-3)
+        return shares if self.ties is None else torch.zeros_like(shares).index_add(-3, self.ties, shares)
 
     def look(self, unit: Tensor) -> Tensor:
         """What `forward` takes after the weights of experts: colours (..., P * C) of standardised ones (..., P * C)."""
@@ -181,6 +191,50 @@ class BasisDecoder(nn.Module):
         total = said.double().unflatten(-1, (self.basis, self.basis + 1))
         loc, scale = linear_posterior(total[..., :-1], total[..., -1], noise)
         return loc.to(said.dtype), scale.to(said.dtype)
+
+
+def stand_ins(said: Tensor, squares: Tensor) -> Tensor:
+    """Which segments are no parts of their own, and what each of them is a part of.
+
+    Where there are more segments than parts, two of them share one: the legs are drawn by both, by one more than by the
+    other in every view, so that a colour read in one view is not the one that another view needs. Such a pair shows by
+    two things: both are in the same pixels (the cosine of their masks is above `SHARED_PIXELS`), and clips are
+    explained nearly as well where both have one colour. The cheapest pairs are tied one by one, as long as all ties
+    together lose fewer squares than the segments as they are leave unexplained. Segments that have their pixels to
+    themselves are never tied, however alike they look.
+
+    Args:
+        said: (n, P, P + C), what `SegmentDecoder.read` says of clips whose segments are not tied.
+        squares: (n,), sums of squares of the clips' values.
+
+    Returns:
+        int64 (P,), for `SegmentDecoder.ties`.
+    """
+    count = said.shape[1]
+    own = torch.eye(count, dtype=torch.float64)
+    said, squares = said.double().cpu(), squares.double().cpu()
+    gram, cross = said[..., :count], said[..., count:]
+
+    def unexplained(ties: Tensor) -> float:
+        kept = own[ties].T[ties.unique()]  # (segments kept, P)
+        merged, explained = kept @ gram @ kept.T, kept @ cross
+        found = torch.linalg.solve(merged + 1e-3 * torch.eye(len(kept), dtype=merged.dtype), explained)
+        return float((squares - (found * explained).sum((1, 2))).mean())
+
+    ties = torch.arange(count)
+    limit = 2.0 * unexplained(ties)
+    while True:
+        overlap = own[ties].T @ gram.sum(0) @ own[ties]
+        size = overlap.diagonal().clamp_min(1e-9).sqrt()
+        options = [
+            torch.where(ties == less, more, ties)
+            for more, less in itertools.permutations(ties.unique().tolist(), 2)
+            if size[less] <= size[more] and overlap[less, more] > SHARED_PIXELS * size[less] * size[more]
+        ]
+        costs = [unexplained(option) for option in options]
+        if not costs or min(costs) >= limit:
+            return ties
+        ties = options[costs.index(min(costs))]
 
 
 def linear_posterior(gram: Tensor, cross: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:

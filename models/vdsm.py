@@ -152,6 +152,7 @@ class VDSM(nn.Module):
         shared_layers: int = 0,
         segments: int = 0,
         basis: int = 0,
+        tie_segments: bool = False,
     ) -> None:
         super().__init__()
         if min(experts, pose, dynamics) < 1:
@@ -169,7 +170,7 @@ class VDSM(nn.Module):
         form = (pose, experts, channels, size, widths, bank, rank, route)
         self.decoder: ExpertDecoder | SegmentDecoder | BasisDecoder
         if segments:
-            self.decoder = SegmentDecoder(*form, shared=shared_layers, segments=segments)
+            self.decoder = SegmentDecoder(*form, shared=shared_layers, segments=segments, tied=tie_segments)
             self.blended = self.decoder.blended
         elif basis:
             self.decoder, self.blended = BasisDecoder(pose, channels, size, widths, route, basis), 0

@@ -36,6 +36,8 @@ class Config:
         segments: parts of one colour each that frames are made of; 0: none, as published. The pose says where each is,
             the identity holds its colour, read from the clip by least squares. With `experts=1` that is all it holds;
             more experts blend the shapes.
+        tie_segments: when stage 1 ends, draw two segments that share a part in one colour, where that costs little; see
+            `models.linear_frames.stand_ins`.
         basis: pictures that frames are sums of, besides one that everybody shares; 0: none, as published. The pose
             makes the pictures, the identity holds by how much each counts, read from the clip by least squares. Takes
             the place of experts: `experts=1`.
@@ -108,6 +110,7 @@ class Config:
     rank: int = 4
     shared_layers: int = 0
     segments: int = 0
+    tie_segments: bool = False
     basis: int = 0
     route: Literal["grouped", "gemm"] = "grouped"
     recurrent: int = 96
@@ -165,6 +168,8 @@ class Config:
         positive(self, "learning_rate", "warm_learning_rate", "sequence_learning_rate", "clip", "cooldown_factor")
         if not 0 < self.identity_share <= 1:
             raise ConfigError(f"identity_share must be above 0 and at most 1; got {self.identity_share}")
+        if self.tie_segments and not self.segments:
+            raise ConfigError("tie_segments needs segments; segments is 0")
         if not 0 <= self.cooldown < 1 or not 0 <= self.dropout < 1:
             raise ConfigError(f"cooldown={self.cooldown}, dropout={self.dropout}; both must lie in [0, 1)")
         for name in ("temperature", "identity_weight", "dynamics_weight"):
@@ -259,6 +264,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "cpu-segments": {
         "experts": 1,
         "segments": 7,
+        "tie_segments": True,
         "likelihood": "normal",
         "decoder_widths": (96, 48, 32),
         "frames_per_clip": 2,

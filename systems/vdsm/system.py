@@ -43,12 +43,12 @@ from phlogiston.systems.vdsm.config import PAIRS, PRESETS, down, up
 from phlogiston.systems.vdsm.config import Config as VDSMConfig
 from phlogiston.systems.vdsm.query import query_clip
 from phlogiston.systems.vdsm.stages import ENCODER_PARTS, FRAME_PARTS, stages
-from phlogiston.systems.vdsm.training import Aggregate, Clips
+from phlogiston.systems.vdsm.training import Aggregate, Clips, TieSegments
 from phlogiston.systems.words import in_words
 
 SHARED = (  # options that a run whose stage 1 is taken must agree in
     "experts", "pose", "encoder", "encoder_widths", "features", "decoder_widths", "bank", "rank", "identity",
-    "shared_layers", "segments", "basis",
+    "shared_layers", "segments", "tie_segments", "basis",
 )  # fmt: skip
 
 
@@ -171,8 +171,9 @@ class VDSM(ClipOperations):
         return stages(self.config, self.model, self.guide, self.schema["length"])
 
     def callbacks(self) -> list[Any]:
-        """Fitting the aggregate prior at the end."""
-        return [Aggregate(self)] if self.config.aggregate and self.config.identity == "continuous" else []
+        """Tying segments after stage 1, and fitting the aggregate prior at the end, where configured."""
+        tie = [TieSegments(self)] if self.config.tie_segments else []
+        return [*tie, Aggregate(self)] if self.config.aggregate and self.config.identity == "continuous" else [*tie]
 
     # ----- drawing, scoring, asking -------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from phlogiston.errors import ConfigError
 from phlogiston.guides.vdsm import FrameGuide, VDSMGuide
-from phlogiston.models.linear_frames import BasisDecoder, SegmentDecoder, linear_posterior, logits_of
+from phlogiston.models.linear_frames import BasisDecoder, SegmentDecoder, linear_posterior, logits_of, stand_ins
 from phlogiston.models.vdsm import VDSM, FrameModel
 
 P, C, Z, T = 4, 3, 2, 5
@@ -27,15 +27,18 @@ def decoder(seed: int = 0, experts: int = 1) -> SegmentDecoder:
 
 
 SEGMENTS: dict[str, Any] = {"experts": 1, "segments": P}
+TIED: dict[str, Any] = {**SEGMENTS, "tie_segments": True}
 BLENDED: dict[str, Any] = {"experts": 3, "segments": P}
 BASIS: dict[str, Any] = {"experts": 1, "basis": P}
-KINDS = pytest.mark.parametrize("kind", [SEGMENTS, BLENDED, BASIS], ids=["segments", "blended", "basis"])
+KINDS = pytest.mark.parametrize("kind", [SEGMENTS, TIED, BLENDED, BASIS], ids=["segments", "tied", "blended", "basis"])
 
 
 def pair(kind: dict[str, Any], **options: Any) -> tuple[VDSM, VDSMGuide]:
     torch.manual_seed(0)
     forms = {"channels": C, "size": 8, "pose": Z, "dynamics": 4, "widths": (6,), "hidden": 8, "likelihood": "normal"}
     model = VDSM(**{**forms, **kind, **options}).double()
+    if isinstance(model.decoder, SegmentDecoder) and model.decoder.ties is not None:
+        model.decoder.ties.copy_(torch.tensor([0, 1, 1, 3]))
     return model, VDSMGuide(model, (6,), 10, 8, encoder="strided").double().eval()
 
 
@@ -105,6 +108,65 @@ def test_other_colours_are_drawn_in_the_same_places() -> None:
     order = torch.tensor([2, 0, 1])
     one, two = (torch.sigmoid(made(pose, c.flatten(1))) for c in (colours, colours[..., order]))
     torch.testing.assert_close(one[:, :, order], two)
+
+
+def test_a_tied_segment_is_drawn_and_read_in_the_colour_of_the_other() -> None:
+    free, tied = decoder(), SegmentDecoder(Z, 1, C, 8, (6,), segments=P, tied=True).double()
+    assert set(tied.state_dict()) - set(free.state_dict()) == {"ties"}, "runs without ties hold what they always held"
+    tied.load_state_dict(free.state_dict(), strict=False)
+    pose, nobody, look = torch.randn(2, T, Z).double(), torch.zeros(2, 0).double(), torch.rand(2, P * C).double()
+    torch.testing.assert_close(tied(pose, look), free(pose, look))  # as long as none is part of another
+    assert tied.ties is not None
+    tied.ties.copy_(torch.tensor([0, 1, 1, 3]))
+    shares, whole = tied.shares(pose, nobody), free.shares(pose, nobody)
+    torch.testing.assert_close(shares[:, :, 1], whole[:, :, 1] + whole[:, :, 2])
+    torch.testing.assert_close(shares.sum(2), torch.ones_like(shares[:, :, 0]))
+    same = look.unflatten(1, (P, C))[:, [0, 1, 1, 3]].flatten(1)
+    torch.testing.assert_close(tied(pose, look), free(pose, same))
+    said = tied.read(pose.flatten(0, 1), pose.new_zeros(2 * T, 0), clips(2).flatten(0, 1)).unflatten(0, (2, T)).sum(1)
+    loc, scale = (m.unflatten(1, (P, C)) for m in tied.posterior(said, torch.tensor(0.2).double()))
+    torch.testing.assert_close(loc[:, 2], torch.zeros_like(loc[:, 2]))  # of a segment never seen, what the prior says
+    torch.testing.assert_close(scale[:, 2], torch.ones_like(scale[:, 2]))
+
+
+def ties_of(masks: Tensor, colours: Tensor, noise: float = 0.02) -> list[int]:
+    """Which segments stand in for others where clips look as the masks (P, pixels) and colours (n, P, C) say."""
+    draws = torch.Generator().manual_seed(5)
+    x = torch.einsum("px,npc->nxc", masks, colours)
+    x = x + noise * torch.randn(x.shape, generator=draws, dtype=x.dtype)
+    cross = torch.einsum("px,nxc->npc", masks, x)
+    said = torch.cat([(masks @ masks.T).expand(len(x), -1, -1), cross], -1)
+    return stand_ins(said, x.square().sum((1, 2))).tolist()
+
+
+def test_a_segment_that_only_mixes_with_another_stands_in_for_it() -> None:
+    draws = torch.Generator().manual_seed(1)
+    colours = torch.rand(60, P, C, generator=draws, dtype=torch.float64)
+    colours[:, 0], colours[:, 3] = 0.0, colours[:, 2]  # a ground, a part, a part and the same part again
+    masks = torch.zeros(P, 100, dtype=torch.float64)
+    masks[0, :60], masks[1, 60:80], masks[2, 80:], masks[3, 80:] = 1.0, 1.0, 0.6, 0.4
+    assert ties_of(masks, colours) == [0, 1, 2, 2]
+
+
+@pytest.mark.parametrize("apart", [0.02, 0.1, 1.0])
+def test_parts_that_differ_are_kept_however_little_and_however_rarely(apart: float) -> None:
+    draws = torch.Generator().manual_seed(2)
+    colours = torch.rand(60, P, C, generator=draws, dtype=torch.float64)
+    colours[:, 0], colours[:, 3] = 0.0, colours[:, 2]
+    colours[::20, 3] += apart  # sleeves of two colours, in one clip of twenty
+    masks = torch.zeros(P, 100, dtype=torch.float64)
+    masks[0, :60], masks[1, 60:80], masks[2, 80:90], masks[3, 90:] = 1.0, 1.0, 1.0, 1.0
+    assert ties_of(masks, colours, noise=0.1) == [0, 1, 2, 3]
+
+
+def test_a_segment_that_mixes_and_is_needed_is_kept() -> None:
+    draws = torch.Generator().manual_seed(3)
+    colours = torch.rand(60, P, C, generator=draws, dtype=torch.float64)
+    masks = torch.zeros(P, 100, dtype=torch.float64)
+    masks[0, :60], masks[1, 60:80] = 1.0, 1.0
+    masks[2, 80:] = torch.linspace(0.95, 0.5, 20)  # one colour that turns into another across a part
+    masks[3, 80:] = 1.0 - masks[2, 80:]
+    assert ties_of(masks, colours) == [0, 1, 2, 3]
 
 
 def test_frames_add_up_and_missing_ones_do_not_count() -> None:
