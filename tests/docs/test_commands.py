@@ -33,6 +33,7 @@ ONLY_READ = {
     "phlogiston train world --data cover": "it trains on those",
     "phlogiston evaluate runs/cover": "it plays hundreds of them",
     "phlogiston show runs/cover": "it plays some",
+    "phlogiston practise runs/cover": "it plays six hundred",
     "phlogiston data record CarRacing-v3": "100 games of it take two minutes; tests/learn runs the same recipe",
     "phlogiston train world --data racing": "it trains on those",
     "phlogiston show runs/racing": "it drives some",
