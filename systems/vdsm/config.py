@@ -294,6 +294,23 @@ PRESETS: dict[str, dict[str, Any]] = {
         "warm_steps": 600,
         "sequence_steps": 40,
     },
+    # the same for frames of 64 pixels, a quarter of an hour on one core with 300 characters
+    "cpu-basis-64": {
+        **PAIRS,
+        "experts": 1,
+        "basis": 32,
+        "pose": 20,
+        "likelihood": "normal",
+        "encoder_widths": (24, 32, 48, 64),
+        "decoder_widths": (256, 128, 64, 16),
+        "agreement": 0.0,
+        "batch_size": 16,
+        "identity_weight": (0.1, 0.1, 1.0),
+        "steps": 1_200,
+        "cooldown": 0.3,
+        "warm_steps": 600,
+        "sequence_steps": 40,
+    },
     # chains that continue for longer than the training clips: poses from the clip, what follows from the transitions.
     # Transitions are learned from inferred poses, and uncertainty about a pose damps the swings: poses have to be sharp
     "cpu-pendulum": {

@@ -45,8 +45,8 @@ BARS: dict[str, tuple[str, str, bool, float | None, float | None]] = {
 
 def options() -> dict[str, Any]:
     """MNIST's digits where they are at hand, the small built-in ones otherwise."""
-    named = os.environ.get("PHLOGISTON_MNIST")
-    places = [Path(named)] if named else []
+    given = os.environ.get("PHLOGISTON_MNIST"), os.environ.get("PHLOGISTON_TEST_DATA")
+    places = [Path(given[0])] if given[0] else [Path(given[1]) / "mnist"] if given[1] else []
     places.append(Path(__file__).resolve().parents[3] / "shared" / "data" / "mnist")
     for place in places:
         if all((place / name).exists() for name in ("train-images-idx3-ubyte.gz", "t10k-images-idx3-ubyte.gz")):

@@ -444,6 +444,6 @@ def test_who_is_who_is_used_only_on_request_and_asking_needs_it(tmp_path: Path) 
             system.schema = system.describe(rows.train, rows.meta)
             assert system.prepare(rows.train).paired is (asked is True)
     told = {name for name, options in PRESETS.items() if options.get("pair_within_group")}
-    assert told == {"cpu-figures", "figures", "cpu-basis", "cpu-sprites", "sprites"}
+    assert told == {"cpu-figures", "figures", "cpu-basis", "cpu-basis-64", "cpu-sprites", "sprites"}
     with pytest.raises(ConfigError, match="pair_within_group=True needs data that say who is who"):
         VDSM(TINY, pair_within_group=True).fit({"frames": frames}, **QUIET)
