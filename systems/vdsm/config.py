@@ -294,7 +294,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "warm_steps": 600,
         "sequence_steps": 40,
     },
-    # the same for frames of 64 pixels, a quarter of an hour on one core with 300 characters
+    # the same for frames of 64 pixels, twenty minutes on one core with 300 characters
     "cpu-basis-64": {
         **PAIRS,
         "experts": 1,
