@@ -23,7 +23,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "systems": GROUND | {"models", "guides", "inference", "evaluate"},
     "cli": GROUND | {"models", "guides", "inference", "evaluate", "systems"},
 }
-SHARED = {"cards", "console", "errors", "files", "lazy", "__version__"}  # of phlogiston itself; they import no package
+# of phlogiston itself; they import no package
+SHARED = {"arrays", "cards", "console", "errors", "files", "lazy", "__version__"}
 NO_PYRO = {"networks", "datasets", "cli"}
 
 
