@@ -54,17 +54,14 @@ def site(name: str) -> str:
     return "frames" if name in ("vdsm", "world") else "images" if name == "scene" else "x"
 
 
-def test_rows(name: str) -> dict[str, np.ndarray]:
+def three_rows(name: str) -> dict[str, np.ndarray]:
     tensors = fitted(name).data.test.tensors
     return {key: value[:3].numpy() for key, value in tensors.items()}
 
 
-test_rows.__test__ = False  # type: ignore[attr-defined]
-
-
 @pytest.mark.parametrize("name", sorted(SMALL))
 def test_the_layout_of_arrays_changes_no_score(name: str) -> None:
-    system, rows = fitted(name).system, test_rows(name)
+    system, rows = fitted(name).system, three_rows(name)
     want = system.log_prob(rows, seed=0).value
     for layout, form in LAYOUTS.items():
         found = system.log_prob({key: form(value) for key, value in rows.items()}, seed=0).value
@@ -74,7 +71,7 @@ def test_the_layout_of_arrays_changes_no_score(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(SMALL))
 def test_nonsense_is_refused_in_words(name: str) -> None:
     """Whatever is accepted may be; nothing else than an error of ours may come of the rest."""
-    small, rows = fitted(name), test_rows(name)
+    small, rows = fitted(name), three_rows(name)
     own = site(name)
     for label, value in nonsense(rows[own]):
         attempts: dict[str, Callable[[Any], Any]] = {
