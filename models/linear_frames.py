@@ -14,7 +14,6 @@ Tenenbaum and Freeman, "Separating style and content with bilinear models", 2000
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 
@@ -25,7 +24,6 @@ from phlogiston.errors import ConfigError
 from phlogiston.networks.experts import Bank, BankKind, ExpertDecoder, Route
 
 DARKEST = 1e-4  # means of pixels are kept in [DARKEST, 1 - DARKEST], so that they have a logit
-SHARED_PIXELS = 0.2  # cosine of masks; parts that touch have about half as much, from pixels on their edges
 
 
 def logits_of(mean: Tensor) -> Tensor:
@@ -191,50 +189,6 @@ class BasisDecoder(nn.Module):
         total = said.double().unflatten(-1, (self.basis, self.basis + 1))
         loc, scale = linear_posterior(total[..., :-1], total[..., -1], noise)
         return loc.to(said.dtype), scale.to(said.dtype)
-
-
-def stand_ins(said: Tensor, squares: Tensor) -> Tensor:
-    """Which segments are no parts of their own, and what each of them is a part of.
-
-    Where there are more segments than parts, two of them share one: the legs are drawn by both, by one more than by the
-    other in every view, so that a colour read in one view is not the one that another view needs. Such a pair shows by
-    two things: both are in the same pixels (the cosine of their masks is above `SHARED_PIXELS`), and clips are
-    explained nearly as well where both have one colour. The cheapest pairs are tied one by one, as long as all ties
-    together lose fewer squares than the segments as they are leave unexplained. Segments that have their pixels to
-    themselves are never tied, however alike they look.
-
-    Args:
-        said: (n, P, P + C), what `SegmentDecoder.read` says of clips whose segments are not tied.
-        squares: (n,), sums of squares of the clips' values.
-
-    Returns:
-        int64 (P,), for `SegmentDecoder.ties`.
-    """
-    count = said.shape[1]
-    own = torch.eye(count, dtype=torch.float64)
-    said, squares = said.double().cpu(), squares.double().cpu()
-    gram, cross = said[..., :count], said[..., count:]
-
-    def unexplained(ties: Tensor) -> float:
-        kept = own[ties].T[ties.unique()]  # (segments kept, P)
-        merged, explained = kept @ gram @ kept.T, kept @ cross
-        found = torch.linalg.solve(merged + 1e-3 * torch.eye(len(kept), dtype=merged.dtype), explained)
-        return float((squares - (found * explained).sum((1, 2))).mean())
-
-    ties = torch.arange(count)
-    limit = 2.0 * unexplained(ties)
-    while True:
-        overlap = own[ties].T @ gram.sum(0) @ own[ties]
-        size = overlap.diagonal().clamp_min(1e-9).sqrt()
-        options = [
-            torch.where(ties == less, more, ties)
-            for more, less in itertools.permutations(ties.unique().tolist(), 2)
-            if size[less] <= size[more] and overlap[less, more] > SHARED_PIXELS * size[less] * size[more]
-        ]
-        costs = [unexplained(option) for option in options]
-        if not costs or min(costs) >= limit:
-            return ties
-        ties = options[costs.index(min(costs))]
 
 
 def linear_posterior(gram: Tensor, cross: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:

@@ -36,8 +36,9 @@ class Config:
         segments: parts of one colour each that frames are made of; 0: none, as published. The pose says where each is,
             the identity holds its colour, read from the clip by least squares. With `experts=1` that is all it holds;
             more experts blend the shapes.
-        tie_segments: when stage 1 ends, draw two segments that share a part in one colour, where that costs little; see
-            `models.linear_frames.stand_ins`.
+        tie_segments: after stage 1, draw two segments in one colour where clips are then explained as well; see
+            `systems.vdsm.ties`.
+        tie_steps: of the stages in which that is tried.
         basis: pictures that frames are sums of, besides one that everybody shares; 0: none, as published. The pose
             makes the pictures, the identity holds by how much each counts, read from the clip by least squares. Takes
             the place of experts: `experts=1`.
@@ -111,6 +112,7 @@ class Config:
     shared_layers: int = 0
     segments: int = 0
     tie_segments: bool = False
+    tie_steps: int = 400
     basis: int = 0
     route: Literal["grouped", "gemm"] = "grouped"
     recurrent: int = 96
@@ -158,7 +160,7 @@ class Config:
     def __post_init__(self) -> None:
         at_least(
             self, 1, "experts", "pose", "dynamics", "features", "rank", "recurrent", "layers", "batch_size",
-            "warm_batch", "sequence_batch",
+            "warm_batch", "sequence_batch", "tie_steps",
         )  # fmt: skip
         at_least(self, 0 if self.stage1 else 1, "steps")
         at_least(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,10 +13,11 @@ from phlogiston.guides.vdsm import FrameGuide, LatentGuide, VDSMGuide
 from phlogiston.inference.svi import objectives
 from phlogiston.inference.svi.engine import Stage
 from phlogiston.inference.svi.handlers import setting
-from phlogiston.inference.svi.schedules import Schedule, four_point, half_cosine, piecewise
+from phlogiston.inference.svi.schedules import Schedule, constant, four_point, half_cosine, piecewise
 from phlogiston.models.vdsm import VDSM as VDSMModel
 from phlogiston.models.vdsm import FrameModel, LatentModel
 from phlogiston.systems.vdsm.config import Config
+from phlogiston.systems.vdsm.ties import stage_names
 from phlogiston.systems.vdsm.training import Codes, DrawFrames, plain
 
 FRAME_PARTS = ("decoder.*", "noise")  # of the model, what stage 1 trains
@@ -26,7 +28,7 @@ ENCODER_PARTS = (
 
 
 def stages(c: Config, model: VDSMModel, guide: VDSMGuide, length: int) -> list[Stage]:
-    """Frames; then, on frozen parts, sequences: first of codes, then of pixels; then everything, where configured.
+    """Frames, and ties; then, on frozen parts, sequences: of codes, then of pixels; then everything, where configured.
 
     Args:
         c: the configuration.
@@ -59,21 +61,23 @@ def stages(c: Config, model: VDSMModel, guide: VDSMGuide, length: int) -> list[S
     codes = Codes(guide)
     result: list[Stage] = []
     if not c.stage1:
-        result.append(
-            Stage(
-                "frames", c.steps, objective, "adam", c.learning_rate, c.batch_size, (*frames, *encoder),
-                {
-                    "learning_rate": rate(c.steps),
-                    "temperature.value": half_cosine(*c.temperature, c.epochs),
-                    "scale.identity": half_cosine(*c.identity_weight, c.epochs),
-                    "scale.pose": four_point(*c.pose_weight, c.pose_places, c.curve, epochs=c.epochs),
-                },
-                c.clip,
-                handlers={"temperature": tau},
-                programs=frame_programs,
-                transform=DrawFrames(c.frames_per_clip, c.identity_share, c.recolour, c.identity_frames == "others"),
-            )
+        first = Stage(
+            "frames", c.steps, objective, "adam", c.learning_rate, c.batch_size, (*frames, *encoder),
+            {
+                "learning_rate": rate(c.steps),
+                "temperature.value": half_cosine(*c.temperature, c.epochs),
+                "scale.identity": half_cosine(*c.identity_weight, c.epochs),
+                "scale.pose": four_point(*c.pose_weight, c.pose_places, c.curve, epochs=c.epochs),
+            },
+            c.clip,
+            handlers={"temperature": tau},
+            programs=frame_programs,
+            transform=DrawFrames(c.frames_per_clip, c.identity_share, c.recolour, c.identity_frames == "others"),
         )  # fmt: skip
+        result.append(first)
+        if c.tie_segments:
+            ends = {key: constant(schedule(1.0)) for key, schedule in first.schedules.items()}
+            result += [replace(first, name=name, steps=k, schedules=ends) for name, k in stage_names(c.tie_steps).items()]
     if c.warm_steps:
         result.append(
             Stage(

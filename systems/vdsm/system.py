@@ -43,7 +43,8 @@ from phlogiston.systems.vdsm.config import PAIRS, PRESETS, down, up
 from phlogiston.systems.vdsm.config import Config as VDSMConfig
 from phlogiston.systems.vdsm.query import query_clip
 from phlogiston.systems.vdsm.stages import ENCODER_PARTS, FRAME_PARTS, stages
-from phlogiston.systems.vdsm.training import Aggregate, Clips, TieSegments
+from phlogiston.systems.vdsm.ties import TieSegments
+from phlogiston.systems.vdsm.training import Aggregate, Clips
 from phlogiston.systems.words import in_words
 
 SHARED = (  # options that a run whose stage 1 is taken must agree in
@@ -163,7 +164,8 @@ class VDSM(ClipOperations):
 
     def step_options(self) -> dict[str, int]:
         """The options that count optimiser steps, stage by stage."""
-        names = ("steps", "warm_steps", "sequence_steps", "finetune_steps")
+        names = ["steps", "warm_steps", "sequence_steps", "finetune_steps"]
+        names[1:1] = ["tie_steps"] if self.config.tie_segments and not self.config.stage1 else []
         return {name: count for name in names if (count := getattr(self.config, name))}
 
     def stages(self) -> list[Stage]:
@@ -171,7 +173,7 @@ class VDSM(ClipOperations):
         return stages(self.config, self.model, self.guide, self.schema["length"])
 
     def callbacks(self) -> list[Any]:
-        """Tying segments after stage 1, and fitting the aggregate prior at the end, where configured."""
+        """Trying ties of segments, and fitting the aggregate prior at the end, where configured."""
         tie = [TieSegments(self)] if self.config.tie_segments else []
         return [*tie, Aggregate(self)] if self.config.aggregate and self.config.identity == "continuous" else [*tie]
 

@@ -13,9 +13,8 @@ from torch import Tensor
 from phlogiston.errors import DataError
 from phlogiston.guides.vdsm import VDSMGuide
 from phlogiston.inference.svi.callbacks import State
-from phlogiston.models.linear_frames import SegmentDecoder, stand_ins
 from phlogiston.networks.frame_encoder import pixels
-from phlogiston.systems.vdsm.clips import CHUNK, ClipOperations
+from phlogiston.systems.vdsm.clips import ClipOperations
 
 
 class Clips:
@@ -199,39 +198,6 @@ def plain(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     frames = pixels(batch["frames"])
     assert frames is not None
     return {"frames": frames, "mask": batch["mask"]} if "mask" in batch else {"frames": frames}
-
-
-class TieSegments:
-    """Engine callback: when stage 1 ends, segments that are no parts of their own become parts of others.
-
-    Args:
-        system: whose segments.
-        clips: at most so many are looked at.
-    """
-
-    def __init__(self, system: ClipOperations, clips: int = 512) -> None:
-        self.system, self.clips = system, clips
-
-    @torch.no_grad()
-    def on_stage_end(self, state: State) -> None:
-        """Look at clips from all over the training rows; see `stand_ins`."""
-        model, guide = self.system.model, self.system.guide
-        decoder = model.decoder
-        if state.stage.name != "frames" or not isinstance(decoder, SegmentDecoder) or decoder.ties is None:
-            return
-        rows = state.data if isinstance(state.data, Clips) else state.data.sample()  # of clips on disk, some
-        chosen = torch.linspace(0, len(rows) - 1, min(self.clips, len(rows))).long()
-        device, segments = decoder.ties.device, decoder.segments
-        decoder.ties.copy_(torch.arange(segments))
-        said, squares = [], []
-        for index in chosen.split(CHUNK):
-            frames = pixels(rows.frames[index].to(device))
-            assert frames is not None
-            known = frames.new_ones(frames.shape[:2]) if rows.mask is None else rows.mask[index].to(frames)
-            encoded = guide.encode_frames(frames)[..., 2 * guide.pose + 2 * guide.blended :]
-            said.append((encoded * known.unsqueeze(-1)).sum(1))
-            squares.append((frames.square().sum((2, 3, 4)) * known).sum(1))
-        decoder.ties.copy_(stand_ins(torch.cat(said).unflatten(-1, (segments, -1)), torch.cat(squares)))
 
 
 class Aggregate:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from phlogiston.errors import ConfigError
 from phlogiston.guides.vdsm import FrameGuide, VDSMGuide
-from phlogiston.models.linear_frames import BasisDecoder, SegmentDecoder, linear_posterior, logits_of, stand_ins
+from phlogiston.models.linear_frames import BasisDecoder, SegmentDecoder, linear_posterior, logits_of
 from phlogiston.models.vdsm import VDSM, FrameModel
 
 P, C, Z, T = 4, 3, 2, 5
@@ -127,46 +127,6 @@ def test_a_tied_segment_is_drawn_and_read_in_the_colour_of_the_other() -> None:
     loc, scale = (m.unflatten(1, (P, C)) for m in tied.posterior(said, torch.tensor(0.2).double()))
     torch.testing.assert_close(loc[:, 2], torch.zeros_like(loc[:, 2]))  # of a segment never seen, what the prior says
     torch.testing.assert_close(scale[:, 2], torch.ones_like(scale[:, 2]))
-
-
-def ties_of(masks: Tensor, colours: Tensor, noise: float = 0.02) -> list[int]:
-    """Which segments stand in for others where clips look as the masks (P, pixels) and colours (n, P, C) say."""
-    draws = torch.Generator().manual_seed(5)
-    x = torch.einsum("px,npc->nxc", masks, colours)
-    x = x + noise * torch.randn(x.shape, generator=draws, dtype=x.dtype)
-    cross = torch.einsum("px,nxc->npc", masks, x)
-    said = torch.cat([(masks @ masks.T).expand(len(x), -1, -1), cross], -1)
-    return stand_ins(said, x.square().sum((1, 2))).tolist()
-
-
-def test_a_segment_that_only_mixes_with_another_stands_in_for_it() -> None:
-    draws = torch.Generator().manual_seed(1)
-    colours = torch.rand(60, P, C, generator=draws, dtype=torch.float64)
-    colours[:, 0], colours[:, 3] = 0.0, colours[:, 2]  # a ground, a part, a part and the same part again
-    masks = torch.zeros(P, 100, dtype=torch.float64)
-    masks[0, :60], masks[1, 60:80], masks[2, 80:], masks[3, 80:] = 1.0, 1.0, 0.6, 0.4
-    assert ties_of(masks, colours) == [0, 1, 2, 2]
-
-
-@pytest.mark.parametrize("apart", [0.02, 0.1, 1.0])
-def test_parts_that_differ_are_kept_however_little_and_however_rarely(apart: float) -> None:
-    draws = torch.Generator().manual_seed(2)
-    colours = torch.rand(60, P, C, generator=draws, dtype=torch.float64)
-    colours[:, 0], colours[:, 3] = 0.0, colours[:, 2]
-    colours[::20, 3] += apart  # sleeves of two colours, in one clip of twenty
-    masks = torch.zeros(P, 100, dtype=torch.float64)
-    masks[0, :60], masks[1, 60:80], masks[2, 80:90], masks[3, 90:] = 1.0, 1.0, 1.0, 1.0
-    assert ties_of(masks, colours, noise=0.1) == [0, 1, 2, 3]
-
-
-def test_a_segment_that_mixes_and_is_needed_is_kept() -> None:
-    draws = torch.Generator().manual_seed(3)
-    colours = torch.rand(60, P, C, generator=draws, dtype=torch.float64)
-    masks = torch.zeros(P, 100, dtype=torch.float64)
-    masks[0, :60], masks[1, 60:80] = 1.0, 1.0
-    masks[2, 80:] = torch.linspace(0.95, 0.5, 20)  # one colour that turns into another across a part
-    masks[3, 80:] = 1.0 - masks[2, 80:]
-    assert ties_of(masks, colours) == [0, 1, 2, 3]
 
 
 def test_frames_add_up_and_missing_ones_do_not_count() -> None:
