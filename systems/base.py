@@ -29,7 +29,7 @@ from phlogiston.inference.svi.isolation import sole_training
 from phlogiston.inference.svi.run_folder.readers import warn_if_unfinished
 from phlogiston.systems.evaluation import Reported
 from phlogiston.systems.hub.fetch import local_folder
-from phlogiston.systems.inputs import check_heeded, coerce, held_in_memory
+from phlogiston.systems.inputs import check_alike, check_heeded, coerce, held_in_memory
 from phlogiston.systems.loading import (
     PARAMETERS,
     built_from_files,
@@ -85,7 +85,8 @@ class System(InWords, Tabular, Reported):
             chosen.update(config if isinstance(config, Mapping) else dataclasses.asdict(config))
         chosen.update(options)
         known = {field.name for field in dataclasses.fields(systems.config(self.name))}
-        for argument in sorted(options.keys() & inspect.signature(self.fit).parameters.keys() - known):
+        of_fit = inspect.signature(System.fit).parameters.keys()  # also where a system's own takes the rest as it comes
+        for argument in sorted(options.keys() & of_fit - known):
             raise ConfigError(
                 f"{argument!r} is no option of {self.name} but an argument of fit: "
                 f"{type(self).__name__}(...).fit(data, {argument}={options[argument]!r})"
@@ -130,8 +131,8 @@ class System(InWords, Tabular, Reported):
         """Training data in a form that only this kind of system knows, as one that all know; others as they are."""
         return data
 
-    def _coerced(self, data: Any) -> tuple[Any, Split | None, Meta | None]:
-        """Training data taken apart; see `coerce`."""
+    def _coerced(self, data: Any, whole: bool = False) -> tuple[Any, Split | None, Meta | None]:
+        """Training data taken apart; see `coerce`. Where they are to stay `whole`, no rows are set aside."""
         train, valid, meta = coerce(self.accepted(data), self.DOUBLE, self.ARRAY)
         for part in (train, valid):
             check_heeded(self, part.tensors if isinstance(part, Split) else {})
@@ -142,6 +143,16 @@ class System(InWords, Tabular, Reported):
         rows = held_in_memory(coerce(data, self.DOUBLE, self.ARRAY)[0])
         check_heeded(self, rows.tensors)
         return cast(Split, rows)
+
+    def _validation(self, valid: Any) -> Split:
+        """Rows given to validate on, read as rows to score are.
+
+        Raises:
+            ConfigError: a `Dataset`, whose training rows they might be.
+        """
+        if isinstance(valid, Dataset):
+            raise ConfigError("valid is a Dataset; give one of its splits: valid=data.test, for example")
+        return self.read_rows(valid)
 
     def initialise(self, train: Split, seed: int) -> None:
         """Set parameters before the first step, from prepared rows."""
@@ -262,6 +273,7 @@ class System(InWords, Tabular, Reported):
         self,
         data: Any,
         *,
+        valid: Any = None,
         out: str | Path | None = None,
         seed: int = 0,
         resume: bool | str = "auto",
@@ -277,6 +289,9 @@ class System(InWords, Tabular, Reported):
             data: a `Dataset` (whose training rows may stay on disk), a `Split`, a dict of arrays with equal first
                 dimension, or one array (rows, features); for systems over tables also a data frame. Arrays may be of
                 any type that holds numbers or labels, masked and NaN included: see `datasets.readers.array`.
+            valid: rows whose loss is told at every checkpoint, chooses the best one, and is what callbacks stop by; in
+                any form of `data` but a `Dataset`. By default the validation rows of a `Dataset`, or rows that the
+                system sets aside where its configuration says so.
             out: run folder to leave; None keeps everything in memory.
             seed: of initialisation, data order and latent draws.
             resume: what to do when `out` holds a run already: `"auto"` goes on, True demands one, False refuses,
@@ -302,12 +317,16 @@ class System(InWords, Tabular, Reported):
         self.threads = self.threads if threads is None else threads
         self.scored = None  # figures of an earlier fit
         self._progress = engine.get("progress", "auto")
-        train, valid, meta = self._coerced(data)
+        train, held, meta = self._coerced(data, whole=valid is not None)
         if steps is not None:
             self.config = validate_options(self.name, {**dataclasses.asdict(self.config), "steps": steps})
         known = in_memory(train)
         self._take_schema(known, meta, Path(out) if out is not None and resume == "force" else None)
-        self.trained_on = _told(train, valid, meta)
+        held = held if valid is None else self._validation(valid)
+        held = held if held is not None and len(held) else None
+        if held is not None:
+            check_alike(known, held)
+        self.trained_on = _told(train, held, meta)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             with contextlib.nullcontext() if out is None else within_checkpoint(Path(out)):
@@ -328,9 +347,9 @@ class System(InWords, Tabular, Reported):
             callbacks=[*self.callbacks(), *callbacks],
             threads=threads,
             fabric=fabric,
-            valid=self.prepare(valid, "valid") if valid is not None and len(valid) else None,
+            valid=None if held is None else self.prepare(held, "valid"),
             config=self._describe_run(meta if isinstance(data, Dataset) else None),  # data in memory have no name
-            source=(train, valid if valid is not None and len(valid) else None),
+            source=(train, held),
             **engine,
         )
         for module in (model, guide, self.model, self.guide):
@@ -354,7 +373,7 @@ class System(InWords, Tabular, Reported):
         """Fit one system per set of options and keep the one with the highest mean log density on validation rows.
 
         Args:
-            data: a `Dataset` with validation rows.
+            data: a `Dataset` with validation rows, or training rows where `valid` is among the arguments of `fit`.
             candidates: options of each system to try.
             **fit_options: passed to `fit` of each (`out` may not be among them).
 
@@ -364,9 +383,11 @@ class System(InWords, Tabular, Reported):
         Raises:
             ConfigError: no candidates, no validation rows, or an `out`.
         """
-        _, valid, _ = coerce(data, array_name=cls.ARRAY)
-        if valid is None or not len(valid):
-            raise ConfigError("select needs validation rows: pass a Dataset whose valid split is not empty")
+        valid = fit_options.get("valid")
+        if valid is None:
+            _, valid, _ = coerce(data, array_name=cls.ARRAY)
+            if valid is None or not len(valid):
+                raise ConfigError("select needs validation rows: those of a Dataset, where it has some, or valid=rows")
         if "out" in fit_options:
             raise ConfigError("select keeps its candidates in memory; save the chosen one with .save(dir)")
         table: list[tuple[dict[str, Any], float]] = []
@@ -467,8 +488,8 @@ class System(InWords, Tabular, Reported):
         return system
 
 
-def _told(train: Any, valid: Split | None, meta: Meta | None) -> str:
+def _told(train: Any, held: Split | None, meta: Meta | None) -> str:
     """What a system is trained on, in words."""
     name = "data given in memory" if meta is None else meta.title or meta.name
-    beside = f", {len(valid):,} for validation" if valid is not None and len(valid) else ""
+    beside = "" if held is None else f", {len(held):,} for validation"
     return f"{name}: {len(train):,} rows{beside}"

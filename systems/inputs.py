@@ -95,6 +95,24 @@ def check_heeded(system: Any, tensors: Mapping[str, Any]) -> None:
         raise DataError(f"'length' says that rows end early; {system.name} does not read it: {instead}")
 
 
+def check_alike(train: Split, held: Split) -> None:
+    """Refuse validation rows that are not like those trained on.
+
+    Raises:
+        DataError: something that the training rows have is missing; marks of what counts are not asked for.
+        ShapeError: of other sizes. Of sequences, videos and views there may be more or fewer, on the second axis.
+    """
+    for name, value in train.tensors.items():
+        if name in ("mask", "weight", "length", "group"):
+            continue
+        if name not in held.tensors:
+            raise DataError(f"validation rows have {sorted(held.tensors)}; training rows have {name!r} besides")
+        ours, theirs = list(value.shape[1:]), list(held.tensors[name].shape[1:])
+        varies = value.ndim > 2 or name not in ("x", "y")
+        if len(ours) != len(theirs) or ours[varies:] != theirs[varies:]:
+            raise ShapeError(f"validation rows have {name!r} of shape {theirs} in each row, training rows {ours}")
+
+
 def rows_of(x: Any, *, double: Collection[str] = (), **extra: Any) -> dict[str, Tensor]:
     """Held-out rows in any accepted form, checked like training rows, as one dict of tensors.
 

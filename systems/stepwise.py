@@ -78,11 +78,11 @@ class StepwiseSystem(System):
             return {"x": x, "length": length}
         return {"x": data} if isinstance(data, np.ndarray | Tensor) and data.ndim == 3 else data
 
-    def _coerced(self, data: Any) -> tuple[Any, Split | None, Meta | None]:
+    def _coerced(self, data: Any, whole: bool = False) -> tuple[Any, Split | None, Meta | None]:
         """Data taken apart; without validation rows, some of the training rows become them."""
-        train, valid, meta = super()._coerced(data)
+        train, valid, meta = super()._coerced(data, whole)
         x = train.tensors.get("x") if isinstance(train, Split) else None
-        if self.config.hold_out and x is not None and x.ndim == 3 and (valid is None or not len(valid)):
+        if self.config.hold_out and not whole and x is not None and x.ndim == 3 and (valid is None or not len(valid)):
             train, valid = self.set_aside(train)
         return train, valid, meta
 

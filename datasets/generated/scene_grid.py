@@ -162,7 +162,7 @@ def check_scenes(tensors: Mapping[str, Tensor]) -> None:
         DataError: they are not.
     """
     for name, axes in (("images", 5), ("poses", 3)):
-        if name not in tensors or tensors[name].dim() != axes:
+        if name not in tensors or tensors[name].dim() != axes or (name == "images" and tensors[name].shape[-1] != 3):
             given = ", ".join(f"{key} {tuple(tensor.shape)}" for key, tensor in tensors.items())
             raise DataError(
                 "scenes need 'images' (scenes, views, height, width, 3) and 'poses' (scenes, views, 6); got "

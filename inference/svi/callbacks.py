@@ -40,7 +40,7 @@ class State:
         progress: share of all steps done.
         stage_progress: 0 at the first step of the stage, 1 at its last.
         loss: loss of the last step, nats per data point.
-        valid_loss: last loss on the validation rows, nats per data point, or None.
+        valid_loss: last loss of the stage on the validation rows, nats per data point, or None.
         metrics: numbers put here are written with the next record.
         device: where the modules are.
         fabric: the Lightning Fabric, or None.

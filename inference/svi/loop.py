@@ -226,6 +226,8 @@ class Loop:
             if self.step >= self.ends[index]:
                 index, announced = index + 1, False
                 self._begin(index)
+                self.state.valid_loss = None  # that of the stage before says nothing about this one
+                self.state.metrics.pop("valid_loss", None)
             if not announced:
                 announced = True
                 self.callbacks("on_stage", self.state)

@@ -80,10 +80,10 @@ class MDN(Imputes, System):
 
     # ----- data ---------------------------------------------------------------------------------------------------
 
-    def _coerced(self, data: Any) -> tuple[Any, Split | None, Meta | None]:
+    def _coerced(self, data: Any, whole: bool = False) -> tuple[Any, Split | None, Meta | None]:
         """Data taken apart; without validation rows, some of the training rows become them."""
-        train, valid, meta = super()._coerced(data)
-        if isinstance(train, Split) and len(train) and (valid is None or not len(valid)):
+        train, valid, meta = super()._coerced(data, whole)
+        if isinstance(train, Split) and len(train) and not whole and (valid is None or not len(valid)):
             kept, held = mdn_rows.parted(train, self.config)
             return (kept, held, meta) if len(held) else (train, valid, meta)
         return train, valid, meta

@@ -23,8 +23,9 @@ import torch
 from torch import Tensor
 
 from phlogiston.arrays import tensor_of
-from phlogiston.datasets.base import Meta, Split
+from phlogiston.datasets.base import Dataset, Meta, Split
 from phlogiston.datasets.generated.scene_grid import SceneGrid, check_scenes
+from phlogiston.datasets.streamed import in_memory
 from phlogiston.errors import ConfigError, DataError, ShapeError, unknown_name
 from phlogiston.evaluate.score import Score
 from phlogiston.evaluate.weights import mean_and_error
@@ -32,7 +33,7 @@ from phlogiston.inference.svi.engine import Stage
 from phlogiston.inference.svi.row_noise import row_keys
 from phlogiston.systems.base import Role, System
 from phlogiston.systems.calls import at_least, checked_seed, drawn_seed
-from phlogiston.systems.inputs import check_heeded, coerce, rows_of
+from phlogiston.systems.inputs import check_alike, check_heeded, coerce, rows_of
 from phlogiston.systems.scene import build as scene_build
 from phlogiston.systems.scene import stages as scene_stages
 from phlogiston.systems.scene import views as scene_views
@@ -79,6 +80,10 @@ class Scene(System):
     def fit(self, data: Any, **options: Any) -> Self:
         """Train; see `System.fit`. Scenes to sample from are kept from the validation rows, if there are any."""
         train, valid, _ = coerce(data)
+        given = options.get("valid")
+        valid = valid if given is None or isinstance(given, Dataset) else coerce(given)[0]
+        if valid is not None and len(valid):
+            check_alike(in_memory(train), valid)
         self._kept_source = valid if valid is not None and len(valid) else train
         try:
             return super().fit(data, **options)

@@ -77,7 +77,9 @@ def stages(c: Config, model: VDSMModel, guide: VDSMGuide, length: int) -> list[S
         result.append(first)
         if c.tie_segments:
             ends = {key: constant(schedule(1.0)) for key, schedule in first.schedules.items()}
-            result += [replace(first, name=name, steps=k, schedules=ends) for name, k in stage_names(c.tie_steps).items()]
+            result += [
+                replace(first, name=name, steps=k, schedules=ends) for name, k in stage_names(c.tie_steps).items()
+            ]
     if c.warm_steps:
         result.append(
             Stage(
