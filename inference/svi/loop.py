@@ -302,8 +302,7 @@ class Loop:
             stop, number = self.state.stop_requested, self.signals.number
         end_of_stage = self.step >= self.ends[self.stepper.active.index]
         over = self.step >= self.total or stop
-        if self.step % self.log_every == 0 or end_of_stage or over:
-            self._log(rate)
+        logged = self.step % self.log_every == 0 or end_of_stage or over
         self.owed = self.owed or self.step % self.checkpoint_every == 0
         if end_of_stage:
             self.stepper.received.finish()
@@ -311,9 +310,11 @@ class Loop:
             if not self.stepper.sound():
                 self._go_back(giving_up=self.policy.unsound() == "stop")
                 return False
-            over = self._checkpoint(over, end_of_stage or over, leaving=number is not None)
+            over = self._checkpoint(over, end_of_stage or over, rate if logged else None, leaving=number is not None)
             if over:
                 self._log(rate)  # a callback may have ended training just now; otherwise there is nothing left to log
+        elif logged:
+            self._log(rate)
         if self.progress.every < float("inf"):
             now = time.perf_counter()
             if now - self.shown > self.progress.every or over:
@@ -365,19 +366,15 @@ class Loop:
 
     # ---- checkpoints -------------------------------------------------------------------------------------------------
 
-    def _checkpoint(self, over: bool, stage_over: bool, leaving: bool = False) -> bool:
-        """Validate, call back, write; return whether training is over now.
-
-        Args:
-            over: whether it was before.
-            stage_over: whether the stage was.
-            leaving: whether the process ends next.
-        """
+    def _checkpoint(self, over: bool, stage_over: bool, rate: float | None, leaving: bool = False) -> bool:
+        """Validate, log where a learning rate is given, call back, write; return whether training is over now."""
         self.owed = False
         self.policy.checkpoint()
         if stage_over:
             self.callbacks("on_stage_end", self.state)
         self._validate()
+        if rate is not None:
+            self._log(rate)  # with the loss just found; what callbacks find next joins the next record
         self.callbacks("on_checkpoint", self.state)
         over = over or (self.state.stop_requested and self.processes.size == 1)
         if over and not stage_over:  # a callback has just ended training, perhaps for this validation loss
