@@ -260,7 +260,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "cooldown": 0.3,
         "warm_steps": 2_500,
     },
-    # frames made of segments of one colour each, unpaired, nothing told; two minutes on one core. A clip shows one
+    # frames made of segments of one colour each, unpaired, nothing told; three minutes on one core. A clip shows one
     # view: nothing ties the segments of a front to those of a profile, except that all grow from the same blobs while
     # poses are dear. At a weight of 8 they are cheap against pixels at once, and fronts may get other segments
     "cpu-segments": {
