@@ -238,6 +238,9 @@ class Dataset:
             for name, shape in shapes.items():
                 if shape != wanted[name]:
                     raise ShapeError(f"{part}: rows of {name!r} have shape {shape}, train {wanted[name]}.")
+        for part, rows in (("train", self.train), ("valid", self.valid), ("test", self.test)):
+            if isinstance(rows, Split):
+                _check_codes(part, rows, self.meta.categorical)
 
     @classmethod
     def of(
@@ -269,6 +272,26 @@ class Dataset:
 
     def _repr_html_(self) -> str:
         return dataset_card.of_dataset(self)
+
+
+def _check_codes(part: str, rows: Split, categorical: Mapping[str, Sequence[str]]) -> None:
+    """Refuse codes of categories that name none.
+
+    Raises:
+        DataError: no whole numbers, or none of -1 (missing) up to the number of categories, without that.
+    """
+    for name, labels in categorical.items():
+        codes = rows.tensors.get(name)
+        if codes is None or not codes.numel():
+            continue
+        if codes.is_floating_point():
+            raise DataError(f"{part}: {name!r} has categories, whose codes are whole numbers; got {codes.dtype}.")
+        low, high = int(codes.min()), int(codes.max())
+        if low < -1 or high >= len(labels):
+            raise DataError(
+                f"{part}: {name!r} has codes from {low} to {high}; there are {len(labels)} categories, with codes from 0 "
+                "on, and -1 is missing."
+            )
 
 
 def recorded(*without: str) -> Callable[[Callable[_Arguments, Dataset]], Callable[_Arguments, Dataset]]:

@@ -179,7 +179,7 @@ class HandwritingModel(StepwiseSystem):
             raise ConfigError(f"text is a list of {len(texts)}, n is {n}: give one text and n, or several texts")
         primes: list[tuple[Any, str]] = []
         if prime is not None:
-            one = isinstance(prime[1], str)
+            one = len(prime) == 2 and isinstance(prime[1], str)
             primes = [cast(tuple[Any, str], prime)] * len(texts) if one else list(cast(Sequence[Any], prime))
             if len(primes) != len(texts):
                 raise ConfigError(f"there are {len(primes)} primes for {len(texts)} texts")

@@ -169,7 +169,7 @@ def swap_figure(system: VDSM, split: Split, n: int = 6, rows: list[int] | None =
     shown = torch.stack(
         [torch.stack([grid[i, j, moment[i - 1] if i else moment[j - 1]] for j in range(n + 1)]) for i in range(n + 1)]
     )
-    labels = ["", *(names[a] if names and actions is not None else "" for a in actions or [0] * n)]
+    labels = ["", *(names[a] if names and a >= 0 else "" for a in actions or [-1] * n)]
     lines = list(zip(labels, shown, strict=True))
     figure, axes = image_rows(lines, titles=["", *(f"person {j + 1}" for j in range(n))], alt=alt)
     axes[0, 0].clear()

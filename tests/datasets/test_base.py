@@ -90,6 +90,22 @@ def test_parts_must_hold_the_same_tensors_of_the_same_row_shape() -> None:
         Dataset(a, a, c, Meta("a"))
 
 
+@pytest.mark.parametrize(
+    ("codes", "message"),
+    [
+        (np.array([0.0, 1.0]), "test: 'kind' has categories, whose codes are whole numbers; got torch.float32"),
+        (np.array([0, 2]), "test: 'kind' has codes from 0 to 2; there are 2 categories"),
+        (np.array([-2, 1]), "codes from -2 to 1"),
+    ],
+)
+def test_codes_that_name_no_category_are_refused(codes: np.ndarray, message: str) -> None:
+    train = Split({"x": np.zeros((2, 3)), "kind": np.array([0, -1])})
+    info = Meta("d", categorical={"kind": ("a", "b")})
+    assert len(Dataset(train, train.select(slice(0, 0)), train, info).test) == 2
+    with pytest.raises(DataError, match=message):
+        Dataset(train, train, Split({"x": np.zeros((2, 3)), "kind": codes}), info)
+
+
 def test_streams_differ_by_name_and_seed_and_repeat_otherwise() -> None:
     draws = {(s, n): stream(s, n).random() for s in (0, 1) for n in ("a", "b", "ab")}
     assert len(set(draws.values())) == 6

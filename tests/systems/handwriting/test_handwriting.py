@@ -56,6 +56,8 @@ def test_a_prime_is_read_and_not_written_again(fitted: HandwritingModel, data: D
     x, length, text = fitted.lines(data)
     prime = (x[0, : int(length[0])], fitted.text_of(text[0]))
     one, other = fitted.write("oh", prime=prime, seed=1), fitted.write("oh", seed=1)
+    listed = fitted.write(["oh"], prime=[prime], seed=1)
+    assert torch.equal(listed["x"], one["x"])
     assert one["x"].shape != other["x"].shape or not torch.equal(one["x"], other["x"])
 
 
