@@ -289,8 +289,8 @@ def _check_codes(part: str, rows: Split, categorical: Mapping[str, Sequence[str]
         low, high = int(codes.min()), int(codes.max())
         if low < -1 or high >= len(labels):
             raise DataError(
-                f"{part}: {name!r} has codes from {low} to {high}; there are {len(labels)} categories, with codes from 0 "
-                "on, and -1 is missing."
+                f"{part}: {name!r} has codes from {low} to {high}; there are {len(labels)} categories, counted from 0, "
+                "and -1 is missing."
             )
 
 

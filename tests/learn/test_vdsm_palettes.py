@@ -2,8 +2,8 @@
 
 Each clip is learned from by itself: no pairs, no recoloured frames. Chosen on validation characters
 (`characters=(96, 32, 32)`): how many segments and steps, on palettes 1 and 2; how dear poses are at first and for how
-long (`pose_weight`, `pose_places`), on palettes 0 and 2 with seeds 0 and 2, in shorter trainings; how ties are tried, on
-six trainings on palettes 1 and 2. Test characters were looked at only here. One training per palette and seed; with
+long (`pose_weight`, `pose_places`), on palettes 0 and 2 with seeds 0 and 2, in shorter trainings; how ties are tried,
+on six trainings on palettes 1 and 2. Test characters were looked at only here. One training per palette and seed; with
 `--runs` they are kept.
 """
 
