@@ -1,12 +1,13 @@
-"""Numbers from anywhere as a tensor: arrays of any memory layout and byte order, lists, data frames."""
+"""Numbers that callers give: as tensors arrays of any memory layout and byte order, lists, data frames; and counts."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeAlias
+import operator
+from typing import TYPE_CHECKING, Any, SupportsIndex, TypeAlias
 
 import numpy as np
 
-from phlogiston.errors import DataError, ShapeError
+from phlogiston.errors import ConfigError, DataError, ShapeError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -85,3 +86,18 @@ def _mapped_anew(array: Array) -> Array:
         return array
     anew: Array = np.memmap(given.filename, given.dtype, "c", given.offset, given.shape)
     return anew
+
+
+def at_least(name: str, value: SupportsIndex, least: int) -> int:
+    """Return a whole number, or refuse what is none or too small.
+
+    Raises:
+        ConfigError: it is not `least` or more.
+    """
+    try:
+        number = operator.index(value)
+    except (TypeError, ValueError):  # of an array with several entries it is a ValueError
+        number = least - 1
+    if isinstance(value, bool) or number < least:
+        raise ConfigError(f"{name} is {value!r}; it must be a whole number from {least} on")
+    return number

@@ -144,15 +144,20 @@ class System(InWords, Tabular, Reported):
         check_heeded(self, rows.tensors)
         return cast(Split, rows)
 
-    def _validation(self, valid: Any) -> Split:
-        """Rows given to validate on, read as rows to score are.
+    def _validation(self, held: Split | None, valid: Any, train: Split) -> Split | None:
+        """Rows to validate on: those given, read as rows to score are, or those of the data; None if there are none.
 
         Raises:
             ConfigError: a `Dataset`, whose training rows they might be.
+            DataError, ShapeError: they are not like those trained on.
         """
         if isinstance(valid, Dataset):
             raise ConfigError("valid is a Dataset; give one of its splits: valid=data.test, for example")
-        return self.read_rows(valid)
+        held = held if valid is None else self.read_rows(valid)
+        if held is None or not len(held):
+            return None
+        check_alike(train, held)
+        return held
 
     def initialise(self, train: Split, seed: int) -> None:
         """Set parameters before the first step, from prepared rows."""
@@ -289,16 +294,14 @@ class System(InWords, Tabular, Reported):
             data: a `Dataset` (whose training rows may stay on disk), a `Split`, a dict of arrays with equal first
                 dimension, or one array (rows, features); for systems over tables also a data frame. Arrays may be of
                 any type that holds numbers or labels, masked and NaN included: see `datasets.readers.array`.
-            valid: rows whose loss is told at every checkpoint, chooses the best one, and is what callbacks stop by; in
-                any form of `data` but a `Dataset`. By default the validation rows of a `Dataset`, or rows that the
-                system sets aside where its configuration says so.
+            valid: rows whose loss chooses the best checkpoint and is what callbacks stop by, in any form of `data` but
+                a `Dataset`; by default those of a `Dataset`, or rows that the system sets aside.
             out: run folder to leave; None keeps everything in memory.
             seed: of initialisation, data order and latent draws.
             resume: what to do when `out` holds a run already: `"auto"` goes on, True demands one, False refuses,
                 `"force"` goes on even on other data, in another precision or on other threads (see the engine's `fit`).
             steps: optimiser steps, instead of the configuration's.
-            threads: that torch computes on, in training and in every method afterwards; by default those of the run
-                gone on with, else the system's own number.
+            threads: that torch computes on, now and afterwards; by default the number of the run gone on with, or its own.
             fabric: a Lightning Fabric for devices, precision and processes; see `inference.svi.engine.make_fabric`.
             callbacks: further engine callbacks.
             **engine: further arguments of `inference.svi.engine.fit`.
@@ -322,17 +325,13 @@ class System(InWords, Tabular, Reported):
             self.config = validate_options(self.name, {**dataclasses.asdict(self.config), "steps": steps})
         known = in_memory(train)
         self._take_schema(known, meta, Path(out) if out is not None and resume == "force" else None)
-        held = held if valid is None else self._validation(valid)
-        held = held if held is not None and len(held) else None
-        if held is not None:
-            check_alike(known, held)
+        held = self._validation(held, valid, known)
         self.trained_on = _told(train, held, meta)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             with contextlib.nullcontext() if out is None else within_checkpoint(Path(out)):
                 self.build()
-            rows = self.prepare(known, "train")
-            self.initialise(rows, seed)
+            self.initialise(rows := self.prepare(known, "train"), seed)
         if isinstance(train, Streamed) and train.by_batch:
             rows = Prepared(train, lambda part: self.prepare(part, "train"))
         model, guide = self.training_pair()
@@ -352,9 +351,8 @@ class System(InWords, Tabular, Reported):
             source=(train, held),
             **engine,
         )
-        for module in (model, guide, self.model, self.guide):
-            if module is not None:
-                module.to("cpu")
+        for module in filter(None, (model, guide, self.model, self.guide)):
+            module.to("cpu")
         return self
 
     def _describe_run(self, meta: Meta | None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What verbs of several systems begin with: whole numbers checked, evaluation mode, random numbers of their own."""
+"""What verbs of several systems begin with: evaluation mode, random numbers of their own."""
 
 from __future__ import annotations
 
@@ -11,21 +11,6 @@ import torch
 from torch import nn
 
 from phlogiston.errors import ConfigError
-
-
-def at_least(name: str, value: SupportsIndex, least: int) -> int:
-    """Return a whole number, or refuse what is none or too small.
-
-    Raises:
-        ConfigError: it is not `least` or more.
-    """
-    try:
-        number = operator.index(value)
-    except (TypeError, ValueError):  # of an array with several entries it is a ValueError
-        number = least - 1
-    if isinstance(value, bool) or number < least:
-        raise ConfigError(f"{name} is {value!r}; it must be a whole number from {least} on")
-    return number
 
 
 @contextlib.contextmanager

@@ -20,12 +20,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from phlogiston.arrays import at_least
 from phlogiston.distributions.linear_constraints import LinearEvidence
 from phlogiston.distributions.normal_interval import log_normal_density
 from phlogiston.distributions.warped import Warped
-from phlogiston.errors import ConfigError, EvidenceError
+from phlogiston.errors import EvidenceError
 from phlogiston.inference.query.answer import FAR, Answer, check_alive, stack, warn_if_far
-from phlogiston.inference.query.compilation import compile_vector, count_rows
+from phlogiston.inference.query.compilation import asked_sites, compile_vector, count_rows
 from phlogiston.inference.query.evidence import Evidence, OneOf, normalise
 from phlogiston.inference.query.islands import Islands
 from phlogiston.models.stepwise import Prediction, Stepwise, select
@@ -64,10 +65,8 @@ def filter_particles(
         EvidenceError: malformed evidence, half-spaces, or evidence no particle satisfies.
         ConfigError: fewer than two particles.
     """
-    if num_samples < 2:
-        raise ConfigError(f"num_samples is {num_samples}; a particle filter needs at least 2")
-    if list(ask or ["x"]) != ["x"]:
-        raise EvidenceError(f"ask is {list(ask or ())}; sequences have one site, 'x'")
+    at_least("num_samples", num_samples, 2)
+    asked_sites(ask, ["x"])
     question = normalise(evidence, ("x",))
     for piece in question.get("x", ()):
         if piece.couples:

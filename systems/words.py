@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from phlogiston.arrays import at_least
 from phlogiston.datasets.frames import KINDS, Names
 from phlogiston.datasets.moments import is_date, zone_of
 from phlogiston.errors import EvidenceError
-from phlogiston.systems.calls import at_least, checked_seed
+from phlogiston.systems.calls import checked_seed
 
 if TYPE_CHECKING:
     from phlogiston.inference.query.answer import Answer

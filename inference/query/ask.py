@@ -22,9 +22,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from phlogiston.arrays import at_least
 from phlogiston.distributions.pyro_modules import own_parameters
 from phlogiston.distributions.resampling import log_mean
-from phlogiston.errors import ConfigError, unknown_name
+from phlogiston.errors import unknown_name
 from phlogiston.inference.query.answer import Answer, judge_weights, stack, warn_if_poor
 from phlogiston.inference.query.compilation import asked_sites, count_rows
 from phlogiston.inference.query.evidence import Evidence, normalise
@@ -86,8 +87,7 @@ def query(
         >>> round(answer.mean("z").item(), 1)
         1.0
     """
-    if num_samples < 1:
-        raise ConfigError(f"num_samples must be at least 1; got {num_samples}")
+    at_least("num_samples", num_samples, 1)
     if method not in METHODS:
         raise unknown_name("query method", method, METHODS)
     question = normalise(evidence)

@@ -75,6 +75,8 @@ class Book:
 
     def find(self, name: str) -> str:
         """The name as the data spell it, where only the Unicode form of its letters differs."""
+        if not isinstance(name, str):
+            raise EvidenceError(f"evidence for {name!r}; sites and columns go by their names")
         if self.knows(name):
             return name
         plain = unicodedata.normalize("NFC", name)

@@ -20,13 +20,16 @@ from phlogiston.inference.query.kinds.vector import Vector
 
 
 def asked_sites(ask: Iterable[str] | None, sites: Iterable[str]) -> list[str]:
-    """The sites an answer is to hold: the requested ones, or all.
+    """The sites an answer is to hold: the requested ones (one name alone, too), or all.
 
     Raises:
+        EvidenceError: no names.
         UnknownNameError: a requested site that is not among `sites`.
     """
     known = list(sites)
-    requested = known if ask is None else list(ask)
+    if not isinstance(ask, Iterable | None):
+        raise EvidenceError(f"ask is {ask!r}; expected names of sites: {', '.join(known)}")
+    requested = known if ask is None else [ask] if isinstance(ask, str) else list(ask)
     for name in requested:
         if name not in known:
             raise unknown_name("site", name, known)

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from phlogiston.arrays import at_least
 from phlogiston.distributions.gaussian_evidence import ConditionedMixture, Draws
 from phlogiston.distributions.linear_constraints import is_feasible, project
 from phlogiston.distributions.resampling import effective_size, log_mean, replace_dead
@@ -124,8 +125,7 @@ class DRMMQuery:
             EvidenceError: malformed or impossible evidence.
             ConfigError: options out of range.
         """
-        if num_samples < 1:
-            raise ConfigError(f"num_samples must be at least 1; got {num_samples}")
+        at_least("num_samples", num_samples, 1)
         if not 0 <= prune < 1:
             raise ConfigError(f"prune must lie in [0, 1); got {prune}")
         if noise not in ("model", "mean"):

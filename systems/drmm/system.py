@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from phlogiston.arrays import at_least
 from phlogiston.datasets.base import Meta, Split
 from phlogiston.datasets.containers import frame_kind
 from phlogiston.datasets.frames import Rows
@@ -37,7 +38,7 @@ from phlogiston.models.drmm import DRMM as DRMMModel
 from phlogiston.models.drmm import CollapsedDRMM, label_site
 from phlogiston.networks.beam import Beam
 from phlogiston.systems.base import Role, System
-from phlogiston.systems.calls import at_least, seeded
+from phlogiston.systems.calls import seeded
 from phlogiston.systems.drmm.config import STEPS, fixed
 from phlogiston.systems.drmm.config import Config as DRMMConfig
 from phlogiston.systems.drmm.demo import recipes

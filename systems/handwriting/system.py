@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 import torch
 from torch import Tensor
 
+from phlogiston.arrays import at_least
 from phlogiston.datasets.base import Meta, Split
 from phlogiston.datasets.generated.script import encode
 from phlogiston.datasets.readers.sequences import STROKES
@@ -27,7 +28,7 @@ from phlogiston.inference.svi.sequences import Sequences
 from phlogiston.models.generation import RowNoise, Stream, generate
 from phlogiston.models.handwriting import Handwriting
 from phlogiston.systems.base import Role
-from phlogiston.systems.calls import at_least, drawn_seed
+from phlogiston.systems.calls import drawn_seed
 from phlogiston.systems.handwriting.config import PRESETS
 from phlogiston.systems.handwriting.config import Config as HandwritingConfig
 from phlogiston.systems.inputs import apart, held_rows, rows_of

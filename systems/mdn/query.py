@@ -26,6 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from phlogiston.arrays import at_least
 from phlogiston.distributions.gaussian_evidence import ConditionedMixture
 from phlogiston.distributions.linear_constraints import LinearEvidence, project
 from phlogiston.distributions.mixtures.base import Mixture
@@ -36,7 +37,7 @@ from phlogiston.distributions.mixtures.joint import JointMixture
 from phlogiston.distributions.mixtures.known_cells import KnownCells
 from phlogiston.distributions.normal_interval import log_interval_mass, standard_truncated
 from phlogiston.distributions.resampling import effective_size, replace_dead, spread_error
-from phlogiston.errors import ConfigError, EvidenceError, unknown_name
+from phlogiston.errors import EvidenceError, unknown_name
 from phlogiston.inference.query.answer import FAR, Answer, check_alive, judge_error, stack, warn_if_far, warn_if_poor
 from phlogiston.inference.query.compilation import asked_sites, compile_entries, compile_vector, count_rows
 from phlogiston.inference.query.evidence import Evidence, normalise
@@ -111,8 +112,9 @@ class MDNQuery:
         """
         if method not in METHODS:
             raise unknown_name("query method", method, METHODS)
-        if num_samples < 1 or (num_particles is not None and num_particles < 1):
-            raise ConfigError(f"num_samples={num_samples}, num_particles={num_particles}; both must be at least 1")
+        at_least("num_samples", num_samples, 1)
+        if num_particles is not None:
+            at_least("num_particles", num_particles, 1)
         question = normalise(evidence, SITES)
         requested = asked_sites(ask, SITES)
         generator = None if seed is None else torch.Generator().manual_seed(seed)

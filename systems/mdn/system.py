@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
+from phlogiston.arrays import at_least
 from phlogiston.datasets.base import Meta, Split
 from phlogiston.datasets.containers import frame_kind, plain
 from phlogiston.datasets.weights import written_out
@@ -38,7 +39,7 @@ from phlogiston.inference.svi.schedules import cosine, warmup
 from phlogiston.models.mdn import MDN as MDNModel
 from phlogiston.models.mdn import BayesianMDN
 from phlogiston.systems.base import Role, System
-from phlogiston.systems.calls import at_least, drawn_seed, seeded
+from phlogiston.systems.calls import drawn_seed, seeded
 from phlogiston.systems.mdn import rows as mdn_rows
 from phlogiston.systems.mdn.config import PRESETS, sizes
 from phlogiston.systems.mdn.config import Config as MDNConfig
@@ -337,8 +338,8 @@ class MDN(Imputes, System):
             ConfigError: num_particles below 1.
         """
         self._need_fit()
-        if num_particles is not None and num_particles < 1:
-            raise ConfigError(f"num_particles must be at least 1; got {num_particles}")
+        if num_particles is not None:
+            at_least("num_particles", num_particles, 1)
         rows = self.read_rows(data) if y is None else self._with_targets(data, y)
         inputs, targets = mdn_rows.inputs(self.schema, rows.tensors), mdn_rows.targets(self.schema, rows.tensors)
         random = isinstance(self.model, BayesianMDN)

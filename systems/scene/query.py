@@ -18,10 +18,11 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from phlogiston.arrays import at_least
 from phlogiston.distributions.linear_constraints import LinearEvidence
 from phlogiston.distributions.normal_interval import log_interval_mass, log_normal_density, standard_truncated
 from phlogiston.distributions.resampling import effective_size, log_mean, replace_dead
-from phlogiston.errors import ConfigError, EvidenceError
+from phlogiston.errors import EvidenceError
 from phlogiston.inference.query.answer import Answer, check_alive, judge_weights, stack, warn_if_far, warn_if_poor
 from phlogiston.inference.query.compilation import asked_sites, compile_vector, count_rows
 from phlogiston.inference.query.evidence import Evidence, normalise
@@ -73,8 +74,7 @@ class SceneQuery:
         Raises:
             EvidenceError: malformed or impossible evidence, half-spaces, or a latent given in part.
         """
-        if num_samples < 1:
-            raise ConfigError(f"num_samples must be at least 1; got {num_samples}")
+        at_least("num_samples", num_samples, 1)
         question = {
             name: tuple(self._flat(name, piece) for piece in pieces)
             for name, pieces in normalise(evidence, self.shapes).items()

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from phlogiston.arrays import tensor_of
+from phlogiston.arrays import at_least, tensor_of
 from phlogiston.datasets.base import Dataset, Meta, Split
 from phlogiston.datasets.generated.scene_grid import SceneGrid, check_scenes
 from phlogiston.datasets.streamed import in_memory
@@ -32,7 +32,7 @@ from phlogiston.evaluate.weights import mean_and_error
 from phlogiston.inference.svi.engine import Stage
 from phlogiston.inference.svi.row_noise import row_keys
 from phlogiston.systems.base import Role, System
-from phlogiston.systems.calls import at_least, checked_seed, drawn_seed
+from phlogiston.systems.calls import checked_seed, drawn_seed
 from phlogiston.systems.inputs import check_alike, check_heeded, coerce, rows_of
 from phlogiston.systems.scene import build as scene_build
 from phlogiston.systems.scene import stages as scene_stages

@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from phlogiston.arrays import at_least
 from phlogiston.datasets.base import Meta, Split
 from phlogiston.errors import ConfigError, DataError, ShapeError
 from phlogiston.evaluate.score import Score
@@ -28,7 +29,7 @@ from phlogiston.models.generation import RowNoise, generate
 from phlogiston.models.sequence import MDNRNN
 from phlogiston.models.stepwise import Prediction, valid_steps
 from phlogiston.systems.base import Role
-from phlogiston.systems.calls import at_least, drawn_seed
+from phlogiston.systems.calls import drawn_seed
 from phlogiston.systems.options import from_config
 from phlogiston.systems.sequence.config import PRESETS
 from phlogiston.systems.sequence.config import Config as SequenceConfig

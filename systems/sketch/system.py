@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from phlogiston.arrays import at_least
 from phlogiston.datasets.base import Meta, Split
 from phlogiston.datasets.readers.sequences import STROKES
 from phlogiston.errors import ConfigError, DataError, ShapeError, unknown_name
@@ -30,7 +31,7 @@ from phlogiston.models.generation import RowNoise, generate, row_seed
 from phlogiston.models.sketch import SketchRNN
 from phlogiston.models.stepwise import Choice
 from phlogiston.systems.base import Role
-from phlogiston.systems.calls import at_least, drawn_seed
+from phlogiston.systems.calls import drawn_seed
 from phlogiston.systems.options import from_config
 from phlogiston.systems.sketch.config import PRESETS
 from phlogiston.systems.sketch.config import Config as SketchConfig
@@ -289,7 +290,11 @@ class Sketch(StepwiseSystem):
             length: (rows,), where `data` is a padded array.
             seed: of all noise.
             num_particles: draws of the latent per drawing.
+
+        Raises:
+            ConfigError: fewer than one.
         """
+        at_least("num_particles", num_particles, 1)
         x, length = self.sequences(data, length)
         keys = keys_of(x, length, seed)
         self.model.eval()

@@ -16,11 +16,11 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from phlogiston.arrays import at_least
 from phlogiston.errors import ConfigError, DataError, ShapeError
 from phlogiston.models.sqair import SQAIRModel
 from phlogiston.models.sqair_state import State
 from phlogiston.networks.spatial import moved, pixel_boxes
-from phlogiston.systems.calls import at_least
 
 _PARTICLES = "particles"
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from phlogiston.arrays import at_least
 from phlogiston.datasets.base import Dataset, Meta, Split
 from phlogiston.errors import ConfigError, DataError, DataWarning, ShapeError
 from phlogiston.evaluate.held_out import held_out
@@ -24,7 +25,7 @@ from phlogiston.inference.svi.row_noise import row_keys
 from phlogiston.inference.svi.vimco import log_weights
 from phlogiston.models.sqair import SQAIRModel
 from phlogiston.systems.base import Role, System
-from phlogiston.systems.calls import at_least, seeded
+from phlogiston.systems.calls import seeded
 from phlogiston.systems.frames import refuse_zeros_and_ones
 from phlogiston.systems.inputs import check_heeded
 from phlogiston.systems.options import from_config
@@ -382,7 +383,11 @@ class SQAIR(System):
             num_particles: K; the bound rises with it.
             chunk: particles at a time.
             mask: True where pixels count.
+
+        Raises:
+            ConfigError: fewer than one particle.
         """
+        at_least("num_particles", num_particles, 1)
         videos = self.videos(data)
         known = check_mask(mask, videos)
         values, errors = [], []

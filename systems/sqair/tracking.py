@@ -8,12 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from phlogiston.arrays import tensor_of
+from phlogiston.arrays import at_least, tensor_of
 from phlogiston.errors import ShapeError
 from phlogiston.guides.sqair import SQAIRGuide
 from phlogiston.models.sqair import SQAIRModel
 from phlogiston.models.sqair_state import State
-from phlogiston.systems.calls import at_least
 from phlogiston.systems.sqair import posterior
 from phlogiston.systems.sqair.videos import checked
 

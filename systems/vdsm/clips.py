@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from phlogiston.arrays import tensor_of
+from phlogiston.arrays import at_least, tensor_of
 from phlogiston.datasets.base import Dataset, Split
 from phlogiston.errors import ConfigError, DataError, ShapeError, unknown_name
 from phlogiston.evaluate.held_out import held_out
@@ -20,7 +20,7 @@ from phlogiston.guides.vdsm import VDSMGuide
 from phlogiston.models.vdsm import VDSM as VDSMModel
 from phlogiston.networks.frame_encoder import pixels
 from phlogiston.systems.base import System
-from phlogiston.systems.calls import at_least, evaluating, seeded
+from phlogiston.systems.calls import evaluating, seeded
 from phlogiston.systems.frames import fit_frames
 from phlogiston.systems.vdsm.config import Config as VDSMConfig
 

@@ -74,12 +74,7 @@ def stages(c: Config, model: VDSMModel, guide: VDSMGuide, length: int) -> list[S
             programs=frame_programs,
             transform=DrawFrames(c.frames_per_clip, c.identity_share, c.recolour, c.identity_frames == "others"),
         )  # fmt: skip
-        result.append(first)
-        if c.tie_segments:
-            ends = {key: constant(schedule(1.0)) for key, schedule in first.schedules.items()}
-            result += [
-                replace(first, name=name, steps=k, schedules=ends) for name, k in stage_names(c.tie_steps).items()
-            ]
+        result += [first, *(tie_stages(first, c.tie_steps) if c.tie_segments else ())]
     if c.warm_steps:
         result.append(
             Stage(
@@ -110,6 +105,12 @@ def stages(c: Config, model: VDSMModel, guide: VDSMGuide, length: int) -> list[S
     if not result:
         raise ConfigError("there is nothing to train: every stage has 0 steps")
     return result
+
+
+def tie_stages(first: Stage, steps: int) -> list[Stage]:
+    """Stages that go on as the first one ends, in each of which a tie of segments is tried; `steps` in all."""
+    ends = {key: constant(schedule(1.0)) for key, schedule in first.schedules.items()}
+    return [replace(first, name=name, steps=count, schedules=ends) for name, count in stage_names(steps).items()]
 
 
 def plateaus(config: Config, steps: int) -> Schedule:

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from phlogiston import systems
+from phlogiston.arrays import at_least
 from phlogiston.datasets.base import Meta, Split
 from phlogiston.errors import ConfigError, RunError, ShapeError, unknown_name
 from phlogiston.evaluate.score import Score
@@ -35,7 +36,7 @@ from phlogiston.models.vdsm import VDSM as VDSMModel
 from phlogiston.networks.experts import ExpertDecoder
 from phlogiston.networks.frame_encoder import pixels
 from phlogiston.systems.base import Role
-from phlogiston.systems.calls import at_least, evaluating, seeded
+from phlogiston.systems.calls import evaluating, seeded
 from phlogiston.systems.frames import mean_colour, refuse_zeros_and_ones
 from phlogiston.systems.options import from_config
 from phlogiston.systems.vdsm.clips import ClipOperations, check_mask, frames_of

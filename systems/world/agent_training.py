@@ -11,12 +11,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from phlogiston.arrays import at_least
 from phlogiston.datasets.generated.games.dodge import DodgeEnv
 from phlogiston.errors import ConfigError, RunError, unknown_name
 from phlogiston.models.dream_game import DreamGame
 from phlogiston.models.dreaming import Agent, Ends, Linear, Random, Rollouts, dream
 from phlogiston.systems.base import System
-from phlogiston.systems.calls import at_least, evaluating
+from phlogiston.systems.calls import evaluating
 from phlogiston.systems.world.agent import TrainedAgent, free_path
 from phlogiston.systems.world.config import Config as WorldConfig
 from phlogiston.systems.world.directions import main_directions

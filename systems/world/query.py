@@ -22,13 +22,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from phlogiston.arrays import at_least
 from phlogiston.distributions.linear_constraints import LinearEvidence
 from phlogiston.distributions.normal_interval import truncated_with_mass
 from phlogiston.distributions.resampling import effective_size, log_mean, spread_error
-from phlogiston.errors import ConfigError, EvidenceError
+from phlogiston.errors import EvidenceError
 from phlogiston.guides.world import WorldGuide
 from phlogiston.inference.query.answer import Answer, check_alive, warn_if_far
-from phlogiston.inference.query.compilation import compile_vector
+from phlogiston.inference.query.compilation import asked_sites, compile_vector
 from phlogiston.inference.query.evidence import Evidence, Known, OneOf, normalise
 from phlogiston.inference.query.islands import Islands
 from phlogiston.inference.svi.row_noise import normal, uniform
@@ -59,12 +60,8 @@ def filter_games(
         EvidenceError: malformed evidence, or evidence no particle satisfies.
         ConfigError: fewer than two particles.
     """
-    if num_particles < 2:
-        raise ConfigError(f"num_samples is {num_particles}; a particle filter needs at least 2")
-    requested = list(ask or SITES)
-    for name in requested:
-        if name not in SITES:
-            raise EvidenceError(f"ask is {requested}; sites are {', '.join(SITES)}")
+    at_least("num_samples", num_particles, 2)
+    requested = asked_sites(ask or None, SITES)
     question = normalise(evidence, SITES[:3])
     mentioned = max((_steps(name, piece) for name, pieces in question.items() for piece in pieces), default=0)
     count = max(mentioned, steps or 0) or typical

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from phlogiston.arrays import tensor_of
+from phlogiston.arrays import at_least, tensor_of
 from phlogiston.datasets.base import Dataset, Meta, Split
 from phlogiston.datasets.generated.games.dodge import ACTIONS
 from phlogiston.datasets.recording.store import SampledGames
@@ -38,7 +38,7 @@ from phlogiston.models.dreaming import Ends, num_weights
 from phlogiston.models.world import FrameModel, MemoryModel, World
 from phlogiston.networks.rare_colours import colour_weights
 from phlogiston.systems.base import Role
-from phlogiston.systems.calls import at_least, drawn_seed, evaluating
+from phlogiston.systems.calls import drawn_seed, evaluating
 from phlogiston.systems.frames import mean_colour, refuse_zeros_and_ones
 from phlogiston.systems.inputs import check_heeded, rows_of
 from phlogiston.systems.options import from_config
