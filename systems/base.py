@@ -301,7 +301,7 @@ class System(InWords, Tabular, Reported):
             resume: what to do when `out` holds a run already: `"auto"` goes on, True demands one, False refuses,
                 `"force"` goes on even on other data, in another precision or on other threads (see the engine's `fit`).
             steps: optimiser steps, instead of the configuration's.
-            threads: that torch computes on, now and afterwards; by default the number of the run gone on with, or its own.
+            threads: that torch computes on, now and afterwards; by default those of the run gone on with, or its own.
             fabric: a Lightning Fabric for devices, precision and processes; see `inference.svi.engine.make_fabric`.
             callbacks: further engine callbacks.
             **engine: further arguments of `inference.svi.engine.fit`.
