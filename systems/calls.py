@@ -10,7 +10,10 @@ from typing import SupportsIndex
 import torch
 from torch import nn
 
+from phlogiston.arrays import at_least
 from phlogiston.errors import ConfigError
+
+__all__ = ["at_least", "checked_seed", "drawn_seed", "evaluating", "seeded"]  # systems of other packages, too
 
 
 @contextlib.contextmanager
