@@ -125,7 +125,8 @@ class DRMMQuery:
             EvidenceError: malformed or impossible evidence.
             ConfigError: options out of range.
         """
-        at_least("num_samples", num_samples, 1)
+        if not isinstance(num_samples, int) or isinstance(num_samples, bool) or num_samples < 1:
+            at_least("num_samples", num_samples, 1)
         if not 0 <= prune < 1:
             raise ConfigError(f"prune must lie in [0, 1); got {prune}")
         if noise not in ("model", "mean"):
