@@ -22,7 +22,7 @@ from phlogiston.networks.frame_encoder import pixels
 from phlogiston.systems.vdsm.clips import CHUNK, ClipOperations
 from phlogiston.systems.vdsm.training import Clips
 
-ROUNDS = 4  # of nine trainings on drawn figures none found anything after the third
+ROUNDS = 4  # of six trainings on drawn figures, tried to the end, none kept a tie after the second round
 ROUND = "ties {}"  # names of stages
 SHARED_PIXELS = 0.1  # cosine of masks; parts that do not touch have less
 MORE = 1.25  # times the squares left before the first tie; ties of one part came to 1.15, of two to 1.8 and more
